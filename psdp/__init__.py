@@ -1,0 +1,3 @@
+"""psdp: an MPI parameter server that trains Transformer language models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,286 @@
+"""Every setting of a run: one frozen dataclass a topic, validated once at the edge.
+
+The command line and ``--config FILE.toml`` are both derived from the fields below (see cli.py);
+what is added here appears there. Nothing here reads a file, a clock or an environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any
+
+from psdp.errors import ConfigError
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    below: float | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """A field with what the parser and the validator need: bounds are low <= x < below."""
+    bounds = {"low": low, "below": below}
+    return field(
+        default=default, metadata={"help": help, "choices": choices, "metavar": metavar, **bounds}
+    )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the Transformer (decoder-only, pre-norm, tied embeddings)."""
+
+    n_layer: int = setting(4, "Transformer blocks", low=1)
+    n_head: int = setting(4, "attention heads; must divide --n-embd", low=1)
+    n_embd: int = setting(128, "width of the residual stream", low=1)
+    block_size: int = setting(64, "tokens a sequence", low=1)
+    dropout: float = setting(0.0, "probability of dropping an activation", low=0, below=1)
+    bias: bool = setting(True, "biases in linear layers and layer norms")
+    activation: str = setting("gelu", "of the MLP", choices=("gelu", "relu"))
+    position: str = setting(
+        "learned", "position encoding", choices=("learned", "sinusoidal", "rotary")
+    )
+    init: str = setting("normal", "initial weights", choices=("normal", "xavier"))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The corpus and how it reaches the workers."""
+
+    corpus: tuple[str, ...] = setting(
+        ("stdlib",),
+        "'stdlib' (the Python standard library's own source), or text files, folders, or one "
+        "tokenised .npy/.bin",
+        metavar="PATH",
+    )
+    tokenizer: str = setting("byte", "unit of text", choices=("byte", "char"))
+    vocab_size: int | None = setting(
+        None, "tokens in the vocabulary of a tokenised corpus (default 256)", low=1
+    )
+    clean: str = setting(
+        "none",
+        "basic: control characters and runs of blanks; html: tags too",
+        choices=("none", "basic", "html"),
+    )
+    val_fraction: float = setting(
+        0.1, "last part of the corpus, kept for validation", low=0, below=1
+    )
+    partition: str = setting(
+        "random",
+        "how windows of the corpus are dealt to workers",
+        choices=("contiguous", "random", "hash"),
+    )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer, which runs on the servers, and its schedule, which advances with tokens."""
+
+    optimizer: str = setting(
+        "adamw", "update rule", choices=("sgd", "momentum", "adagrad", "adam", "adamw")
+    )
+    lr: float = setting(1e-3, "highest learning rate", low=0)
+    min_lr: float | None = setting(None, "where a decay ends (default lr / 10)", low=0)
+    lr_schedule: str = setting(
+        "cosine",
+        "shape after the warm-up",
+        choices=("constant", "linear", "cosine", "inverse-sqrt"),
+    )
+    warmup_steps: int | None = setting(
+        None, "steps of linear warm-up (default a twentieth of --max-steps, at most 100)", low=0
+    )
+    beta1: float = setting(0.9, "decay of Adam's first moment", low=0, below=1)
+    beta2: float = setting(0.99, "decay of Adam's second moment", low=0, below=1)
+    momentum: float = setting(0.9, "of the momentum optimizer", low=0, below=1)
+    weight_decay: float = setting(0.1, "on matrices; decoupled in adamw, l2 elsewhere", low=0)
+    l1: float = setting(0.0, "l1 penalty on matrices", low=0)
+    grad_clip: float = setting(1.0, "largest global gradient norm (0: no limit)", low=0)
+    grad_clip_value: float = setting(0.0, "largest gradient element (0: no limit)", low=0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The mode, the budget, and what is kept."""
+
+    mode: str = setting("sync", "when a push is answered", choices=("sync", "async", "ssp"))
+    staleness: int | None = setting(
+        None, "clocks that a worker may be ahead of the slowest, with --mode ssp (default 4)", low=0
+    )
+    servers: int = setting(1, "ranks 0..K-1 hold one shard of the parameters each", low=1)
+    max_steps: int = setting(
+        1000,
+        "budget; in tokens: max-steps x workers x batch-size x grad-accum x block-size",
+        low=1,
+    )
+    batch_size: int = setting(12, "sequences a worker takes per step", low=1)
+    grad_accum: int = setting(1, "batches whose gradients are added before a push", low=1)
+    eval_every: int = setting(250, "steps between evaluations (0: at the end only)", low=0)
+    eval_batches: int = setting(
+        40, "validation batches an evaluation takes (0: the whole validation split)", low=0
+    )
+    early_stop_patience: int = setting(
+        0, "evaluations without a better validation loss before stopping (0: never)", low=0
+    )
+    out: str | None = setting(None, "run folder (default runs/<time>-<mode>)", metavar="DIR")
+    checkpoint_every: int = setting(
+        500, "steps between checkpoints (0: the best and the last only)", low=0
+    )
+    keep_checkpoints: int = setting(
+        3, "latest checkpoints kept beside the best (0: all)", low=0
+    )
+    resume: str | None = setting(None, "run folder or checkpoint to go on from", metavar="DIR")
+    seed: int = setting(1337, "of the weights, the order of the data and dropout", low=0)
+    threads: int = setting(0, "BLAS threads a rank (0: cores of the node / its ranks)", low=0)
+    device: str = setting("cpu", "where workers compute", choices=("cpu", "gpu"))
+    dtype: str = setting("float32", "of weights and gradients", choices=("float32", "float64"))
+    log_every: int = setting(10, "steps between lines of metrics", low=1)
+    quiet: bool = setting(False, "print nothing but errors")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run. ``Config().resolved()`` is a sensible run on two cores."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    run: RunConfig = RunConfig()
+
+    @classmethod
+    def from_flat(cls, values: dict[str, Any]) -> Config:
+        """Build from ``{field name: value}``; a name that is missing keeps its default.
+
+        Raises:
+            ConfigError: a name is unknown or a value has the wrong type.
+        """
+        known = {f.name: group for group, f in settings()}
+        for name, value in values.items():
+            if name not in known:
+                raise ConfigError(f"unknown setting '{name}'; see python -m psdp.worker --help")
+            _check_type(name, value)
+        values = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        groups = {
+            group.name: group.type_(**{k: v for k, v in values.items() if known[k] == group.name})
+            for group in _GROUPS
+        }
+        return cls(**groups)
+
+    def flat(self) -> dict[str, Any]:
+        """Return ``{field name: value}`` with plain JSON types, in the order of the fields."""
+        flat: dict[str, Any] = {}
+        for group in asdict(self).values():
+            flat.update(group)
+        flat["corpus"] = list(flat["corpus"])
+        return flat
+
+    def resolved(self) -> Config:
+        """Validate and fill the defaults that depend on other settings.
+
+        Raises:
+            ConfigError: a value is out of range or contradicts another; the text names the flag.
+        """
+        for group, f in settings():
+            _check_bounds(f, getattr(getattr(self, group), f.name))
+        model, data, optim, run = self.model, self.data, self.optim, self.run
+        if model.n_embd % model.n_head:
+            raise ConfigError(
+                f"--n-embd {model.n_embd} is not divisible by --n-head {model.n_head}"
+            )
+        if model.position == "rotary" and model.n_embd // model.n_head % 2:
+            raise ConfigError(
+                f"--position rotary turns pairs of channels and needs an even head size, got "
+                f"--n-embd {model.n_embd} / --n-head {model.n_head} = "
+                f"{model.n_embd // model.n_head}"
+            )
+        if run.staleness is not None and run.mode != "ssp":
+            raise ConfigError(
+                f"--staleness {run.staleness} has a meaning with --mode ssp only, got --mode "
+                f"{run.mode}; drop one of the two"
+            )
+        if run.mode == "ssp" and run.staleness is None:
+            run = replace(run, staleness=4)
+        if optim.min_lr is None:
+            optim = replace(optim, min_lr=optim.lr / 10)
+        elif optim.min_lr > optim.lr:
+            raise ConfigError(f"--min-lr {optim.min_lr} is above --lr {optim.lr}")
+        if optim.warmup_steps is None:
+            optim = replace(optim, warmup_steps=min(100, run.max_steps // 20))
+        if run.early_stop_patience and not (run.eval_every and data.val_fraction):
+            raise ConfigError(
+                f"--early-stop-patience {run.early_stop_patience} needs evaluations on the way: "
+                f"got --eval-every {run.eval_every} and --val-fraction {data.val_fraction}"
+            )
+        if "stdlib" in data.corpus and len(data.corpus) > 1:
+            raise ConfigError("--corpus takes 'stdlib' alone or paths, not both")
+        return Config(model, data, optim, run)
+
+
+@dataclass(frozen=True)
+class _Group:
+    name: str
+    type_: Any
+
+
+_GROUPS = (
+    _Group("model", ModelConfig),
+    _Group("data", DataConfig),
+    _Group("optim", OptimConfig),
+    _Group("run", RunConfig),
+)
+
+
+def settings() -> Iterator[tuple[str, Field[Any]]]:
+    """Yield (group name, dataclass field) of every setting, in the order of ``--help``."""
+    for group in _GROUPS:
+        for f in fields(group.type_):
+            yield group.name, f
+
+
+def flag_of(name: str) -> str:
+    """Return the command-line spelling of a field name."""
+    return "--" + name.replace("_", "-")
+
+
+def base_type(f: Field[Any]) -> str:
+    """Return the field's plain type as text: ``int | None`` is ``int``."""
+    return str(f.type).removesuffix(" | None")
+
+
+def _check_type(name: str, value: Any) -> None:
+    f = next(f for _, f in settings() if f.name == name)
+    expected = base_type(f)
+    if value is None and str(f.type).endswith("| None"):
+        return
+    good = {
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "float": isinstance(value, int | float) and not isinstance(value, bool),
+        "bool": isinstance(value, bool),
+        "str": isinstance(value, str),
+        "tuple[str, ...]": isinstance(value, tuple | list)
+        and len(value) > 0
+        and all(isinstance(item, str) for item in value),
+    }[expected]
+    if not good:
+        expected = {"tuple[str, ...]": "a list of paths"}.get(expected, expected)
+        raise ConfigError(f"{flag_of(name)} expects {expected}, got {value!r}")
+
+
+def _check_bounds(f: Field[Any], value: Any) -> None:
+    if value is None:
+        return
+    flag, limits = flag_of(f.name), f.metadata
+    if limits["choices"] and value not in limits["choices"]:
+        raise ConfigError(f"{flag} expects one of {', '.join(limits['choices'])}, got {value!r}")
+    # Written so that NaN fails every bound.
+    if limits["low"] is not None and not value >= limits["low"]:
+        raise ConfigError(f"{flag} must be at least {limits['low']}, got {value}")
+    if limits["below"] is not None and not value < limits["below"]:
+        raise ConfigError(f"{flag} must be below {limits['below']}, got {value}")
+    if isinstance(value, float) and value == float("inf"):
+        raise ConfigError(f"{flag} must be finite, got {value}")

@@ -1,0 +1,46 @@
+"""The errors a user can meet. Their text says expected, got, who, and what to try.
+
+Nothing else lives here: an error that only a bug of ours can cause is an ``assert``.
+"""
+
+
+class PsdpError(Exception):
+    """Root of every error that psdp raises on purpose; ``exit_code`` ends the job."""
+
+    exit_code = 1
+
+
+class ConfigError(PsdpError):
+    """A flag or a configuration file asks for something impossible or contradictory."""
+
+    exit_code = 2
+
+
+class DataError(PsdpError):
+    """The corpus is missing, unreadable, too short, or not what the tokenizer can read."""
+
+    exit_code = 3
+
+
+class ProtocolError(PsdpError):
+    """A peer sent a message that the protocol does not allow."""
+
+    exit_code = 4
+
+
+class PeerLost(PsdpError):
+    """A rank that this one cannot go on without has died."""
+
+    exit_code = 5
+
+
+class CheckpointError(PsdpError):
+    """A checkpoint is missing, damaged, of another run, or could not be written."""
+
+    exit_code = 6
+
+
+class NumericsError(PsdpError):
+    """A gradient holds NaN or Inf."""
+
+    exit_code = 7

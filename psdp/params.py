@@ -1,0 +1,103 @@
+"""One table of parameters: names, shapes, the place of each in the flat vector, and shards.
+
+Sizes, views, the decay boundary, shard ranges and the checkpoint index all derive from
+:class:`ParamTable`. No layer, optimizer or server keeps a second list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+InitKind = Literal["zeros", "ones", "normal", "uniform"]
+
+
+@dataclass(frozen=True)
+class Init:
+    """How a parameter starts: ``scale`` is the std of ``normal``, the half-width of ``uniform``."""
+
+    kind: InitKind
+    scale: float = 0.0
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """One named parameter. ``decay`` says whether weight decay and l1 act on it (matrices do)."""
+
+    name: str
+    shape: tuple[int, ...]
+    init: Init
+    decay: bool
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class ParamTable:
+    """Every parameter's place in the flat vector, decayed ones first.
+
+    Because the decayed parameters lie in front, one number (:attr:`decayed_size`) is the whole
+    decay mask and an optimizer makes two long passes instead of many short ones.
+    """
+
+    def __init__(self, specs: Iterable[ParamSpec]) -> None:
+        self.specs = tuple(sorted(specs, key=lambda spec: not spec.decay))
+        names = [spec.name for spec in self.specs]
+        assert len(set(names)) == len(names), "parameter names must be unique"
+        self.offsets: dict[str, int] = {}
+        end = 0
+        for spec in self.specs:
+            self.offsets[spec.name] = end
+            end += spec.size
+        self.size = end
+        self.decayed_size = sum(spec.size for spec in self.specs if spec.decay)
+
+    def views(self, flat: Any) -> dict[str, Any]:
+        """Map each name to its view of ``flat`` (P,), NumPy or CuPy; writing one writes the other."""
+        assert flat.shape == (self.size,)
+        return {
+            spec.name: flat[self.offsets[spec.name] :][: spec.size].reshape(spec.shape)
+            for spec in self.specs
+        }
+
+    def shards(self, count: int) -> list[range]:
+        """Cut the flat vector into ``count`` contiguous ranges whose sizes differ by one at most."""
+        return [
+            range(self.size * k // count, self.size * (k + 1) // count) for k in range(count)
+        ]
+
+    def initial(self, seed: int, dtype: npt.DTypeLike) -> Array:
+        """Return fresh weights (P,). Each parameter has its own stream, so the values depend
+        on the seed and the parameter's place alone, on every rank alike."""
+        flat: Array = np.empty(self.size, dtype)
+        for index, view in enumerate(self.views(flat).values()):
+            init = self.specs[index].init
+            rng = np.random.default_rng([seed, index])
+            match init.kind:
+                case "zeros":
+                    view[...] = 0
+                case "ones":
+                    view[...] = 1
+                case "normal":
+                    view[...] = init.scale * rng.standard_normal(view.shape)
+                case "uniform":
+                    view[...] = rng.uniform(-init.scale, init.scale, view.shape)
+        return flat
+
+    def index(self) -> list[dict[str, Any]]:
+        """Describe the flat vector for a checkpoint: name, shape and offset of each parameter."""
+        return [
+            {"name": spec.name, "shape": list(spec.shape), "offset": self.offsets[spec.name]}
+            for spec in self.specs
+        ]
+
+    def same_layout(self, index: Iterable[Mapping[str, Any]]) -> bool:
+        """Say whether a checkpoint's index describes exactly this table."""
+        return list(index) == self.index()
