@@ -128,9 +128,7 @@ class RunConfig:
     checkpoint_every: int = setting(
         500, "steps between checkpoints (0: the best and the last only)", low=0
     )
-    keep_checkpoints: int = setting(
-        3, "latest checkpoints kept beside the best (0: all)", low=0
-    )
+    keep_checkpoints: int = setting(3, "latest checkpoints kept beside the best (0: all)", low=0)
     resume: str | None = setting(None, "run folder or checkpoint to go on from", metavar="DIR")
     seed: int = setting(1337, "of the weights, the order of the data and dropout", low=0)
     threads: int = setting(0, "BLAS threads a rank (0: cores of the node / its ranks)", low=0)

@@ -60,7 +60,7 @@ class ParamTable:
         self.decayed_size = sum(spec.size for spec in self.specs if spec.decay)
 
     def views(self, flat: Any) -> dict[str, Any]:
-        """Map each name to its view of ``flat`` (P,), NumPy or CuPy; writing one writes the other."""
+        """Map each name to its view of ``flat`` (P,), of NumPy or CuPy."""
         assert flat.shape == (self.size,)
         return {
             spec.name: flat[self.offsets[spec.name] :][: spec.size].reshape(spec.shape)
@@ -68,10 +68,8 @@ class ParamTable:
         }
 
     def shards(self, count: int) -> list[range]:
-        """Cut the flat vector into ``count`` contiguous ranges whose sizes differ by one at most."""
-        return [
-            range(self.size * k // count, self.size * (k + 1) // count) for k in range(count)
-        ]
+        """Cut the flat vector into contiguous ranges, of sizes that differ by one at most."""
+        return [range(self.size * k // count, self.size * (k + 1) // count) for k in range(count)]
 
     def initial(self, seed: int, dtype: npt.DTypeLike) -> Array:
         """Return fresh weights (P,). Each parameter has its own stream, so the values depend

@@ -1,0 +1,84 @@
+"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+_LAUNCHERS = ("mpirun", "mpiexec", "prterun", "orterun", "hydra", "srun", "slurmstepd")
+
+
+class Console:
+    """Progress of one run on rank 0.
+
+    Args:
+        tokens: the budget.
+        done: tokens processed before (of a resumed run).
+    """
+
+    def __init__(self, tokens: int, done: int, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._budget = tokens
+        self._bar: Any = None
+        if not quiet and on_terminal():
+            self._bar = tqdm(
+                total=tokens,
+                initial=done,
+                unit="tok",
+                unit_scale=True,
+                dynamic_ncols=True,
+                mininterval=0.2,
+                file=sys.stderr,
+            )
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+        else:
+            print(text)
+        sys.stdout.flush()
+
+    def advance(self, tokens: int, loss: float, lag: float) -> None:
+        """Move the bar on; every update."""
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{loss:.3f}", lag=f"{lag:.1f}", refresh=False)
+            self._bar.update(tokens)
+
+    def progress(self, record: dict[str, Any], step: int) -> None:
+        """Print a train record as a line where there is no bar."""
+        if self._bar is None:
+            left_s = (self._budget - record["tokens"]) / max(record["tokens_per_s"], 1e-9)
+            self.say(
+                f"step {step:6d}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
+                f"{record['tokens_per_s']:,.0f} tokens/s  lag {record['version_lag']:.1f}  "
+                f"{left_s:,.0f} s left"
+            )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def on_terminal() -> bool:
+    """Say whether a person watches: our stderr, or the launcher's that ours is passed on to."""
+    if sys.stderr.isatty():
+        return True
+    pid = "self"
+    while pid not in ("0", "1"):
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+            fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+            if fields["Name"].startswith(_LAUNCHERS):
+                target = str(Path(f"/proc/{pid}/fd/2").readlink())
+                if target.startswith(("/dev/pts/", "/dev/tty")):
+                    return True
+            pid = fields["PPid"]
+        except (OSError, KeyError):
+            return False
+    return False

@@ -1,0 +1,64 @@
+"""Completing checkpoints on rank 0: collect every server's file, commit, mark the best."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psdp.checkpoint import BackgroundWriter, CheckpointStore
+from psdp.job import Job
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The checkpoint of a version is complete on disk."""
+
+    version: int
+    path: Path
+
+
+class Commits:
+    """Checkpoints under way, by version. The disk is touched by the writer's thread alone."""
+
+    def __init__(self, job: Job, store: CheckpointStore, writer: BackgroundWriter[Any]) -> None:
+        self._job = job
+        self._store = store
+        self._writer = writer
+        self._states: dict[int, dict[str, Any]] = {}
+        self._files: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        self._best: int | None = None
+        self.paths: dict[int, Path] = {}
+        """Of the versions that are complete."""
+
+    def idle(self) -> bool:
+        return not self._states and not self._writer.busy
+
+    def begin(self, version: int, state: dict[str, Any]) -> None:
+        """Expect every server's file for this version; ``state`` goes into its manifest."""
+        self._states[version] = state
+
+    def collect(self, version: int, file: dict[str, Any]) -> None:
+        """Take one server's file; commit with the last one."""
+        files = self._files[version]
+        files.append(file)
+        if version in self._states and len(files) == len(self._job.servers):
+            step, state = self._job.step_of(version), self._states[version]
+            self._writer.submit(lambda: Committed(version, self._store.commit(step, files, state)))
+
+    def committed(self, result: Committed) -> None:
+        """Take the writer's word that a checkpoint is complete."""
+        self.paths[result.version] = result.path
+        del self._states[result.version], self._files[result.version]
+        self._mark(result.version)
+
+    def mark_best(self, version: int) -> None:
+        """Keep this version's checkpoint as the best, once it is complete."""
+        self._best = version
+        self._mark(version)
+
+    def _mark(self, version: int) -> None:
+        if version == self._best and version in self.paths:
+            step = self._job.step_of(version)
+            self._writer.submit(lambda: self._store.mark_best(step))

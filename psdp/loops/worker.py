@@ -1,0 +1,216 @@
+"""The loop of a rank that computes: pull, gradient, push, and its part of each evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from psdp.backend import Backend
+from psdp.data.batches import Batches, Validation
+from psdp.errors import PeerLost, ProtocolError
+from psdp.job import Job
+from psdp.nn.transformer import Transformer
+from psdp.optim.clip import sum_of_squares
+from psdp.transport import Arrival, Endpoint, Lost
+from psdp.transport import messages as m
+
+Array = npt.NDArray[Any]
+
+
+class Interrupted(Exception):
+    """A signal asked this rank to end."""
+
+
+class Worker:
+    """Computes what rank 0 orders until it says stop.
+
+    The weights land in, and the gradient leaves from, the two flat vectors whose views the model's
+    layers are; a GPU has its own two, and these are their copies on the host.
+
+    Args:
+        batches: this worker's training data.
+        validation: None without a validation split.
+        signalled: returns the name of a signal that asked this rank to end, or None.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        endpoint: Endpoint,
+        backend: Backend,
+        vocab_size: int,
+        batches: Batches,
+        validation: Validation | None,
+        *,
+        signalled: Callable[[], str | None] = lambda: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        config = job.config
+        self.job = job
+        self.endpoint = endpoint
+        self.weights: Array = np.zeros(job.table.size, config.run.dtype)
+        self.gradient: Array = np.zeros_like(self.weights)
+        self._backend = backend
+        self._on_host = backend.name == "cpu"
+        self._model_weights = self.weights if self._on_host else backend.zeros(job.table.size)
+        self._model_gradient = self.gradient if self._on_host else backend.zeros(job.table.size)
+        self._model = Transformer(
+            config.model,
+            vocab_size,
+            config.run.batch_size,
+            backend,
+            self._model_weights,
+            self._model_gradient,
+        )
+        self._batches = batches
+        self._validation = validation
+        self._signalled = signalled
+        self._now = now
+        self._versions = dict.fromkeys(job.servers, 0)
+        self._compute_s = 0.0
+        self._wait_s = 0.0
+        self._pushed_bytes = 0
+        self._pulled_bytes = 0
+        endpoint.landing = self._landing
+
+    def run(self) -> None:
+        """Do what rank 0 orders until it says stop.
+
+        Raises:
+            PeerLost: a server is gone.
+            Interrupted: a signal asked this rank to end; rank 0 has been told.
+        """
+        try:
+            order = self._pull(m.CURRENT)
+            while order.order != m.STOP:
+                if order.order == m.EVALUATE:
+                    self._evaluate(order)
+                    order = self._pull(m.CURRENT)
+                else:
+                    order = self._step(order.clock)
+        except Interrupted:
+            self._say_goodbye(signalled=True)
+            raise
+        self._say_goodbye(signalled=False)
+
+    def _step(self, clock: int) -> m.Weights:
+        """Compute gradient number ``clock`` and push it; return the answer."""
+        begin_s = self._now()
+        run = self.job.config.run
+        self._model_gradient[...] = 0
+        rng = np.random.default_rng([run.seed, self.endpoint.rank, clock])
+        loss = 0.0
+        for micro in range(run.grad_accum):
+            self._heed_signal()
+            x, y = self._batches.batch(clock, micro)
+            loss += self._model.forward_backward(x, y, 1 / run.grad_accum, rng)
+        if not self._on_host:
+            self._backend.to_host(self._model_gradient, self.gradient)
+        squares = sum_of_squares(self.gradient)
+        self._compute_s += self._now() - begin_s
+        return self._push(clock, loss / run.grad_accum, squares)
+
+    def _evaluate(self, order: m.Weights) -> None:
+        """Evaluate one part of the validation split on a snapshot; report it to rank 0."""
+        self._pull(order.snapshot)
+        loss, correct, tokens = 0.0, 0, 0
+        if self._validation is not None:
+            part = self._validation.parts(order.parts)[order.part]
+            for x, y, counted in self._validation.batches(part):
+                self._heed_signal()
+                losses, right = self._model.evaluate(x, y)
+                loss += float(losses[counted].sum(dtype=np.float64))
+                correct += int(right[counted].sum())
+                tokens += int(counted.sum())
+        digest = hashlib.sha256(self.weights.data).hexdigest() if order.part == 0 else ""
+        self.endpoint.send(
+            0, m.Evaluated(order.snapshot, order.part, loss, correct, tokens, digest)
+        )
+
+    # Exchanges with the servers
+
+    def _push(self, clock: int, loss: float, squares: float) -> m.Weights:
+        begin_s = self._now()
+        sendings = []
+        for server, place in zip(self.job.servers, self.job.shards, strict=True):
+            message = m.Gradient(
+                clock=clock,
+                version=self._versions[server],
+                tokens=self.job.tokens_per_push,
+                loss=loss,
+                sum_of_squares=squares,
+                compute_s=self._compute_s,
+                wait_s=self._wait_s,
+                pushed_bytes=self._pushed_bytes,
+                pulled_bytes=self._pulled_bytes,
+            )
+            shard = self.gradient[place.start : place.stop]
+            sendings.append(self.endpoint.send(server, message, shard))
+            self._pushed_bytes += shard.nbytes
+        order = self._await_weights()
+        for event in self.endpoint.flush(sendings):
+            self._unexpected(event)
+        self._wait_s += self._now() - begin_s
+        return order
+
+    def _pull(self, snapshot: int) -> m.Weights:
+        begin_s = self._now()
+        for server in self.job.servers:
+            self.endpoint.send(server, m.PullRequest(snapshot))
+        order = self._await_weights()
+        self._wait_s += self._now() - begin_s
+        return order
+
+    def _await_weights(self) -> m.Weights:
+        """Wait for every server's shard; return rank 0's order with the clock to compute next.
+
+        The shards of a resumed async run may have different gradients of this worker: it goes on
+        from the oldest, and the servers that have it already drop it.
+        """
+        answers: dict[int, m.Weights] = {}
+        while len(answers) < len(self.job.servers):
+            self._heed_signal()
+            event = self.endpoint.receive(timeout_s=0.5)
+            match event:
+                case Arrival(peer, m.Weights() as answer):
+                    answers[peer] = answer
+                    self._versions[peer] = answer.version
+                case None:
+                    pass
+                case _:
+                    self._unexpected(event)
+        self._pulled_bytes += self.weights.nbytes
+        if not self._on_host:
+            self._backend.to_device(self.weights, self._model_weights)
+        order = answers[0]
+        clock = min(answer.clock for answer in answers.values())
+        return replace(order, clock=clock)
+
+    def _say_goodbye(self, *, signalled: bool) -> None:
+        goodbye = m.Goodbye(
+            signalled, self._compute_s, self._wait_s, self._pushed_bytes, self._pulled_bytes
+        )
+        self.endpoint.flush([self.endpoint.send(server, goodbye) for server in self.job.servers])
+
+    def _landing(self, peer: int, message: m.Message) -> Array:
+        if not isinstance(message, m.Weights) or peer not in self.job.servers:
+            raise ProtocolError(f"rank {peer} sent a payload with {message}")
+        place = self.job.shards[peer]
+        return self.weights[place.start : place.stop]
+
+    def _unexpected(self, event: Arrival | Lost) -> None:
+        match event:
+            case Lost(peer, why):
+                raise PeerLost(f"server rank {peer} is gone ({why})")
+            case Arrival(peer, message):
+                raise ProtocolError(f"server rank {peer} sent {message} out of turn")
+
+    def _heed_signal(self) -> None:
+        if self._signalled() is not None:
+            raise Interrupted

@@ -1,0 +1,95 @@
+"""What is measured of a run: lags, losses, waits and bytes, and the records made of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Lags:
+    """Version lags of applied gradients: how many of each."""
+
+    counts: Counter[int] = field(default_factory=Counter)
+
+    def add(self, lags: tuple[int, ...]) -> None:
+        self.counts.update(lags)
+
+    def mean(self) -> float:
+        total = self.counts.total()
+        return sum(lag * n for lag, n in self.counts.items()) / total if total else 0.0
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "mean": self.mean(),
+            "max": max(self.counts, default=0),
+            "histogram": {str(lag): self.counts[lag] for lag in sorted(self.counts)},
+        }
+
+
+@dataclass
+class Interval:
+    """Updates since the last train record."""
+
+    since_s: float
+    tokens: int = 0
+    updates: int = 0
+    loss_sum: float = 0.0
+    lags: Lags = field(default_factory=Lags)
+
+    def add(self, tokens: int, loss: float, lags: tuple[int, ...]) -> None:
+        self.tokens += tokens
+        self.updates += 1
+        self.loss_sum += loss
+        self.lags.add(lags)
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.updates
+
+    def tokens_per_s(self, now_s: float) -> float:
+        return self.tokens / max(now_s - self.since_s, 1e-9)
+
+
+@dataclass
+class Best:
+    """The best validation loss so far, how many evaluations ago it was, and the version that was
+    evaluated last; kept with checkpoints."""
+
+    loss: float = math.inf
+    evaluations_since: int = 0
+    evaluated: int = -1
+
+    def better(self, loss: float, version: int) -> bool:
+        """Take the validation loss of a version; say whether it is the best."""
+        self.evaluated = version
+        if loss < self.loss:
+            self.loss, self.evaluations_since = loss, 0
+            return True
+        self.evaluations_since += 1
+        return False
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "val_loss": finite(self.loss),
+            "evaluations_since": self.evaluations_since,
+            "evaluated": self.evaluated,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Best:
+        loss = record["val_loss"]
+        since, evaluated = record["evaluations_since"], record["evaluated"]
+        return cls(math.inf if loss is None else loss, since, evaluated)
+
+
+def finite(value: float) -> float | None:
+    """Return a number that JSON can hold: NaN and Inf become None."""
+    return value if math.isfinite(value) else None
+
+
+def perplexity(loss: float) -> float | None:
+    """Return exp of a loss in nats per token, None where that is beyond a float."""
+    return math.exp(loss) if loss < 700 else None

@@ -1,0 +1,42 @@
+"""When a push is applied and when it is answered: pure decisions, no MPI, arrays, clock or I/O.
+
+``policy.handle(event)`` takes a frozen event and returns the frozen effects to perform, in order.
+The same classes run under MPI and in property tests.
+"""
+
+from psdp.protocol.evaluation import Evaluations, Sums, Task
+from psdp.protocol.events import (
+    Apply,
+    Discard,
+    Drained,
+    Effect,
+    Event,
+    Leave,
+    Pull,
+    Push,
+    SendWeights,
+    Stop,
+)
+from psdp.protocol.policy import Policy
+from psdp.protocol.stale import Asynchronous, StaleBounded
+from psdp.protocol.sync import Synchronous
+
+__all__ = [
+    "Apply",
+    "Asynchronous",
+    "Discard",
+    "Drained",
+    "Effect",
+    "Evaluations",
+    "Event",
+    "Leave",
+    "Policy",
+    "Pull",
+    "Push",
+    "SendWeights",
+    "StaleBounded",
+    "Stop",
+    "Sums",
+    "Synchronous",
+    "Task",
+]

@@ -1,0 +1,83 @@
+"""Who evaluates what: a snapshot's validation batches are cut in parts, one for each worker.
+
+Pure, like the policies. A worker is handed its parts with its next answers, so nobody waits for an
+evaluation; the parts of a worker that leaves go to those that stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Evaluate part ``part`` of ``parts`` on the snapshot of version ``version``."""
+
+    version: int
+    part: int
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What one part adds up to, over ``tokens`` targets. Loss in nats."""
+
+    loss: float
+    correct: int
+    tokens: int
+
+
+class Evaluations:
+    """The open evaluations, oldest first."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[int, list[Task]] = {}
+        self._results: dict[int, list[Sums | None]] = {}
+
+    def open(self, version: int, ranks: Iterable[int]) -> None:
+        """Start an evaluation of a version by these ranks (at least one)."""
+        order = sorted(ranks)
+        assert order
+        assert version not in self._results, "one evaluation a version"
+        self._results[version] = [None] * len(order)
+        for part, rank in enumerate(order):
+            self._tasks.setdefault(rank, []).append(Task(version, part, len(order)))
+
+    def is_open(self, version: int) -> bool:
+        return version in self._results
+
+    def next_for(self, rank: int) -> Task | None:
+        """Return the oldest task that a rank has not reported yet."""
+        tasks = self._tasks.get(rank)
+        return tasks[0] if tasks else None
+
+    def report(self, rank: int, version: int, part: int, sums: Sums) -> Sums | None:
+        """Take a part's result; return the sum over all parts, in their order, if it was the last.
+
+        A report of something that this rank was not asked for changes nothing.
+        """
+        tasks = self._tasks.get(rank, [])
+        task = next((t for t in tasks if (t.version, t.part) == (version, part)), None)
+        if task is None:
+            return None
+        tasks.remove(task)
+        results = self._results[version]
+        results[part] = sums
+        done = [result for result in results if result is not None]
+        if len(done) < len(results):
+            return None
+        del self._results[version]
+        return Sums(
+            loss=sum(result.loss for result in done),
+            correct=sum(result.correct for result in done),
+            tokens=sum(result.tokens for result in done),
+        )
+
+    def leave(self, rank: int, ranks: Iterable[int]) -> None:
+        """Hand the tasks of a rank that is gone to those that stay, the least loaded first."""
+        stay = sorted(ranks)
+        for task in self._tasks.pop(rank, []):
+            if stay:
+                heir = min(stay, key=lambda other: len(self._tasks.get(other, [])))
+                self._tasks.setdefault(heir, []).append(task)

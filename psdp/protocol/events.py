@@ -1,0 +1,81 @@
+"""What can happen to a server, and what it may do about it. Gradients are named by their slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """A worker asks for weights without pushing: at its start, or after an evaluation.
+
+    A rank that the policy does not know joins by its first pull.
+    """
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A worker's gradient number ``clock`` (from 0), computed on ``version``, lies in ``slot``."""
+
+    rank: int
+    clock: int
+    version: int
+    slot: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A worker is gone, by its own word or because it died. Its work not yet pushed is redone."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Hand out no new work; what is out comes home."""
+
+
+Event = Pull | Push | Leave | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Average the slots in this order with these weights (they sum to 1); do one update.
+
+    ``version`` is the one that the update makes; ``lags`` are the version lags of the gradients.
+    """
+
+    slots: tuple[int, ...]
+    weights: tuple[float, ...]
+    tokens: int
+    lags: tuple[int, ...]
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Free the slot unused: this gradient was already applied before a resume."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendWeights:
+    """Answer the worker: here is ``version``, compute your gradient number ``clock``."""
+
+    rank: int
+    version: int
+    clock: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The budget is spent and every gradient is applied: ``version`` is the last one."""
+
+    version: int
+
+
+Effect = Apply | Discard | SendWeights | Drained

@@ -1,0 +1,150 @@
+"""The records of a run on rank 0: lines of metrics, the summary, and what a person sees."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from psdp.console import Console
+from psdp.job import Job
+from psdp.metrics import Interval, Lags, finite, perplexity
+from psdp.protocol import Apply, Sums
+from psdp.runfolder import RunFolder
+from psdp.transport.messages import Goodbye, Gradient
+
+
+class Recorder:
+    """Takes what happens to the weights; writes it down.
+
+    Args:
+        tokens: processed before this start of the run.
+        now: a clock in seconds.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        console: Console,
+        *,
+        version: int = 0,
+        tokens: int = 0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.console = console
+        self.weights_sha256: str | None = None
+        self._job = job
+        self._folder = folder
+        self._now = now
+        self._start_s = now()
+        self._stop_s: float | None = None
+        self._start_version, self._version = version, version
+        self._start_tokens, self._tokens = tokens, tokens
+        self._interval = Interval(self._start_s)
+        self._lags = Lags()
+        self._evaluation: dict[str, Any] = {}
+        self._best_loss: float | None = None
+        self._totals: dict[int, Gradient | Goodbye] = {}
+
+    def totals(self, rank: int, message: Gradient | Goodbye) -> None:
+        """Keep a worker's latest totals of time and bytes."""
+        self._totals[rank] = message
+
+    def updated(
+        self,
+        apply: Apply,
+        loss: float,
+        norm: float,
+        lr: float,
+        tokens: int,
+        clocks: dict[int, int],
+    ) -> None:
+        """Note an update; write a train record where one is due. ``tokens``: processed so far."""
+        self._version, self._tokens = apply.version, tokens
+        self._lags.add(apply.lags)
+        self._interval.add(apply.tokens, loss, apply.lags)
+        self.console.advance(apply.tokens, loss, sum(apply.lags) / len(apply.lags))
+        first = apply.version == self._start_version + 1
+        if not first and not self._job.due(self._job.config.run.log_every, apply.version):
+            return
+        now = self._now()
+        record = {
+            "kind": "train",
+            "time_s": round(now - self._start_s, 4),
+            "tokens": tokens,
+            "version": apply.version,
+            "loss": finite(self._interval.loss),
+            "lr": lr,
+            "grad_norm": finite(norm),
+            "tokens_per_s": round(self._interval.tokens_per_s(now), 1),
+            "version_lag": self._interval.lags.mean(),
+            "clocks": {str(rank): clock for rank, clock in clocks.items()},
+        }
+        self._interval = Interval(now)
+        self._folder.append_metrics(record)
+        self.console.progress(record, self._job.step_of(apply.version))
+
+    def evaluated(self, total: Sums, version: int, tokens: int, *, best: bool) -> None:
+        """Write an eval record of the weights that had processed ``tokens``."""
+        loss = total.loss / total.tokens
+        self._evaluation = {
+            "val_loss": finite(loss),
+            "perplexity": perplexity(loss),
+            "accuracy": total.correct / total.tokens,
+        }
+        if best:
+            self._best_loss = loss
+        record = {
+            "kind": "eval",
+            "time_s": round(self._now() - self._start_s, 4),
+            "tokens": tokens,
+            "version": version,
+            **self._evaluation,
+        }
+        self._folder.append_metrics(record)
+        self.console.say(
+            f"step {self._job.step_of(version):6d}  validation loss {loss:.4f}  perplexity "
+            f"{self._evaluation['perplexity'] or float('inf'):.2f}  accuracy "
+            f"{self._evaluation['accuracy']:.3f}{'  (best)' if best else ''}"
+        )
+
+    def stop_clock(self) -> None:
+        """Training and its last evaluation are over; what follows is not the run's time."""
+        self._stop_s = self._now()
+
+    def finish(self, stopped_by: str, max_clock_gap: int) -> None:
+        """Write summary.json and say where it is."""
+        wall_s = (self._stop_s if self._stop_s is not None else self._now()) - self._start_s
+        totals = {str(rank): self._totals[rank] for rank in sorted(self._totals)}
+        summary = {
+            "mode": self._job.config.run.mode,
+            "workers": len(self._job.workers),
+            "servers": len(self._job.servers),
+            "steps": self._tokens // self._job.tokens_per_step,
+            "tokens": self._tokens,
+            "version": self._version,
+            "wall_s": round(wall_s, 3),
+            "tokens_per_s": round((self._tokens - self._start_tokens) / max(wall_s, 1e-9), 1),
+            "val_loss": self._evaluation.get("val_loss"),
+            "best_val_loss": self._best_loss,
+            "perplexity": self._evaluation.get("perplexity"),
+            "accuracy": self._evaluation.get("accuracy"),
+            "max_clock_gap": max_clock_gap,
+            "version_lag": self._lags.record(),
+            "compute_s": {rank: round(total.compute_s, 3) for rank, total in totals.items()},
+            "wait_s": {rank: round(total.wait_s, 3) for rank, total in totals.items()},
+            "bytes_pushed": sum(total.pushed_bytes for total in totals.values()),
+            "bytes_pulled": sum(total.pulled_bytes for total in totals.values()),
+            "stopped_by": stopped_by,
+            "weights_sha256": self.weights_sha256,
+        }
+        self._folder.write_summary(summary)
+        self.console.close()
+        loss = summary["val_loss"]
+        self.console.say(
+            f"{summary['steps']} steps, {self._tokens:,} tokens in {wall_s:.1f} s "
+            f"({summary['tokens_per_s']:,.0f} tokens/s), validation loss "
+            f"{'not measured' if loss is None else f'{loss:.4f}'}, stopped by {stopped_by}; "
+            f"results in {self._folder.path}"
+        )

@@ -1,0 +1,85 @@
+"""The run folder: config.json, metrics.jsonl, summary.json and checkpoints/.
+
+Nothing here overwrites another run; whole files are written beside and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from psdp.errors import CheckpointError, ConfigError
+
+CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+
+
+class RunFolder:
+    """One run's folder, written by rank 0.
+
+    Raises:
+        CheckpointError: anything that cannot be written, naming the file and the reason.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            ConfigError: it holds something already, or cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            inside = sorted(entry.name for entry in self.path.iterdir())
+        except OSError as error:
+            raise ConfigError(f"--out {self.path}: {error.strerror}") from error
+        if CONFIG in inside:
+            raise ConfigError(
+                f"--out {self.path} holds another run; choose another folder, or go on with it by "
+                f"--resume {self.path}"
+            )
+        if inside:
+            raise ConfigError(
+                f"--out {self.path} is not empty (it holds {inside[0]}); choose another folder"
+            )
+
+    def write_config(self, record: dict[str, Any]) -> None:
+        self._write_json(CONFIG, record)
+
+    def write_summary(self, record: dict[str, Any]) -> None:
+        self._write_json(SUMMARY, record)
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl; readers see it at once."""
+        path = self.path / METRICS
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+    def _write_json(self, name: str, record: dict[str, Any]) -> None:
+        path = self.path / name
+        beside = path.with_suffix(".tmp")
+        try:
+            with beside.open("w", encoding="utf-8") as file:
+                json.dump(record, file, indent=2, ensure_ascii=False, allow_nan=False)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise _unwritable(path, error) from error
+
+
+def run_of(path: Path) -> Path:
+    """Return the run folder of a run or of a checkpoint inside one."""
+    return path.parent.parent if path.parent.name == "checkpoints" else path
+
+
+def _unwritable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"cannot write {path}: {error.strerror}; the run stops here")

@@ -1,0 +1,172 @@
+"""One server's range of the flat vector: weights, optimizer, gradient slots, snapshots.
+
+Knows nothing of workers, messages or modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from psdp.config import OptimConfig
+from psdp.job import Job
+from psdp.optim import make_optimizer
+from psdp.optim.average import weighted_mean
+from psdp.optim.clip import clip_factor
+from psdp.transport import Sending
+
+Array = npt.NDArray[Any]
+
+
+class Weights:
+    """A shard's weights (S,), copied on write: who still sends them keeps what it began with.
+
+    So a pull is one version, never a mixture, and no update waits for a slow link.
+    """
+
+    def __init__(self, values: Array) -> None:
+        self.values = values
+        self._readers: list[Sending] = []
+        self._retired: list[tuple[Array, list[Sending]]] = []
+
+    def reading(self, sending: Sending) -> None:
+        """Note that a message which is under way reads the present values."""
+        self._readers.append(sending)
+
+    def writable(self) -> Array:
+        """Return the vector to update in place; it is a copy if a message still reads the last."""
+        if not _under_way(self._readers):
+            self._readers.clear()
+            return self.values
+        fresh = self._spare()
+        fresh[...] = self.values
+        self._retired.append((self.values, self._readers))
+        self.values, self._readers = fresh, []
+        return self.values
+
+    def _spare(self) -> Array:
+        for index, (vector, readers) in enumerate(self._retired):
+            if not _under_way(readers):
+                del self._retired[index]
+                return vector
+        return np.empty_like(self.values)
+
+
+def _under_way(readers: list[Sending]) -> bool:
+    return not all(sending.done for sending in readers)
+
+
+@dataclass
+class Snapshot:
+    """A copy of a shard at one version: weights (S,) and the optimizer's vectors (S,) each."""
+
+    version: int
+    tokens: int
+    updates: int
+    clocks: dict[int, int]
+    weights: Array
+    optimizer: dict[str, Array]
+
+    def tensors(self) -> dict[str, Array]:
+        """Return everything by name, as it is kept in a checkpoint; the vectors are not copied."""
+        ranks = sorted(self.clocks)
+        return {
+            "weights": self.weights,
+            **{f"optimizer.{name}": vector for name, vector in self.optimizer.items()},
+            "progress": np.array([self.version, self.tokens, self.updates], np.int64),
+            "clocks": np.array([(rank, self.clocks[rank]) for rank in ranks], np.int64),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Array]) -> Snapshot:
+        """Return what :meth:`tensors` described."""
+        version, tokens, updates = tensors["progress"].tolist()
+        prefix = "optimizer."
+        return cls(
+            version=version,
+            tokens=tokens,
+            updates=updates,
+            clocks=dict(tensors["clocks"].tolist()),
+            weights=tensors["weights"],
+            optimizer={
+                name.removeprefix(prefix): vector
+                for name, vector in tensors.items()
+                if name.startswith(prefix)
+            },
+        )
+
+
+class Shard:
+    """The parameters ``place`` of the flat vector, updated in place by this server's optimizer.
+
+    Args:
+        weights: (S,) this shard's initial values.
+        decayed_size: how many of them, in front, are matrices.
+        slots: gradients that can be held at once.
+    """
+
+    def __init__(self, config: OptimConfig, weights: Array, decayed_size: int, slots: int) -> None:
+        self.weights = Weights(weights)
+        self.slots = [np.empty_like(weights) for _ in range(slots)]
+        self.optimizer = make_optimizer(config, weights.size, decayed_size, weights.dtype)
+        self._clip = config.grad_clip
+        self._clip_value = config.grad_clip_value
+        self._spare: list[Snapshot] = []
+
+    @classmethod
+    def initial(cls, job: Job, server: int) -> Shard:
+        """Return the fresh shard of a server; it depends on the settings alone."""
+        config, place = job.config, job.shards[server]
+        flat = job.table.initial(config.run.seed, config.run.dtype)
+        decayed_size = min(max(job.table.decayed_size - place.start, 0), len(place))
+        own = flat[place.start : place.stop].copy()
+        return cls(config.optim, own, decayed_size, slots=len(job.workers))
+
+    def average(self, slots: Sequence[int], weights: Sequence[float]) -> Array:
+        """Return the weighted mean (S,) of the slots, in this order; it takes the first's place."""
+        mean = self.slots[slots[0]]
+        if len(slots) > 1:
+            weighted_mean(mean, [self.slots[slot] for slot in slots], weights)
+        return mean
+
+    def update(self, gradient: Array, norm: float, lr: float) -> None:
+        """Do one update with a gradient (S,) of this global norm; the gradient is overwritten."""
+        self.optimizer.step(
+            self.weights.writable(),
+            gradient,
+            lr,
+            scale=clip_factor(norm, self._clip),
+            clip_value=self._clip_value,
+        )
+
+    def snapshot(self, version: int, tokens: int, clocks: dict[int, int]) -> Snapshot:
+        """Return a copy of everything that training changes."""
+        values, state = self.weights.values, self.optimizer.state()
+        if self._spare:
+            copy = self._spare.pop()
+            copy.weights[...] = values
+            for name, vector in state.items():
+                copy.optimizer[name][...] = vector
+        else:
+            copied = {name: vector.copy() for name, vector in state.items()}
+            copy = Snapshot(0, 0, 0, {}, values.copy(), copied)
+        copy.version, copy.tokens, copy.clocks = version, tokens, dict(clocks)
+        copy.updates = self.optimizer.updates
+        return copy
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Copy a snapshot's weights and optimizer back.
+
+        Raises:
+            CheckpointError: the optimizer's vectors are not those of this optimizer.
+        """
+        self.weights.writable()[...] = snapshot.weights
+        self.optimizer.load(snapshot.optimizer, snapshot.updates)
+
+    def recycle(self, snapshot: Snapshot) -> None:
+        """Take back a snapshot that nobody reads any more."""
+        self._spare.append(snapshot)

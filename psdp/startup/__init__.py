@@ -1,0 +1,8 @@
+"""Before the first message: all ranks agree on the settings, the corpus and the run folder.
+
+Every step is taken by all ranks together. An error on any of them ends all of them, told once.
+"""
+
+from psdp.startup.prepare import Ready, prepare
+
+__all__ = ["Ready", "prepare"]

@@ -1,0 +1,147 @@
+"""Everything a rank needs before its loop starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psdp.backend import Backend, make_backend
+from psdp.checkpoint import Manifest, read_shard
+from psdp.config import Config
+from psdp.data.batches import Batches, Validation
+from psdp.data.corpus import Corpus, load_corpus
+from psdp.errors import ConfigError
+from psdp.job import Job, check_world
+from psdp.nn.transformer import parameter_table
+from psdp.runfolder import RunFolder
+from psdp.shard import Snapshot
+from psdp.startup.agree import same_corpus, same_settings, together
+from psdp.startup.folder import config_record, open_folder
+from psdp.startup.resume import check_resumable, settle
+from psdp.threads import fair_share, limit_blas, own_cores
+from psdp.transport.mpi import World
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a worker reads: its batches, and the validation split if there is one."""
+
+    batches: Batches
+    validation: Validation | None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What all ranks agreed on, and this rank's own part.
+
+    Attributes:
+        reads: of a worker.
+        backend: of a worker.
+        folder: the run folder; rank 0 writes it, servers write their shards below it.
+        manifest: of the checkpoint that this run resumes.
+        snapshot: of a server of a resumed run.
+    """
+
+    job: Job
+    corpus: Corpus
+    folder: RunFolder
+    reads: Reads | None
+    backend: Backend | None
+    manifest: Manifest | None
+    snapshot: Snapshot | None
+
+
+def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None) -> Ready:
+    """Agree with all other ranks on the job; return what this rank needs for its loop.
+
+    Args:
+        given: settings of this rank's command line.
+        refused: why the command line could not be read, to be told once.
+
+    Raises:
+        SystemExit: something is wrong on some rank; rank 0 has said what.
+    """
+    rank = world.rank
+
+    def settings() -> tuple[tuple[Config, Manifest | None], dict[str, Any]]:
+        if refused is not None:
+            raise refused
+        config, manifest = settle(given)
+        check_world(config, world.size)
+        facts = {"settings": config.flat(), "host": world.host, "cores": own_cores()}
+        return (config, manifest), facts
+
+    (config, manifest), hosts = together(world, settings)
+    local_rank, threads = place_on_node(hosts, rank)
+    limit_blas(config.run.threads or threads)
+
+    def reading() -> tuple[tuple[Corpus, Reads | None, Backend | None], dict[str, Any]]:
+        same_settings([host["settings"] for host in hosts])
+        corpus = load_corpus(config.data)
+        reads = backend = None
+        if rank >= config.run.servers:
+            reads = cut_out(corpus, config, rank, world.size)
+            backend = make_backend(config.run.device, config.run.dtype, local_rank)
+        return (corpus, reads, backend), {"sha256": corpus.sha256}
+
+    (corpus, reads, backend), corpora = together(world, reading)
+    job = Job(config, world.size, parameter_table(config.model, corpus.vocab_size))
+
+    def resuming() -> tuple[Snapshot | None, dict[str, Any]]:
+        same_corpus([fact["sha256"] for fact in corpora])
+        if manifest is None:
+            return None, {}
+        check_resumable(job, corpus, manifest)
+        if rank not in job.servers:
+            return None, {}
+        return Snapshot.from_tensors(read_shard(manifest, rank)), {}
+
+    snapshot, _ = together(world, resuming)
+
+    def opening() -> tuple[None, dict[str, Any]]:
+        if rank != 0:
+            return None, {}
+        folder = open_folder(config, manifest)
+        names = [host["host"] for host in hosts]
+        folder.write_config(config_record(job, corpus, names, world.library))
+        return None, {"folder": str(folder.path)}
+
+    _, folders = together(world, opening)
+    folder = RunFolder(Path(folders[0]["folder"]))
+    return Ready(job, corpus, folder, reads, backend, manifest, snapshot)
+
+
+def place_on_node(hosts: Sequence[Mapping[str, Any]], rank: int) -> tuple[int, int]:
+    """Return this rank's number among those of its host, and its fair share of BLAS threads.
+
+    ``hosts`` holds ``host`` and ``cores`` of every rank.
+    """
+    own = hosts[rank]
+    ranks = [other for other, fact in enumerate(hosts) if fact["host"] == own["host"]]
+    threads = fair_share(own["cores"], [hosts[other]["cores"] for other in ranks])
+    return ranks.index(rank), threads
+
+
+def cut_out(corpus: Corpus, config: Config, rank: int, world_size: int) -> Reads:
+    """Return what a worker reads of the corpus.
+
+    Raises:
+        DataError: a split is too short for the block size or the number of workers.
+    """
+    model, run, servers = config.model, config.run, config.run.servers
+    batches = Batches(
+        corpus.train,
+        block_size=model.block_size,
+        batch_size=run.batch_size,
+        grad_accum=run.grad_accum,
+        worker=rank - servers,
+        workers=world_size - servers,
+        partition=config.data.partition,
+        seed=run.seed,
+    )
+    validation = None
+    if config.data.val_fraction:
+        validation = Validation(corpus.val, model.block_size, run.batch_size, run.eval_batches)
+    return Reads(batches, validation)

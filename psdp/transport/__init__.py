@@ -1,0 +1,8 @@
+"""Messages between ranks: a small header, and a raw vector that lands where it is used.
+
+Everything above sees :class:`Endpoint`; MPI stays in this folder.
+"""
+
+from psdp.transport.base import Arrival, Endpoint, Landing, Lost, Sending
+
+__all__ = ["Arrival", "Endpoint", "Landing", "Lost", "Sending"]

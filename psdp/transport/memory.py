@@ -1,0 +1,80 @@
+"""The in-memory twin of the MPI transport: ranks are threads of one process.
+
+Headers go through the same bytes, payloads are copied when their receiver polls, and a rank can
+be killed, so that whole runs and the loss of peers can be tested without MPI.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from psdp.transport.base import Array, Arrival, Endpoint, Lost, Sending, as_bytes, landing_bytes
+from psdp.transport.messages import Message, decode, encode
+
+
+class _Parcel:
+    def __init__(self, peer: int, header: bytes, payload: Array | None, sending: Sending) -> None:
+        self.peer = peer
+        self.header = header
+        self.payload = payload
+        self.sending = sending
+
+
+class MemoryNetwork:
+    """``size`` endpoints that reach one another."""
+
+    def __init__(self, size: int) -> None:
+        self._lock = threading.Lock()
+        self._inboxes: list[deque[_Parcel | Lost]] = [deque() for _ in range(size)]
+        self._dead: set[int] = set()
+        self.endpoints = [MemoryEndpoint(self, rank) for rank in range(size)]
+
+    def kill(self, rank: int) -> None:
+        """Every other rank is told that this one is lost; what it had sent still arrives."""
+        with self._lock:
+            self._dead.add(rank)
+            for other, inbox in enumerate(self._inboxes):
+                if other != rank:
+                    inbox.append(Lost(rank, "killed"))
+
+    def put(self, to: int, parcel: _Parcel) -> None:
+        """Queue a parcel; one for a dead rank is gone at once."""
+        with self._lock:
+            if to in self._dead:
+                parcel.sending.done = True
+            else:
+                self._inboxes[to].append(parcel)
+
+    def take(self, rank: int) -> _Parcel | Lost | None:
+        """Return the oldest thing in a rank's inbox."""
+        with self._lock:
+            return self._inboxes[rank].popleft() if self._inboxes[rank] else None
+
+
+class MemoryEndpoint(Endpoint):
+    """One rank of a :class:`MemoryNetwork`."""
+
+    def __init__(self, network: MemoryNetwork, rank: int) -> None:
+        super().__init__(rank)
+        self._network = network
+
+    def send(self, peer: int, message: Message, payload: Array | None = None) -> Sending:
+        sending = Sending()
+        raw = None if payload is None else as_bytes(payload)
+        header = encode(message, 0 if raw is None else raw.nbytes)
+        self._network.put(peer, _Parcel(self.rank, header, raw, sending))
+        return sending
+
+    def poll(self) -> Arrival | Lost | None:
+        parcel = self._network.take(self.rank)
+        if parcel is None or isinstance(parcel, Lost):
+            return parcel
+        message, payload_bytes = decode(parcel.header, parcel.peer)
+        if parcel.payload is not None:
+            landing_bytes(self.landing, parcel.peer, message, payload_bytes)[...] = parcel.payload
+        parcel.sending.done = True
+        return Arrival(parcel.peer, message)
+
+    def transferring(self) -> bool:
+        return False

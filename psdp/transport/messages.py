@@ -1,0 +1,197 @@
+"""The headers that ranks exchange, and their bytes: one msgpack array, checked field by field.
+
+``[kind, payload_bytes, field, field, ...]``, at most ``MAX_HEADER_BYTES``. A payload, where there
+is one, is the raw memory of a flat vector and follows on its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import msgpack
+
+from psdp.errors import ProtocolError
+
+MAX_HEADER_BYTES = 1024
+CURRENT = -1
+"""As a snapshot version: the weights as they are now."""
+
+TRAIN, EVALUATE, STOP = "train", "evaluate", "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """Worker to every server, with its part of the gradient. Times and bytes are totals so far."""
+
+    clock: int
+    version: int
+    tokens: int
+    loss: float
+    sum_of_squares: float
+    compute_s: float
+    wait_s: float
+    pushed_bytes: int
+    pulled_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """Worker to server: send the current weights, or those of a snapshot."""
+
+    snapshot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Server to worker, with its shard of the weights.
+
+    ``clock`` numbers the gradient to compute next. ``order`` says what to do (from rank 0; other
+    servers always say train): with ``evaluate``, take part ``part`` of ``parts`` of the validation
+    split on snapshot ``snapshot``.
+    """
+
+    version: int
+    clock: int
+    order: str
+    snapshot: int
+    part: int
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Worker to rank 0: sums over its part; ``weights_sha256`` of the whole flat vector."""
+
+    snapshot: int
+    part: int
+    loss_sum: float
+    correct: int
+    tokens: int
+    weights_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """Worker to every server: it is done, or (``signalled``) was told by a signal to end."""
+
+    signalled: bool
+    compute_s: float
+    wait_s: float
+    pushed_bytes: int
+    pulled_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartialNorm:
+    """Server to server: the sum of squares of its shard of the averaged gradient."""
+
+    version: int
+    sum_of_squares: float
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """Rank 0 to servers: copy your shard when you reach this version (or now, if beyond)."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSnapshot:
+    """Rank 0 to servers: the copy is not needed any more, once saved if ``save``."""
+
+    version: int
+    save: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSaved:
+    """Server to rank 0: its file of a checkpoint, of ``file_bytes``, is on disk."""
+
+    version: int
+    name: str
+    file_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Rank 0 to servers: everything is saved, the run is over."""
+
+
+Message = (
+    Gradient
+    | PullRequest
+    | Weights
+    | Evaluated
+    | Goodbye
+    | PartialNorm
+    | TakeSnapshot
+    | ReleaseSnapshot
+    | ShardSaved
+    | Finish
+)
+
+_KINDS: tuple[type[Any], ...] = (
+    Gradient,
+    PullRequest,
+    Weights,
+    Evaluated,
+    Goodbye,
+    PartialNorm,
+    TakeSnapshot,
+    ReleaseSnapshot,
+    ShardSaved,
+    Finish,
+)
+_NUMBER = {kind: number for number, kind in enumerate(_KINDS)}
+_FIELDS = {kind: tuple((f.name, str(f.type)) for f in fields(kind)) for kind in _KINDS}
+_MOST_FIELDS = 2 + max(len(names) for names in _FIELDS.values())
+
+
+def encode(message: Message, payload_bytes: int) -> bytes:
+    """Return the header of a message whose payload has this many bytes (0: none)."""
+    kind = type(message)
+    values = [getattr(message, name) for name, _ in _FIELDS[kind]]
+    header: bytes = msgpack.packb([_NUMBER[kind], payload_bytes, *values])
+    assert len(header) <= MAX_HEADER_BYTES, f"header of {kind.__name__} is too long"
+    return header
+
+
+def decode(header: bytes | memoryview, peer: int) -> tuple[Message, int]:
+    """Return (message, payload bytes) of a header from rank ``peer``.
+
+    Raises:
+        ProtocolError: not a header of this protocol; nothing was allocated for it.
+    """
+
+    def wrong(why: str) -> ProtocolError:
+        return ProtocolError(f"rank {peer} sent a bad header of {len(header)} bytes: {why}")
+
+    if len(header) > MAX_HEADER_BYTES:
+        raise wrong(f"at most {MAX_HEADER_BYTES} are allowed")
+    try:
+        parts = msgpack.unpackb(
+            header,
+            max_str_len=MAX_HEADER_BYTES,
+            max_array_len=_MOST_FIELDS,
+            max_bin_len=0,
+            max_map_len=0,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.UnpackException) as error:
+        raise wrong(f"not msgpack ({error})") from error
+    if not isinstance(parts, list) or len(parts) < 2 or not all(type(x) is int for x in parts[:2]):
+        raise wrong("expected [kind, payload bytes, fields...]")
+    number, payload_bytes, *values = parts
+    if not 0 <= number < len(_KINDS) or payload_bytes < 0:
+        raise wrong(f"unknown kind {number} or negative payload of {payload_bytes} bytes")
+    kind = _KINDS[number]
+    expected = _FIELDS[kind]
+    if len(values) != len(expected):
+        raise wrong(f"{kind.__name__} has {len(expected)} fields, got {len(values)}")
+    for (name, type_name), value in zip(expected, values, strict=True):
+        if type(value).__name__ != type_name:
+            raise wrong(f"{kind.__name__}.{name} must be {type_name}, got {value!r:.40}")
+    return kind(*values), payload_bytes

