@@ -1,0 +1,128 @@
+"""Batches: targets are inputs one token later, and a validation counts every target once."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psdp.data.batches import Batches, Validation
+from psdp.errors import DataError
+
+
+def make(tokens: Any, **changes: Any) -> Batches:
+    settings: dict[str, Any] = {
+        "block_size": 8,
+        "batch_size": 3,
+        "grad_accum": 2,
+        "worker": 0,
+        "workers": 1,
+        "partition": "random",
+        "seed": 1,
+    }
+    return Batches(tokens, **(settings | changes))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, ">i4"])
+@pytest.mark.parametrize("partition", ["contiguous", "random", "hash"])
+def test_targets_are_the_inputs_one_token_later(dtype: Any, partition: str) -> None:
+    batches = make(np.arange(250).astype(dtype), partition=partition)
+    for clock in range(20):
+        x, y = batches.batch(clock, clock % 2)
+        assert x.shape == y.shape == (3, 8)
+        assert x.dtype == y.dtype == np.int64
+        assert (np.diff(x) == 1).all()
+        assert (y == x + 1).all()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("grad_accum", [1, 2])
+def test_workers_together_read_what_one_worker_reads_with_all_their_rows(
+    workers: int, grad_accum: int
+) -> None:
+    tokens = np.arange(1000)
+    each = [
+        make(tokens, workers=workers, worker=worker, grad_accum=grad_accum)
+        for worker in range(workers)
+    ]
+    alone = make(tokens, batch_size=3 * workers, grad_accum=grad_accum)
+    for clock in range(50):
+        for micro in range(grad_accum):
+            together = np.concatenate([batches.batch(clock, micro)[0] for batches in each])
+            assert (together == alone.batch(clock, micro)[0]).all()
+
+
+def test_micro_batches_are_the_batches_of_a_longer_run() -> None:
+    halves, wholes = make(np.arange(500)), make(np.arange(500), grad_accum=1)
+    for clock in range(20):
+        for micro in range(2):
+            x = halves.batch(clock, micro)[0]
+            assert (x == wholes.batch(2 * clock + micro, 0)[0]).all()
+
+
+def test_a_run_resumes_from_its_clock_alone() -> None:
+    first = make(np.arange(500))
+    for clock in range(30):
+        expected = first.batch(clock, 1)[0].copy()
+    assert (make(np.arange(500)).batch(29, 1)[0] == expected).all()
+
+
+def test_batches_fill_the_same_arrays_again() -> None:
+    batches = make(np.arange(500))
+    assert batches.batch(0, 0)[0] is batches.batch(1, 0)[0]
+
+
+def test_a_corpus_of_one_window_is_enough() -> None:
+    batches = make(np.arange(9))
+    assert batches.windows_per_epoch == 1
+    assert (batches.batch(0, 0)[0] == np.arange(8)).all()
+
+
+def counted_targets(validation: Validation, part: range) -> list[int]:
+    targets: list[int] = []
+    for x, y, counted in validation.batches(part):
+        assert (y == x + 1).all()
+        targets += y[counted].tolist()
+    return targets
+
+
+@given(st.integers(1, 20), st.integers(1, 5), st.integers(1, 300), st.integers(1, 6))
+def test_the_whole_split_is_counted_once_over_all_parts(
+    block: int, batch_size: int, extra: int, workers: int
+) -> None:
+    tokens = np.arange(block + extra)
+    validation = Validation(tokens, block, batch_size)
+    parts = validation.parts(workers)
+    assert [batch for part in parts for batch in part] == list(range(validation.count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    targets = [target for part in parts for target in counted_targets(validation, part)]
+    assert sorted(targets) == tokens[1:].tolist()
+
+
+@given(st.integers(1, 20), st.integers(1, 5), st.integers(1, 300), st.integers(1, 6))
+def test_a_limit_takes_that_many_batches_and_counts_no_target_twice(
+    block: int, batch_size: int, extra: int, limit: int
+) -> None:
+    validation = Validation(np.arange(block + extra), block, batch_size, limit)
+    whole = Validation(np.arange(block + extra), block, batch_size)
+    assert validation.count == min(limit, whole.count)
+    targets = counted_targets(validation, range(validation.count))
+    assert len(targets) == len(set(targets)) > 0
+
+
+def test_a_limit_is_spread_over_the_split() -> None:
+    validation = Validation(np.arange(1001), 10, 2, limit_batches=2)
+    starts = [x[:, 0].tolist() for x, _, _ in validation.batches(range(2))]
+    assert starts == [[0, 250], [500, 750]]
+
+
+def test_evaluations_repeat() -> None:
+    validation = Validation(np.arange(100), 7, 2, 3)
+    assert counted_targets(validation, range(3)) == counted_targets(validation, range(3))
+
+
+@pytest.mark.parametrize("size", [0, 1, 64])
+def test_a_validation_split_without_room_for_a_window_is_refused(size: int) -> None:
+    with pytest.raises(DataError, match=rf"has {size} tokens and a window needs 65; raise --val"):
+        Validation(np.zeros(size, np.uint8), 64, 2)

