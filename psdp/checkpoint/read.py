@@ -1,0 +1,108 @@
+"""Finding a checkpoint and reading it back: sizes and hashes first, then the tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from psdp.checkpoint.layout import CHECKPOINTS, MANIFEST, complete_checkpoints
+from psdp.checkpoint.manifest import Manifest
+from psdp.errors import CheckpointError
+from psdp.params import Array
+
+WEIGHTS = "weights"
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the folder of a checkpoint: ``path`` itself, or the latest complete one of the run
+    folder ``path``.
+
+    Raises:
+        CheckpointError: neither; the text says what is missing.
+    """
+    if (path / MANIFEST).is_file():
+        return path
+    root = path / CHECKPOINTS
+    if complete := complete_checkpoints(root):
+        return complete[max(complete)]
+    if not path.exists():
+        missing = "there is no such folder"
+    elif not path.is_dir():
+        missing = "it is not a folder"
+    elif not root.is_dir():
+        missing = f"it holds neither {MANIFEST} nor a folder '{CHECKPOINTS}'"
+    else:
+        missing = f"{root} holds no complete one (a folder step-NNNNNN with {MANIFEST} in it)"
+    raise CheckpointError(
+        f"no checkpoint at {path}: {missing}; expected a run folder or the folder of a checkpoint"
+    )
+
+
+def read_shard(manifest: Manifest, shard: int) -> dict[str, Array]:
+    """Return the tensors of server ``shard`` by name, verified before they are parsed.
+
+    Raises:
+        CheckpointError: the file is missing, or is not the one that was written.
+    """
+    path = _verify(manifest, shard)
+    return _parse(path, None)
+
+
+def read_weights(manifest: Manifest) -> Array:
+    """Return the weights (P,) of all shards, one after the other.
+
+    Raises:
+        CheckpointError: a file is missing, or is not the one that was written.
+    """
+    paths = [_verify(manifest, shard) for shard in range(len(manifest.files))]
+    shards = [_parse(path, WEIGHTS)[WEIGHTS] for path in paths]
+    for path, shard in zip(paths, shards, strict=True):
+        if shard.ndim != 1 or shard.dtype != shards[0].dtype:
+            raise CheckpointError(
+                f"{path}: expected '{WEIGHTS}' to be a vector of {shards[0].dtype}, got "
+                f"{shard.dtype} of shape {shard.shape}"
+            )
+    return np.concatenate(shards)
+
+
+def _verify(manifest: Manifest, shard: int) -> Path:
+    if not 0 <= shard < len(manifest.files):
+        raise CheckpointError(
+            f"{manifest.folder} holds the shards 0 to {len(manifest.files) - 1}, asked for "
+            f"{shard}; it was written with --servers {len(manifest.files)}"
+        )
+    expected = manifest.files[shard]
+    path = manifest.folder / expected.name
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != expected.bytes:
+                raise CheckpointError(
+                    f"{path} is damaged: expected {expected.bytes} bytes, got {size}"
+                )
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"could not read {path}: {error.strerror}") from error
+    if sha256 != expected.sha256:
+        raise CheckpointError(f"{path} is damaged: expected sha256 {expected.sha256}, got {sha256}")
+    return path
+
+
+def _parse(path: Path, only: str | None) -> dict[str, Array]:
+    """Return all tensors of a safetensors file, or the one named ``only``."""
+    try:
+        with safe_open(path, framework="np") as file:
+            names = list(file.keys()) if only is None else [only]
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not the safetensors file expected: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (np.float32, np.float64, np.int64):
+            raise CheckpointError(
+                f"{path}: expected '{name}' to be float32, float64 or int64, got {tensor.dtype}"
+            )
+    return tensors

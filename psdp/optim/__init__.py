@@ -1,0 +1,44 @@
+"""Update rules, learning-rate schedule, clipping and averaging, as the servers run them.
+
+Everything works in place on the flat vectors of one shard. One rule a file; what a rule computes
+is what PyTorch's optimizer of that name computes. No MPI, no clock and no parameter names here.
+"""
+
+from __future__ import annotations
+
+import numpy.typing as npt
+
+from psdp.config import OptimConfig
+from psdp.optim.adagrad import Adagrad
+from psdp.optim.adam import Adam, AdamW
+from psdp.optim.average import weighted_mean
+from psdp.optim.base import Optimizer
+from psdp.optim.clip import clip_factor, sum_of_squares
+from psdp.optim.momentum import Momentum
+from psdp.optim.schedule import Schedule
+from psdp.optim.sgd import SGD
+
+__all__ = [
+    "Optimizer",
+    "Schedule",
+    "clip_factor",
+    "make_optimizer",
+    "sum_of_squares",
+    "weighted_mean",
+]
+
+_RULES: dict[str, type[Optimizer]] = {
+    "sgd": SGD,
+    "momentum": Momentum,
+    "adagrad": Adagrad,
+    "adam": Adam,
+    "adamw": AdamW,
+}
+
+
+def make_optimizer(
+    config: OptimConfig, size: int, decayed_size: int, dtype: npt.DTypeLike
+) -> Optimizer:
+    """Return the rule that ``config`` names, for a shard (size,) led by ``decayed_size`` elements
+    of matrices."""
+    return _RULES[config.optimizer](config, size, decayed_size, dtype)

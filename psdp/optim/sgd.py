@@ -1,0 +1,25 @@
+"""Stochastic gradient descent without a state."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from psdp.optim.base import Optimizer
+from psdp.params import Array
+
+
+class SGD(Optimizer):
+    """w -= lr * g."""
+
+    def step(
+        self,
+        weights: Array,
+        gradient: Array,
+        lr: float,
+        scale: float = 1.0,
+        clip_value: float = 0.0,
+    ) -> None:
+        self.updates += 1
+        for _, w, g, scratch, _ in self._blocks(weights, gradient, scale, clip_value):
+            np.multiply(g, lr, out=scratch)
+            np.subtract(w, scratch, out=w)
