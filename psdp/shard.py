@@ -134,7 +134,7 @@ class Shard:
         return mean
 
     def update(self, gradient: Array, norm: float, lr: float) -> None:
-        """Do one update with a gradient (S,) of this global norm; the gradient is overwritten."""
+        """Do one update in place with a gradient (S,) that is part of one of this global norm."""
         self.optimizer.step(
             self.weights.writable(),
             gradient,

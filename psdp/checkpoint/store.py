@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -63,11 +63,16 @@ class CheckpointStore:
         return asdict(ShardFile(path.name, size, sha256))
 
     def commit(
-        self, step: int, files: Sequence[Mapping[str, Any]], state: Mapping[str, Any]
+        self,
+        step: int,
+        files: Sequence[Mapping[str, Any]],
+        state: Mapping[str, Any],
+        spare: Collection[int] = (),
     ) -> Path:
         """Complete the checkpoint of ``step`` from all servers' entries and return its folder.
 
-        ``state`` is anything JSON. Older checkpoints are then pruned. A step that is complete
+        ``state`` is anything JSON. Older checkpoints are then pruned, but for the steps in
+        ``spare``: one of them may turn out to be the best. A step that is complete
         already stays as it is, and what was written of it again is dropped.
 
         Raises:
@@ -91,14 +96,14 @@ class CheckpointStore:
         except BaseException:
             self.discard(step)
             raise
-        self._prune(newest=step)
+        self._prune({step, *spare})
         return folder
 
     def exists(self, step: int) -> bool:
         """Say whether the checkpoint of ``step`` is complete."""
         return (self._folder(step) / MANIFEST).is_file()
 
-    def mark_best(self, step: int) -> None:
+    def mark_best(self, step: int, spare: Collection[int] = ()) -> None:
         """Record the complete checkpoint of ``step`` as the best, and let go of the one before.
 
         Raises:
@@ -115,7 +120,7 @@ class CheckpointStore:
             write_text(temporary, json.dumps({"step": step}) + "\n")
             temporary.replace(path)
             sync_folder(self._root)
-        self._prune(newest=step)
+        self._prune({step, *spare})
 
     def best(self) -> int | None:
         """Return the step of the best checkpoint, None if none was marked.
@@ -149,13 +154,13 @@ class CheckpointStore:
             else:
                 leftover.unlink(missing_ok=True)
 
-    def _prune(self, newest: int) -> None:
-        """Remove all but the latest ``keep``, the best, and ``newest``, which after resuming from
-        an earlier checkpoint need not be the highest."""
+    def _prune(self, spare: Collection[int]) -> None:
+        """Remove all but the latest ``keep``, the best, and ``spare``: the step just written, which
+        need not be the highest, and those that may yet become the best."""
         if not self._keep:
             return
         complete = complete_checkpoints(self._root)
-        kept = {*list(complete)[-self._keep :], self.best(), newest}
+        kept = {*list(complete)[-self._keep :], self.best(), *spare}
         for step in complete.keys() - kept:
             # Renamed first: a folder that is half removed must not look complete.
             with writing(self._temporary(step)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,24 @@ class Committed:
 
 
 class Commits:
-    """Checkpoints under way, by version. The disk is touched by the writer's thread alone."""
+    """Checkpoints under way, by version. The disk is touched by the writer's thread alone.
 
-    def __init__(self, job: Job, store: CheckpointStore, writer: BackgroundWriter[Any]) -> None:
+    Args:
+        held: returns the versions that are being evaluated; theirs are not pruned, since one of
+            them may turn out to be the best.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        store: CheckpointStore,
+        writer: BackgroundWriter[Any],
+        held: Callable[[], Iterable[int]],
+    ) -> None:
         self._job = job
         self._store = store
         self._writer = writer
+        self._held = held
         self._states: dict[int, dict[str, Any]] = {}
         self._files: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
         self._best: int | None = None
@@ -44,8 +57,10 @@ class Commits:
         files = self._files[version]
         files.append(file)
         if version in self._states and len(files) == len(self._job.servers):
-            step, state = self._job.step_of(version), self._states[version]
-            self._writer.submit(lambda: Committed(version, self._store.commit(step, files, state)))
+            step, state, spare = self._job.step_of(version), self._states[version], self._spare()
+            self._writer.submit(
+                lambda: Committed(version, self._store.commit(step, files, state, spare))
+            )
 
     def committed(self, result: Committed) -> None:
         """Take the writer's word that a checkpoint is complete."""
@@ -60,5 +75,8 @@ class Commits:
 
     def _mark(self, version: int) -> None:
         if version == self._best and version in self.paths:
-            step = self._job.step_of(version)
-            self._writer.submit(lambda: self._store.mark_best(step))
+            step, spare = self._job.step_of(version), self._spare()
+            self._writer.submit(lambda: self._store.mark_best(step, spare))
+
+    def _spare(self) -> list[int]:
+        return [self._job.step_of(version) for version in self._held()]

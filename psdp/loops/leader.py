@@ -55,7 +55,7 @@ class Leader(Server):
         self.best = best or Best()
         self._identity = identity
         self._signalled = signalled
-        self._commits = Commits(job, store, self.writer)
+        self._commits = Commits(job, store, self.writer, self.snapshots.held)
         self._evaluations = Evaluations()
         self._unanswered: set[int] = set()
         self._last: int | None = None

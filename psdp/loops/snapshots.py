@@ -49,6 +49,10 @@ class Snapshots:
         kept = self._kept.get(key)
         return kept.snapshot if kept else None
 
+    def held(self) -> list[int]:
+        """Return the keys that rank 0 has not released."""
+        return [key for key, kept in self._kept.items() if kept.held]
+
     def idle(self) -> bool:
         """Say whether nothing is held, wanted or being written."""
         return not self._kept and not self._wanted

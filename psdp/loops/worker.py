@@ -22,6 +22,9 @@ from psdp.transport import messages as m
 
 Array = npt.NDArray[Any]
 
+DROPOUT_STREAM = 0x64726F70
+"""Tells dropout's random numbers from others of the same seed."""
+
 
 class Interrupted(Exception):
     """A signal asked this rank to end."""
@@ -104,7 +107,7 @@ class Worker:
         begin_s = self._now()
         run = self.job.config.run
         self._model_gradient[...] = 0
-        rng = np.random.default_rng([run.seed, self.endpoint.rank, clock])
+        rng = np.random.default_rng([run.seed, self.endpoint.rank, clock, DROPOUT_STREAM])
         loss = 0.0
         for micro in range(run.grad_accum):
             self._heed_signal()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psdp.backend import Backend, make_backend
-from psdp.checkpoint import Manifest, read_shard
+from psdp.checkpoint import CheckpointStore, Manifest, read_shard
 from psdp.config import Config
 from psdp.data.batches import Batches, Validation
 from psdp.data.corpus import Corpus, load_corpus
@@ -105,6 +105,7 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
             return None, {}
         folder = open_folder(config, manifest)
         names = [host["host"] for host in hosts]
+        CheckpointStore(folder.path, config.run.keep_checkpoints).discard_leftovers()
         folder.write_config(config_record(job, corpus, names, world.library))
         return None, {"folder": str(folder.path)}
 

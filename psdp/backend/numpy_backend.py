@@ -1,0 +1,53 @@
+"""The reference backend: NumPy on one CPU core or, through BLAS threads, on several."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from psdp.backend.base import Backend
+from psdp.params import Array
+
+
+class NumpyBackend(Backend):
+    """NumPy arrays. A tile is a quarter of a 512 KiB L2 cache: a chain has up to four operands."""
+
+    name = "cpu"
+    xp = np
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__(dtype)
+        self.tile = 2**17 // self.dtype.itemsize
+        self.query_block = 64
+
+    def to_device(self, host: Array, out: Array) -> None:
+        np.copyto(out, host)
+
+    def to_host(self, device: Array, out: Array) -> None:
+        np.copyto(out, device)
+
+    def synchronize(self) -> None:
+        pass
+
+    def row_dots(self, a: Array, b: Array, out: Array) -> None:
+        np.vecdot(a, b, out=out)
+
+    def add_rows(self, ids: Array, rows: Array, table: Array) -> None:
+        # Equal ids become neighbours, each run is summed, and then every id occurs once: a fixed
+        # order of additions, which np.add.at would give too but an element at a time.
+        order = np.argsort(ids, kind="stable")
+        sorted_ids = ids[order]
+        starts = np.flatnonzero(np.diff(sorted_ids, prepend=-1))
+        gathered = self.scratch(0, *rows.shape)
+        np.take(rows, order, axis=0, out=gathered, mode="clip")
+        sums = self.scratch(1, starts.size, rows.shape[1])
+        np.add.reduceat(gathered, starts, axis=0, out=sums)
+        unique = sorted_ids[starts]
+        for block in self.blocks(*sums.shape):
+            table[unique[block]] += sums[block]
+
+    def dropout_mask(self, rng: np.random.Generator, p: float, out: Array) -> None:
+        rng.random(dtype=out.dtype, out=out)
+        flat = out.reshape(-1)
+        for block in self.blocks(flat.size, 1):
+            np.greater_equal(flat[block], p, out=flat[block])
+            np.multiply(flat[block], 1 / (1 - p), out=flat[block])

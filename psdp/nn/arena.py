@@ -1,0 +1,72 @@
+"""What a layer is handed when it is built: its parameters, and memory for its activations.
+
+All of it is allocated here, once; a training step allocates nothing of the size of the model.
+"""
+
+from __future__ import annotations
+
+import math
+
+from psdp.backend import Backend
+from psdp.params import Array, ParamTable
+
+
+class Parameters:
+    """Named views of the flat weights and, while training, of the flat gradient.
+
+    ``under("block.0")`` sees the same vectors through a longer prefix.
+    """
+
+    def __init__(self, table: ParamTable, weights: Array, gradient: Array | None) -> None:
+        self._weights: dict[str, Array] = table.views(weights)
+        self._gradients: dict[str, Array] = {} if gradient is None else table.views(gradient)
+        self._prefix = ""
+
+    def under(self, name: str) -> Parameters:
+        """Return the parameters whose names begin with this prefix and ``name``."""
+        child = Parameters.__new__(Parameters)
+        child._weights, child._gradients = self._weights, self._gradients
+        child._prefix = f"{self._prefix}{name}."
+        return child
+
+    def weight(self, name: str) -> Array:
+        """Return the view of a weight."""
+        return self._weights[self._prefix + name]
+
+    def optional_weight(self, name: str) -> Array | None:
+        """Return the view of a weight that the configuration may have left out."""
+        return self._weights.get(self._prefix + name)
+
+    def gradient(self, name: str) -> Array:
+        """Return the view that the gradient of a weight is added to."""
+        assert self._gradients, "this model was built without a gradient: it can only evaluate"
+        return self._gradients[self._prefix + name]
+
+
+class Arena:
+    """Buffers for up to ``rows`` tokens.
+
+    Attributes:
+        backend: where the buffers live.
+        rows: the largest N.
+        training: whether activations must outlive the layer that wrote them.
+    """
+
+    def __init__(self, backend: Backend, rows: int, *, training: bool) -> None:
+        self.backend, self.rows, self.training = backend, rows, training
+        self._shared: dict[str, Array] = {}
+
+    def kept(self, name: str, *shape: int) -> Array:
+        """Return a buffer that keeps its contents until the backward pass.
+
+        Without one, the layers that ask for the same name take turns with one buffer.
+        """
+        return self.backend.empty(*shape) if self.training else self.scratch(name, *shape)
+
+    def scratch(self, name: str, *shape: int) -> Array:
+        """Return a buffer shared by all who ask for ``name``; the next of them overwrites it."""
+        size = math.prod(shape)
+        buffer = self._shared.get(name)
+        if buffer is None or buffer.size < size:
+            buffer = self._shared[name] = self.backend.empty(size)
+        return buffer[:size].reshape(shape)

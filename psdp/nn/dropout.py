@@ -1,0 +1,41 @@
+"""Inverted dropout."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from psdp.nn.arena import Arena
+from psdp.params import Array
+
+
+class Dropout:
+    """Zero each element with probability ``p`` and scale the others by 1 / (1 - p), so that the
+    expectation stays and evaluation needs no change (Srivastava et al. 2014).
+
+    Shapes: any; forward and backward take the same number of elements.
+    """
+
+    def __init__(self, p: float, size: int, arena: Arena) -> None:
+        self.p, self.backend = p, arena.backend
+        self._buffer = arena.kept("dropout mask", size if p and arena.training else 0)
+        self.mask: Array | None = None
+
+    def draw(self, size: int, rng: np.random.Generator | None) -> None:
+        """Draw a mask of ``size`` elements; without ``rng`` everything passes."""
+        self.mask = None
+        if self.p and rng is not None:
+            self.mask = self._buffer[:size]
+            self.backend.dropout_mask(rng, self.p, self.mask)
+
+    def forward(self, x: Array, rng: np.random.Generator | None) -> None:
+        """Draw a mask and multiply ``x`` by it, in place."""
+        self.draw(x.size, rng)
+        if self.mask is not None:
+            x *= self.mask.reshape(x.shape)
+
+    def backward(self, dy: Array, dx: Array) -> Array:
+        """Return dL/dx: ``dx``, or ``dy`` itself where everything passed."""
+        if self.mask is None:
+            return dy
+        self.backend.xp.multiply(dy, self.mask.reshape(dy.shape), out=dx)
+        return dx

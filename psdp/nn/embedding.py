@@ -1,0 +1,74 @@
+"""From token ids to the residual stream."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from psdp.backend import Backend
+from psdp.config import ModelConfig
+from psdp.errors import DataError
+from psdp.nn.arena import Arena, Parameters
+from psdp.nn.dropout import Dropout
+from psdp.nn.positions import sinusoids
+from psdp.params import Array, Init, ParamSpec
+
+
+def load_ids(host: Array, vocab_size: int, buffer: Array, backend: Backend) -> Array:
+    """Copy token ids of any shape to the front of ``buffer`` and return that, (N,).
+
+    Raises:
+        DataError: an id is outside the vocabulary.
+    """
+    low, high = int(host.min()), int(host.max())
+    if low < 0 or high >= vocab_size:
+        raise DataError(f"token ids must be in 0..{vocab_size - 1}, got {low}..{high}")
+    ids = buffer[: host.size]
+    backend.to_device(host.reshape(-1), ids)
+    return ids
+
+
+class Embedding:
+    """x = tokens[id] + positions[t], then dropout. Rotary positions are the attention's business.
+
+    Shapes: ids (N,) integers, B sequences of T; tokens (V, C); positions (block_size, C); x (N, C).
+    """
+
+    @staticmethod
+    def specs(config: ModelConfig, vocab_size: int, init: dict[str, Init]) -> list[ParamSpec]:
+        specs = [
+            ParamSpec("embedding.tokens", (vocab_size, config.n_embd), init["tokens"], decay=True)
+        ]
+        if config.position == "learned":
+            shape = (config.block_size, config.n_embd)
+            specs.append(ParamSpec("embedding.positions", shape, init["positions"], decay=True))
+        return specs
+
+    def __init__(self, config: ModelConfig, parameters: Parameters, arena: Arena) -> None:
+        self.parameters, self.backend = parameters, arena.backend
+        self.tokens = parameters.weight("tokens")
+        self.positions = parameters.optional_weight("positions")
+        self.learned = self.positions is not None
+        if config.position == "sinusoidal":
+            self.positions = arena.backend.empty(config.block_size, config.n_embd)
+            arena.backend.to_device(sinusoids(config.block_size, config.n_embd), self.positions)
+        self.dropout = Dropout(config.dropout, arena.rows * config.n_embd, arena)
+
+    def forward(
+        self, ids: Array, length: int, x: Array, rng: np.random.Generator | None, start: int = 0
+    ) -> None:
+        """Write the embedding of sequences of ``length`` that begin at position ``start``."""
+        # The ids were checked, and "clip" spares the buffer that the default mode would take.
+        self.backend.xp.take(self.tokens, ids, axis=0, out=x, mode="clip")
+        if self.positions is not None:
+            per_sequence = x.reshape(-1, length, x.shape[1])
+            per_sequence += self.positions[start : start + length]
+        self.dropout.forward(x, rng)
+
+    def backward(self, ids: Array, length: int, dx: Array) -> None:
+        """Add dL/dtokens and dL/dpositions to their views; ``dx`` may be destroyed."""
+        dx = self.dropout.backward(dx, dx)
+        if self.learned:
+            per_sequence = dx.reshape(-1, length * dx.shape[1])
+            gradient = self.parameters.gradient("positions")[:length].reshape(-1)
+            self.backend.add_column_sums(per_sequence, gradient)
+        self.backend.add_rows(ids, dx, self.parameters.gradient("tokens"))

@@ -1,0 +1,63 @@
+"""The head, tied to the token embedding, and the cross-entropy of its logits."""
+
+from __future__ import annotations
+
+from psdp.nn.arena import Arena
+from psdp.params import Array
+
+LEAST_ROWS = 64
+
+
+class TiedHead:
+    """logits = x E^T with E the token embedding, and -log softmax(logits)[target] of each token.
+
+    The (N, V) logits are never made whole: rows are taken a few at a time, and the logits of these
+    become their own gradient in place, which is used at once (Press and Wolf 2017,
+    arXiv:1608.05859, for the tying).
+
+    Shapes: x, dx (N, C); E (V, C); targets (N,) integers; losses (N,), nats a token.
+    """
+
+    def __init__(self, embedding: Array, arena: Arena) -> None:
+        self.embedding, self.backend = embedding, arena.backend
+        vocab_size = embedding.shape[0]
+        # A product of few rows wastes BLAS, so a large vocabulary outgrows the tile.
+        self.step = min(arena.rows, max(LEAST_ROWS, self.backend.tile // vocab_size))
+        self.chunk = arena.scratch("logits", self.step, vocab_size)
+        if arena.training:
+            self.dembedding = arena.scratch("weight gradient", *embedding.shape)
+
+    def logits(self, x: Array, out: Array) -> None:
+        """Write the logits (N, V) of ``x`` to ``out``."""
+        self.backend.xp.matmul(x, self.embedding.T, out=out)
+
+    def evaluate(self, x: Array, targets: Array, losses: Array, best: Array) -> None:
+        """Write the losses, and the likeliest token of each place to ``best`` (N,)."""
+        for rows in self._chunks(x.shape[0]):
+            logits = self.chunk[: rows.stop - rows.start]
+            self.logits(x[rows], logits)
+            best[rows] = logits.argmax(axis=1)
+            self.backend.cross_entropy(logits, targets[rows], losses[rows])
+
+    def forward_backward(
+        self,
+        x: Array,
+        targets: Array,
+        scale: float,
+        losses: Array,
+        dx: Array,
+        gradient: Array,
+    ) -> None:
+        """Write the losses; with L = scale * their sum, write dL/dx and add dL/dE."""
+        xp = self.backend.xp
+        for rows in self._chunks(x.shape[0]):
+            logits = self.chunk[: rows.stop - rows.start]
+            self.logits(x[rows], logits)
+            self.backend.cross_entropy(logits, targets[rows], losses[rows])
+            logits *= scale
+            xp.matmul(logits, self.embedding, out=dx[rows])
+            xp.matmul(logits.T, x[rows], out=self.dembedding)
+            gradient += self.dembedding
+
+    def _chunks(self, count: int) -> list[slice]:
+        return [slice(start, min(start + self.step, count)) for start in range(0, count, self.step)]

@@ -1,0 +1,179 @@
+"""The whole model: the table of its parameters, and forward and backward over flat vectors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from psdp.backend import Backend
+from psdp.config import ModelConfig
+from psdp.nn.arena import Arena, Parameters
+from psdp.nn.block import Block
+from psdp.nn.embedding import Embedding, load_ids
+from psdp.nn.layernorm import LayerNorm
+from psdp.nn.loss import TiedHead
+from psdp.nn.mlp import WIDENING
+from psdp.nn.positions import Rotary
+from psdp.params import Array, Init, ParamSpec, ParamTable
+
+
+def parameter_table(config: ModelConfig, vocab_size: int) -> ParamTable:
+    """Return every parameter of the model; matrices, embeddings among them, are decayed."""
+    init = _initial(config, vocab_size)
+    specs: list[ParamSpec] = [*Embedding.specs(config, vocab_size, init)]
+    for layer in range(config.n_layer):
+        specs += Block.specs(f"block.{layer}", config, init)
+    specs += LayerNorm.specs("norm", config.n_embd, config.bias)
+    return ParamTable(specs)
+
+
+def _initial(config: ModelConfig, vocab_size: int) -> dict[str, Init]:
+    """Return how each kind of matrix starts.
+
+    "normal" is GPT-2's: 0.02, and for the matrices that end a residual branch 0.02 / sqrt(their
+    number), which keeps the variance of the residual stream (Radford et al. 2019). "xavier" is
+    uniform with half-width sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010).
+    """
+    width = config.n_embd
+    shapes = {
+        "tokens": (vocab_size, width),
+        "positions": (config.block_size, width),
+        "qkv": (width, 3 * width),
+        "out": (width, width),
+        "up": (width, WIDENING * width),
+        "down": (WIDENING * width, width),
+    }
+    if config.init == "xavier":
+        return {kind: Init("uniform", math.sqrt(6 / sum(shape))) for kind, shape in shapes.items()}
+    residual = Init("normal", 0.02 / math.sqrt(2 * config.n_layer))
+    return dict.fromkeys(shapes, Init("normal", 0.02)) | {"out": residual, "down": residual}
+
+
+class Transformer:
+    """A decoder-only Transformer whose layers are views of ``weights`` and ``gradient``.
+
+    Writing into ``weights`` changes the model; nothing has to be loaded or unpacked. All memory is
+    allocated here, for ``batch_size`` sequences of ``config.block_size`` tokens.
+
+    Args:
+        config: shape of the model.
+        vocab_size: V, the number of different tokens.
+        batch_size: the most sequences a call may bring.
+        backend: where the arrays live.
+        weights: flat vector (P,), on the backend.
+        gradient: flat vector (P,), on the backend; None for a model that only evaluates, which
+            needs far less memory.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        batch_size: int,
+        backend: Backend,
+        weights: Array,
+        gradient: Array | None,
+    ) -> None:
+        table = parameter_table(config, vocab_size)
+        parameters = Parameters(table, weights, gradient)
+        arena = Arena(backend, batch_size * config.block_size, training=gradient is not None)
+        rotary = None
+        if config.position == "rotary":
+            rotary = Rotary(config.block_size, config.n_embd // config.n_head, backend)
+        self.config, self.backend, self.batch_size = config, backend, batch_size
+        self.vocab_size = vocab_size
+        self.embedding = Embedding(config, parameters.under("embedding"), arena)
+        self.blocks = [
+            Block(config, parameters.under(f"block.{layer}"), arena, rotary)
+            for layer in range(config.n_layer)
+        ]
+        self.norm = LayerNorm(parameters.under("norm"), arena)
+        self.head = TiedHead(self.embedding.tokens, arena)
+        self.parameters = parameters
+        # The gradient flows back through the memory that the residual stream came up in.
+        self.stream = backend.empty(arena.rows, config.n_embd)
+        self.normed = arena.kept("normed", arena.rows, config.n_embd)
+        if arena.training:
+            self.dnormed = arena.scratch("dbranch", arena.rows, config.n_embd)
+        self.ids = backend.empty(arena.rows, dtype=np.intp)
+        self.targets = backend.empty(arena.rows, dtype=np.intp)
+        self.best = backend.empty(arena.rows, dtype=np.intp)
+        self.losses = backend.empty(arena.rows)
+
+    def forward_backward(
+        self,
+        tokens: Array,
+        targets: Array,
+        scale: float = 1.0,
+        rng: np.random.Generator | None = None,
+    ) -> float:
+        """Return the mean loss, nats a token; add ``scale`` times its gradient to the gradient.
+
+        Args:
+            tokens: integers (B, T), B <= batch_size and T <= block_size.
+            targets: integers (B, T), the token that follows each.
+            scale: factor of the gradient, not of the loss that is returned.
+            rng: draws the dropout masks; without it nothing is dropped.
+
+        Raises:
+            DataError: a token is outside the vocabulary.
+        """
+        batch, length = tokens.shape
+        count = batch * length
+        dembedding = self.parameters.gradient("embedding.tokens")
+        normed = self._forward(tokens, rng)
+        stream, dnormed, losses = self.stream[:count], self.dnormed[:count], self.losses[:count]
+        self.head.forward_backward(
+            normed,
+            self._load(targets, self.targets),
+            scale / count,
+            losses,
+            dnormed,
+            dembedding,
+        )
+        stream[...] = 0
+        self.norm.backward(dnormed, stream)
+        for block in reversed(self.blocks):
+            block.backward(batch, stream)
+        self.embedding.backward(self.ids[:count], length, stream)
+        return float(losses.mean(dtype=np.float64))
+
+    def evaluate(self, tokens: Array, targets: Array) -> tuple[Array, Array]:
+        """Return each token's loss, nats, and whether the likeliest token was right, both NumPy
+        arrays (B, T). Nothing is dropped and no gradient is written.
+
+        Raises:
+            DataError: a token is outside the vocabulary.
+        """
+        count = tokens.size
+        normed = self._forward(tokens, None)
+        losses, best = self.losses[:count], self.best[:count]
+        self.head.evaluate(normed, self._load(targets, self.targets), losses, best)
+        host_losses = np.empty(count, self.backend.dtype)
+        host_best = np.empty(count, np.intp)
+        self.backend.to_host(losses, host_losses)
+        self.backend.to_host(best, host_best)
+        return host_losses.reshape(tokens.shape), host_best.reshape(tokens.shape) == targets
+
+    def logits(self, tokens: Array) -> Array:
+        """Return the logits (B, T, V) of ``tokens`` (B, T) in a fresh array of the backend."""
+        normed = self._forward(tokens, None)
+        out = self.backend.empty(tokens.size, self.vocab_size)
+        self.head.logits(normed, out)
+        return out.reshape(*tokens.shape, self.vocab_size)
+
+    def _forward(self, tokens: Array, rng: np.random.Generator | None) -> Array:
+        """Return the last layer norm's output (N, C)."""
+        batch, length = tokens.shape
+        assert batch <= self.batch_size, f"{batch} sequences, room for {self.batch_size}"
+        assert length <= self.config.block_size, f"{length} tokens, room for {self.config}"
+        stream, normed = self.stream[: tokens.size], self.normed[: tokens.size]
+        self.embedding.forward(self._load(tokens, self.ids), length, stream, rng)
+        for block in self.blocks:
+            block.forward(stream, batch, rng)
+        self.norm.forward(stream, normed)
+        return normed
+
+    def _load(self, host: Array, buffer: Array) -> Array:
+        return load_ids(host, self.vocab_size, buffer, self.backend)
