@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from psdp import __version__
 from psdp.checkpoint import CheckpointStore
 from psdp.console import Console
-from psdp.errors import ConfigError, PsdpError
+from psdp.errors import ConfigError, PeerLost, PsdpError
 from psdp.loops.leader import LAST_SAVE_S, Ended, Leader
 from psdp.loops.server import Server
 from psdp.loops.worker import Interrupted, Worker
@@ -26,6 +28,7 @@ from psdp.shard import Shard
 from psdp.startup import Ready, prepare
 from psdp.startup.resume import identity_of
 from psdp.transport import Endpoint
+from psdp.transport.messages import ERROR, SIGNAL
 from psdp.transport.mpi import World
 
 
@@ -56,22 +59,25 @@ def live(given: Mapping[str, Any], refused: ConfigError | None) -> int:
     signals = Signals()
     try:
         _run(world, given, refused, signals)
-        return 0
-    except Interrupted:
-        time.sleep(LAST_SAVE_S + 1)  # rank 0 saves, then ends all ranks
-        code = 128 + (signals.number or signal.SIGTERM)
-    except Ended as ended:
-        print(f"psdp: {ended}", file=sys.stderr, flush=True)
-        code = 128 + (signals.number or signal.SIGTERM)
-    except PsdpError as error:
-        print(f"psdp: rank {world.rank}: {error}", file=sys.stderr, flush=True)
-        code = error.exit_code
-    except Exception:
-        text = f"psdp: rank {world.rank} failed:\n{traceback.format_exc()}"
-        print(text, file=sys.stderr, flush=True)
-        code = 1
-    world.abort(code)
-    return code
+    except Exception as error:
+        world.abort(tell(world.rank, error, signals))
+    return 0
+
+
+def tell(rank: int, error: Exception, signals: Signals) -> int:
+    """Print why this rank ends early; return the exit status that says so."""
+    match error:
+        case Ended() | Interrupted():
+            if isinstance(error, Ended):
+                print(f"psdp: {error}", file=sys.stderr, flush=True)
+            return 128 + (signals.number or signal.SIGTERM)
+        case PsdpError():
+            print(f"psdp: rank {rank}: {error}", file=sys.stderr, flush=True)
+            return error.exit_code
+        case _:
+            text = f"psdp: rank {rank} failed:\n{''.join(traceback.format_exception(error))}"
+            print(text, file=sys.stderr, flush=True)
+            return 1
 
 
 def _run(
@@ -87,7 +93,7 @@ def _run(
         assert ready.reads is not None
         assert ready.backend is not None
         endpoint = world.endpoint(job.servers)
-        Worker(
+        worker = Worker(
             job,
             endpoint,
             ready.backend,
@@ -95,8 +101,23 @@ def _run(
             ready.reads.batches,
             ready.reads.validation,
             signalled=signals,
-        ).run()
+        )
+        with np.errstate(all="ignore"):  # a gradient with NaN or Inf is found and named by rank 0
+            _work(worker, world, signals)
     endpoint.close()
+
+
+def _work(worker: Worker, world: World, signals: Signals) -> None:
+    """Run a worker; if it fails, say why, and give rank 0 the time to save before all end."""
+    try:
+        worker.run()
+    except PeerLost:
+        raise
+    except Exception as error:
+        code = tell(world.rank, error, signals)
+        worker.say_goodbye(SIGNAL if isinstance(error, Interrupted) else ERROR)
+        time.sleep(LAST_SAVE_S + 1)
+        world.abort(code)
 
 
 def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from psdp.checkpoint import CheckpointStore
-from psdp.errors import NumericsError, PeerLost
+from psdp.errors import CheckpointError, NumericsError, PeerLost
 from psdp.job import Job
 from psdp.loops.commits import Commits, Committed
 from psdp.loops.server import TICK_S, Saved, Server
@@ -64,6 +64,14 @@ class Leader(Server):
     def grants(self) -> int | None:
         return max(0, self.job.pushes - sum(self.clocks.values()))
 
+    def run(self) -> None:
+        try:
+            super().run()
+        except CheckpointError:
+            # The disk refuses a checkpoint; it may still take the summary.
+            self.recorder.finish("error", self.policy.max_clock_gap)
+            raise
+
     def start(self) -> None:
         if self.evaluation_due() and self.best.evaluated != self.version:
             self._evaluate_now()
@@ -91,8 +99,11 @@ class Leader(Server):
                 self._commits.collect(version, file)
             case m.Goodbye():
                 self.recorder.totals(peer, message)
-                if message.signalled:
+                if message.why == m.SIGNAL:
                     self._end_by_signal(f"a signal to rank {peer}")
+                if message.why == m.ERROR:
+                    kept = self._end_early("error")
+                    raise PeerLost(f"rank {peer} failed (see its own message); {kept}")
                 super().on_message(peer, message)
             case _:
                 super().on_message(peer, message)

@@ -30,6 +30,10 @@ class Interrupted(Exception):
     """A signal asked this rank to end."""
 
 
+GOODBYE_S = 1.0
+"""How long a rank that fails tries to tell the servers so."""
+
+
 class Worker:
     """Computes what rank 0 orders until it says stop.
 
@@ -87,20 +91,16 @@ class Worker:
 
         Raises:
             PeerLost: a server is gone.
-            Interrupted: a signal asked this rank to end; rank 0 has been told.
+            Interrupted: a signal asked this rank to end.
         """
-        try:
-            order = self._pull(m.CURRENT)
-            while order.order != m.STOP:
-                if order.order == m.EVALUATE:
-                    self._evaluate(order)
-                    order = self._pull(m.CURRENT)
-                else:
-                    order = self._step(order.clock)
-        except Interrupted:
-            self._say_goodbye(signalled=True)
-            raise
-        self._say_goodbye(signalled=False)
+        order = self._pull(m.CURRENT)
+        while order.order != m.STOP:
+            if order.order == m.EVALUATE:
+                self._evaluate(order)
+                order = self._pull(m.CURRENT)
+            else:
+                order = self._step(order.clock)
+        self.say_goodbye(m.DONE)
 
     def _step(self, clock: int) -> m.Weights:
         """Compute gradient number ``clock`` and push it; return the answer."""
@@ -195,11 +195,19 @@ class Worker:
         clock = min(answer.clock for answer in answers.values())
         return replace(order, clock=clock)
 
-    def _say_goodbye(self, *, signalled: bool) -> None:
+    def say_goodbye(self, why: str) -> None:
+        """Tell every server that this worker computes no more; see :class:`messages.Goodbye`."""
         goodbye = m.Goodbye(
-            signalled, self._compute_s, self._wait_s, self._pushed_bytes, self._pulled_bytes
+            why, self._compute_s, self._wait_s, self._pushed_bytes, self._pulled_bytes
         )
-        self.endpoint.flush([self.endpoint.send(server, goodbye) for server in self.job.servers])
+        sendings = [self.endpoint.send(server, goodbye) for server in self.job.servers]
+        if why == m.DONE:
+            self.endpoint.flush(sendings)
+            return
+        # Other messages may be under way, and servers gone: try for a while, then go.
+        deadline = self._now() + GOODBYE_S
+        while not all(sending.done for sending in sendings) and self._now() < deadline:
+            self.endpoint.receive(timeout_s=0.01)
 
     def _landing(self, peer: int, message: m.Message) -> Array:
         if not isinstance(message, m.Weights) or peer not in self.job.servers:

@@ -18,6 +18,7 @@ CURRENT = -1
 """As a snapshot version: the weights as they are now."""
 
 TRAIN, EVALUATE, STOP = "train", "evaluate", "stop"
+DONE, SIGNAL, ERROR = "done", "signal", "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,9 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
-    """Worker to every server: it is done, or (``signalled``) was told by a signal to end."""
+    """Worker to every server: it computes no more. ``why``: done, signal or error."""
 
-    signalled: bool
+    why: str
     compute_s: float
     wait_s: float
     pushed_bytes: int
