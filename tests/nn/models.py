@@ -1,0 +1,105 @@
+"""Small models, and the same Transformer written a second time, in PyTorch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from psdp.backend import make_backend
+from psdp.config import ModelConfig
+from psdp.nn.transformer import Transformer, parameter_table
+from psdp.params import Array, ParamTable
+
+TINY = ModelConfig(n_layer=2, n_head=2, n_embd=12, block_size=8)
+VOCAB = 11
+
+
+@dataclass
+class Built:
+    """A model with its flat vectors and a batch."""
+
+    config: ModelConfig
+    table: ParamTable
+    weights: Array
+    gradient: Array
+    model: Transformer
+    tokens: Array
+    targets: Array
+
+    def gradients(self) -> dict[str, Array]:
+        return self.table.views(self.gradient)
+
+
+def build(
+    config: ModelConfig = TINY,
+    vocab: int = VOCAB,
+    batch: int = 3,
+    length: int | None = None,
+    dtype: str = "float64",
+    room: int | None = None,
+    **changes: Any,
+) -> Built:
+    """Return a model whose weights are all far from zero, so that no gradient is."""
+    config = replace(config, **changes)
+    table = parameter_table(config, vocab)
+    rng = np.random.default_rng(5)
+    weights = table.initial(1, dtype) + 0.15 * rng.standard_normal(table.size).astype(dtype)
+    gradient = np.zeros_like(weights)
+    model = Transformer(config, vocab, room or batch, make_backend("cpu", dtype), weights, gradient)
+    shape = (batch, config.block_size if length is None else length)
+    tokens, targets = rng.integers(0, vocab, (2, *shape))
+    return Built(config, table, weights, gradient, model, tokens, targets)
+
+
+def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
+    """Return (B, T, V) from named parameters, by the textbook formulas and PyTorch's own layers."""
+    import torch
+    from torch.nn import functional as F
+
+    batch, length = tokens.shape
+    width, heads = config.n_embd, config.n_head
+
+    def norm(name: str, x: Any) -> Any:
+        return F.layer_norm(x, (width,), p[f"{name}.gain"], p.get(f"{name}.bias"))
+
+    def linear(name: str, x: Any) -> Any:
+        return F.linear(x, p[f"{name}.weight"].T, p.get(f"{name}.bias"))
+
+    def turn(x: Any) -> Any:
+        # Rotary as a product of complex numbers: (first + i second) * exp(i angle).
+        half = x.shape[-1] // 2
+        rate = 10000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
+        angle = torch.arange(length, dtype=x.dtype)[:, None] * rate
+        turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(
+            torch.ones_like(angle), angle
+        )
+        return torch.cat([turned.real, turned.imag], dim=-1)
+
+    x = p["embedding.tokens"][tokens]
+    if config.position == "learned":
+        x = x + p["embedding.positions"][:length]
+    if config.position == "sinusoidal":
+        for t in range(length):
+            for c in range(width):
+                angle = t / 10000 ** ((c - c % 2) / width)
+                x[:, t, c] = x[:, t, c] + (math.cos(angle) if c % 2 else math.sin(angle))
+    for layer in range(config.n_layer):
+        name = f"block.{layer}"
+        q, k, v = (
+            part.reshape(batch, length, heads, -1).transpose(1, 2)
+            for part in linear(f"{name}.attention.qkv", norm(f"{name}.norm1", x)).chunk(3, dim=-1)
+        )
+        if config.position == "rotary":
+            q, k = turn(q), turn(k)
+        merged = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+        x = x + linear(f"{name}.attention.out", merged.reshape(batch, length, width))
+        hidden = linear(f"{name}.mlp.up", norm(f"{name}.norm2", x))
+        if config.activation == "gelu":
+            hidden = F.gelu(hidden, approximate="tanh")
+        else:
+            hidden = F.relu(hidden)
+        x = x + linear(f"{name}.mlp.down", hidden)
+    return norm("norm", x) @ p["embedding.tokens"].T

@@ -1,0 +1,80 @@
+"""The whole model equals PyTorch's: logits, losses and every gradient, for every option."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from models import Built, build, torch_logits
+
+torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
+
+# Largest difference allowed, relative to the largest element of the array compared.
+TOLERANCE = {"float64": 1e-11, "float32": 2e-5}
+
+
+def assert_close(got: np.ndarray, expected: np.ndarray, dtype: str, what: str) -> None:
+    error = np.abs(got - expected).max() / np.abs(expected).max()
+    assert error < TOLERANCE[dtype], f"{what}: relative error {error:.1e} in {dtype}"
+
+
+def assert_equals_torch(built: Built, dtype: str) -> None:
+    parameters = {
+        name: torch.from_numpy(view.copy()).requires_grad_()
+        for name, view in built.table.views(built.weights).items()
+    }
+    logits = torch_logits(built.config, parameters, torch.from_numpy(built.tokens))
+    losses = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), torch.from_numpy(built.targets), reduction="none"
+    )
+    losses.mean().backward()
+
+    assert_close(built.model.logits(built.tokens), logits.detach().numpy(), dtype, "logits")
+    got, correct = built.model.evaluate(built.tokens, built.targets)
+    assert_close(got, losses.detach().numpy(), dtype, "losses")
+    assert np.array_equal(correct, logits.argmax(-1).numpy() == built.targets)
+    loss = built.model.forward_backward(built.tokens, built.targets)
+    assert loss == pytest.approx(float(losses.detach().mean()), rel=TOLERANCE[dtype])
+    for name, gradient in built.gradients().items():
+        expected = parameters[name].grad.numpy()
+        assert np.abs(expected).max() > 0 or name.endswith("qkv.bias")
+        assert_close(gradient, expected, dtype, name)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary"])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_option(bias: bool, activation: str, position: str, dtype: str) -> None:
+    built = build(bias=bias, activation=activation, position=position, dtype=dtype)
+    assert_equals_torch(built, dtype)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"batch": 1},
+        {"batch": 1, "length": 1},
+        {"batch": 2, "length": 5, "room": 4},
+        {"n_head": 1},
+        {"n_head": 6, "n_layer": 1},
+        {"n_embd": 15, "n_head": 3, "block_size": 7, "vocab": 13, "batch": 5},
+    ],
+    ids=str,
+)
+def test_odd_and_partial_shapes(shape: dict[str, int]) -> None:
+    assert_equals_torch(build(**shape), "float64")
+
+
+@pytest.mark.parametrize("length", [150, 129, 64, 33])
+def test_sequences_longer_than_a_block_of_queries(length: int) -> None:
+    built = build(n_layer=1, block_size=150, batch=5, length=length, n_embd=24, position="rotary")
+    assert_equals_torch(built, "float64")
+
+
+def test_a_vocabulary_whose_logits_are_taken_in_several_chunks() -> None:
+    assert_equals_torch(build(n_layer=1, vocab=700, batch=21, block_size=10), "float64")
+
+
+def test_a_full_size_model_in_float32() -> None:
+    built = build(n_layer=2, n_head=4, n_embd=128, block_size=64, vocab=65, dtype="float32")
+    assert_equals_torch(built, "float32")

@@ -1,0 +1,67 @@
+"""Feeding a sequence piece by piece gives what the whole model gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from models import VOCAB, Built, build
+
+from psdp.backend import make_backend
+from psdp.errors import DataError
+from psdp.nn.decoder import Decoder
+
+
+def decoder_of(built: Built) -> Decoder:
+    backend = make_backend("cpu", str(built.weights.dtype))
+    return Decoder(built.config, VOCAB, backend, built.weights)
+
+
+@pytest.mark.parametrize("pieces", [[1] * 8, [8], [3, 1, 4], [1, 7]], ids=str)
+@pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_decoder_equals_the_model(bias: bool, position: str, pieces: list[int]) -> None:
+    built = build(bias=bias, position=position, batch=1, activation="relu" if bias else "gelu")
+    decoder, logits = decoder_of(built), built.model.logits(built.tokens)[0]
+    for piece in pieces:
+        got = decoder.feed(built.tokens[0, decoder.length : decoder.length + piece])
+        np.testing.assert_allclose(got, logits[decoder.length - 1], rtol=1e-11, atol=1e-12)
+    assert decoder.length == 8
+
+
+def test_decoder_equals_the_model_in_float32_over_many_positions() -> None:
+    built = build(block_size=100, batch=1, dtype="float32")
+    decoder, logits = decoder_of(built), built.model.logits(built.tokens)[0]
+    for t in range(100):
+        got = decoder.feed(built.tokens[0, t : t + 1])
+        np.testing.assert_allclose(got, logits[t], rtol=1e-4, atol=1e-4)
+
+
+def test_reset_forgets() -> None:
+    built = build(batch=1)
+    decoder = decoder_of(built)
+    first = decoder.feed(built.tokens[0, :5])
+    decoder.feed(built.tokens[0, 5:])
+    decoder.reset()
+    assert decoder.length == 0
+    assert np.array_equal(decoder.feed(built.tokens[0, :5]), first)
+
+
+def test_logits_stay_after_the_next_feed() -> None:
+    built = build(batch=1)
+    decoder = decoder_of(built)
+    first = decoder.feed(built.tokens[0, :5])
+    kept = first.copy()
+    decoder.feed(built.tokens[0, 5:])
+    assert np.array_equal(first, kept)
+
+
+def test_more_than_block_size_is_refused_and_changes_nothing() -> None:
+    built = build(batch=1)
+    decoder = decoder_of(built)
+    decoder.feed(built.tokens[0, :7])
+    with pytest.raises(DataError, match="8 positions, 7 of them taken, was fed 2 tokens"):
+        decoder.feed(np.array([1, 2]))
+    assert decoder.length == 7
+    with pytest.raises(DataError, match="fed 0 tokens"):
+        decoder.feed(np.array([], int))
+    decoder.feed(np.array([1]))
