@@ -21,17 +21,29 @@ TINY = (
 def write_corpus(path: Path, words: int = 4000) -> Path:
     """Write text that a tiny model can learn something of, UTF-8 beyond ASCII included."""
     rng = np.random.default_rng(7)
-    vocabulary = ["the ", "parameter ", "server ", "worker ", "pushes ", "梯度 ", "pulls ", "权重。\n"]
+    vocabulary = [
+        "the ",
+        "parameter ",
+        "server ",
+        "worker ",
+        "pushes ",
+        "梯度 ",
+        "pulls ",
+        "权重。\n",
+    ]
     path.write_text("".join(rng.choice(vocabulary, words)), encoding="utf-8")
     return path
 
 
 def train(
-    cwd: Path, ranks: int, *flags: str, module: str = "psdp.worker", timeout_s: float = 60
+    cwd: Path, ranks: int, *flags: str, code: str = "psdp.worker", timeout_s: float = 60
 ) -> CompletedProcess[str]:
-    """Run a job in ``cwd`` on its corpus.txt with the tiny settings; later flags win."""
+    """Run a job in ``cwd`` on its corpus.txt with the tiny settings; later flags win.
+
+    ``code`` is that of a module which ends in psdp.worker's main, with something in its way.
+    """
     settings = ("--corpus", "corpus.txt", *TINY)
-    return run_job(ranks, module, *settings, *flags, cwd=cwd, timeout_s=timeout_s)
+    return run_job(ranks, code, *settings, *flags, cwd=cwd, timeout_s=timeout_s)
 
 
 def summary(run: Path) -> dict[str, Any]:

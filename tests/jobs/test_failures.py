@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jobs import TINY, metrics, summary, train, weights, write_corpus
-from mpi import job_environment
+from mpi import ROOT
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(60)]
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 RANK = 'int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")))'
 
 
@@ -54,15 +56,15 @@ def test_wrong_input_is_told_once_and_nothing_is_written(
     before = sorted(folder.rglob("*"))
     job = train(folder, ranks, *flags.split())
     assert job.returncode != 0
-    assert job.stderr.count("psdp: ") == 1
-    assert message in job.stderr
+    assert job.stdout.count("psdp: ") == 1
+    assert message in job.stdout
     assert sorted(folder.rglob("*")) == before
 
 
 def test_one_rank_alone_is_told_the_right_command() -> None:
     job = subprocess.run(
         [sys.executable, "-m", "psdp.worker"], capture_output=True, text=True, timeout=30,
-        env=job_environment(), check=False,
+        env=ENVIRONMENT, check=False,
     )  # fmt: skip
     assert job.returncode == 2
     assert "mpirun -n 3 python -m psdp.worker" in job.stderr
@@ -73,41 +75,41 @@ def test_a_resume_says_which_setting_differs(folder: Path) -> None:
     before = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file()}
     other = train(folder, 3, "--resume", "run", "--n-embd", "16")
     assert other.returncode == 6
-    assert "--n-embd 16 differs from 32 of the run in run" in other.stderr
+    assert "--n-embd 16 differs from 32 of the run in run" in other.stdout
     more = train(folder, 4, "--resume", "run")
     assert more.returncode == 6
-    assert "of a run with 2 workers, this job has 3; start 3 ranks" in more.stderr
+    assert "of a run with 2 workers, this job has 3; start 3 ranks" in more.stdout
     shard = folder / "run" / "checkpoints" / "step-000020" / "shard-00-of-01.safetensors"
     damaged = bytearray(shard.read_bytes())
     damaged[-100] ^= 1
     shard.write_bytes(damaged)
     broken = train(folder, 3, "--resume", "run")
     assert broken.returncode == 6
-    assert f"{shard.relative_to(folder)} is damaged" in broken.stderr
+    assert f"{shard.relative_to(folder)} is damaged" in broken.stdout
     shard.write_bytes(before[shard])
     after = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file()}
     assert after == before
 
 
 def test_ranks_with_different_settings_end_all(folder: Path) -> None:
-    (folder / "uneven.py").write_text(
+    uneven = (
         "import os, sys\nfrom psdp.worker import main\n"
         f"sys.exit(main([*sys.argv[1:], '--lr', '0.5'] if {RANK} == 2 else None))\n"
     )
-    job = train(folder, 3, "--out", "run", module="uneven")
+    job = train(folder, 3, "--out", "run", code=uneven)
     assert job.returncode == 2
-    assert "rank 2 was started with --lr 0.5, rank 0 with 0.01" in job.stderr
+    assert "rank 2 was started with --lr 0.5, rank 0 with 0.01" in job.stdout
 
 
 def test_ranks_with_different_corpora_end_all(folder: Path) -> None:
     write_corpus(folder / "other.txt", words=3000)
-    (folder / "uneven.py").write_text(
+    uneven = (
         "import os, sys\nfrom psdp.worker import main\n"
         f"sys.exit(main([*sys.argv[1:], '--corpus', 'other.txt'] if {RANK} == 1 else None))\n"
     )
-    job = train(folder, 3, "--out", "run", module="uneven")
+    job = train(folder, 3, "--out", "run", code=uneven)
     assert job.returncode == 3
-    assert "rank 1 read a corpus with sha256" in job.stderr
+    assert "rank 1 read a corpus with sha256" in job.stdout
     assert not (folder / "run").exists()
 
 
@@ -128,11 +130,11 @@ sys.exit(main())
 
 
 def test_an_exception_in_one_worker_shows_its_traceback_and_loses_nothing(folder: Path) -> None:
-    (folder / "crash.py").write_text(CRASH.replace("ACTION", "raise ValueError('no such luck')"))
-    job = train(folder, 3, "--out", "run", module="crash")
+    crash = CRASH.replace("ACTION", "raise ValueError('no such luck')")
+    job = train(folder, 3, "--out", "run", code=crash)
     assert job.returncode != 0
-    assert "psdp: rank 2 failed:\nTraceback" in job.stderr
-    assert "ValueError: no such luck" in job.stderr
+    assert "psdp: rank 2 failed:\nTraceback" in job.stdout
+    assert "ValueError: no such luck" in job.stdout
     assert summary(folder / "run")["stopped_by"] == "error"
     assert train(folder, 3, "--resume", "run").returncode == 0
     assert train(folder, 3, "--out", "whole").returncode == 0
@@ -141,14 +143,14 @@ def test_an_exception_in_one_worker_shows_its_traceback_and_loses_nothing(folder
 
 
 def test_a_killed_worker_ends_the_job(folder: Path) -> None:
-    (folder / "crash.py").write_text(CRASH.replace("ACTION", "os.kill(os.getpid(), 9)"))
-    job = train(folder, 3, "--out", "run", module="crash")
+    crash = CRASH.replace("ACTION", "os.kill(os.getpid(), 9)")
+    job = train(folder, 3, "--out", "run", code=crash)
     assert job.returncode != 0
 
 
 @pytest.mark.parametrize("servers", [1, 2])
 def test_a_gradient_with_nan_names_rank_and_step_and_saves(folder: Path, servers: int) -> None:
-    (folder / "poison.py").write_text(
+    poison = (
         "import os, sys\n"
         "from psdp.nn.transformer import Transformer\n"
         "from psdp.worker import main\n"
@@ -162,15 +164,15 @@ def test_a_gradient_with_nan_names_rank_and_step_and_saves(folder: Path, servers
         "Transformer.forward_backward = forward_backward\n"
         "sys.exit(main())\n"
     )
-    job = train(folder, servers + 2, "--servers", str(servers), "--out", "run", module="poison")
+    job = train(folder, servers + 2, "--servers", str(servers), "--out", "run", code=poison)
     assert job.returncode == 7
-    assert f"rank {servers + 1} sent a gradient with NaN or Inf at step 5" in job.stderr
+    assert f"rank {servers + 1} sent a gradient with NaN or Inf at step 5" in job.stdout
     assert summary(folder / "run")["stopped_by"] == "non-finite gradient"
     assert np.isfinite(weights(folder / "run" / "checkpoints" / "step-000004")).all()
 
 
 def test_a_full_disk_ends_the_job_and_leaves_earlier_checkpoints(folder: Path) -> None:
-    (folder / "full.py").write_text(
+    full = (
         "import resource, sys\n"
         "from psdp.checkpoint import CheckpointStore\n"
         "from psdp.worker import main\n"
@@ -182,9 +184,9 @@ def test_a_full_disk_ends_the_job_and_leaves_earlier_checkpoints(folder: Path) -
         "CheckpointStore.write_shard = write_shard\n"
         "sys.exit(main())\n"
     )
-    job = train(folder, 3, "--checkpoint-every", "5", "--out", "run", module="full")
+    job = train(folder, 3, "--checkpoint-every", "5", "--out", "run", code=full)
     assert job.returncode == 6
-    assert "could not write run/checkpoints/.tmp-step-000010" in job.stderr
+    assert "could not write run/checkpoints/.tmp-step-000010" in job.stdout
     kept = sorted(path.name for path in (folder / "run" / "checkpoints").glob("*step*"))
     assert "step-000005" in kept
     assert not any("000010" in name for name in kept)
@@ -202,7 +204,7 @@ def test_a_signal_to_the_launcher_ends_the_job_with_a_summary(
     with (folder / "log").open("w") as log:
         job = subprocess.Popen(
             command, cwd=folder, stdout=log, stderr=log, start_new_session=True,
-            env=job_environment(),
+            env=ENVIRONMENT,
         )  # fmt: skip
     try:
         deadline = time.monotonic() + 30
@@ -215,10 +217,8 @@ def test_a_signal_to_the_launcher_ends_the_job_with_a_summary(
         while time.monotonic() < deadline and not (folder / "run" / "summary.json").exists():
             time.sleep(0.1)
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     result = summary(folder / "run")
     assert result["stopped_by"] == "signal"
     assert result["tokens"] > 0

@@ -30,7 +30,7 @@ def test_a_job_learns_and_records_what_it_did(
         folder, ranks, "--mode", mode, "--servers", str(servers), *staleness,
         "--eval-every", "10", "--checkpoint-every", "10", "--out", "run",
     )  # fmt: skip
-    assert job.returncode == 0, job.stderr
+    assert job.returncode == 0, job.stdout
     run, workers = folder / "run", ranks - servers
     result = summary(run)
     updates = 20 if mode == "sync" else 20 * workers
@@ -68,7 +68,7 @@ def test_a_job_learns_and_records_what_it_did(
 def test_the_same_command_twice_gives_the_same_weights(folder: Path) -> None:
     for run in ("one", "two"):
         job = train(folder, 4, "--dropout", "0.1", "--out", run)
-        assert job.returncode == 0, job.stderr
+        assert job.returncode == 0, job.stdout
     first = summary(folder / "one")["weights_sha256"]
     assert len(first) == 64
     assert summary(folder / "two")["weights_sha256"] == first
@@ -79,7 +79,7 @@ def test_workers_with_small_batches_equal_one_worker_with_a_large_one(folder: Pa
         job = train(
             folder, ranks, "--dtype", "float64", "--batch-size", batch, "--out", f"of{ranks}"
         )
-        assert job.returncode == 0, job.stderr
+        assert job.returncode == 0, job.stdout
     several, one = weights(folder / "of4"), weights(folder / "of2")
     assert several.dtype == np.float64
     assert np.abs(several - one).max() < 1e-9
@@ -91,7 +91,7 @@ def test_two_servers_equal_one_to_rounding(folder: Path) -> None:
             folder, servers + 2, "--dtype", "float64", "--servers", str(servers),
             "--grad-clip", "0.05", "--out", f"k{servers}",
         )  # fmt: skip
-        assert job.returncode == 0, job.stderr
+        assert job.returncode == 0, job.stdout
     assert np.abs(weights(folder / "k1") - weights(folder / "k2")).max() < 1e-9
 
 
@@ -101,14 +101,14 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 ) -> None:
     flags = ("--servers", str(servers), "--checkpoint-every", "5", "--keep-checkpoints", "0")
     whole = train(folder, servers + 2, *flags, "--dropout", "0.1", "--out", "whole")
-    assert whole.returncode == 0, whole.stderr
+    assert whole.returncode == 0, whole.stdout
     for step in (5, 15):
         checkpoint = f"whole/checkpoints/step-{step:06d}"
         rest = train(
             folder, servers + 2, *flags, "--dropout", "0.1",
             "--resume", checkpoint, "--out", f"from{step}",
         )  # fmt: skip
-        assert rest.returncode == 0, rest.stderr
+        assert rest.returncode == 0, rest.stdout
         again = summary(folder / f"from{step}")["weights_sha256"]
         assert again == summary(folder / "whole")["weights_sha256"]
 
@@ -117,10 +117,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 def test_a_resumed_job_computes_each_gradient_of_the_budget_once(folder: Path, mode: str) -> None:
     flags = ("--mode", mode, "--servers", "2", "--checkpoint-every", "5", "--keep-checkpoints", "0")
     assert train(folder, 4, *flags, "--out", "whole").returncode == 0
-    rest = train(
-        folder, 4, *flags, "--resume", "whole/checkpoints/step-000010", "--out", "rest"
-    )
-    assert rest.returncode == 0, rest.stderr
+    rest = train(folder, 4, *flags, "--resume", "whole/checkpoints/step-000010", "--out", "rest")
+    assert rest.returncode == 0, rest.stdout
     result = summary(folder / "rest")
     assert result["tokens"] == 20 * 2 * 2 * 16
     assert sum(metrics(folder / "rest", "train")[-1]["clocks"].values()) == 40
@@ -129,7 +127,7 @@ def test_a_resumed_job_computes_each_gradient_of_the_budget_once(folder: Path, m
 def test_settings_come_from_a_file_and_flags_win(folder: Path) -> None:
     (folder / "settings.toml").write_text('mode = "async"\n[model]\nn-embd = 16\n')
     job = train(folder, 2, "--config", "settings.toml", "--n-embd", "8", "--out", "run")
-    assert job.returncode == 0, job.stderr
+    assert job.returncode == 0, job.stdout
     settings = json.loads((folder / "run" / "config.json").read_text())["settings"]
     assert (settings["mode"], settings["n_embd"]) == ("async", 8)
 
@@ -139,14 +137,14 @@ def test_early_stopping_ends_the_run_before_its_budget(folder: Path) -> None:
         folder, 3, "--max-steps", "400", "--lr", "0", "--min-lr", "0", "--eval-every", "2",
         "--early-stop-patience", "3", "--out", "run",
     )  # fmt: skip
-    assert job.returncode == 0, job.stderr
+    assert job.returncode == 0, job.stdout
     result = summary(folder / "run")
     assert result["stopped_by"] == "early_stop"
     assert result["steps"] < 20
 
 
 def test_no_rank_pickles_anything(folder: Path) -> None:
-    (folder / "without_pickle.py").write_text(
+    without_pickle = (
         "import pickle, sys\n"
         "def refuse(*args, **kwargs):\n"
         "    raise RuntimeError('pickled')\n"
@@ -154,14 +152,14 @@ def test_no_rank_pickles_anything(folder: Path) -> None:
         "from psdp.worker import main\n"
         "sys.exit(main())\n"
     )
-    job = train(folder, 4, "--servers", "2", "--out", "run", module="without_pickle")
-    assert job.returncode == 0, job.stderr
+    job = train(folder, 4, "--servers", "2", "--out", "run", code=without_pickle)
+    assert job.returncode == 0, job.stdout
     assert summary(folder / "run")["stopped_by"] == "budget"
 
 
 def test_quiet_prints_nothing(folder: Path) -> None:
     job = train(folder, 3, "--quiet", "--out", "run")
-    assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
+    assert (job.returncode, job.stdout) == (0, "")
 
 
 def test_a_pipe_gets_plain_lines(folder: Path) -> None:

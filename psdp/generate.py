@@ -1,0 +1,184 @@
+"""``python -m psdp.generate --checkpoint runs/mine``: let a trained model go on with a text.
+
+One process and no MPI. On stdout there is the prompt, what the model makes of it as it is sampled,
+and a newline at the end; nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from psdp.errors import ConfigError, DataError, PsdpError
+from psdp.generation import Sampling, choose_checkpoint, continuation, load_model
+from psdp.threads import limit_blas, own_cores
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    checkpoint: Path
+    best: bool
+    prompt: str
+    tokens: int
+    sampling: Sampling
+    seed: int | None
+    device: str
+    threads: int
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the text to stdout; return the exit status."""
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+        limit_blas(options.threads or len(own_cores()))
+        prompt = read_stdin() if options.prompt == "-" else options.prompt
+        folder = choose_checkpoint(options.checkpoint, best=options.best)
+        tokenizer, decoder = load_model(folder, options.device)
+        rng = np.random.default_rng(options.seed)
+        pieces = continuation(tokenizer, decoder, prompt, options.tokens, options.sampling, rng)
+        return write(chain(pieces, ["\n"]))
+    except PsdpError as error:
+        print(f"psdp: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """Return what the command line asks for.
+
+    Raises:
+        ConfigError: a flag is unknown, missing or out of range.
+        SystemExit: ``--help``.
+    """
+    given = vars(build_parser().parse_args(argv))
+    sampling = Sampling(*(given.pop(name) for name in ("temperature", "top_k", "top_p")))
+    for name in ("tokens", "seed", "threads"):
+        if given[name] is not None and given[name] < 0:
+            raise ConfigError(f"--{name} must be at least 0, got {given[name]}")
+    return Options(sampling=sampling, **given)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see python -m psdp.generate --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``python -m psdp.generate``."""
+    parser = _Parser(
+        prog="python -m psdp.generate",
+        description="Let a trained model go on with a text. Needs no MPI. The model sees at most "
+        "its block size: of a longer prompt the end, and whenever that many tokens are full, it "
+        "forgets the older half.",
+        epilog="example: python -m psdp.generate --checkpoint runs/mine --prompt 'def ' "
+        "--tokens 200 --temperature 0.8 --top-k 40",
+        allow_abbrev=False,
+    )
+
+    def add(flag: str, text: str, **argument: Any) -> None:
+        parser.add_argument(flag, help=text, **argument)
+
+    add(
+        "--checkpoint",
+        "run folder, of which the latest checkpoint is taken, or folder of a checkpoint",
+        type=Path,
+        required=True,
+        metavar="DIR",
+    )
+    add(
+        "--best",
+        "take the checkpoint of the run folder that has the lowest validation loss",
+        action="store_true",
+    )
+    add(
+        "--prompt",
+        "text to go on with, or - to read it from stdin (default none: the model starts after a "
+        "newline, or after token 0 where its vocabulary has no newline)",
+        default="",
+        metavar="TEXT",
+    )
+    add("--tokens", "tokens to add (default %(default)s)", type=int, default=200, metavar="N")
+    add(
+        "--temperature",
+        "randomness: 1 is the model's own, 0 takes the likeliest token always (default "
+        "%(default)s)",
+        type=float,
+        default=0.8,
+        metavar="X",
+    )
+    add(
+        "--top-k",
+        "choose among the N likeliest tokens only (default 0: all)",
+        type=int,
+        default=0,
+        metavar="N",
+    )
+    add(
+        "--top-p",
+        "of these, the fewest likeliest whose probabilities add up to X (default 1: all)",
+        type=float,
+        default=1.0,
+        metavar="X",
+    )
+    add(
+        "--seed",
+        "the same seed gives the same text (default: another text every time)",
+        type=int,
+        metavar="N",
+    )
+    add("--device", "where to compute (default cpu)", choices=("cpu", "gpu"), default="cpu")
+    add("--threads", "BLAS threads (default 0: all cores)", type=int, default=0, metavar="N")
+    return parser
+
+
+def read_stdin() -> str:
+    """Return the prompt that stdin holds, to its end.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    if sys.stdin is None:
+        raise DataError("--prompt - reads stdin, which is closed")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except OSError as error:
+        raise DataError(f"--prompt -: stdin cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"--prompt -: stdin is not UTF-8: byte 0x{error.object[error.start]:02x} at offset "
+            f"{error.start} ({error.reason}); convert it (iconv -t UTF-8)"
+        ) from None
+
+
+def write(pieces: Iterator[str]) -> int:
+    """Write each piece to stdout at once; return the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal need not know every character
+    for piece in pieces:
+        try:
+            print(piece, end="", flush=True)
+        except OSError as error:
+            # What stdout still holds must not be tried again, loudly, at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):  # the reader has had enough
+                return 128 + signal.SIGPIPE
+            print(f"psdp: stdout cannot be written: {error.strerror}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The tokenizer and the model of a checkpoint, rebuilt from what the checkpoint says of its job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from psdp.backend import make_backend
+from psdp.checkpoint import CheckpointStore, Manifest, find_checkpoint, read_manifest, read_weights
+from psdp.checkpoint.layout import CHECKPOINTS, MANIFEST, step_name
+from psdp.config import Config
+from psdp.data.tokenizer import Tokenizer, tokenizer_from_json
+from psdp.errors import CheckpointError, ConfigError, DataError
+from psdp.nn.decoder import Decoder
+from psdp.nn.transformer import parameter_table
+
+
+def choose_checkpoint(path: Path, *, best: bool) -> Path:
+    """Return the folder of a checkpoint: ``path`` itself, or of the run folder ``path`` the latest
+    one or the best.
+
+    Raises:
+        ConfigError: the best is asked for, and ``path`` is one checkpoint.
+        CheckpointError: there is no such checkpoint.
+    """
+    if not best:
+        return find_checkpoint(path)
+    if (path / MANIFEST).is_file():
+        raise ConfigError(
+            f"--best chooses among the checkpoints of a run, but {path} is one checkpoint; give "
+            "the run folder, or drop --best"
+        )
+    step = CheckpointStore(path, keep=0).best()
+    if step is None:
+        find_checkpoint(path)  # which says it better if there is no checkpoint at all
+        raise CheckpointError(
+            f"{path} has no best checkpoint: no evaluation of that run was completed; drop --best "
+            "to take the latest one"
+        )
+    return find_checkpoint(path / CHECKPOINTS / step_name(step))
+
+
+def load_model(folder: Path, device: str) -> tuple[Tokenizer, Decoder]:
+    """Return the tokenizer and the model of the checkpoint in ``folder``, verified.
+
+    Raises:
+        CheckpointError: it is damaged, or not what a run of this version of psdp writes.
+        ConfigError: the device is missing.
+    """
+    manifest = read_manifest(folder)
+    config, tokenizer = _identity(manifest)
+    weights = read_weights(manifest)
+    table = parameter_table(config.model, tokenizer.vocab_size)
+    if not table.same_layout(manifest.state["layout"]) or weights.size != table.size:
+        raise CheckpointError(f"{folder} holds other parameters than this version of psdp makes")
+    backend = make_backend(device, str(weights.dtype))
+    on_device = backend.empty(table.size)
+    backend.to_device(weights, on_device)
+    return tokenizer, Decoder(config.model, tokenizer.vocab_size, backend, on_device)
+
+
+def _identity(manifest: Manifest) -> tuple[Config, Tokenizer]:
+    state = manifest.state
+    missing = {"settings", "tokenizer", "layout"} - state.keys()
+    if missing:
+        raise CheckpointError(
+            f"{manifest.folder} does not say its {', '.join(sorted(missing))}; was it written by "
+            "a psdp run?"
+        )
+    try:
+        return Config.from_flat(state["settings"]), tokenizer_from_json(state["tokenizer"])
+    except (ConfigError, DataError) as error:
+        raise CheckpointError(
+            f"{manifest.folder} was written by another version of psdp: {error}"
+        ) from error

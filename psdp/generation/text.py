@@ -1,0 +1,81 @@
+"""A text that grows token by token, and the window of it that the model sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from psdp.data.tokenizer import Tokenizer
+from psdp.errors import DataError
+from psdp.generation.sampling import Sampling
+from psdp.nn.decoder import Decoder
+from psdp.params import Array
+
+
+class Context:
+    """A text of any length for a model that sees at most ``block_size`` tokens of it.
+
+    The window grows until it is full; the token after that moves it: the last block_size // 2
+    tokens (at least 1), the new one among them, begin the next window. Keys and values depend on
+    the position, so they are computed again then: every block_size / 2 tokens cost that many
+    positions more, which is one more a token. Sliding by one would cost block_size a token.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._window: list[int] = []
+
+    def feed(self, tokens: Sequence[int]) -> Array:
+        """Append ``tokens``, at least one; return the logits (V,) of the next, a NumPy array.
+
+        Of many tokens at once, as in a prompt, the last block_size are seen.
+        """
+        decoder, size = self._decoder, self._decoder.block_size
+        new = list(tokens)
+        if decoder.length + len(new) > size:
+            keep = size if len(new) > 1 else max(1, size // 2)
+            new = [*self._window, *new][-keep:]
+            self._window.clear()
+            decoder.reset()
+        self._window += new
+        logits = decoder.feed(np.array(new))
+        on_host: Array = np.empty(logits.shape, decoder.backend.dtype)
+        decoder.backend.to_host(logits, on_host)
+        return on_host
+
+
+def continuation(
+    tokenizer: Tokenizer,
+    decoder: Decoder,
+    prompt: str,
+    tokens: int,
+    sampling: Sampling,
+    rng: np.random.Generator,
+) -> Iterator[str]:
+    """Yield the prompt and then, piece by piece, ``tokens`` tokens more; characters stay whole.
+
+    An empty prompt stands for a newline, or for token 0 where the vocabulary has no newline; that
+    token is not part of the text.
+
+    Raises:
+        DataError: a character of the prompt is not in the vocabulary.
+        NumericsError: the model's logits are not finite.
+    """
+    ids = tokenizer.encode(prompt).tolist()
+    context, stream = Context(decoder), tokenizer.stream()
+    yield stream.feed(ids)
+    new = ids or [_beginning(tokenizer)]
+    for _ in range(tokens):
+        token = sampling.choose(context.feed(new), rng)
+        yield stream.feed([token])
+        new = [token]
+    yield stream.finish()
+
+
+def _beginning(tokenizer: Tokenizer) -> int:
+    try:
+        newline = tokenizer.encode("\n").tolist()
+    except DataError:
+        newline = []
+    return int(newline[0]) if newline else 0

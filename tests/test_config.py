@@ -1,0 +1,176 @@
+"""Settings: every bound is kept, every contradiction is named, and what is left out is filled."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+
+from psdp.config import Config, base_type, flag_of, settings
+from psdp.errors import ConfigError
+
+FIELDS = {field.name: field for _, field in settings()}
+NUMBERS = [name for name, field in FIELDS.items() if base_type(field) in ("int", "float")]
+CHOICES = [name for name, field in FIELDS.items() if field.metadata["choices"]]
+
+# What else has to be set for the least and the largest value of a setting to be allowed.
+COMPANIONS: dict[str, dict[str, Any]] = {
+    "staleness": {"mode": "ssp"},
+    "n_embd": {"n_head": 1},
+    "lr": {"min_lr": 0.0},
+}
+
+
+def resolved(**values: Any) -> Config:
+    return Config.from_flat(values).resolved()
+
+
+def refusal(**values: Any) -> str:
+    with pytest.raises(ConfigError) as refused:
+        resolved(**values)
+    return str(refused.value)
+
+
+def test_the_defaults_are_a_run() -> None:
+    config = Config().resolved()
+    assert (config.run.mode, config.run.servers, config.data.corpus) == ("sync", 1, ("stdlib",))
+    assert config.resolved() == config, "resolving again changes nothing"
+
+
+def test_names_of_settings_are_unique_over_all_groups() -> None:
+    names = [field.name for _, field in settings()]
+    assert len(names) == len(set(names))
+
+
+def test_a_setting_cannot_be_changed_after_it_was_checked() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Config().run.max_steps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_least_value_and_keeps_it(name: str) -> None:
+    low = FIELDS[name].metadata["low"]
+    assert low is not None, "a number without a bound lets negative sizes through"
+    least = float(low) if base_type(FIELDS[name]) == "float" else low
+    others = COMPANIONS.get(name, {})
+    assert resolved(**{name: least}, **others)
+    assert refusal(**{name: least - 1}, **others).startswith(
+        f"{flag_of(name)} must be at least {low}, got {least - 1}"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NUMBERS if FIELDS[name].metadata["below"] is not None]
+)
+def test_a_fraction_stays_below_its_limit(name: str) -> None:
+    below = FIELDS[name].metadata["below"]
+    assert resolved(**{name: below - 1e-9})
+    assert refusal(**{name: float(below)}) == f"{flag_of(name)} must be below {below}, got 1.0"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", [n for n in NUMBERS if base_type(FIELDS[n]) == "float"])
+def test_no_number_is_nan_or_infinite(name: str, value: float) -> None:
+    assert refusal(**{name: value}).startswith(flag_of(name))
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_is_one_of_those_that_are_listed(name: str) -> None:
+    for choice in FIELDS[name].metadata["choices"]:
+        assert getattr(group_of(resolved(**{name: choice}), name), name) == choice
+    message = refusal(**{name: "perhaps"})
+    assert message.startswith(f"{flag_of(name)} expects one of ")
+    assert message.endswith("got 'perhaps'")
+
+
+def group_of(config: Config, name: str) -> Any:
+    return getattr(config, next(group for group, field in settings() if field.name == name))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n_embd": 30, "n_head": 4}, "--n-embd 30 is not divisible by --n-head 4"),
+        (
+            {"n_embd": 12, "n_head": 4, "position": "rotary"},
+            "--position rotary .* an even head size, got --n-embd 12 / --n-head 4 = 3",
+        ),
+        ({"staleness": 2}, "--staleness 2 has a meaning with --mode ssp only, got --mode sync"),
+        ({"staleness": 0, "mode": "async"}, "--staleness 0 .* got --mode async"),
+        ({"min_lr": 0.1, "lr": 0.01}, "--min-lr 0.1 is above --lr 0.01"),
+        ({"early_stop_patience": 2, "eval_every": 0}, "--early-stop-patience 2 .* --eval-every 0"),
+        (
+            {"early_stop_patience": 2, "val_fraction": 0.0},
+            "--early-stop-patience 2 .* --val-fraction 0.0",
+        ),
+        ({"corpus": ["stdlib", "a.txt"]}, "--corpus takes 'stdlib' alone or paths, not both"),
+    ],
+)
+def test_a_contradiction_names_both_sides(values: dict[str, Any], message: str) -> None:
+    assert re.search(message, refusal(**values))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("n_layer", 2.0, "int"),
+        ("n_layer", "2", "int"),
+        ("n_layer", True, "int"),
+        ("n_layer", None, "int"),
+        ("lr", "1e-3", "float"),
+        ("lr", False, "float"),
+        ("bias", 1, "bool"),
+        ("bias", "yes", "bool"),
+        ("mode", 3, "str"),
+        ("mode", ["sync"], "str"),
+        ("out", 3, "str"),
+        ("corpus", "a.txt", "a list of paths"),
+        ("corpus", [], "a list of paths"),
+        ("corpus", ["a.txt", 3], "a list of paths"),
+        ("vocab_size", 256.0, "int"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Config.from_flat({name: value})
+    assert str(refused.value) == f"{flag_of(name)} expects {expected}, got {value!r}"
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"unknown setting 'layers'; see .* --help"):
+        Config.from_flat({"layers": 3})
+
+
+def test_an_integer_is_a_number_too_and_none_where_it_means_by_default() -> None:
+    config = resolved(lr=1, weight_decay=0, vocab_size=None, out=None)
+    assert (config.optim.lr, config.optim.min_lr) == (1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "expected"),
+    [
+        ({"lr": 0.5}, "min_lr", 0.05),
+        ({"lr": 0.5, "min_lr": 0.5}, "min_lr", 0.5),
+        ({"max_steps": 1000}, "warmup_steps", 50),
+        ({"max_steps": 100_000}, "warmup_steps", 100),
+        ({"max_steps": 1}, "warmup_steps", 0),
+        ({"warmup_steps": 7}, "warmup_steps", 7),
+        ({"mode": "ssp"}, "staleness", 4),
+        ({"mode": "ssp", "staleness": 0}, "staleness", 0),
+        ({"mode": "async"}, "staleness", None),
+    ],
+)
+def test_what_depends_on_other_settings_is_filled(
+    given: dict[str, Any], name: str, expected: Any
+) -> None:
+    got = getattr(group_of(resolved(**given), name), name)
+    assert got == (pytest.approx(expected) if isinstance(expected, float) else expected)
+
+
+def test_settings_survive_json() -> None:
+    config = resolved(mode="ssp", corpus=["a", "b"], lr=0.1, bias=False, out="runs/x")
+    assert Config.from_flat(json.loads(json.dumps(config.flat()))) == config
+    assert list(config.flat()) == list(FIELDS), "in the order of --help"

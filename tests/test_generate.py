@@ -1,0 +1,483 @@
+"""Generation: the cache changes nothing, characters stay whole, and stdout is the text alone."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from psdp.backend import make_backend
+from psdp.checkpoint import CheckpointStore, read_manifest
+from psdp.config import Config, ModelConfig
+from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer, Tokenizer
+from psdp.generate import main, parse
+from psdp.generation import Context, Sampling, continuation, load_model
+from psdp.nn.decoder import Decoder
+from psdp.nn.transformer import Transformer, parameter_table
+from psdp.params import Array
+
+TINY = ModelConfig(n_layer=2, n_head=2, n_embd=12, block_size=8)
+GREEDY = Sampling(0, 0, 1)
+CHINESE = "参数服务器，天地玄黃"
+
+
+def weights_of(config: ModelConfig, vocab_size: int, dtype: str = "float64") -> Array:
+    """Return weights large enough that the likeliest token changes from step to step."""
+    table = parameter_table(config, vocab_size)
+    noise = np.random.default_rng(3).standard_normal(table.size)
+    return table.initial(1, dtype) + 0.3 * noise.astype(dtype)
+
+
+def decoder_of(config: ModelConfig, vocab_size: int) -> Decoder:
+    weights = weights_of(config, vocab_size)
+    return Decoder(config, vocab_size, make_backend("cpu", "float64"), weights)
+
+
+class Scripted:
+    """Chooses what it was told to, whatever the logits."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self._tokens = iter(tokens)
+
+    def choose(self, logits: Array, rng: np.random.Generator) -> int:
+        return next(self._tokens)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+# The model and its window
+
+
+def begin_of_window(prompt: int, length: int, size: int) -> int:
+    """Return where the window begins when a text of ``prompt`` tokens has grown to ``length``.
+
+    It begins at the prompt's last block_size tokens. Whenever it would hold more than block_size,
+    it begins anew at the last block_size // 2.
+    """
+    begin = max(0, prompt - size)
+    for end in range(prompt, length + 1):
+        if end - begin > size:
+            begin = end - max(1, size // 2)
+    return begin
+
+
+def logits_from_scratch(
+    config: ModelConfig, vocab_size: int, prompt: int, text: list[int]
+) -> Array:
+    """Return the logits (V,) after ``text`` from the whole model on its window, without a cache."""
+    weights = weights_of(config, vocab_size)
+    model = Transformer(config, vocab_size, 1, make_backend("cpu", "float64"), weights, None)
+    window = text[begin_of_window(prompt, len(text), config.block_size) :]
+    logits: Array = model.logits(np.array([window]))[0, -1]
+    return logits
+
+
+def greedy_from_scratch(
+    config: ModelConfig, vocab_size: int, prompt: list[int], count: int
+) -> list[int]:
+    text = list(prompt)
+    for _ in range(count):
+        text.append(int(logits_from_scratch(config, vocab_size, len(prompt), text).argmax()))
+    return text[len(prompt) :]
+
+
+@pytest.mark.parametrize("prompt", [1, 5, 8, 9, 30])
+@pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary"])
+def test_logits_are_the_whole_models_far_beyond_its_window(position: str, prompt: int) -> None:
+    config = replace(TINY, position=position)
+    text = np.random.default_rng(prompt).integers(0, 50, prompt + 30).tolist()
+    context, new = Context(decoder_of(config, 50)), text[:prompt]
+    for end in range(prompt, len(text)):
+        expected = logits_from_scratch(config, 50, prompt, text[:end])
+        np.testing.assert_allclose(context.feed(new), expected, rtol=1e-9, atol=1e-9)  # float64
+        new = text[end : end + 1]
+
+
+@pytest.mark.parametrize("prompt", [1, 8, 20])
+@pytest.mark.parametrize("block_size", [1, 2, 3, 8])
+def test_greedy_text_is_the_argmax_of_the_whole_model(block_size: int, prompt: int) -> None:
+    config, tokenizer = replace(TINY, block_size=block_size), IdTokenizer(50)
+    ids = list(range(prompt))
+    pieces = continuation(
+        tokenizer, decoder_of(config, 50), tokenizer.decode(ids), 30, GREEDY, rng()
+    )
+    expected = tokenizer.decode(ids + greedy_from_scratch(config, 50, ids, 30))
+    assert "".join(pieces) == expected
+
+
+def test_a_token_costs_two_positions_on_average_however_long_the_text() -> None:
+    decoder = decoder_of(replace(TINY, block_size=32), 50)
+    fed: list[int] = []
+    feed = decoder.feed
+    decoder.feed = lambda tokens: (fed.append(len(tokens)), feed(tokens))[1]  # type: ignore
+    context = Context(decoder)
+    for _ in range(1000):
+        context.feed([1])
+    assert sum(fed) <= 2 * 1000
+    assert max(fed) == 16
+
+
+# The text
+
+
+def pieces_of(
+    tokenizer: Tokenizer, prompt: str, tokens: list[int], config: ModelConfig = TINY
+) -> list[str]:
+    decoder = decoder_of(config, tokenizer.vocab_size)
+    script: Any = Scripted(tokens)
+    return list(continuation(tokenizer, decoder, prompt, len(tokens), script, rng()))
+
+
+def test_a_character_of_several_bytes_appears_whole_with_its_last_byte() -> None:
+    pieces = pieces_of(ByteTokenizer(), "天", list(CHINESE.encode()))
+    assert pieces == ["天", *(piece for char in CHINESE for piece in ("", "", char)), ""]
+
+
+def test_half_a_character_at_the_end_is_shown_as_a_replacement() -> None:
+    assert "".join(pieces_of(ByteTokenizer(), "", list("数".encode()[:2]))) == "\ufffd"
+
+
+def test_ids_are_separated_by_blanks_from_the_prompt_on() -> None:
+    assert "".join(pieces_of(IdTokenizer(100), "1  2", [3, 40])) == "1 2 3 40"
+
+
+def test_nothing_is_computed_for_no_tokens() -> None:
+    assert pieces_of(ByteTokenizer(), "def ", []) == ["def ", ""]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "first"),
+    [
+        (ByteTokenizer(), ord("\n")),
+        (CharTokenizer("\t\nab"), 1),
+        (CharTokenizer("ab"), 0),
+        (IdTokenizer(20), 0),
+    ],
+    ids=["byte", "char", "char without newline", "ids"],
+)
+def test_an_empty_prompt_is_a_newline_that_is_not_printed(tokenizer: Tokenizer, first: int) -> None:
+    decoder = decoder_of(TINY, tokenizer.vocab_size)
+    got = list(continuation(tokenizer, decoder, "", 20, GREEDY, rng()))
+    ids = greedy_from_scratch(TINY, tokenizer.vocab_size, [first], 20)
+    assert "".join(got) == tokenizer.decode(ids)
+
+
+# The program
+
+
+def save(
+    run: Path, tokenizer: Tokenizer, step: int = 10, changes: Mapping[str, Any] | None = None
+) -> CheckpointStore:
+    """Write a checkpoint of a tiny model as a run with two servers would; return its store."""
+    table = parameter_table(TINY, tokenizer.vocab_size)
+    weights = weights_of(TINY, tokenizer.vocab_size, "float32")
+    store = CheckpointStore(run, keep=0)
+    files = [
+        store.write_shard(step, k, 2, {"weights": weights[part.start : part.stop] * step})
+        for k, part in enumerate(table.shards(2))
+    ]
+    identity = {
+        "settings": Config(model=TINY).resolved().flat(),
+        "tokenizer": tokenizer.to_json(),
+        "layout": table.index(),
+    }
+    store.commit(step, files, identity | dict(changes or {}))
+    return store
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    save(tmp_path / "run", ByteTokenizer())
+    return tmp_path / "run"
+
+
+def generate(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    status = main([str(word) for word in argv])
+    return status, *capsys.readouterr()
+
+
+def test_the_text_is_the_prompt_and_what_the_model_adds_and_a_newline(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--prompt", "def ", "--tokens", "30", "--temperature", "0")
+    tokenizer, decoder = load_model(run / "checkpoints" / "step-000010", "cpu")
+    expected = "".join(continuation(tokenizer, decoder, "def ", 30, GREEDY, rng()))
+    assert generate(capsys, "--checkpoint", run, *flags) == (0, expected + "\n", "")
+
+
+def test_a_seed_repeats_and_another_does_not(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def text(*seed: str) -> str:
+        flags = ("--temperature", "9", "--tokens", "40", *seed)
+        status, out, err = generate(capsys, "--checkpoint", run, *flags)
+        assert (status, err) == (0, "")
+        return out
+
+    assert text("--seed", "1") == text("--seed", "1")
+    assert len({text("--seed", "1"), text("--seed", "2"), text(), text()}) == 4
+
+
+def test_a_run_folder_means_its_latest_checkpoint_or_its_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2, 3):
+        store = save(tmp_path, ByteTokenizer(), step)
+    store.mark_best(2)
+    flags = ("--temperature", 0, "--tokens", 30)
+    by_step = {
+        step: generate(capsys, "--checkpoint", tmp_path / f"checkpoints/step-{step:06d}", *flags)
+        for step in (1, 2, 3)
+    }
+    assert len(set(by_step.values())) == 3
+    assert generate(capsys, "--checkpoint", tmp_path, *flags) == by_step[3]
+    assert generate(capsys, "--checkpoint", tmp_path, "--best", *flags) == by_step[2]
+
+
+def test_a_prompt_comes_from_stdin_as_it_is(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = f"{CHINESE}\r\n "
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(prompt.encode())))
+    got = generate(capsys, "--checkpoint", run, "--prompt", "-", "--tokens", 0)
+    assert got == (0, prompt + "\n", "")
+
+
+@pytest.mark.parametrize("stdin", [None, b"\xff\xfe"])
+def test_a_stdin_that_holds_no_text_is_refused(
+    stdin: bytes | None,
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrapped = stdin and io.TextIOWrapper(io.BytesIO(stdin))
+    monkeypatch.setattr(sys, "stdin", wrapped)
+    status, out, err = generate(capsys, "--checkpoint", run, "--prompt", "-")
+    assert (status, out) == (3, "")
+    expected = "stdin is not UTF-8: byte 0xff at offset 0" if stdin else "stdin, which is closed"
+    assert expected in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--temperature", "-1"], 2, "--temperature must be finite and at least 0, got -1.0"),
+        (["--temperature", "warm"], 2, "argument --temperature: invalid float value: 'warm'"),
+        (["--top-k", "-1"], 2, "--top-k must be at least 0"),
+        (["--top-p", "0"], 2, "--top-p must be above 0 and at most 1, got 0.0"),
+        (["--top-p", "1.5"], 2, "--top-p must be above 0 and at most 1, got 1.5"),
+        (["--tokens", "-1"], 2, "--tokens must be at least 0, got -1"),
+        (["--tokens", "1.5"], 2, "argument --tokens: invalid int value: '1.5'"),
+        (["--seed", "-1"], 2, "--seed must be at least 0, got -1"),
+        (["--threads", "-1"], 2, "--threads must be at least 0, got -1"),
+        (["--device", "tpu"], 2, "argument --device: invalid choice: 'tpu'"),
+        (["--token", "3"], 2, "unrecognized arguments: --token 3"),
+        (["--prompt", "\udcff"], 3, "has no UTF-8 form"),
+        (["--checkpoint", "/nowhere"], 6, "no checkpoint at /nowhere: there is no such folder"),
+        (["--checkpoint", "/nowhere", "--best"], 6, "no checkpoint at /nowhere"),
+        (["--best"], 6, "has no best checkpoint: no evaluation of that run was completed"),
+    ],
+)
+def test_an_error_is_one_line_on_stderr_and_nothing_on_stdout(
+    flags: list[str], code: int, message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = generate(capsys, "--checkpoint", run, *flags)
+    assert (status, out) == (code, "")
+    assert err.startswith("psdp: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_the_checkpoint_has_to_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = generate(capsys)
+    assert (status, out) == (2, "")
+    assert "--checkpoint; see python -m psdp.generate --help" in err
+
+
+def test_best_of_one_checkpoint_is_a_contradiction(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run / "checkpoints" / "step-000010"
+    status, _, err = generate(capsys, "--checkpoint", folder, "--best")
+    assert status == 2
+    assert f"{folder} is one checkpoint; give the run folder, or drop --best" in err
+
+
+def test_a_character_that_the_model_never_saw_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, CharTokenizer("\n abcdef"))
+    status, out, err = generate(capsys, "--checkpoint", tmp_path, "--prompt", "def x")
+    assert (status, out) == (3, "")
+    assert "character 'x' (U+0078) at position 4 is not among the 8 characters" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"settings": {"n_layers": 3}}, "another version of psdp: unknown setting 'n_layers'"),
+        ({"tokenizer": {"kind": "bpe"}}, "another version of psdp: expected a tokenizer"),
+        ({"tokenizer": {"kind": "ids", "vocab_size": 9}}, "holds other parameters"),
+        ({"layout": []}, "holds other parameters than this version of psdp makes"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(
+    state: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, ByteTokenizer(), changes=state)
+    status, out, err = generate(capsys, "--checkpoint", tmp_path)
+    assert (status, out) == (6, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_checkpoint_that_no_run_wrote_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = CheckpointStore(tmp_path, keep=0)
+    file = store.write_shard(1, 0, 1, {"weights": np.zeros(3, np.float32)})
+    store.commit(1, [file], {"version": 1})
+    status, _, err = generate(capsys, "--checkpoint", tmp_path)
+    assert status == 6
+    assert "does not say its layout, settings, tokenizer; was it written by a psdp run?" in err
+
+
+def test_weights_that_are_too_few_are_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run / "checkpoints" / "step-000010"
+    store = CheckpointStore(run, keep=0)
+    file = store.write_shard(11, 0, 1, {"weights": np.zeros(3, np.float32)})
+    store.commit(11, [file], read_manifest(folder).state)
+    status, _, err = generate(capsys, "--checkpoint", run)
+    assert status == 6
+    assert "step-000011 holds other parameters" in err
+
+
+def test_damage_is_found_before_a_word_is_said(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = next(run.glob("checkpoints/*/shard-01-*"))
+    raw = bytearray(shard.read_bytes())
+    raw[-1] ^= 1
+    shard.write_bytes(raw)
+    status, out, err = generate(capsys, "--checkpoint", run)
+    assert (status, out) == (6, "")
+    assert f"{shard} is damaged: expected sha256" in err
+
+
+def test_a_diverged_model_is_one_line_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = parameter_table(TINY, 256)
+    store = save(tmp_path, ByteTokenizer())
+    weights = np.full(table.size, np.nan, np.float32)
+    file = store.write_shard(11, 0, 1, {"weights": weights})
+    store.commit(11, [file], read_manifest(tmp_path / "checkpoints/step-000010").state)
+    status, out, err = generate(capsys, "--checkpoint", tmp_path, "--prompt", "a")
+    assert (status, out) == (7, "a")
+    assert err.count("\n") == 1
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parse(["--help"])
+    out = capsys.readouterr().out
+    flags = "checkpoint best prompt tokens temperature top-k top-p seed device threads"
+    for flag in flags.split():
+        assert f"--{flag} " in out
+
+
+# As a process
+
+
+class Program:
+    """psdp.generate in a process of its own."""
+
+    def __init__(self, run: Path, *flags: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "psdp.generate", "--checkpoint", str(run), *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | environment,
+        )
+
+    def first_bytes(self, count: int) -> bytes:
+        assert self.process.stdout
+        return os.read(self.process.stdout.fileno(), count)
+
+    def close_stdout(self) -> None:
+        assert self.process.stdout
+        self.process.stdout.close()
+
+    def end(self) -> tuple[int, bytes]:
+        assert self.process.stderr
+        return self.process.wait(30), self.process.stderr.read()
+
+
+@pytest.fixture
+def start(run: Path) -> Iterator[Any]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(*flags: str, **environment: str) -> Program:
+        program = Program(run, *flags, **environment)
+        started.append(program.process)
+        return program
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
+
+
+def test_a_reader_that_has_had_enough_ends_it_quietly(start: Any) -> None:
+    program = start("--prompt", "def ", "--tokens", "1000000000")
+    assert program.first_bytes(4) == b"def ", "it comes as it is made, not in the end"
+    program.close_stdout()
+    assert program.end() == (128 + signal.SIGPIPE, b"")
+
+
+def test_an_interrupt_ends_it_quietly(start: Any) -> None:
+    program = start("--prompt", "def ", "--tokens", "1000000000")
+    assert program.first_bytes(4) == b"def "
+    program.process.send_signal(signal.SIGINT)
+    program.process.communicate(timeout=30)
+    assert program.process.returncode == 130
+
+
+def test_characters_are_written_whole_in_the_encoding_of_stdout(start: Any) -> None:
+    flags = ("--prompt", CHINESE, "--tokens", "0")
+    assert start(*flags, PYTHONIOENCODING="utf-8").process.communicate() == (
+        f"{CHINESE}\n".encode(),
+        b"",
+    )
+    assert start(*flags, PYTHONIOENCODING="ascii").process.communicate() == (
+        b"?" * len(CHINESE) + b"\n",
+        b"",
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is missing")
+def test_a_full_disk_is_one_line(run: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "psdp.generate", "--checkpoint", str(run)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == b"psdp: stdout cannot be written: No space left on device\n"
