@@ -34,7 +34,7 @@ def given_settings(argv: Sequence[str]) -> dict[str, Any]:
     """
     flags = vars(build_parser().parse_args(argv))
     file = flags.pop("config", None)
-    given = _read_toml(Path(file)) if file else {}
+    given = {} if file is None else _read_toml(Path(file))
     given.update(flags)
     Config.from_flat(given)  # names and types
     return given
@@ -92,13 +92,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path} is not TOML: {error}") from error
+    topics = {field.name: topic for topic, field in settings()}
     values: dict[str, Any] = {}
     for key, value in content.items():
         # The settings may stand under [model], [data], [optim], [run], or plainly.
-        entries = value if key in _TITLES and isinstance(value, dict) else {key: value}
-        for name, entry in entries.items():
-            field_name = name.replace("-", "_")
-            values[field_name] = [entry] if (field_name, type(entry)) == ("corpus", str) else entry
+        topic = key if key in _TITLES and isinstance(value, dict) else None
+        for spelling, entry in (value if topic else {key: value}).items():
+            name = spelling.replace("-", "_")
+            if topic not in (None, topics.get(name, topic)):
+                raise ConfigError(f"--config {path}: {spelling} belongs to [{topics[name]}]")
+            if name in values:
+                raise ConfigError(f"--config {path}: {spelling} is given twice")
+            values[name] = [entry] if (name, type(entry)) == ("corpus", str) else entry
     try:
         Config.from_flat(values)
     except ConfigError as error:

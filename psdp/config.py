@@ -159,10 +159,7 @@ class Config:
             if name not in known:
                 raise ConfigError(f"unknown setting '{name}'; see python -m psdp.worker --help")
             _check_type(name, value)
-        values = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
+        values = {name: _plain(name, value) for name, value in values.items()}
         groups = {
             group.name: group.type_(**{k: v for k, v in values.items() if known[k] == group.name})
             for group in _GROUPS
@@ -250,8 +247,24 @@ def base_type(f: Field[Any]) -> str:
     return str(f.type).removesuffix(" | None")
 
 
+def _field(name: str) -> Field[Any]:
+    return next(f for _, f in settings() if f.name == name)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a value of the right type in the form that the dataclasses hold."""
+    if isinstance(value, list):
+        return tuple(value)
+    if value is not None and base_type(_field(name)) == "float":
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(f"{flag_of(name)} is beyond a float") from error
+    return value
+
+
 def _check_type(name: str, value: Any) -> None:
-    f = next(f for _, f in settings() if f.name == name)
+    f = _field(name)
     expected = base_type(f)
     if value is None and str(f.type).endswith("| None"):
         return

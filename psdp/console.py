@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ class Console:
         """Print a train record as a line where there is no bar."""
         if self._bar is None:
             left_s = (self._budget - record["tokens"]) / max(record["tokens_per_s"], 1e-9)
+            loss = math.nan if record["loss"] is None else record["loss"]
             self.say(
-                f"step {step:6d}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
+                f"step {step:6d}  loss {loss:.4f}  lr {record['lr']:.2e}  "
                 f"{record['tokens_per_s']:,.0f} tokens/s  lag {record['version_lag']:.1f}  "
                 f"{left_s:,.0f} s left"
             )

@@ -5,6 +5,7 @@ Nothing here overwrites another run; whole files are written beside and renamed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -72,13 +73,9 @@ class RunFolder:
                 os.fsync(file.fileno())
             beside.replace(path)
         except OSError as error:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink()
             raise _unwritable(path, error) from error
-
-
-def run_of(path: Path) -> Path:
-    """Return the run folder of a run or of a checkpoint inside one."""
-    return path.parent.parent if path.parent.name == "checkpoints" else path
 
 
 def _unwritable(path: Path, error: OSError) -> CheckpointError:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from psdp.errors import CheckpointError, ConfigError
-from psdp.runfolder import RunFolder, run_of
+from psdp.runfolder import RunFolder
 
 
 @pytest.fixture
@@ -118,17 +118,3 @@ def test_a_full_disk_leaves_the_record_before_and_no_scraps(
         folder.write_summary({"steps": 2})
     assert json.loads((folder.path / "summary.json").read_text()) == {"steps": 1}
     assert [path.name for path in folder.path.iterdir()] == ["summary.json"]
-
-
-@pytest.mark.parametrize(
-    ("path", "run"),
-    [
-        ("runs/mine", "runs/mine"),
-        ("runs/mine/checkpoints/step-000010", "runs/mine"),
-        ("/data/runs/mine/checkpoints/step-000010", "/data/runs/mine"),
-        ("checkpoints/step-000010", "."),
-        ("copies/step-000010", "copies/step-000010"),
-    ],
-)
-def test_a_checkpoint_belongs_to_the_run_that_it_lies_in(path: str, run: str) -> None:
-    assert run_of(Path(path)) == Path(run)

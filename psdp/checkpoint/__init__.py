@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from psdp.checkpoint.background import BackgroundWriter
 from psdp.checkpoint.manifest import Manifest, ShardFile, read_manifest
-from psdp.checkpoint.read import find_checkpoint, read_shard, read_weights
+from psdp.checkpoint.read import find_checkpoint, read_shard, read_weights, run_of
 from psdp.checkpoint.store import CheckpointStore
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "read_manifest",
     "read_shard",
     "read_weights",
+    "run_of",
 ]

@@ -42,6 +42,14 @@ def find_checkpoint(path: Path) -> Path:
     )
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the run folder that a checkpoint lies in, None if it was taken out of one."""
+    for folder in (checkpoint, checkpoint.resolve()):  # as it was given, where that tells
+        if folder.parent.name == CHECKPOINTS:
+            return folder.parent.parent
+    return None
+
+
 def read_shard(manifest: Manifest, shard: int) -> dict[str, Array]:
     """Return the tensors of server ``shard`` by name, verified before they are parsed.
 

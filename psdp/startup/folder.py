@@ -13,12 +13,12 @@ import numpy as np
 import safetensors
 
 import psdp
-from psdp.checkpoint import Manifest, find_checkpoint
+from psdp.checkpoint import Manifest, find_checkpoint, run_of
 from psdp.config import Config
 from psdp.data.corpus import Corpus
 from psdp.errors import ConfigError
 from psdp.job import Job
-from psdp.runfolder import RunFolder, run_of
+from psdp.runfolder import RunFolder
 
 
 def open_folder(config: Config, manifest: Manifest | None) -> RunFolder:
@@ -28,8 +28,8 @@ def open_folder(config: Config, manifest: Manifest | None) -> RunFolder:
         ConfigError: ``--out`` holds something else.
     """
     out = config.run.out
-    if manifest is not None:
-        run = run_of(manifest.folder)
+    run = None if manifest is None else run_of(manifest.folder)
+    if manifest is not None and run is not None:
         in_place = out is None or Path(out).resolve() == run.resolve()
         if in_place and find_checkpoint(run).resolve() == manifest.folder.resolve():
             return RunFolder(run)

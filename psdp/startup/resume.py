@@ -30,18 +30,31 @@ def settle(given: Mapping[str, Any]) -> tuple[Config, Manifest | None]:
         CheckpointError: there is no such checkpoint, it is damaged, or it is of a run with other
             settings than ``given``.
     """
-    if not given.get("resume"):
+    if given.get("resume") is None:
         return Config.from_flat(dict(given)).resolved(), None
     path = Path(given["resume"])
     manifest = read_manifest(find_checkpoint(path))
-    values = dict(manifest.state["settings"], out=None, quiet=False)
+    values = dict(kept(manifest, "settings"), out=None, quiet=False)
     for name, value in given.items():
-        if name not in CHANGEABLE and value != values[name]:
+        if name not in CHANGEABLE and value != values.get(name, value):
             raise CheckpointError(
                 f"{flag_of(name)} {value} differs from {values[name]} of the run in {path}; drop "
                 "the flag to go on with that run, or start a new one without --resume"
             )
     return Config.from_flat(values | dict(given)).resolved(), manifest
+
+
+def kept(manifest: Manifest, name: str) -> Any:
+    """Return what a checkpoint says of its job under ``name`` (see :func:`identity_of`).
+
+    Raises:
+        CheckpointError: nothing; it was not written by a training job.
+    """
+    if name not in manifest.state:
+        raise CheckpointError(
+            f"{manifest.folder} does not say its {name}: it is no checkpoint of a training job"
+        )
+    return manifest.state[name]
 
 
 def identity_of(job: Job, corpus: Corpus) -> dict[str, Any]:
@@ -61,16 +74,17 @@ def check_resumable(job: Job, corpus: Corpus, manifest: Manifest) -> None:
     Raises:
         CheckpointError: the checkpoint is of another job; the text says what differs.
     """
-    state, folder = manifest.state, manifest.folder
-    if state["workers"] != len(job.workers):
+    folder, workers = manifest.folder, kept(manifest, "workers")
+    corpus_sha256 = kept(manifest, "corpus_sha256")
+    if workers != len(job.workers):
         raise CheckpointError(
-            f"{folder} is of a run with {state['workers']} workers, this job has "
-            f"{len(job.workers)}; start {state['workers'] + len(job.servers)} ranks"
+            f"{folder} is of a run with {workers} workers, this job has "
+            f"{len(job.workers)}; start {workers + len(job.servers)} ranks"
         )
-    if state["corpus_sha256"] != corpus.sha256:
+    if corpus_sha256 != corpus.sha256:
         raise CheckpointError(
-            f"{folder} is of a run on a corpus with sha256 {state['corpus_sha256'][:16]}..., "
+            f"{folder} is of a run on a corpus with sha256 {corpus_sha256[:16]}..., "
             f"--corpus has {corpus.sha256[:16]}..."
         )
-    if not job.table.same_layout(state["layout"]):
+    if not job.table.same_layout(kept(manifest, "layout")):
         raise CheckpointError(f"{folder} holds other parameters than this version of psdp makes")

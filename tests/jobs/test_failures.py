@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import TINY, metrics, summary, train, weights, write_corpus
 from mpi import ROOT
+from tiny import TINY, metrics, summary, train, weights, write_corpus
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(60)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import metrics, summary, train, weights, write_corpus
+from tiny import metrics, summary, train, weights, write_corpus
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(90)]
 
