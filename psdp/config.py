@@ -43,7 +43,7 @@ class ModelConfig:
     position: str = setting(
         "learned", "position encoding", choices=("learned", "sinusoidal", "rotary")
     )
-    init: str = setting("normal", "initial weights", choices=("normal", "xavier"))
+    init: str = setting("xavier", "initial weights", choices=("normal", "xavier"))
 
 
 @dataclass(frozen=True)
