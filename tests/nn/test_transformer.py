@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 import tracemalloc
 
 import numpy as np
@@ -59,8 +60,8 @@ def test_xavier_initial_weights_fill_their_interval() -> None:
             assert view.std() == pytest.approx(half_width / math.sqrt(3), rel=0.05), name
 
 
-def test_fresh_model_knows_nothing() -> None:
-    table = parameter_table(TINY, VOCAB)
+def test_fresh_model_of_normal_weights_knows_nothing() -> None:
+    table = parameter_table(replace(TINY, init="normal"), VOCAB)
     weights = table.initial(0, "float64")
     model = Transformer(TINY, VOCAB, 2, make_backend("cpu", "float64"), weights, None)
     tokens = np.arange(16).reshape(2, 8) % VOCAB
