@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from psdp.params import Array
+Array = npt.NDArray[Any]
 
 LAYER_NORM_EPS = 1e-5
 
@@ -95,6 +96,16 @@ class Backend:
         """Return when the device has done everything asked of it so far."""
         raise NotImplementedError
 
+    # Rows named by ids ----------------------------------------------------------------------
+
+    def take_rows(self, table: Array, ids: Array, out: Array) -> None:
+        """Write the rows ``ids`` (N,) of ``table`` (V, C) to ``out`` (N, C); ids must be valid."""
+        raise NotImplementedError
+
+    def add_rows(self, ids: Array, rows: Array, table: Array) -> None:
+        """Add ``rows`` (N, C) to the rows ``ids`` (N,) of ``table`` (V, C); ids may repeat."""
+        raise NotImplementedError
+
     # Sums -----------------------------------------------------------------------------------
 
     def add_column_sums(self, x: Array, out: Array) -> None:
@@ -105,10 +116,6 @@ class Backend:
 
     def row_dots(self, a: Array, b: Array, out: Array) -> None:
         """Write the dot products of the rows of ``a`` and ``b``, (..., C), to ``out`` (...)."""
-        raise NotImplementedError
-
-    def add_rows(self, ids: Array, rows: Array, table: Array) -> None:
-        """Add ``rows`` (N, C) to the rows ``ids`` (N,) of ``table`` (V, C); ids may repeat."""
         raise NotImplementedError
 
     # Activations ----------------------------------------------------------------------------

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from psdp.backend.base import Backend
+from psdp.backend.base import Array, Backend
 from psdp.errors import ConfigError
-from psdp.params import Array
 
 
 def open_gpu(dtype: str, local_rank: int) -> CupyBackend:
@@ -59,6 +58,9 @@ class CupyBackend(Backend):
 
     def row_dots(self, a: Array, b: Array, out: Array) -> None:
         self.xp.sum(a * b, axis=-1, out=out)
+
+    def take_rows(self, table: Array, ids: Array, out: Array) -> None:
+        self.xp.take(table, ids, axis=0, out=out)
 
     def add_rows(self, ids: Array, rows: Array, table: Array) -> None:
         # Atomic additions: the order, and so the last bit, may differ from run to run.

@@ -71,7 +71,7 @@ class Attention:
     yet divided by their row sum; the outputs, which are fewer, are divided instead.
 
     Shapes: x, y (N, C); q, k, v, context (B, H, T, D); the weights of a tile (sequences, H,
-    queries, keys); sums and deltas (B, H, T, 1).
+    queries, keys); sums (B, H, T, 1).
     """
 
     @staticmethod
@@ -102,7 +102,6 @@ class Attention:
         if arena.training:
             self.rows_dqkv = arena.scratch("wide", rows, 3 * width)
             self.dcontext = arena.scratch("dcontext", rows, width)
-            self.deltas = arena.scratch("attention deltas", rows * heads)
 
     def forward(self, x: Array, batch: int, y: Array, rng: np.random.Generator | None) -> None:
         """Write the attention's output to ``y``; keep what backward needs."""
@@ -123,14 +122,14 @@ class Attention:
             corner = weights[..., queries]
             corner += self.mask[: shape[2], : shape[2]]
             self.backend.softmax_parts(weights, sums[some, :, queries])
-            matmul(self._dropped(weights, place), v[some, :, keys], out=context[some, :, queries])
-        context *= sums
+            o = context[some, :, queries]
+            matmul(self._dropped(weights, place), v[some, :, keys], out=o)
+            o *= sums[some, :, queries]
         self.out.forward(rows, y)
 
     def backward(self, x: Array, batch: int, dy: Array, dx: Array) -> None:
         """Add the gradients of both layers to their views; write dL/dx to ``dx``."""
-        xp, count = self.backend.xp, x.shape[0]
-        matmul = xp.matmul
+        matmul, count = self.backend.xp.matmul, x.shape[0]
         qkv, rows = self.rows_qkv[:count], self.context[:count]
         dqkv, drows = self.rows_dqkv[:count], self.dcontext[:count]
         self.out.backward(rows, dy, drows)
@@ -138,30 +137,31 @@ class Attention:
         dq, dk, dv = split_heads(dqkv, batch, self.heads)
         context, sums = merge_heads(rows, batch, self.heads), self._per_query(batch, count)
         dcontext = merge_heads(drows, batch, self.heads)
-        dcontext *= sums
-        # With p the weights and dp their gradient, softmax needs sum_k p dp of every query, which
-        # equals the product of its output with the gradient of its output: D terms, not T.
-        deltas = self.deltas[: batch * self.heads * q.shape[2]].reshape(q.shape[:3])
-        self.backend.row_dots(dcontext, context, out=deltas)
         # Backwards, so that the first tile of a sequence writes all of dk and dv; the others add.
         for some, queries, keys, place, shape in reversed(self._tiles(batch, q.shape[2])):
             weights = self.weights[place].reshape(shape)
             dscores = self.backend.scratch(0, *shape)
-            matmul(dcontext[some, :, queries], v[some, :, keys].swapaxes(2, 3), out=dscores)
+            do = dcontext[some, :, queries]
+            do *= sums[some, :, queries]
+            matmul(do, v[some, :, keys].swapaxes(2, 3), out=dscores)
             if self.dropout.mask is not None:
                 dscores *= self.dropout.mask[place].reshape(shape)
-            dscores -= deltas[some, :, queries, None]
+            # With p the weights and dp their gradient, softmax needs sum_k p dp of every query,
+            # which is the product of its output and the output's gradient: D terms, not T.
+            deltas = self.backend.scratch(1, *shape[:3])
+            self.backend.row_dots(do, context[some, :, queries], out=deltas)
+            dscores -= deltas[..., None]
             dscores *= weights
             matmul(dscores, k[some, :, keys], out=dq[some, :, queries])
             dropped = self._dropped(weights, place)
             if queries.stop == q.shape[2]:
                 matmul(dscores.swapaxes(2, 3), q[some, :, queries], out=dk[some])
-                matmul(dropped.swapaxes(2, 3), dcontext[some, :, queries], out=dv[some])
+                matmul(dropped.swapaxes(2, 3), do, out=dv[some])
             else:
                 part = self.backend.scratch(2, *shape[:2], shape[3], q.shape[3])
                 matmul(dscores.swapaxes(2, 3), q[some, :, queries], out=part)
                 dk[some, :, keys] += part
-                matmul(dropped.swapaxes(2, 3), dcontext[some, :, queries], out=part)
+                matmul(dropped.swapaxes(2, 3), do, out=part)
                 dv[some, :, keys] += part
         dq *= self.scale
         if self.rotary is not None:

@@ -106,6 +106,12 @@ def test_rows_are_added_to_the_rows_that_ids_name(backend: Backend, ids: list[in
     assert_close(table, expected, backend)
 
 
+def test_rows_are_taken(backend: Backend) -> None:
+    table, out = normal(backend, 10, 9), backend.empty(3, 9)
+    backend.take_rows(table, np.array([4, 0, 4]), out)
+    assert np.array_equal(out, table[[4, 0, 4]])
+
+
 def test_dropout_mask_is_drawn_from_the_generator(backend: Backend) -> None:
     masks = [backend.empty(20_000) for _ in range(2)]
     for mask in masks:

@@ -65,9 +65,9 @@ def test_odd_and_partial_shapes(shape: dict[str, int]) -> None:
     assert_equals_torch(build(**shape), "float64")
 
 
-@pytest.mark.parametrize("length", [150, 129, 64, 33])
+@pytest.mark.parametrize("length", [300, 257, 128, 65])
 def test_sequences_longer_than_a_block_of_queries(length: int) -> None:
-    built = build(n_layer=1, block_size=150, batch=5, length=length, n_embd=24, position="rotary")
+    built = build(n_layer=1, block_size=300, batch=3, length=length, n_embd=24, position="rotary")
     assert_equals_torch(built, "float64")
 
 
