@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from psdp.backend import Backend
@@ -30,6 +32,9 @@ def load_ids(host: Array, vocab_size: int, buffer: Array, backend: Backend) -> A
 class Embedding:
     """x = tokens[id] + positions[t], then dropout. Rotary positions are the attention's business.
 
+    Sinusoids have amplitude 1, so beside them x = sqrt(C) tokens[id] + positions[t], or the small
+    initial embeddings would be drowned (arXiv:1706.03762, section 3.4).
+
     Shapes: ids (N,) integers, B sequences of T; tokens (V, C); positions (block_size, C); x (N, C).
     """
 
@@ -48,7 +53,9 @@ class Embedding:
         self.tokens = parameters.weight("tokens")
         self.positions = parameters.optional_weight("positions")
         self.learned = self.positions is not None
+        self.scale = 1.0
         if config.position == "sinusoidal":
+            self.scale = math.sqrt(config.n_embd)
             self.positions = arena.backend.empty(config.block_size, config.n_embd)
             arena.backend.to_device(sinusoids(config.block_size, config.n_embd), self.positions)
         self.dropout = Dropout(config.dropout, arena.rows * config.n_embd, arena)
@@ -58,6 +65,8 @@ class Embedding:
     ) -> None:
         """Write the embedding of sequences of ``length`` that begin at position ``start``."""
         self.backend.take_rows(self.tokens, ids, x)
+        if self.scale != 1.0:
+            x *= self.scale
         if self.positions is not None:
             per_sequence = x.reshape(-1, length, x.shape[1])
             per_sequence += self.positions[start : start + length]
@@ -70,4 +79,6 @@ class Embedding:
             per_sequence = dx.reshape(-1, length * dx.shape[1])
             gradient = self.parameters.gradient("positions")[:length].reshape(-1)
             self.backend.add_column_sums(per_sequence, gradient)
+        if self.scale != 1.0:
+            dx *= self.scale
         self.backend.add_rows(ids, dx, self.parameters.gradient("tokens"))

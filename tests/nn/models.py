@@ -82,6 +82,7 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
     if config.position == "learned":
         x = x + p["embedding.positions"][:length]
     if config.position == "sinusoidal":
+        x = x * width**0.5
         for t in range(length):
             for c in range(width):
                 angle = t / 10000 ** ((c - c % 2) / width)
