@@ -130,7 +130,9 @@ class Leader(Server):
         self.recorder.console.say(f"rank {peer} is gone: {why}")
         self._evaluations.leave(peer, self._live - {peer})
         super().on_lost(peer, why)
-        if not self._live and self._last is None:
+        self._dismiss_all()
+        over = self._last is not None and not self._evaluations.is_open(self._last)
+        if not self._live and not over:
             kept = self._end_early("workers lost")
             raise PeerLost(f"the last worker, rank {peer}, is gone ({why}); {kept}")
 
@@ -156,7 +158,7 @@ class Leader(Server):
     def on_drained(self, version: int) -> None:
         """Every gradient is applied: evaluate and save the last version, then let all go."""
         self._last = version
-        if not self._evaluations.is_open(version):
+        if self._live and not self._evaluations.is_open(version):
             self._evaluate_now()
         self._dismiss_all()
 
@@ -181,7 +183,7 @@ class Leader(Server):
         losses = [self._gradients[slot].loss for slot in apply.slots]
         loss = sum(w * x for w, x in zip(apply.weights, losses, strict=True))
         self.recorder.updated(apply, loss, norm, lr, self.tokens, self.clocks)
-        if self.evaluation_due():
+        if self.evaluation_due() and self._live:
             self._evaluations.open(self.version, self._live)
 
     def _evaluate_now(self) -> None:

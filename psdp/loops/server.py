@@ -87,6 +87,7 @@ class Server:
         self.policy: Policy = job.policy(self.grants(), version, self.clocks)
         self.writer: BackgroundWriter[Any] = BackgroundWriter()
         self.finished = False
+        self._over = False
         self._schedule = Schedule(job.config.optim, job.config.run.max_steps)
         self._live = set(job.workers)
         self._effects: deque[Effect] = deque()
@@ -122,6 +123,9 @@ class Server:
             self.on_event(event)
         for result in self.writer.poll():
             self.on_written(result)
+        if self._over and not self._live:
+            # Not before: a worker waits until its goodbye is taken.
+            self.finished = True
 
     # Receiving
 
@@ -149,10 +153,14 @@ class Server:
                 self._serve_snapshots()
             case m.ReleaseSnapshot(version, save):
                 self.snapshots.release(version, save=save)
-            case m.Goodbye():
+            case m.Goodbye(why=m.DONE):
                 self.on_leave(peer)
+            case m.Goodbye():
+                # Rank 0 ends the run. A round that closed here without this worker would put an
+                # update into the last checkpoint of this shard that the others do not have.
+                pass
             case m.Finish():
-                self.finished = True
+                self._over = True
             case _:
                 raise ProtocolError(f"server {self.endpoint.rank} does not take {message}")
 
@@ -212,7 +220,8 @@ class Server:
     def _begin_update(self, apply: Apply) -> None:
         self._update = _Update(apply, self.shard.average(apply.slots, apply.weights))
         norms = self._norms[apply.version]
-        if len(apply.slots) == 1:
+        in_step = self.job.config.run.mode == "sync" and len(self.job.servers) > 1
+        if len(apply.slots) == 1 and not in_step:
             # The worker has the whole gradient and sent its sum of squares to every server.
             norms.update(dict.fromkeys(self.job.servers, 0.0))
             norms[0] = self._gradients[apply.slots[0]].sum_of_squares

@@ -81,3 +81,4 @@ class Evaluations:
             if stay:
                 heir = min(stay, key=lambda other: len(self._tasks.get(other, [])))
                 self._tasks.setdefault(heir, []).append(task)
+                self._tasks[heir].sort(key=lambda other: (other.version, other.part))

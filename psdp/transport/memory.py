@@ -10,7 +10,7 @@ import threading
 from collections import deque
 
 from psdp.transport.base import Array, Arrival, Endpoint, Lost, Sending, as_bytes, landing_bytes
-from psdp.transport.messages import Message, decode, encode
+from psdp.transport.messages import WITH_PAYLOAD, Message, decode, encode
 
 
 class _Parcel:
@@ -39,9 +39,9 @@ class MemoryNetwork:
                     inbox.append(Lost(rank, "killed"))
 
     def put(self, to: int, parcel: _Parcel) -> None:
-        """Queue a parcel; one for a dead rank is gone at once."""
+        """Queue a parcel; one for or from a dead rank is gone at once."""
         with self._lock:
-            if to in self._dead:
+            if to in self._dead or parcel.peer in self._dead:
                 parcel.sending.done = True
             else:
                 self._inboxes[to].append(parcel)
@@ -71,8 +71,10 @@ class MemoryEndpoint(Endpoint):
         if parcel is None or isinstance(parcel, Lost):
             return parcel
         message, payload_bytes = decode(parcel.header, parcel.peer)
-        if parcel.payload is not None:
-            landing_bytes(self.landing, parcel.peer, message, payload_bytes)[...] = parcel.payload
+        if payload_bytes or isinstance(message, WITH_PAYLOAD):
+            target = landing_bytes(self.landing, parcel.peer, message, payload_bytes)
+            if parcel.payload is not None:
+                target[...] = parcel.payload
         parcel.sending.done = True
         return Arrival(parcel.peer, message)
 

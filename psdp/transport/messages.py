@@ -146,6 +146,9 @@ _KINDS: tuple[type[Any], ...] = (
     ShardSaved,
     Finish,
 )
+WITH_PAYLOAD = (Gradient, Weights)
+"""Kinds that a vector always follows; no other kind has a landing."""
+
 _NUMBER = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELDS = {kind: tuple((f.name, str(f.type)) for f in fields(kind)) for kind in _KINDS}
 _MOST_FIELDS = 2 + max(len(names) for names in _FIELDS.values())

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from psdp.errors import ConfigError
+from psdp.errors import ConfigError, ProtocolError
 from psdp.transport.base import (
     Array,
     Arrival,
@@ -23,7 +23,7 @@ from psdp.transport.base import (
     as_bytes,
     landing_bytes,
 )
-from psdp.transport.messages import MAX_HEADER_BYTES, Message, decode, encode
+from psdp.transport.messages import MAX_HEADER_BYTES, WITH_PAYLOAD, Message, decode, encode
 
 try:
     import mpi4py
@@ -107,8 +107,8 @@ class MpiEndpoint(Endpoint):
             return self._lost.pop(0)
         try:
             index, complete = MPI.Request.Testany(self._requests, self._status)
-        except MPI.Exception:
-            self._find_lost()
+        except MPI.Exception as error:
+            self._receive_failed(error)
             return self._lost.pop(0) if self._lost else None
         if not complete or index == MPI.UNDEFINED:
             return None
@@ -146,7 +146,7 @@ class MpiEndpoint(Endpoint):
             header = memoryview(self._headers[peer])[: self._status.Get_count(MPI.BYTE)]
             message, payload_bytes = decode(header, peer)
             incoming = _Incoming(message)
-            if payload_bytes:
+            if payload_bytes or isinstance(message, WITH_PAYLOAD):
                 target = landing_bytes(self.landing, peer, message, payload_bytes)
                 incoming.rest = self._chunks(target)
                 self._incoming[peer] = incoming
@@ -169,6 +169,19 @@ class MpiEndpoint(Endpoint):
             if not complete:
                 still.append(outgoing)
         self._outgoing = still
+
+    def _receive_failed(self, error: MPI.Exception) -> None:
+        """MPI does not say which receive failed, but it has freed that one."""
+        for index, peer in enumerate(self._peers):
+            if peer in self._headers and self._requests[index] == MPI.REQUEST_NULL:
+                if error.Get_error_class() == MPI.ERR_TRUNCATE:
+                    raise ProtocolError(
+                        f"rank {peer} sent more bytes than a header ({MAX_HEADER_BYTES}) or the "
+                        "rest of the payload that it announced"
+                    ) from error
+                self._lose(peer, error)
+                return
+        self._find_lost()
 
     def _find_lost(self) -> None:
         for index, peer in enumerate(self._peers):

@@ -1,0 +1,313 @@
+"""Whole training jobs in one process: every rank a thread, the network in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from psdp.backend import make_backend
+from psdp.checkpoint import CheckpointStore, find_checkpoint, read_manifest, read_shard
+from psdp.config import Config
+from psdp.console import Console
+from psdp.data.batches import Batches, Validation
+from psdp.errors import PeerLost
+from psdp.job import Job
+from psdp.loops.leader import LAST_SAVE_S, Leader
+from psdp.loops.server import Server
+from psdp.loops.worker import Interrupted, Worker
+from psdp.metrics import Best
+from psdp.nn.transformer import parameter_table
+from psdp.params import Array
+from psdp.recorder import Recorder
+from psdp.runfolder import RunFolder
+from psdp.shard import Shard, Snapshot
+from psdp.transport import Arrival, Lost
+from psdp.transport.memory import MemoryEndpoint, MemoryNetwork
+from psdp.transport.messages import ERROR, SIGNAL
+
+VOCAB = 64
+TINY: dict[str, Any] = {
+    "n_layer": 1,
+    "n_head": 2,
+    "n_embd": 16,
+    "block_size": 8,
+    "batch_size": 2,
+    "dtype": "float64",
+    "max_steps": 6,
+    "eval_every": 0,
+    "eval_batches": 0,
+    "checkpoint_every": 0,
+    "keep_checkpoints": 0,
+    "log_every": 1,
+    "quiet": True,
+}
+PATIENCE_S = 30.0
+
+
+def corpus() -> tuple[Array, Array]:
+    """Return training tokens with some pattern to learn, and validation tokens all different."""
+    rng = np.random.default_rng(3)
+    train = (np.arange(2000) * 3 + rng.integers(0, 2, 2000)) % VOCAB
+    return train.astype(np.uint8), rng.permutation(VOCAB)[:51].astype(np.uint8)
+
+
+class Killed(Exception):
+    """This rank dies here."""
+
+
+class _Aborted(BaseException):
+    """Another rank ended the whole job."""
+
+
+@dataclass
+class Rank:
+    """One rank of a job while it is put together; a test may change what it likes."""
+
+    number: int
+    role: Any
+    endpoint: MemoryEndpoint
+    error: BaseException | None = None
+
+
+@dataclass
+class Training:
+    """One job. ``prepare`` sees every rank before the first message."""
+
+    folder: Path
+    workers: int = 1
+    resume: Path | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    prepare: Callable[[Training], None] | None = None
+    signalled: Callable[[int], str | None] = lambda _rank: None
+
+    def __post_init__(self) -> None:
+        config = Config.from_flat(TINY | self.settings).resolved()
+        servers = config.run.servers
+        size = servers + self.workers
+        self.job = Job(config, size, parameter_table(config.model, VOCAB))
+        self.network = MemoryNetwork(size)
+        self._over = threading.Event()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.ranks = [
+            Rank(rank, self._server(rank) if rank < servers else self._worker(rank), endpoint)
+            for rank, endpoint in enumerate(self.network.endpoints)
+        ]
+        for rank in self.ranks:
+            self._make_like_mpi(rank.endpoint)
+        if self.prepare is not None:
+            self.prepare(self)
+
+    # What a test looks at
+
+    @property
+    def servers(self) -> list[Server]:
+        return [rank.role for rank in self.ranks if isinstance(rank.role, Server)]
+
+    @property
+    def leader(self) -> Leader:
+        leader = self.ranks[0].role
+        assert isinstance(leader, Leader)
+        return leader
+
+    def worker(self, number: int) -> Worker:
+        """Return a worker by its number, from 0."""
+        worker = self.ranks[len(self.servers) + number].role
+        assert isinstance(worker, Worker)
+        return worker
+
+    @property
+    def weights(self) -> Array:
+        return np.concatenate([server.shard.weights.values for server in self.servers])
+
+    @property
+    def weights_sha256(self) -> str:
+        return hashlib.sha256(self.weights.tobytes()).hexdigest()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        return summary
+
+    def metrics(self, kind: str) -> list[dict[str, Any]]:
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        return [record for line in lines if (record := json.loads(line))["kind"] == kind]
+
+    def checkpoints(self) -> dict[int, Path]:
+        return {
+            int(path.name.removeprefix("step-")): path
+            for path in sorted((self.folder / "checkpoints").glob("step-*"))
+        }
+
+    # Running
+
+    def run(self) -> Training:
+        """Run to the end; raise what the first rank to fail raised, rank 0 before the others."""
+        threads = [
+            threading.Thread(
+                target=self._live, args=(rank,), name=f"rank {rank.number}", daemon=True
+            )
+            for rank in self.ranks
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+            if thread.is_alive():
+                hanging = _stacks([t for t in threads if t.is_alive()])
+                self._over.set()
+                pytest.fail(f"the job hangs:\n{hanging}")
+        for rank in self.ranks:
+            if rank.error is not None and not isinstance(rank.error, Killed | _Aborted):
+                raise rank.error
+        return self
+
+    def _live(self, rank: Rank) -> None:
+        """As psdp.rank does: a worker that fails says so, and gives rank 0 the time to save."""
+        try:
+            with np.errstate(all="ignore"):
+                rank.role.run()
+        except BaseException as error:  # raised again by run, on the test's own thread
+            rank.error = error
+            if isinstance(error, Killed):
+                self.network.kill(rank.number)
+                return
+            if isinstance(rank.role, Worker) and not isinstance(error, PeerLost | _Aborted):
+                with suppress(_Aborted):
+                    rank.role.say_goodbye(SIGNAL if isinstance(error, Interrupted) else ERROR)
+                self._over.wait(LAST_SAVE_S + 1)
+            self._over.set()
+
+    def _make_like_mpi(self, endpoint: MemoryEndpoint) -> None:
+        """One rank can end all, and a worker hears nothing of other workers."""
+        poll, hears = endpoint.poll, range(self.job.world_size)
+        if endpoint.rank in self.job.workers:
+            hears = self.job.servers
+
+        def like_mpi() -> Arrival | Lost | None:
+            if self._over.is_set():
+                raise _Aborted
+            event = poll()
+            return None if event is not None and event.peer not in hears else event
+
+        endpoint.poll = like_mpi  # type: ignore[method-assign]
+
+    # Putting together
+
+    def _server(self, rank: int) -> Server:
+        job, run = self.job, self.job.config.run
+        endpoint = self.network.endpoints[rank]
+        shard = Shard.initial(job, rank)
+        store = CheckpointStore(self.folder, run.keep_checkpoints)
+        version, tokens, clocks, best = 0, 0, {}, None
+        if self.resume is not None:
+            manifest = read_manifest(find_checkpoint(self.resume))
+            snapshot = Snapshot.from_tensors(read_shard(manifest, rank))
+            shard.restore(snapshot)
+            version, tokens, clocks = snapshot.version, snapshot.tokens, snapshot.clocks
+            best = Best.from_record(manifest.state["best"])
+        if rank:
+            return Server(
+                job, endpoint, shard, store, version=version, tokens=tokens, clocks=clocks
+            )
+        return Leader(
+            job,
+            endpoint,
+            shard,
+            store,
+            Recorder(
+                job,
+                RunFolder(self.folder),
+                Console(job.pushes * job.tokens_per_push, tokens, quiet=True),
+                version=version,
+                tokens=tokens,
+            ),
+            {"settings": job.config.flat(), "workers": self.workers},
+            version=version,
+            tokens=tokens,
+            clocks=clocks,
+            best=best,
+            signalled=lambda: self.signalled(rank),
+        )
+
+    def _worker(self, rank: int) -> Worker:
+        config, run = self.job.config, self.job.config.run
+        train, val = corpus()
+        batches = Batches(
+            train,
+            block_size=config.model.block_size,
+            batch_size=run.batch_size,
+            grad_accum=run.grad_accum,
+            worker=rank - run.servers,
+            workers=self.workers,
+            partition=config.data.partition,
+            seed=run.seed,
+        )
+        validation = None
+        if config.data.val_fraction:
+            validation = Validation(val, config.model.block_size, run.batch_size, run.eval_batches)
+        return Worker(
+            self.job,
+            self.network.endpoints[rank],
+            make_backend("cpu", run.dtype),
+            VOCAB,
+            batches,
+            validation,
+            signalled=lambda: self.signalled(rank),
+        )
+
+
+def train(
+    folder: Path,
+    *,
+    workers: int = 1,
+    resume: Path | None = None,
+    prepare: Callable[[Training], None] | None = None,
+    signalled: Callable[[int], str | None] = lambda _rank: None,
+    **settings: Any,
+) -> Training:
+    """Run a whole job to its end and return it."""
+    return Training(folder, workers, resume, settings, prepare, signalled).run()
+
+
+def before_gradient(worker: Worker, action: Callable[[int], None]) -> None:
+    """Call ``action(n)`` before a worker computes its n-th gradient (from 0) of this start."""
+    count = 0
+    compute = worker._model.forward_backward
+
+    def wrapped(*args: Any, **kwargs: Any) -> float:
+        nonlocal count
+        action(count)
+        count += 1
+        return compute(*args, **kwargs)
+
+    worker._model.forward_backward = wrapped  # type: ignore[method-assign]
+
+
+def die_at(worker: Worker, gradient: int) -> None:
+    """Let a worker die instead of computing its gradient of this number."""
+
+    def action(count: int) -> None:
+        if count == gradient:
+            raise Killed
+
+    before_gradient(worker, action)
+
+
+def _stacks(threads: list[threading.Thread]) -> str:
+    frames = sys._current_frames()
+    return "\n".join(
+        f"{thread.name}:\n{''.join(traceback.format_stack(frames[thread.ident])[-6:])}"
+        for thread in threads
+        if thread.ident in frames
+    )

@@ -1,0 +1,315 @@
+"""Every policy under random interleavings of pulls, pushes, deaths, late joins and stops.
+
+The simulated workers do what real ones do: pull once, push only when answered, pull again now and
+then (after an evaluation). Each effect is checked against a model that knows no mode but its rules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psdp.protocol import (
+    Apply,
+    Asynchronous,
+    Discard,
+    Drained,
+    Effect,
+    Event,
+    Leave,
+    Policy,
+    Pull,
+    Push,
+    SendWeights,
+    StaleBounded,
+    Stop,
+    Synchronous,
+)
+
+FREE = settings(deadline=None, max_examples=200)
+
+SYNC, ASYNC, SSP = "sync", "async", "ssp"
+
+
+def make(
+    mode: str,
+    workers: list[int],
+    pushes: int | None,
+    staleness: int,
+    version: int = 0,
+    clocks: Mapping[int, int] | None = None,
+) -> Policy:
+    if mode == SYNC:
+        return Synchronous(workers, pushes, version=version, clocks=clocks)
+    if mode == ASYNC:
+        return Asynchronous(workers, pushes, version=version, clocks=clocks)
+    return StaleBounded(workers, pushes, staleness=staleness, version=version, clocks=clocks)
+
+
+@dataclass
+class Run:
+    """One run of a policy, checked at every effect."""
+
+    mode: str
+    workers: list[int]
+    pushes: int
+    staleness: int = 0
+    version: int = 0
+    clocks: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.policy = make(
+            self.mode, self.workers, self.pushes, self.staleness, self.version, self.clocks
+        )
+        self.clocks = {rank: self.clocks.get(rank, 0) for rank in self.workers}
+        self.asleep = set(self.workers)  # have not pulled yet
+        self.answered: dict[int, SendWeights] = {}
+        self.owed: set[int] = set()  # pulled or pushed, and not answered since
+        self.pushed: set[int] = set()  # of the owed: those whose grant is used up
+        self.round: dict[int, Push] = {}
+        self.total = 0
+        self.stopped = False
+        self.drained = 0
+
+    def do(self, event: Event) -> list[Effect]:
+        effects = self.policy.handle(event)
+        for effect in effects:
+            assert not self.drained or isinstance(effect, SendWeights), effects
+            match effect:
+                case Apply():
+                    self._check_apply(effect)
+                case SendWeights():
+                    self._check_answer(effect)
+                case Drained(version):
+                    self.drained += 1
+                    assert version == self.version
+                    assert not self.answered
+                    assert not self.round
+                case Discard():
+                    raise AssertionError("nothing is pushed twice here")
+        assert self.drained <= 1
+        assert self.policy.version == self.version
+        assert self.policy.clocks == self.clocks
+        return effects
+
+    def pull(self, rank: int) -> None:
+        """A worker's first pull, maybe of one that joins late, or one after an evaluation."""
+        if rank not in self.clocks:
+            self.clocks[rank] = min(self.clocks.values(), default=0)
+        self.asleep.discard(rank)
+        again = self.answered.pop(rank, None)
+        self.owed.add(rank)
+        effects = self.do(Pull(rank))
+        if again is not None:
+            assert effects == [SendWeights(rank, self.version, again.clock)]
+
+    def push(self, rank: int, tokens: int) -> None:
+        answer = self.answered.pop(rank)
+        push = Push(rank, answer.clock, answer.version, slot=100 + rank, tokens=tokens)
+        self.round[rank] = push
+        self.clocks[rank] += 1
+        self.owed.add(rank)
+        self.pushed.add(rank)
+        effects = self.do(push)
+        if self.mode == ASYNC:
+            out = len(self.answered) + len(self.asleep)
+            budget_left = not self.stopped and self.total + out < self.pushes
+            assert isinstance(effects[0], Apply)
+            assert not budget_left or isinstance(effects[1], SendWeights)
+
+    def leave(self, rank: int) -> None:
+        for gone in (self.asleep, self.owed, self.pushed):
+            gone.discard(rank)
+        self.answered.pop(rank, None)
+        del self.clocks[rank]
+        self.do(Leave(rank))
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.do(Stop())
+
+    def _check_apply(self, apply: Apply) -> None:
+        assert apply.version == self.version + 1
+        pushes = [self.round[rank] for rank in sorted(self.round)]
+        assert apply.slots == tuple(push.slot for push in pushes)
+        assert apply.lags == tuple(self.version - push.version for push in pushes)
+        assert apply.tokens == sum(push.tokens for push in pushes)
+        assert math.isclose(sum(apply.weights), 1.0, rel_tol=1e-12)
+        for push, weight in zip(pushes, apply.weights, strict=True):
+            assert math.isclose(weight * apply.tokens, push.tokens, rel_tol=1e-12)
+        if self.mode == SYNC:
+            assert not self.answered, "a live worker's gradient is missing from the round"
+            assert set(apply.lags) == {0}
+        else:
+            assert len(pushes) == 1
+        self.total += len(pushes)
+        self.version += 1
+        self.round.clear()
+
+    def _check_answer(self, answer: SendWeights) -> None:
+        rank = answer.rank
+        assert rank in self.owed, "answered twice without pushing"
+        assert answer == SendWeights(rank, self.version, self.clocks[rank])
+        if self.mode == SSP:
+            assert self.clocks[rank] - min(self.clocks.values()) <= self.staleness
+        if self.stopped or self.drained:
+            assert rank not in self.pushed, "new work after Stop"
+        self.owed.remove(rank)
+        self.pushed.discard(rank)
+        self.answered[rank] = answer
+
+    def play(self, choices: list[int], *, leaves: bool, joins: bool, stops: bool) -> None:
+        """Let each number choose what happens next; then let everyone come home."""
+        for choice in choices:
+            kind, pick = choice % 16, choice // 16
+            live = sorted(self.clocks)
+            if kind == 0 and leaves and len(live) > 1:
+                self.leave(live[pick % len(live)])
+            elif kind == 1 and joins:
+                self.pull(max([*live, *self.workers]) + 1 + pick % 3)
+            elif kind == 2 and stops and pick % 4 == 0:
+                self.stop()
+            elif kind == 3 and self.answered:
+                self.pull(sorted(self.answered)[pick % len(self.answered)])
+            else:
+                self._go_on(pick)
+        turn = 0
+        while self._go_on(turn):
+            turn += 1
+
+    def _go_on(self, pick: int) -> bool:
+        ready = sorted(self.asleep | self.answered.keys())
+        if not ready:
+            return False
+        rank = ready[pick % len(ready)]
+        if rank in self.asleep:
+            self.pull(rank)
+        else:
+            self.push(rank, tokens=1 + pick % 7)
+        return True
+
+
+modes = st.sampled_from([SYNC, ASYNC, SSP])
+choices = st.lists(st.integers(0, 16 * 64), max_size=60)
+
+
+@FREE
+@given(modes, st.integers(1, 5), st.integers(0, 30), st.integers(0, 4), choices)
+def test_without_deaths_exactly_the_budget_is_applied_and_the_run_drains(
+    mode: str, workers: int, pushes: int, staleness: int, picks: list[int]
+) -> None:
+    run = Run(mode, list(range(1, workers + 1)), pushes, staleness)
+    run.play(picks, leaves=False, joins=False, stops=False)
+    assert (run.drained, run.total) == (1, pushes)
+    assert sum(run.clocks.values()) == pushes
+    if mode == SSP:
+        assert run.policy.max_clock_gap <= staleness
+    if mode == SYNC:
+        assert run.version == -(-pushes // workers)
+
+
+@FREE
+@given(modes, st.integers(1, 5), st.integers(1, 30), st.integers(0, 4), choices)
+def test_with_deaths_and_late_joins_the_grants_of_the_dead_are_redone(
+    mode: str, workers: int, pushes: int, staleness: int, picks: list[int]
+) -> None:
+    run = Run(mode, list(range(1, workers + 1)), pushes, staleness)
+    run.play(picks, leaves=True, joins=True, stops=False)
+    assert (run.drained, run.total) == (1, pushes)
+    if mode == SSP:
+        assert run.policy.max_clock_gap <= staleness
+
+
+@FREE
+@given(modes, st.integers(1, 5), st.integers(1, 30), st.integers(0, 4), choices)
+def test_a_stop_at_any_time_brings_every_run_home(
+    mode: str, workers: int, pushes: int, staleness: int, picks: list[int]
+) -> None:
+    run = Run(mode, list(range(1, workers + 1)), pushes, staleness)
+    run.play(picks, leaves=True, joins=True, stops=True)
+    assert run.drained == 1
+    assert run.total <= pushes
+    assert run.stopped or run.total == pushes
+
+
+@FREE
+@given(
+    modes,
+    st.dictionaries(st.integers(1, 6), st.integers(0, 9), min_size=1, max_size=5),
+    st.integers(0, 20),
+    st.integers(0, 4),
+    choices,
+)
+def test_a_resumed_run_goes_on_from_any_clocks_and_computes_the_rest(
+    mode: str, clocks: dict[int, int], pushes: int, staleness: int, picks: list[int]
+) -> None:
+    before = sum(clocks.values())
+    run = Run(mode, sorted(clocks), pushes, staleness, version=before, clocks=dict(clocks))
+    run.play(picks, leaves=False, joins=False, stops=False)
+    assert (run.drained, run.total) == (1, pushes)
+    assert sum(run.clocks.values()) == before + pushes
+
+
+@FREE
+@given(
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 8),
+    st.lists(st.integers(0, 1000), max_size=100),
+    st.data(),
+)
+def test_shards_resumed_with_different_gradients_each_accept_every_one_once(
+    workers: int, servers: int, more: int, picks: list[int], data: st.DataObject
+) -> None:
+    """A worker goes on from the oldest of its clocks; who has that gradient already drops it.
+
+    Every worker gets at least one grant, as after any checkpoint that ends a step.
+    """
+    rest = workers + more
+    ranks = list(range(1, workers + 1))
+    common = {rank: data.draw(st.integers(0, 5)) for rank in ranks}
+    ahead = [
+        {rank: common[rank] + data.draw(st.integers(0, 1)) for rank in ranks}
+        for _ in range(servers)
+    ]
+    final = sum(ahead[0].values()) + rest
+    policies = [
+        Asynchronous(ranks, rest if k == 0 else None, version=sum(own.values()), clocks=own)
+        for k, own in enumerate(ahead)
+    ]
+    # answers[rank][server]; a worker acts when every server has answered, and sends to each apart.
+    answers: dict[int, dict[int, SendWeights]] = {rank: {} for rank in ranks}
+    wires: dict[tuple[int, int], list[Event]] = {
+        (rank, k): [Pull(rank)] for rank in ranks for k in range(servers)
+    }
+    accepted: list[list[tuple[int, int]]] = [[] for _ in range(servers)]
+    turn = 0
+    while busy := [wire for wire, events in wires.items() if events]:
+        rank, k = busy[(picks[turn] if turn < len(picks) else turn) % len(busy)]
+        turn += 1
+        event = wires[rank, k].pop(0)
+        effects = policies[k].handle(event)
+        if isinstance(event, Push) and Discard(event.slot) not in effects:
+            accepted[k].append((rank, event.clock))
+        for effect in effects:
+            if isinstance(effect, SendWeights):
+                assert k not in answers[effect.rank]
+                answers[effect.rank][k] = effect
+        for other in ranks:
+            got = answers[other]
+            if len(got) == servers:
+                clock = min(answer.clock for answer in got.values())
+                for server, answer in got.items():
+                    push = Push(other, clock, answer.version, slot=other, tokens=1)
+                    wires[other, server].append(push)
+                got.clear()
+    assert sum(policies[0].clocks.values()) == final
+    for k, own in enumerate(ahead):
+        assert policies[k].clocks == policies[0].clocks
+        for rank in ranks:
+            new = [clock for who, clock in accepted[k] if who == rank]
+            assert new == list(range(own[rank], policies[0].clocks[rank]))

@@ -1,0 +1,141 @@
+"""The in-memory network: order, landing, and the loss of peers, as MPI would have them."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from psdp.errors import ProtocolError
+from psdp.transport import Arrival, Lost
+from psdp.transport.base import Array
+from psdp.transport.memory import MemoryEndpoint, MemoryNetwork
+from psdp.transport.messages import Finish, Gradient, Message, PartialNorm, PullRequest, Weights
+
+
+def weights(version: int) -> Weights:
+    return Weights(version, version, "train", -1, 0, 0)
+
+
+def lands_in(endpoint: MemoryEndpoint, vector: Array) -> None:
+    def landing(_peer: int, _message: Message) -> Array:
+        return vector
+
+    endpoint.landing = landing
+
+
+def test_messages_of_a_peer_arrive_in_the_order_it_sent_them() -> None:
+    a, b = MemoryNetwork(2).endpoints
+    sendings = [a.send(1, PullRequest(number)) for number in range(20)]
+    assert not any(sending.done for sending in sendings)
+    assert [b.poll() for _ in range(21)] == [
+        *(Arrival(0, PullRequest(number)) for number in range(20)),
+        None,
+    ]
+    assert all(sending.done for sending in sendings)
+
+
+def test_a_payload_lands_where_the_receiver_says_when_it_polls() -> None:
+    a, b = MemoryNetwork(2).endpoints
+    vector, seen = np.zeros(3), []
+
+    def landing(peer: int, message: Message) -> Array:
+        seen.append((peer, message))
+        return vector
+
+    b.landing = landing
+    payload = np.arange(3.0)
+    sending = a.send(1, weights(7), payload)
+    payload += 10  # what is sent is the memory as it is when it is received
+    assert not sending.done
+    assert b.poll() == Arrival(0, weights(7))
+    assert sending.done
+    assert seen == [(0, weights(7))]
+    np.testing.assert_array_equal(vector, [10.0, 11.0, 12.0])
+
+
+def test_a_float32_payload_lands_bit_for_bit() -> None:
+    a, b = MemoryNetwork(2).endpoints
+    payload = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    vector = np.empty_like(payload)
+    lands_in(b, vector)
+    a.send(1, weights(0), payload)
+    b.poll()
+    np.testing.assert_array_equal(vector, payload)
+
+
+@pytest.mark.parametrize("size", [0, 2, 4])
+def test_a_payload_of_another_size_than_its_landing_is_refused(size: int) -> None:
+    a, b = MemoryNetwork(2).endpoints
+    vector = np.zeros(3)
+    lands_in(b, vector)
+    a.send(1, weights(0), np.ones(size))
+    text = f"rank 0 announced {8 * size} bytes with Weights, expected 24: do all ranks run the same"
+    with pytest.raises(ProtocolError, match=text):
+        b.poll()
+    np.testing.assert_array_equal(vector, np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [weights(0), Gradient(0, 0, 8, 1.0, 1.0, 0.0, 0.0, 0, 0)],
+    ids=["weights", "gradient"],
+)
+def test_a_vector_that_is_missing_altogether_is_refused(message: Message) -> None:
+    a, b = MemoryNetwork(2).endpoints
+    lands_in(b, np.zeros(3))
+    a.send(1, message)
+    with pytest.raises(ProtocolError, match=r"rank 0 announced 0 bytes with .*, expected 24"):
+        b.poll()
+
+
+def test_an_empty_shard_travels_too() -> None:
+    a, b = MemoryNetwork(2).endpoints
+    lands_in(b, np.zeros(0))
+    a.send(1, weights(0), np.zeros(0))
+    assert b.poll() == Arrival(0, weights(0))
+
+
+def test_a_payload_that_nobody_expects_is_refused() -> None:
+    a, b = MemoryNetwork(2).endpoints
+    a.send(1, PartialNorm(1, 2.0), np.zeros(3))
+    with pytest.raises(ProtocolError, match="rank 0 sent a payload with PartialNorm; none expect"):
+        b.poll()
+
+
+def test_a_killed_rank_is_lost_to_all_others_after_what_it_had_sent() -> None:
+    network = MemoryNetwork(3)
+    a, b, c = network.endpoints
+    a.send(1, PullRequest(1))
+    network.kill(0)
+    a.send(1, PullRequest(2))
+    assert [b.poll(), b.poll(), b.poll()] == [
+        Arrival(0, PullRequest(1)),
+        Lost(0, "killed"),
+        None,
+    ]
+    assert [c.poll(), c.poll()] == [Lost(0, "killed"), None]
+
+
+def test_what_is_sent_to_a_killed_rank_is_done_at_once() -> None:
+    network = MemoryNetwork(2)
+    network.kill(0)
+    assert network.endpoints[1].send(0, Finish(), np.zeros(3)).done
+
+
+def test_receive_returns_none_when_nothing_comes_in_time() -> None:
+    endpoint = MemoryNetwork(2).endpoints[0]
+    assert endpoint.receive(0.01) is None
+
+
+def test_flush_waits_for_its_sendings_and_returns_what_came_meanwhile() -> None:
+    a, b = MemoryNetwork(2).endpoints
+    b.send(0, PullRequest(1))
+    b.send(0, PullRequest(2))
+    sendings = [a.send(1, Finish()), a.send(1, Finish())]
+    reader = threading.Timer(0.05, lambda: [b.poll(), b.poll()])
+    reader.daemon = True
+    reader.start()
+    assert a.flush(sendings) == [Arrival(1, PullRequest(1)), Arrival(1, PullRequest(2))]
+    assert a.flush([]) == []

@@ -1,0 +1,269 @@
+"""The MPI transport under a real mpirun."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from mpi import run_job
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(90)]
+
+START = """
+import sys, time
+import numpy as np
+from psdp.errors import ProtocolError
+from psdp.transport import Arrival
+from psdp.transport.messages import *
+from psdp.transport.mpi import MpiEndpoint, World
+
+world = World()
+rank, size = world.rank, world.size
+
+def receive(endpoint):
+    event = endpoint.receive(20)
+    assert event is not None, f"rank {rank} heard nothing"
+    return event
+
+def weights(version):
+    return Weights(version, 0, TRAIN, CURRENT, 0, 0)
+
+def refused(endpoint):
+    try:
+        event = endpoint.receive(10)
+    except ProtocolError as error:
+        print(f"refused: {error}", flush=True)
+    else:
+        print(f"not refused, got {event}", flush=True)
+"""
+END = """
+endpoint.close()
+print(f"rank {rank} is done", flush=True)
+"""
+ABORT = """
+world.exchange(b"")
+world.abort(9)
+"""
+
+
+def run(n: int, body: str) -> str:
+    """Run ``body`` on n ranks; return what they printed, once all of them came to its end."""
+    done = run_job(n, START + body + END, timeout_s=60)
+    finished = [f"rank {rank} is done" in done.stdout for rank in range(n)]
+    assert (done.returncode, all(finished)) == (0, True), done.stdout
+    return done.stdout
+
+
+def run_to_abort(n: int, body: str) -> str:
+    """Run ``body``, after which the transport is not usable any more; return the output."""
+    done = run_job(n, START + body + ABORT, timeout_s=60)
+    assert done.returncode == 9, done.stdout
+    return done.stdout
+
+
+def test_vectors_of_any_size_come_back_bit_for_bit_in_chunks() -> None:
+    run(
+        2,
+        """
+endpoint = MpiEndpoint(world.comm, [1 - rank], chunk_bytes=1000)
+sizes = [1, 124, 125, 126, 250, 1000, 12345, 0, 3]
+rng = np.random.default_rng(1)
+vectors = [rng.standard_normal(n) for n in sizes]
+place = None
+endpoint.landing = lambda peer, message: place
+for number, vector in enumerate(vectors):
+    place = np.full_like(vector, np.nan)
+    if rank == 0:
+        sending = endpoint.send(1, weights(number), vector)
+        assert receive(endpoint) == Arrival(1, weights(number))
+        assert endpoint.flush([sending]) == []
+    else:
+        assert receive(endpoint) == Arrival(0, weights(number))
+        assert endpoint.flush([endpoint.send(0, weights(number), place)]) == []
+    np.testing.assert_array_equal(place, vector)
+assert not endpoint.transferring()
+""",
+    )
+
+
+def test_many_peers_at_once_each_keep_their_order() -> None:
+    run(
+        5,
+        """
+COUNT = 40
+endpoint = MpiEndpoint(world.comm, [r for r in range(size) if r != rank], chunk_bytes=1000)
+
+def vector(peer, number):
+    return np.full(300 + 7 * number, 1000.0 * peer + number, np.float32)
+
+if rank == 0:
+    landings = {}
+    def landing(peer, message):
+        landings[peer] = np.zeros(300 + 7 * message.version, np.float32)
+        return landings[peer]
+    endpoint.landing = landing
+    heard = {peer: 0 for peer in range(1, size)}
+    while any(count < COUNT for count in heard.values()):
+        event = receive(endpoint)
+        number = heard[event.peer]
+        heard[event.peer] += 1
+        if number % 3 == 0:
+            assert event.message == PullRequest(number), event
+        else:
+            assert event.message == weights(number), event
+            np.testing.assert_array_equal(landings[event.peer], vector(event.peer, number))
+    assert endpoint.receive(0.2) is None
+    endpoint.flush([endpoint.send(peer, Finish()) for peer in heard])
+else:
+    sendings = []
+    for number in range(COUNT):
+        if number % 3 == 0:
+            sendings.append(endpoint.send(0, PullRequest(number)))
+        else:
+            sendings.append(endpoint.send(0, weights(number), vector(rank, number)))
+    assert endpoint.flush(sendings) in ([], [Arrival(0, Finish())])
+    endpoint.receive(0)
+""",
+    )
+
+
+def test_a_payload_that_is_on_its_way_is_not_lost_to_other_messages() -> None:
+    """Two peers push at once while the receiver itself sends to both."""
+    run(
+        3,
+        """
+others = [r for r in range(size) if r != rank]
+endpoint = MpiEndpoint(world.comm, others, chunk_bytes=4096)
+places = {peer: np.zeros(100_000) for peer in others}
+endpoint.landing = lambda peer, message: places[peer]
+own = np.full(100_000, float(rank))
+sendings = [endpoint.send(peer, weights(rank), own) for peer in others]
+assert endpoint.transferring()
+events = endpoint.flush(sendings)
+while len(events) < len(others):
+    events.append(receive(endpoint))
+assert sorted(event.peer for event in events) == others
+for event in events:
+    assert event.message == weights(event.peer)
+    assert (places[event.peer] == event.peer).all()
+world.exchange(b"")
+""",
+    )
+
+
+def test_exchange_gathers_bytes_of_unequal_length_in_rank_order() -> None:
+    run(
+        4,
+        """
+for offset in range(3):
+    lengths = [((r + offset) % 4) * 1000 for r in range(size)]
+    expected = [bytes([r]) * lengths[r] for r in range(size)]
+    assert world.exchange(expected[rank]) == expected
+assert world.exchange(b"") == [b""] * size
+endpoint = world.endpoint([r for r in range(size) if r != rank])
+""",
+    )
+
+
+def test_a_header_that_is_none_names_the_rank_that_sent_it() -> None:
+    output = run_to_abort(
+        3,
+        """
+endpoint = world.endpoint([r for r in range(size) if r != rank])
+if rank == 2:
+    world.comm.Send([b"\\x93not a header", 13], dest=0, tag=1)
+elif rank == 0:
+    refused(endpoint)
+""",
+    )
+    assert "refused: rank 2 sent a bad header of 13 bytes" in output
+
+
+def test_a_header_longer_than_any_names_the_rank_that_sent_it() -> None:
+    output = run_to_abort(
+        3,
+        """
+endpoint = world.endpoint([r for r in range(size) if r != rank])
+if rank == 2:
+    world.comm.Isend([b"x" * 3000, 3000], dest=0, tag=1)
+elif rank == 0:
+    refused(endpoint)
+""",
+    )
+    assert "refused: rank 2 sent more bytes than a header (1024)" in output
+
+
+@pytest.mark.parametrize("elements", [0, 99, 101])
+def test_a_vector_of_another_size_than_its_landing_is_refused(elements: int) -> None:
+    output = run_to_abort(
+        2,
+        f"""
+endpoint = world.endpoint([1 - rank])
+endpoint.landing = lambda peer, message: np.zeros(100)
+if rank == 1:
+    endpoint.send(0, weights(0), np.ones({elements}))
+else:
+    refused(endpoint)
+""",
+    )
+    assert f"refused: rank 1 announced {8 * elements} bytes with Weights, expected 800" in output
+
+
+def test_a_vector_that_is_missing_altogether_is_refused() -> None:
+    output = run_to_abort(
+        2,
+        """
+endpoint = world.endpoint([1 - rank])
+endpoint.landing = lambda peer, message: np.zeros(100)
+if rank == 1:
+    endpoint.send(0, weights(0))
+else:
+    refused(endpoint)
+""",
+    )
+    assert "refused: rank 1 announced 0 bytes with Weights, expected 800" in output
+
+
+def test_waiting_burns_less_than_a_tenth_of_a_core() -> None:
+    run(
+        2,
+        """
+endpoint = world.endpoint([1 - rank])
+world.exchange(b"")
+before_s = time.process_time()
+assert endpoint.receive(2.0) is None
+used_s = time.process_time() - before_s
+assert used_s < 0.2, f"rank {rank} used {used_s:.3f} s of CPU in 2 s of waiting"
+""",
+    )
+
+
+def test_abort_ends_ranks_that_wait_for_ever() -> None:
+    done = run_job(
+        3,
+        START
+        + """
+endpoint = world.endpoint([r for r in range(size) if r != rank])
+if rank == 1:
+    world.abort(5)
+endpoint.receive(100)
+""",
+        timeout_s=40,
+    )
+    assert done.returncode == 5, done.stdout
+
+
+def test_the_library_and_the_host_have_names() -> None:
+    output = run(2, 'print(f"{world.library} on {world.host}"); endpoint = world.endpoint([])')
+    assert "MPI" in output or "MPICH" in output
+    assert f"on {os.uname().nodename}" in output
+
+
+def test_the_helper_kills_a_job_that_hangs() -> None:
+    begin_s = time.monotonic()
+    with pytest.raises(
+        pytest.fail.Exception, match=r"still running after 3 s; it said:\n(.*\n)*here"
+    ):
+        run_job(2, "import time\nprint('here', flush=True)\ntime.sleep(600)\n", timeout_s=3)
+    assert time.monotonic() - begin_s < 15
