@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from psdp.config import Config
 from psdp.errors import ConfigError
@@ -55,26 +57,37 @@ class Job:
         return 1 if self.config.run.mode == "sync" else len(self.workers)
 
     def step_of(self, version: int) -> int:
-        """Return the number of the step that this version ends or lies in."""
-        return -(-version // self.versions_per_step)
+        """Return how many whole steps are done at this version."""
+        return version // self.versions_per_step
 
     def due(self, every: int, version: int) -> bool:
         """Say whether something done every so many steps is due at this version."""
         return every > 0 and version % (every * self.versions_per_step) == 0
 
-    def policy(self, pushes: int | None, version: int, clocks: dict[int, int]) -> Policy:
+    def policy(
+        self, pushes: int | None, version: int, clocks: Mapping[int, int], behind: Iterable[int]
+    ) -> Policy:
         """Return the mode's policy for one server; see :class:`~psdp.protocol.Policy`."""
+        start: dict[str, Any] = {"version": version, "clocks": clocks, "behind": behind}
         match self.config.run.mode:
             case "sync":
-                return Synchronous(self.workers, pushes, version=version, clocks=clocks)
+                return Synchronous(self.workers, pushes, **start)
             case "async":
-                return Asynchronous(self.workers, pushes, version=version, clocks=clocks)
+                return Asynchronous(self.workers, pushes, **start)
             case _:
                 staleness = self.config.run.staleness
                 assert staleness is not None, "settings are resolved"
-                return StaleBounded(
-                    self.workers, pushes, staleness=staleness, version=version, clocks=clocks
-                )
+                return StaleBounded(self.workers, pushes, staleness=staleness, **start)
+
+
+def lagging(clocks: Sequence[Mapping[int, int]]) -> frozenset[int]:
+    """Return the workers of whom some server accepted fewer gradients than the first, rank 0.
+
+    Shards of an async or ssp run pass a version with different gradients in.
+    """
+    return frozenset(
+        rank for shard in clocks for rank, clock in shard.items() if clock < clocks[0][rank]
+    )
 
 
 def check_world(config: Config, world_size: int) -> None:

@@ -131,9 +131,9 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
         version, tokens, clocks = snapshot.version, snapshot.tokens, snapshot.clocks
     if endpoint.rank != 0:
         return Server(job, endpoint, shard, store, version=version, tokens=tokens, clocks=clocks)
+    best = Best() if ready.manifest is None else Best.from_record(ready.manifest.state["best"])
     console = Console(job.pushes * job.tokens_per_push, tokens, quiet=run.quiet)
     console.say(describe(ready))
-    best = None if ready.manifest is None else Best.from_record(ready.manifest.state["best"])
     return Leader(
         job,
         endpoint,
@@ -144,6 +144,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
         version=version,
         tokens=tokens,
         clocks=clocks,
+        behind=ready.behind,
         best=best,
         signalled=signals,
     )

@@ -44,7 +44,6 @@ class Recorder:
         self._interval = Interval(self._start_s)
         self._lags = Lags()
         self._evaluation: dict[str, Any] = {}
-        self._best_loss: float | None = None
         self._totals: dict[int, Gradient | Goodbye] = {}
 
     def totals(self, rank: int, message: Gradient | Goodbye) -> None:
@@ -83,7 +82,7 @@ class Recorder:
         }
         self._interval = Interval(now)
         self._folder.append_metrics(record)
-        self.console.progress(record, self._job.step_of(apply.version))
+        self.console.progress(record, -(-tokens // self._job.tokens_per_step))
 
     def evaluated(self, total: Sums, version: int, tokens: int, *, best: bool) -> None:
         """Write an eval record of the weights that had processed ``tokens``."""
@@ -93,8 +92,6 @@ class Recorder:
             "perplexity": perplexity(loss),
             "accuracy": total.correct / total.tokens,
         }
-        if best:
-            self._best_loss = loss
         record = {
             "kind": "eval",
             "time_s": round(self._now() - self._start_s, 4),
@@ -113,7 +110,7 @@ class Recorder:
         """Training and its last evaluation are over; what follows is not the run's time."""
         self._stop_s = self._now()
 
-    def finish(self, stopped_by: str, max_clock_gap: int) -> None:
+    def finish(self, stopped_by: str, max_clock_gap: int, best_val_loss: float) -> None:
         """Write summary.json and say where it is."""
         wall_s = (self._stop_s if self._stop_s is not None else self._now()) - self._start_s
         totals = {str(rank): self._totals[rank] for rank in sorted(self._totals)}
@@ -127,7 +124,7 @@ class Recorder:
             "wall_s": round(wall_s, 3),
             "tokens_per_s": round((self._tokens - self._start_tokens) / max(wall_s, 1e-9), 1),
             "val_loss": self._evaluation.get("val_loss"),
-            "best_val_loss": self._best_loss,
+            "best_val_loss": finite(best_val_loss),
             "perplexity": self._evaluation.get("perplexity"),
             "accuracy": self._evaluation.get("accuracy"),
             "max_clock_gap": max_clock_gap,

@@ -132,7 +132,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.evaluated(Sums(20.0, 3, 10), 4, 64, best=False)
     run.recorder.stop_clock()
     run.now_s += 100  # writing checkpoints is not the run's time
-    run.recorder.finish("budget", 3)
+    run.recorder.finish("budget", 3, 1.0)
     assert run.summary() == {
         "mode": "async",
         "workers": 2,
@@ -159,7 +159,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
 
 def test_a_run_that_never_began_has_a_summary_too(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.recorder.finish("signal", 0)
+    run.recorder.finish("signal", 0, math.inf)
     summary = run.summary()
     assert (summary["version"], summary["tokens"], summary["val_loss"]) == (0, 0, None)
     assert summary["version_lag"] == {"mean": 0.0, "max": 0, "histogram": {}}
@@ -168,7 +168,7 @@ def test_a_run_that_never_began_has_a_summary_too(tmp_path: Path) -> None:
 def test_the_speed_of_a_resumed_run_counts_its_own_tokens(tmp_path: Path) -> None:
     run = Run(tmp_path, version=10, tokens=160)
     run.update(11, 1.0)
-    run.recorder.finish("budget", 0)
+    run.recorder.finish("budget", 0, math.inf)
     summary = run.summary()
     assert (summary["tokens"], summary["steps"], summary["tokens_per_s"]) == (176, 5, 32.0)
 
@@ -178,4 +178,4 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot write .*metrics\.jsonl: No such file"):
         run.update(1, 1.0)
     with pytest.raises(CheckpointError, match=r"cannot write .*summary\.json: No such file"):
-        run.recorder.finish("budget", 0)
+        run.recorder.finish("budget", 0, math.inf)

@@ -231,7 +231,7 @@ def test_what_was_filled_in_stays_when_the_budget_grows(case: Case) -> None:
 
 OTHER: dict[str, Any] = {
     "n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 16, "dropout": 0.5, "bias": False,
-    "activation": "relu", "position": "rotary", "init": "xavier", "tokenizer": "char",
+    "activation": "relu", "position": "rotary", "init": "normal", "tokenizer": "char",
     "vocab_size": 300, "clean": "html", "val_fraction": 0.2, "partition": "hash",
     "optimizer": "sgd", "lr": 0.5, "min_lr": 0.1, "lr_schedule": "linear", "warmup_steps": 1,
     "beta1": 0.5, "beta2": 0.5, "momentum": 0.5, "weight_decay": 0.5, "l1": 0.5, "grad_clip": 0.5,

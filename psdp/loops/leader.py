@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from psdp.checkpoint import CheckpointStore
@@ -47,10 +48,20 @@ class Leader(Server):
         version: int = 0,
         tokens: int = 0,
         clocks: dict[int, int] | None = None,
+        behind: Iterable[int] = (),
         best: Best | None = None,
         signalled: Callable[[], str | None] = lambda: None,
     ) -> None:
-        super().__init__(job, endpoint, shard, store, version=version, tokens=tokens, clocks=clocks)
+        super().__init__(
+            job,
+            endpoint,
+            shard,
+            store,
+            version=version,
+            tokens=tokens,
+            clocks=clocks,
+            behind=behind,
+        )
         self.recorder = recorder
         self.best = best or Best()
         self._identity = identity
@@ -69,7 +80,7 @@ class Leader(Server):
             super().run()
         except CheckpointError:
             # The disk refuses a checkpoint; it may still take the summary.
-            self.recorder.finish("error", self.policy.max_clock_gap)
+            self._write_summary("error")
             raise
 
     def start(self) -> None:
@@ -128,6 +139,10 @@ class Leader(Server):
 
     def on_lost(self, peer: int, why: str) -> None:
         self.recorder.console.say(f"rank {peer} is gone: {why}")
+        if peer in self.job.workers and len(self.job.servers) > 1:
+            # The other servers do not know which of its gradients rank 0 still counts on.
+            kept = self._end_early("worker lost")
+            raise PeerLost(f"rank {peer} is gone ({why}), and --servers above 1 needs all; {kept}")
         self._evaluations.leave(peer, self._live - {peer})
         super().on_lost(peer, why)
         self._dismiss_all()
@@ -240,8 +255,11 @@ class Leader(Server):
         self.endpoint.flush(
             [self.endpoint.send(server, m.Finish()) for server in self.job.servers[1:]]
         )
-        self.recorder.finish(self._stopped_by, self.policy.max_clock_gap)
+        self._write_summary(self._stopped_by)
         self.finished = True
+
+    def _write_summary(self, stopped_by: str) -> None:
+        self.recorder.finish(stopped_by, self.policy.max_clock_gap, self.best.loss)
 
     def _end_by_signal(self, name: str) -> None:
         kept = self._end_early("signal")
@@ -250,8 +268,17 @@ class Leader(Server):
     def _end_early(self, stopped_by: str) -> str:
         """Write the summary, then save what there is; return a sentence that says where."""
         self.recorder.stop_clock()
-        self.recorder.finish(stopped_by, self.policy.max_clock_gap)
-        deadline = time.monotonic() + LAST_SAVE_S
+        self._write_summary(stopped_by)
+        try:
+            path = self._save_now(time.monotonic() + LAST_SAVE_S)
+        except CheckpointError as error:
+            return f"the weights so far could not be saved: {error}"
+        if path is None:
+            return f"no checkpoint could be written within {LAST_SAVE_S:g} s"
+        return f"the weights so far are in {path}"
+
+    def _save_now(self, deadline: float) -> Path | None:
+        """Save the present version on all servers; return where, None if it takes too long."""
         while self._update is not None and time.monotonic() < deadline:
             self._settle()
         version = self.version
@@ -261,9 +288,7 @@ class Leader(Server):
         self.snapshots.keep(version, hold=False, save=True)
         while version not in self._commits.paths and time.monotonic() < deadline:
             self._settle()
-        if version in self._commits.paths:
-            return f"the weights so far are in {self._commits.paths[version]}"
-        return f"no checkpoint of them could be written within {LAST_SAVE_S:g} s"
+        return self._commits.paths.get(version)
 
     def _settle(self) -> None:
         """Move on only what servers owe one another."""

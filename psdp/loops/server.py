@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,7 @@ class Server:
 
     Args:
         clocks: gradients already applied of each worker (of a resumed run; else empty).
+        behind: see :class:`~psdp.protocol.Policy`.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Server:
         version: int = 0,
         tokens: int = 0,
         clocks: dict[int, int] | None = None,
+        behind: Iterable[int] = (),
     ) -> None:
         self.job = job
         self.endpoint = endpoint
@@ -84,7 +87,7 @@ class Server:
         self.version = version
         self.tokens = tokens
         self.clocks = {rank: (clocks or {}).get(rank, 0) for rank in job.workers}
-        self.policy: Policy = job.policy(self.grants(), version, self.clocks)
+        self.policy: Policy = job.policy(self.grants(), version, self.clocks, behind)
         self.writer: BackgroundWriter[Any] = BackgroundWriter()
         self.finished = False
         self._over = False

@@ -32,6 +32,8 @@ class Policy(ABC):
         pushes: the budget still to be computed; None for a server that follows another's grants.
         version: updates applied so far.
         clocks: gradients accepted so far of each worker (default 0).
+        behind: workers of whom another server has fewer gradients, which they must compute again.
+            This server has paid for those already.
 
     Attributes:
         clocks: of the live workers.
@@ -47,17 +49,19 @@ class Policy(ABC):
         *,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
+        behind: Iterable[int] = (),
     ) -> None:
         known = clocks or {}
         self.clocks = {rank: known.get(rank, 0) for rank in sorted(workers)}
         self.version = version
         self.max_clock_gap = 0
         self._budget = pushes
-        self._granted: set[int] = set()
+        self._replaying = set(behind)
+        self._granted = set(behind)
         self._waiting: set[int] = set()
         self._stopped = False
         self._drained = False
-        for rank in self._slowest_first(self.clocks):
+        for rank in self._slowest_first(self.clocks.keys() - self._granted):
             self._try_grant(rank)
 
     def handle(self, event: Event) -> list[Effect]:
@@ -108,7 +112,12 @@ class Policy(ABC):
         if push.clock < expected:
             # A resumed worker starts from the clock of the shard that is furthest behind; the
             # other shards have this gradient already and must not apply it twice.
-            return [Discard(push.slot), self._answer(push.rank)]
+            if push.rank not in self._replaying or push.clock + 1 < expected:
+                return [Discard(push.slot), self._answer(push.rank)]
+            self._replaying.remove(push.rank)
+            self._granted.remove(push.rank)
+            self._waiting.add(push.rank)
+            return [Discard(push.slot)]
         if push.clock > expected or push.version > self.version:
             raise ProtocolError(
                 f"rank {push.rank} pushed gradient {push.clock} on version {push.version}; "
@@ -122,10 +131,10 @@ class Policy(ABC):
     def _forget(self, rank: int) -> None:
         self.clocks.pop(rank, None)
         self._waiting.discard(rank)
-        if rank in self._granted:
-            self._granted.remove(rank)
-            if self._budget is not None:
-                self._budget += 1
+        if rank in self._granted - self._replaying and self._budget is not None:
+            self._budget += 1
+        self._granted.discard(rank)
+        self._replaying.discard(rank)
 
     def _release(self) -> list[Effect]:
         effects: list[Effect] = []

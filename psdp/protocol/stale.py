@@ -24,9 +24,10 @@ class StaleBounded(Policy):
         staleness: float,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
+        behind: Iterable[int] = (),
     ) -> None:
         self.staleness = staleness
-        super().__init__(workers, pushes, version=version, clocks=clocks)
+        super().__init__(workers, pushes, version=version, clocks=clocks, behind=behind)
 
     def _accept(self, push: Push) -> list[Effect]:
         lag = self.version - push.version
@@ -47,5 +48,8 @@ class Asynchronous(StaleBounded):
         *,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
+        behind: Iterable[int] = (),
     ) -> None:
-        super().__init__(workers, pushes, staleness=math.inf, version=version, clocks=clocks)
+        super().__init__(
+            workers, pushes, staleness=math.inf, version=version, clocks=clocks, behind=behind
+        )

@@ -540,10 +540,6 @@ def test_after_a_signal_to_rank_0_the_run_goes_on_bit_for_bit(
     same(rest, train(tmp_path / "whole", **common))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="checkpoints are named by step; that of version 8 (step 4) is dropped for that of 7",
-)
 def test_after_a_signal_within_the_last_step_of_async_the_last_weights_are_saved(
     tmp_path: Path,
 ) -> None:
