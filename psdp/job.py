@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from psdp.config import Config
 from psdp.errors import ConfigError
@@ -64,30 +63,20 @@ class Job:
         """Say whether something done every so many steps is due at this version."""
         return every > 0 and version % (every * self.versions_per_step) == 0
 
-    def policy(
-        self, pushes: int | None, version: int, clocks: Mapping[int, int], behind: Iterable[int]
-    ) -> Policy:
-        """Return the mode's policy for one server; see :class:`~psdp.protocol.Policy`."""
-        start: dict[str, Any] = {"version": version, "clocks": clocks, "behind": behind}
+    def policy(self, version: int, clocks: Mapping[int, int]) -> Policy:
+        """Return the mode's policy, to go on from a version with these gradients accepted."""
+        rest = max(0, self.pushes - sum(clocks.values()))
         match self.config.run.mode:
             case "sync":
-                return Synchronous(self.workers, pushes, **start)
+                return Synchronous(self.workers, rest, version=version, clocks=clocks)
             case "async":
-                return Asynchronous(self.workers, pushes, **start)
+                return Asynchronous(self.workers, rest, version=version, clocks=clocks)
             case _:
                 staleness = self.config.run.staleness
                 assert staleness is not None, "settings are resolved"
-                return StaleBounded(self.workers, pushes, staleness=staleness, **start)
-
-
-def lagging(clocks: Sequence[Mapping[int, int]]) -> frozenset[int]:
-    """Return the workers of whom some server accepted fewer gradients than the first, rank 0.
-
-    Shards of an async or ssp run pass a version with different gradients in.
-    """
-    return frozenset(
-        rank for shard in clocks for rank, clock in shard.items() if clock < clocks[0][rank]
-    )
+                return StaleBounded(
+                    self.workers, rest, staleness=staleness, version=version, clocks=clocks
+                )
 
 
 def check_world(config: Config, world_size: int) -> None:

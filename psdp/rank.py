@@ -19,6 +19,7 @@ from psdp import __version__
 from psdp.checkpoint import CheckpointStore
 from psdp.console import Console
 from psdp.errors import ConfigError, PeerLost, PsdpError
+from psdp.loops.follower import Follower
 from psdp.loops.leader import LAST_SAVE_S, Ended, Leader
 from psdp.loops.server import Server
 from psdp.loops.worker import Interrupted, Worker
@@ -125,13 +126,10 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
     job, run, snapshot = ready.job, ready.job.config.run, ready.snapshot
     shard = Shard.initial(job, endpoint.rank)
     store = CheckpointStore(ready.folder.path, run.keep_checkpoints)
-    version, tokens, clocks = 0, 0, {}
-    if snapshot is not None:
-        shard.restore(snapshot)
-        version, tokens, clocks = snapshot.version, snapshot.tokens, snapshot.clocks
     if endpoint.rank != 0:
-        return Server(job, endpoint, shard, store, version=version, tokens=tokens, clocks=clocks)
-    best = Best() if ready.manifest is None else Best.from_record(ready.manifest.state["best"])
+        return Follower(job, endpoint, shard, store, snapshot)
+    version, tokens = (0, 0) if snapshot is None else (snapshot.version, snapshot.tokens)
+    best = None if ready.manifest is None else Best.from_record(ready.manifest.state["best"])
     console = Console(job.pushes * job.tokens_per_push, tokens, quiet=run.quiet)
     console.say(describe(ready))
     return Leader(
@@ -141,10 +139,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
         store,
         Recorder(job, ready.folder, console, version=version, tokens=tokens),
         identity_of(job, ready.corpus),
-        version=version,
-        tokens=tokens,
-        clocks=clocks,
-        behind=ready.behind,
+        snapshot,
         best=best,
         signalled=signals,
     )

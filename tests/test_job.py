@@ -83,15 +83,15 @@ def test_a_due_version_ends_a_step_that_is_a_multiple(mode: str, workers: int, e
     ("mode", "kind"), [("sync", Synchronous), ("async", Asynchronous), ("ssp", StaleBounded)]
 )
 def test_the_mode_decides_the_policy(mode: str, kind: type) -> None:
-    policy = job(4, mode=mode).policy(30, 0, {1: 0, 2: 0, 3: 0}, ())
+    policy = job(4, mode=mode).policy(0, {1: 0, 2: 0, 3: 0})
     assert type(policy) is kind
 
 
 def test_the_staleness_and_the_clocks_of_a_resumed_run_reach_the_policy() -> None:
     clocks = {1: 2, 2: 3}
     strict, slack = job(3, mode="ssp", staleness=0), job(3, mode="ssp", staleness=1)
-    assert strict.policy(10, 5, clocks, ()).handle(Pull(2)) == [], "it is a clock ahead of worker 1"
-    assert slack.policy(10, 5, clocks, ()).handle(Pull(2)) == [SendWeights(2, version=5, clock=3)]
+    assert strict.policy(5, clocks).handle(Pull(2)) == [], "it is a clock ahead of worker 1"
+    assert slack.policy(5, clocks).handle(Pull(2)) == [SendWeights(2, version=5, clock=3)]
 
 
 @pytest.mark.parametrize(("servers", "world_size"), [(1, 2), (1, 9), (3, 4), (8, 64)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -15,13 +16,13 @@ T = TypeVar("T")
 class BackgroundWriter(Generic[T]):
     """Run jobs one after the other on a daemon thread, which never keeps a dying process alive.
 
-    There is room for one job: :meth:`submit` waits while another is unfinished, so a disk slower
-    than the run slows it down instead of filling the memory with snapshots.
+    Whoever hands it memory to write bounds how many jobs may be ahead (see :meth:`submit`), so a
+    disk slower than the run slows it down instead of filling the memory with snapshots.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._job: Callable[[], T] | None = None  # submitted and not finished
+        self._jobs: deque[Callable[[], T]] = deque()  # the first of them is being done
         self._results: list[T] = []
         self._errors: list[BaseException] = []
         self._closed = False
@@ -30,15 +31,16 @@ class BackgroundWriter(Generic[T]):
 
     @property
     def busy(self) -> bool:
-        """Whether :meth:`submit` would wait."""
-        return self._job is not None
+        """Whether a job is unfinished."""
+        return bool(self._jobs)
 
-    def submit(self, job: Callable[[], T]) -> None:
-        """Start ``job`` as soon as the one before has finished; wait until then."""
+    def submit(self, job: Callable[[], T], ahead: int | None = None) -> None:
+        """Do ``job`` after those before it. Wait until at most ``ahead`` are left of these."""
         with self._changed:
             assert not self._closed, "submitted to a closed writer"
-            self._changed.wait_for(lambda: self._job is None)
-            self._job = job
+            if ahead is not None:
+                self._changed.wait_for(lambda: len(self._jobs) <= ahead)
+            self._jobs.append(job)
             self._changed.notify_all()
 
     def poll(self) -> list[T]:
@@ -55,13 +57,13 @@ class BackgroundWriter(Generic[T]):
             return results
 
     def close(self, timeout_s: float) -> list[T]:
-        """Wait for the unfinished job, end the thread, and return what :meth:`poll` would.
+        """Wait for the unfinished jobs, end the thread, and return what :meth:`poll` would.
 
         Raises:
-            CheckpointError: the job took longer than ``timeout_s``, or failed (see :meth:`poll`).
+            CheckpointError: they took longer than ``timeout_s``, or one failed (see :meth:`poll`).
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._job is None, timeout_s):
+            if not self._changed.wait_for(lambda: not self._jobs, timeout_s):
                 raise CheckpointError(
                     f"the last checkpoint was not written within {timeout_s} s; it is incomplete, "
                     f"earlier checkpoints are untouched"
@@ -74,18 +76,19 @@ class BackgroundWriter(Generic[T]):
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._job is not None or self._closed)
-                if self._job is None:
+                self._changed.wait_for(lambda: self._jobs or self._closed)
+                if not self._jobs:
                     return
+                job = self._jobs[0]
             results: list[T] = []
             errors: list[BaseException] = []
             try:
                 with writing("the checkpoint"):
-                    results.append(self._job())
+                    results.append(job())
             except BaseException as error:  # raised again by poll, on the server's own thread
                 errors.append(error)
             with self._changed:
                 self._results += results
                 self._errors += errors
-                self._job = None
+                self._jobs.popleft()
                 self._changed.notify_all()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,25 @@ from psdp.checkpoint import CheckpointStore
 from psdp.errors import CheckpointError, NumericsError, PeerLost
 from psdp.job import Job
 from psdp.loops.commits import Commits, Committed
+from psdp.loops.follower import Instruction
 from psdp.loops.server import TICK_S, Saved, Server
 from psdp.metrics import Best
-from psdp.protocol import Apply, Evaluations, Pull, Stop, Sums
+from psdp.protocol import (
+    Apply,
+    Drained,
+    Effect,
+    Evaluations,
+    Event,
+    Leave,
+    Pull,
+    Push,
+    SendWeights,
+    Stop,
+    Sums,
+)
 from psdp.recorder import Recorder
 from psdp.shard import Shard, Snapshot
-from psdp.transport import Arrival, Endpoint
+from psdp.transport import Arrival, Endpoint, Sending
 from psdp.transport import messages as m
 
 LAST_SAVE_S = 5.0
@@ -44,48 +60,35 @@ class Leader(Server):
         store: CheckpointStore,
         recorder: Recorder,
         identity: dict[str, Any],
+        snapshot: Snapshot | None = None,
         *,
-        version: int = 0,
-        tokens: int = 0,
-        clocks: dict[int, int] | None = None,
-        behind: Iterable[int] = (),
         best: Best | None = None,
         signalled: Callable[[], str | None] = lambda: None,
     ) -> None:
-        super().__init__(
-            job,
-            endpoint,
-            shard,
-            store,
-            version=version,
-            tokens=tokens,
-            clocks=clocks,
-            behind=behind,
-        )
+        super().__init__(job, endpoint, shard, store, snapshot)
+        self.policy = job.policy(self.version, self.clocks)
         self.recorder = recorder
         self.best = best or Best()
         self._identity = identity
         self._signalled = signalled
         self._commits = Commits(job, store, self.writer, self.snapshots.held)
         self._evaluations = Evaluations()
+        self._effects: deque[Effect] = deque()
+        self._applying: Apply | None = None
+        self._live = set(job.workers)
         self._unanswered: set[int] = set()
         self._last: int | None = None
         self._stopped_by = "budget"
 
-    def grants(self) -> int | None:
-        return max(0, self.job.pushes - sum(self.clocks.values()))
-
     def run(self) -> None:
+        if self.evaluation_due() and self.best.evaluated != self.version:
+            self._evaluate_now()
         try:
             super().run()
         except CheckpointError:
             # The disk refuses a checkpoint; it may still take the summary.
             self._write_summary("error")
             raise
-
-    def start(self) -> None:
-        if self.evaluation_due() and self.best.evaluated != self.version:
-            self._evaluate_now()
 
     def turn(self) -> None:
         super().turn()
@@ -115,16 +118,20 @@ class Leader(Server):
                 if message.why == m.ERROR:
                     kept = self._end_early("error")
                     raise PeerLost(f"rank {peer} failed (see its own message); {kept}")
-                super().on_message(peer, message)
+                self._leave(peer)
             case _:
                 super().on_message(peer, message)
 
     def on_gradient(self, peer: int, message: m.Gradient) -> None:
         self._unanswered.add(peer)
         self.recorder.totals(peer, message)
-        super().on_gradient(peer, message)
+        if not math.isfinite(message.sum_of_squares):
+            self._refuse(peer, message)
+        slot = self.slot_of(peer)
+        self.gradients[slot] = message
+        self.decide(Push(peer, message.clock, message.version, slot, message.tokens))
 
-    def on_bad_gradient(self, peer: int, message: m.Gradient) -> None:
+    def _refuse(self, peer: int, message: m.Gradient) -> None:
         step = self.job.step_of(self.version)
         kept = self._end_early("non-finite gradient")
         raise NumericsError(
@@ -133,23 +140,25 @@ class Leader(Server):
             f"{kept}. Try a lower --lr, a longer --warmup-steps, or --grad-clip 1"
         )
 
-    def on_leave(self, peer: int) -> None:
-        self._unanswered.discard(peer)
-        super().on_leave(peer)
-
     def on_lost(self, peer: int, why: str) -> None:
+        super().on_lost(peer, why)
         self.recorder.console.say(f"rank {peer} is gone: {why}")
-        if peer in self.job.workers and len(self.job.servers) > 1:
-            # The other servers do not know which of its gradients rank 0 still counts on.
+        if len(self.job.servers) > 1:
+            # A gradient that counts here may never have reached the other servers.
             kept = self._end_early("worker lost")
             raise PeerLost(f"rank {peer} is gone ({why}), and --servers above 1 needs all; {kept}")
         self._evaluations.leave(peer, self._live - {peer})
-        super().on_lost(peer, why)
+        self._leave(peer)
         self._dismiss_all()
         over = self._last is not None and not self._evaluations.is_open(self._last)
         if not self._live and not over:
             kept = self._end_early("workers lost")
             raise PeerLost(f"the last worker, rank {peer}, is gone ({why}); {kept}")
+
+    def _leave(self, peer: int) -> None:
+        self._unanswered.discard(peer)
+        self._live.discard(peer)
+        self.decide(Leave(peer))
 
     def on_written(self, result: Saved | Committed | None) -> None:
         match result:
@@ -159,18 +168,42 @@ class Leader(Server):
             case Committed():
                 self._commits.committed(result)
 
+    # Acting
+
+    def decide(self, event: Event) -> None:
+        """Ask the policy; perform what it says, in order."""
+        self._effects.extend(self.policy.handle(event))
+        self.proceed()
+
+    def proceed(self) -> None:
+        while self._effects and self.updating is None:
+            match self._effects.popleft():
+                case Apply() as apply:
+                    self._applying = apply
+                    self._tell(m.Update(apply.version, m.pack_slots(apply.slots)))
+                    self.begin_update(apply.version, apply.slots, apply.weights)
+                case SendWeights(rank, version, clock):
+                    self._answer(rank, m.Weights(version, clock, m.TRAIN, m.CURRENT, 0, 0))
+                case Drained(version):
+                    self._drain(version)
+
+    def _tell(self, instruction: Instruction) -> list[Sending]:
+        """Have all other servers do what this one does now."""
+        return [self.endpoint.send(server, instruction) for server in self.job.servers[1:]]
+
     # Answers
 
-    def answer(self, rank: int, version: int, clock: int) -> None:
+    def _answer(self, rank: int, order: m.Weights) -> None:
+        """Send a worker all shards, with this order unless it owes an evaluation."""
         self._unanswered.discard(rank)
         task = self._evaluations.next_for(rank)
-        if task is None:
-            super().answer(rank, version, clock)
-        else:
-            order = m.Weights(version, clock, m.EVALUATE, task.version, task.part, task.parts)
-            self.send_weights(rank, order)
+        if task is not None:
+            owed = {"snapshot": task.version, "part": task.part, "parts": task.parts}
+            order = replace(order, order=m.EVALUATE, **owed)
+        self._tell(m.Answer(rank))
+        self.send_weights(rank, order)
 
-    def on_drained(self, version: int) -> None:
+    def _drain(self, version: int) -> None:
         """Every gradient is applied: evaluate and save the last version, then let all go."""
         self._last = version
         if self._live and not self._evaluations.is_open(version):
@@ -185,17 +218,17 @@ class Leader(Server):
         """After the last update: hand a waiting worker its evaluation, or let it go."""
         if self._last is None or rank not in self._unanswered:
             return
-        if self._evaluations.next_for(rank) is not None:
-            self.answer(rank, self.version, 0)
-        elif not self._evaluations.is_open(self._last):
-            self._unanswered.discard(rank)
-            self.send_weights(rank, m.Weights(self.version, 0, m.STOP, m.CURRENT, 0, 0))
+        owes = self._evaluations.next_for(rank) is not None
+        if owes or not self._evaluations.is_open(self._last):
+            self._answer(rank, m.Weights(self.version, 0, m.STOP, m.CURRENT, 0, 0))
 
     # Evaluations
 
-    def after_update(self, apply: Apply, norm: float, lr: float) -> None:
-        super().after_update(apply, norm, lr)
-        losses = [self._gradients[slot].loss for slot in apply.slots]
+    def after_update(self, norm: float, lr: float) -> None:
+        super().after_update(norm, lr)
+        apply = self._applying
+        assert apply is not None
+        losses = [self.gradients[slot].loss for slot in apply.slots]
         loss = sum(w * x for w, x in zip(apply.weights, losses, strict=True))
         self.recorder.updated(apply, loss, norm, lr, self.tokens, self.clocks)
         if self.evaluation_due() and self._live:
@@ -203,9 +236,8 @@ class Leader(Server):
 
     def _evaluate_now(self) -> None:
         """Evaluate the present version, where the other servers do not know that it is due."""
-        for server in self.job.servers[1:]:
-            self.endpoint.send(server, m.TakeSnapshot(self.version))
-        self.snapshots.keep(self.version, hold=True, save=False)
+        self._tell(m.TakeSnapshot())
+        self.keep(hold=True, save=False)
         self._evaluations.open(self.version, self._live)
 
     def _on_evaluated(self, peer: int, message: m.Evaluated) -> None:
@@ -225,8 +257,7 @@ class Leader(Server):
             self.recorder.evaluated(total, version, snapshot.tokens, best=best)
         if best:
             self._commits.mark_best(version)
-        for server in self.job.servers[1:]:
-            self.endpoint.send(server, m.ReleaseSnapshot(version, best or last))
+        self._tell(m.ReleaseSnapshot(version, best or last))
         self.snapshots.release(version, save=best or last)
         patience = self.job.config.run.early_stop_patience
         if last:
@@ -238,23 +269,21 @@ class Leader(Server):
 
     # Checkpoints and the end
 
-    def write(self, key: int, snapshot: Snapshot) -> None:
+    def write(self, snapshot: Snapshot) -> None:
         state = {
             "version": snapshot.version,
             "tokens": snapshot.tokens,
             "clocks": {str(rank): clock for rank, clock in snapshot.clocks.items()},
             "best": self.best.record(),
         }
-        self._commits.begin(key, self._identity | state)
-        super().write(key, snapshot)
+        self._commits.begin(snapshot.version, self._identity | state)
+        super().write(snapshot)
 
     def _at_rest(self) -> bool:
         return self.snapshots.idle() and self._commits.idle()
 
     def _finish(self) -> None:
-        self.endpoint.flush(
-            [self.endpoint.send(server, m.Finish()) for server in self.job.servers[1:]]
-        )
+        self.endpoint.flush(self._tell(m.Finish()))
         self._write_summary(self._stopped_by)
         self.finished = True
 
@@ -279,13 +308,12 @@ class Leader(Server):
 
     def _save_now(self, deadline: float) -> Path | None:
         """Save the present version on all servers; return where, None if it takes too long."""
-        while self._update is not None and time.monotonic() < deadline:
+        while self.updating is not None and time.monotonic() < deadline:
             self._settle()
         version = self.version
-        for server in self.job.servers[1:]:
-            self.endpoint.send(server, m.TakeSnapshot(version))
-            self.endpoint.send(server, m.ReleaseSnapshot(version, save=True))
-        self.snapshots.keep(version, hold=False, save=True)
+        self._tell(m.TakeSnapshot())
+        self._tell(m.ReleaseSnapshot(version, save=True))
+        self.keep(hold=False, save=True)
         while version not in self._commits.paths and time.monotonic() < deadline:
             self._settle()
         return self._commits.paths.get(version)

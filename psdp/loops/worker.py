@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ class Interrupted(Exception):
 
 
 GOODBYE_S = 1.0
-"""How long a rank that fails tries to tell the servers so."""
+"""How long a rank that fails tries to tell rank 0 so."""
 
 
 class Worker:
@@ -79,7 +78,7 @@ class Worker:
         self._validation = validation
         self._signalled = signalled
         self._now = now
-        self._versions = dict.fromkeys(job.servers, 0)
+        self._version = 0
         self._compute_s = 0.0
         self._wait_s = 0.0
         self._pushed_bytes = 0
@@ -144,7 +143,7 @@ class Worker:
         for server, place in zip(self.job.servers, self.job.shards, strict=True):
             message = m.Gradient(
                 clock=clock,
-                version=self._versions[server],
+                version=self._version,
                 tokens=self.job.tokens_per_push,
                 loss=loss,
                 sum_of_squares=squares,
@@ -164,18 +163,15 @@ class Worker:
 
     def _pull(self, snapshot: int) -> m.Weights:
         begin_s = self._now()
-        for server in self.job.servers:
+        # Rank 0 passes a pull of the current weights on, so that all servers answer it alike.
+        for server in self.job.servers[:1] if snapshot == m.CURRENT else self.job.servers:
             self.endpoint.send(server, m.PullRequest(snapshot))
         order = self._await_weights()
         self._wait_s += self._now() - begin_s
         return order
 
     def _await_weights(self) -> m.Weights:
-        """Wait for every server's shard; return rank 0's order with the clock to compute next.
-
-        The shards of a resumed async run may have different gradients of this worker: it goes on
-        from the oldest, and the servers that have it already drop it.
-        """
+        """Wait for every server's shard; return rank 0's order."""
         answers: dict[int, m.Weights] = {}
         while len(answers) < len(self.job.servers):
             self._heed_signal()
@@ -183,7 +179,6 @@ class Worker:
             match event:
                 case Arrival(peer, m.Weights() as answer):
                     answers[peer] = answer
-                    self._versions[peer] = answer.version
                 case None:
                     pass
                 case _:
@@ -191,22 +186,21 @@ class Worker:
         self._pulled_bytes += self.weights.nbytes
         if not self._on_host:
             self._backend.to_device(self.weights, self._model_weights)
-        order = answers[0]
-        clock = min(answer.clock for answer in answers.values())
-        return replace(order, clock=clock)
+        self._version = answers[0].version
+        return answers[0]
 
     def say_goodbye(self, why: str) -> None:
-        """Tell every server that this worker computes no more; see :class:`messages.Goodbye`."""
+        """Tell rank 0 that this worker computes no more; see :class:`messages.Goodbye`."""
         goodbye = m.Goodbye(
             why, self._compute_s, self._wait_s, self._pushed_bytes, self._pulled_bytes
         )
-        sendings = [self.endpoint.send(server, goodbye) for server in self.job.servers]
+        sending = self.endpoint.send(0, goodbye)
         if why == m.DONE:
-            self.endpoint.flush(sendings)
+            self.endpoint.flush([sending])
             return
-        # Other messages may be under way, and servers gone: try for a while, then go.
+        # Other messages may be under way, and rank 0 gone: try for a while, then go.
         deadline = self._now() + GOODBYE_S
-        while not all(sending.done for sending in sendings) and self._now() < deadline:
+        while not sending.done and self._now() < deadline:
             self.endpoint.receive(timeout_s=0.01)
 
     def _landing(self, peer: int, message: m.Message) -> Array:

@@ -7,7 +7,6 @@ The same classes run under MPI and in property tests.
 from psdp.protocol.evaluation import Evaluations, Sums, Task
 from psdp.protocol.events import (
     Apply,
-    Discard,
     Drained,
     Effect,
     Event,
@@ -24,7 +23,6 @@ from psdp.protocol.sync import Synchronous
 __all__ = [
     "Apply",
     "Asynchronous",
-    "Discard",
     "Drained",
     "Effect",
     "Evaluations",

@@ -56,13 +56,6 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
-class Discard:
-    """Free the slot unused: this gradient was already applied before a resume."""
-
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
 class SendWeights:
     """Answer the worker: here is ``version``, compute your gradient number ``clock``."""
 
@@ -78,4 +71,4 @@ class Drained:
     version: int
 
 
-Effect = Apply | Discard | SendWeights | Drained
+Effect = Apply | SendWeights | Drained

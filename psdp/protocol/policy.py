@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 
 from psdp.errors import ProtocolError
 from psdp.protocol.events import (
-    Discard,
     Drained,
     Effect,
     Event,
@@ -25,15 +24,13 @@ from psdp.protocol.events import (
 
 
 class Policy(ABC):
-    """Decides for one server.
+    """Decides for a job: rank 0 asks it, the other servers do the same in the same order.
 
     Args:
         workers: ranks expected from the start; others may join later.
-        pushes: the budget still to be computed; None for a server that follows another's grants.
+        pushes: the budget still to be computed; None for no end.
         version: updates applied so far.
         clocks: gradients accepted so far of each worker (default 0).
-        behind: workers of whom another server has fewer gradients, which they must compute again.
-            This server has paid for those already.
 
     Attributes:
         clocks: of the live workers.
@@ -49,19 +46,17 @@ class Policy(ABC):
         *,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
-        behind: Iterable[int] = (),
     ) -> None:
         known = clocks or {}
         self.clocks = {rank: known.get(rank, 0) for rank in sorted(workers)}
         self.version = version
         self.max_clock_gap = 0
         self._budget = pushes
-        self._replaying = set(behind)
-        self._granted = set(behind)
+        self._granted: set[int] = set()
         self._waiting: set[int] = set()
         self._stopped = False
         self._drained = False
-        for rank in self._slowest_first(self.clocks.keys() - self._granted):
+        for rank in self._slowest_first(self.clocks):
             self._try_grant(rank)
 
     def handle(self, event: Event) -> list[Effect]:
@@ -109,16 +104,7 @@ class Policy(ABC):
                 f"rank {push.rank} pushed gradient {push.clock} without having been answered"
             )
         expected = self.clocks[push.rank]
-        if push.clock < expected:
-            # A resumed worker starts from the clock of the shard that is furthest behind; the
-            # other shards have this gradient already and must not apply it twice.
-            if push.rank not in self._replaying or push.clock + 1 < expected:
-                return [Discard(push.slot), self._answer(push.rank)]
-            self._replaying.remove(push.rank)
-            self._granted.remove(push.rank)
-            self._waiting.add(push.rank)
-            return [Discard(push.slot)]
-        if push.clock > expected or push.version > self.version:
+        if push.clock != expected or push.version > self.version:
             raise ProtocolError(
                 f"rank {push.rank} pushed gradient {push.clock} on version {push.version}; "
                 f"expected gradient {expected} on version {self.version} at most"
@@ -131,10 +117,10 @@ class Policy(ABC):
     def _forget(self, rank: int) -> None:
         self.clocks.pop(rank, None)
         self._waiting.discard(rank)
-        if rank in self._granted - self._replaying and self._budget is not None:
-            self._budget += 1
-        self._granted.discard(rank)
-        self._replaying.discard(rank)
+        if rank in self._granted:
+            self._granted.remove(rank)
+            if self._budget is not None:
+                self._budget += 1
 
     def _release(self) -> list[Effect]:
         effects: list[Effect] = []

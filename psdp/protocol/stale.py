@@ -24,10 +24,9 @@ class StaleBounded(Policy):
         staleness: float,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
-        behind: Iterable[int] = (),
     ) -> None:
         self.staleness = staleness
-        super().__init__(workers, pushes, version=version, clocks=clocks, behind=behind)
+        super().__init__(workers, pushes, version=version, clocks=clocks)
 
     def _accept(self, push: Push) -> list[Effect]:
         lag = self.version - push.version
@@ -48,8 +47,5 @@ class Asynchronous(StaleBounded):
         *,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
-        behind: Iterable[int] = (),
     ) -> None:
-        super().__init__(
-            workers, pushes, staleness=math.inf, version=version, clocks=clocks, behind=behind
-        )
+        super().__init__(workers, pushes, staleness=math.inf, version=version, clocks=clocks)

@@ -22,10 +22,9 @@ class Synchronous(Policy):
         *,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
-        behind: Iterable[int] = (),
     ) -> None:
         self._round: dict[int, Push] = {}
-        super().__init__(workers, pushes, version=version, clocks=clocks, behind=behind)
+        super().__init__(workers, pushes, version=version, clocks=clocks)
 
     def _accept(self, push: Push) -> list[Effect]:
         self._round[push.rank] = push

@@ -13,7 +13,7 @@ from psdp.config import Config
 from psdp.data.batches import Batches, Validation
 from psdp.data.corpus import Corpus, load_corpus
 from psdp.errors import ConfigError
-from psdp.job import Job, check_world, lagging
+from psdp.job import Job, check_world
 from psdp.nn.transformer import parameter_table
 from psdp.runfolder import RunFolder
 from psdp.shard import Snapshot
@@ -42,7 +42,6 @@ class Ready:
         folder: the run folder; rank 0 writes it, servers write their shards below it.
         manifest: of the checkpoint that this run resumes.
         snapshot: of a server of a resumed run.
-        behind: workers of whom some server has fewer gradients than rank 0 (of a resumed run).
     """
 
     job: Job
@@ -52,7 +51,6 @@ class Ready:
     backend: Backend | None
     manifest: Manifest | None
     snapshot: Snapshot | None
-    behind: frozenset[int]
 
 
 def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None) -> Ready:
@@ -98,11 +96,9 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
         check_resumable(job, corpus, manifest)
         if rank not in job.servers:
             return None, {}
-        snapshot = Snapshot.from_tensors(read_shard(manifest, rank))
-        return snapshot, {"clocks": sorted(snapshot.clocks.items())}
+        return Snapshot.from_tensors(read_shard(manifest, rank)), {}
 
-    snapshot, states = together(world, resuming)
-    behind = lagging([dict(state["clocks"]) for state in states if "clocks" in state])
+    snapshot, _ = together(world, resuming)
 
     def opening() -> tuple[None, dict[str, Any]]:
         if rank != 0:
@@ -115,7 +111,7 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
 
     _, folders = together(world, opening)
     folder = RunFolder(Path(folders[0]["folder"]))
-    return Ready(job, corpus, folder, reads, backend, manifest, snapshot, behind)
+    return Ready(job, corpus, folder, reads, backend, manifest, snapshot)
 
 
 def place_on_node(hosts: Sequence[Mapping[str, Any]], rank: int) -> tuple[int, int]:

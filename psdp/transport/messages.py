@@ -6,6 +6,7 @@ is one, is the raw memory of a flat vector and follows on its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -38,7 +39,7 @@ class Gradient:
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """Worker to server: send the current weights, or those of a snapshot."""
+    """Worker to rank 0: send the current weights, all of you; or to each server: a snapshot's."""
 
     snapshot: int
 
@@ -47,9 +48,8 @@ class PullRequest:
 class Weights:
     """Server to worker, with its shard of the weights.
 
-    ``clock`` numbers the gradient to compute next. ``order`` says what to do (from rank 0; other
-    servers always say train): with ``evaluate``, take part ``part`` of ``parts`` of the validation
-    split on snapshot ``snapshot``.
+    ``clock`` numbers the gradient to compute next. ``order`` is rank 0's, and says what to do: with
+    ``evaluate``, take part ``part`` of ``parts`` of the validation split on snapshot ``snapshot``.
     """
 
     version: int
@@ -74,7 +74,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
-    """Worker to every server: it computes no more. ``why``: done, signal or error."""
+    """Worker to rank 0: it computes no more. ``why``: done, signal or error."""
 
     why: str
     compute_s: float
@@ -92,10 +92,23 @@ class PartialNorm:
 
 
 @dataclass(frozen=True, slots=True)
-class TakeSnapshot:
-    """Rank 0 to servers: copy your shard when you reach this version (or now, if beyond)."""
+class Update:
+    """Rank 0 to servers: average these slots (a bit each, the first in the lowest) and update."""
 
     version: int
+    slots: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Rank 0 to servers: send this worker your weights."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """Rank 0 to servers: keep a copy of your shard as it is now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +141,8 @@ Message = (
     | Evaluated
     | Goodbye
     | PartialNorm
+    | Update
+    | Answer
     | TakeSnapshot
     | ReleaseSnapshot
     | ShardSaved
@@ -141,6 +156,8 @@ _KINDS: tuple[type[Any], ...] = (
     Evaluated,
     Goodbye,
     PartialNorm,
+    Update,
+    Answer,
     TakeSnapshot,
     ReleaseSnapshot,
     ShardSaved,
@@ -152,6 +169,18 @@ WITH_PAYLOAD = (Gradient, Weights)
 _NUMBER = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELDS = {kind: tuple((f.name, str(f.type)) for f in fields(kind)) for kind in _KINDS}
 _MOST_FIELDS = 2 + max(len(names) for names in _FIELDS.values())
+
+
+def pack_slots(slots: Iterable[int]) -> bytes:
+    """Return slots as a bit each."""
+    bits = sum(1 << slot for slot in slots)
+    return bits.to_bytes(bits.bit_length() // 8 + 1, "little")
+
+
+def unpack_slots(packed: bytes) -> tuple[int, ...]:
+    """Return the slots of :func:`pack_slots` in rising order."""
+    bits = int.from_bytes(packed, "little")
+    return tuple(slot for slot in range(bits.bit_length()) if bits >> slot & 1)
 
 
 def encode(message: Message, payload_bytes: int) -> bytes:
@@ -180,7 +209,7 @@ def decode(header: bytes | memoryview, peer: int) -> tuple[Message, int]:
             header,
             max_str_len=MAX_HEADER_BYTES,
             max_array_len=_MOST_FIELDS,
-            max_bin_len=0,
+            max_bin_len=MAX_HEADER_BYTES,
             max_map_len=0,
             max_ext_len=0,
         )

@@ -34,12 +34,23 @@ def test_poll_does_not_wait_for_a_running_job() -> None:
     assert not writer.busy
 
 
-def test_submit_waits_for_the_job_before() -> None:
+def test_jobs_queue_up_without_waiting_where_no_bound_is_given() -> None:
+    writer: BackgroundWriter[str] = BackgroundWriter()
+    go = threading.Event()
+    writer.submit(lambda: str(go.wait(10)))
+    writer.submit(lambda: "second")
+    writer.submit(lambda: "third")
+    assert writer.busy
+    go.set()
+    assert writer.close(10) == ["True", "second", "third"]
+
+
+def test_submit_waits_until_few_enough_jobs_are_ahead() -> None:
     writer: BackgroundWriter[str] = BackgroundWriter()
     go, order = threading.Event(), []
     writer.submit(lambda: order.append(f"first {go.wait(10)}") or "first")
     second = threading.Thread(
-        target=writer.submit, args=(lambda: order.append("second") or "second",), daemon=True
+        target=writer.submit, args=(lambda: order.append("second") or "second", 0), daemon=True
     )
     second.start()
     second.join(0.05)

@@ -22,7 +22,8 @@ from psdp.config import Config
 from psdp.console import Console
 from psdp.data.batches import Batches, Validation
 from psdp.errors import PeerLost
-from psdp.job import Job, lagging
+from psdp.job import Job
+from psdp.loops.follower import Follower
 from psdp.loops.leader import LAST_SAVE_S, Leader
 from psdp.loops.server import Server
 from psdp.loops.worker import Interrupted, Worker
@@ -209,20 +210,14 @@ class Training:
         endpoint = self.network.endpoints[rank]
         shard = Shard.initial(job, rank)
         store = CheckpointStore(self.folder, run.keep_checkpoints)
-        version, tokens, clocks, best = 0, 0, {}, None
-        behind: frozenset[int] = frozenset()
+        best, snapshot = None, None
         if self.resume is not None:
             manifest = read_manifest(find_checkpoint(self.resume))
             snapshot = Snapshot.from_tensors(read_shard(manifest, rank))
-            shard.restore(snapshot)
-            version, tokens, clocks = snapshot.version, snapshot.tokens, snapshot.clocks
             best = Best.from_record(manifest.state["best"])
-            shards = [Snapshot.from_tensors(read_shard(manifest, k)) for k in job.servers]
-            behind = lagging([one.clocks for one in shards])
         if rank:
-            return Server(
-                job, endpoint, shard, store, version=version, tokens=tokens, clocks=clocks
-            )
+            return Follower(job, endpoint, shard, store, snapshot)
+        version, tokens = (0, 0) if snapshot is None else (snapshot.version, snapshot.tokens)
         return Leader(
             job,
             endpoint,
@@ -236,10 +231,7 @@ class Training:
                 tokens=tokens,
             ),
             {"settings": job.config.flat(), "workers": self.workers},
-            version=version,
-            tokens=tokens,
-            clocks=clocks,
-            behind=behind,
+            snapshot,
             best=best,
             signalled=lambda: self.signalled(rank),
         )

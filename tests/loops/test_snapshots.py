@@ -21,15 +21,11 @@ class Shard:
         self.done.append(("take", self.version))
         return Snapshot(self.version, 0, 0, {}, np.zeros(0), {})
 
-    def _write(self, key: int, _snapshot: Snapshot) -> None:
-        self.done.append(("write", key))
+    def _write(self, snapshot: Snapshot) -> None:
+        self.done.append(("write", snapshot.version))
 
     def _recycle(self, snapshot: Snapshot) -> None:
         self.done.append(("recycle", snapshot.version))
-
-    def reach(self, version: int) -> None:
-        self.version = version
-        self.snapshots.reached(version)
 
     def take_done(self) -> list[tuple[str, int]]:
         done, self.done = self.done, []
@@ -91,54 +87,3 @@ def test_a_copy_that_turns_out_to_be_the_best_is_written_at_its_release(shard: S
     shard.snapshots.written(0)
     assert shard.take_done() == [("recycle", 0)]
     assert shard.snapshots.idle()
-
-
-def test_a_wanted_copy_is_taken_when_the_shard_reaches_its_version(shard: Shard) -> None:
-    shard.reach(3)
-    shard.snapshots.want(5, 3)
-    assert not shard.snapshots.idle()
-    shard.reach(4)
-    assert shard.take_done() == []
-    shard.reach(5)
-    assert shard.take_done() == [("take", 5)]
-    shard.reach(6)
-    assert shard.take_done() == []
-    assert shard.snapshots.held() == [5]
-
-
-def test_a_copy_wanted_too_late_is_taken_at_once_under_its_own_key(shard: Shard) -> None:
-    shard.reach(7)
-    shard.snapshots.want(5, 7)
-    kept = shard.snapshots.get(5)
-    assert kept is not None
-    assert kept.version == 7
-
-
-def test_copies_wanted_at_several_versions_are_taken_in_their_order(shard: Shard) -> None:
-    for key in (9, 5, 7):
-        shard.snapshots.want(key, 0)
-    shard.reach(8)
-    assert shard.snapshots.held() == [5, 7]
-    shard.reach(9)
-    assert shard.snapshots.held() == [5, 7, 9]
-
-
-def test_a_release_that_comes_before_the_copy_is_remembered(shard: Shard) -> None:
-    shard.snapshots.want(5, 0)
-    shard.snapshots.release(5, save=True)
-    assert shard.take_done() == []
-    shard.reach(5)
-    assert shard.take_done() == [("take", 5), ("write", 5)]
-    assert shard.snapshots.held() == []
-    shard.snapshots.written(5)
-    assert shard.take_done() == [("recycle", 5)]
-    assert shard.snapshots.idle()
-
-
-def test_a_wanted_copy_of_a_version_that_is_kept_already_is_that_one(shard: Shard) -> None:
-    shard.version = 4
-    shard.snapshots.keep(4, hold=False, save=True)
-    shard.snapshots.want(4, 4)
-    shard.snapshots.written(4)
-    assert shard.take_done() == [("take", 4), ("write", 4)]
-    assert shard.snapshots.held() == [4]

@@ -17,7 +17,7 @@ import pytest
 from jobs import VOCAB, Killed, Training, before_gradient, corpus, die_at, train
 
 from psdp.backend import make_backend
-from psdp.checkpoint import find_checkpoint, read_manifest, read_weights
+from psdp.checkpoint import find_checkpoint, read_manifest, read_shard, read_weights
 from psdp.data.batches import Validation
 from psdp.errors import CheckpointError, NumericsError, PeerLost
 from psdp.loops.leader import Ended
@@ -25,7 +25,7 @@ from psdp.loops.server import Server
 from psdp.loops.worker import Interrupted, Worker
 from psdp.nn.transformer import Transformer
 from psdp.params import Array
-from psdp.protocol import Apply
+from psdp.shard import Snapshot
 from psdp.transport import Sending
 from psdp.transport import messages as m
 
@@ -309,36 +309,30 @@ def unsettle(run: Training) -> None:
 
 
 @pytest.mark.parametrize("mode", [MODES[1], MODES[3]], ids=mode_name)
-def test_a_resumed_run_applies_every_gradient_once_on_every_server(
+def test_all_servers_apply_the_same_gradients_in_the_same_order(
     tmp_path: Path, mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     applied: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    after_update = Server.after_update
+    begin_update = Server.begin_update
 
-    def noting(server: Server, apply: Apply, norm: float, lr: float) -> None:
-        for slot in apply.slots:
-            worker = server.job.workers[slot]
-            applied[server.endpoint.rank].append((worker, server._gradients[slot].clock))
-        after_update(server, apply, norm, lr)
+    def noting(server: Server, version: int, slots: Any, weights: Any) -> None:
+        gradients = [(slot, server.gradients[slot].clock) for slot in slots]
+        applied[server.endpoint.rank].extend(gradients)
+        begin_update(server, version, slots, weights)
 
-    monkeypatch.setattr(Server, "after_update", noting)
-    common = {"workers": 3, "servers": 2, "max_steps": 6, "checkpoint_every": 1, **mode}
+    monkeypatch.setattr(Server, "begin_update", noting)
+    common = {"workers": 3, "servers": 3, "max_steps": 6, "checkpoint_every": 1, **mode}
     whole = train(tmp_path / "whole", prepare=unsettle, **common)
     for step, path in whole.checkpoints().items():
+        manifest = read_manifest(path)
+        shards = [Snapshot.from_tensors(read_shard(manifest, k)) for k in range(3)]
+        assert len({(s.version, s.tokens, str(s.clocks)) for s in shards}) == 1
         applied.clear()
-        at_start: list[dict[int, int]] = []
-
-        def prepare(run: Training, at_start: list[dict[int, int]] = at_start) -> None:
-            at_start.extend(dict(server.clocks) for server in run.servers)
-            unsettle(run)
-
-        rest = train(tmp_path / f"from-{step}", resume=path, prepare=prepare, **common)
-        assert rest.servers[1].clocks == rest.leader.clocks
+        rest = train(tmp_path / f"from-{step}", resume=path, prepare=unsettle, **common)
+        assert len(applied[0]) == 18 - 3 * step
+        assert applied[0] == applied[1] == applied[2]
+        assert rest.leader.clocks == rest.servers[1].clocks == rest.servers[2].clocks
         assert sum(rest.leader.clocks.values()) == 18
-        for rank, server in enumerate(rest.servers):
-            for worker, clock in server.clocks.items():
-                done = [number for who, number in applied[rank] if who == worker]
-                assert done == list(range(at_start[rank][worker], clock))
 
 
 def test_a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from psdp.protocol import (
     Apply,
     Asynchronous,
-    Discard,
     Drained,
     Effect,
     Event,
@@ -89,8 +88,6 @@ class Run:
                     assert version == self.version
                     assert not self.answered
                     assert not self.round
-                case Discard():
-                    raise AssertionError("nothing is pushed twice here")
         assert self.drained <= 1
         assert self.policy.version == self.version
         assert self.policy.clocks == self.clocks
@@ -252,68 +249,3 @@ def test_a_resumed_run_goes_on_from_any_clocks_and_computes_the_rest(
     run.play(picks, leaves=False, joins=False, stops=False)
     assert (run.drained, run.total) == (1, pushes)
     assert sum(run.clocks.values()) == before + pushes
-
-
-@FREE
-@given(
-    st.integers(1, 4),
-    st.integers(1, 3),
-    st.integers(0, 8),
-    st.lists(st.integers(0, 1000), max_size=100),
-    st.data(),
-)
-def test_shards_resumed_with_different_gradients_each_accept_every_one_once(
-    workers: int, servers: int, rest: int, picks: list[int], data: st.DataObject
-) -> None:
-    """A worker goes on from the oldest of its clocks; who has that gradient already drops it.
-
-    So it is, too, where the budget that is left gives some workers nothing new to compute.
-    """
-    ranks = list(range(1, workers + 1))
-    common = {rank: data.draw(st.integers(0, 5)) for rank in ranks}
-    ahead = [
-        {rank: common[rank] + data.draw(st.integers(0, 1)) for rank in ranks}
-        for _ in range(servers)
-    ]
-    final = sum(ahead[0].values()) + rest
-    behind = {rank for own in ahead for rank in ranks if own[rank] < ahead[0][rank]}
-    policies = [
-        Asynchronous(ranks, rest, version=sum(ahead[0].values()), clocks=ahead[0], behind=behind),
-        *(Asynchronous(ranks, version=sum(own.values()), clocks=own) for own in ahead[1:]),
-    ]
-    drained = 0
-    # answers[rank][server]; a worker acts when every server has answered, and sends to each apart.
-    answers: dict[int, dict[int, SendWeights]] = {rank: {} for rank in ranks}
-    wires: dict[tuple[int, int], list[Event]] = {
-        (rank, k): [Pull(rank)] for rank in ranks for k in range(servers)
-    }
-    accepted: list[list[tuple[int, int]]] = [[] for _ in range(servers)]
-    turn = 0
-    while busy := [wire for wire, events in wires.items() if events]:
-        rank, k = busy[(picks[turn] if turn < len(picks) else turn) % len(busy)]
-        turn += 1
-        event = wires[rank, k].pop(0)
-        effects = policies[k].handle(event)
-        if isinstance(event, Push) and Discard(event.slot) not in effects:
-            accepted[k].append((rank, event.clock))
-        for effect in effects:
-            if isinstance(effect, SendWeights):
-                assert k not in answers[effect.rank]
-                answers[effect.rank][k] = effect
-            drained += isinstance(effect, Drained)
-        for other in ranks:
-            got = answers[other]
-            if len(got) == servers:
-                clock = min(answer.clock for answer in got.values())
-                for server, answer in got.items():
-                    push = Push(other, clock, answer.version, slot=other, tokens=1)
-                    wires[other, server].append(push)
-                got.clear()
-    assert sum(policies[0].clocks.values()) == final
-    assert drained == 1
-    for k, own in enumerate(ahead):
-        for rank in ranks:
-            # A shard that was ahead of rank 0 with a worker that computes no more stays ahead.
-            assert policies[k].clocks[rank] == max(own[rank], policies[0].clocks[rank])
-            new = [clock for who, clock in accepted[k] if who == rank]
-            assert new == list(range(own[rank], policies[k].clocks[rank]))

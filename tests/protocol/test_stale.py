@@ -8,7 +8,6 @@ from psdp.errors import ProtocolError
 from psdp.protocol import (
     Apply,
     Asynchronous,
-    Discard,
     Drained,
     Effect,
     Event,
@@ -171,17 +170,6 @@ def test_after_a_resume_a_worker_that_is_too_far_ahead_waits() -> None:
         (push(2, 2, 7), [applied(2, 0, 8), SendWeights(2, 8, 3)]),
         (push(2, 3, 8), [applied(2, 0, 9), SendWeights(2, 9, 4), SendWeights(1, 9, 5)]),
     )
-
-
-def test_a_gradient_that_was_applied_before_a_resume_is_dropped_and_asked_for_anew() -> None:
-    policy = Asynchronous([1, 2], 4, version=5, clocks={1: 3, 2: 2})
-    table(
-        policy,
-        (Pull(1), [SendWeights(1, 5, 3)]),
-        (push(1, 2, 5), [Discard(1), SendWeights(1, 5, 3)]),
-        (push(1, 3, 5), [applied(1, 0, 6), SendWeights(1, 6, 4)]),
-    )
-    assert policy.clocks == {1: 4, 2: 2}
 
 
 def test_clocks_of_ranks_that_are_not_expected_are_forgotten() -> None:

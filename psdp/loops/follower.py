@@ -1,0 +1,73 @@
+"""The loop of a server that is not rank 0: it does to its shard what rank 0 does, in that order."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from psdp.checkpoint import CheckpointStore
+from psdp.job import Job
+from psdp.loops.server import Saved, Server
+from psdp.shard import Shard, Snapshot
+from psdp.transport import Endpoint
+from psdp.transport import messages as m
+
+Instruction = m.Update | m.Answer | m.TakeSnapshot | m.ReleaseSnapshot | m.Finish
+
+
+class Follower(Server):
+    """Takes rank 0's instructions one after the other; an update waits for its gradients."""
+
+    def __init__(
+        self,
+        job: Job,
+        endpoint: Endpoint,
+        shard: Shard,
+        store: CheckpointStore,
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        super().__init__(job, endpoint, shard, store, snapshot)
+        self._instructions: deque[Instruction] = deque()
+
+    def on_message(self, peer: int, message: m.Message) -> None:
+        if isinstance(message, Instruction) and peer == 0:
+            self._instructions.append(message)
+            self.proceed()
+        else:
+            super().on_message(peer, message)
+
+    def on_gradient(self, peer: int, message: m.Gradient) -> None:
+        self.gradients[self.slot_of(peer)] = message
+        self.proceed()
+
+    def on_written(self, result: Saved) -> None:
+        file = result.file
+        saved = m.ShardSaved(result.version, file["name"], file["bytes"], file["sha256"])
+        self.endpoint.send(0, saved)
+        self.snapshots.written(result.version)
+
+    def proceed(self) -> None:
+        while self._instructions and self.updating is None:
+            instruction = self._instructions[0]
+            if isinstance(instruction, m.Update) and not self._landed(instruction):
+                return
+            self._instructions.popleft()
+            self._follow(instruction)
+
+    def _landed(self, update: m.Update) -> bool:
+        return all(slot in self.gradients for slot in m.unpack_slots(update.slots))
+
+    def _follow(self, instruction: Instruction) -> None:
+        match instruction:
+            case m.Update(version, packed):
+                slots = m.unpack_slots(packed)
+                tokens = [self.gradients[slot].tokens for slot in slots]
+                self.begin_update(version, slots, [n / sum(tokens) for n in tokens])
+            case m.Answer(rank):
+                order = m.Weights(self.version, 0, m.TRAIN, m.CURRENT, 0, 0)
+                self.send_weights(rank, order)
+            case m.TakeSnapshot():
+                self.keep(hold=True, save=False)
+            case m.ReleaseSnapshot(version, save):
+                self.snapshots.release(version, save=save)
+            case m.Finish():
+                self.finished = True
