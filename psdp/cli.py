@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import Field
@@ -51,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
+    # argparse takes "-1e-3" for a flag and would say that a value is missing.
+    parser._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
     parser.add_argument("--version", action="version", version=f"psdp {__version__}")
     parser.add_argument(
         "--config", metavar="FILE.toml", help="settings by name (as below); flags win over it"
@@ -63,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _argument(field: Field[Any]) -> dict[str, Any]:
     text = field.metadata["help"]
-    if field.default not in (None, False) and "(default" not in text:
+    if field.default is not None and field.default is not False and "(default" not in text:
         default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
         text += f" (default {default})"
     argument: dict[str, Any] = {"dest": field.name, "help": text.replace("%", "%%")}
@@ -73,7 +76,7 @@ def _argument(field: Field[Any]) -> dict[str, Any]:
         argument["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
         return argument
     if kind == "tuple[str, ...]":
-        argument["nargs"] = "+"
+        argument |= {"nargs": "+", "action": "extend"}
     else:
         argument["type"] = {"int": int, "float": float, "str": str}[kind]
     if field.metadata["choices"]:

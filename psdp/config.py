@@ -131,7 +131,9 @@ class RunConfig:
     keep_checkpoints: int = setting(3, "latest checkpoints kept beside the best (0: all)", low=0)
     resume: str | None = setting(None, "run folder or checkpoint to go on from", metavar="DIR")
     seed: int = setting(1337, "of the weights, the order of the data and dropout", low=0)
-    threads: int = setting(0, "BLAS threads a rank (0: cores of the node / its ranks)", low=0)
+    threads: int = setting(
+        0, "BLAS threads a rank (0: cores of the node / its ranks)", low=0, below=1025
+    )
     device: str = setting("cpu", "where workers compute", choices=("cpu", "gpu"))
     dtype: str = setting("float32", "of weights and gradients", choices=("float32", "float64"))
     log_every: int = setting(10, "steps between lines of metrics", low=1)
@@ -293,5 +295,9 @@ def _check_bounds(f: Field[Any], value: Any) -> None:
         raise ConfigError(f"{flag} must be at least {limits['low']}, got {value}")
     if limits["below"] is not None and not value < limits["below"]:
         raise ConfigError(f"{flag} must be below {limits['below']}, got {value}")
+    if isinstance(value, int) and value >= 1 << 63:
+        raise ConfigError(f"{flag} must be below 2^63, got {value}")
+    if value == "":
+        raise ConfigError(f"{flag} is empty; name a folder, or drop it")
     if isinstance(value, float) and value == float("inf"):
         raise ConfigError(f"{flag} must be finite, got {value}")

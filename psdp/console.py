@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -24,7 +24,8 @@ class Console:
         self._quiet = quiet
         self._budget = tokens
         self._bar: Any = None
-        if not quiet and on_terminal():
+        self._terminal = None if quiet else open_terminal()
+        if self._terminal is not None:
             self._bar = tqdm(
                 total=tokens,
                 initial=done,
@@ -32,18 +33,16 @@ class Console:
                 unit_scale=True,
                 dynamic_ncols=True,
                 mininterval=0.2,
-                file=sys.stderr,
+                file=self._terminal,
             )
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar if there is one."""
+        """Print a line on stdout, in the bar's place if there is one; the bar moves down."""
         if self._quiet:
             return
         if self._bar is not None:
-            self._bar.write(text, file=sys.stdout)
-        else:
-            print(text)
-        sys.stdout.flush()
+            self._bar.clear()
+        print(text, flush=True)
 
     def advance(self, tokens: int, loss: float, lag: float) -> None:
         """Move the bar on; every update."""
@@ -53,7 +52,7 @@ class Console:
 
     def progress(self, record: dict[str, Any], step: int) -> None:
         """Print a train record as a line where there is no bar."""
-        if self._bar is None:
+        if self._terminal is None:
             left_s = (self._budget - record["tokens"]) / max(record["tokens_per_s"], 1e-9)
             loss = math.nan if record["loss"] is None else record["loss"]
             self.say(
@@ -65,22 +64,30 @@ class Console:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
+        if self._terminal not in (None, sys.stderr):
+            self._terminal.close()
+            self._terminal = None
 
 
-def on_terminal() -> bool:
-    """Say whether a person watches: our stderr, or the launcher's that ours is passed on to."""
+def open_terminal() -> TextIO | None:
+    """Return the terminal at which a person watches, None if there is none.
+
+    It is our stderr, or that of the launcher which passes ours on. Launchers pass on whole lines,
+    but a bar is redrawn within one, so it is written to the terminal itself.
+    """
     if sys.stderr.isatty():
-        return True
+        return sys.stderr
     pid = "self"
     while pid not in ("0", "1"):
         try:
             status = Path(f"/proc/{pid}/status").read_text()
             fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
             if fields["Name"].startswith(_LAUNCHERS):
-                target = str(Path(f"/proc/{pid}/fd/2").readlink())
-                if target.startswith(("/dev/pts/", "/dev/tty")):
-                    return True
+                target = Path(f"/proc/{pid}/fd/2").readlink()
+                if str(target).startswith(("/dev/pts/", "/dev/tty")):
+                    return target.open("w", encoding="utf-8")
             pid = fields["PPid"]
         except (OSError, KeyError):
-            return False
-    return False
+            return None
+    return None

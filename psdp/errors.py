@@ -34,6 +34,14 @@ class PeerLost(PsdpError):
     exit_code = 5
 
 
+class RankFailed(PsdpError):
+    """Another rank failed; the job ends with that rank's exit status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.exit_code = status
+
+
 class CheckpointError(PsdpError):
     """A checkpoint is missing, damaged, of another run, or could not be written."""
 

@@ -25,7 +25,6 @@ from psdp.loops.server import Server
 from psdp.loops.worker import Interrupted, Worker
 from psdp.metrics import Best
 from psdp.recorder import Recorder
-from psdp.shard import Shard
 from psdp.startup import Ready, prepare
 from psdp.startup.resume import identity_of
 from psdp.transport import Endpoint
@@ -92,13 +91,12 @@ def _run(
         _server(ready, endpoint, signals).run()
     else:
         assert ready.reads is not None
-        assert ready.backend is not None
+        assert ready.replica is not None
         endpoint = world.endpoint(job.servers)
         worker = Worker(
             job,
             endpoint,
-            ready.backend,
-            ready.corpus.vocab_size,
+            ready.replica,
             ready.reads.batches,
             ready.reads.validation,
             signalled=signals,
@@ -116,7 +114,7 @@ def _work(worker: Worker, world: World, signals: Signals) -> None:
         raise
     except Exception as error:
         code = tell(world.rank, error, signals)
-        worker.say_goodbye(SIGNAL if isinstance(error, Interrupted) else ERROR)
+        worker.say_goodbye(SIGNAL if isinstance(error, Interrupted) else ERROR, code)
         time.sleep(LAST_SAVE_S + 1)
         world.abort(code)
 
@@ -124,20 +122,24 @@ def _work(worker: Worker, world: World, signals: Signals) -> None:
 def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
     """Return the server of this rank, at its start or where the checkpoint was taken."""
     job, run, snapshot = ready.job, ready.job.config.run, ready.snapshot
-    shard = Shard.initial(job, endpoint.rank)
+    shard = ready.shard
+    assert shard is not None
     store = CheckpointStore(ready.folder.path, run.keep_checkpoints)
     if endpoint.rank != 0:
-        return Follower(job, endpoint, shard, store, snapshot)
+        return Follower(job, endpoint, shard, store, snapshot, signalled=signals)
     version, tokens = (0, 0) if snapshot is None else (snapshot.version, snapshot.tokens)
     best = None if ready.manifest is None else Best.from_record(ready.manifest.state["best"])
     console = Console(job.pushes * job.tokens_per_push, tokens, quiet=run.quiet)
     console.say(describe(ready))
+    recorder = Recorder(job, ready.folder, console, version=version, tokens=tokens)
+    if ready.manifest is not None:
+        recorder.resumed()
     return Leader(
         job,
         endpoint,
         shard,
         store,
-        Recorder(job, ready.folder, console, version=version, tokens=tokens),
+        recorder,
         identity_of(job, ready.corpus),
         snapshot,
         best=best,

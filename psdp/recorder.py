@@ -44,6 +44,7 @@ class Recorder:
         self._interval = Interval(self._start_s)
         self._lags = Lags()
         self._evaluation: dict[str, Any] = {}
+        self._latest: dict[str, Any] = {}
         self._totals: dict[int, Gradient | Goodbye] = {}
 
     def totals(self, rank: int, message: Gradient | Goodbye) -> None:
@@ -64,25 +65,31 @@ class Recorder:
         self._lags.add(apply.lags)
         self._interval.add(apply.tokens, loss, apply.lags)
         self.console.advance(apply.tokens, loss, sum(apply.lags) / len(apply.lags))
+        self._latest = {"version": apply.version, "lr": lr, "grad_norm": finite(norm)}
+        self._latest["clocks"] = {str(rank): clock for rank, clock in clocks.items()}
         first = apply.version == self._start_version + 1
-        if not first and not self._job.due(self._job.config.run.log_every, apply.version):
-            return
-        now = self._now()
+        last = tokens == self._job.pushes * self._job.tokens_per_push
+        if first or last or self._job.due(self._job.config.run.log_every, apply.version):
+            self._write_interval()
+
+    def _write_interval(self) -> None:
+        """Write a train record of the updates since the last one."""
+        now, interval = self._now(), self._interval
         record = {
             "kind": "train",
             "time_s": round(now - self._start_s, 4),
-            "tokens": tokens,
-            "version": apply.version,
-            "loss": finite(self._interval.loss),
-            "lr": lr,
-            "grad_norm": finite(norm),
-            "tokens_per_s": round(self._interval.tokens_per_s(now), 1),
-            "version_lag": self._interval.lags.mean(),
-            "clocks": {str(rank): clock for rank, clock in clocks.items()},
+            "tokens": self._tokens,
+            "version": self._latest["version"],
+            "loss": finite(interval.loss),
+            "lr": self._latest["lr"],
+            "grad_norm": self._latest["grad_norm"],
+            "tokens_per_s": round(interval.tokens_per_s(now), 1),
+            "version_lag": interval.lags.mean(),
+            "clocks": self._latest["clocks"],
         }
         self._interval = Interval(now)
         self._folder.append_metrics(record)
-        self.console.progress(record, -(-tokens // self._job.tokens_per_step))
+        self.console.progress(record, -(-self._tokens // self._job.tokens_per_step))
 
     def evaluated(self, total: Sums, version: int, tokens: int, *, best: bool) -> None:
         """Write an eval record of the weights that had processed ``tokens``."""
@@ -106,8 +113,15 @@ class Recorder:
             f"{self._evaluation['accuracy']:.3f}{'  (best)' if best else ''}"
         )
 
+    def resumed(self) -> None:
+        """Note that the run goes on here: records of later versions above are not of it."""
+        record = {"kind": "resume", "time_s": 0.0, "tokens": self._tokens, "version": self._version}
+        self._folder.append_metrics(record)
+
     def stop_clock(self) -> None:
         """Training and its last evaluation are over; what follows is not the run's time."""
+        if self._interval.updates:
+            self._write_interval()
         self._stop_s = self._now()
 
     def finish(self, stopped_by: str, max_clock_gap: int, best_val_loss: float) -> None:

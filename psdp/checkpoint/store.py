@@ -88,6 +88,10 @@ class CheckpointStore:
             for file in shards:
                 _check_written(temporary / file.name, file.bytes)
             with writing(folder):
+                if folder.exists():  # without a manifest: damaged, and in the way
+                    aside = self._root / f"{TEMPORARY}damaged-{folder.name}"
+                    folder.rename(aside)
+                    shutil.rmtree(aside, ignore_errors=True)
                 write_text(temporary / MANIFEST, manifest_text(step, state, shards))
                 sync_folder(temporary)
                 temporary.rename(folder)

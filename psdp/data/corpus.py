@@ -69,14 +69,23 @@ def load_corpus(config: DataConfig) -> Corpus:
     files = [file for path in config.corpus for file in _files(Path(path))]
     tokenised = [file for file in files if file.suffix.lower() in _TOKENISED]
     if not tokenised:
-        name = config.corpus[0] if len(config.corpus) == 1 else f"{len(config.corpus)} paths"
-        return _from_text(config, tuple(map(str, files)), _texts(config.corpus, files), name)
+        name = (
+            _printable(config.corpus[0])
+            if len(config.corpus) == 1
+            else f"{len(config.corpus)} paths"
+        )
+        return _from_text(config, tuple(map(_printable, files)), _texts(config.corpus, files), name)
     if len(tokenised) < len(files):
         text = next(file for file in files if file not in tokenised)
         raise DataError(
             f"--corpus mixes text ({text}) and tokens ({tokenised[0]}); give one or the other"
         )
     return _from_tokens(config, tokenised)
+
+
+def _printable(path: str | Path) -> str:
+    """Return a path as text that can be printed and kept, whatever bytes its name has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _from_text(config: DataConfig, sources: tuple[str, ...], texts: list[str], name: str) -> Corpus:
@@ -125,7 +134,7 @@ def _from_tokens(config: DataConfig, files: list[Path]) -> Corpus:
     digest = hashlib.sha256()
     for chunk in _chunks(tokens):
         digest.update(np.ascontiguousarray(chunk).data)
-    sources = tuple(map(str, files))
+    sources = tuple(map(_printable, files))
     about = f"{files[0]}" if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     return _split(config, tokens, tokenizer, digest.hexdigest(), sources, about)
 

@@ -90,6 +90,12 @@ class Partition:
             DataError: a worker, of whatever rank, would get no window.
         """
         assert 0 <= worker < workers
+        if grid.count < workers:
+            raise DataError(
+                f"corpus too short for {workers} workers: {grid.size} training tokens make "
+                f"{grid.count} windows of --block-size {grid.block_size}; lower --block-size or "
+                "the number of workers, or take a longer corpus"
+            )
         shared = kind == "random"
         windows = np.arange(grid.count, dtype=np.int64)
         if not shared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from psdp.checkpoint import CheckpointStore
 from psdp.job import Job
@@ -15,7 +16,11 @@ Instruction = m.Update | m.Answer | m.TakeSnapshot | m.ReleaseSnapshot | m.Finis
 
 
 class Follower(Server):
-    """Takes rank 0's instructions one after the other; an update waits for its gradients."""
+    """Takes rank 0's instructions one after the other; an update waits for its gradients.
+
+    Args:
+        signalled: returns the name of a signal that asked this rank to end, or None.
+    """
 
     def __init__(
         self,
@@ -24,9 +29,20 @@ class Follower(Server):
         shard: Shard,
         store: CheckpointStore,
         snapshot: Snapshot | None = None,
+        *,
+        signalled: Callable[[], str | None] = lambda: None,
     ) -> None:
         super().__init__(job, endpoint, shard, store, snapshot)
+        self._signalled = signalled
+        self._told = False
         self._instructions: deque[Instruction] = deque()
+
+    def turn(self) -> None:
+        super().turn()
+        if self._signalled() is not None and not self._told:
+            # Rank 0 ends the run, and wants this shard saved first.
+            self.endpoint.send(0, m.Goodbye(m.SIGNAL, 0, 0.0, 0.0, 0, 0))
+            self._told = True
 
     def on_message(self, peer: int, message: m.Message) -> None:
         if isinstance(message, Instruction) and peer == 0:

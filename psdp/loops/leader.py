@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from psdp.checkpoint import CheckpointStore
-from psdp.errors import CheckpointError, NumericsError, PeerLost
+from psdp.errors import CheckpointError, NumericsError, PeerLost, RankFailed
 from psdp.job import Job
 from psdp.loops.commits import Commits, Committed
 from psdp.loops.follower import Instruction
@@ -111,13 +111,13 @@ class Leader(Server):
             case m.ShardSaved(version, name, file_bytes, sha256):
                 file = {"name": name, "bytes": file_bytes, "sha256": sha256}
                 self._commits.collect(version, file)
+            case m.Goodbye(why=m.SIGNAL):
+                self._end_by_signal(f"a signal to rank {peer}")
+            case m.Goodbye(why=m.ERROR, status=status):
+                kept = self._end_early("error")
+                raise RankFailed(f"rank {peer} failed (see its own message); {kept}", status)
             case m.Goodbye():
                 self.recorder.totals(peer, message)
-                if message.why == m.SIGNAL:
-                    self._end_by_signal(f"a signal to rank {peer}")
-                if message.why == m.ERROR:
-                    kept = self._end_early("error")
-                    raise PeerLost(f"rank {peer} failed (see its own message); {kept}")
                 self._leave(peer)
             case _:
                 super().on_message(peer, message)
@@ -296,6 +296,7 @@ class Leader(Server):
 
     def _end_early(self, stopped_by: str) -> str:
         """Write the summary, then save what there is; return a sentence that says where."""
+        self.recorder.weights_sha256 = None  # that of the last evaluation, not of what is saved
         self.recorder.stop_clock()
         self._write_summary(stopped_by)
         try:

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from psdp.backend import Backend
 from psdp.data.batches import Batches, Validation
 from psdp.errors import PeerLost, ProtocolError
 from psdp.job import Job
-from psdp.nn.transformer import Transformer
 from psdp.optim.clip import sum_of_squares
+from psdp.replica import Replica
 from psdp.transport import Arrival, Endpoint, Lost
 from psdp.transport import messages as m
 
@@ -36,9 +35,6 @@ GOODBYE_S = 1.0
 class Worker:
     """Computes what rank 0 orders until it says stop.
 
-    The weights land in, and the gradient leaves from, the two flat vectors whose views the model's
-    layers are; a GPU has its own two, and these are their copies on the host.
-
     Args:
         batches: this worker's training data.
         validation: None without a validation split.
@@ -49,31 +45,16 @@ class Worker:
         self,
         job: Job,
         endpoint: Endpoint,
-        backend: Backend,
-        vocab_size: int,
+        replica: Replica,
         batches: Batches,
         validation: Validation | None,
         *,
         signalled: Callable[[], str | None] = lambda: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        config = job.config
         self.job = job
         self.endpoint = endpoint
-        self.weights: Array = np.zeros(job.table.size, config.run.dtype)
-        self.gradient: Array = np.zeros_like(self.weights)
-        self._backend = backend
-        self._on_host = backend.name == "cpu"
-        self._model_weights = self.weights if self._on_host else backend.zeros(job.table.size)
-        self._model_gradient = self.gradient if self._on_host else backend.zeros(job.table.size)
-        self._model = Transformer(
-            config.model,
-            vocab_size,
-            config.run.batch_size,
-            backend,
-            self._model_weights,
-            self._model_gradient,
-        )
+        self.replica = replica
         self._batches = batches
         self._validation = validation
         self._signalled = signalled
@@ -105,16 +86,16 @@ class Worker:
         """Compute gradient number ``clock`` and push it; return the answer."""
         begin_s = self._now()
         run = self.job.config.run
-        self._model_gradient[...] = 0
-        rng = np.random.default_rng([run.seed, self.endpoint.rank, clock, DROPOUT_STREAM])
+        self.replica.clear()
+        worker = self.endpoint.rank - self.job.workers.start
+        rng = np.random.default_rng([run.seed, worker, clock, DROPOUT_STREAM])
         loss = 0.0
         for micro in range(run.grad_accum):
             self._heed_signal()
             x, y = self._batches.batch(clock, micro)
-            loss += self._model.forward_backward(x, y, 1 / run.grad_accum, rng)
-        if not self._on_host:
-            self._backend.to_host(self._model_gradient, self.gradient)
-        squares = sum_of_squares(self.gradient)
+            loss += self.replica.model.forward_backward(x, y, 1 / run.grad_accum, rng)
+        self.replica.fetch()
+        squares = sum_of_squares(self.replica.gradient)
         self._compute_s += self._now() - begin_s
         return self._push(clock, loss / run.grad_accum, squares)
 
@@ -126,11 +107,11 @@ class Worker:
             part = self._validation.parts(order.parts)[order.part]
             for x, y, counted in self._validation.batches(part):
                 self._heed_signal()
-                losses, right = self._model.evaluate(x, y)
+                losses, right = self.replica.model.evaluate(x, y)
                 loss += float(losses[counted].sum(dtype=np.float64))
                 correct += int(right[counted].sum())
                 tokens += int(counted.sum())
-        digest = hashlib.sha256(self.weights.data).hexdigest() if order.part == 0 else ""
+        digest = hashlib.sha256(self.replica.weights.data).hexdigest() if order.part == 0 else ""
         self.endpoint.send(
             0, m.Evaluated(order.snapshot, order.part, loss, correct, tokens, digest)
         )
@@ -152,7 +133,7 @@ class Worker:
                 pushed_bytes=self._pushed_bytes,
                 pulled_bytes=self._pulled_bytes,
             )
-            shard = self.gradient[place.start : place.stop]
+            shard = self.replica.gradient[place.start : place.stop]
             sendings.append(self.endpoint.send(server, message, shard))
             self._pushed_bytes += shard.nbytes
         order = self._await_weights()
@@ -183,16 +164,15 @@ class Worker:
                     pass
                 case _:
                     self._unexpected(event)
-        self._pulled_bytes += self.weights.nbytes
-        if not self._on_host:
-            self._backend.to_device(self.weights, self._model_weights)
+        self._pulled_bytes += self.replica.weights.nbytes
+        self.replica.load()
         self._version = answers[0].version
         return answers[0]
 
-    def say_goodbye(self, why: str) -> None:
+    def say_goodbye(self, why: str, status: int = 0) -> None:
         """Tell rank 0 that this worker computes no more; see :class:`messages.Goodbye`."""
         goodbye = m.Goodbye(
-            why, self._compute_s, self._wait_s, self._pushed_bytes, self._pulled_bytes
+            why, status, self._compute_s, self._wait_s, self._pushed_bytes, self._pulled_bytes
         )
         sending = self.endpoint.send(0, goodbye)
         if why == m.DONE:
@@ -207,7 +187,7 @@ class Worker:
         if not isinstance(message, m.Weights) or peer not in self.job.servers:
             raise ProtocolError(f"rank {peer} sent a payload with {message}")
         place = self.job.shards[peer]
-        return self.weights[place.start : place.stop]
+        return self.replica.weights[place.start : place.stop]
 
     def _unexpected(self, event: Arrival | Lost) -> None:
         match event:

@@ -17,6 +17,11 @@ PER_RANK = frozenset({"threads", "device", "corpus"})
 """Settings that may differ between ranks: hosts may differ, and the corpus is compared by hash."""
 
 
+# NumPy raises these as ValueError where a size is beyond any memory.
+_TOO_BIG = ("array is too big", "Maximum allowed dimension")
+_LOWER = "lower --n-layer, --n-embd, --block-size, --batch-size or --vocab-size"
+
+
 def together(
     world: World, action: Callable[[], tuple[T, dict[str, Any]]]
 ) -> tuple[T, list[dict[str, Any]]]:
@@ -30,6 +35,11 @@ def together(
         report: dict[str, Any] = {"facts": facts}
     except PsdpError as error:
         report = {"error": str(error), "code": error.exit_code}
+    except (MemoryError, OverflowError, ValueError) as error:
+        if isinstance(error, ValueError) and not str(error).startswith(_TOO_BIG):
+            raise
+        text = f"the settings ask for more memory than there is ({error}); {_LOWER}"
+        report = {"error": text, "code": ConfigError.exit_code}
     reports = [json.loads(raw) for raw in world.exchange(json.dumps(report).encode())]
     failed = {rank: r for rank, r in enumerate(reports) if "error" in r}
     if failed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,22 @@ def open_folder(config: Config, manifest: Manifest | None) -> RunFolder:
     return folder
 
 
-def config_record(job: Job, corpus: Corpus, hosts: Sequence[str], mpi: str) -> dict[str, Any]:
-    """Return what config.json says of a run."""
+def config_record(
+    job: Job,
+    corpus: Corpus,
+    folder: RunFolder,
+    hosts: Sequence[Mapping[str, Any]],
+    places: Sequence[tuple[int, int]],
+    mpi: str,
+) -> dict[str, Any]:
+    """Return what config.json says of a run; ``places``: local rank and threads of each rank."""
     return {
-        "settings": job.config.flat(),
+        "settings": job.config.flat() | {"out": str(folder.path)},
         "workers": len(job.workers),
         "servers": len(job.servers),
         "parameters": job.table.size,
-        "hosts": list(hosts),
+        "hosts": [host["host"] for host in hosts],
+        "blas_threads": [threads for _, threads in places],
         "corpus": {
             "description": corpus.description,
             "sha256": corpus.sha256,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdp.backend import Backend, make_backend
+from psdp.backend import make_backend
 from psdp.checkpoint import CheckpointStore, Manifest, read_shard
 from psdp.config import Config
 from psdp.data.batches import Batches, Validation
@@ -15,8 +15,9 @@ from psdp.data.corpus import Corpus, load_corpus
 from psdp.errors import ConfigError
 from psdp.job import Job, check_world
 from psdp.nn.transformer import parameter_table
+from psdp.replica import Replica
 from psdp.runfolder import RunFolder
-from psdp.shard import Snapshot
+from psdp.shard import Shard, Snapshot
 from psdp.startup.agree import same_corpus, same_settings, together
 from psdp.startup.folder import config_record, open_folder
 from psdp.startup.resume import check_resumable, settle
@@ -38,7 +39,8 @@ class Ready:
 
     Attributes:
         reads: of a worker.
-        backend: of a worker.
+        replica: of a worker.
+        shard: of a server, fresh.
         folder: the run folder; rank 0 writes it, servers write their shards below it.
         manifest: of the checkpoint that this run resumes.
         snapshot: of a server of a resumed run.
@@ -48,7 +50,8 @@ class Ready:
     corpus: Corpus
     folder: RunFolder
     reads: Reads | None
-    backend: Backend | None
+    replica: Replica | None
+    shard: Shard | None
     manifest: Manifest | None
     snapshot: Snapshot | None
 
@@ -74,19 +77,17 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
         return (config, manifest), facts
 
     (config, manifest), hosts = together(world, settings)
-    local_rank, threads = place_on_node(hosts, rank)
-    limit_blas(config.run.threads or threads)
+    places = [place_on_node(hosts, other) for other in range(world.size)]
+    local_rank, threads = places[rank]
+    limit_blas(threads)
 
-    def reading() -> tuple[tuple[Corpus, Reads | None, Backend | None], dict[str, Any]]:
+    def reading() -> tuple[tuple[Corpus, Reads | None], dict[str, Any]]:
         same_settings([host["settings"] for host in hosts])
         corpus = load_corpus(config.data)
-        reads = backend = None
-        if rank >= config.run.servers:
-            reads = cut_out(corpus, config, rank, world.size)
-            backend = make_backend(config.run.device, config.run.dtype, local_rank)
-        return (corpus, reads, backend), {"sha256": corpus.sha256}
+        reads = None if rank < config.run.servers else cut_out(corpus, config, rank, world.size)
+        return (corpus, reads), {"sha256": corpus.sha256}
 
-    (corpus, reads, backend), corpora = together(world, reading)
+    (corpus, reads), corpora = together(world, reading)
     job = Job(config, world.size, parameter_table(config.model, corpus.vocab_size))
 
     def resuming() -> tuple[Snapshot | None, dict[str, Any]]:
@@ -100,29 +101,39 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
 
     snapshot, _ = together(world, resuming)
 
+    def allocating() -> tuple[Shard | Replica, dict[str, Any]]:
+        if rank in job.servers:
+            return Shard.initial(job, rank), {}
+        backend = make_backend(config.run.device, config.run.dtype, local_rank)
+        return Replica(job, corpus.vocab_size, backend), {}
+
+    own, _ = together(world, allocating)
+
     def opening() -> tuple[None, dict[str, Any]]:
         if rank != 0:
             return None, {}
         folder = open_folder(config, manifest)
-        names = [host["host"] for host in hosts]
         CheckpointStore(folder.path, config.run.keep_checkpoints).discard_leftovers()
-        folder.write_config(config_record(job, corpus, names, world.library))
+        folder.write_config(config_record(job, corpus, folder, hosts, places, world.library))
         return None, {"folder": str(folder.path)}
 
     _, folders = together(world, opening)
     folder = RunFolder(Path(folders[0]["folder"]))
-    return Ready(job, corpus, folder, reads, backend, manifest, snapshot)
+    replica = own if isinstance(own, Replica) else None
+    shard = own if isinstance(own, Shard) else None
+    return Ready(job, corpus, folder, reads, replica, shard, manifest, snapshot)
 
 
 def place_on_node(hosts: Sequence[Mapping[str, Any]], rank: int) -> tuple[int, int]:
-    """Return this rank's number among those of its host, and its fair share of BLAS threads.
+    """Return a rank's number among those of its host, and its BLAS threads: ``--threads``, or its
+    fair share of the host's cores.
 
-    ``hosts`` holds ``host`` and ``cores`` of every rank.
+    ``hosts`` holds ``host``, ``cores`` and ``settings`` of every rank.
     """
     own = hosts[rank]
     ranks = [other for other, fact in enumerate(hosts) if fact["host"] == own["host"]]
     threads = fair_share(own["cores"], [hosts[other]["cores"] for other in ranks])
-    return ranks.index(rank), threads
+    return ranks.index(rank), own["settings"]["threads"] or threads
 
 
 def cut_out(corpus: Corpus, config: Config, rank: int, world_size: int) -> Reads:

@@ -74,9 +74,10 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
-    """Worker to rank 0: it computes no more. ``why``: done, signal or error."""
+    """A rank to rank 0: it does no more. ``why``: done, signal or error, with its exit status."""
 
     why: str
+    status: int
     compute_s: float
     wait_s: float
     pushed_bytes: int

@@ -1,0 +1,54 @@
+"""One worker's copy of the model: two flat vectors, and the layers that are views of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from psdp.backend import Backend
+from psdp.job import Job
+from psdp.nn.transformer import Transformer
+
+Array = npt.NDArray[Any]
+
+
+class Replica:
+    """The model of one worker.
+
+    Weights land in ``weights`` and the gradient leaves from ``gradient``, both (P,) on the host. On
+    a CPU the layers are views of these two; a GPU has its own two, copied by :meth:`load` and
+    :meth:`fetch`.
+    """
+
+    def __init__(self, job: Job, vocab_size: int, backend: Backend) -> None:
+        config, size = job.config, job.table.size
+        self.weights: Array = np.zeros(size, config.run.dtype)
+        self.gradient: Array = np.zeros_like(self.weights)
+        self._backend = backend
+        self._on_host = backend.name == "cpu"
+        self._weights = self.weights if self._on_host else backend.zeros(size)
+        self._gradient = self.gradient if self._on_host else backend.zeros(size)
+        self.model = Transformer(
+            config.model,
+            vocab_size,
+            config.run.batch_size,
+            backend,
+            self._weights,
+            self._gradient,
+        )
+
+    def load(self) -> None:
+        """New weights have landed: let the layers see them."""
+        if not self._on_host:
+            self._backend.to_device(self.weights, self._weights)
+
+    def clear(self) -> None:
+        """Set the gradient to zero, to be added to."""
+        self._gradient[...] = 0
+
+    def fetch(self) -> None:
+        """Make ``gradient`` what the layers have added up."""
+        if not self._on_host:
+            self._backend.to_host(self._gradient, self.gradient)
