@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,12 +27,14 @@ class Console:
         self._bar: Any = None
         self._terminal = None if quiet else open_terminal()
         if self._terminal is not None:
+            width_known = knows_its_width(self._terminal)
             self._bar = tqdm(
                 total=tokens,
                 initial=done,
                 unit="tok",
                 unit_scale=True,
-                dynamic_ncols=True,
+                dynamic_ncols=width_known,
+                ncols=None if width_known else 80,
                 mininterval=0.2,
                 file=self._terminal,
             )
@@ -68,6 +71,14 @@ class Console:
         if self._terminal not in (None, sys.stderr):
             self._terminal.close()
             self._terminal = None
+
+
+def knows_its_width(terminal: TextIO) -> bool:
+    """Say whether a terminal tells its width; tqdm draws nothing on one that says 0."""
+    try:
+        return os.get_terminal_size(terminal.fileno()).columns > 0
+    except OSError:
+        return False
 
 
 def open_terminal() -> TextIO | None:
