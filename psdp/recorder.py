@@ -89,7 +89,7 @@ class Recorder:
         }
         self._interval = Interval(now)
         self._folder.append_metrics(record)
-        self.console.progress(record, -(-self._tokens // self._job.tokens_per_step))
+        self.console.progress(record, self._step(self._tokens))
 
     def evaluated(self, total: Sums, version: int, tokens: int, *, best: bool) -> None:
         """Write an eval record of the weights that had processed ``tokens``."""
@@ -108,10 +108,14 @@ class Recorder:
         }
         self._folder.append_metrics(record)
         self.console.say(
-            f"step {self._job.step_of(version):6d}  validation loss {loss:.4f}  perplexity "
+            f"step {self._step(tokens):6d}  validation loss {loss:.4f}  perplexity "
             f"{self._evaluation['perplexity'] or float('inf'):.2f}  accuracy "
             f"{self._evaluation['accuracy']:.3f}{'  (best)' if best else ''}"
         )
+
+    def _step(self, tokens: int) -> int:
+        """Return the step that is under way, or ends, at so many tokens."""
+        return -(-tokens // self._job.tokens_per_step)
 
     def resumed(self) -> None:
         """Note that the run goes on here: records of later versions above are not of it."""

@@ -66,7 +66,8 @@ class RunFolder:
         path = self.path / name
         beside = path.with_suffix(".tmp")
         try:
-            with beside.open("w", encoding="utf-8") as file:
+            # A path in the settings may hold bytes that are no UTF-8.
+            with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 json.dump(record, file, indent=2, ensure_ascii=False, allow_nan=False)
                 file.write("\n")
                 file.flush()

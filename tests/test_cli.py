@@ -101,6 +101,26 @@ def test_what_cannot_be_read_is_named_and_help_is_offered(argv: list[str], messa
     assert got.endswith("; see python -m psdp.worker --help")
 
 
+def test_paths_given_one_by_one_are_kept_all() -> None:
+    flags = ["--corpus", "a", "--quiet", "--corpus", "b", "c"]
+    assert given_settings(flags) == {"quiet": True, "corpus": ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize("flag", ["--out", "--resume"])
+def test_a_folder_without_a_name_is_refused(flag: str) -> None:
+    for argv in ([flag, ""], [f"{flag}="]):
+        with pytest.raises(ConfigError, match=f"^{flag} is empty; name a folder, or drop it$"):
+            Config.from_flat(given_settings(argv)).resolved()
+
+
+@pytest.mark.parametrize("value", ["-1", "-1e-3", "-.5", "-2.E+1"])
+def test_a_negative_number_is_a_value_and_no_flag(value: str) -> None:
+    given = given_settings(["--lr", value])
+    assert given == {"lr": float(value)}
+    with pytest.raises(ConfigError, match=f"^--lr must be at least 0, got {float(value)}$"):
+        Config.from_flat(given).resolved()
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-1"])
 def test_a_number_that_python_reads_but_no_run_can_use_is_refused_later(value: str) -> None:
     given = given_settings([f"--lr={value}"])

@@ -65,16 +65,23 @@ def test_every_number_has_a_least_value_and_keeps_it(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [name for name in NUMBERS if FIELDS[name].metadata["below"] is not None]
 )
-def test_a_fraction_stays_below_its_limit(name: str) -> None:
+def test_a_number_with_a_limit_stays_below_it(name: str) -> None:
     below = FIELDS[name].metadata["below"]
-    assert resolved(**{name: below - 1e-9})
-    assert refusal(**{name: float(below)}) == f"{flag_of(name)} must be below {below}, got 1.0"
+    whole = base_type(FIELDS[name]) == "int"
+    limit = below if whole else float(below)
+    assert resolved(**{name: limit - (1 if whole else 1e-9)})
+    assert refusal(**{name: limit}) == f"{flag_of(name)} must be below {below}, got {limit}"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", [n for n in NUMBERS if base_type(FIELDS[n]) == "float"])
 def test_no_number_is_nan_or_infinite(name: str, value: float) -> None:
     assert refusal(**{name: value}).startswith(flag_of(name))
+
+
+@pytest.mark.parametrize("name", ["out", "resume"])
+def test_a_folder_has_a_name(name: str) -> None:
+    assert refusal(**{name: ""}) == f"--{name} is empty; name a folder, or drop it"
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from psdp import console
-from psdp.console import Console, on_terminal
+from psdp.console import Console, open_terminal
 
 RECORD: dict[str, Any] = {
     "tokens": 2000,
@@ -26,12 +26,12 @@ RECORD: dict[str, Any] = {
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "on_terminal", lambda: False)
+    monkeypatch.setattr(console, "open_terminal", lambda: None)
 
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "on_terminal", lambda: True)
+    monkeypatch.setattr(console, "open_terminal", lambda: sys.stderr)
 
 
 @pytest.mark.usefixtures("plain")
@@ -87,7 +87,7 @@ def test_quiet_is_silent_everywhere(
     assert capsys.readouterr() == ("", "")
 
 
-ASK = "import sys; from psdp.console import on_terminal; print(on_terminal())"
+ASK = "from psdp.console import open_terminal; print(open_terminal() is not None)"
 
 
 @pytest.fixture
@@ -124,6 +124,22 @@ def test_a_launcher_whose_output_goes_to_a_file_is_not_watched(tmp_path: Path) -
         assert ask_below(tmp_path / "mpirun", log.fileno()) == "False\n"
 
 
+def test_the_bar_is_drawn_on_the_launchers_terminal_itself(tmp_path: Path) -> None:
+    outer, inner = pty.openpty()
+    draw = (
+        "from psdp.console import Console; shown = Console(10, 0, quiet=False); "
+        "shown.advance(5, 2.0, 0.0); shown.close()"
+    )
+    launcher = tmp_path / "mpirun"
+    launcher.write_text(f"#!/bin/sh\n{sys.executable} -c '{draw}' 2>&1 | cat >/dev/null\n")
+    launcher.chmod(0o755)
+    subprocess.run([launcher], stderr=inner, check=True)
+    os.close(inner)
+    drawn = os.read(outer, 10_000).decode()
+    os.close(outer)
+    assert "5.00/10.0" in drawn
+
+
 def test_our_own_terminal_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert on_terminal()
+    assert open_terminal() is sys.stderr

@@ -20,7 +20,7 @@ FLOORS = (
     ("config", "protocol", "params"),
     ("backend", "data", "transport", "metrics", "console", "runfolder", "threads"),
     ("nn", "optim", "checkpoint", "job"),
-    ("shard", "recorder", "generation"),
+    ("shard", "replica", "recorder", "generation"),
     ("loops", "startup"),
     ("rank", "cli"),
     ("worker", "generate", "launch"),

@@ -95,6 +95,36 @@ def test_a_resumed_run_writes_its_first_update_too_and_appends(tmp_path: Path) -
     assert run.metrics()[1]["tokens"] == 112
 
 
+def test_a_run_that_goes_on_says_where_before_its_records(tmp_path: Path) -> None:
+    run = Run(tmp_path, version=6, tokens=96)
+    run.recorder.resumed()
+    run.update(7, 3.0)
+    assert run.metrics()[0] == {"kind": "resume", "time_s": 0.0, "tokens": 96, "version": 6}
+    assert [record["kind"] for record in run.metrics()] == ["resume", "train"]
+
+
+def test_the_updates_after_the_last_record_are_written_when_the_clock_stops(tmp_path: Path) -> None:
+    run = Run(tmp_path, log_every=10)
+    for version, loss in enumerate([4.0, 3.0, 2.0], start=1):
+        run.update(version, loss)
+    assert [record["version"] for record in run.metrics()] == [1]
+    run.recorder.stop_clock()
+    first, last = run.metrics()
+    assert (first["version"], last["version"], last["tokens"]) == (1, 3, 48)
+    assert (last["loss"], last["tokens_per_s"]) == (2.5, 32.0)
+    run.recorder.stop_clock()
+    assert len(run.metrics()) == 2
+
+
+def test_the_update_that_spends_the_budget_is_written_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, version=38, tokens=608, log_every=1000)
+    run.update(39, 1.0)
+    run.update(40, 2.0)
+    run.recorder.stop_clock()
+    records = [(record["tokens"], record["loss"]) for record in run.metrics()]
+    assert records == [(624, 1.0), (640, 2.0)]
+
+
 def test_numbers_that_json_has_not_become_null(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.update(1, math.nan, norm=math.inf)
@@ -125,9 +155,9 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.evaluated(Sums(10.0, 5, 10), 0, 0, best=True)
     for version, lag in enumerate([0, 1, 1, 2], start=1):
         run.update(version, 1.0, lag)
-    run.recorder.totals(2, Goodbye(DONE, 1.5, 0.25, 300, 400))
+    run.recorder.totals(2, Goodbye(DONE, 0, 1.5, 0.25, 300, 400))
     run.recorder.totals(1, Gradient(0, 0, 16, 1.0, 1.0, 9.0, 9.0, 9, 9))
-    run.recorder.totals(1, Goodbye(DONE, 1.25, 0.5, 100, 200))
+    run.recorder.totals(1, Goodbye(DONE, 0, 1.25, 0.5, 100, 200))
     run.recorder.weights_sha256 = "abc"
     run.recorder.evaluated(Sums(20.0, 3, 10), 4, 64, best=False)
     run.recorder.stop_clock()

@@ -6,6 +6,7 @@ psdp.startup loads an MPI library, but no job is started here: this process is a
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from psdp.errors import CheckpointError, ConfigError, DataError
 from psdp.generation import load_model
 from psdp.job import Job
 from psdp.nn.transformer import parameter_table
+from psdp.runfolder import RunFolder
 
 try:
     from psdp.startup.agree import PER_RANK, same_corpus, same_settings, together
@@ -156,6 +158,40 @@ def test_only_rank_0_tells(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 3.4 TiB"),
+        OverflowError("Python int too large to convert to C long"),
+        ValueError("array is too big; `arr.size * arr.dtype.itemsize` is larger than ..."),
+        ValueError("Maximum allowed dimension exceeded"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_too_little_memory_is_told_with_what_to_lower(
+    capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def asks_for_too_much() -> tuple[None, dict[str, Any]]:
+        raise error
+
+    assert end_of(Exchange([{"facts": {}}]), asks_for_too_much) == ConfigError.exit_code == 2
+    assert capsys.readouterr().err == (
+        f"psdp: rank 0: the settings ask for more memory than there is ({error}); lower --n-layer, "
+        "--n-embd, --block-size, --batch-size or --vocab-size\n"
+    )
+
+
+def test_a_table_beyond_any_memory_is_what_numpy_makes_of_it() -> None:
+    """Which errors NumPy raises where a size cannot be had; agree.py knows them by their text."""
+    for size in (1 << 45, 1 << 61, 1 << 70):
+        assert end_of(Exchange([]), lambda size=size: (np.zeros(size), {})) == 2  # type: ignore[misc]
+
+
+def test_another_value_error_is_a_mistake_of_ours() -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        together(Exchange([]), lambda: (int("x"), {}))  # type: ignore[arg-type]
+
+
 def test_a_mistake_of_ours_is_not_made_an_error_of_the_user() -> None:
     with pytest.raises(ZeroDivisionError):
         together(Exchange([]), lambda: (1 // 0, {}))  # type: ignore[arg-type]
@@ -164,8 +200,8 @@ def test_a_mistake_of_ours_is_not_made_an_error_of_the_user() -> None:
 # Places on nodes
 
 
-def node(host: str, *cores: int) -> dict[str, Any]:
-    return {"host": host, "cores": list(cores)}
+def node(host: str, *cores: int, threads: int = 0) -> dict[str, Any]:
+    return {"host": host, "cores": list(cores), "settings": {"threads": threads}}
 
 
 def test_ranks_are_numbered_and_share_cores_on_each_host() -> None:
@@ -175,6 +211,11 @@ def test_ranks_are_numbered_and_share_cores_on_each_host() -> None:
 
 def test_a_rank_alone_on_its_host_has_all_cores() -> None:
     assert place_on_node([node("a", 0), node("b", 0, 1, 2)], 1) == (0, 3)
+
+
+def test_a_rank_that_asks_for_threads_has_them_and_the_others_their_share() -> None:
+    hosts = [node("a", 0, 1), node("a", 0, 1, threads=5), node("a", 0, 1)]
+    assert [place_on_node(hosts, rank) for rank in range(3)] == [(0, 1), (1, 5), (2, 1)]
 
 
 # What a worker reads
@@ -299,6 +340,17 @@ def test_what_a_checkpoint_says_of_its_job_is_all_that_generate_needs(case: Case
 # The run folder
 
 
+def test_config_json_can_be_written_whatever_bytes_the_name_of_a_corpus_has(case: Case) -> None:
+    text = case.folder / os.fsdecode(b"caf\xe9.txt")
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    case.given["corpus"] = [str(text)]
+    job = case.job_of(3)
+    corpus, folder = load_corpus(job.config.data), RunFolder(case.folder)
+    hosts = [node("a", 0), node("a", 0), node("a", 0)]
+    folder.write_config(config_record(job, corpus, folder, hosts, [(0, 1)] * 3, "MPI 5"))
+    assert json.loads((case.folder / "config.json").read_text("utf-8"))
+
+
 def test_a_new_run_makes_the_folder_that_it_was_told(tmp_path: Path) -> None:
     folder = open_folder(Config.from_flat({"out": str(tmp_path / "mine")}), None)
     assert folder.path == tmp_path / "mine"
@@ -344,8 +396,13 @@ def test_going_on_elsewhere_spares_another_run_there(tmp_path: Path) -> None:
 
 
 def test_config_json_says_all_that_repeats_a_run(case: Case) -> None:
-    record = json.loads(json.dumps(config_record(case.job, case.corpus, ["a", "b", "b"], "MPI 5")))
+    hosts = [node("a", 0, 1), node("b", 0), node("b", 0)]
+    folder, places = RunFolder(case.folder), [(0, 2), (0, 1), (1, 1)]
+    record = json.loads(
+        json.dumps(config_record(case.job, case.corpus, folder, hosts, places, "MPI 5"))
+    )
     assert Config.from_flat(record["settings"]) == case.config
+    assert record["blas_threads"] == [2, 1, 1]
     assert (record["workers"], record["servers"], record["hosts"]) == (2, 1, ["a", "b", "b"])
     assert record["parameters"] == case.job.table.size
     assert record["corpus"]["sha256"] == case.corpus.sha256

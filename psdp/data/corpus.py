@@ -135,7 +135,7 @@ def _from_tokens(config: DataConfig, files: list[Path]) -> Corpus:
     for chunk in _chunks(tokens):
         digest.update(np.ascontiguousarray(chunk).data)
     sources = tuple(map(_printable, files))
-    about = f"{files[0]}" if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    about = sources[0] if len(files) == 1 else f"{sources[0]} and {len(files) - 1} more"
     return _split(config, tokens, tokenizer, digest.hexdigest(), sources, about)
 
 

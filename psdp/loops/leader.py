@@ -87,7 +87,7 @@ class Leader(Server):
             super().run()
         except CheckpointError:
             # The disk refuses a checkpoint; it may still take the summary.
-            self._write_summary("error")
+            self._close_records("error")
             raise
 
     def turn(self) -> None:
@@ -287,6 +287,12 @@ class Leader(Server):
         self._write_summary(self._stopped_by)
         self.finished = True
 
+    def _close_records(self, stopped_by: str) -> None:
+        """Write the summary of a run that ends before its last evaluation."""
+        self.recorder.weights_sha256 = None  # that of an earlier evaluation
+        self.recorder.stop_clock()
+        self._write_summary(stopped_by)
+
     def _write_summary(self, stopped_by: str) -> None:
         self.recorder.finish(stopped_by, self.policy.max_clock_gap, self.best.loss)
 
@@ -296,9 +302,7 @@ class Leader(Server):
 
     def _end_early(self, stopped_by: str) -> str:
         """Write the summary, then save what there is; return a sentence that says where."""
-        self.recorder.weights_sha256 = None  # that of the last evaluation, not of what is saved
-        self.recorder.stop_clock()
-        self._write_summary(stopped_by)
+        self._close_records(stopped_by)
         try:
             path = self._save_now(time.monotonic() + LAST_SAVE_S)
         except CheckpointError as error:

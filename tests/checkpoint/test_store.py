@@ -199,6 +199,20 @@ def test_a_step_saved_twice_stays_as_it_was(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == ["step-000100"]
 
 
+def test_a_step_folder_without_a_manifest_does_not_block_its_commit(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    damaged = tmp_path / "checkpoints" / "step-000100"
+    (damaged / "inside").mkdir(parents=True)
+    (damaged / "shard-00-of-01.safetensors").write_bytes(b"cut off")
+    assert not store.exists(100)
+    folder = save(store, 100)
+    assert folder == damaged
+    assert steps_in(tmp_path) == ["step-000100"]
+    assert sorted(os.listdir(folder)) == ["checkpoint.json", "shard-00-of-01.safetensors"]
+    written = read_weights(read_manifest(folder))
+    assert np.array_equal(written, tensors_of(seed=100)["weights"])
+
+
 def test_only_a_complete_checkpoint_can_be_the_best(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="step-000100 is not complete"):
         CheckpointStore(tmp_path, keep=2).mark_best(100)

@@ -91,6 +91,24 @@ def test_paths_keep_their_order_and_folders_are_sorted_without_hidden_files(
     assert names == ["first", "a", "b.txt", "c", "empty", "first"]
 
 
+def test_a_name_that_is_no_utf8_is_recorded_printably(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    Path(os.fsdecode(raw)).write_text("hello")
+    for path in (Path(os.fsdecode(raw)), tmp_path):
+        assert load(path).sources == (f"{tmp_path}/caf\\xe9.txt",)
+    corpus = load(Path(os.fsdecode(raw)))
+    assert corpus.description.startswith(f"{tmp_path}/caf\\xe9.txt: 1 file, ")
+    assert "".join((corpus.description, *corpus.sources)).encode("utf-8")
+
+
+def test_a_name_of_tokens_that_is_no_utf8_is_recorded_printably(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.npy"))
+    np.save(path, np.arange(100, dtype=np.uint8))
+    corpus = load(path)
+    assert corpus.sources == (f"{tmp_path}/caf\\xe9.npy",)
+    assert corpus.description.startswith(f"{tmp_path}/caf\\xe9.npy, ")
+
+
 def test_no_validation_split_when_its_fraction_is_zero(write: Write) -> None:
     corpus = load(write("a", "hello"), val_fraction=0.0)
     assert corpus.val.size == 0

@@ -80,7 +80,7 @@ def test_workers_of_one_deck_read_every_window_once_an_epoch(
         assert read.tolist() != expected.tolist()
 
 
-@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 40), st.integers(4, 300))
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 40), st.integers(21, 300))
 def test_workers_of_one_deck_read_what_one_worker_with_their_batches_reads(
     workers: int, batch_size: int, batch: int, size: int
 ) -> None:
@@ -142,9 +142,21 @@ def test_a_split_without_room_for_a_window_is_refused() -> None:
 @pytest.mark.parametrize("worker", range(3))
 def test_a_worker_without_windows_is_refused_on_every_worker(worker: int) -> None:
     grid = Grid(9, 3, SEED)
-    message = r"contiguous leaves worker \d of 3 .* 9 training tokens make 2 windows .* lower"
+    message = (
+        "corpus too short for 3 workers: 9 training tokens make 2 windows of --block-size 3; lower"
+    )
+    for kind in KINDS:
+        with pytest.raises(DataError, match=message):
+            make(grid, kind, worker, 3)
+
+
+@pytest.mark.parametrize("worker", range(3))
+def test_windows_enough_for_all_that_a_hash_deals_to_some_are_refused(worker: int) -> None:
+    grid = Grid(12, 3, SEED)
+    assert grid.count == 3
+    assert [] in [own(grid, "hash", other, 3) for other in range(3)]
+    message = r"hash leaves worker \d of 3 without a window: 12 training tokens make 3 windows"
     with pytest.raises(DataError, match=message):
-        make(grid, "contiguous", worker, 3)
-    with pytest.raises(DataError, match="--partition hash leaves worker"):
         make(grid, "hash", worker, 3)
-    assert make(grid, "random", worker, 3).starts(0, 1).size == 1
+    for kind in ("contiguous", "random"):
+        assert make(grid, kind, worker, 3).starts(0, 1).size == 1

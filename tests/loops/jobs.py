@@ -21,7 +21,7 @@ from psdp.checkpoint import CheckpointStore, find_checkpoint, read_manifest, rea
 from psdp.config import Config
 from psdp.console import Console
 from psdp.data.batches import Batches, Validation
-from psdp.errors import PeerLost
+from psdp.errors import PeerLost, PsdpError
 from psdp.job import Job
 from psdp.loops.follower import Follower
 from psdp.loops.leader import LAST_SAVE_S, Leader
@@ -31,6 +31,7 @@ from psdp.metrics import Best
 from psdp.nn.transformer import parameter_table
 from psdp.params import Array
 from psdp.recorder import Recorder
+from psdp.replica import Replica
 from psdp.runfolder import RunFolder
 from psdp.shard import Shard, Snapshot
 from psdp.transport import Arrival, Lost
@@ -184,8 +185,12 @@ class Training:
                 self.network.kill(rank.number)
                 return
             if isinstance(rank.role, Worker) and not isinstance(error, PeerLost | _Aborted):
+                interrupted = isinstance(error, Interrupted)
+                status = error.exit_code if isinstance(error, PsdpError) else 1
                 with suppress(_Aborted):
-                    rank.role.say_goodbye(SIGNAL if isinstance(error, Interrupted) else ERROR)
+                    rank.role.say_goodbye(
+                        SIGNAL if interrupted else ERROR, 143 if interrupted else status
+                    )
                 self._over.wait(LAST_SAVE_S + 1)
             self._over.set()
 
@@ -216,20 +221,25 @@ class Training:
             snapshot = Snapshot.from_tensors(read_shard(manifest, rank))
             best = Best.from_record(manifest.state["best"])
         if rank:
-            return Follower(job, endpoint, shard, store, snapshot)
+            return Follower(
+                job, endpoint, shard, store, snapshot, signalled=lambda: self.signalled(rank)
+            )
         version, tokens = (0, 0) if snapshot is None else (snapshot.version, snapshot.tokens)
+        recorder = Recorder(
+            job,
+            RunFolder(self.folder),
+            Console(job.pushes * job.tokens_per_push, tokens, quiet=True),
+            version=version,
+            tokens=tokens,
+        )
+        if self.resume is not None:
+            recorder.resumed()
         return Leader(
             job,
             endpoint,
             shard,
             store,
-            Recorder(
-                job,
-                RunFolder(self.folder),
-                Console(job.pushes * job.tokens_per_push, tokens, quiet=True),
-                version=version,
-                tokens=tokens,
-            ),
+            recorder,
             {"settings": job.config.flat(), "workers": self.workers},
             snapshot,
             best=best,
@@ -255,8 +265,7 @@ class Training:
         return Worker(
             self.job,
             self.network.endpoints[rank],
-            make_backend("cpu", run.dtype),
-            VOCAB,
+            Replica(self.job, VOCAB, make_backend("cpu", run.dtype)),
             batches,
             validation,
             signalled=lambda: self.signalled(rank),
@@ -279,7 +288,7 @@ def train(
 def before_gradient(worker: Worker, action: Callable[[int], None]) -> None:
     """Call ``action(n)`` before a worker computes its n-th gradient (from 0) of this start."""
     count = 0
-    compute = worker._model.forward_backward
+    compute = worker.replica.model.forward_backward
 
     def wrapped(*args: Any, **kwargs: Any) -> float:
         nonlocal count
@@ -287,7 +296,7 @@ def before_gradient(worker: Worker, action: Callable[[int], None]) -> None:
         count += 1
         return compute(*args, **kwargs)
 
-    worker._model.forward_backward = wrapped  # type: ignore[method-assign]
+    worker.replica.model.forward_backward = wrapped  # type: ignore[method-assign]
 
 
 def die_at(worker: Worker, gradient: int) -> None:

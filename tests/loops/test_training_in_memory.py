@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import random
@@ -19,7 +20,7 @@ from jobs import VOCAB, Killed, Training, before_gradient, corpus, die_at, train
 from psdp.backend import make_backend
 from psdp.checkpoint import find_checkpoint, read_manifest, read_shard, read_weights
 from psdp.data.batches import Validation
-from psdp.errors import CheckpointError, NumericsError, PeerLost
+from psdp.errors import CheckpointError, DataError, NumericsError, PeerLost, PsdpError, RankFailed
 from psdp.loops.leader import Ended
 from psdp.loops.server import Server
 from psdp.loops.worker import Interrupted, Worker
@@ -134,6 +135,15 @@ def test_two_servers_equal_one_to_rounding_in_sync(tmp_path: Path, workers: int)
     ]
     np.testing.assert_allclose(runs[1].weights, runs[0].weights, rtol=0, atol=1e-9)
     np.testing.assert_allclose(runs[2].weights, runs[0].weights, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_dropout_drops_the_same_with_any_number_of_servers(tmp_path: Path, workers: int) -> None:
+    common = {"workers": workers, "max_steps": 20, "lr": 1e-2}
+    runs = [train(tmp_path / f"{k}", servers=k, dropout=0.3, **common) for k in (1, 2)]
+    np.testing.assert_allclose(runs[1].weights, runs[0].weights, rtol=0, atol=1e-9)
+    without = train(tmp_path / "without", **common)
+    assert np.abs(without.weights - runs[0].weights).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -292,6 +302,51 @@ def test_resuming_in_place_goes_on_from_the_latest_checkpoint(tmp_path: Path) ->
     longer = train(tmp_path / "run", max_steps=8, resume=tmp_path / "run", **common)
     same(longer, train(tmp_path / "whole", max_steps=8, **common))
     assert list(longer.checkpoints()) == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=mode_name)
+def test_the_last_train_record_reaches_the_budget_however_rare_they_are(
+    tmp_path: Path, mode: dict[str, Any]
+) -> None:
+    run = train(tmp_path, workers=2, log_every=1000, **mode)
+    records = run.metrics("train")
+    assert [record["version"] for record in records] == [1, run.summary["version"]]
+    assert records[-1]["tokens"] == run.summary["tokens"] == 6 * 2 * 2 * 8
+
+
+def test_a_resumed_run_says_in_its_metrics_where_it_went_on(tmp_path: Path) -> None:
+    common = {"workers": 2, "checkpoint_every": 2}
+    first = train(tmp_path, max_steps=4, **common)
+    assert first.metrics("resume") == []
+    rest = train(tmp_path, max_steps=6, resume=tmp_path, **common)
+    tokens = 4 * rest.job.tokens_per_step
+    assert rest.metrics("resume") == [
+        {"kind": "resume", "time_s": 0.0, "tokens": tokens, "version": 4}
+    ]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    kinds = [json.loads(line)["kind"] for line in lines]
+    assert kinds == [*["train"] * 4, "eval", "resume", *["train"] * 2, "eval"]
+
+
+@pytest.mark.parametrize("checkpoint_every", [0, 2])
+@pytest.mark.parametrize("mode", MODES, ids=mode_name)
+def test_resuming_a_finished_run_keeps_its_best_loss(
+    tmp_path: Path, mode: dict[str, Any], checkpoint_every: int
+) -> None:
+    """Its first evaluation is the best: what is learned here is wrong for the validation split."""
+    common = {"workers": 2, "lr": 0.1, "warmup_steps": 0, "eval_every": 2}
+    common |= {"checkpoint_every": checkpoint_every, **mode}
+    first = train(tmp_path, **common)
+    best = first.summary["best_val_loss"]
+    assert best == first.metrics("eval")[0]["val_loss"] < first.summary["val_loss"]
+    again = train(tmp_path, resume=tmp_path, **common)
+    assert again.summary["best_val_loss"] == best
+    assert again.summary["val_loss"] == first.summary["val_loss"]
+    assert (again.summary["version"], again.summary["stopped_by"]) == (
+        first.summary["version"],
+        "budget",
+    )
+    same(again, first)
 
 
 def unsettle(run: Training) -> None:
@@ -487,15 +542,15 @@ def test_a_gradient_with_nan_ends_the_run_with_the_weights_before_it(
     def prepare(run: Training) -> None:
         job.append(run)
         worker = run.worker(1)
-        compute = worker._model.forward_backward
+        compute = worker.replica.model.forward_backward
 
         def poisoned(*args: Any, **kwargs: Any) -> float:
             loss = compute(*args, **kwargs)
-            if worker._pushed_bytes >= 2 * worker.gradient.nbytes:
-                worker.gradient[-1] = math.nan
+            if worker._pushed_bytes >= 2 * worker.replica.gradient.nbytes:
+                worker.replica.gradient[-1] = math.nan
             return loss
 
-        worker._model.forward_backward = poisoned  # type: ignore[method-assign]
+        worker.replica.model.forward_backward = poisoned  # type: ignore[method-assign]
 
     rank = servers + 1
     with pytest.raises(
@@ -530,6 +585,7 @@ def test_after_a_signal_to_rank_0_the_run_goes_on_bit_for_bit(
         train(tmp_path / "run", prepare=job.append, signalled=signalled, **common)
     assert job[0].summary["stopped_by"] == "signal"
     assert 3 <= job[0].summary["version"] < 8
+    assert job[0].summary["weights_sha256"] is None
     rest = train(tmp_path / "rest", resume=tmp_path / "run", **common)
     same(rest, train(tmp_path / "whole", **common))
 
@@ -550,6 +606,70 @@ def test_after_a_signal_within_the_last_step_of_async_the_last_weights_are_saved
     kept = read_manifest(find_checkpoint(tmp_path))
     assert kept.state["version"] == 8
     np.testing.assert_array_equal(read_weights(kept), rest.weights)
+
+
+def test_after_a_signal_no_checksum_of_earlier_weights_is_told(tmp_path: Path) -> None:
+    job: list[Training] = []
+
+    def signalled(rank: int) -> str | None:
+        return "SIGTERM" if rank == 0 and job[0].leader.version >= 5 else None
+
+    with pytest.raises(Ended):
+        train(
+            tmp_path, workers=2, prepare=job.append, signalled=signalled, eval_every=1, max_steps=40
+        )
+    assert job[0].summary["val_loss"] is not None
+    assert job[0].summary["weights_sha256"] is None
+
+
+@pytest.mark.parametrize("version", [4, 5, 7, 8])
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_ssp_on_two_servers_goes_on_from_a_signal_within_a_step(
+    tmp_path: Path, staleness: int, version: int
+) -> None:
+    job: list[Training] = []
+
+    def signalled(rank: int) -> str | None:
+        return "SIGTERM" if rank == 0 and job[0].leader.version >= version else None
+
+    common: dict[str, Any] = {"workers": 3, "servers": 2, "mode": "ssp", "staleness": staleness}
+    with pytest.raises(Ended):
+        train(
+            tmp_path / "run",
+            prepare=lambda run: (job.append(run), unsettle(run))[0],
+            signalled=signalled,
+            **common,
+        )
+    kept = read_manifest(find_checkpoint(tmp_path / "run")).state
+    assert kept["version"] == version
+    assert sum(kept["clocks"].values()) == kept["version"]
+    rest = train(tmp_path / "rest", resume=tmp_path / "run", prepare=unsettle, **common)
+    assert (rest.summary["version"], rest.summary["stopped_by"]) == (18, "budget")
+    assert rest.summary["max_clock_gap"] <= staleness
+    assert [server.version for server in rest.servers] == [18, 18]
+    assert rest.leader.clocks == rest.servers[1].clocks
+
+
+@pytest.mark.parametrize("mode", MODES, ids=mode_name)
+def test_a_signal_to_a_server_that_follows_ends_the_run_with_a_checkpoint(
+    tmp_path: Path, mode: dict[str, Any]
+) -> None:
+    job: list[Training] = []
+
+    def signalled(rank: int) -> str | None:
+        return "SIGTERM" if rank == 2 and job[0].servers[2].version >= 3 else None
+
+    common = {"workers": 2, "servers": 3, "max_steps": 40, **mode}
+    with pytest.raises(Ended, match="stopped by a signal to rank 2; the weights so far are in"):
+        train(tmp_path / "run", prepare=job.append, signalled=signalled, **common)
+    assert job[0].summary["stopped_by"] == "signal"
+    kept = read_manifest(find_checkpoint(tmp_path / "run"))
+    assert kept.state["version"] == job[0].summary["version"] < 40 * 2
+    np.testing.assert_array_equal(read_weights(kept), job[0].weights)
+    rest = train(tmp_path / "rest", resume=tmp_path / "run", **common)
+    assert rest.summary["stopped_by"] == "budget"
+    if mode["mode"] == "sync":
+        same(rest, train(tmp_path / "whole", **common))
 
 
 @pytest.mark.parametrize("servers", [1, 2])
@@ -590,13 +710,30 @@ def test_a_worker_that_fails_ends_the_run_with_a_checkpoint(tmp_path: Path, serv
 
     common = {"workers": 2, "servers": servers}
     with pytest.raises(
-        PeerLost, match=rf"rank {servers + 1} failed \(see its own.*; the weights so"
-    ):
+        RankFailed, match=rf"rank {servers + 1} failed \(see its own.*; the weights so"
+    ) as caught:
         train(tmp_path / "run", prepare=prepare, **common)
+    assert caught.value.exit_code == 1
     assert isinstance(job[0].ranks[servers + 1].error, RuntimeError)
     assert (job[0].summary["stopped_by"], job[0].summary["version"]) == ("error", 3)
     rest = train(tmp_path / "rest", resume=tmp_path / "run", **common)
     same(rest, train(tmp_path / "whole", **common))
+
+
+@pytest.mark.parametrize("error", [DataError("a token is missing"), CheckpointError("no disk")])
+def test_the_run_ends_with_the_exit_status_of_the_worker_that_failed(
+    tmp_path: Path, error: PsdpError
+) -> None:
+    def prepare(run: Training) -> None:
+        def failing(count: int) -> None:
+            if count == 2:
+                raise error
+
+        before_gradient(run.worker(0), failing)
+
+    with pytest.raises(RankFailed, match="rank 1 failed") as caught:
+        train(tmp_path, workers=2, prepare=prepare)
+    assert caught.value.exit_code == error.exit_code
 
 
 # The steady state
@@ -641,5 +778,5 @@ def test_a_worker_sends_and_lands_in_its_own_two_vectors(tmp_path: Path) -> None
     run = train(tmp_path, servers=2, prepare=prepare)
     worker: Worker = run.worker(0)
     starts = [place.start for place in run.job.shards]
-    assert addresses == {worker.gradient[start:].ctypes.data for start in starts}
-    np.testing.assert_array_equal(worker.weights, run.weights)
+    assert addresses == {worker.replica.gradient[start:].ctypes.data for start in starts}
+    np.testing.assert_array_equal(worker.replica.weights, run.weights)

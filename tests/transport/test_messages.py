@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from psdp.errors import ProtocolError
 from psdp.transport.messages import (
     MAX_HEADER_BYTES,
+    Answer,
     Evaluated,
     Finish,
     Goodbye,
@@ -23,9 +24,12 @@ from psdp.transport.messages import (
     ReleaseSnapshot,
     ShardSaved,
     TakeSnapshot,
+    Update,
     Weights,
     decode,
     encode,
+    pack_slots,
+    unpack_slots,
 )
 
 KINDS: list[type[Any]] = [
@@ -35,6 +39,8 @@ KINDS: list[type[Any]] = [
     Evaluated,
     Goodbye,
     PartialNorm,
+    Update,
+    Answer,
     TakeSnapshot,
     ReleaseSnapshot,
     ShardSaved,
@@ -45,6 +51,7 @@ VALUES = {
     "float": st.floats(allow_nan=False),
     "bool": st.booleans(),
     "str": st.text(max_size=64),
+    "bytes": st.binary(max_size=64),
 }
 FREE = settings(deadline=None, max_examples=300)
 PEER = 5
@@ -63,6 +70,11 @@ def test_every_kind_comes_back_as_it_was_sent(message: Message, payload_bytes: i
     header = encode(message, payload_bytes)
     assert len(header) <= MAX_HEADER_BYTES
     assert decode(memoryview(header), PEER) == (message, payload_bytes)
+
+
+@given(st.sets(st.integers(0, 5000)))
+def test_slots_come_back_in_rising_order(slots: set[int]) -> None:
+    assert unpack_slots(pack_slots(slots)) == tuple(sorted(slots))
 
 
 def test_nan_and_infinity_survive() -> None:
