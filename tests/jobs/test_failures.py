@@ -107,6 +107,7 @@ def test_ranks_with_different_corpora_end_all(folder: Path) -> None:
         "import os, sys\nfrom psdp.worker import main\n"
         f"sys.exit(main([*sys.argv[1:], '--corpus', 'other.txt'] if {RANK} == 1 else None))\n"
     )
+    # A second --corpus adds to the first, so rank 1 reads more than the others.
     job = train(folder, 3, "--out", "run", code=uneven)
     assert job.returncode == 3
     assert "rank 1 read a corpus with sha256" in job.stdout

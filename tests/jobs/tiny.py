@@ -38,12 +38,13 @@ def write_corpus(path: Path, words: int = 4000) -> Path:
 def train(
     cwd: Path, ranks: int, *flags: str, code: str = "psdp.worker", timeout_s: float = 60
 ) -> CompletedProcess[str]:
-    """Run a job in ``cwd`` on its corpus.txt with the tiny settings; later flags win.
+    """Run a job in ``cwd`` with the tiny settings, on its corpus.txt unless the flags name another
+    corpus; later flags win.
 
     ``code`` is that of a module which ends in psdp.worker's main, with something in its way.
     """
-    settings = ("--corpus", "corpus.txt", *TINY)
-    return run_job(ranks, code, *settings, *flags, cwd=cwd, timeout_s=timeout_s)
+    corpus = () if "--corpus" in flags else ("--corpus", "corpus.txt")
+    return run_job(ranks, code, *corpus, *TINY, *flags, cwd=cwd, timeout_s=timeout_s)
 
 
 def summary(run: Path) -> dict[str, Any]:
