@@ -79,4 +79,6 @@ class Commits:
             self._writer.submit(lambda: self._store.mark_best(step, spare))
 
     def _spare(self) -> list[int]:
-        return [self._job.step_of(version) for version in self._held()]
+        """Return the steps that no commit may prune: the best may be marked only after it."""
+        versions = [*self._held(), *([] if self._best is None else [self._best])]
+        return [self._job.step_of(version) for version in versions]

@@ -101,18 +101,16 @@ class MpiEndpoint(Endpoint):
         return outgoing.sending
 
     def poll(self) -> Arrival | Lost | None:
-        if self._outgoing:
-            self._reap()
-        if self._lost:
-            return self._lost.pop(0)
         try:
             index, complete = MPI.Request.Testany(self._requests, self._status)
         except MPI.Exception as error:
+            index, complete = MPI.UNDEFINED, False
             self._receive_failed(error)
-            return self._lost.pop(0) if self._lost else None
-        if not complete or index == MPI.UNDEFINED:
-            return None
-        return self._advance(index)
+        # After the receives, so that whoever acts on an arrival knows which sends are over.
+        self._reap()
+        if complete and index != MPI.UNDEFINED:
+            return self._advance(index)
+        return self._lost.pop(0) if self._lost else None
 
     def transferring(self) -> bool:
         return bool(self._incoming) or any(o.payload is not None for o in self._outgoing)
