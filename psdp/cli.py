@@ -22,9 +22,11 @@ _TITLES = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError where argparse would print its usage and exit."""
+
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see python -m psdp.worker --help")
+        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def given_settings(argv: Sequence[str]) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def given_settings(argv: Sequence[str]) -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m psdp.worker``, made from the fields of the settings."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m psdp.worker",
         description="Train a Transformer language model with an MPI parameter server. Start it "
         "under an MPI launcher with one rank per server (--servers, default 1) and one per worker.",

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from psdp.cli import Parser
 from psdp.errors import ConfigError, DataError, PsdpError
 from psdp.generation import Sampling, choose_checkpoint, continuation, load_model
 from psdp.threads import limit_blas, own_cores
@@ -71,14 +72,9 @@ def parse(argv: Sequence[str]) -> Options:
     return Options(sampling=sampling, **given)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see python -m psdp.generate --help")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m psdp.generate``."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m psdp.generate",
         description="Let a trained model go on with a text. Needs no MPI. The model sees at most "
         "its block size: of a longer prompt the end, and whenever that many tokens are full, it "
