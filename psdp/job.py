@@ -51,6 +51,11 @@ class Job:
         return self.config.run.max_steps * len(self.workers)
 
     @property
+    def tokens(self) -> int:
+        """The budget, in tokens."""
+        return self.pushes * self.tokens_per_push
+
+    @property
     def versions_per_step(self) -> int:
         """Updates in one step: sync averages a step's gradients into one."""
         return 1 if self.config.run.mode == "sync" else len(self.workers)

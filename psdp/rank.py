@@ -129,7 +129,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
         return Follower(job, endpoint, shard, store, snapshot, signalled=signals)
     version, tokens = (0, 0) if snapshot is None else (snapshot.version, snapshot.tokens)
     best = None if ready.manifest is None else Best.from_record(ready.manifest.state["best"])
-    console = Console(job.pushes * job.tokens_per_push, tokens, quiet=run.quiet)
+    console = Console(job.tokens, tokens, quiet=run.quiet)
     console.say(describe(ready))
     recorder = Recorder(job, ready.folder, console, version=version, tokens=tokens)
     if ready.manifest is not None:
@@ -153,7 +153,7 @@ def describe(ready: Ready) -> str:
     text = (
         f"psdp {__version__}: {config.run.mode}, {len(job.servers)} server(s), "
         f"{len(job.workers)} worker(s), {job.table.size:,} parameters; "
-        f"{ready.corpus.description}; {job.pushes * job.tokens_per_push:,} tokens to train on; "
+        f"{ready.corpus.description}; {job.tokens:,} tokens to train on; "
         f"results in {ready.folder.path}"
     )
     if ready.manifest is not None:

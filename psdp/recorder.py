@@ -44,7 +44,8 @@ class Recorder:
         self._interval = Interval(self._start_s)
         self._lags = Lags()
         self._evaluation: dict[str, Any] = {}
-        self._latest: dict[str, Any] = {}
+        self._lr, self._norm = 0.0, 0.0
+        self._clocks: dict[int, int] = {}
         self._totals: dict[int, Gradient | Goodbye] = {}
 
     def totals(self, rank: int, message: Gradient | Goodbye) -> None:
@@ -65,10 +66,9 @@ class Recorder:
         self._lags.add(apply.lags)
         self._interval.add(apply.tokens, loss, apply.lags)
         self.console.advance(apply.tokens, loss, sum(apply.lags) / len(apply.lags))
-        self._latest = {"version": apply.version, "lr": lr, "grad_norm": finite(norm)}
-        self._latest["clocks"] = {str(rank): clock for rank, clock in clocks.items()}
+        self._lr, self._norm, self._clocks = lr, norm, clocks
         first = apply.version == self._start_version + 1
-        last = tokens == self._job.pushes * self._job.tokens_per_push
+        last = tokens == self._job.tokens
         if first or last or self._job.due(self._job.config.run.log_every, apply.version):
             self._write_interval()
 
@@ -79,13 +79,13 @@ class Recorder:
             "kind": "train",
             "time_s": round(now - self._start_s, 4),
             "tokens": self._tokens,
-            "version": self._latest["version"],
+            "version": self._version,
             "loss": finite(interval.loss),
-            "lr": self._latest["lr"],
-            "grad_norm": self._latest["grad_norm"],
+            "lr": self._lr,
+            "grad_norm": finite(self._norm),
             "tokens_per_s": round(interval.tokens_per_s(now), 1),
             "version_lag": interval.lags.mean(),
-            "clocks": self._latest["clocks"],
+            "clocks": {str(rank): clock for rank, clock in self._clocks.items()},
         }
         self._interval = Interval(now)
         self._folder.append_metrics(record)

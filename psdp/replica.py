@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from psdp.backend import Backend
 from psdp.job import Job
 from psdp.nn.transformer import Transformer
-
-Array = npt.NDArray[Any]
+from psdp.params import Array
 
 
 class Replica:

@@ -1,25 +1,22 @@
 """One server's range of the flat vector: weights, optimizer, gradient slots, snapshots.
 
-Knows nothing of workers, messages or modes.
+Knows nothing of what a mode decides, nor of who sent a gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from psdp.config import OptimConfig
 from psdp.job import Job
 from psdp.optim import make_optimizer
 from psdp.optim.average import weighted_mean
 from psdp.optim.clip import clip_factor
+from psdp.params import Array
 from psdp.transport import Sending
-
-Array = npt.NDArray[Any]
 
 
 class Weights:

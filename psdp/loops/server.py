@@ -13,19 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy.typing as npt
-
 from psdp.checkpoint import BackgroundWriter, CheckpointStore
 from psdp.errors import PeerLost, ProtocolError
 from psdp.job import Job
 from psdp.loops.snapshots import Snapshots
 from psdp.optim.clip import sum_of_squares
 from psdp.optim.schedule import Schedule
+from psdp.params import Array
 from psdp.shard import Shard, Snapshot
 from psdp.transport import Arrival, Endpoint, Lost
 from psdp.transport import messages as m
-
-Array = npt.NDArray[Any]
 
 TICK_S = 0.05
 """How often a loop looks up from its messages."""
@@ -144,7 +141,7 @@ class Server(ABC):
         return self.shard.slots[self.slot_of(peer)]
 
     def slot_of(self, worker: int) -> int:
-        return worker - self.job.workers.start
+        return self.job.workers.index(worker)
 
     # Updating
 

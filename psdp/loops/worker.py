@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from psdp.data.batches import Batches, Validation
 from psdp.errors import PeerLost, ProtocolError
 from psdp.job import Job
 from psdp.optim.clip import sum_of_squares
+from psdp.params import Array
 from psdp.replica import Replica
 from psdp.transport import Arrival, Endpoint, Lost
 from psdp.transport import messages as m
-
-Array = npt.NDArray[Any]
 
 DROPOUT_STREAM = 0x64726F70
 """Tells dropout's random numbers from others of the same seed."""
@@ -87,7 +84,7 @@ class Worker:
         begin_s = self._now()
         run = self.job.config.run
         self.replica.clear()
-        worker = self.endpoint.rank - self.job.workers.start
+        worker = self.job.workers.index(self.endpoint.rank)
         rng = np.random.default_rng([run.seed, worker, clock, DROPOUT_STREAM])
         loss = 0.0
         for micro in range(run.grad_accum):

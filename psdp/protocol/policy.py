@@ -1,8 +1,8 @@
 """What all modes share: who lives, who may compute, and how much of the budget is left.
 
-Computing a gradient takes a *grant*. A server has as many as the budget has pushes; a worker gets
-one with each answer and gives it back with its push, or by dying. So exactly the budget is
-computed, whoever is fast, and the end of a run is simply: no grant left, none out.
+Computing a gradient takes a *grant*. There are as many as the budget has pushes: a worker gets one
+with each answer and spends it with its push; that of a worker that dies is given out again. So
+exactly the budget is computed, whoever is fast, and a run ends when no grant is left and none out.
 """
 
 from __future__ import annotations

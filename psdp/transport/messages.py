@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 import msgpack
 
@@ -150,20 +150,7 @@ Message = (
     | Finish
 )
 
-_KINDS: tuple[type[Any], ...] = (
-    Gradient,
-    PullRequest,
-    Weights,
-    Evaluated,
-    Goodbye,
-    PartialNorm,
-    Update,
-    Answer,
-    TakeSnapshot,
-    ReleaseSnapshot,
-    ShardSaved,
-    Finish,
-)
+_KINDS: tuple[type[Any], ...] = get_args(Message)
 WITH_PAYLOAD = (Gradient, Weights)
 """Kinds that a vector always follows; no other kind has a landing."""
 
