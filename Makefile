@@ -40,14 +40,16 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.train: pyproject.toml | $(VENV)/bin/python
+SOURCES := pyproject.toml $(wildcard psdp/backend/native/*)
+
+$(VENV)/.train: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) -e '.[$(MPI)]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) -e '.[$(MPI),test]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) -e '.[$(MPI),dev]'
 	@touch $@

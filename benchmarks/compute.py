@@ -82,7 +82,7 @@ def psdp_step(size: Size) -> Step:
     weights = table.initial(SEED, "float32")
     gradient = np.zeros_like(weights)
     model = Transformer(size.model, size.vocab_size, size.batch_size, backend, weights, gradient)
-    optimizer = make_optimizer(OPTIM, table.size, table.decayed_size, "float32")
+    optimizer = make_optimizer(OPTIM, table.size, table.decayed_size, backend)
 
     def step(tokens: Array, targets: Array) -> float:
         gradient.fill(0)

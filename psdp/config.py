@@ -135,6 +135,11 @@ class RunConfig:
         0, "BLAS threads a rank (0: cores of the node / its ranks)", low=0, below=1025
     )
     device: str = setting("cpu", "where workers compute", choices=("cpu", "gpu"))
+    kernels: str = setting(
+        "auto",
+        "on a CPU: compiled (float32), numpy, or compiled where they are installed",
+        choices=("auto", "compiled", "numpy"),
+    )
     dtype: str = setting("float32", "of weights and gradients", choices=("float32", "float64"))
     log_every: int = setting(10, "steps between lines of metrics", low=1)
     quiet: bool = setting(False, "print nothing but errors")

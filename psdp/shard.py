@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from psdp.backend import Backend, make_backend
 from psdp.config import OptimConfig
 from psdp.job import Job
 from psdp.optim import make_optimizer
@@ -104,24 +105,33 @@ class Shard:
         weights: (S,) this shard's initial values.
         decayed_size: how many of them, in front, are matrices.
         slots: gradients that can be held at once.
+        backend: whose kernels the optimizer uses.
     """
 
-    def __init__(self, config: OptimConfig, weights: Array, decayed_size: int, slots: int) -> None:
+    def __init__(
+        self,
+        config: OptimConfig,
+        weights: Array,
+        decayed_size: int,
+        slots: int,
+        backend: Backend,
+    ) -> None:
         self.weights = Weights(weights)
         self.slots = [np.empty_like(weights) for _ in range(slots)]
-        self.optimizer = make_optimizer(config, weights.size, decayed_size, weights.dtype)
+        self.optimizer = make_optimizer(config, weights.size, decayed_size, backend)
         self._clip = config.grad_clip
         self._clip_value = config.grad_clip_value
         self._spare: list[Snapshot] = []
 
     @classmethod
-    def initial(cls, job: Job, server: int) -> Shard:
+    def initial(cls, job: Job, server: int, threads: int = 1) -> Shard:
         """Return the fresh shard of a server; it depends on the settings alone."""
         config, place = job.config, job.shards[server]
         flat = job.table.initial(config.run.seed, config.run.dtype)
         decayed_size = min(max(job.table.decayed_size - place.start, 0), len(place))
         own = flat[place.start : place.stop].copy()
-        return cls(config.optim, own, decayed_size, slots=len(job.workers))
+        backend = make_backend("cpu", config.run.dtype, kernels=config.run.kernels, threads=threads)
+        return cls(config.optim, own, decayed_size, len(job.workers), backend)
 
     def average(self, slots: Sequence[int], weights: Sequence[float]) -> Array:
         """Return the weighted mean (S,) of the slots, in this order; it takes the first's place."""

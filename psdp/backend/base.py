@@ -9,13 +9,12 @@ Nothing here knows of layers, parameters or the shape of a model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from psdp.backend.arrays import Array
+from psdp.backend.attention import CausalAttention
 
 LAYER_NORM_EPS = 1e-5
 
@@ -25,76 +24,19 @@ GELU_LINEAR = -2.0 * math.sqrt(2.0 / math.pi)
 GELU_CUBIC = 0.044715 * GELU_LINEAR
 
 
-class Backend:
-    """An array module, a dtype, and kernels that work in place.
+class AdamStep(NamedTuple):
+    """The scalars of one update: w = shrink w - step_size mean / (sqrt(mean_sq) + eps)."""
 
-    A subclass sets ``xp`` and the sizes of blocks, and overrides what its device does better.
+    beta1: float
+    beta2: float
+    step_size: float
+    eps: float
+    shrink: float
 
-    Attributes:
-        name: "cpu" or "gpu".
-        xp: the array module, numpy or cupy.
-        dtype: of weights, gradients and activations.
-        tile: elements of one operand that a chain of kernels handles at a time.
-        query_block: queries that causal attention handles at a time.
-    """
 
-    name: str
-    xp: Any
-    tile: int
-    query_block: int
-
-    def __init__(self, dtype: str) -> None:
-        self.dtype = np.dtype(dtype)
-        self._scratch: dict[int, Array] = {}
-        self._ones = self.empty(0)
-
-    # Arrays ---------------------------------------------------------------------------------
-
-    def empty(self, *shape: int, dtype: Any = None) -> Array:
-        """Return an uninitialised array on the device, of ``self.dtype`` unless told."""
-        array: Array = self.xp.empty(shape, self.dtype if dtype is None else dtype)
-        return array
-
-    def zeros(self, *shape: int, dtype: Any = None) -> Array:
-        """Return zeros on the device, of ``self.dtype`` unless told."""
-        array: Array = self.xp.zeros(shape, self.dtype if dtype is None else dtype)
-        return array
-
-    def scratch(self, index: int, *shape: int) -> Array:
-        """Return uninitialised memory number ``index``, valid until its number is asked for again.
-
-        It grows to the largest size ever asked for, so a steady state allocates nothing.
-        """
-        size = math.prod(shape)
-        flat = self._scratch.get(index)
-        if flat is None or flat.size < size:
-            flat = self._scratch[index] = self.empty(size)
-        return flat[:size].reshape(shape)
-
-    def ones(self, size: int) -> Array:
-        """Return a vector of ones (size,); it is shared, so it must not be written."""
-        if self._ones.size < size:
-            self._ones = self.empty(size)
-            self._ones[...] = 1
-        return self._ones[:size]
-
-    def blocks(self, rows: int, width: int) -> Iterator[slice]:
-        """Cut ``rows`` rows of ``width`` elements into slices of at most a tile each."""
-        step = max(1, self.tile // width)
-        for start in range(0, rows, step):
-            yield slice(start, min(start + step, rows))
-
-    def to_device(self, host: Array, out: Array) -> None:
-        """Copy a NumPy array into a device array of the same shape."""
-        raise NotImplementedError
-
-    def to_host(self, device: Array, out: Array) -> None:
-        """Copy a device array into a NumPy array of the same shape; it is complete on return."""
-        raise NotImplementedError
-
-    def synchronize(self) -> None:
-        """Return when the device has done everything asked of it so far."""
-        raise NotImplementedError
+class Backend(CausalAttention):
+    """Every kernel that the layers and optimizers are made of; a subclass overrides what its device
+    does better."""
 
     # Rows named by ids ----------------------------------------------------------------------
 
@@ -106,7 +48,29 @@ class Backend:
         """Add ``rows`` (N, C) to the rows ``ids`` (N,) of ``table`` (V, C); ids may repeat."""
         raise NotImplementedError
 
-    # Sums -----------------------------------------------------------------------------------
+    # Products and sums ----------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        """Write ``a`` (M, K) times ``b`` (K, N) to ``out`` (M, N); ``a`` and ``b`` may be
+        transposed views."""
+        self.xp.matmul(a, b, out=out)
+
+    def add_product(self, a: Array, b: Array, out: Array) -> None:
+        """Add ``a`` (M, K) times ``b`` (K, N) to ``out`` (M, N); ``a`` and ``b`` may be
+        transposed views."""
+        product = self.scratch(0, *out.shape)
+        self.xp.matmul(a, b, out=product)
+        out += product
+
+    def affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
+        """Write ``x`` (N, I) times ``weight`` (I, O) plus ``bias`` (O,) to ``y`` (N, O)."""
+        self.matmul(x, weight, y)
+        if bias is not None:
+            self.add_bias(bias, y)
+
+    def add_bias(self, bias: Array, y: Array) -> None:
+        """Add ``bias`` (C,) to every row of ``y`` (N, C)."""
+        y += bias
 
     def add_column_sums(self, x: Array, out: Array) -> None:
         """Add the sum of the rows of ``x`` (N, C) to ``out`` (C,)."""
@@ -114,45 +78,58 @@ class Backend:
         self.xp.matmul(self.ones(x.shape[0]), x, out=sums)
         out += sums
 
-    def row_dots(self, a: Array, b: Array, out: Array) -> None:
-        """Write the dot products of the rows of ``a`` and ``b``, (..., C), to ``out`` (...)."""
-        raise NotImplementedError
-
     # Activations ----------------------------------------------------------------------------
 
     def gelu(self, x: Array, y: Array) -> None:
-        """Write gelu(x) to ``y`` and gelu'(x) over ``x``, both (N, C); the form is GPT-2's tanh.
-
-        The derivative is taken here, while x and its exponential are in the cache, so the
-        backward pass is one product. (Hendrycks and Gimpel 2016, arXiv:1606.08415.)
-        """
-        xp = self.xp
-        # Where x << 0 the exponential is infinite and the logistic function its right limit, 0.
+        """Write gelu(x) to ``y``, both (N, C); the form is GPT-2's tanh (arXiv:1606.08415)."""
         with np.errstate(over="ignore"):
             for rows in self.blocks(*x.shape):
                 xb, yb = x[rows], y[rows]
-                square, s = self.scratch(0, *xb.shape), self.scratch(1, *xb.shape)
-                xp.multiply(xb, xb, out=square)
-                xp.multiply(square, GELU_CUBIC, out=s)
-                xp.add(s, GELU_LINEAR, out=s)
-                xp.multiply(s, xb, out=s)
-                xp.exp(s, out=s)
-                xp.add(s, 1, out=s)
-                xp.reciprocal(s, out=s)
-                xp.multiply(xb, s, out=yb)
-                # gelu' = s + x s (1 - s) 2 du/dx
-                xp.multiply(square, -3 * GELU_CUBIC, out=square)
-                xp.subtract(square, GELU_LINEAR, out=square)
-                xp.multiply(square, yb, out=square)
-                xp.subtract(1, s, out=xb)
-                xp.multiply(xb, square, out=xb)
-                xp.add(xb, s, out=xb)
+                square = self.xp.multiply(xb, xb, out=self.scratch(0, *xb.shape))
+                self.xp.multiply(xb, self._logistic(xb, square), out=yb)
+
+    def gelu_backward(self, x: Array, dy: Array) -> None:
+        """Multiply ``dy`` by gelu'(x), both (N, C)."""
+        xp = self.xp
+        with np.errstate(over="ignore"):
+            for rows in self.blocks(*x.shape):
+                xb, dyb = x[rows], dy[rows]
+                square = xp.multiply(xb, xb, out=self.scratch(0, *xb.shape))
+                s = self._logistic(xb, square)
+                # gelu' = s + x s (s - 1) du/dx with u the exponent
+                slope = xp.multiply(xb, s, out=self.scratch(2, *xb.shape))
+                xp.multiply(square, 3 * GELU_CUBIC, out=square)
+                xp.add(square, GELU_LINEAR, out=square)
+                xp.multiply(slope, square, out=slope)
+                xp.subtract(s, 1, out=square)
+                xp.multiply(slope, square, out=slope)
+                xp.add(slope, s, out=slope)
+                xp.multiply(dyb, slope, out=dyb)
+
+    def _logistic(self, x: Array, square: Array) -> Array:
+        """Return 1 / (1 + exp(x (linear + cubic x^2))) in scratch 1, given x^2.
+
+        Where x << 0 the exponential is infinite and the result its right limit, 0.
+        """
+        xp, s = self.xp, self.scratch(1, *x.shape)
+        xp.multiply(square, GELU_CUBIC, out=s)
+        xp.add(s, GELU_LINEAR, out=s)
+        xp.multiply(s, x, out=s)
+        xp.exp(s, out=s)
+        xp.add(s, 1, out=s)
+        return xp.reciprocal(s, out=s)  # type: ignore[no-any-return]
 
     def relu(self, x: Array, y: Array) -> None:
-        """Write max(x, 0) to ``y`` and its derivative, 0 or 1, over ``x``, both (N, C)."""
+        """Write max(x, 0) to ``y``, both (N, C)."""
+        self.xp.maximum(x, 0, out=y)
+
+    def relu_backward(self, x: Array, dy: Array) -> None:
+        """Set ``dy`` to 0 where x <= 0, both (N, C)."""
         for rows in self.blocks(*x.shape):
-            self.xp.maximum(x[rows], 0, out=y[rows])
-            self.xp.sign(y[rows], out=x[rows])
+            passed = self.scratch(0, *x[rows].shape)
+            self.xp.maximum(x[rows], 0, out=passed)
+            self.xp.sign(passed, out=passed)
+            self.xp.multiply(dy[rows], passed, out=dy[rows])
 
     # Layer norm -----------------------------------------------------------------------------
 
@@ -209,20 +186,9 @@ class Backend:
 
     # Softmax --------------------------------------------------------------------------------
 
-    def softmax_parts(self, scores: Array, inverse_sums: Array) -> None:
-        """Turn ``scores`` (..., K) into e = exp(scores - max), and write 1 / sum(e) (..., 1).
-
-        Whoever uses e scales the (much smaller) result of the next product instead of e.
-        """
-        xp = self.xp
-        xp.max(scores, axis=-1, keepdims=True, out=inverse_sums)
-        xp.subtract(scores, inverse_sums, out=scores)
-        xp.exp(scores, out=scores)
-        xp.matmul(scores, self.ones(scores.shape[-1])[:, None], out=inverse_sums)
-        xp.reciprocal(inverse_sums, out=inverse_sums)
-
-    def cross_entropy(self, logits: Array, targets: Array, losses: Array) -> None:
-        """Write -log softmax(logits)[target] to ``losses`` and its gradient over ``logits``.
+    def cross_entropy(self, logits: Array, targets: Array, scale: float, losses: Array) -> None:
+        """Write -log softmax(logits)[target] to ``losses``, ``scale`` times its gradient over
+        ``logits``.
 
         Shapes: logits (N, V); targets (N,) integers; losses (N,), nats.
         """
@@ -236,9 +202,36 @@ class Backend:
         xp.exp(logits, out=logits)
         xp.matmul(logits, self.ones(width)[:, None], out=inverse_sums)
         xp.subtract(xp.log(inverse_sums[:, 0]), losses, out=losses)
-        xp.reciprocal(inverse_sums, out=inverse_sums)
+        xp.divide(scale, inverse_sums, out=inverse_sums)
         xp.multiply(logits, inverse_sums, out=logits)
-        flat[places] -= 1
+        flat[places] -= scale
+
+    # Optimizer ------------------------------------------------------------------------------
+
+    def adam(
+        self, w: Array, g: Array, mean: Array, mean_sq: Array, scratch: Array, step: AdamStep
+    ) -> None:
+        """Move the means towards g and g^2, and w by Adam's rule; all (P,), in place.
+
+        ``scratch`` is overwritten; ``g`` is only read.
+        """
+        xp = self.xp
+        xp.multiply(g, 1.0 - step.beta1, out=scratch)
+        xp.multiply(mean, step.beta1, out=mean)
+        xp.add(mean, scratch, out=mean)
+
+        xp.multiply(g, g, out=scratch)
+        xp.multiply(scratch, 1.0 - step.beta2, out=scratch)
+        xp.multiply(mean_sq, step.beta2, out=mean_sq)
+        xp.add(mean_sq, scratch, out=mean_sq)
+
+        xp.sqrt(mean_sq, out=scratch)
+        xp.add(scratch, step.eps, out=scratch)
+        xp.divide(mean, scratch, out=scratch)
+        xp.multiply(scratch, step.step_size, out=scratch)
+        if step.shrink != 1.0:
+            xp.multiply(w, step.shrink, out=w)
+        xp.subtract(w, scratch, out=w)
 
     # Dropout --------------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from psdp.backend.base import Array, Backend
+from psdp.backend.arrays import Array
+from psdp.backend.base import Backend
 from psdp.errors import ConfigError
 
 
@@ -40,6 +41,7 @@ class CupyBackend(Backend):
     """CuPy arrays on the current device. A block is the whole array: launches are what costs."""
 
     name = "gpu"
+    kernels = "cupy"
     tile = 2**62
     query_block = 2**31
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from psdp.backend.base import Array, Backend
+from psdp.backend.arrays import Array
+from psdp.backend.base import Backend
 
 
 class NumpyBackend(Backend):
     """NumPy arrays; OpenBLAS does the products."""
 
     name = "cpu"
+    kernels = "numpy"
     xp = np
 
     def __init__(self, dtype: str) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 from psdp.config import ModelConfig
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.attention import Attention
-from psdp.nn.dropout import Dropout
 from psdp.nn.layernorm import LayerNorm
 from psdp.nn.mlp import MLP
 from psdp.nn.positions import Rotary
@@ -32,39 +31,27 @@ class Block:
     def __init__(
         self, config: ModelConfig, parameters: Parameters, arena: Arena, rotary: Rotary | None
     ) -> None:
-        size = arena.rows * config.n_embd
         self.norm1 = LayerNorm(parameters.under("norm1"), arena)
         self.attention = Attention(config, parameters.under("attention"), arena, rotary)
-        self.dropout1 = Dropout(config.dropout, size, arena)
         self.norm2 = LayerNorm(parameters.under("norm2"), arena)
         self.mlp = MLP(config, parameters.under("mlp"), arena)
-        self.dropout2 = Dropout(config.dropout, size, arena)
         self.normed1 = arena.kept("normed1", arena.rows, config.n_embd)
         self.normed2 = arena.kept("normed2", arena.rows, config.n_embd)
-        self.branch = arena.scratch("branch", arena.rows, config.n_embd)
         if arena.training:
             self.dbranch = arena.scratch("dbranch", arena.rows, config.n_embd)
 
     def forward(self, x: Array, batch: int, rng: np.random.Generator | None) -> None:
         """Add both branches to ``x``; keep what backward needs."""
-        count = x.shape[0]
-        normed1, normed2, branch = self.normed1[:count], self.normed2[:count], self.branch[:count]
+        normed1, normed2 = self.normed1[: len(x)], self.normed2[: len(x)]
         self.norm1.forward(x, normed1)
-        self.attention.forward(normed1, batch, branch, rng)
-        self.dropout1.forward(branch, rng)
-        x += branch
+        self.attention.forward(normed1, batch, x, rng)
         self.norm2.forward(x, normed2)
-        self.mlp.forward(normed2, branch)
-        self.dropout2.forward(branch, rng)
-        x += branch
+        self.mlp.forward(normed2, x, rng)
 
     def backward(self, batch: int, dx: Array) -> None:
         """Add the gradients of all layers to their views; turn ``dx`` into dL/d(input)."""
-        count = dx.shape[0]
-        branch, dbranch = self.branch[:count], self.dbranch[:count]
-        self.mlp.backward(self.normed2[:count], self.dropout2.backward(dx, branch), dbranch)
+        count, dbranch = len(dx), self.dbranch[: len(dx)]
+        self.mlp.backward(self.normed2[:count], dx, dbranch)
         self.norm2.backward(dbranch, dx)
-        self.attention.backward(
-            self.normed1[:count], batch, self.dropout1.backward(dx, branch), dbranch
-        )
+        self.attention.backward(self.normed1[:count], batch, dx, dbranch)
         self.norm1.backward(dbranch, dx)

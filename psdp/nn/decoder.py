@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from psdp.backend import Backend
+from psdp.backend.attention import merge_heads, split_heads
 from psdp.config import ModelConfig
 from psdp.errors import DataError
 from psdp.nn.arena import Arena, Parameters
-from psdp.nn.attention import future_mask, merge_heads, split_heads
 from psdp.nn.embedding import Embedding, load_ids
 from psdp.nn.layernorm import LayerNorm
-from psdp.nn.linear import Linear
+from psdp.nn.linear import Linear, ResidualLinear
 from psdp.nn.loss import TiedHead
 from psdp.nn.mlp import MLP
 from psdp.nn.positions import Rotary
@@ -88,27 +88,24 @@ class _CachedBlock:
         backend, rows, width = arena.backend, arena.rows, config.n_embd
         shape = (1, config.n_head, rows, width // config.n_head)
         self.backend, self.rotary, self.heads = backend, rotary, config.n_head
+        self.rows = rows
         self.norm1 = LayerNorm(parameters.under("norm1"), arena)
         self.qkv = Linear(parameters.under("attention.qkv"), arena)
-        self.out = Linear(parameters.under("attention.out"), arena)
+        self.out = ResidualLinear(0.0, parameters.under("attention.out"), arena)
         self.norm2 = LayerNorm(parameters.under("norm2"), arena)
         self.mlp = MLP(config, parameters.under("mlp"), arena)
         self.keys, self.values = backend.empty(*shape), backend.empty(*shape)
-        self.mask = future_mask(rows, backend)
         self.normed = arena.scratch("normed", rows, width)
         self.rows_qkv = arena.scratch("qkv", rows, 3 * width)
         self.context = arena.scratch("context", rows, width)
-        self.branch = arena.scratch("branch", rows, width)
 
     def forward(self, x: Array, start: int) -> None:
         """Add both branches to ``x``, whose first row is position ``start``."""
-        normed, branch = self.normed[: len(x)], self.branch[: len(x)]
+        normed = self.normed[: len(x)]
         self.norm1.forward(x, normed)
-        self._attend(normed, start, branch)
-        x += branch
+        self._attend(normed, start, x)
         self.norm2.forward(x, normed)
-        self.mlp.forward(normed, branch)
-        x += branch
+        self.mlp.forward(normed, x, None)
 
     def _attend(self, x: Array, start: int, y: Array) -> None:
         matmul, new, seen = self.backend.xp.matmul, slice(start, start + len(x)), start + len(x)
@@ -123,9 +120,9 @@ class _CachedBlock:
         weights = self.backend.scratch(0, 1, self.heads, len(x), seen)
         inverse_sums = self.backend.scratch(1, 1, self.heads, len(x), 1)
         matmul(q, self.keys[:, :, :seen].swapaxes(2, 3), out=weights)
-        weights += self.mask[new, :seen]
+        weights += self.backend.future(self.rows)[new, :seen]
         self.backend.softmax_parts(weights, inverse_sums)
         merged = merge_heads(context, 1, self.heads)
         matmul(weights, self.values[:, :, :seen], out=merged)
         merged *= inverse_sums
-        self.out.forward(context, y)
+        self.out.forward(context, y, None)

@@ -20,16 +20,16 @@ class Dropout:
         self._buffer = arena.kept("dropout mask", size if p and arena.training else 0)
         self.mask: Array | None = None
 
-    def draw(self, size: int, rng: np.random.Generator | None) -> None:
-        """Draw a mask of ``size`` elements; without ``rng`` everything passes."""
+    def draw(self, size: int, rng: np.random.Generator | None) -> Array | None:
+        """Draw and return a mask of ``size`` elements; without ``rng`` everything passes: None."""
         self.mask = None
         if self.p and rng is not None:
             self.mask = self._buffer[:size]
             self.backend.dropout_mask(rng, self.p, self.mask)
+        return self.mask
 
-    def forward(self, x: Array, rng: np.random.Generator | None) -> None:
-        """Draw a mask and multiply ``x`` by it, in place."""
-        self.draw(x.size, rng)
+    def forward(self, x: Array) -> None:
+        """Multiply ``x`` by the mask that was drawn, in place."""
         if self.mask is not None:
             x *= self.mask.reshape(x.shape)
 

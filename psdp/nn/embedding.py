@@ -70,7 +70,8 @@ class Embedding:
         if self.positions is not None:
             per_sequence = x.reshape(-1, length, x.shape[1])
             per_sequence += self.positions[start : start + length]
-        self.dropout.forward(x, rng)
+        self.dropout.draw(x.size, rng)
+        self.dropout.forward(x)
 
     def backward(self, ids: Array, length: int, dx: Array) -> None:
         """Add dL/dtokens and dL/dpositions to their views; ``dx`` may be destroyed."""

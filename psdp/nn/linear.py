@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from psdp.nn.arena import Arena, Parameters
+from psdp.nn.dropout import Dropout
 from psdp.params import Array, Init, ParamSpec
 
 
@@ -23,21 +26,44 @@ class Linear:
         self.parameters, self.backend = parameters, arena.backend
         self.weight = parameters.weight("weight")
         self.bias = parameters.optional_weight("bias")
-        if arena.training:
-            self.dweight = arena.scratch("weight gradient", *self.weight.shape)
 
     def forward(self, x: Array, y: Array) -> None:
         """Write x W + b to ``y``."""
-        self.backend.xp.matmul(x, self.weight, out=y)
-        if self.bias is not None:
-            y += self.bias
+        self.backend.affine(x, self.weight, self.bias, y)
 
     def backward(self, x: Array, dy: Array, dx: Array) -> None:
         """Add dL/dW and dL/db to their views; write dL/dx to ``dx``."""
-        xp = self.backend.xp
         if self.bias is not None:
             self.backend.add_column_sums(dy, self.parameters.gradient("bias"))
-        xp.matmul(x.T, dy, out=self.dweight)
-        gradient = self.parameters.gradient("weight")
-        gradient += self.dweight
-        xp.matmul(dy, self.weight.T, out=dx)
+        self.backend.add_product(x.T, dy, self.parameters.gradient("weight"))
+        self.backend.matmul(dy, self.weight.T, dx)
+
+
+class ResidualLinear:
+    """y += dropout(x W + b), the end of a branch; without dropout the product adds to y itself.
+
+    Shapes: x (N, I); W (I, O); b (O,), or none; y, the residual stream (N, O).
+    """
+
+    def __init__(self, p: float, parameters: Parameters, arena: Arena) -> None:
+        self.linear = Linear(parameters, arena)
+        width = self.linear.weight.shape[1]
+        self.dropout = Dropout(p, arena.rows * width, arena)
+        self.branch = arena.scratch("branch", arena.rows, width)
+
+    def forward(self, x: Array, y: Array, rng: np.random.Generator | None) -> None:
+        """Add to ``y``; keep the dropout mask."""
+        linear = self.linear
+        if self.dropout.draw(y.size, rng) is None:
+            if linear.bias is not None:
+                linear.backend.add_bias(linear.bias, y)
+            linear.backend.add_product(x, linear.weight, y)
+        else:
+            branch = self.branch[: len(y)]
+            linear.forward(x, branch)
+            self.dropout.forward(branch)
+            y += branch
+
+    def backward(self, x: Array, dy: Array, dx: Array) -> None:
+        """Add the gradients of W and b to their views; write dL/dx to ``dx``. ``dy`` stays."""
+        self.linear.backward(x, self.dropout.backward(dy, self.branch[: len(dy)]), dx)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from psdp.nn.arena import Arena
 from psdp.params import Array
 
-LEAST_ROWS = 64
+LEAST_ROWS = 256
 
 
 class TiedHead:
@@ -24,12 +24,10 @@ class TiedHead:
         # A product of few rows wastes BLAS, so a large vocabulary outgrows the tile.
         self.step = min(arena.rows, max(LEAST_ROWS, self.backend.tile // vocab_size))
         self.chunk = arena.scratch("logits", self.step, vocab_size)
-        if arena.training:
-            self.dembedding = arena.scratch("weight gradient", *embedding.shape)
 
     def logits(self, x: Array, out: Array) -> None:
         """Write the logits (N, V) of ``x`` to ``out``."""
-        self.backend.xp.matmul(x, self.embedding.T, out=out)
+        self.backend.matmul(x, self.embedding.T, out)
 
     def evaluate(self, x: Array, targets: Array, losses: Array, best: Array) -> None:
         """Write the losses, and the likeliest token of each place to ``best`` (N,)."""
@@ -37,7 +35,7 @@ class TiedHead:
             logits = self.chunk[: rows.stop - rows.start]
             self.logits(x[rows], logits)
             best[rows] = logits.argmax(axis=1)
-            self.backend.cross_entropy(logits, targets[rows], losses[rows])
+            self.backend.cross_entropy(logits, targets[rows], 1.0, losses[rows])
 
     def forward_backward(
         self,
@@ -49,15 +47,12 @@ class TiedHead:
         gradient: Array,
     ) -> None:
         """Write the losses; with L = scale * their sum, write dL/dx and add dL/dE."""
-        xp = self.backend.xp
         for rows in self._chunks(x.shape[0]):
             logits = self.chunk[: rows.stop - rows.start]
             self.logits(x[rows], logits)
-            self.backend.cross_entropy(logits, targets[rows], losses[rows])
-            logits *= scale
-            xp.matmul(logits, self.embedding, out=dx[rows])
-            xp.matmul(logits.T, x[rows], out=self.dembedding)
-            gradient += self.dembedding
+            self.backend.cross_entropy(logits, targets[rows], scale, losses[rows])
+            self.backend.matmul(logits, self.embedding, dx[rows])
+            self.backend.add_product(logits.T, x[rows], gradient)
 
     def _chunks(self, count: int) -> list[slice]:
         return [slice(start, min(start + self.step, count)) for start in range(0, count, self.step)]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from psdp.config import ModelConfig
 from psdp.nn.arena import Arena, Parameters
-from psdp.nn.linear import Linear
+from psdp.nn.linear import Linear, ResidualLinear
 from psdp.params import Array, Init, ParamSpec
 
 WIDENING = 4
 
 
 class MLP:
-    """y = activation(x U + b) W + c, four times as wide inside.
+    """y += activation(x U + b) W + c, four times as wide inside.
 
     Shapes: x, y (N, C); inside (N, 4C).
     """
@@ -27,27 +29,29 @@ class MLP:
     def __init__(self, config: ModelConfig, parameters: Parameters, arena: Arena) -> None:
         self.backend = arena.backend
         self.up = Linear(parameters.under("up"), arena)
-        self.down = Linear(parameters.under("down"), arena)
-        kernels = {"gelu": arena.backend.gelu, "relu": arena.backend.relu}
-        self.activation = kernels[config.activation]
+        self.down = ResidualLinear(config.dropout, parameters.under("down"), arena)
+        self.activation, self.activation_backward = {
+            "gelu": (arena.backend.gelu, arena.backend.gelu_backward),
+            "relu": (arena.backend.relu, arena.backend.relu_backward),
+        }[config.activation]
         wide = WIDENING * config.n_embd
-        self.slope = arena.kept("mlp slope", arena.rows, wide)
+        self.inner = arena.kept("mlp inner", arena.rows, wide)
         self.hidden = arena.kept("mlp hidden", arena.rows, wide)
         if arena.training:
             self.dhidden = arena.scratch("wide", arena.rows, wide)
 
-    def forward(self, x: Array, y: Array) -> None:
-        """Write the network's output to ``y``; keep the activation and its derivative."""
+    def forward(self, x: Array, y: Array, rng: np.random.Generator | None) -> None:
+        """Add the network's output to ``y``; keep what backward needs."""
         count = x.shape[0]
-        slope, hidden = self.slope[:count], self.hidden[:count]
-        self.up.forward(x, slope)
-        self.activation(slope, hidden)
-        self.down.forward(hidden, y)
+        inner, hidden = self.inner[:count], self.hidden[:count]
+        self.up.forward(x, inner)
+        self.activation(inner, hidden)
+        self.down.forward(hidden, y, rng)
 
     def backward(self, x: Array, dy: Array, dx: Array) -> None:
         """Add the gradients of both layers to their views; write dL/dx to ``dx``."""
         count = x.shape[0]
-        slope, hidden, dhidden = self.slope[:count], self.hidden[:count], self.dhidden[:count]
+        inner, hidden, dhidden = self.inner[:count], self.hidden[:count], self.dhidden[:count]
         self.down.backward(hidden, dy, dhidden)
-        dhidden *= slope
+        self.activation_backward(inner, dhidden)
         self.up.backward(x, dhidden, dx)

@@ -6,8 +6,7 @@ is what PyTorch's optimizer of that name computes. No MPI, no clock and no param
 
 from __future__ import annotations
 
-import numpy.typing as npt
-
+from psdp.backend import Backend
 from psdp.config import OptimConfig
 from psdp.optim.adagrad import Adagrad
 from psdp.optim.adam import Adam, AdamW
@@ -37,8 +36,8 @@ _RULES: dict[str, type[Optimizer]] = {
 
 
 def make_optimizer(
-    config: OptimConfig, size: int, decayed_size: int, dtype: npt.DTypeLike
+    config: OptimConfig, size: int, decayed_size: int, backend: Backend
 ) -> Optimizer:
     """Return the rule that ``config`` names, for a shard (size,) led by ``decayed_size`` elements
-    of matrices."""
-    return _RULES[config.optimizer](config, size, decayed_size, dtype)
+    of matrices, with the kernels of ``backend``."""
+    return _RULES[config.optimizer](config, size, decayed_size, backend)

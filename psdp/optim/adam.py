@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
-
+from psdp.backend import AdamStep, Backend
 from psdp.config import OptimConfig
 from psdp.optim.base import Optimizer
 from psdp.params import Array
@@ -27,10 +25,8 @@ class Adam(Optimizer):
 
     state_names = ("exp_avg", "exp_avg_sq")
 
-    def __init__(
-        self, config: OptimConfig, size: int, decayed_size: int, dtype: npt.DTypeLike
-    ) -> None:
-        super().__init__(config, size, decayed_size, dtype)
+    def __init__(self, config: OptimConfig, size: int, decayed_size: int, backend: Backend) -> None:
+        super().__init__(config, size, decayed_size, backend)
         self._beta1, self._beta2 = config.beta1, config.beta2
         self._decoupled_decay = 0.0
 
@@ -43,39 +39,26 @@ class Adam(Optimizer):
         clip_value: float = 0.0,
     ) -> None:
         self.updates += 1
-        beta1, beta2 = self._beta1, self._beta2
-        correction1 = 1.0 - beta1**self.updates
-        correction2_sqrt = math.sqrt(1.0 - beta2**self.updates)
-        step_size = lr * correction2_sqrt / correction1
-        eps = EPS * correction2_sqrt
-        shrink = 1.0 - lr * self._decoupled_decay
-
+        correction1 = 1.0 - self._beta1**self.updates
+        correction2_sqrt = math.sqrt(1.0 - self._beta2**self.updates)
+        kept = AdamStep(
+            beta1=self._beta1,
+            beta2=self._beta2,
+            step_size=lr * correction2_sqrt / correction1,
+            eps=EPS * correction2_sqrt,
+            shrink=1.0,
+        )
+        shrunk = kept._replace(shrink=1.0 - lr * self._decoupled_decay)
+        means, means_sq = self._state["exp_avg"], self._state["exp_avg_sq"]
         for place, w, g, scratch, decayed in self._blocks(weights, gradient, scale, clip_value):
-            mean = self._state["exp_avg"][place]
-            np.multiply(g, 1.0 - beta1, out=scratch)
-            np.multiply(mean, beta1, out=mean)
-            np.add(mean, scratch, out=mean)
-
-            mean_sq = self._state["exp_avg_sq"][place]
-            np.multiply(g, g, out=scratch)
-            np.multiply(scratch, 1.0 - beta2, out=scratch)
-            np.multiply(mean_sq, beta2, out=mean_sq)
-            np.add(mean_sq, scratch, out=mean_sq)
-
-            np.sqrt(mean_sq, out=scratch)
-            np.add(scratch, eps, out=scratch)
-            np.divide(mean, scratch, out=scratch)
-            np.multiply(scratch, step_size, out=scratch)
-            if decayed and shrink != 1.0:
-                np.multiply(w, shrink, out=w)
-            np.subtract(w, scratch, out=w)
+            self.backend.adam(
+                w, g, means[place], means_sq[place], scratch, shrunk if decayed else kept
+            )
 
 
 class AdamW(Adam):
     """Adam whose weight decay shrinks the weights by lr * weight_decay instead of joining g."""
 
-    def __init__(
-        self, config: OptimConfig, size: int, decayed_size: int, dtype: npt.DTypeLike
-    ) -> None:
-        super().__init__(config, size, decayed_size, dtype)
+    def __init__(self, config: OptimConfig, size: int, decayed_size: int, backend: Backend) -> None:
+        super().__init__(config, size, decayed_size, backend)
         self._l2, self._decoupled_decay = 0.0, config.weight_decay

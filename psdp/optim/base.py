@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from psdp.backend import Backend
 from psdp.config import OptimConfig
 from psdp.errors import CheckpointError
 from psdp.optim.blocks import block_size, blocks
@@ -30,13 +30,11 @@ class Optimizer(ABC):
 
     state_names: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(
-        self, config: OptimConfig, size: int, decayed_size: int, dtype: npt.DTypeLike
-    ) -> None:
+    def __init__(self, config: OptimConfig, size: int, decayed_size: int, backend: Backend) -> None:
         assert 0 <= decayed_size <= size, (decayed_size, size)
         self.size = size
         self.decayed_size = decayed_size
-        self.dtype = np.dtype(dtype)
+        self.backend, self.dtype = backend, backend.dtype
         self.updates = 0
         self._l2 = config.weight_decay
         self._l1 = config.l1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from psdp.backend import Backend
 from psdp.config import OptimConfig
 from psdp.optim.base import Optimizer
 from psdp.params import Array
@@ -18,10 +18,8 @@ class Momentum(Optimizer):
 
     state_names = ("velocity",)
 
-    def __init__(
-        self, config: OptimConfig, size: int, decayed_size: int, dtype: npt.DTypeLike
-    ) -> None:
-        super().__init__(config, size, decayed_size, dtype)
+    def __init__(self, config: OptimConfig, size: int, decayed_size: int, backend: Backend) -> None:
+        super().__init__(config, size, decayed_size, backend)
         self._momentum = config.momentum
 
     def step(

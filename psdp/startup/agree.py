@@ -13,7 +13,7 @@ from psdp.transport.mpi import World
 
 T = TypeVar("T")
 
-PER_RANK = frozenset({"threads", "device", "corpus"})
+PER_RANK = frozenset({"threads", "device", "kernels", "corpus"})
 """Settings that may differ between ranks: hosts may differ, and the corpus is compared by hash."""
 
 

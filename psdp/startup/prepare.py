@@ -103,8 +103,11 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
 
     def allocating() -> tuple[Shard | Replica, dict[str, Any]]:
         if rank in job.servers:
-            return Shard.initial(job, rank), {}
-        backend = make_backend(config.run.device, config.run.dtype, local_rank)
+            return Shard.initial(job, rank, threads), {}
+        run = config.run
+        backend = make_backend(
+            run.device, run.dtype, local_rank, kernels=run.kernels, threads=threads
+        )
         return Replica(job, corpus.vocab_size, backend), {}
 
     own, _ = together(world, allocating)

@@ -1,18 +1,26 @@
-"""Kernels equal plain formulas, over one block and over several, in both dtypes."""
+"""Kernels equal plain formulas in float64, whoever runs them: NumPy over several blocks, in both
+dtypes, and the compiled ones, on one thread and on three."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from psdp.backend import Backend, make_backend
+from psdp.backend import AdamStep, Backend, make_backend
+from psdp.backend.attention import causal_blocks
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-13}
 
 
-@pytest.fixture(params=["float32", "float64"])
+@pytest.fixture(params=["numpy float32", "numpy float64", "compiled 1", "compiled 3"])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    backend = make_backend("cpu", request.param)
+    kernels, detail = request.param.split()
+    if kernels == "compiled":
+        return make_backend("cpu", "float32", kernels=kernels, threads=int(detail))
+    backend = make_backend("cpu", detail, kernels=kernels)
     backend.tile = 40  # several blocks, the last of them short
     return backend
 
@@ -28,28 +36,47 @@ def assert_close(got: np.ndarray, expected: np.ndarray, backend: Backend) -> Non
 
 
 def test_gelu_and_its_derivative(backend: Backend) -> None:
-    x = 3 * normal(backend, 33, 7)
+    x = 3 * normal(backend, 9000, 7)
     u, root = x.astype("float64"), np.sqrt(2 / np.pi)
     tanh = np.tanh(root * (u + 0.044715 * u**3))
     slope = 0.5 * (1 + tanh) + 0.5 * u * (1 - tanh**2) * root * (1 + 3 * 0.044715 * u**2)
-    y = np.empty_like(x)
+    y, dy = np.empty_like(x), normal(backend, 9000, 7)
+    expected = dy * slope
     backend.gelu(x, y)
+    backend.gelu_backward(x, dy)
     assert_close(y, 0.5 * u * (1 + tanh), backend)
-    assert_close(x, slope, backend)
+    assert_close(dy, expected, backend)
 
 
 def test_gelu_far_from_zero_is_the_identity_or_zero(backend: Backend) -> None:
-    x, y = np.array([[-1e4, -30.0, 30.0, 1e4]], backend.dtype), backend.empty(1, 4)
+    x = np.array([[-1e12, -1e4, -30.0, 30.0, 1e4, 1e12]], backend.dtype)
+    y, dy = backend.empty(1, 6), np.ones((1, 6), backend.dtype)
     backend.gelu(x, y)
-    assert_close(y, np.array([[0, 0, 30, 1e4]]), backend)
-    assert_close(x, np.array([[0, 0, 1, 1]]), backend)
+    backend.gelu_backward(x, dy)
+    assert_close(y, np.array([[0, 0, 0, 30, 1e4, 1e12]]), backend)
+    assert_close(dy, np.array([[0, 0, 0, 1, 1, 1]]), backend)
 
 
 def test_relu_and_its_derivative(backend: Backend) -> None:
     x, y = np.array([[-2.0, 0.0, 3.0]], backend.dtype), backend.empty(1, 3)
+    dy = np.array([[5.0, 6.0, 7.0]], backend.dtype)
     backend.relu(x, y)
+    backend.relu_backward(x, dy)
     assert y.tolist() == [[0, 0, 3]]
-    assert x.tolist() == [[0, 0, 1]]
+    assert dy.tolist() == [[0, 0, 7]]
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_nan_and_inf_are_not_swallowed(backend: Backend, poison: float) -> None:
+    x = np.array([[poison, 1.0, 2.0]], backend.dtype)
+    y, normal_, rstd, losses = (backend.empty(*s) for s in ((1, 3), (1, 3), (1,), (1,)))
+    with np.errstate(all="ignore"):
+        backend.gelu(x, y)
+        assert not np.isfinite(y[0, 0])
+        backend.layer_norm(x, np.ones(3, x.dtype), None, normal_, rstd, y)
+        assert not np.isfinite(y).any()
+        backend.cross_entropy(x, np.array([1]), 1.0, losses)
+        assert not np.isfinite(losses).any()
 
 
 def test_layer_norm(backend: Backend) -> None:
@@ -62,6 +89,21 @@ def test_layer_norm(backend: Backend) -> None:
     assert_close(rstd, 1 / std, backend)
     assert_close(out, expected, backend)
     assert_close(y, expected * gain + bias, backend)
+    backend.layer_norm(x, gain, None, out, rstd, y)
+    assert_close(y, expected * gain, backend)
+
+
+@pytest.mark.parametrize("rows", [1, 21, 9000])
+def test_layer_norm_backward(backend: Backend, rows: int) -> None:
+    dy, normal_, dx = (normal(backend, rows, 8) for _ in range(3))
+    gain, rstd, dgain = normal(backend, 8), 1 + normal(backend, rows) ** 2, normal(backend, 8)
+    g = (dy * gain).astype("float64")
+    mean, slope = g.mean(axis=1), (g * normal_).mean(axis=1)
+    expected = dx + rstd[:, None] * (g - mean[:, None] - normal_ * slope[:, None])
+    expected_dgain = dgain + (dy.astype("float64") * normal_).sum(axis=0)
+    backend.layer_norm_backward(dy.copy(), gain, normal_, rstd, dx, dgain)
+    assert_close(dx, expected, backend)
+    np.testing.assert_allclose(dgain, expected_dgain, rtol=1e-5, atol=1e-5 * np.sqrt(rows))
 
 
 def test_softmax_parts_survive_large_scores(backend: Backend) -> None:
@@ -81,17 +123,108 @@ def test_cross_entropy_and_its_gradient(backend: Backend) -> None:
     wide -= wide.max(axis=1, keepdims=True)
     log_p = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
     losses = backend.empty(6)
-    backend.cross_entropy(logits, targets, losses)
+    backend.cross_entropy(logits, targets, 0.25, losses)
     assert_close(losses, -log_p[np.arange(6), targets], backend)
-    assert_close(logits, np.exp(log_p) - np.eye(5)[targets], backend)
+    assert_close(logits, (np.exp(log_p) - np.eye(5)[targets]) / 4, backend)
+
+
+def attention(qkv: np.ndarray, batch: int, heads: int, mask: np.ndarray | None) -> torch.Tensor:
+    """Return attention of qkv (N, 3C) as PyTorch derives it; qkv keeps its gradient."""
+    count, width = qkv.shape[0], qkv.shape[1] // 3
+    rows = qkv.view(batch, -1, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+    q, k, v = rows[0], rows[1], rows[2]
+    future = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).triu(1)
+    scores = (q @ k.transpose(2, 3) / np.sqrt(q.shape[3])).masked_fill(future, -np.inf)
+    weights = scores.softmax(dim=-1)
+    if mask is not None:
+        weights = weights * torch.from_numpy(mask)
+    return (weights @ v).transpose(1, 2).reshape(count, width)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    batch=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    length=st.sampled_from([1, 2, 7, 24, 25, 49, 130]),
+    head_size=st.sampled_from([1, 3, 8, 16, 17, 32, 40]),
+    dropped=st.booleans(),
+)
+def test_attention_and_its_gradient(
+    backend: Backend, batch: int, heads: int, length: int, head_size: int, dropped: bool
+) -> None:
+    count, width = batch * length, heads * head_size
+    qkv, dout = normal(backend, count, 3 * width), normal(backend, count, width)
+    mask, square = None, None
+    if dropped:
+        mask, square = dropout_mask(backend, batch, heads, length)
+    wide = torch.from_numpy(qkv.astype("float64")).requires_grad_()
+    expected = attention(wide, batch, heads, square)
+    expected.backward(torch.from_numpy(dout.astype("float64")))
+    out, dqkv = backend.empty(count, width), backend.empty(count, 3 * width)
+    log_sums = backend.empty(batch, heads, length)
+    backend.attention(qkv, batch, heads, mask, out, log_sums)
+    backend.attention_backward(qkv, batch, heads, mask, out, log_sums, dout, dqkv)
+    assert_close(out, expected.detach().numpy(), backend)
+    assert wide.grad is not None
+    tolerance = 1e-4 if backend.dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(dqkv, wide.grad.numpy(), rtol=tolerance, atol=tolerance)
+
+
+def dropout_mask(
+    backend: Backend, batch: int, heads: int, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a mask as kernels take it, and the same as (batch, heads, length, length)."""
+    square = np.random.default_rng(5).integers(0, 2, (batch, heads, length, length)) / 0.5
+    mask = [
+        square[:, :, queries, keys].reshape(-1)
+        for queries, keys, _ in causal_blocks(batch * heads, length, backend.query_block)
+    ]
+    return np.concatenate(mask).astype(backend.dtype), square
+
+
+def test_attention_survives_large_scores(backend: Backend) -> None:
+    qkv = 100 * normal(backend, 30, 12)
+    out, log_sums = backend.empty(30, 4), backend.empty(1, 1, 30)
+    backend.attention(qkv, 1, 1, None, out, log_sums)
+    expected = attention(torch.from_numpy(qkv.astype("float64")), 1, 1, None).numpy()
+    np.testing.assert_allclose(out, expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 9001])
+def test_products_and_biases(backend: Backend, rows: int) -> None:
+    x, weight, bias = normal(backend, rows, 6), normal(backend, 6, 5), normal(backend, 5)
+    wide = x.astype("float64")
+    y = backend.empty(rows, 5)
+    backend.matmul(x, weight, y)
+    assert_close(y, wide @ weight, backend)
+    backend.affine(x, weight, bias, y)
+    assert_close(y, wide @ weight + bias, backend)
+    backend.affine(x, weight, None, y)
+    assert_close(y, wide @ weight, backend)
+    backend.add_bias(bias, y)
+    assert_close(y, wide @ weight + bias, backend)
+    backend.add_product(x, weight, y)
+    assert_close(y, 2 * (wide @ weight) + bias, backend)
+    total = np.ones((6, 5), backend.dtype)
+    backend.add_product(x.T, y, total)
+    expected = 1 + wide.T @ y.astype("float64")
+    np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-5 * rows)
+    back = np.ones((rows, 6), backend.dtype)
+    backend.add_product(y, weight.T, back)
+    np.testing.assert_allclose(back, 1 + y.astype("float64") @ weight.T, rtol=1e-5, atol=1e-5)
 
 
 def test_sums_over_rows_and_columns(backend: Backend) -> None:
     a, b = normal(backend, 30, 6), normal(backend, 30, 6) + 1
-    sums, dots = np.ones(6, backend.dtype), backend.empty(30)
-    backend.add_column_sums(a, sums)
+    dots = backend.empty(30)
+    for many in (normal(backend, 30, 6), normal(backend, 40_003, 5)):
+        sums = np.ones(many.shape[1], backend.dtype)
+        backend.add_column_sums(many, sums)
+        expected = 1 + many.astype("float64").sum(axis=0)
+        np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=2e-3)
     backend.row_dots(a, b, dots)
-    assert_close(sums, 1 + a.astype("float64").sum(axis=0), backend)
     assert_close(dots, (a.astype("float64") * b).sum(axis=1), backend)
 
 
@@ -134,3 +267,31 @@ def test_scratch_is_reused_and_grows(backend: Backend) -> None:
     assert backend.scratch(0, 100).shape == (100,)
     assert backend.ones(5).tolist() == [1] * 5
     assert backend.ones(3).tolist() == [1] * 3
+
+
+def test_compiled_kernels_refuse_arrays_that_do_not_fit() -> None:
+    backend = make_backend("cpu", "float32", kernels="compiled")
+    x = np.zeros((4, 3), np.float32)
+    with pytest.raises(ValueError, match="12 elements or more, got type 'f' with 24 bytes"):
+        backend.gelu(x, np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match=r"type 'f' .* got type 'd'"):
+        backend.gelu(x, np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="not C-contiguous"):
+        backend.gelu(x, np.zeros((3, 4), np.float32).T)
+    x.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        backend.gelu_backward(x, x)
+
+
+@pytest.mark.parametrize("size", [1, 31, 200_003])
+def test_adam(backend: Backend, size: int) -> None:
+    w, g, mean = (normal(backend, size) for _ in range(3))
+    mean_sq = normal(backend, size) ** 2
+    wide = [array.astype("float64") for array in (w, g, mean, mean_sq)]
+    backend.adam(w, g, mean, mean_sq, np.empty_like(w), AdamStep(0.9, 0.99, 0.01, 1e-8, 0.999))
+    expected_mean = 0.9 * wide[2] + 0.1 * wide[1]
+    expected_mean_sq = 0.99 * wide[3] + 0.01 * wide[1] ** 2
+    expected = 0.999 * wide[0] - 0.01 * expected_mean / (np.sqrt(expected_mean_sq) + 1e-8)
+    assert_close(mean, expected_mean, backend)
+    assert_close(mean_sq, expected_mean_sq, backend)
+    assert_close(w, expected, backend)

@@ -30,6 +30,21 @@ def test_unknown_names_are_refused() -> None:
         make_backend("tpu", "float32")
 
 
+def test_kernels_are_chosen_by_name_and_dtype() -> None:
+    assert make_backend("cpu", "float32").kernels == "compiled"
+    assert make_backend("cpu", "float64").kernels == "numpy"
+    assert make_backend("cpu", "float32", kernels="numpy").kernels == "numpy"
+    with pytest.raises(ConfigError, match="works on float32, got --dtype float64"):
+        make_backend("cpu", "float64", kernels="compiled")
+
+
+def test_without_compiled_kernels_numpy_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psdp.backend._missing", ImportError("no module named _native"))
+    assert make_backend("cpu", "float32").kernels == "numpy"
+    with pytest.raises(ConfigError, match=r"no module named _native.*C compiler"):
+        make_backend("cpu", "float32", kernels="compiled")
+
+
 def test_missing_cupy_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ConfigError, match=r"psdp\[cuda12\]' or 'psdp\[cuda13\]"):

@@ -40,6 +40,7 @@ def build(
     length: int | None = None,
     dtype: str = "float64",
     room: int | None = None,
+    kernels: str = "auto",
     **changes: Any,
 ) -> Built:
     """Return a model whose weights are all far from zero, so that no gradient is."""
@@ -48,7 +49,8 @@ def build(
     rng = np.random.default_rng(5)
     weights = table.initial(1, dtype) + 0.15 * rng.standard_normal(table.size).astype(dtype)
     gradient = np.zeros_like(weights)
-    model = Transformer(config, vocab, room or batch, make_backend("cpu", dtype), weights, gradient)
+    backend = make_backend("cpu", dtype, kernels=kernels)
+    model = Transformer(config, vocab, room or batch, backend, weights, gradient)
     shape = (batch, config.block_size if length is None else length)
     tokens, targets = rng.integers(0, vocab, (2, *shape))
     return Built(config, table, weights, gradient, model, tokens, targets)

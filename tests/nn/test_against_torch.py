@@ -40,12 +40,16 @@ def assert_equals_torch(built: Built, dtype: str) -> None:
         assert_close(gradient, expected, dtype, name)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+KERNELS = {"float64 numpy", "float32 numpy", "float32 compiled"}
+
+
+@pytest.mark.parametrize("kind", sorted(KERNELS))
 @pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary"])
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_every_option(bias: bool, activation: str, position: str, dtype: str) -> None:
-    built = build(bias=bias, activation=activation, position=position, dtype=dtype)
+def test_every_option(bias: bool, activation: str, position: str, kind: str) -> None:
+    dtype, kernels = kind.split()
+    built = build(bias=bias, activation=activation, position=position, dtype=dtype, kernels=kernels)
     assert_equals_torch(built, dtype)
 
 
@@ -61,14 +65,18 @@ def test_every_option(bias: bool, activation: str, position: str, dtype: str) ->
     ],
     ids=str,
 )
-def test_odd_and_partial_shapes(shape: dict[str, int]) -> None:
-    assert_equals_torch(build(**shape), "float64")
+@pytest.mark.parametrize("kind", sorted(KERNELS))
+def test_odd_and_partial_shapes(shape: dict[str, int], kind: str) -> None:
+    dtype, kernels = kind.split()
+    assert_equals_torch(build(**shape, dtype=dtype, kernels=kernels), dtype)
 
 
 @pytest.mark.parametrize("length", [300, 257, 128, 65])
-def test_sequences_longer_than_a_block_of_queries(length: int) -> None:
-    built = build(n_layer=1, block_size=300, batch=3, length=length, n_embd=24, position="rotary")
-    assert_equals_torch(built, "float64")
+@pytest.mark.parametrize("kind", sorted(KERNELS))
+def test_sequences_longer_than_a_block_of_queries(length: int, kind: str) -> None:
+    dtype, kernels = kind.split()
+    shape = {"n_layer": 1, "block_size": 300, "batch": 3, "length": length, "n_embd": 24}
+    assert_equals_torch(build(**shape, position="rotary", dtype=dtype, kernels=kernels), dtype)
 
 
 def test_a_vocabulary_whose_logits_are_taken_in_several_chunks() -> None:

@@ -17,10 +17,15 @@ def layer(size: int) -> Dropout:
     return Dropout(P, size, Arena(make_backend("cpu", "float64"), 1, training=True))
 
 
+def pass_through(dropout: Dropout, x: np.ndarray, rng: np.random.Generator | None) -> None:
+    dropout.draw(x.size, rng)
+    dropout.forward(x)
+
+
 def test_elements_are_dropped_at_the_rate_and_the_rest_scaled() -> None:
     size = 100_000
     dropout, x = layer(size), np.ones(size)
-    dropout.forward(x, np.random.default_rng(0))
+    pass_through(dropout, x, np.random.default_rng(0))
     assert set(np.unique(x)) == {0.0, 1 / (1 - P)}
     # Five standard deviations of a binomial share.
     assert abs((x == 0).mean() - P) < 5 * np.sqrt(P * (1 - P) / size)
@@ -28,16 +33,16 @@ def test_elements_are_dropped_at_the_rate_and_the_rest_scaled() -> None:
 
 def test_backward_uses_the_mask_of_forward() -> None:
     dropout, x = layer(50), np.ones(50)
-    dropout.forward(x, np.random.default_rng(0))
+    pass_through(dropout, x, np.random.default_rng(0))
     dx = dropout.backward(np.ones(50), np.empty(50))
     assert np.array_equal(x, dx)
 
 
 def test_without_a_generator_everything_passes() -> None:
     dropout, x = layer(50), np.ones(50)
-    dropout.forward(x, np.random.default_rng(0))
+    pass_through(dropout, x, np.random.default_rng(0))
     x[...] = 1
-    dropout.forward(x, None)
+    pass_through(dropout, x, None)
     assert (x == 1).all()
     dy = np.ones(50)
     assert dropout.backward(dy, np.empty(50)) is dy

@@ -80,6 +80,13 @@ def written(write: Callable[..., Any], *arguments: Any, like: Array) -> Array:
     return out
 
 
+def added(add: Callable[..., Any], x: Array, *arguments: Any) -> Array:
+    """Call ``add(x, *arguments)`` to add to an array of ones like x; return what it added."""
+    out = np.ones_like(x)
+    add(x, out, *arguments)
+    return out - 1
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear(bias: bool) -> None:
     bench = Bench(Linear.specs("layer", WIDTH, 7, SOME, bias))
@@ -115,7 +122,7 @@ def test_mlp(activation: str, bias: bool) -> None:
     x = bench.rng.standard_normal((ROWS, WIDTH))
     bench.check(
         x,
-        lambda x: written(layer.forward, x, like=x),
+        lambda x: added(layer.forward, x, None),
         lambda x, dy: written(layer.backward, x, dy, like=x),
     )
 
@@ -131,9 +138,9 @@ def test_attention(rotates: bool, query_block: int) -> None:
     x = bench.rng.standard_normal((ROWS, WIDTH))
 
     def forward(x: Array) -> Array:
-        y = np.empty_like(x)
+        y = np.ones_like(x)
         layer.forward(x, BATCH, y, None)
-        return y
+        return y - 1
 
     bench.check(x, forward, lambda x, dy: written(layer.backward, x, BATCH, dy, like=x))
 

@@ -1,0 +1,85 @@
+"""What native/module.c offers. Sizes are checked there; shapes are the caller's business."""
+
+from psdp.backend.arrays import Array
+
+def set_threads(threads: int, /) -> None: ...
+def set_sgemm(address: int, /) -> None: ...
+def add_product(
+    a: Array,
+    b: Array,
+    out: Array,
+    m: int,
+    n: int,
+    k: int,
+    a_transposed: bool,
+    b_transposed: bool,
+    /,
+) -> None: ...
+def add_bias(y: Array, bias: Array, rows: int, width: int, /) -> None: ...
+def add_column_sums(x: Array, sums: Array, rows: int, width: int, /) -> None: ...
+def gelu(x: Array, y: Array, size: int, /) -> None: ...
+def gelu_backward(x: Array, dy: Array, size: int, /) -> None: ...
+def layer_norm(
+    x: Array,
+    gain: Array,
+    bias: Array | None,
+    normal: Array,
+    rstd: Array,
+    y: Array,
+    rows: int,
+    width: int,
+    /,
+) -> None: ...
+def layer_norm_backward(
+    dy: Array,
+    gain: Array,
+    normal: Array,
+    rstd: Array,
+    dx: Array,
+    dgain: Array,
+    rows: int,
+    width: int,
+    /,
+) -> None: ...
+def cross_entropy(
+    logits: Array, targets: Array, scale: float, losses: Array, rows: int, width: int, /
+) -> None: ...
+def attention(
+    qkv: Array,
+    mask: Array | None,
+    context: Array,
+    log_sums: Array,
+    batch: int,
+    heads: int,
+    tokens: int,
+    query_block: int,
+    /,
+) -> None: ...
+def attention_backward(
+    qkv: Array,
+    mask: Array | None,
+    context: Array,
+    log_sums: Array,
+    dcontext: Array,
+    dqkv: Array,
+    batch: int,
+    heads: int,
+    tokens: int,
+    query_block: int,
+    /,
+) -> None: ...
+def adam(
+    weights: Array,
+    gradient: Array,
+    mean: Array,
+    mean_square: Array,
+    beta1: float,
+    rate1: float,
+    beta2: float,
+    rate2: float,
+    step_size: float,
+    eps: float,
+    shrink: float,
+    /,
+) -> None: ...
+def sum_of_squares(x: Array, /) -> float: ...

@@ -1,0 +1,113 @@
+"""Where arrays live, and the memory and sums that every kernel needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Arrays:
+    """An array module, a dtype, and scratch memory; the ground floor of a backend.
+
+    A subclass sets ``xp`` and the sizes of blocks, and overrides what its device does better.
+
+    Attributes:
+        name: "cpu" or "gpu".
+        kernels: "numpy", "compiled" or "cupy".
+        xp: the array module, numpy or cupy.
+        dtype: of weights, gradients and activations.
+        tile: elements of one operand that a chain of kernels handles at a time.
+        query_block: queries that causal attention handles at a time.
+    """
+
+    name: str
+    kernels: str
+    xp: Any
+    tile: int
+    query_block: int
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = np.dtype(dtype)
+        self._scratch: dict[int, Array] = {}
+        self._ones = self.empty(0)
+        self._future = self.empty(0, 0)
+
+    # Arrays ---------------------------------------------------------------------------------
+
+    def empty(self, *shape: int, dtype: Any = None) -> Array:
+        """Return an uninitialised array on the device, of ``self.dtype`` unless told."""
+        array: Array = self.xp.empty(shape, self.dtype if dtype is None else dtype)
+        return array
+
+    def zeros(self, *shape: int, dtype: Any = None) -> Array:
+        """Return zeros on the device, of ``self.dtype`` unless told."""
+        array: Array = self.xp.zeros(shape, self.dtype if dtype is None else dtype)
+        return array
+
+    def scratch(self, index: int, *shape: int) -> Array:
+        """Return uninitialised memory number ``index``, valid until its number is asked for again.
+
+        It grows to the largest size ever asked for, so a steady state allocates nothing.
+        """
+        size = math.prod(shape)
+        flat = self._scratch.get(index)
+        if flat is None or flat.size < size:
+            flat = self._scratch[index] = self.empty(size)
+        return flat[:size].reshape(shape)
+
+    def ones(self, size: int) -> Array:
+        """Return a vector of ones (size,); it is shared, so it must not be written."""
+        if self._ones.size < size:
+            self._ones = self.empty(size)
+            self._ones[...] = 1
+        return self._ones[:size]
+
+    def future(self, size: int) -> Array:
+        """Return (size, size): 0 where a key is not after its query, -inf where it is."""
+        if self._future.shape[0] < size:
+            self._future = self.empty(size, size)
+            hidden = np.triu(np.full((size, size), -np.inf), k=1)
+            self.to_device(hidden, self._future)
+        return self._future[:size, :size]
+
+    def blocks(self, rows: int, width: int) -> Iterator[slice]:
+        """Cut ``rows`` rows of ``width`` elements into slices of at most a tile each."""
+        step = max(1, self.tile // width)
+        for start in range(0, rows, step):
+            yield slice(start, min(start + step, rows))
+
+    def to_device(self, host: Array, out: Array) -> None:
+        """Copy a NumPy array into a device array of the same shape."""
+        raise NotImplementedError
+
+    def to_host(self, device: Array, out: Array) -> None:
+        """Copy a device array into a NumPy array of the same shape; it is complete on return."""
+        raise NotImplementedError
+
+    def synchronize(self) -> None:
+        """Return when the device has done everything asked of it so far."""
+        raise NotImplementedError
+
+    def row_dots(self, a: Array, b: Array, out: Array) -> None:
+        """Write the dot products of the rows of ``a`` and ``b``, (..., C), to ``out`` (...)."""
+        raise NotImplementedError
+
+    def softmax_parts(self, scores: Array, inverse_sums: Array) -> Array:
+        """Turn ``scores`` (..., K) into e = exp(scores - max), write 1 / sum(e) (..., 1), and
+        return the maxima (..., 1).
+
+        Whoever uses e scales the (much smaller) result of the next product instead of e.
+        """
+        xp = self.xp
+        largest: Array = xp.max(scores, axis=-1, keepdims=True)
+        xp.subtract(scores, largest, out=scores)
+        xp.exp(scores, out=scores)
+        xp.matmul(scores, self.ones(scores.shape[-1])[:, None], out=inverse_sums)
+        xp.reciprocal(inverse_sums, out=inverse_sums)
+        return largest

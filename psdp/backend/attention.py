@@ -1,0 +1,170 @@
+"""Causal attention written against an array module: the reference of the compiled kernels.
+
+The (T, T) squares are never made whole, and nothing of that size is kept: a tile of queries meets
+only the keys that it may see, for as many sequences as fit in the cache, and the backward pass
+makes the weights again from the scores and one number a query, log sum exp (Dao et al. 2022,
+arXiv:2205.14135).
+
+Shapes: qkv (N, 3C); q, k, v (B, H, T, D); the weights of a tile (sequences, H, queries, keys).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from psdp.backend.arrays import Array, Arrays
+
+
+def split_heads(qkv: Array, batch: int, heads: int) -> tuple[Array, Array, Array]:
+    """View rows of [queries | keys | values] (N, 3C) as three arrays (B, H, T, D); no copy."""
+    parts = qkv.reshape(batch, -1, 3, heads, qkv.shape[1] // (3 * heads)).transpose(2, 0, 3, 1, 4)
+    return parts[0], parts[1], parts[2]
+
+
+def merge_heads(rows: Array, batch: int, heads: int) -> Array:
+    """View rows (N, C) as (B, H, T, D); no copy."""
+    return rows.reshape(batch, -1, heads, rows.shape[1] // heads).transpose(0, 2, 1, 3)
+
+
+class Block(NamedTuple):
+    """Some queries of every sequence, the keys that they see, and where their dropout mask lies."""
+
+    queries: slice
+    keys: slice
+    place: slice
+
+
+def causal_blocks(pairs: int, length: int, step: int) -> list[Block]:
+    """Cut the causal half of ``pairs`` (length, length) squares into blocks of ``step`` queries.
+
+    A dropout mask lies block after block, each (pairs, queries, keys), without gaps.
+    """
+    blocks, end = [], 0
+    for start in range(0, length, step):
+        stop = min(start + step, length)
+        place = slice(end, end + pairs * (stop - start) * stop)
+        blocks.append(Block(slice(start, stop), slice(stop), place))
+        end = place.stop
+    return blocks
+
+
+class _Tile(NamedTuple):
+    """A block of a few sequences."""
+
+    some: slice
+    queries: slice
+    keys: slice
+    mask: Array | None
+
+
+def _tiles(
+    arrays: Arrays, batch: int, heads: int, length: int, query_block: int, mask: Array | None
+) -> Iterator[_Tile]:
+    """Yield tiles of about ``tile`` weights, the last queries first."""
+    for queries, keys, place in reversed(causal_blocks(batch * heads, length, query_block)):
+        shape = batch, heads, queries.stop - queries.start, keys.stop
+        block = None if mask is None else mask[place].reshape(shape)
+        count = max(1, arrays.tile // math.prod(shape[1:]))
+        for first in range(0, batch, count):
+            some = slice(first, min(first + count, batch))
+            yield _Tile(some, queries, keys, None if block is None else block[some])
+
+
+def _scores(arrays: Arrays, q: Array, k: Array, tile: _Tile) -> Array:
+    """Return q k^T / sqrt(D) of a tile in scratch 0; -inf where a key is after its query."""
+    some, queries, keys, _ = tile
+    shape = some.stop - some.start, q.shape[1], queries.stop - queries.start, keys.stop
+    scores = arrays.scratch(0, *shape)
+    arrays.xp.matmul(q[some, :, queries], k[some, :, keys].swapaxes(2, 3), out=scores)
+    scores *= q.shape[3] ** -0.5
+    corner = scores[..., queries]
+    corner += arrays.future(shape[2])
+    return scores
+
+
+class CausalAttention(Arrays):
+    """Attention as it is written against an array module."""
+
+    query_block: int
+    """Queries that attention handles at a time."""
+
+    def attention(
+        self, qkv: Array, batch: int, heads: int, mask: Array | None, out: Array, log_sums: Array
+    ) -> None:
+        """Write softmax(Q K^T / sqrt(D), past only) V to ``out`` (N, C).
+
+        Args:
+            qkv: (N, 3C), rows of [queries | keys | values], each heads x D.
+            batch: sequences, so that N = batch * T.
+            heads: H.
+            mask: of dropout on the softmax, as :func:`causal_blocks` lays
+                it out, or None.
+            out: (N, C).
+            log_sums: (batch, H, T), becomes log sum exp of each query's scores.
+        """
+        xp = self.xp
+        q, k, v = split_heads(qkv, batch, heads)
+        context = merge_heads(out, batch, heads)
+        for tile in _tiles(self, batch, heads, q.shape[2], self.query_block, mask):
+            some, queries, keys, kept = tile
+            weights = _scores(self, q, k, tile)
+            inverse_sums = self.scratch(1, *weights.shape[:3], 1)
+            largest = self.softmax_parts(weights, inverse_sums)
+            log_sums[some, :, queries] = (largest - xp.log(inverse_sums))[..., 0]
+            if kept is not None:
+                weights *= kept
+            # The outputs, which are fewer than the weights, are divided instead of them.
+            o = context[some, :, queries]
+            xp.matmul(weights, v[some, :, keys], out=o)
+            o *= inverse_sums
+
+    def attention_backward(
+        self,
+        qkv: Array,
+        batch: int,
+        heads: int,
+        mask: Array | None,
+        out: Array,
+        log_sums: Array,
+        dout: Array,
+        dqkv: Array,
+    ) -> None:
+        """Write dL/dqkv to ``dqkv`` (N, 3C), given what :meth:`attention` read and wrote, and
+        dL/dout as ``dout`` (N, C)."""
+        xp = self.xp
+        q, k, v = split_heads(qkv, batch, heads)
+        dq, dk, dv = split_heads(dqkv, batch, heads)
+        context, dcontext = merge_heads(out, batch, heads), merge_heads(dout, batch, heads)
+        length, scale = q.shape[2], q.shape[3] ** -0.5
+        for tile in _tiles(self, batch, heads, length, self.query_block, mask):
+            some, queries, keys, kept = tile
+            weights = _scores(self, q, k, tile)
+            weights -= log_sums[some, :, queries, None]
+            xp.exp(weights, out=weights)
+            dscores = self.scratch(1, *weights.shape)
+            do = dcontext[some, :, queries]
+            xp.matmul(do, v[some, :, keys].swapaxes(2, 3), out=dscores)
+            if kept is not None:
+                dscores *= kept
+            # With p the weights and dp their gradient, softmax needs sum_k p dp of every query,
+            # which is the product of its output and the output's gradient: D terms, not T.
+            deltas = self.scratch(2, *weights.shape[:3])
+            self.row_dots(do, context[some, :, queries], out=deltas)
+            dscores -= deltas[..., None]
+            dscores *= weights
+            dscores *= scale
+            if kept is not None:
+                weights *= kept
+            xp.matmul(dscores, k[some, :, keys], out=dq[some, :, queries])
+            if queries.stop == length:
+                # The last queries see every key, so they come first and write all of dk and dv.
+                xp.matmul(dscores.swapaxes(2, 3), q[some, :, queries], out=dk[some])
+                xp.matmul(weights.swapaxes(2, 3), do, out=dv[some])
+            else:
+                part = self.scratch(2, *weights.shape[:2], keys.stop, q.shape[3])
+                xp.matmul(dscores.swapaxes(2, 3), q[some, :, queries], out=part)
+                dk[some, :, keys] += part
+                xp.matmul(weights.swapaxes(2, 3), do, out=part)
+                dv[some, :, keys] += part

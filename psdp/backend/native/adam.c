@@ -1,0 +1,50 @@
+/* Adam's update, and the size of a gradient: what a server does with a shard. */
+
+#include "kernels.h"
+
+typedef struct {
+    AdamStep step;
+    const float *gradient;
+    float *weights, *mean, *mean_square;
+} Update;
+
+KERNEL void update(const void *arguments, size_t part, size_t begin, size_t end) {
+    const Update a = *(const Update *)arguments;
+    const float *restrict gradient = a.gradient;
+    float *restrict weights = a.weights, *restrict mean = a.mean;
+    float *restrict mean_square = a.mean_square;
+    const float beta1 = a.step.beta1, rate1 = a.step.rate1;
+    const float beta2 = a.step.beta2, rate2 = a.step.rate2, step_size = a.step.step_size;
+    const float eps = a.step.eps, shrink = a.step.shrink;
+    (void)part;
+    for (size_t i = begin; i < end; i++) {
+        const float g = gradient[i];
+        const float m = beta1 * mean[i] + rate1 * g;
+        const float v = beta2 * mean_square[i] + rate2 * (g * g);
+        mean[i] = m;
+        mean_square[i] = v;
+        weights[i] = weights[i] * shrink - step_size * m / (sqrtf(v) + eps);
+    }
+}
+
+/* One pass over (size): mean and mean_square move towards g and g^2, and
+ * weights = shrink weights - step_size mean / (sqrt(mean_square) + eps). */
+void adam(AdamStep step, const float *gradient, float *weights, float *mean, float *mean_square,
+          size_t size) {
+    Update a = {step, gradient, weights, mean, mean_square};
+    in_parallel(update, &a, size, parts_of(size, 65536));
+}
+
+/* The sum of x^2 over (size): pieces of 8192 in float32, added in float64, so that it comes out to
+ * about 1e-6 for any size, and alike for any number of threads. Inf where a piece overflows. */
+KERNEL double piece(const float *x, size_t size) {
+    float sum = 0;
+    for (size_t i = 0; i < size; i++) sum += x[i] * x[i];
+    return sum;
+}
+
+double sum_of_squares(const float *x, size_t size) {
+    double total = 0;
+    for (size_t i = 0; i < size; i += 8192) total += piece(x + i, smaller(8192, size - i));
+    return total;
+}

@@ -1,0 +1,86 @@
+/* What the files of this folder share: how a kernel is compiled, how it is run on several cores,
+ * and the exponential function.
+ *
+ * A kernel works on rows [begin, end) of row-major float32 arrays and holds one row, or a few, in
+ * the first-level cache: it reads and writes main memory once, where a chain of array operations
+ * would do so once an operation. benchmarks/compute.py measures what that gives. */
+
+#ifndef PSDP_KERNELS_H
+#define PSDP_KERNELS_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* One binary for all processors: the compiler makes a version of a kernel for each level, and the
+ * loader picks. Everything that a kernel calls must be inlined, or it would stay at the lowest. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
+#define KERNEL __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) static
+#else
+#define KERNEL static
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+/* Calls work(arguments, part, begin, end) for consecutive parts of [0, count), a thread each. The
+ * parts depend on the number of threads alone, so sums that are made part by part repeat. */
+typedef void Work(const void *arguments, size_t part, size_t begin, size_t end);
+enum { MOST_PARTS = 256 };
+size_t parts_of(size_t count, size_t least);
+void in_parallel(Work *work, const void *arguments, size_t count, size_t parts);
+
+/* Threads that in_parallel uses from now on. */
+extern size_t kernel_threads;
+
+/* exp(x) to about 1e-7: x = k ln 2 + r, a polynomial in r, and k into the exponent. Results below
+ * the smallest normal number or beyond the largest become those; NaN stays NaN. */
+INLINE float exponential(float x) {
+    x = x < -87.3f ? -87.3f : x;
+    x = x > 88.3f ? 88.3f : x;
+    const float k = rintf(x * 1.442695041f);
+    float r = x - k * 0.693145752f; /* ln 2 in two parts, the first with few bits */
+    r -= k * 1.428606765e-6f;
+    float p = 0.0013934545f;
+    p = p * r + 0.0083637768f;
+    p = p * r + 0.0416664556f;
+    p = p * r + 0.1666657329f;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1.0f;
+    union { int32_t bits; float value; } power = {.bits = ((int32_t)k + 127) * (1 << 23)};
+    return p * power.value;
+}
+
+INLINE size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+/* The kernels; shapes and meaning stand at their definitions. */
+
+void add_bias(float *y, const float *bias, size_t rows, size_t width);
+void add_column_sums(const float *x, float *sums, size_t rows, size_t width);
+
+void gelu(const float *x, float *y, size_t size);
+void gelu_backward(const float *x, float *dy, size_t size);
+
+void layer_norm(const float *x, const float *gain, const float *bias, float *normal, float *rstd,
+                float *y, size_t rows, size_t width);
+void layer_norm_backward(const float *dy, const float *gain, const float *normal,
+                         const float *rstd, float *dx, float *dgain, size_t rows, size_t width);
+
+void cross_entropy(float *logits, const int64_t *targets, float scale, float *losses, size_t rows,
+                   size_t width);
+
+typedef struct {
+    size_t batch, heads, length, head_size, query_block;
+} AttentionShape;
+int attention(AttentionShape shape, const float *qkv, const float *mask, float *context,
+               float *log_sums);
+int attention_backward(AttentionShape shape, const float *qkv, const float *mask,
+                       const float *context, const float *log_sums, const float *dcontext,
+                       float *dqkv);
+
+typedef struct {
+    float beta1, rate1, beta2, rate2, step_size, eps, shrink; /* rate = 1 - beta */
+} AdamStep;
+void adam(AdamStep step, const float *gradient, float *weights, float *mean, float *mean_square,
+          size_t size);
+double sum_of_squares(const float *x, size_t size);
+
+#endif

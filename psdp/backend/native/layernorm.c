@@ -1,0 +1,91 @@
+/* Layer normalisation (Ba et al. 2016, arXiv:1607.06450). */
+
+#include "kernels.h"
+
+#include <stdlib.h>
+
+#define EPS 1e-5f
+
+typedef struct {
+    const float *x, *gain, *bias;
+    float *normal, *rstd, *y;
+    size_t width;
+} Forward;
+
+KERNEL void forward(const void *arguments, size_t part, size_t begin, size_t end) {
+    const Forward a = *(const Forward *)arguments;
+    const size_t width = a.width;
+    const float *restrict gain = a.gain, *restrict bias = a.bias;
+    (void)part;
+    for (size_t row = begin; row < end; row++) {
+        const float *restrict x = a.x + row * width;
+        float *restrict normal = a.normal + row * width, *restrict y = a.y + row * width;
+        float sum = 0, squares = 0;
+        for (size_t c = 0; c < width; c++) sum += x[c];
+        const float mean = sum / (float)width;
+        for (size_t c = 0; c < width; c++) squares += (x[c] - mean) * (x[c] - mean);
+        const float rstd = 1.0f / sqrtf(squares / (float)width + EPS);
+        a.rstd[row] = rstd;
+        if (bias) {
+            for (size_t c = 0; c < width; c++) {
+                normal[c] = (x[c] - mean) * rstd;
+                y[c] = normal[c] * gain[c] + bias[c];
+            }
+        } else {
+            for (size_t c = 0; c < width; c++) {
+                normal[c] = (x[c] - mean) * rstd;
+                y[c] = normal[c] * gain[c];
+            }
+        }
+    }
+}
+
+/* normal = (x - mean) / std and y = gain normal + bias of each row of (rows, width); rstd (rows)
+ * becomes 1 / std. bias may be null. */
+void layer_norm(const float *x, const float *gain, const float *bias, float *normal, float *rstd,
+                float *y, size_t rows, size_t width) {
+    Forward a = {x, gain, bias, normal, rstd, y, width};
+    in_parallel(forward, &a, rows, parts_of(rows, 1 + 32768 / width));
+}
+
+typedef struct {
+    const float *dy, *gain, *normal, *rstd;
+    float *dx, *dgain;
+    size_t width;
+} Backward;
+
+KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t end) {
+    const Backward a = *(const Backward *)arguments;
+    const size_t width = a.width;
+    const float *restrict gain = a.gain;
+    float *restrict dgain = a.dgain + part * width;
+    for (size_t row = begin; row < end; row++) {
+        const float *restrict dy = a.dy + row * width, *restrict normal = a.normal + row * width;
+        float *restrict dx = a.dx + row * width;
+        float sum = 0, slope = 0;
+        for (size_t c = 0; c < width; c++) {
+            const float g = dy[c] * gain[c];
+            sum += g;
+            slope += g * normal[c];
+            dgain[c] += dy[c] * normal[c];
+        }
+        const float mean = sum / (float)width, rstd = a.rstd[row];
+        slope /= (float)width;
+        for (size_t c = 0; c < width; c++)
+            dx[c] += rstd * (dy[c] * gain[c] - mean - normal[c] * slope);
+    }
+}
+
+/* With g = gain dy: dx += rstd (g - mean(g) - normal mean(g normal)); dgain += column sums of
+ * dy normal. Shapes as in layer_norm. */
+void layer_norm_backward(const float *dy, const float *gain, const float *normal,
+                         const float *rstd, float *dx, float *dgain, size_t rows, size_t width) {
+    size_t parts = parts_of(rows, 1 + 32768 / width);
+    float *partial = parts > 1 ? calloc(parts * width, sizeof *partial) : NULL;
+    if (!partial) parts = 1;
+    Backward a = {dy, gain, normal, rstd, dx, partial ? partial : dgain, width};
+    in_parallel(backward, &a, rows, parts);
+    for (size_t part = 0; partial && part < parts; part++)
+        for (size_t c = 0; c < width; c++) dgain[c] += partial[part * width + c];
+    free(partial);
+}

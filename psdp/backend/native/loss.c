@@ -1,0 +1,39 @@
+/* Softmax and cross-entropy, from logits to their gradient in place. */
+
+#include "kernels.h"
+
+typedef struct {
+    float *logits;
+    const int64_t *targets;
+    float scale;
+    float *losses;
+    size_t width;
+} Loss;
+
+KERNEL void loss_rows(const void *arguments, size_t part, size_t begin, size_t end) {
+    const Loss a = *(const Loss *)arguments;
+    (void)part;
+    for (size_t row = begin; row < end; row++) {
+        float *logits = a.logits + row * a.width, largest = -INFINITY, sum = 0;
+        
+#pragma omp simd reduction(max : largest)
+        for (size_t c = 0; c < a.width; c++) largest = logits[c] > largest ? logits[c] : largest;
+        const float right = logits[a.targets[row]] - largest;
+        for (size_t c = 0; c < a.width; c++) {
+            logits[c] = exponential(logits[c] - largest);
+            sum += logits[c];
+        }
+        a.losses[row] = logf(sum) - right;
+        const float factor = a.scale / sum;
+        for (size_t c = 0; c < a.width; c++) logits[c] *= factor;
+        logits[a.targets[row]] -= a.scale;
+    }
+}
+
+/* losses (rows) = -log softmax(logits)[target]; logits (rows, width) become scale times their
+ * gradient. */
+void cross_entropy(float *logits, const int64_t *targets, float scale, float *losses, size_t rows,
+                   size_t width) {
+    Loss a = {logits, targets, scale, losses, width};
+    in_parallel(loss_rows, &a, rows, parts_of(rows, 1 + 16384 / width));
+}

@@ -1,0 +1,248 @@
+/* The Python side: each function takes NumPy arrays as buffers, checks their type and size, lets
+ * other Python threads run, and calls a kernel. */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030b0000
+#include <Python.h>
+#include <string.h>
+
+#include "kernels.h"
+
+enum { MOST_ARRAYS = 8 };
+
+/* The buffers of one call, released together. */
+typedef struct {
+    Py_buffer views[MOST_ARRAYS];
+    int count;
+} Buffers;
+
+static void release(Buffers *buffers) {
+    while (buffers->count) PyBuffer_Release(&buffers->views[--buffers->count]);
+}
+
+/* The memory of a C-contiguous array of at least `size` elements; NULL with an exception set where
+ * it is none. `type` is 'f' (float32) or 'q' (int64). */
+static void *array(Buffers *buffers, PyObject *object, char type, int writable, size_t size) {
+    Py_buffer *view = &buffers->views[buffers->count];
+    int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
+    if (PyObject_GetBuffer(object, view, flags)) return NULL;
+    buffers->count++;
+    char got = view->format ? view->format[0] : 'B';
+    if (got == 'l' && view->itemsize == 8) got = 'q';
+    if (got != type || (size_t)view->len < size * (size_t)view->itemsize) {
+        PyErr_Format(PyExc_ValueError,
+                     "expected a contiguous array of type '%c' with %zu elements or more, got type "
+                     "'%c' with %zd bytes", type, size, got, view->len);
+        return NULL;
+    }
+    return view->buf;
+}
+
+static size_t size_of(PyObject *number) {
+    size_t size = PyLong_AsSize_t(number);
+    return PyErr_Occurred() ? 0 : size;
+}
+
+static float real(PyObject *number) { return (float)PyFloat_AsDouble(number); }
+
+#define FUNCTION(name) \
+    static PyObject *py_##name(PyObject *self, PyObject *const *in, Py_ssize_t given)
+#define BEGIN(expected)                                                                  \
+    Buffers buffers = {.count = 0};                                                      \
+    (void)self;                                                                          \
+    if (given != (expected))                                                             \
+        return PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", expected, given)
+#define READ(object, size) array(&buffers, object, 'f', 0, size)
+#define WRITE(object, size) array(&buffers, object, 'f', 1, size)
+#define RUN(call)                                  \
+    if (!PyErr_Occurred()) {                       \
+        Py_BEGIN_ALLOW_THREADS;                    \
+        call;                                      \
+        Py_END_ALLOW_THREADS;                      \
+    }                                              \
+    release(&buffers)
+#define END                                        \
+    if (PyErr_Occurred()) return NULL;             \
+    Py_RETURN_NONE
+
+FUNCTION(set_threads) {
+    BEGIN(1);
+    size_t threads = size_of(in[0]);
+    RUN(kernel_threads = threads ? threads : 1);
+    END;
+}
+
+/* cblas_sgemm of the BLAS that NumPy has loaded. Its integers are 64 or 32 bits wide, which the
+ * calling conventions of 64-bit little-endian machines do not tell apart: an argument has a register
+ * or eight bytes of its own, and the callee reads the lower half. */
+typedef void Sgemm(int order, int a_form, int b_form, int64_t m, int64_t n, int64_t k, float alpha,
+                   const float *a, int64_t a_row, const float *b, int64_t b_row, float beta,
+                   float *c, int64_t c_row);
+enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112 };
+static Sgemm *sgemm;
+
+FUNCTION(set_sgemm) {
+    BEGIN(1);
+    size_t address = size_of(in[0]);
+    RUN(sgemm = (Sgemm *)address);
+    END;
+}
+
+/* out (m, n) += a b; a is given as (k, m) and b as (n, k) where their flag says transposed. */
+FUNCTION(add_product) {
+    BEGIN(8);
+    int64_t m = (int64_t)size_of(in[3]), n = (int64_t)size_of(in[4]), k = (int64_t)size_of(in[5]);
+    int a_form = PyObject_IsTrue(in[6]) ? TRANSPOSED : PLAIN;
+    int b_form = PyObject_IsTrue(in[7]) ? TRANSPOSED : PLAIN;
+    const float *a = READ(in[0], (size_t)(m * k)), *b = READ(in[1], (size_t)(k * n));
+    float *out = WRITE(in[2], (size_t)(m * n));
+    if (!sgemm) PyErr_SetString(PyExc_RuntimeError, "set_sgemm must be called first");
+    RUN(sgemm(ROW_MAJOR, a_form, b_form, m, n, k, 1.0f, a, a_form == PLAIN ? k : m, b,
+              b_form == PLAIN ? n : k, 1.0f, out, n));
+    END;
+}
+
+FUNCTION(add_bias) {
+    BEGIN(4);
+    size_t rows = size_of(in[2]), width = size_of(in[3]);
+    float *y = WRITE(in[0], rows * width);
+    const float *bias = READ(in[1], width);
+    RUN(add_bias(y, bias, rows, width));
+    END;
+}
+
+FUNCTION(add_column_sums) {
+    BEGIN(4);
+    size_t rows = size_of(in[2]), width = size_of(in[3]);
+    const float *x = READ(in[0], rows * width);
+    float *sums = WRITE(in[1], width);
+    RUN(add_column_sums(x, sums, rows, width));
+    END;
+}
+
+FUNCTION(gelu) {
+    BEGIN(3);
+    size_t size = size_of(in[2]);
+    const float *x = READ(in[0], size);
+    float *y = WRITE(in[1], size);
+    RUN(gelu(x, y, size));
+    END;
+}
+
+FUNCTION(gelu_backward) {
+    BEGIN(3);
+    size_t size = size_of(in[2]);
+    const float *x = READ(in[0], size);
+    float *dy = WRITE(in[1], size);
+    RUN(gelu_backward(x, dy, size));
+    END;
+}
+
+FUNCTION(layer_norm) {
+    BEGIN(8);
+    size_t rows = size_of(in[6]), width = size_of(in[7]);
+    const float *x = READ(in[0], rows * width), *gain = READ(in[1], width);
+    const float *bias = in[2] == Py_None ? NULL : READ(in[2], width);
+    float *normal = WRITE(in[3], rows * width), *rstd = WRITE(in[4], rows);
+    float *y = WRITE(in[5], rows * width);
+    RUN(layer_norm(x, gain, bias, normal, rstd, y, rows, width));
+    END;
+}
+
+FUNCTION(layer_norm_backward) {
+    BEGIN(8);
+    size_t rows = size_of(in[6]), width = size_of(in[7]);
+    const float *dy = READ(in[0], rows * width), *gain = READ(in[1], width);
+    const float *normal = READ(in[2], rows * width), *rstd = READ(in[3], rows);
+    float *dx = WRITE(in[4], rows * width), *dgain = WRITE(in[5], width);
+    RUN(layer_norm_backward(dy, gain, normal, rstd, dx, dgain, rows, width));
+    END;
+}
+
+FUNCTION(cross_entropy) {
+    BEGIN(6);
+    size_t rows = size_of(in[4]), width = size_of(in[5]);
+    float *logits = WRITE(in[0], rows * width), scale = real(in[2]);
+    const int64_t *targets = array(&buffers, in[1], 'q', 0, rows);
+    float *losses = WRITE(in[3], rows);
+    RUN(cross_entropy(logits, targets, scale, losses, rows, width));
+    END;
+}
+
+FUNCTION(attention) {
+    BEGIN(8);
+    AttentionShape s = {size_of(in[4]), size_of(in[5]), 0, 0, size_of(in[7])};
+    size_t tokens = size_of(in[6]);
+    int failed = 0;
+    Py_ssize_t width = 0;
+    const float *qkv = READ(in[0], 0);
+    if (qkv && s.batch && s.heads && tokens) {
+        width = buffers.views[0].len / (Py_ssize_t)(tokens * 3 * sizeof(float));
+        s.length = tokens / s.batch;
+        s.head_size = (size_t)width / s.heads;
+    }
+    const float *mask = in[1] == Py_None ? NULL : READ(in[1], 0);
+    float *context = WRITE(in[2], tokens * (size_t)width);
+    float *log_sums = WRITE(in[3], tokens * s.heads);
+    RUN(failed = attention(s, qkv, mask, context, log_sums));
+    if (failed) PyErr_NoMemory();
+    END;
+}
+
+FUNCTION(attention_backward) {
+    BEGIN(10);
+    AttentionShape s = {size_of(in[6]), size_of(in[7]), 0, 0, size_of(in[9])};
+    size_t tokens = size_of(in[8]);
+    int failed = 0;
+    Py_ssize_t width = 0;
+    const float *qkv = READ(in[0], 0);
+    if (qkv && s.batch && s.heads && tokens) {
+        width = buffers.views[0].len / (Py_ssize_t)(tokens * 3 * sizeof(float));
+        s.length = tokens / s.batch;
+        s.head_size = (size_t)width / s.heads;
+    }
+    const float *mask = in[1] == Py_None ? NULL : READ(in[1], 0);
+    const float *context = READ(in[2], tokens * (size_t)width);
+    const float *log_sums = READ(in[3], tokens * s.heads);
+    const float *dcontext = READ(in[4], tokens * (size_t)width);
+    float *dqkv = WRITE(in[5], tokens * 3 * (size_t)width);
+    RUN(failed = attention_backward(s, qkv, mask, context, log_sums, dcontext, dqkv));
+    if (failed) PyErr_NoMemory();
+    END;
+}
+
+FUNCTION(adam) {
+    BEGIN(11);
+    AdamStep step = {real(in[4]), real(in[5]), real(in[6]), real(in[7]),
+                     real(in[8]), real(in[9]), real(in[10])};
+    const float *gradient = READ(in[1], 0);
+    size_t size = gradient ? (size_t)buffers.views[0].len / sizeof(float) : 0;
+    float *weights = WRITE(in[0], size), *mean = WRITE(in[2], size);
+    float *mean_square = WRITE(in[3], size);
+    RUN(adam(step, gradient, weights, mean, mean_square, size));
+    END;
+}
+
+FUNCTION(sum_of_squares) {
+    BEGIN(1);
+    double sum = 0;
+    const float *x = READ(in[0], 0);
+    size_t size = x ? (size_t)buffers.views[0].len / sizeof(float) : 0;
+    RUN(sum = sum_of_squares(x, size));
+    return PyErr_Occurred() ? NULL : PyFloat_FromDouble(sum);
+}
+
+#define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
+static PyMethodDef methods[] = {
+    METHOD(set_threads), METHOD(set_sgemm), METHOD(add_product), METHOD(add_bias), METHOD(add_column_sums), METHOD(gelu),
+    METHOD(gelu_backward), METHOD(layer_norm), METHOD(layer_norm_backward), METHOD(cross_entropy),
+    METHOD(attention), METHOD(attention_backward), METHOD(adam), METHOD(sum_of_squares),
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_native", "Compiled kernels; see native_backend.py.", -1, methods,
+    NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&module); }

@@ -1,0 +1,21 @@
+/* Rows dealt out to threads. */
+
+#include "kernels.h"
+
+size_t kernel_threads = 1;
+
+/* How many parts of at least `least` rows to cut `count` rows into. */
+size_t parts_of(size_t count, size_t least) {
+    size_t parts = smaller(smaller(kernel_threads, MOST_PARTS), count / (least ? least : 1));
+    return parts ? parts : 1;
+}
+
+void in_parallel(Work *work, const void *arguments, size_t count, size_t parts) {
+    if (parts == 1) {
+        work(arguments, 0, 0, count);
+        return;
+    }
+#pragma omp parallel for num_threads((int)parts) schedule(static, 1)
+    for (size_t part = 0; part < parts; part++)
+        work(arguments, part, count * part / parts, count * (part + 1) / parts);
+}
