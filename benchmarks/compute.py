@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 
 import numpy as np
+from intervals import median
 
 from psdp.backend import make_backend
 from psdp.config import ModelConfig, OptimConfig
@@ -167,18 +168,16 @@ def measure(name: str, pairs: int, core: int) -> Result:
             side.take(size.steps)
     ours.stop()
     theirs.stop()
-    ratios = np.array(theirs.seconds) / np.array(ours.seconds)
+    ratio = median(np.array(theirs.seconds) / np.array(ours.seconds))
     differences = np.array(ours.losses) - np.array(theirs.losses)
-    resampled = np.random.default_rng(SEED).choice(ratios, (10_000, pairs))
-    low, high = np.quantile(np.median(resampled, axis=1), [0.025, 0.975])
     return Result(
         name,
         pairs,
         size.tokens_per_step / statistics.median(ours.seconds),
         size.tokens_per_step / statistics.median(theirs.seconds),
-        float(np.median(ratios)),
-        float(low),
-        float(high),
+        ratio.value,
+        ratio.low,
+        ratio.high,
         float(np.abs(differences[:COMPARED_STEPS]).max()),
     )
 
