@@ -1,7 +1,7 @@
 # make train    train on the Python standard library's source with 1 server + 2 workers
 # make test     the whole test suite, MPI jobs included
 # make lint     ruff and mypy --strict
-# make bench    one training step against PyTorch, on one core
+# make bench    one core and two against PyTorch; the transport
 #
 # MPI=mpich takes MPICH instead of Open MPI; each has its own virtual environment.
 
@@ -31,8 +31,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.test
+bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/compute.py
+	$(BIN)/python benchmarks/distributed.py
+	$(BIN)/python benchmarks/transport.py
 
 clean:
 	rm -rf .venv .venv-mpich
@@ -48,6 +50,10 @@ $(VENV)/.train: $(SOURCES) | $(VENV)/bin/python
 
 $(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) -e '.[$(MPI),test]'
+	@touch $@
+
+$(VENV)/.bench: $(SOURCES) | $(VENV)/bin/python
+	$(PIP) -e '.[$(MPI),bench]'
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python

@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
+from intervals import median
 
 from psdp.backend import make_backend
 from psdp.config import ModelConfig, OptimConfig
@@ -95,85 +95,12 @@ def psdp_step(size: Size) -> Step:
 
 
 def torch_step(size: Size) -> Step:
-    """Return one training step of the same model in eager PyTorch, with its fastest AdamW."""
+    """Return one training step of the same model in eager PyTorch."""
     import torch
-    from torch import nn
-    from torch.nn import functional as F
+    from gpt_torch import make_gpt, make_step
 
     torch.set_num_threads(1)
-    config = size.model
-
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            width = config.n_embd
-            self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-            self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-        def forward(self, x: Any) -> Any:
-            batch, length, width = x.shape
-            q, k, v = (
-                part.view(batch, length, config.n_head, -1).transpose(1, 2)
-                for part in self.qkv(self.norm1(x)).split(width, dim=2)
-            )
-            merged = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-            x = x + self.out(merged.reshape(batch, length, width))
-            return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
-
-    class GPT(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.tokens = nn.Embedding(size.vocab_size, config.n_embd)
-            self.positions = nn.Embedding(config.block_size, config.n_embd)
-            self.blocks = nn.ModuleList(Block() for _ in range(config.n_layer))
-            self.norm = nn.LayerNorm(config.n_embd)
-
-        def forward(self, tokens: Any, targets: Any) -> Any:
-            x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
-            for block in self.blocks:
-                x = block(x)
-            logits = F.linear(self.norm(x), self.tokens.weight)
-            return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
-
-    model = GPT()
-    names = {
-        "embedding.tokens": "tokens.weight",
-        "embedding.positions": "positions.weight",
-        ".attention.": ".",
-        ".mlp.": ".",
-        "block.": "blocks.",
-        ".gain": ".weight",
-    }
-    table = parameter_table(config, size.vocab_size)
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, view in table.views(table.initial(SEED, "float32")).items():
-            is_linear = name.endswith(".weight")
-            for ours, theirs in names.items():
-                name = name.replace(ours, theirs)
-            parameters[name].copy_(torch.from_numpy(view.T if is_linear else view))
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": OPTIM.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=OPTIM.lr,
-        betas=(OPTIM.beta1, OPTIM.beta2),
-        fused=True,
-    )
-
-    def step(tokens: Array, targets: Array) -> float:
-        optimizer.zero_grad(set_to_none=True)
-        loss = model(torch.from_numpy(tokens), torch.from_numpy(targets))
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), OPTIM.grad_clip)
-        optimizer.step()
-        return float(loss.detach())
-
-    return step
+    return make_step(make_gpt(size.model, size.vocab_size, SEED), OPTIM)
 
 
 SIDES = {"psdp": psdp_step, "torch": torch_step}
@@ -241,18 +168,16 @@ def measure(name: str, pairs: int, core: int) -> Result:
             side.take(size.steps)
     ours.stop()
     theirs.stop()
-    ratios = np.array(theirs.seconds) / np.array(ours.seconds)
+    ratio = median(np.array(theirs.seconds) / np.array(ours.seconds))
     differences = np.array(ours.losses) - np.array(theirs.losses)
-    resampled = np.random.default_rng(SEED).choice(ratios, (10_000, pairs))
-    low, high = np.quantile(np.median(resampled, axis=1), [0.025, 0.975])
     return Result(
         name,
         pairs,
         size.tokens_per_step / statistics.median(ours.seconds),
         size.tokens_per_step / statistics.median(theirs.seconds),
-        float(np.median(ratios)),
-        float(low),
-        float(high),
+        ratio.value,
+        ratio.low,
+        ratio.high,
         float(np.abs(differences[:COMPARED_STEPS]).max()),
     )
 
