@@ -53,11 +53,20 @@ INLINE size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /* The kernels; shapes and meaning stand at their definitions. */
 
+typedef struct {
+    const float *a, *b, *bias;
+    float *c;
+    size_t m, n, k;
+    int a_transposed, b_transposed, add, bf16;
+} Product;
+int product(Product p);
+int product_support(void);
+
 void add_bias(float *y, const float *bias, size_t rows, size_t width);
 void add_column_sums(const float *x, float *sums, size_t rows, size_t width);
 
-void gelu(const float *x, float *y, size_t size);
-void gelu_backward(const float *x, float *dy, size_t size);
+void gelu(float *x, float *y, size_t size);
+void gelu_backward(float *x, float *dy, size_t size);
 
 void layer_norm(const float *x, const float *gain, const float *bias, float *normal, float *rstd,
                 float *y, size_t rows, size_t width);
