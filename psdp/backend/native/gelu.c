@@ -7,7 +7,7 @@
 
 #include "kernels.h"
 
-#define LINEAR -1.595769122f        /* -2 sqrt(2 / pi) */
+#define LINEAR -1.595769122f /* -2 sqrt(2 / pi) */
 #define CUBIC (0.044715f * LINEAR)
 
 typedef struct {

@@ -32,7 +32,8 @@ static void *array(Buffers *buffers, PyObject *object, char type, int writable, 
     if (got != type || (size_t)view->len < size * (size_t)view->itemsize) {
         PyErr_Format(PyExc_ValueError,
                      "expected a contiguous array of type '%c' with %zu elements or more, got type "
-                     "'%c' with %zd bytes", type, size, got, view->len);
+                     "'%c' with %zd bytes",
+                     type, size, got, view->len);
         return NULL;
     }
     return view->buf;
@@ -47,22 +48,22 @@ static float real(PyObject *number) { return (float)PyFloat_AsDouble(number); }
 
 #define FUNCTION(name) \
     static PyObject *py_##name(PyObject *self, PyObject *const *in, Py_ssize_t given)
-#define BEGIN(expected)                                                                  \
-    Buffers buffers = {.count = 0};                                                      \
-    (void)self;                                                                          \
-    if (given != (expected))                                                             \
-        return PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", expected, given)
+#define BEGIN(expected)             \
+    Buffers buffers = {.count = 0}; \
+    (void)self;                     \
+    if (given != (expected))        \
+    return PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", expected, given)
 #define READ(object, size) array(&buffers, object, 'f', 0, size)
 #define WRITE(object, size) array(&buffers, object, 'f', 1, size)
-#define RUN(call)                                  \
-    if (!PyErr_Occurred()) {                       \
-        Py_BEGIN_ALLOW_THREADS;                    \
-        call;                                      \
-        Py_END_ALLOW_THREADS;                      \
-    }                                              \
+#define RUN(call)               \
+    if (!PyErr_Occurred()) {    \
+        Py_BEGIN_ALLOW_THREADS; \
+        call;                   \
+        Py_END_ALLOW_THREADS;   \
+    }                           \
     release(&buffers)
-#define END                                        \
-    if (PyErr_Occurred()) return NULL;             \
+#define END                            \
+    if (PyErr_Occurred()) return NULL; \
     Py_RETURN_NONE
 
 FUNCTION(set_threads) {
@@ -73,8 +74,8 @@ FUNCTION(set_threads) {
 }
 
 /* cblas_sgemm of the BLAS that NumPy has loaded. Its integers are 64 or 32 bits wide, which the
- * calling conventions of 64-bit little-endian machines do not tell apart: an argument has a register
- * or eight bytes of its own, and the callee reads the lower half. */
+ * calling conventions of 64-bit little-endian machines do not tell apart: an argument has a
+ * register or eight bytes of its own, and the callee reads the lower half. */
 typedef void Sgemm(int order, int a_form, int b_form, int64_t m, int64_t n, int64_t k, float alpha,
                    const float *a, int64_t a_row, const float *b, int64_t b_row, float beta,
                    float *c, int64_t c_row);
@@ -248,26 +249,36 @@ FUNCTION(adam) {
     END;
 }
 
-FUNCTION(sum_of_squares) {
-    BEGIN(1);
-    double sum = 0;
-    const float *x = READ(in[0], 0);
-    size_t size = x ? (size_t)buffers.views[0].len / sizeof(float) : 0;
-    RUN(sum = sum_of_squares(x, size));
-    return PyErr_Occurred() ? NULL : PyFloat_FromDouble(sum);
-}
-
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
-    METHOD(set_threads), METHOD(set_sgemm), METHOD(add_product), METHOD(product), METHOD(product_support), METHOD(add_bias), METHOD(add_column_sums), METHOD(gelu),
-    METHOD(gelu_backward), METHOD(layer_norm), METHOD(layer_norm_backward), METHOD(cross_entropy),
-    METHOD(attention), METHOD(attention_backward), METHOD(adam), METHOD(sum_of_squares),
+    METHOD(set_threads),
+    METHOD(set_sgemm),
+    METHOD(add_product),
+    METHOD(product),
+    METHOD(product_support),
+    METHOD(add_bias),
+    METHOD(add_column_sums),
+    METHOD(gelu),
+    METHOD(gelu_backward),
+    METHOD(layer_norm),
+    METHOD(layer_norm_backward),
+    METHOD(cross_entropy),
+    METHOD(attention),
+    METHOD(attention_backward),
+    METHOD(adam),
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_native", "Compiled kernels; see native_backend.py.", -1, methods,
-    NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT,
+    "_native",
+    "Compiled kernels; see native_backend.py.",
+    -1,
+    methods,
+    NULL,
+    NULL,
+    NULL,
+    NULL,
 };
 
 PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&module); }

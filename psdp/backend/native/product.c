@@ -1,16 +1,12 @@
 /* Matrix products, c = a b, for processors with AVX-512.
  *
  * The plan is Goto's (2008): blocks of a and b are copied into panels that stay in the second- and
- * third-level cache, and one register tile of c is summed at a time. Against BLAS this wins what the
- * store of a tile can do on its way (a bias, or adding to what is there, where BLAS clears c first),
- * and it has no thread pool of its own to quarrel with that of the other kernels.
+ * third-level cache, and one register tile of c is summed at a time. Against BLAS this wins what
+ * the store of a tile can do on its way (a bias, or adding to what is there, where BLAS clears c
+ * first), and it has no thread pool of its own to quarrel with that of the other kernels.
  *
  * With bfloat16 the copy is where float32 is rounded, so the caller's arrays stay float32 and no
- * bfloat16 array need exist. A word of a panel is then a pair of neighbours along k, as VDPBF16PS
- * wants them, and sums are float32.
- *
- * The tile is 14 x 32: 28 sums, two vectors of b and one broadcast fill 31 of the 32 registers, and
- * need 16 loads for 28 products. */
+ * bfloat16 array need exist. benchmarks/compute.py measures both. */
 
 #define _DEFAULT_SOURCE /* madvise */
 
@@ -24,8 +20,6 @@
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 #define AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
-#define INLINE_AVX512 static inline __attribute__((always_inline)) AVX512
-#define INLINE_BF16 static inline __attribute__((always_inline)) AVX512_BF16
 
 enum { LANES = 16, TILE_ROWS = 14, TILE_COLUMNS = 32 };
 /* A block of a, (BLOCK_ROWS, BLOCK_WORDS), stays in the second-level cache; one of b,
@@ -38,16 +32,17 @@ typedef struct {
     ptrdiff_t across, along;
 } Operand;
 
-/* Panels ----------------------------------------------------------------------------------------
- *
- * `width` rows of a (or columns of b) make a panel, word by word along k:
- * panel[word * width + i]. Rows beyond the matrix are zero. */
+/* What becomes of a tile's sums: c = sums + bias, or c += sums. */
+typedef struct {
+    const float *bias; /* (columns), or NULL */
+    int add;
+} Store;
 
-INLINE_AVX512 __mmask16 lanes_of(ptrdiff_t count) {
+AVX512 static inline __mmask16 lanes_of(ptrdiff_t count) {
     return count >= LANES ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
 }
 
-INLINE_AVX512 void transpose(__m512i r[LANES]) {
+AVX512 static inline void transpose(__m512i r[LANES]) {
     __m512i t[LANES];
 #pragma GCC unroll 8
     for (int i = 0; i < LANES; i += 2) {
@@ -77,129 +72,18 @@ INLINE_AVX512 void transpose(__m512i r[LANES]) {
     }
 }
 
-/* Sixteen words of a row along k: floats, or pairs of neighbours rounded to bfloat16. */
-INLINE_AVX512 __m512i words_along(const float *x, ptrdiff_t left) {
-    return _mm512_castps_si512(_mm512_maskz_loadu_ps(lanes_of(left), x));
-}
-
-INLINE_BF16 __m512i pairs_along(const float *x, ptrdiff_t left) {
-    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(lanes_of(left - LANES), x + LANES),
-                                        _mm512_maskz_loadu_ps(lanes_of(left), x));
-}
-
-/* A word of sixteen rows that lie side by side: floats, or pairs of two neighbours along k, `odd`
- * being NULL where there is no second one. */
-INLINE_BF16 __m512i pairs_across(const float *even, const float *odd, __mmask16 mask) {
-    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, even)));
-    __m512i high = _mm512_setzero_si512();
-    if (odd) high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, odd)));
-    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-}
-
-/* Both kinds of panels, from a matrix whose elements are contiguous along k, or across it. The body is
- * one for float32 and bfloat16, instantiated below: `per_word` elements of k make a word. */
-#define PACK(NAME, TARGET, PER_WORD, ALONG, ACROSS)                                                  \
-    TARGET void NAME##_along(uint32_t *out, const float *x, ptrdiff_t across, ptrdiff_t count,       \
-                             ptrdiff_t k, int width) {                                               \
-        const ptrdiff_t words = (k + PER_WORD - 1) / PER_WORD;                                       \
-        for (ptrdiff_t i = 0; i < count; i += width, out += words * width)                           \
-            for (ptrdiff_t w = 0; w < words; w += LANES)                                             \
-                for (int lane = 0; lane < width; lane += LANES) {                                    \
-                    __m512i r[LANES];                                                                \
-                    const ptrdiff_t rows = count - i - lane;                                         \
-                    const float *from = x + (i + lane) * across + PER_WORD * w;                      \
-                    const ptrdiff_t left = k - PER_WORD * w;                                         \
-                    _Pragma("GCC unroll 16") for (int row = 0; row < LANES; row++) r[row] =          \
-                        row < rows && lane + row < width ? ALONG(from + row * across, left)          \
-                                                         : _mm512_setzero_si512();                   \
-                    transpose(r);                                                                    \
-                    _Pragma("GCC unroll 16") for (int q = 0; q < LANES; q++) if (w + q < words)      \
-                        _mm512_mask_storeu_epi32(out + (w + q) * width + lane,                       \
-                                                 lanes_of(width - lane), r[q]);                      \
-                }                                                                                    \
-    }                                                                                                \
-    /* Eight words at a time are spread over all panels, so that both sides are read and written in  \
-     * runs. */                                                                                      \
-    TARGET void NAME##_across(uint32_t *out, const float *x, ptrdiff_t along, ptrdiff_t count,       \
-                              ptrdiff_t k, int width) {                                              \
-        const ptrdiff_t words = (k + PER_WORD - 1) / PER_WORD;                                       \
-        for (ptrdiff_t some = 0; some < words; some += 8)                                            \
-            for (ptrdiff_t i = 0; i < count; i += width)                                             \
-                for (ptrdiff_t w = some; w < words && w < some + 8; w++)                             \
-                    for (int lane = 0; lane < width; lane += LANES) {                                \
-                        const float *from = x + PER_WORD * w * along + i + lane;                     \
-                        const __mmask16 mask =                                                       \
-                            lanes_of(count - i - lane) & lanes_of(width - lane);                     \
-                        _mm512_mask_storeu_epi32(out + i * words + w * width + lane,                 \
-                                                 lanes_of(width - lane), ACROSS);                    \
-                    }                                                                                \
-    }
-
-PACK(pack_floats, AVX512 static, 1, words_along,
-     _mm512_castps_si512(_mm512_maskz_loadu_ps(mask, from)))
-PACK(pack_pairs, AVX512_BF16 static, 2, pairs_along,
-     pairs_across(from, 2 * w + 1 < k ? from + along : NULL, mask))
-
-/* Tiles ----------------------------------------------------------------------------------------- */
-
-/* What becomes of a tile's sums: c = sums + bias, or c += sums. */
-typedef struct {
-    const float *bias; /* (columns), or NULL */
-    int add;
-} Store;
-
-#define FLOATS(sum, x, y) _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), sum)
-#define PAIRS(sum, x, y) _mm512_dpbf16_ps(sum, (__m512bh)(x), (__m512bh)(y))
-
-#define TILE(NAME, TARGET, MULTIPLY)                                                                 \
-    TARGET void NAME##_rows(const int rows, ptrdiff_t words, const int32_t *a, const int32_t *b,     \
-                            Store store, float *c, ptrdiff_t c_row, ptrdiff_t columns) {             \
-        __m512 sum[TILE_ROWS][2];                                                                    \
-        _Pragma("GCC unroll 14") for (int i = 0; i < rows; i++) {                                    \
-            _mm_prefetch((const char *)(c + i * c_row), _MM_HINT_T0);                                \
-            _mm_prefetch((const char *)(c + i * c_row + LANES), _MM_HINT_T0);                        \
-            sum[i][0] = sum[i][1] = _mm512_setzero_ps();                                             \
-        }                                                                                            \
-        for (ptrdiff_t w = 0; w < words; w++, a += TILE_ROWS, b += TILE_COLUMNS) {                   \
-            const __m512i left = _mm512_load_si512(b), right = _mm512_load_si512(b + LANES);         \
-            _Pragma("GCC unroll 14") for (int i = 0; i < rows; i++) {                                \
-                const __m512i x = _mm512_set1_epi32(a[i]);                                           \
-                sum[i][0] = MULTIPLY(sum[i][0], x, left);                                            \
-                sum[i][1] = MULTIPLY(sum[i][1], x, right);                                           \
-            }                                                                                        \
-        }                                                                                            \
-        _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {                               \
-            const __mmask16 kept = lanes_of(columns - half * LANES);                                 \
-            __m512 start = _mm512_setzero_ps();                                                      \
-            if (store.bias) start = _mm512_maskz_loadu_ps(kept, store.bias + half * LANES);          \
-            _Pragma("GCC unroll 14") for (int i = 0; i < rows; i++) {                                \
-                float *to = c + i * c_row + half * LANES;                                            \
-                if (store.add) start = _mm512_maskz_loadu_ps(kept, to);                              \
-                _mm512_mask_storeu_ps(to, kept, _mm512_add_ps(start, sum[i][half]));                 \
-            }                                                                                        \
-        }                                                                                            \
-    }
-TILE(floats, INLINE_AVX512, FLOATS)
-TILE(pairs, INLINE_BF16, PAIRS)
-
-/* A tile of fewer rows is code of its own, or its sums would not be registers. */
-#define CASE(NAME, ROWS) \
-    case ROWS: NAME##_rows(ROWS, words, a, b, store, c, c_row, columns); break;
-#define ANY_TILE(NAME, TARGET)                                                                       \
-    TARGET static void NAME##_tile(ptrdiff_t rows, ptrdiff_t words, const int32_t *a,                \
-                                   const int32_t *b, Store store, float *c, ptrdiff_t c_row,         \
-                                   ptrdiff_t columns) {                                              \
-        switch (rows) {                                                                              \
-            CASE(NAME, 1) CASE(NAME, 2) CASE(NAME, 3) CASE(NAME, 4) CASE(NAME, 5) CASE(NAME, 6)      \
-            CASE(NAME, 7) CASE(NAME, 8) CASE(NAME, 9) CASE(NAME, 10) CASE(NAME, 11)                  \
-            CASE(NAME, 12) CASE(NAME, 13)                                                            \
-        default: NAME##_rows(TILE_ROWS, words, a, b, store, c, c_row, columns);                      \
-        }                                                                                            \
-    }
-ANY_TILE(floats, AVX512)
-ANY_TILE(pairs, AVX512_BF16)
-
-/* Products -------------------------------------------------------------------------------------- */
+/* Panels and tiles, in both precisions. */
+#define BF16 0
+#define NAME(function) function##_floats
+#define TARGET AVX512
+#include "product_tile.h"
+#undef BF16
+#undef NAME
+#undef TARGET
+#define BF16 1
+#define NAME(function) function##_pairs
+#define TARGET AVX512_BF16
+#include "product_tile.h"
 
 typedef struct {
     Product p;
@@ -223,12 +107,10 @@ static uint32_t *blocks(void) {
 static void pack(const Product *p, Operand x, ptrdiff_t i, ptrdiff_t count, ptrdiff_t from,
                  ptrdiff_t k, uint32_t *out, int width) {
     const float *at = x.at + i * x.across + from * x.along;
-    if (p->bf16)
-        x.along == 1 ? pack_pairs_along(out, at, x.across, count, k, width)
-                     : pack_pairs_across(out, at, x.along, count, k, width);
+    if (x.along == 1)
+        (p->bf16 ? pack_along_pairs : pack_along_floats)(out, at, x.across, count, k, width);
     else
-        x.along == 1 ? pack_floats_along(out, at, x.across, count, k, width)
-                     : pack_floats_across(out, at, x.along, count, k, width);
+        (p->bf16 ? pack_across_pairs : pack_across_floats)(out, at, x.along, count, k, width);
 }
 
 /* The part of c with rows [top, bottom) and columns [left, right). */
@@ -241,7 +123,8 @@ static int multiply(const Arguments *g, ptrdiff_t top, ptrdiff_t bottom, ptrdiff
     for (ptrdiff_t j = left; j < right; j += BLOCK_COLUMNS) {
         const ptrdiff_t columns = right - j < BLOCK_COLUMNS ? right - j : BLOCK_COLUMNS;
         for (ptrdiff_t k = 0; k < depth; k += BLOCK_WORDS * per_word) {
-            const ptrdiff_t most = BLOCK_WORDS * per_word, some = depth - k < most ? depth - k : most;
+            const ptrdiff_t most = BLOCK_WORDS * per_word,
+                            some = depth - k < most ? depth - k : most;
             const ptrdiff_t words = (some + per_word - 1) / per_word;
             pack(p, g->b, j, columns, k, some, b_block, TILE_COLUMNS);
             for (ptrdiff_t i = top; i < bottom; i += BLOCK_ROWS) {
@@ -253,7 +136,7 @@ static int multiply(const Arguments *g, ptrdiff_t top, ptrdiff_t bottom, ptrdiff
                         k || p->add,
                     };
                     for (ptrdiff_t it = 0; it < rows; it += TILE_ROWS)
-                        (p->bf16 ? pairs_tile : floats_tile)(
+                        (p->bf16 ? tile_pairs : tile_floats)(
                             rows - it, words, (int32_t *)a_block + it * words,
                             (int32_t *)b_block + jt * words, store,
                             p->c + (i + it) * c_row + j + jt, c_row, columns - jt);
