@@ -30,6 +30,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror psdp/backend/native/*.c psdp/backend/native/*.h
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/compute.py

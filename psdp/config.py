@@ -140,9 +140,17 @@ class RunConfig:
         "on a CPU: compiled (float32), numpy, or compiled where they are installed",
         choices=("auto", "compiled", "numpy"),
     )
+    precision: str = setting(
+        "float32",
+        "of the workers' products; bf16 rounds their factors to bfloat16 and sums in float32",
+        choices=("float32", "bf16"),
+    )
     dtype: str = setting("float32", "of weights and gradients", choices=("float32", "float64"))
     log_every: int = setting(10, "steps between lines of metrics", low=1)
     quiet: bool = setting(False, "print nothing but errors")
+
+
+_WITH_BF16 = {("float32", "auto"), ("float32", "compiled")}
 
 
 @dataclass(frozen=True)
@@ -207,6 +215,11 @@ class Config:
             )
         if run.mode == "ssp" and run.staleness is None:
             run = replace(run, staleness=4)
+        if run.precision == "bf16" and (run.dtype, run.kernels) not in _WITH_BF16:
+            raise ConfigError(
+                f"--precision bf16 needs float32 weights and compiled kernels, got --dtype "
+                f"{run.dtype} --kernels {run.kernels}"
+            )
         if optim.min_lr is None:
             optim = replace(optim, min_lr=optim.lr / 10)
         elif optim.min_lr > optim.lr:

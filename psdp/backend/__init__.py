@@ -10,7 +10,7 @@ from psdp.backend.numpy_backend import NumpyBackend
 from psdp.errors import ConfigError
 
 try:
-    from psdp.backend.native_backend import NativeBackend
+    from psdp.backend.native_backend import NativeBackend, bf16_here
 except ImportError as error:
     # Installed without a C compiler; the reason is told to whoever asks for compiled kernels.
     _missing: ImportError | None = error
@@ -21,44 +21,62 @@ __all__ = ["AdamStep", "Backend", "NumpyBackend", "make_backend"]
 
 
 def make_backend(
-    device: str, dtype: str, local_rank: int = 0, *, kernels: str = "auto", threads: int = 1
+    device: str,
+    dtype: str,
+    local_rank: int = 0,
+    *,
+    kernels: str = "auto",
+    precision: str = "float32",
+    threads: int = 1,
 ) -> Backend:
-    """Return the backend of ``--device``, ``--dtype`` and ``--kernels``.
+    """Return the backend of ``--device``, ``--dtype``, ``--kernels`` and ``--precision``.
 
     Args:
         device: "cpu" or "gpu"; GPUs are dealt out by ``local_rank``.
         dtype: of weights, gradients and activations.
         kernels: on a CPU, "compiled", "numpy", or "auto": compiled ones where there are some.
+        precision: of products: "float32" (that of ``dtype``), or "bf16".
         threads: that compiled kernels use.
 
     Raises:
         ConfigError: the device or dtype is unknown; a GPU was asked for and CuPy, the driver or the
-            device is missing; or compiled kernels were, and there are none.
+            device is missing; or compiled kernels or bfloat16 were, and this installation or this
+            processor has none.
     """
     if dtype not in ("float32", "float64"):
         raise ConfigError(f"--dtype expects float32 or float64, got {dtype!r}")
     match device:
+        case "cpu" if kernels == "compiled" or precision == "bf16":
+            _check_compiled(dtype, kernels, precision)
+            return NativeBackend(threads, bf16=precision == "bf16")
+        case "cpu" if kernels == "numpy" or dtype != "float32" or _missing is not None:
+            return NumpyBackend(dtype)
         case "cpu":
-            return _on_cpu(dtype, kernels, threads)
+            return NativeBackend(threads)
         case "gpu":
             from psdp.backend.cupy_backend import open_gpu
 
+            if precision == "bf16":
+                raise ConfigError("--precision bf16 is for --device cpu; drop one of the two")
             return open_gpu(dtype, local_rank)
         case _:
             raise ConfigError(f"--device expects cpu or gpu, got {device!r}")
 
 
-def _on_cpu(dtype: str, kernels: str, threads: int) -> Backend:
-    if kernels == "compiled":
-        if dtype != "float32":
-            raise ConfigError(
-                f"--kernels compiled works on float32, got --dtype {dtype}; use --kernels numpy"
-            )
-        if _missing is not None:
-            raise ConfigError(
-                f"--kernels compiled: psdp was installed without them ({_missing}); see that a C "
-                "compiler and the Python headers are there, then install psdp again"
-            ) from _missing
-    if kernels == "numpy" or dtype != "float32" or _missing is not None:
-        return NumpyBackend(dtype)
-    return NativeBackend(threads)
+def _check_compiled(dtype: str, kernels: str, precision: str) -> None:
+    wanted = "--precision bf16" if precision == "bf16" else "--kernels compiled"
+    if dtype != "float32" or kernels == "numpy":
+        raise ConfigError(
+            f"{wanted} works on float32 with compiled kernels, got --dtype {dtype} --kernels "
+            f"{kernels}"
+        )
+    if _missing is not None:
+        raise ConfigError(
+            f"{wanted}: psdp was installed without compiled kernels ({_missing}); see that a C "
+            "compiler and the Python headers are there, then install psdp again"
+        ) from _missing
+    if precision == "bf16" and not bf16_here():
+        raise ConfigError(
+            "--precision bf16 needs a processor with AVX512-BF16 (AMD Zen 4, Intel Cooper Lake and "
+            "Sapphire Rapids, and later ones), and this one has not; use --precision float32"
+        )

@@ -89,7 +89,7 @@ class Backend(CausalAttention):
                 self.xp.multiply(xb, self._logistic(xb, square), out=yb)
 
     def gelu_backward(self, x: Array, dy: Array) -> None:
-        """Multiply ``dy`` by gelu'(x), both (N, C)."""
+        """Multiply ``dy`` by gelu'(x), and turn ``x`` into gelu(x); both (N, C)."""
         xp = self.xp
         with np.errstate(over="ignore"):
             for rows in self.blocks(*x.shape):
@@ -105,6 +105,7 @@ class Backend(CausalAttention):
                 xp.multiply(slope, square, out=slope)
                 xp.add(slope, s, out=slope)
                 xp.multiply(dyb, slope, out=dyb)
+                xp.multiply(xb, s, out=xb)
 
     def _logistic(self, x: Array, square: Array) -> Array:
         """Return 1 / (1 + exp(x (linear + cubic x^2))) in scratch 1, given x^2.
@@ -124,11 +125,11 @@ class Backend(CausalAttention):
         self.xp.maximum(x, 0, out=y)
 
     def relu_backward(self, x: Array, dy: Array) -> None:
-        """Set ``dy`` to 0 where x <= 0, both (N, C)."""
+        """Set ``dy`` to 0 where x <= 0, and turn ``x`` into max(x, 0); both (N, C)."""
+        self.xp.maximum(x, 0, out=x)
         for rows in self.blocks(*x.shape):
             passed = self.scratch(0, *x[rows].shape)
-            self.xp.maximum(x[rows], 0, out=passed)
-            self.xp.sign(passed, out=passed)
+            self.xp.sign(x[rows], out=passed)
             self.xp.multiply(dy[rows], passed, out=dy[rows])
 
     # Layer norm -----------------------------------------------------------------------------

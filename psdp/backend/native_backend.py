@@ -10,46 +10,60 @@ from psdp.backend.base import AdamStep
 from psdp.backend.blas import find_sgemm
 from psdp.backend.numpy_backend import NumpyBackend
 
-sgemm = find_sgemm()
+SGEMM = find_sgemm()
+SUPPORT = native.product_support()
+"""What this processor can run of native/product.c: 0 nothing, 1 float32, 2 bfloat16 too."""
+
+
+def bf16_here() -> bool:
+    """Say whether this processor multiplies bfloat16."""
+    return SUPPORT >= 2
 
 
 class NativeBackend(NumpyBackend):
-    """Kernels in C, and BLAS products that add to their result."""
+    """Kernels in C. Products are its own with AVX-512, and BLAS's elsewhere."""
 
     kernels = "compiled"
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, *, bf16: bool = False) -> None:
         super().__init__("float32")
+        self._bf16 = bf16
         # Few queries skip most of the masked half; the compiled products do not mind their size.
         self.query_block = 24
         native.set_threads(threads)
-        self._adds = sgemm is not None
-        if sgemm is not None:
-            native.set_sgemm(sgemm)
+        if SGEMM is not None:
+            native.set_sgemm(SGEMM)
 
-    def add_product(self, a: Array, b: Array, out: Array) -> None:
-        if not self._adds:
-            super().add_product(a, b, out)
-            return
-        a_transposed, b_transposed = not a.flags.c_contiguous, not b.flags.c_contiguous
-        native.add_product(
-            a.T if a_transposed else a,
-            b.T if b_transposed else b,
-            out,
-            a.shape[0],
-            b.shape[1],
-            a.shape[1],
-            a_transposed,
-            b_transposed,
-        )
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        if SUPPORT:
+            self._product(a, b, None, out, add=False)
+        else:
+            super().matmul(a, b, out)
 
     def affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
-        if not self._adds:
+        if SUPPORT:
+            self._product(x, weight, bias, y, add=False)
+        elif SGEMM is not None:
+            # BLAS would clear y and then add to it: the bias may as well stand there already.
+            y[...] = 0 if bias is None else bias
+            self.add_product(x, weight, y)
+        else:
             super().affine(x, weight, bias, y)
-            return
-        # BLAS would clear y and then add to it: the bias may as well stand there already.
-        y[...] = 0 if bias is None else bias
-        self.add_product(x, weight, y)
+
+    def add_product(self, a: Array, b: Array, out: Array) -> None:
+        if SUPPORT:
+            self._product(a, b, None, out, add=True)
+        elif SGEMM is not None:
+            a, b, transposed = _stored(a, b)
+            m, n = out.shape
+            native.add_product(a, b, out, m, n, a.size // m, transposed)
+        else:
+            super().add_product(a, b, out)
+
+    def _product(self, a: Array, b: Array, bias: Array | None, out: Array, *, add: bool) -> None:
+        a, b, transposed = _stored(a, b)
+        m, n = out.shape
+        native.product(a, b, bias, out, m, n, a.size // m, transposed, add, self._bf16)
 
     def add_bias(self, bias: Array, y: Array) -> None:
         native.add_bias(y, bias, *y.shape)
@@ -112,3 +126,10 @@ class NativeBackend(NumpyBackend):
             step.eps,
             step.shrink,
         )
+
+
+def _stored(a: Array, b: Array) -> tuple[Array, Array, int]:
+    """Return two factors as they lie in memory, and which of them are transposed: 1 the first,
+    2 the second, 3 both."""
+    transposed = (not a.flags.c_contiguous) + 2 * (not b.flags.c_contiguous)
+    return (a.T if transposed & 1 else a), (b.T if transposed & 2 else b), transposed

@@ -68,7 +68,7 @@ class Attention:
             self.context[:count],
             self.dcontext[:count],
         )
-        self.out.backward(context, dy, dcontext)
+        self.out.linear.backward(context, self.out.backward(dy), dcontext)
         self.backend.attention_backward(
             self.rows_qkv[:count],
             batch,

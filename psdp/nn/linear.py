@@ -33,10 +33,18 @@ class Linear:
 
     def backward(self, x: Array, dy: Array, dx: Array) -> None:
         """Add dL/dW and dL/db to their views; write dL/dx to ``dx``."""
+        self.backward_weights(x, dy)
+        self.backward_input(dy, dx)
+
+    def backward_input(self, dy: Array, dx: Array) -> None:
+        """Write dL/dx to ``dx``."""
+        self.backend.matmul(dy, self.weight.T, dx)
+
+    def backward_weights(self, x: Array, dy: Array) -> None:
+        """Add dL/dW and dL/db to their views."""
         if self.bias is not None:
             self.backend.add_column_sums(dy, self.parameters.gradient("bias"))
         self.backend.add_product(x.T, dy, self.parameters.gradient("weight"))
-        self.backend.matmul(dy, self.weight.T, dx)
 
 
 class ResidualLinear:
@@ -64,6 +72,6 @@ class ResidualLinear:
             self.dropout.forward(branch)
             y += branch
 
-    def backward(self, x: Array, dy: Array, dx: Array) -> None:
-        """Add the gradients of W and b to their views; write dL/dx to ``dx``. ``dy`` stays."""
-        self.linear.backward(x, self.dropout.backward(dy, self.branch[: len(dy)]), dx)
+    def backward(self, dy: Array) -> Array:
+        """Return the gradient of x W + b, for the linear layer to go on with; ``dy`` stays."""
+        return self.dropout.backward(dy, self.branch[: len(dy)])

@@ -36,7 +36,7 @@ class MLP:
         }[config.activation]
         wide = WIDENING * config.n_embd
         self.inner = arena.kept("mlp inner", arena.rows, wide)
-        self.hidden = arena.kept("mlp hidden", arena.rows, wide)
+        self.hidden = arena.scratch("mlp hidden", arena.rows, wide)
         if arena.training:
             self.dhidden = arena.scratch("wide", arena.rows, wide)
 
@@ -51,7 +51,10 @@ class MLP:
     def backward(self, x: Array, dy: Array, dx: Array) -> None:
         """Add the gradients of both layers to their views; write dL/dx to ``dx``."""
         count = x.shape[0]
-        inner, hidden, dhidden = self.inner[:count], self.hidden[:count], self.dhidden[:count]
-        self.down.backward(hidden, dy, dhidden)
+        inner, dhidden = self.inner[:count], self.dhidden[:count]
+        dbranch = self.down.backward(dy)
+        self.down.linear.backward_input(dbranch, dhidden)
+        # What the activation had made of inner was not kept: it comes again with its derivative.
         self.activation_backward(inner, dhidden)
+        self.down.linear.backward_weights(inner, dbranch)
         self.up.backward(x, dhidden, dx)

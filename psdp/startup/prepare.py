@@ -106,7 +106,12 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
             return Shard.initial(job, rank, threads), {}
         run = config.run
         backend = make_backend(
-            run.device, run.dtype, local_rank, kernels=run.kernels, threads=threads
+            run.device,
+            run.dtype,
+            local_rank,
+            kernels=run.kernels,
+            precision=run.precision,
+            threads=threads,
         )
         return Replica(job, corpus.vocab_size, backend), {}
 

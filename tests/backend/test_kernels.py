@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from psdp.backend import AdamStep, Backend, make_backend
 from psdp.backend.attention import causal_blocks
+from psdp.backend.native_backend import SUPPORT, NativeBackend, bf16_here
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-13}
 
@@ -46,6 +47,7 @@ def test_gelu_and_its_derivative(backend: Backend) -> None:
     backend.gelu_backward(x, dy)
     assert_close(y, 0.5 * u * (1 + tanh), backend)
     assert_close(dy, expected, backend)
+    assert_close(x, 0.5 * u * (1 + tanh), backend)
 
 
 def test_gelu_far_from_zero_is_the_identity_or_zero(backend: Backend) -> None:
@@ -64,6 +66,7 @@ def test_relu_and_its_derivative(backend: Backend) -> None:
     backend.relu_backward(x, dy)
     assert y.tolist() == [[0, 0, 3]]
     assert dy.tolist() == [[0, 0, 7]]
+    assert x.tolist() == y.tolist()
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
@@ -295,3 +298,77 @@ def test_adam(backend: Backend, size: int) -> None:
     assert_close(mean, expected_mean, backend)
     assert_close(mean_sq, expected_mean_sq, backend)
     assert_close(w, expected, backend)
+
+
+needs_bf16 = pytest.mark.skipif(not bf16_here(), reason="this processor has no AVX512-BF16")
+needs_avx512 = pytest.mark.skipif(SUPPORT == 0, reason="this processor has no AVX-512")
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    """Return x (float32) rounded to bfloat16, to nearest and then to even, as float64."""
+    return torch.from_numpy(x).to(torch.bfloat16).to(torch.float64).numpy()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    m=st.integers(1, 70),
+    n=st.integers(1, 110) | st.just(1600),
+    k=st.integers(1, 90) | st.integers(1020, 1030),
+    transposed=st.tuples(st.booleans(), st.booleans()),
+    end=st.sampled_from(["write", "bias", "add"]),
+    threads=st.sampled_from([1, 3]),
+    bf16=st.booleans() if bf16_here() else st.just(False),
+)
+@needs_avx512
+def test_own_products_of_any_shape(
+    m: int, n: int, k: int, transposed: tuple[bool, bool], end: str, threads: int, bf16: bool
+) -> None:
+    backend = NativeBackend(threads, bf16=bf16)
+    a, b, bias = normal(backend, m, k), normal(backend, k, n), normal(backend, n)
+    out = normal(backend, m, n)
+    factors = (rounded(a), rounded(b)) if bf16 else (a.astype("float64"), b.astype("float64"))
+    expected = factors[0] @ factors[1] + {"write": 0, "bias": bias, "add": out}[end]
+    if transposed[0]:
+        a = np.ascontiguousarray(a.T).T
+    if transposed[1]:
+        b = np.ascontiguousarray(b.T).T
+    match end:
+        case "write":
+            backend.matmul(a, b, out)
+        case "bias":
+            backend.affine(a, b, bias, out)
+        case "add":
+            backend.add_product(a, b, out)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5 * np.sqrt(k))
+
+
+@needs_avx512
+def test_a_product_has_the_same_bits_on_any_number_of_threads() -> None:
+    results = []
+    for threads in (1, 2, 3):
+        backend = NativeBackend(threads)
+        a, b, out = normal(backend, 300, 700), normal(backend, 700, 200), np.empty((300, 200), "f4")
+        backend.matmul(a, b, out)
+        results.append(out)
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
+def test_without_avx512_products_are_those_of_blas(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psdp.backend.native_backend.SUPPORT", 0)
+    test_products_and_biases(backend, 37)
+    monkeypatch.setattr("psdp.backend.native_backend.SGEMM", None)
+    test_products_and_biases(backend, 37)
+
+
+@needs_bf16
+def test_bf16_products_let_nan_and_inf_through() -> None:
+    backend = NativeBackend(bf16=True)
+    a = np.array([[np.nan, 1], [np.inf, 1], [1, 1]], np.float32)
+    out = np.empty((3, 2), np.float32)
+    backend.matmul(a, np.ones((2, 2), np.float32), out)
+    assert np.isnan(out[0]).all()
+    assert np.isinf(out[1]).all()
+    assert out[2].tolist() == [2, 2]

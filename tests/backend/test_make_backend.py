@@ -34,7 +34,7 @@ def test_kernels_are_chosen_by_name_and_dtype() -> None:
     assert make_backend("cpu", "float32").kernels == "compiled"
     assert make_backend("cpu", "float64").kernels == "numpy"
     assert make_backend("cpu", "float32", kernels="numpy").kernels == "numpy"
-    with pytest.raises(ConfigError, match="works on float32, got --dtype float64"):
+    with pytest.raises(ConfigError, match=r"works on float32 .* got --dtype float64"):
         make_backend("cpu", "float64", kernels="compiled")
 
 
@@ -43,6 +43,20 @@ def test_without_compiled_kernels_numpy_takes_over(monkeypatch: pytest.MonkeyPat
     assert make_backend("cpu", "float32").kernels == "numpy"
     with pytest.raises(ConfigError, match=r"no module named _native.*C compiler"):
         make_backend("cpu", "float32", kernels="compiled")
+
+
+def test_bf16_needs_compiled_kernels_and_a_processor_that_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConfigError, match=r"bf16 works on float32 .* got --dtype float64"):
+        make_backend("cpu", "float64", precision="bf16")
+    with pytest.raises(ConfigError, match=r"got --dtype float32 --kernels numpy"):
+        make_backend("cpu", "float32", precision="bf16", kernels="numpy")
+    with pytest.raises(ConfigError, match="for --device cpu"):
+        make_backend("gpu", "float32", precision="bf16")
+    monkeypatch.setattr("psdp.backend.bf16_here", lambda: False)
+    with pytest.raises(ConfigError, match=r"AVX512-BF16.*use --precision float32"):
+        make_backend("cpu", "float32", precision="bf16")
 
 
 def test_missing_cupy_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:

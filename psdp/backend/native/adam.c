@@ -1,4 +1,4 @@
-/* Adam's update, and the size of a gradient: what a server does with a shard. */
+/* Adam's update of a shard (Kingma, Ba 2014, arXiv:1412.6980), in one pass. */
 
 #include "kernels.h"
 
@@ -33,18 +33,4 @@ void adam(AdamStep step, const float *gradient, float *weights, float *mean, flo
           size_t size) {
     Update a = {step, gradient, weights, mean, mean_square};
     in_parallel(update, &a, size, parts_of(size, 65536));
-}
-
-/* The sum of x^2 over (size): pieces of 8192 in float32, added in float64, so that it comes out to
- * about 1e-6 for any size, and alike for any number of threads. Inf where a piece overflows. */
-KERNEL double piece(const float *x, size_t size) {
-    float sum = 0;
-    for (size_t i = 0; i < size; i++) sum += x[i] * x[i];
-    return sum;
-}
-
-double sum_of_squares(const float *x, size_t size) {
-    double total = 0;
-    for (size_t i = 0; i < size; i += 8192) total += piece(x + i, smaller(8192, size - i));
-    return total;
 }

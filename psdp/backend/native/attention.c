@@ -17,8 +17,8 @@ enum { LANES = 8, PANEL = 2 * LANES, TILE_ROWS = 6 };
 
 INLINE Vector load(const float *p) { return *(const Vector *)p; }
 
-/* c (rows, 16) = or += a b, with a[i, k] at a[i * a_row + k * a_step], b (depth, 16). All of c stays
- * in registers: 12 sums, enough to hide the latency of two multiply-adds a cycle. */
+/* c (rows, 16) = or += a b, with a[i, k] at a[i * a_row + k * a_step], b (depth, 16). All of c
+ * stays in registers: 12 sums, enough to hide the latency of two multiply-adds a cycle. */
 INLINE void multiply_tile(size_t rows, size_t depth, const float *a, size_t a_row, size_t a_step,
                           const float *b, float *c, size_t c_row, int add) {
     Vector low[TILE_ROWS], high[TILE_ROWS];
@@ -65,7 +65,9 @@ INLINE void multiply(size_t rows, size_t width, size_t depth, const float *a, si
 
 INLINE size_t padded(size_t size) { return (size + PANEL - 1) / PANEL * PANEL; }
 
-INLINE Panels from_row(Panels p, size_t row) { return (Panels){p.at + row * p.row, p.panel, p.row}; }
+INLINE Panels from_row(Panels p, size_t row) {
+    return (Panels){p.at + row * p.row, p.panel, p.row};
+}
 
 /* Copies one head's rows, (length, width) with `stride` between rows, into panels. */
 INLINE void gather(const float *rows, size_t stride, size_t length, size_t width, Panels to) {
@@ -109,7 +111,7 @@ typedef struct {
     AttentionShape shape;
     const float *qkv, *mask, *context, *log_sums, *dcontext;
     float *out, *out_log_sums;
-    float *scratch; /* of all parts */
+    float *scratch;      /* of all parts */
     size_t scratch_size; /* of one part */
 } Arguments;
 
@@ -256,8 +258,8 @@ static int run(Work *work, Arguments a, size_t matrices, size_t blocks) {
  * there is no memory. */
 int attention(AttentionShape shape, const float *qkv, const float *mask, float *context,
               float *log_sums) {
-    Arguments a = {.shape = shape, .qkv = qkv, .mask = mask, .out = context,
-                   .out_log_sums = log_sums};
+    Arguments a = {
+        .shape = shape, .qkv = qkv, .mask = mask, .out = context, .out_log_sums = log_sums};
     return run(forward, a, 3, 2);
 }
 
@@ -265,7 +267,12 @@ int attention(AttentionShape shape, const float *qkv, const float *mask, float *
 int attention_backward(AttentionShape shape, const float *qkv, const float *mask,
                        const float *context, const float *log_sums, const float *dcontext,
                        float *dqkv) {
-    Arguments a = {.shape = shape, .qkv = qkv, .mask = mask, .context = context,
-                   .log_sums = log_sums, .dcontext = dcontext, .out = dqkv};
+    Arguments a = {.shape = shape,
+                   .qkv = qkv,
+                   .mask = mask,
+                   .context = context,
+                   .log_sums = log_sums,
+                   .dcontext = dcontext,
+                   .out = dqkv};
     return run(backward, a, 8, 2);
 }

@@ -2,17 +2,16 @@
  *
  * (1 + tanh u) / 2 is the logistic function of 2 u, so gelu(x) = x s with
  * s = 1 / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3), and
- * gelu'(x) = s + x s (1 - s) 2 du/dx. One exponential either way, so the backward pass
- * recomputes s instead of keeping gelu'(x): memory costs more than arithmetic. */
+ * gelu'(x) = s + x s (1 - s) 2 du/dx. One exponential gives both, so the backward pass makes them
+ * again from x instead of keeping gelu(x) or its derivative: memory costs more than arithmetic. */
 
 #include "kernels.h"
 
-#define LINEAR -1.595769122f        /* -2 sqrt(2 / pi) */
+#define LINEAR -1.595769122f /* -2 sqrt(2 / pi) */
 #define CUBIC (0.044715f * LINEAR)
 
 typedef struct {
-    const float *x;
-    float *y;
+    float *x, *y;
 } Arrays;
 
 /* Where x << 0 the logistic function is exactly 0, or its product with x^3 could be anything. */
@@ -32,15 +31,14 @@ KERNEL void forward(const void *arguments, size_t part, size_t begin, size_t end
 }
 
 /* y = gelu(x), element by element. */
-void gelu(const float *x, float *y, size_t size) {
+void gelu(float *x, float *y, size_t size) {
     Arrays a = {x, y};
     in_parallel(forward, &a, size, parts_of(size, 16384));
 }
 
 KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t end) {
     const Arrays a = *(const Arrays *)arguments;
-    const float *restrict xs = a.x;
-    float *restrict dys = a.y;
+    float *restrict xs = a.x, *restrict dys = a.y;
     (void)part;
     for (size_t i = begin; i < end; i++) {
         /* Beyond +-100 the derivative is 1 or 0, and x^3 could overflow. */
@@ -49,11 +47,12 @@ KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t en
         const float square = x * x;
         const float s = logistic(x * (LINEAR + CUBIC * square));
         dys[i] *= s - x * s * (1.0f - s) * (LINEAR + 3.0f * CUBIC * square);
+        xs[i] *= s;
     }
 }
 
-/* dy *= gelu'(x), element by element. */
-void gelu_backward(const float *x, float *dy, size_t size) {
+/* dy *= gelu'(x) and x = gelu(x), element by element. */
+void gelu_backward(float *x, float *dy, size_t size) {
     Arrays a = {x, dy};
     in_parallel(backward, &a, size, parts_of(size, 16384));
 }

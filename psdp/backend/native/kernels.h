@@ -45,7 +45,10 @@ INLINE float exponential(float x) {
     p = p * r + 0.1666657329f;
     p = p * r + 0.5f;
     p = p * r * r + r + 1.0f;
-    union { int32_t bits; float value; } power = {.bits = ((int32_t)k + 127) * (1 << 23)};
+    union {
+        int32_t bits;
+        float value;
+    } power = {.bits = ((int32_t)k + 127) * (1 << 23)};
     return p * power.value;
 }
 
@@ -53,16 +56,25 @@ INLINE size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /* The kernels; shapes and meaning stand at their definitions. */
 
+typedef struct {
+    const float *a, *b, *bias;
+    float *c;
+    size_t m, n, k;
+    int a_transposed, b_transposed, add, bf16;
+} Product;
+int product(Product p);
+int product_support(void);
+
 void add_bias(float *y, const float *bias, size_t rows, size_t width);
 void add_column_sums(const float *x, float *sums, size_t rows, size_t width);
 
-void gelu(const float *x, float *y, size_t size);
-void gelu_backward(const float *x, float *dy, size_t size);
+void gelu(float *x, float *y, size_t size);
+void gelu_backward(float *x, float *dy, size_t size);
 
 void layer_norm(const float *x, const float *gain, const float *bias, float *normal, float *rstd,
                 float *y, size_t rows, size_t width);
-void layer_norm_backward(const float *dy, const float *gain, const float *normal,
-                         const float *rstd, float *dx, float *dgain, size_t rows, size_t width);
+void layer_norm_backward(const float *dy, const float *gain, const float *normal, const float *rstd,
+                         float *dx, float *dgain, size_t rows, size_t width);
 
 void cross_entropy(float *logits, const int64_t *targets, float scale, float *losses, size_t rows,
                    size_t width);
@@ -71,7 +83,7 @@ typedef struct {
     size_t batch, heads, length, head_size, query_block;
 } AttentionShape;
 int attention(AttentionShape shape, const float *qkv, const float *mask, float *context,
-               float *log_sums);
+              float *log_sums);
 int attention_backward(AttentionShape shape, const float *qkv, const float *mask,
                        const float *context, const float *log_sums, const float *dcontext,
                        float *dqkv);
@@ -81,6 +93,5 @@ typedef struct {
 } AdamStep;
 void adam(AdamStep step, const float *gradient, float *weights, float *mean, float *mean_square,
           size_t size);
-double sum_of_squares(const float *x, size_t size);
 
 #endif

@@ -78,8 +78,8 @@ KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t en
 
 /* With g = gain dy: dx += rstd (g - mean(g) - normal mean(g normal)); dgain += column sums of
  * dy normal. Shapes as in layer_norm. */
-void layer_norm_backward(const float *dy, const float *gain, const float *normal,
-                         const float *rstd, float *dx, float *dgain, size_t rows, size_t width) {
+void layer_norm_backward(const float *dy, const float *gain, const float *normal, const float *rstd,
+                         float *dx, float *dgain, size_t rows, size_t width) {
     size_t parts = parts_of(rows, 1 + 32768 / width);
     float *partial = parts > 1 ? calloc(parts * width, sizeof *partial) : NULL;
     if (!partial) parts = 1;

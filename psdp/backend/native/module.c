@@ -32,7 +32,8 @@ static void *array(Buffers *buffers, PyObject *object, char type, int writable, 
     if (got != type || (size_t)view->len < size * (size_t)view->itemsize) {
         PyErr_Format(PyExc_ValueError,
                      "expected a contiguous array of type '%c' with %zu elements or more, got type "
-                     "'%c' with %zd bytes", type, size, got, view->len);
+                     "'%c' with %zd bytes",
+                     type, size, got, view->len);
         return NULL;
     }
     return view->buf;
@@ -47,22 +48,22 @@ static float real(PyObject *number) { return (float)PyFloat_AsDouble(number); }
 
 #define FUNCTION(name) \
     static PyObject *py_##name(PyObject *self, PyObject *const *in, Py_ssize_t given)
-#define BEGIN(expected)                                                                  \
-    Buffers buffers = {.count = 0};                                                      \
-    (void)self;                                                                          \
-    if (given != (expected))                                                             \
-        return PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", expected, given)
+#define BEGIN(expected)             \
+    Buffers buffers = {.count = 0}; \
+    (void)self;                     \
+    if (given != (expected))        \
+    return PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", expected, given)
 #define READ(object, size) array(&buffers, object, 'f', 0, size)
 #define WRITE(object, size) array(&buffers, object, 'f', 1, size)
-#define RUN(call)                                  \
-    if (!PyErr_Occurred()) {                       \
-        Py_BEGIN_ALLOW_THREADS;                    \
-        call;                                      \
-        Py_END_ALLOW_THREADS;                      \
-    }                                              \
+#define RUN(call)               \
+    if (!PyErr_Occurred()) {    \
+        Py_BEGIN_ALLOW_THREADS; \
+        call;                   \
+        Py_END_ALLOW_THREADS;   \
+    }                           \
     release(&buffers)
-#define END                                        \
-    if (PyErr_Occurred()) return NULL;             \
+#define END                            \
+    if (PyErr_Occurred()) return NULL; \
     Py_RETURN_NONE
 
 FUNCTION(set_threads) {
@@ -73,8 +74,8 @@ FUNCTION(set_threads) {
 }
 
 /* cblas_sgemm of the BLAS that NumPy has loaded. Its integers are 64 or 32 bits wide, which the
- * calling conventions of 64-bit little-endian machines do not tell apart: an argument has a register
- * or eight bytes of its own, and the callee reads the lower half. */
+ * calling conventions of 64-bit little-endian machines do not tell apart: an argument has a
+ * register or eight bytes of its own, and the callee reads the lower half. */
 typedef void Sgemm(int order, int a_form, int b_form, int64_t m, int64_t n, int64_t k, float alpha,
                    const float *a, int64_t a_row, const float *b, int64_t b_row, float beta,
                    float *c, int64_t c_row);
@@ -88,18 +89,45 @@ FUNCTION(set_sgemm) {
     END;
 }
 
-/* out (m, n) += a b; a is given as (k, m) and b as (n, k) where their flag says transposed. */
+/* What the flag of a product says: 1 where a is stored as (k, m), 2 where b is as (n, k). */
+enum { A_TRANSPOSED = 1, B_TRANSPOSED = 2 };
+
+/* out (m, n) += a b, by BLAS. */
 FUNCTION(add_product) {
-    BEGIN(8);
+    BEGIN(7);
     int64_t m = (int64_t)size_of(in[3]), n = (int64_t)size_of(in[4]), k = (int64_t)size_of(in[5]);
-    int a_form = PyObject_IsTrue(in[6]) ? TRANSPOSED : PLAIN;
-    int b_form = PyObject_IsTrue(in[7]) ? TRANSPOSED : PLAIN;
+    size_t flags = size_of(in[6]);
+    int a_form = flags & A_TRANSPOSED ? TRANSPOSED : PLAIN;
+    int b_form = flags & B_TRANSPOSED ? TRANSPOSED : PLAIN;
     const float *a = READ(in[0], (size_t)(m * k)), *b = READ(in[1], (size_t)(k * n));
     float *out = WRITE(in[2], (size_t)(m * n));
     if (!sgemm) PyErr_SetString(PyExc_RuntimeError, "set_sgemm must be called first");
     RUN(sgemm(ROW_MAJOR, a_form, b_form, m, n, k, 1.0f, a, a_form == PLAIN ? k : m, b,
               b_form == PLAIN ? n : k, 1.0f, out, n));
     END;
+}
+
+FUNCTION(product) {
+    BEGIN(10);
+    Product p = {.m = size_of(in[4]), .n = size_of(in[5]), .k = size_of(in[6])};
+    int failed = 0;
+    p.a = READ(in[0], p.m * p.k);
+    p.b = READ(in[1], p.k * p.n);
+    p.bias = in[2] == Py_None ? NULL : READ(in[2], p.n);
+    p.c = WRITE(in[3], p.m * p.n);
+    size_t flags = size_of(in[7]);
+    p.a_transposed = flags & A_TRANSPOSED;
+    p.b_transposed = flags & B_TRANSPOSED;
+    p.add = PyObject_IsTrue(in[8]);
+    p.bf16 = PyObject_IsTrue(in[9]);
+    RUN(failed = product(p));
+    if (failed) PyErr_NoMemory();
+    END;
+}
+
+FUNCTION(product_support) {
+    (void)self, (void)in, (void)given;
+    return PyLong_FromLong(product_support());
 }
 
 FUNCTION(add_bias) {
@@ -123,8 +151,7 @@ FUNCTION(add_column_sums) {
 FUNCTION(gelu) {
     BEGIN(3);
     size_t size = size_of(in[2]);
-    const float *x = READ(in[0], size);
-    float *y = WRITE(in[1], size);
+    float *x = WRITE(in[0], size), *y = WRITE(in[1], size);
     RUN(gelu(x, y, size));
     END;
 }
@@ -132,8 +159,7 @@ FUNCTION(gelu) {
 FUNCTION(gelu_backward) {
     BEGIN(3);
     size_t size = size_of(in[2]);
-    const float *x = READ(in[0], size);
-    float *dy = WRITE(in[1], size);
+    float *x = WRITE(in[0], size), *dy = WRITE(in[1], size);
     RUN(gelu_backward(x, dy, size));
     END;
 }
@@ -223,26 +249,36 @@ FUNCTION(adam) {
     END;
 }
 
-FUNCTION(sum_of_squares) {
-    BEGIN(1);
-    double sum = 0;
-    const float *x = READ(in[0], 0);
-    size_t size = x ? (size_t)buffers.views[0].len / sizeof(float) : 0;
-    RUN(sum = sum_of_squares(x, size));
-    return PyErr_Occurred() ? NULL : PyFloat_FromDouble(sum);
-}
-
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
-    METHOD(set_threads), METHOD(set_sgemm), METHOD(add_product), METHOD(add_bias), METHOD(add_column_sums), METHOD(gelu),
-    METHOD(gelu_backward), METHOD(layer_norm), METHOD(layer_norm_backward), METHOD(cross_entropy),
-    METHOD(attention), METHOD(attention_backward), METHOD(adam), METHOD(sum_of_squares),
+    METHOD(set_threads),
+    METHOD(set_sgemm),
+    METHOD(add_product),
+    METHOD(product),
+    METHOD(product_support),
+    METHOD(add_bias),
+    METHOD(add_column_sums),
+    METHOD(gelu),
+    METHOD(gelu_backward),
+    METHOD(layer_norm),
+    METHOD(layer_norm_backward),
+    METHOD(cross_entropy),
+    METHOD(attention),
+    METHOD(attention_backward),
+    METHOD(adam),
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_native", "Compiled kernels; see native_backend.py.", -1, methods,
-    NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT,
+    "_native",
+    "Compiled kernels; see native_backend.py.",
+    -1,
+    methods,
+    NULL,
+    NULL,
+    NULL,
+    NULL,
 };
 
 PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&module); }

@@ -1,0 +1,195 @@
+/* Matrix products, c = a b, for processors with AVX-512.
+ *
+ * The plan is Goto's (2008): blocks of a and b are copied into panels that stay in the second- and
+ * third-level cache, and one register tile of c is summed at a time. Against BLAS this wins what
+ * the store of a tile can do on its way (a bias, or adding to what is there, where BLAS clears c
+ * first), and it has no thread pool of its own to quarrel with that of the other kernels.
+ *
+ * With bfloat16 the copy is where float32 is rounded, so the caller's arrays stay float32 and no
+ * bfloat16 array need exist. benchmarks/compute.py measures both. */
+
+#define _DEFAULT_SOURCE /* madvise */
+
+#include "kernels.h"
+
+#if defined(__x86_64__) && defined(__gnu_linux__)
+
+#include <immintrin.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#define AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+
+enum { LANES = 16, TILE_ROWS = 14, TILE_COLUMNS = 32 };
+/* A block of a, (BLOCK_ROWS, BLOCK_WORDS), stays in the second-level cache; one of b,
+ * (BLOCK_WORDS, BLOCK_COLUMNS), in the third. */
+enum { BLOCK_WORDS = 512, BLOCK_ROWS = 14 * TILE_ROWS, BLOCK_COLUMNS = 1536 };
+
+/* A matrix of the caller: element (i, k) of a, or (k, i) of b, is at[i * across + k * along]. */
+typedef struct {
+    const float *at;
+    ptrdiff_t across, along;
+} Operand;
+
+/* What becomes of a tile's sums: c = sums + bias, or c += sums. */
+typedef struct {
+    const float *bias; /* (columns), or NULL */
+    int add;
+} Store;
+
+AVX512 static inline __mmask16 lanes_of(ptrdiff_t count) {
+    return count >= LANES ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
+}
+
+AVX512 static inline void transpose(__m512i r[LANES]) {
+    __m512i t[LANES];
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 4], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 4], 0xdd);
+        r[i + 4] = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0x88);
+        r[i + 12] = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0xdd);
+    }
+}
+
+/* Panels and tiles, in both precisions. */
+#define BF16 0
+#define NAME(function) function##_floats
+#define TARGET AVX512
+#include "product_tile.h"
+#undef BF16
+#undef NAME
+#undef TARGET
+#define BF16 1
+#define NAME(function) function##_pairs
+#define TARGET AVX512_BF16
+#include "product_tile.h"
+
+typedef struct {
+    Product p;
+    Operand a, b;
+    int split_rows; /* whether parts are rows of c, or its columns */
+    int failed;
+} Arguments;
+
+/* Memory for a thread's blocks, which stays with it. */
+static uint32_t *blocks(void) {
+    static _Thread_local uint32_t *own;
+    const size_t huge = 2u << 20, words = BLOCK_WORDS * (BLOCK_ROWS + BLOCK_COLUMNS + 2 * LANES);
+    if (!own) {
+        const size_t bytes = (words * sizeof *own + huge - 1) / huge * huge;
+        own = aligned_alloc(huge, bytes);
+        if (own) madvise(own, bytes, MADV_HUGEPAGE);
+    }
+    return own;
+}
+
+static void pack(const Product *p, Operand x, ptrdiff_t i, ptrdiff_t count, ptrdiff_t from,
+                 ptrdiff_t k, uint32_t *out, int width) {
+    const float *at = x.at + i * x.across + from * x.along;
+    if (x.along == 1)
+        (p->bf16 ? pack_along_pairs : pack_along_floats)(out, at, x.across, count, k, width);
+    else
+        (p->bf16 ? pack_across_pairs : pack_across_floats)(out, at, x.along, count, k, width);
+}
+
+/* The part of c with rows [top, bottom) and columns [left, right). */
+static int multiply(const Arguments *g, ptrdiff_t top, ptrdiff_t bottom, ptrdiff_t left,
+                    ptrdiff_t right) {
+    const Product *p = &g->p;
+    const ptrdiff_t per_word = p->bf16 ? 2 : 1, c_row = (ptrdiff_t)p->n, depth = (ptrdiff_t)p->k;
+    uint32_t *a_block = blocks(), *b_block = a_block + BLOCK_WORDS * BLOCK_ROWS;
+    if (!a_block) return -1;
+    for (ptrdiff_t j = left; j < right; j += BLOCK_COLUMNS) {
+        const ptrdiff_t columns = right - j < BLOCK_COLUMNS ? right - j : BLOCK_COLUMNS;
+        for (ptrdiff_t k = 0; k < depth; k += BLOCK_WORDS * per_word) {
+            const ptrdiff_t most = BLOCK_WORDS * per_word,
+                            some = depth - k < most ? depth - k : most;
+            const ptrdiff_t words = (some + per_word - 1) / per_word;
+            pack(p, g->b, j, columns, k, some, b_block, TILE_COLUMNS);
+            for (ptrdiff_t i = top; i < bottom; i += BLOCK_ROWS) {
+                const ptrdiff_t rows = bottom - i < BLOCK_ROWS ? bottom - i : BLOCK_ROWS;
+                pack(p, g->a, i, rows, k, some, a_block, TILE_ROWS);
+                for (ptrdiff_t jt = 0; jt < columns; jt += TILE_COLUMNS) {
+                    const Store store = {
+                        k || !p->bias ? NULL : p->bias + j + jt,
+                        k || p->add,
+                    };
+                    for (ptrdiff_t it = 0; it < rows; it += TILE_ROWS)
+                        (p->bf16 ? tile_pairs : tile_floats)(
+                            rows - it, words, (int32_t *)a_block + it * words,
+                            (int32_t *)b_block + jt * words, store,
+                            p->c + (i + it) * c_row + j + jt, c_row, columns - jt);
+                }
+            }
+        }
+    }
+    return 0;
+}
+
+static void part_of_product(const void *arguments, size_t part, size_t begin, size_t end) {
+    Arguments *g = (Arguments *)arguments;
+    const ptrdiff_t unit = g->split_rows ? TILE_ROWS : TILE_COLUMNS;
+    const ptrdiff_t m = (ptrdiff_t)g->p.m, n = (ptrdiff_t)g->p.n, size = g->split_rows ? m : n;
+    const ptrdiff_t first = (ptrdiff_t)begin * unit, past = (ptrdiff_t)end * unit;
+    const ptrdiff_t last = past < size ? past : size;
+    (void)part;
+    if (g->split_rows ? multiply(g, first, last, 0, n) : multiply(g, 0, m, first, last))
+        g->failed = 1;
+}
+
+/* c (m, n) = a b + bias, or c += a b; a (m, k) and b (k, n), given as (k, m) and (n, k) where their
+ * flag says transposed; bias (n) or null. With bf16 both are rounded to bfloat16. The order of a
+ * sum depends on k alone. Returns -1 where there is no memory. */
+int product(Product p) {
+    Arguments g = {.p = p};
+    const ptrdiff_t m = (ptrdiff_t)p.m, n = (ptrdiff_t)p.n, k = (ptrdiff_t)p.k;
+    g.a = p.a_transposed ? (Operand){p.a, 1, m} : (Operand){p.a, k, 1};
+    g.b = p.b_transposed ? (Operand){p.b, k, 1} : (Operand){p.b, 1, n};
+    g.split_rows = m >= n;
+    const size_t unit = g.split_rows ? TILE_ROWS : TILE_COLUMNS;
+    const size_t units = ((size_t)(g.split_rows ? m : n) + unit - 1) / unit;
+    /* A part of less than a million products is not worth waking a thread for. */
+    const size_t work = p.m * p.n * p.k / (units ? units : 1);
+    in_parallel(part_of_product, &g, units, parts_of(units, 1 + 1000000 / (work ? work : 1)));
+    return g.failed ? -1 : 0;
+}
+
+/* Whether this processor can run product: 1 with float32, 2 with bfloat16 too. */
+int product_support(void) {
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
+        return 0;
+    return __builtin_cpu_supports("avx512bf16") ? 2 : 1;
+}
+
+#else
+
+int product(Product p) {
+    (void)p;
+    return -1;
+}
+
+int product_support(void) { return 0; }
+
+#endif
