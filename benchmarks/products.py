@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,13 +52,12 @@ def recorded(backend: Backend) -> Iterator[Products]:
     """Note the products of all that is done with ``backend`` inside the ``with`` block."""
     products = Products()
 
-    def note_matmul(a: Array, b: Array, out: Array) -> None:
-        products.items.append(Product(a, b, out))
+    def note(a: Array, b: Array, out: Array, *, adds: bool) -> None:
+        products.items.append(Product(a, b, out, adds))
         products.flops += 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
 
-    def note_add_product(a: Array, b: Array, out: Array) -> None:
-        products.items.append(Product(a, b, out, adds=True))
-        products.flops += 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
+    def note_affine(x: Array, weight: Array, bias: Array | None, y: Array) -> None:
+        note(x, weight, y, adds=False)
 
     def note_attention(
         qkv: Array, batch: int, heads: int, mask: Array | None, out: Array, log_sums: Array
@@ -79,13 +79,15 @@ def recorded(backend: Backend) -> Iterator[Products]:
         products.flops += 5 * _causal_flops(qkv, batch)
 
     notes: dict[str, Callable[..., None]] = {
-        "matmul": note_matmul,
-        "add_product": note_add_product,
+        "matmul": partial(note, adds=False),
+        "add_product": partial(note, adds=True),
+        "affine": note_affine,
         "attention": note_attention,
         "attention_backward": note_attention_backward,
     }
-    for name, note in notes.items():
-        setattr(backend, name, _after(note, getattr(backend, name)))
+    inside: list[str] = []
+    for name in notes:
+        setattr(backend, name, _noted(name, getattr(backend, name), notes[name], inside))
     try:
         yield products
     finally:
@@ -93,10 +95,19 @@ def recorded(backend: Backend) -> Iterator[Products]:
             delattr(backend, name)
 
 
-def _after(note: Callable[..., None], kernel: Callable[..., None]) -> Callable[..., None]:
+def _noted(
+    name: str, kernel: Callable[..., None], note: Callable[..., None], inside: list[str]
+) -> Callable[..., None]:
+    """Return the kernel with its calls noted; not those that another noted kernel makes."""
+
     def call(*arguments: Any) -> None:
-        note(*arguments)
-        kernel(*arguments)
+        if not inside:
+            note(*arguments)
+        inside.append(name)
+        try:
+            kernel(*arguments)
+        finally:
+            inside.pop()
 
     return call
 

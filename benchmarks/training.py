@@ -81,8 +81,7 @@ class PsdpTrainer:
 
     def __init__(self, size: Size, precision: str = "float32", threads: int = 1) -> None:
         limit_blas(threads)
-        lower: dict[str, Any] = {} if precision == "float32" else {"precision": precision}
-        self.backend = make_backend("cpu", "float32", threads=threads, **lower)
+        self.backend = make_backend("cpu", "float32", precision=precision, threads=threads)
         table = parameter_table(size.model, size.vocab_size)
         self._weights = table.initial(SEED, "float32")
         self._gradient = np.zeros_like(self._weights)

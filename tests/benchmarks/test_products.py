@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -31,8 +32,9 @@ HEAD_FLOPS = 3 * 2 * TOKENS * VOCAB * WIDTH
 ATTENTION_FLOPS = 7 * 2 * WIDTH * BATCH * LENGTH * (LENGTH + 1) // 2 * LAYERS
 
 
-@pytest.fixture
-def trainer() -> PsdpTrainer:
+@pytest.fixture(params=["auto", "numpy"])
+def trainer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> PsdpTrainer:
+    monkeypatch.setattr("training.make_backend", partial(make_backend, kernels=request.param))
     return PsdpTrainer(SIZE)
 
 
@@ -47,7 +49,7 @@ def test_after_recording_the_backend_is_as_it_was(trainer: PsdpTrainer) -> None:
         pass
     trainer.step(*next(batches(SIZE)))
     assert products.items == []
-    assert not {"matmul", "add_product", "attention"} & vars(trainer.backend).keys()
+    assert not {"matmul", "add_product", "affine", "attention"} & vars(trainer.backend).keys()
 
 
 def test_recording_does_not_change_what_a_step_does() -> None:
