@@ -279,8 +279,8 @@ OTHER: dict[str, Any] = {
     "grad_clip_value": 0.5, "mode": "ssp", "staleness": 1, "servers": 2, "max_steps": 7,
     "batch_size": 7, "grad_accum": 7, "eval_every": 7, "eval_batches": 7,
     "early_stop_patience": 7, "out": "elsewhere", "checkpoint_every": 7, "keep_checkpoints": 7,
-    "seed": 7, "threads": 7, "device": "gpu", "dtype": "float64", "log_every": 7, "quiet": True,
-    "corpus": ["elsewhere"],
+    "seed": 7, "threads": 7, "transport": "messages", "device": "gpu", "dtype": "float64",
+    "log_every": 7, "quiet": True, "corpus": ["elsewhere"],
 }  # fmt: skip
 
 
@@ -347,7 +347,7 @@ def test_config_json_can_be_written_whatever_bytes_the_name_of_a_corpus_has(case
     job = case.job_of(3)
     corpus, folder = load_corpus(job.config.data), RunFolder(case.folder)
     hosts = [node("a", 0), node("a", 0), node("a", 0)]
-    folder.write_config(config_record(job, corpus, folder, hosts, [(0, 1)] * 3, "MPI 5"))
+    folder.write_config(config_record(job, corpus, folder, hosts, [(0, 1)] * 3, "MPI 5", "mixed"))
     assert json.loads((case.folder / "config.json").read_text("utf-8"))
 
 
@@ -399,8 +399,9 @@ def test_config_json_says_all_that_repeats_a_run(case: Case) -> None:
     hosts = [node("a", 0, 1), node("b", 0), node("b", 0)]
     folder, places = RunFolder(case.folder), [(0, 2), (0, 1), (1, 1)]
     record = json.loads(
-        json.dumps(config_record(case.job, case.corpus, folder, hosts, places, "MPI 5"))
+        json.dumps(config_record(case.job, case.corpus, folder, hosts, places, "MPI 5", "mixed"))
     )
+    assert record["transport"] == "mixed"
     assert Config.from_flat(record["settings"]) == case.config
     assert record["blas_threads"] == [2, 1, 1]
     assert (record["workers"], record["servers"], record["hosts"]) == (2, 1, ["a", "b", "b"])

@@ -58,14 +58,17 @@ def config_record(
     hosts: Sequence[Mapping[str, Any]],
     places: Sequence[tuple[int, int]],
     mpi: str,
+    transport: str,
 ) -> dict[str, Any]:
-    """Return what config.json says of a run; ``places``: local rank and threads of each rank."""
+    """Return what config.json says of a run; ``places``: local rank and threads of each rank,
+    ``transport``: how vectors go between servers and workers."""
     return {
         "settings": job.config.flat() | {"out": str(folder.path)},
         "workers": len(job.workers),
         "servers": len(job.servers),
         "parameters": job.table.size,
         "hosts": [host["host"] for host in hosts],
+        "transport": transport,
         "blas_threads": [threads for _, threads in places],
         "corpus": {
             "description": corpus.description,

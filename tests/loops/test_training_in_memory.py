@@ -401,6 +401,15 @@ def test_a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole(tmp_path: P
 
         run.leader.store.write_shard = full  # type: ignore[method-assign]
 
+        def wait_for_the_fourth(gradient: int) -> None:
+            deadline = time.monotonic() + 20
+            while gradient == 5 and time.monotonic() < deadline:
+                if (run.folder / "checkpoints" / "step-000004").exists():
+                    return
+                time.sleep(0.01)
+
+        before_gradient(run.worker(0), wait_for_the_fourth)
+
     common = {"workers": 2, "servers": 2, "max_steps": 10, "checkpoint_every": 2}
     with pytest.raises(CheckpointError, match="could not write /run/shard: No space left"):
         train(tmp_path / "full", prepare=prepare, **common)
