@@ -50,7 +50,7 @@ def run_job(
             except subprocess.TimeoutExpired:
                 code = None
             finally:
-                _end_session(job)
+                end_session(job)
         text = output.read_text(errors="replace")
     if code is None:
         pytest.fail(
@@ -59,10 +59,14 @@ def run_job(
     return subprocess.CompletedProcess(command, code, text)
 
 
-def _end_session(job: subprocess.Popen[bytes]) -> None:
-    """Ask the launcher to end its ranks, then kill what is left of its session."""
+def end_session(job: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> None:
+    """Ask the launcher to end its ranks, then kill what is left of its session; with SIGKILL, all
+    of it at once."""
+    if number == signal.SIGKILL:
+        for pid in _members(job.pid):
+            os.kill(pid, number)
     if job.poll() is None:
-        job.send_signal(signal.SIGTERM)
+        job.send_signal(number)
         try:
             job.wait(3)
         except subprocess.TimeoutExpired:
