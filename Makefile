@@ -1,7 +1,7 @@
 # make train    train on the Python standard library's source with 1 server + 2 workers
 # make test     the whole test suite, MPI jobs included
 # make lint     ruff and mypy --strict
-# make bench    one training step against PyTorch, on one core
+# make bench    one training step against PyTorch, on one core; push and pull against plain MPI
 #
 # MPI=mpich takes MPICH instead of Open MPI; each has its own virtual environment.
 
@@ -33,6 +33,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/compute.py
+	$(BIN)/python benchmarks/transport.py
 
 clean:
 	rm -rf .venv .venv-mpich

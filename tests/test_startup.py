@@ -28,6 +28,7 @@ try:
     from psdp.startup.folder import config_record, open_folder
     from psdp.startup.prepare import cut_out, place_on_node
     from psdp.startup.resume import CHANGEABLE, check_resumable, identity_of, settle
+    from psdp.startup.share import links, make_memory, mutual, open_windows
 except ConfigError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
@@ -410,3 +411,61 @@ def test_config_json_says_all_that_repeats_a_run(case: Case) -> None:
     assert record["corpus"]["train_tokens"] + record["corpus"]["val_tokens"] == 880
     assert record["versions"]["mpi"] == "MPI 5"
     assert all(isinstance(version, str) for version in record["versions"].values())
+
+
+# Who shares memory
+
+
+def test_ranks_that_open_each_others_memory_share_it(case: Case) -> None:
+    job = case.job_of(3)
+    both = links(job, [[1, 2], [0], [0]], [])
+    assert (both.name, both.describe()) == ("shared", "vectors in shared memory")
+    one = links(job, [[1, 2], [0], []], ["rank 2 cannot open the memory of rank 0: no"])
+    assert (one.name, one.shared) == ("mixed", {(0, 1)})
+    assert one.describe() == (
+        "vectors of 1 of 2 server-worker pairs in shared memory, others as MPI messages "
+        "(rank 2 cannot open the memory of rank 0: no)"
+    )
+    assert links(job, [[], [], []], []).describe() == "vectors as MPI messages"
+
+
+def test_insisting_on_shared_memory_where_there_is_none_is_an_error(case: Case) -> None:
+    job = case.job_of(3, transport="shared")
+    assert links(job, [[1, 2], [0], [0]], []).name == "shared"
+    with pytest.raises(ConfigError, match=r"worker 2 share no memory \(they are on diff"):
+        links(job, [[1], [0], []], [])
+    with pytest.raises(ConfigError, match=r"share no memory \(rank 1 cannot"):
+        links(job, [[], [], []], ["rank 1 cannot open the memory of rank 0: Permission denied"])
+
+
+def test_only_ranks_of_the_same_host_name_look_at_one_anothers_memory(case: Case) -> None:
+    job = case.job_of(3)
+    memories = [make_memory(job, rank) for rank in range(3)]
+    cards = []
+    for rank, memory in enumerate(memories):
+        assert memory is not None
+        size = len(job.shards[rank]) if rank == 0 else job.table.size
+        cards.append(memory.card(memory.zeros(size, "float32")))
+    windows, refused = open_windows(job, 0, ["a", "a", "b"], cards)
+    assert (list(windows), refused) == ([1], {})
+    windows, refused = open_windows(job, 1, ["a", "a", "a"], cards)
+    assert (list(windows), refused) == ([0], {}), "workers exchange nothing with one another"
+    assert mutual(windows, 1, [[1], [0], []]) == windows
+    assert mutual(windows, 1, [[2], [0], []]) == {}
+
+
+def test_another_container_of_the_same_name_is_told_apart(case: Case) -> None:
+    """Its process numbers mean other processes here, or none."""
+    job = case.job_of(2)
+    memory = make_memory(job, 0)
+    assert memory is not None
+    card = memory.card(memory.zeros(10, "float32"))
+    assert card is not None
+    for elsewhere in (card | {"pid": 1 << 22}, card | {"name": "psdp-another"}):
+        windows, refused = open_windows(job, 1, ["a", "a"], [elsewhere, card])
+        assert windows == {}
+        assert refused[0].startswith("rank 1 cannot open the memory of rank 0: ")
+
+
+def test_without_shared_memory_none_is_made(case: Case) -> None:
+    assert make_memory(case.job_of(2, transport="messages"), 0) is None
