@@ -25,10 +25,10 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from compute import COMPARED_STEPS, LOSS_TOLERANCE, SIZES
 from intervals import Median, median
 from records import TIMES, Totals, largest_difference, read_train_records, tokens_per_s, totals
 from sides import WORKERS, JobFailed, Plan, psdp_command, run, run_pair
+from training import COMPARED_STEPS, LOSS_TOLERANCE
 
 STEPS = {"nano": 150, "baby": 8}
 """Timed steps of a job, unless --steps says otherwise: about ten seconds."""
@@ -181,7 +181,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     own = sorted(os.sched_getaffinity(0))
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--rounds", type=int, metavar="N", default=5, help="default 5")
     parser.add_argument(
         "--steps", type=int, metavar="N", help=f"timed steps of every job (default {STEPS})"

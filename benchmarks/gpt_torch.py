@@ -82,10 +82,13 @@ def make_gpt(config: ModelConfig, vocab_size: int, seed: int) -> Any:
     return model
 
 
-def make_step(model: Any, config: OptimConfig) -> Callable[[Array, Array], float]:
+def make_step(
+    model: Any, config: OptimConfig, precision: str = "float32"
+) -> Callable[[Array, Array], float]:
     """Return one training step of ``model``, which may be wrapped, with PyTorch's fastest AdamW.
 
-    The step takes tokens and targets (B, T) and returns the loss in nats per token.
+    The step takes tokens and targets (B, T) and returns the loss in nats per token. With precision
+    "bf16" the forward pass is under autocast; weights and optimizer stay float32.
     """
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -101,7 +104,8 @@ def make_step(model: Any, config: OptimConfig) -> Callable[[Array, Array], float
 
     def step(tokens: Array, targets: Array) -> float:
         optimizer.zero_grad(set_to_none=True)
-        loss = model(torch.from_numpy(tokens), torch.from_numpy(targets))
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(torch.from_numpy(tokens), torch.from_numpy(targets))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step()

@@ -21,7 +21,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
-from compute import OPTIM, SEED, SIZES, Size, Step, psdp_step, torch_step
+from training import OPTIM, SEED, SIZES, PsdpTrainer, Size, Step, torch_step
 
 from psdp.data.batches import Batches
 
@@ -73,7 +73,7 @@ def make(task: Task, rank: int) -> Step:
         case "torch":
             return torch_step(task.size)
         case _:
-            return psdp_step(task.size)
+            return PsdpTrainer(task.size).step
 
 
 def train(task: Task, rank: int, gate: Barrier, pipe: Connection) -> None:

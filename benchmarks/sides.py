@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from compute import SEED, SIZES, THREAD_VARIABLES, Size, batches
 from session import run_session
+from training import SEED, SIZES, THREAD_VARIABLES, Size, batches
 
 WORKERS = 2
 START_S, STEP_S = 180.0, 20.0
