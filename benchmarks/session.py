@@ -51,15 +51,19 @@ def run_session(
         except subprocess.TimeoutExpired:
             pass
         finally:
-            _end(job)
+            end_session(job)
         output.seek(0)
         return Ended(status, output.read().decode(errors="replace"))
 
 
-def _end(job: subprocess.Popen[bytes]) -> None:
-    """Ask the command to end, as an MPI launcher then ends its ranks; kill what is left."""
+def end_session(job: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> None:
+    """Ask the command to end, as an MPI launcher then ends its ranks, and kill what is left of its
+    session; with SIGKILL, all of it at once."""
+    if number == signal.SIGKILL:
+        for pid in _members(job.pid):
+            os.kill(pid, number)
     if job.poll() is None:
-        job.send_signal(signal.SIGTERM)
+        job.send_signal(number)
         try:
             job.wait(TERM_S)
         except subprocess.TimeoutExpired:

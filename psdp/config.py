@@ -134,6 +134,12 @@ class RunConfig:
     threads: int = setting(
         0, "BLAS threads a rank (0: cores of the node / its ranks)", low=0, below=1025
     )
+    transport: str = setting(
+        "auto",
+        "vectors between ranks of one host: in shared memory where possible (auto), there or not "
+        "at all (shared), or as MPI messages",
+        choices=("auto", "shared", "messages"),
+    )
     device: str = setting("cpu", "where workers compute", choices=("cpu", "gpu"))
     kernels: str = setting(
         "auto",

@@ -7,7 +7,7 @@ Sizes, views, the decay boundary, shard ranges and the checkpoint index all deri
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Zeros = Callable[[int, npt.DTypeLike], Array]
+"""Returns a new vector of so many zeros, in memory of its own choice; ``np.zeros`` is one."""
 InitKind = Literal["zeros", "ones", "normal", "uniform"]
 
 

@@ -87,12 +87,12 @@ def _run(
     job = ready.job
     others = set(range(world.size)) - {world.rank}
     if world.rank in job.servers:
-        endpoint = world.endpoint(sorted(others))
+        endpoint = world.endpoint(sorted(others), ready.neighbours)
         _server(ready, endpoint, signals).run()
     else:
         assert ready.reads is not None
         assert ready.replica is not None
-        endpoint = world.endpoint(job.servers)
+        endpoint = world.endpoint(job.servers, ready.neighbours)
         worker = Worker(
             job,
             endpoint,
@@ -131,7 +131,9 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
     best = None if ready.manifest is None else Best.from_record(ready.manifest.state["best"])
     console = Console(job.tokens, tokens, quiet=run.quiet)
     console.say(describe(ready))
-    recorder = Recorder(job, ready.folder, console, version=version, tokens=tokens)
+    recorder = Recorder(
+        job, ready.folder, console, version=version, tokens=tokens, transport=ready.links.name
+    )
     if ready.manifest is not None:
         recorder.resumed()
     return Leader(
@@ -150,9 +152,11 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
 def describe(ready: Ready) -> str:
     """Return the line that a run begins with."""
     job, config = ready.job, ready.job.config
+    kernels = " and ".join(sorted({ready.kernels[worker] for worker in job.workers}))
     text = (
         f"psdp {__version__}: {config.run.mode}, {len(job.servers)} server(s), "
-        f"{len(job.workers)} worker(s), {job.table.size:,} parameters; "
+        f"{len(job.workers)} worker(s), {job.table.size:,} parameters, {ready.links.describe()}, "
+        f"{kernels} kernels; "
         f"{ready.corpus.description}; {job.tokens:,} tokens to train on; "
         f"results in {ready.folder.path}"
     )

@@ -19,7 +19,12 @@ class Recorder:
 
     Args:
         tokens: processed before this start of the run.
+        transport: how vectors go between servers and workers.
         now: a clock in seconds.
+
+    Attributes:
+        weights_sha256: of the weights that were evaluated last.
+        server_cpu_s: of each server, the seconds of its core that it has used so far.
     """
 
     def __init__(
@@ -30,11 +35,14 @@ class Recorder:
         *,
         version: int = 0,
         tokens: int = 0,
+        transport: str = "messages",
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console
         self.weights_sha256: str | None = None
+        self.server_cpu_s: dict[int, float] = {}
         self._job = job
+        self._transport = transport
         self._folder = folder
         self._now = now
         self._start_s = now()
@@ -136,6 +144,7 @@ class Recorder:
             "mode": self._job.config.run.mode,
             "workers": len(self._job.workers),
             "servers": len(self._job.servers),
+            "transport": self._transport,
             "steps": self._tokens // self._job.tokens_per_step,
             "tokens": self._tokens,
             "version": self._version,
@@ -148,7 +157,12 @@ class Recorder:
             "max_clock_gap": max_clock_gap,
             "version_lag": self._lags.record(),
             "compute_s": {rank: round(total.compute_s, 3) for rank, total in totals.items()},
+            "push_s": {rank: round(total.push_s, 3) for rank, total in totals.items()},
             "wait_s": {rank: round(total.wait_s, 3) for rank, total in totals.items()},
+            "pull_s": {rank: round(total.pull_s, 3) for rank, total in totals.items()},
+            "server_cpu_s": {
+                str(rank): round(self.server_cpu_s[rank], 3) for rank in sorted(self.server_cpu_s)
+            },
             "bytes_pushed": sum(total.pushed_bytes for total in totals.values()),
             "bytes_pulled": sum(total.pulled_bytes for total in totals.values()),
             "stopped_by": stopped_by,

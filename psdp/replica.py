@@ -7,7 +7,7 @@ import numpy as np
 from psdp.backend import Backend
 from psdp.job import Job
 from psdp.nn.transformer import Transformer
-from psdp.params import Array
+from psdp.params import Array, Zeros
 
 
 class Replica:
@@ -16,13 +16,18 @@ class Replica:
     Weights land in ``weights`` and the gradient leaves from ``gradient``, both (P,) on the host. On
     a CPU the layers are views of these two; a GPU has its own two, copied by :meth:`load` and
     :meth:`fetch`.
+
+    Args:
+        zeros: makes ``gradient``, where servers on this host can see it.
     """
 
-    def __init__(self, job: Job, vocab_size: int, backend: Backend) -> None:
+    def __init__(
+        self, job: Job, vocab_size: int, backend: Backend, zeros: Zeros = np.zeros
+    ) -> None:
         config, size = job.config, job.table.size
         self.weights: Array = np.zeros(size, config.run.dtype)
-        self.gradient: Array = np.zeros_like(self.weights)
-        self._backend = backend
+        self.gradient: Array = zeros(size, config.run.dtype)
+        self.backend = backend
         self._on_host = backend.name == "cpu"
         self._weights = self.weights if self._on_host else backend.zeros(size)
         self._gradient = self.gradient if self._on_host else backend.zeros(size)
@@ -38,7 +43,7 @@ class Replica:
     def load(self) -> None:
         """New weights have landed: let the layers see them."""
         if not self._on_host:
-            self._backend.to_device(self.weights, self._weights)
+            self.backend.to_device(self.weights, self._weights)
 
     def clear(self) -> None:
         """Set the gradient to zero, to be added to."""
@@ -47,4 +52,4 @@ class Replica:
     def fetch(self) -> None:
         """Make ``gradient`` what the layers have added up."""
         if not self._on_host:
-            self._backend.to_host(self._gradient, self.gradient)
+            self.backend.to_host(self._gradient, self.gradient)

@@ -16,23 +16,29 @@ from psdp.job import Job
 from psdp.optim import make_optimizer
 from psdp.optim.average import weighted_mean
 from psdp.optim.clip import clip_factor
-from psdp.params import Array
+from psdp.params import Array, Zeros
 from psdp.transport import Sending
 
 
 class Weights:
-    """A shard's weights (S,), copied on write: who still sends them keeps what it began with.
+    """A shard's weights (S,), copied on write: who still sends or copies them keeps what it began
+    with.
 
-    So a pull is one version, never a mixture, and no update waits for a slow link.
+    So a pull is one version, never a mixture, and no update waits for a slow reader.
+
+    Args:
+        zeros: makes the copies.
     """
 
-    def __init__(self, values: Array) -> None:
+    def __init__(self, values: Array, zeros: Zeros = np.zeros) -> None:
         self.values = values
+        self._zeros = zeros
         self._readers: list[Sending] = []
         self._retired: list[tuple[Array, list[Sending]]] = []
 
     def reading(self, sending: Sending) -> None:
-        """Note that a message which is under way reads the present values."""
+        """Note that the present values are read until this is done: as a message that is under
+        way, or by a worker on this host that copies them."""
         self._readers.append(sending)
 
     def writable(self) -> Array:
@@ -51,7 +57,7 @@ class Weights:
             if not _under_way(readers):
                 del self._retired[index]
                 return vector
-        return np.empty_like(self.values)
+        return self._zeros(self.values.size, self.values.dtype)
 
 
 def _under_way(readers: list[Sending]) -> bool:
@@ -106,6 +112,7 @@ class Shard:
         decayed_size: how many of them, in front, are matrices.
         slots: gradients that can be held at once.
         backend: whose kernels the optimizer uses.
+        zeros: makes copies of the weights, where workers on this host can see them.
     """
 
     def __init__(
@@ -115,23 +122,39 @@ class Shard:
         decayed_size: int,
         slots: int,
         backend: Backend,
+        zeros: Zeros = np.zeros,
     ) -> None:
-        self.weights = Weights(weights)
+        self.weights = Weights(weights, zeros)
         self.slots = [np.empty_like(weights) for _ in range(slots)]
+        self._zeros = zeros
+        self.backend = backend
         self.optimizer = make_optimizer(config, weights.size, decayed_size, backend)
         self._clip = config.grad_clip
         self._clip_value = config.grad_clip_value
         self._spare: list[Snapshot] = []
 
     @classmethod
-    def initial(cls, job: Job, server: int, threads: int = 1) -> Shard:
-        """Return the fresh shard of a server; it depends on the settings alone."""
+    def initial(cls, job: Job, server: int, zeros: Zeros = np.zeros, *, threads: int = 1) -> Shard:
+        """Return the fresh shard of a server; its values depend on the settings alone."""
         config, place = job.config, job.shards[server]
         flat = job.table.initial(config.run.seed, config.run.dtype)
         decayed_size = min(max(job.table.decayed_size - place.start, 0), len(place))
-        own = flat[place.start : place.stop].copy()
-        backend = make_backend("cpu", config.run.dtype, kernels=config.run.kernels, threads=threads)
-        return cls(config.optim, own, decayed_size, len(job.workers), backend)
+        own = zeros(len(place), config.run.dtype)
+        own[...] = flat[place.start : place.stop]
+        run = config.run
+        backend = make_backend("cpu", run.dtype, kernels=run.kernels, threads=threads)
+        return cls(config.optim, own, decayed_size, len(job.workers), backend, zeros)
+
+    def adopt(self, slot: int, gradient: Array) -> None:
+        """Let a slot be a worker's own gradient (S,) from now on.
+
+        What the worker adds up there is then in place when it says so, and :meth:`average` writes
+        there. Both are safe since a worker touches its gradient only between an answer and its
+        next push, and this server only between a push and its answer: that gradient is applied,
+        or the run over, before the answer is sent (protocol/policy.py answers so in every mode).
+        """
+        assert gradient.shape == self.slots[slot].shape
+        self.slots[slot] = gradient
 
     def average(self, slots: Sequence[int], weights: Sequence[float]) -> Array:
         """Return the weighted mean (S,) of the slots, in this order; it takes the first's place."""
@@ -160,7 +183,9 @@ class Shard:
                 copy.optimizer[name][...] = vector
         else:
             copied = {name: vector.copy() for name, vector in state.items()}
-            copy = Snapshot(0, 0, 0, {}, values.copy(), copied)
+            weights = self._zeros(values.size, values.dtype)
+            weights[...] = values
+            copy = Snapshot(0, 0, 0, {}, weights, copied)
         copy.version, copy.tokens, copy.clocks = version, tokens, dict(clocks)
         copy.updates = self.optimizer.updates
         return copy

@@ -36,6 +36,7 @@ class Run:
             Console(640, tokens, quiet=True),
             version=version,
             tokens=tokens,
+            transport="shared",
             now=lambda: self.now_s,
         )
 
@@ -155,9 +156,10 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.evaluated(Sums(10.0, 5, 10), 0, 0, best=True)
     for version, lag in enumerate([0, 1, 1, 2], start=1):
         run.update(version, 1.0, lag)
-    run.recorder.totals(2, Goodbye(DONE, 0, 1.5, 0.25, 300, 400))
-    run.recorder.totals(1, Gradient(0, 0, 16, 1.0, 1.0, 9.0, 9.0, 9, 9))
-    run.recorder.totals(1, Goodbye(DONE, 0, 1.25, 0.5, 100, 200))
+    run.recorder.totals(2, Goodbye(DONE, 0, 1.5, 0.125, 0.25, 0.375, 300, 400))
+    run.recorder.totals(1, Gradient(0, 0, 16, 1.0, 1.0, 9.0, 9.0, 9.0, 9.0, 9, 9))
+    run.recorder.totals(1, Goodbye(DONE, 0, 1.25, 0.25, 0.5, 0.75, 100, 200))
+    run.recorder.server_cpu_s |= {1: 0.75, 0: 1.25}
     run.recorder.weights_sha256 = "abc"
     run.recorder.evaluated(Sums(20.0, 3, 10), 4, 64, best=False)
     run.recorder.stop_clock()
@@ -167,6 +169,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "mode": "async",
         "workers": 2,
         "servers": 1,
+        "transport": "shared",
         "steps": 2,
         "tokens": 64,
         "version": 4,
@@ -179,7 +182,10 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "max_clock_gap": 3,
         "version_lag": {"mean": 1.0, "max": 2, "histogram": {"0": 1, "1": 2, "2": 1}},
         "compute_s": {"1": 1.25, "2": 1.5},
+        "push_s": {"1": 0.25, "2": 0.125},
         "wait_s": {"1": 0.5, "2": 0.25},
+        "pull_s": {"1": 0.75, "2": 0.375},
+        "server_cpu_s": {"0": 1.25, "1": 0.75},
         "bytes_pushed": 400,
         "bytes_pulled": 600,
         "stopped_by": "budget",

@@ -181,6 +181,15 @@ def test_the_average_is_weighted_and_takes_the_place_of_the_first() -> None:
     assert shard.average([1], [1.0]) is shard.slots[1]
 
 
+def test_a_slot_can_be_the_workers_own_gradient() -> None:
+    shard = Shard.initial(job(), 0)
+    gradient = np.full_like(shard.weights.values, 3)
+    shard.adopt(1, gradient)
+    shard.slots[0][...] = 1
+    assert set(shard.average([0, 1], [0.5, 0.5]).tolist()) == {2.0}
+    assert shard.average([1, 0], [0.5, 0.5]) is gradient, "the server's until it has answered"
+
+
 def test_every_worker_has_a_slot_of_the_shards_size() -> None:
     split = job(2, workers=4)
     for server, place in enumerate(split.shards):

@@ -28,6 +28,7 @@ try:
     from psdp.startup.folder import config_record, open_folder
     from psdp.startup.prepare import cut_out, place_on_node
     from psdp.startup.resume import CHANGEABLE, check_resumable, identity_of, settle
+    from psdp.startup.share import links, make_memory, mutual, open_windows
 except ConfigError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
@@ -89,11 +90,14 @@ def test_a_rank_with_other_settings_is_named_with_both_values() -> None:
     )
 
 
+FACTS = {"mpi": "MPI 5", "transport": "mixed", "kernels": ["compiled"] * 3}
+
+
 def test_hosts_may_differ_in_what_is_theirs() -> None:
     flat = Config().resolved().flat()
-    other = flat | {"threads": 3, "device": "gpu", "corpus": ["/scratch/text"]}
+    other = flat | {"threads": 3, "device": "gpu", "kernels": "numpy", "corpus": ["/scratch/text"]}
     same_settings([flat, other])
-    assert {"threads", "device", "corpus"} == PER_RANK
+    assert {"threads", "device", "kernels", "corpus"} == PER_RANK
 
 
 @pytest.mark.parametrize("name", sorted({field.name for _, field in settings()} - PER_RANK))
@@ -279,8 +283,9 @@ OTHER: dict[str, Any] = {
     "grad_clip_value": 0.5, "mode": "ssp", "staleness": 1, "servers": 2, "max_steps": 7,
     "batch_size": 7, "grad_accum": 7, "eval_every": 7, "eval_batches": 7,
     "early_stop_patience": 7, "out": "elsewhere", "checkpoint_every": 7, "keep_checkpoints": 7,
-    "seed": 7, "threads": 7, "device": "gpu", "dtype": "float64", "log_every": 7, "quiet": True,
-    "corpus": ["elsewhere"],
+    "seed": 7, "threads": 7, "transport": "messages", "device": "gpu", "kernels": "numpy",
+    "precision": "bf16", "dtype": "float64",
+    "log_every": 7, "quiet": True, "corpus": ["elsewhere"],
 }  # fmt: skip
 
 
@@ -347,7 +352,7 @@ def test_config_json_can_be_written_whatever_bytes_the_name_of_a_corpus_has(case
     job = case.job_of(3)
     corpus, folder = load_corpus(job.config.data), RunFolder(case.folder)
     hosts = [node("a", 0), node("a", 0), node("a", 0)]
-    folder.write_config(config_record(job, corpus, folder, hosts, [(0, 1)] * 3, "MPI 5"))
+    folder.write_config(config_record(job, corpus, folder, hosts, [(0, 1)] * 3, FACTS))
     assert json.loads((case.folder / "config.json").read_text("utf-8"))
 
 
@@ -399,13 +404,72 @@ def test_config_json_says_all_that_repeats_a_run(case: Case) -> None:
     hosts = [node("a", 0, 1), node("b", 0), node("b", 0)]
     folder, places = RunFolder(case.folder), [(0, 2), (0, 1), (1, 1)]
     record = json.loads(
-        json.dumps(config_record(case.job, case.corpus, folder, hosts, places, "MPI 5"))
+        json.dumps(config_record(case.job, case.corpus, folder, hosts, places, FACTS))
     )
+    assert record["transport"] == "mixed"
     assert Config.from_flat(record["settings"]) == case.config
-    assert record["blas_threads"] == [2, 1, 1]
+    assert record["threads"] == [2, 1, 1]
     assert (record["workers"], record["servers"], record["hosts"]) == (2, 1, ["a", "b", "b"])
     assert record["parameters"] == case.job.table.size
     assert record["corpus"]["sha256"] == case.corpus.sha256
     assert record["corpus"]["train_tokens"] + record["corpus"]["val_tokens"] == 880
     assert record["versions"]["mpi"] == "MPI 5"
     assert all(isinstance(version, str) for version in record["versions"].values())
+
+
+# Who shares memory
+
+
+def test_ranks_that_open_each_others_memory_share_it(case: Case) -> None:
+    job = case.job_of(3)
+    both = links(job, [[1, 2], [0], [0]], [])
+    assert (both.name, both.describe()) == ("shared", "vectors in shared memory")
+    one = links(job, [[1, 2], [0], []], ["rank 2 cannot open the memory of rank 0: no"])
+    assert (one.name, one.shared) == ("mixed", {(0, 1)})
+    assert one.describe() == (
+        "vectors of 1 of 2 server-worker pairs in shared memory, others as MPI messages "
+        "(rank 2 cannot open the memory of rank 0: no)"
+    )
+    assert links(job, [[], [], []], []).describe() == "vectors as MPI messages"
+
+
+def test_insisting_on_shared_memory_where_there_is_none_is_an_error(case: Case) -> None:
+    job = case.job_of(3, transport="shared")
+    assert links(job, [[1, 2], [0], [0]], []).name == "shared"
+    with pytest.raises(ConfigError, match=r"worker 2 share no memory \(they are on diff"):
+        links(job, [[1], [0], []], [])
+    with pytest.raises(ConfigError, match=r"share no memory \(rank 1 cannot"):
+        links(job, [[], [], []], ["rank 1 cannot open the memory of rank 0: Permission denied"])
+
+
+def test_only_ranks_of_the_same_host_name_look_at_one_anothers_memory(case: Case) -> None:
+    job = case.job_of(3)
+    memories = [make_memory(job, rank) for rank in range(3)]
+    cards = []
+    for rank, memory in enumerate(memories):
+        assert memory is not None
+        size = len(job.shards[rank]) if rank == 0 else job.table.size
+        cards.append(memory.card(memory.zeros(size, "float32")))
+    windows, refused = open_windows(job, 0, ["a", "a", "b"], cards)
+    assert (list(windows), refused) == ([1], {})
+    windows, refused = open_windows(job, 1, ["a", "a", "a"], cards)
+    assert (list(windows), refused) == ([0], {}), "workers exchange nothing with one another"
+    assert mutual(windows, 1, [[1], [0], []]) == windows
+    assert mutual(windows, 1, [[2], [0], []]) == {}
+
+
+def test_another_container_of_the_same_name_is_told_apart(case: Case) -> None:
+    """Its process numbers mean other processes here, or none."""
+    job = case.job_of(2)
+    memory = make_memory(job, 0)
+    assert memory is not None
+    card = memory.card(memory.zeros(10, "float32"))
+    assert card is not None
+    for elsewhere in (card | {"pid": 1 << 22}, card | {"name": "psdp-another"}):
+        windows, refused = open_windows(job, 1, ["a", "a"], [elsewhere, card])
+        assert windows == {}
+        assert refused[0].startswith("rank 1 cannot open the memory of rank 0: ")
+
+
+def test_without_shared_memory_none_is_made(case: Case) -> None:
+    assert make_memory(case.job_of(2, transport="messages"), 0) is None

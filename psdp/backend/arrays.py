@@ -19,7 +19,7 @@ class Arrays:
 
     Attributes:
         name: "cpu" or "gpu".
-        kernels: "numpy", "compiled" or "cupy".
+        kernels: "numpy", "compiled", "compiled bf16" or "cupy".
         xp: the array module, numpy or cupy.
         dtype: of weights, gradients and activations.
         tile: elements of one operand that a chain of kernels handles at a time.

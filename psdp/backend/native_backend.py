@@ -23,10 +23,9 @@ def bf16_here() -> bool:
 class NativeBackend(NumpyBackend):
     """Kernels in C. Products are its own with AVX-512, and BLAS's elsewhere."""
 
-    kernels = "compiled"
-
     def __init__(self, threads: int = 1, *, bf16: bool = False) -> None:
         super().__init__("float32")
+        self.kernels = "compiled bf16" if bf16 else "compiled"
         self._bf16 = bf16
         # Few queries skip most of the masked half; the compiled products do not mind their size.
         self.query_block = 24

@@ -74,21 +74,25 @@ class BackgroundWriter(Generic[T]):
         return self.poll()
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._closed)
-                if not self._jobs:
-                    return
-                job = self._jobs[0]
-            results: list[T] = []
-            errors: list[BaseException] = []
-            try:
-                with writing("the checkpoint"):
-                    results.append(job())
-            except BaseException as error:  # raised again by poll, on the server's own thread
-                errors.append(error)
-            with self._changed:
-                self._results += results
-                self._errors += errors
-                self._jobs.popleft()
-                self._changed.notify_all()
+        while self._wait_for_a_job():
+            self._do_first()
+
+    def _wait_for_a_job(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closed)
+            return bool(self._jobs)
+
+    def _do_first(self) -> None:
+        # On a frame of its own, so that what a job holds is free when it is done.
+        results: list[T] = []
+        errors: list[BaseException] = []
+        try:
+            with writing("the checkpoint"):
+                results.append(self._jobs[0]())
+        except BaseException as error:  # raised again by poll, on the server's own thread
+            errors.append(error)
+        with self._changed:
+            self._results += results
+            self._errors += errors
+            self._jobs.popleft()
+            self._changed.notify_all()

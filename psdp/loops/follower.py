@@ -41,7 +41,7 @@ class Follower(Server):
         super().turn()
         if self._signalled() is not None and not self._told:
             # Rank 0 ends the run, and wants this shard saved first.
-            self.endpoint.send(0, m.Goodbye(m.SIGNAL, 0, 0.0, 0.0, 0, 0))
+            self.endpoint.send(0, m.Goodbye(m.SIGNAL, 0, 0.0, 0.0, 0.0, 0.0, 0, 0))
             self._told = True
 
     def on_message(self, peer: int, message: m.Message) -> None:
@@ -57,7 +57,9 @@ class Follower(Server):
 
     def on_written(self, result: Saved) -> None:
         file = result.file
-        saved = m.ShardSaved(result.version, file["name"], file["bytes"], file["sha256"])
+        saved = m.ShardSaved(
+            result.version, file["name"], file["bytes"], file["sha256"], self.cpu_s
+        )
         self.endpoint.send(0, saved)
         self.snapshots.written(result.version)
 

@@ -108,7 +108,8 @@ class Leader(Server):
                 self._dismiss(peer)
             case m.Evaluated():
                 self._on_evaluated(peer, message)
-            case m.ShardSaved(version, name, file_bytes, sha256):
+            case m.ShardSaved(version, name, file_bytes, sha256, cpu_s):
+                self.recorder.server_cpu_s[peer] = cpu_s
                 file = {"name": name, "bytes": file_bytes, "sha256": sha256}
                 self._commits.collect(version, file)
             case m.Goodbye(why=m.SIGNAL):
@@ -294,6 +295,7 @@ class Leader(Server):
         self._write_summary(stopped_by)
 
     def _write_summary(self, stopped_by: str) -> None:
+        self.recorder.server_cpu_s[self.endpoint.rank] = self.cpu_s
         self.recorder.finish(stopped_by, self.policy.max_clock_gap, self.best.loss)
 
     def _end_by_signal(self, name: str) -> None:

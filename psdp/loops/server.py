@@ -7,9 +7,10 @@ theirs in the same order (follower.py). So a version is the same gradients on ev
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,7 @@ class Server(ABC):
 
     Args:
         snapshot: of a resumed run: where to go on from.
+        cpu_time: seconds that this process has used its core.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Server(ABC):
         shard: Shard,
         store: CheckpointStore,
         snapshot: Snapshot | None = None,
+        *,
+        cpu_time: Callable[[], float] = time.process_time,
     ) -> None:
         self.job = job
         self.endpoint = endpoint
@@ -86,7 +90,14 @@ class Server(ABC):
         self._schedule = Schedule(job.config.optim, job.config.run.max_steps)
         self._norms: defaultdict[int, dict[int, float]] = defaultdict(dict)
         self._snapshot_pulls: defaultdict[int, list[int]] = defaultdict(list)
+        self._cpu_time = cpu_time
+        self._cpu_start_s = cpu_time()
         endpoint.landing = self._landing
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of its core that this server has used."""
+        return self._cpu_time() - self._cpu_start_s
 
     def run(self) -> None:
         """Serve until the run is over.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from psdp.job import Job
 from psdp.optim.clip import sum_of_squares
 from psdp.params import Array
 from psdp.replica import Replica
-from psdp.transport import Arrival, Endpoint, Lost
+from psdp.transport import Arrival, Endpoint, Lost, Sending
 from psdp.transport import messages as m
 
 DROPOUT_STREAM = 0x64726F70
@@ -24,6 +24,9 @@ DROPOUT_STREAM = 0x64726F70
 class Interrupted(Exception):
     """A signal asked this rank to end."""
 
+
+LOOK_UP_S = 0.5
+"""How often a wait looks up, to heed a signal."""
 
 GOODBYE_S = 1.0
 """How long a rank that fails tries to tell rank 0 so."""
@@ -58,7 +61,9 @@ class Worker:
         self._now = now
         self._version = 0
         self._compute_s = 0.0
+        self._push_s = 0.0
         self._wait_s = 0.0
+        self._pull_s = 0.0
         self._pushed_bytes = 0
         self._pulled_bytes = 0
         endpoint.landing = self._landing
@@ -126,34 +131,41 @@ class Worker:
                 loss=loss,
                 sum_of_squares=squares,
                 compute_s=self._compute_s,
+                push_s=self._push_s,
                 wait_s=self._wait_s,
+                pull_s=self._pull_s,
                 pushed_bytes=self._pushed_bytes,
                 pulled_bytes=self._pulled_bytes,
             )
             shard = self.replica.gradient[place.start : place.stop]
             sendings.append(self.endpoint.send(server, message, shard))
             self._pushed_bytes += shard.nbytes
-        order = self._await_weights()
-        for event in self.endpoint.flush(sendings):
-            self._unexpected(event)
-        self._wait_s += self._now() - begin_s
-        return order
+        return self._await_weights(begin_s, sendings)
 
     def _pull(self, snapshot: int) -> m.Weights:
         begin_s = self._now()
         # Rank 0 passes a pull of the current weights on, so that all servers answer it alike.
         for server in self.job.servers[:1] if snapshot == m.CURRENT else self.job.servers:
             self.endpoint.send(server, m.PullRequest(snapshot))
-        order = self._await_weights()
-        self._wait_s += self._now() - begin_s
-        return order
+        return self._await_weights(begin_s)
 
-    def _await_weights(self) -> m.Weights:
-        """Wait for every server's shard; return rank 0's order."""
+    def _await_weights(self, begin_s: float, pushes: Sequence[Sending] = ()) -> m.Weights:
+        """Wait until the pushes that began at ``begin_s`` have left, then for every server's
+        shard; return rank 0's order.
+
+        Until then the gradient and the weights belong to the servers: a server on this host reads
+        and averages the gradient where it lies.
+        """
+        landing_s = self.endpoint.landing_s
+        events: list[Arrival | Lost] = []
+        while not all(push.done for push in pushes):
+            self._heed_signal()
+            events += self.endpoint.flush(pushes, timeout_s=LOOK_UP_S)
+        pushed_s = self._now()
         answers: dict[int, m.Weights] = {}
         while len(answers) < len(self.job.servers):
             self._heed_signal()
-            event = self.endpoint.receive(timeout_s=0.5)
+            event = events.pop(0) if events else self.endpoint.receive(timeout_s=LOOK_UP_S)
             match event:
                 case Arrival(peer, m.Weights() as answer):
                     answers[peer] = answer
@@ -161,15 +173,28 @@ class Worker:
                     pass
                 case _:
                     self._unexpected(event)
-        self._pulled_bytes += self.replica.weights.nbytes
+        loading_s = self._now()
         self.replica.load()
+        end_s = self._now()
+        pull_s = self.endpoint.landing_s - landing_s + end_s - loading_s
+        self._push_s += pushed_s - begin_s
+        self._pull_s += pull_s
+        self._wait_s += max(0.0, end_s - pushed_s - pull_s)
+        self._pulled_bytes += self.replica.weights.nbytes
         self._version = answers[0].version
         return answers[0]
 
     def say_goodbye(self, why: str, status: int = 0) -> None:
         """Tell rank 0 that this worker computes no more; see :class:`messages.Goodbye`."""
         goodbye = m.Goodbye(
-            why, status, self._compute_s, self._wait_s, self._pushed_bytes, self._pulled_bytes
+            why,
+            status,
+            self._compute_s,
+            self._push_s,
+            self._wait_s,
+            self._pull_s,
+            self._pushed_bytes,
+            self._pulled_bytes,
         )
         sending = self.endpoint.send(0, goodbye)
         if why == m.DONE:

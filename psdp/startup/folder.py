@@ -57,16 +57,24 @@ def config_record(
     folder: RunFolder,
     hosts: Sequence[Mapping[str, Any]],
     places: Sequence[tuple[int, int]],
-    mpi: str,
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what config.json says of a run; ``places``: local rank and threads of each rank."""
+    """Return what config.json says of a run.
+
+    Args:
+        places: local rank and threads of each rank.
+        facts: ``mpi``, the library; ``transport``, how vectors go between servers and workers;
+            ``kernels``, that each rank computes with.
+    """
     return {
         "settings": job.config.flat() | {"out": str(folder.path)},
         "workers": len(job.workers),
         "servers": len(job.servers),
         "parameters": job.table.size,
         "hosts": [host["host"] for host in hosts],
-        "blas_threads": [threads for _, threads in places],
+        "transport": facts["transport"],
+        "kernels": facts["kernels"],
+        "threads": [threads for _, threads in places],
         "corpus": {
             "description": corpus.description,
             "sha256": corpus.sha256,
@@ -79,7 +87,7 @@ def config_record(
             "psdp": psdp.__version__,
             "python": sys.version.split()[0],
             "numpy": np.__version__,
-            "mpi": mpi,
+            "mpi": facts["mpi"],
             "msgpack": ".".join(map(str, msgpack.version)),
             "safetensors": safetensors.__version__,
         },

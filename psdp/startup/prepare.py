@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from psdp.backend import make_backend
 from psdp.checkpoint import CheckpointStore, Manifest, read_shard
 from psdp.config import Config
@@ -21,8 +23,10 @@ from psdp.shard import Shard, Snapshot
 from psdp.startup.agree import same_corpus, same_settings, together
 from psdp.startup.folder import config_record, open_folder
 from psdp.startup.resume import check_resumable, settle
+from psdp.startup.share import Links, links, make_memory, mutual, open_windows
 from psdp.threads import fair_share, limit_blas, own_cores
 from psdp.transport.mpi import World
+from psdp.transport.shared import Memory, Neighbours, Window
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class Ready:
         folder: the run folder; rank 0 writes it, servers write their shards below it.
         manifest: of the checkpoint that this run resumes.
         snapshot: of a server of a resumed run.
+        links: how vectors go between servers and workers.
+        neighbours: what this rank shares with others on its host.
+        kernels: that each rank computes with.
     """
 
     job: Job
@@ -54,6 +61,9 @@ class Ready:
     shard: Shard | None
     manifest: Manifest | None
     snapshot: Snapshot | None
+    links: Links
+    neighbours: Neighbours
+    kernels: list[str]
 
 
 def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None) -> Ready:
@@ -101,35 +111,72 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
 
     snapshot, _ = together(world, resuming)
 
-    def allocating() -> tuple[Shard | Replica, dict[str, Any]]:
+    def allocating() -> tuple[tuple[Shard | Replica, Memory | None], dict[str, Any]]:
+        memory = make_memory(job, rank)
+        zeros = np.zeros if memory is None else memory.zeros
+        own: Shard | Replica
         if rank in job.servers:
-            return Shard.initial(job, rank, threads), {}
-        run = config.run
-        backend = make_backend(
-            run.device,
-            run.dtype,
-            local_rank,
-            kernels=run.kernels,
-            precision=run.precision,
-            threads=threads,
-        )
-        return Replica(job, corpus.vocab_size, backend), {}
+            own = Shard.initial(job, rank, zeros, threads=threads)
+            offered = own.weights.values
+        else:
+            run = config.run
+            backend = make_backend(
+                run.device,
+                run.dtype,
+                local_rank,
+                kernels=run.kernels,
+                precision=run.precision,
+                threads=threads,
+            )
+            own = Replica(job, corpus.vocab_size, backend, zeros)
+            offered = own.gradient
+        card = None if memory is None else memory.card(offered)
+        return (own, memory), {"card": card, "kernels": own.backend.kernels}
 
-    own, _ = together(world, allocating)
+    (own, memory), allocated = together(world, allocating)
+    kernels = [fact["kernels"] for fact in allocated]
 
-    def opening() -> tuple[None, dict[str, Any]]:
+    def meeting() -> tuple[dict[int, Window], dict[str, Any]]:
+        names = [fact["host"] for fact in hosts]
+        windows, refused = open_windows(job, rank, names, [fact["card"] for fact in allocated])
+        return windows, {"met": sorted(windows), "refused": list(refused.values())}
+
+    windows, meetings = together(world, meeting)
+    met = [fact["met"] for fact in meetings]
+    windows = mutual(windows, rank, met)
+    if isinstance(own, Shard):
+        for slot, worker in enumerate(job.workers):
+            if worker in windows:
+                own.adopt(slot, windows[worker].vector(job.shards[rank], config.run.dtype))
+
+    def opening() -> tuple[Links, dict[str, Any]]:
+        how = links(job, met, [reason for fact in meetings for reason in fact["refused"]])
         if rank != 0:
-            return None, {}
+            return how, {}
         folder = open_folder(config, manifest)
         CheckpointStore(folder.path, config.run.keep_checkpoints).discard_leftovers()
-        folder.write_config(config_record(job, corpus, folder, hosts, places, world.library))
-        return None, {"folder": str(folder.path)}
+        facts = {"mpi": world.library, "transport": how.name, "kernels": kernels}
+        folder.write_config(config_record(job, corpus, folder, hosts, places, facts))
+        return how, {"folder": str(folder.path)}
 
-    _, folders = together(world, opening)
+    how, folders = together(world, opening)
     folder = RunFolder(Path(folders[0]["folder"]))
     replica = own if isinstance(own, Replica) else None
     shard = own if isinstance(own, Shard) else None
-    return Ready(job, corpus, folder, reads, replica, shard, manifest, snapshot)
+    neighbours = Neighbours(memory, windows)
+    return Ready(
+        job,
+        corpus,
+        folder,
+        reads,
+        replica,
+        shard,
+        manifest,
+        snapshot,
+        how,
+        neighbours,
+        kernels,
+    )
 
 
 def place_on_node(hosts: Sequence[Mapping[str, Any]], rank: int) -> tuple[int, int]:

@@ -15,8 +15,8 @@ from psdp.job import Job
 CHANGEABLE = frozenset(
     {
         "max_steps", "eval_every", "eval_batches", "early_stop_patience", "out",
-        "checkpoint_every", "keep_checkpoints", "resume", "threads", "device", "kernels",
-        "log_every", "quiet", "corpus",
+        "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
+        "kernels", "log_every", "quiet", "corpus",
     }
 )  # fmt: skip
 """Settings that a resumed run may change; all others decide what its weights become."""

@@ -1,20 +1,20 @@
-"""What every transport offers, and how a rank waits without burning its core."""
+"""What every transport offers: messages with a vector, which moves only where it must."""
 
 from __future__ import annotations
 
-import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
+import numpy as np
 
 from psdp.errors import ProtocolError
-from psdp.transport.messages import Message
-
-Array = npt.NDArray[Any]
+from psdp.params import Array
+from psdp.transport.backoff import Backoff
+from psdp.transport.messages import FOLLOWS, WITH_PAYLOAD, Header, Message, Taken, Weights, encode
+from psdp.transport.shared import Neighbours, same_memory
 
 Landing = Callable[[int, Message], Array]
 """Names the vector into which the payload of a peer's message is received."""
@@ -48,22 +48,47 @@ class Sending:
 class Endpoint(ABC):
     """One rank's side of the network. Messages of a peer arrive in the order it sent them.
 
+    A payload that its receiver can see in shared memory does not travel: the header says where it
+    lies. Weights are then copied to their landing, which the receiver confirms (:class:`Taken`);
+    a gradient's landing is the sender's own memory, so nothing moves at all. Other payloads go as
+    messages, to the same landings.
+
+    Args:
+        peers: ranks that this one exchanges messages with.
+        neighbours: those of them on this host, and what is shared with them.
+
     Attributes:
         rank: of this endpoint.
         landing: set by the owner before the first payload can come.
+        landing_s: seconds so far in which payloads were landing here.
     """
 
-    def __init__(self, rank: int) -> None:
+    def __init__(
+        self, rank: int, peers: Iterable[int], neighbours: Neighbours | None = None
+    ) -> None:
         self.rank = rank
         self.landing: Landing = _no_landing
+        self.landing_s = 0.0
+        self._neighbours = neighbours or Neighbours()
+        self._all_ring = self._neighbours.are(peers)
+        self._lent: defaultdict[int, deque[Sending]] = defaultdict(deque)
+        self._gone: set[int] = set()
 
-    @abstractmethod
     def send(self, peer: int, message: Message, payload: Array | None = None) -> Sending:
         """Start sending a header and the raw memory of a contiguous vector; never wait."""
+        raw = None if payload is None else as_bytes(payload)
+        place = FOLLOWS if raw is None else self._neighbours.place(peer, raw)
+        header = encode(message, 0 if raw is None else raw.nbytes, place)
+        sending = self._post(peer, header, raw if place == FOLLOWS else None)
+        self._neighbours.ring(peer)
+        if place != FOLLOWS and isinstance(message, Weights) and peer not in self._gone:
+            sending = Sending()
+            self._lent[peer].append(sending)
+        return sending
 
     @abstractmethod
     def poll(self) -> Arrival | Lost | None:
-        """Move transfers on; return the next thing that happened, or None.
+        """Move transfers on; return the next thing that happened, or None if there is nothing.
 
         Raises:
             ProtocolError: a header that is none, or whose payload does not fit its landing.
@@ -71,11 +96,11 @@ class Endpoint(ABC):
 
     @abstractmethod
     def transferring(self) -> bool:
-        """Say whether a payload is on its way in or out."""
+        """Say whether a payload is on its way in or out as a message."""
 
     def receive(self, timeout_s: float) -> Arrival | Lost | None:
         """Return the next thing that happens within ``timeout_s``, or None; sleep meanwhile."""
-        backoff = Backoff()
+        backoff = self._backoff()
         deadline = time.monotonic() + timeout_s
         while (event := self.poll()) is None:
             if time.monotonic() >= deadline:
@@ -83,11 +108,14 @@ class Endpoint(ABC):
             backoff.pause(self.transferring())
         return event
 
-    def flush(self, sendings: list[Sending]) -> list[Arrival | Lost]:
-        """Wait until these are done; return what happened meanwhile, in order."""
+    def flush(
+        self, sendings: Sequence[Sending], timeout_s: float = float("inf")
+    ) -> list[Arrival | Lost]:
+        """Wait until these are done, or for so long; return what happened meanwhile, in order."""
         events: list[Arrival | Lost] = []
-        backoff = Backoff()
-        while not all(sending.done for sending in sendings):
+        backoff = self._backoff()
+        deadline = time.monotonic() + timeout_s
+        while not all(sending.done for sending in sendings) and time.monotonic() < deadline:
             event = self.poll()
             if event is not None:
                 events.append(event)
@@ -95,32 +123,50 @@ class Endpoint(ABC):
                 backoff.pause(self.transferring())
         return events
 
+    # What the transports below share
 
-class Backoff:
-    """Sleeps that grow from 30 microseconds to a millisecond.
+    @abstractmethod
+    def _post(self, peer: int, header: bytes, raw: Array | None) -> Sending:
+        """Start sending a header, and after it these bytes if there are any; never wait."""
 
-    While a payload is under way most MPIs copy it inside our calls, so then we only yield the
-    core; a transfer that stands still for a quarter of a second is no reason to burn one.
-    """
+    def _arrived(self, peer: int, header: Header) -> Arrival | None:
+        """Take a message whose payload, if any, lies in shared memory; None if it was between
+        the endpoints only."""
+        message, payload_bytes, place = header
+        if isinstance(message, Taken):
+            self._confirmed(peer)
+            return None
+        if place != FOLLOWS:
+            source = self._neighbours.bytes_at(peer, place, payload_bytes)
+            target = landing_bytes(self.landing, peer, message, payload_bytes)
+            if not same_memory(source, target):
+                begin_s = time.monotonic()
+                np.copyto(target, source)
+                self.landing_s += time.monotonic() - begin_s
+            if isinstance(message, Weights):
+                self.send(peer, Taken())
+        return Arrival(peer, message)
 
-    _SHORTEST_S, _LONGEST_S, _PATIENCE_S = 30e-6, 1e-3, 0.25
+    def _confirmed(self, peer: int) -> None:
+        if not self._lent[peer]:
+            raise ProtocolError(f"rank {peer} took weights from shared memory that none lent it")
+        self._lent[peer].popleft().done = True
 
-    def __init__(self) -> None:
-        self._sleep_s = self._SHORTEST_S
-        self._yielding_since: float | None = None
+    def _forget(self, peer: int) -> None:
+        """A peer is gone: it reads nothing any more."""
+        self._gone.add(peer)
+        for sending in self._lent.pop(peer, ()):
+            sending.done = True
 
-    def pause(self, transferring: bool) -> None:
-        if transferring:
-            now = time.monotonic()
-            if self._yielding_since is None:
-                self._yielding_since = now
-            if now - self._yielding_since < self._PATIENCE_S:
-                os.sched_yield()
-                return
-        else:
-            self._yielding_since = None
-        time.sleep(self._sleep_s)
-        self._sleep_s = min(self._sleep_s * 1.5, self._LONGEST_S)
+    def _backoff(self) -> Backoff:
+        return Backoff(self._neighbours.listen, all_ring=self._all_ring)
+
+
+def has_payload(header: Header) -> bool:
+    """Say whether a vector follows a header as a message, which an empty vector does too."""
+    return header.place == FOLLOWS and (
+        header.payload_bytes > 0 or isinstance(header.message, WITH_PAYLOAD)
+    )
 
 
 def landing_bytes(landing: Landing, peer: int, message: Message, payload_bytes: int) -> Array:

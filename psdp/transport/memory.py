@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable, Mapping
 
-from psdp.transport.base import Array, Arrival, Endpoint, Lost, Sending, as_bytes, landing_bytes
-from psdp.transport.messages import WITH_PAYLOAD, Message, decode, encode
+from psdp.params import Array
+from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
+from psdp.transport.messages import decode
+from psdp.transport.shared import Neighbours
 
 
 class _Parcel:
@@ -22,13 +25,20 @@ class _Parcel:
 
 
 class MemoryNetwork:
-    """``size`` endpoints that reach one another."""
+    """``size`` endpoints that reach one another.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        neighbours: of each rank: what it shares with which others.
+    """
+
+    def __init__(self, size: int, neighbours: Mapping[int, Neighbours] | None = None) -> None:
         self._lock = threading.Lock()
         self._inboxes: list[deque[_Parcel | Lost]] = [deque() for _ in range(size)]
         self._dead: set[int] = set()
-        self.endpoints = [MemoryEndpoint(self, rank) for rank in range(size)]
+        self.endpoints = [
+            MemoryEndpoint(self, rank, set(range(size)) - {rank}, (neighbours or {}).get(rank))
+            for rank in range(size)
+        ]
 
     def kill(self, rank: int) -> None:
         """Every other rank is told that this one is lost; what it had sent still arrives."""
@@ -55,28 +65,39 @@ class MemoryNetwork:
 class MemoryEndpoint(Endpoint):
     """One rank of a :class:`MemoryNetwork`."""
 
-    def __init__(self, network: MemoryNetwork, rank: int) -> None:
-        super().__init__(rank)
+    def __init__(
+        self,
+        network: MemoryNetwork,
+        rank: int,
+        peers: Iterable[int],
+        neighbours: Neighbours | None,
+    ) -> None:
+        super().__init__(rank, peers, neighbours)
         self._network = network
 
-    def send(self, peer: int, message: Message, payload: Array | None = None) -> Sending:
+    def _post(self, peer: int, header: bytes, raw: Array | None) -> Sending:
         sending = Sending()
-        raw = None if payload is None else as_bytes(payload)
-        header = encode(message, 0 if raw is None else raw.nbytes)
         self._network.put(peer, _Parcel(self.rank, header, raw, sending))
         return sending
 
     def poll(self) -> Arrival | Lost | None:
-        parcel = self._network.take(self.rank)
-        if parcel is None or isinstance(parcel, Lost):
-            return parcel
-        message, payload_bytes = decode(parcel.header, parcel.peer)
-        if payload_bytes or isinstance(message, WITH_PAYLOAD):
-            target = landing_bytes(self.landing, parcel.peer, message, payload_bytes)
+        while (parcel := self._network.take(self.rank)) is not None:
+            if isinstance(parcel, Lost):
+                self._forget(parcel.peer)
+                return parcel
+            arrival = self._receive(parcel)
+            if arrival is not None:
+                return arrival
+        return None
+
+    def _receive(self, parcel: _Parcel) -> Arrival | None:
+        peer, header = parcel.peer, decode(parcel.header, parcel.peer)
+        if has_payload(header):
+            target = landing_bytes(self.landing, peer, header.message, header.payload_bytes)
             if parcel.payload is not None:
                 target[...] = parcel.payload
         parcel.sending.done = True
-        return Arrival(parcel.peer, message)
+        return self._arrived(peer, header)
 
     def transferring(self) -> bool:
         return False

@@ -1,20 +1,23 @@
 """The headers that ranks exchange, and their bytes: one msgpack array, checked field by field.
 
-``[kind, payload_bytes, field, field, ...]``, at most ``MAX_HEADER_BYTES``. A payload, where there
-is one, is the raw memory of a flat vector and follows on its own.
+``[kind, payload_bytes, place, field, field, ...]``, at most ``MAX_HEADER_BYTES``. A payload, where
+there is one, is the raw memory of a flat vector. It follows on its own, or lies at ``place`` in the
+memory that its sender shares with the receiver.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import msgpack
 
 from psdp.errors import ProtocolError
 
 MAX_HEADER_BYTES = 1024
+FOLLOWS = -1
+"""As the place of a payload: in no shared memory, it follows its header."""
 CURRENT = -1
 """As a snapshot version: the weights as they are now."""
 
@@ -24,7 +27,11 @@ DONE, SIGNAL, ERROR = "done", "signal", "error"
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """Worker to every server, with its part of the gradient. Times and bytes are totals so far."""
+    """Worker to every server, with its part of the gradient. Times and bytes are totals so far.
+
+    The gradient is the server's to read and write from then until it has answered, so a server on
+    the same host takes it where it lies.
+    """
 
     clock: int
     version: int
@@ -32,7 +39,9 @@ class Gradient:
     loss: float
     sum_of_squares: float
     compute_s: float
+    push_s: float
     wait_s: float
+    pull_s: float
     pushed_bytes: int
     pulled_bytes: int
 
@@ -61,6 +70,12 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """Worker to server, between their endpoints: the oldest weights that it saw in shared memory
+    and had not confirmed are copied; that memory may be written again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluated:
     """Worker to rank 0: sums over its part; ``weights_sha256`` of the whole flat vector."""
 
@@ -79,7 +94,9 @@ class Goodbye:
     why: str
     status: int
     compute_s: float
+    push_s: float
     wait_s: float
+    pull_s: float
     pushed_bytes: int
     pulled_bytes: int
 
@@ -122,12 +139,14 @@ class ReleaseSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ShardSaved:
-    """Server to rank 0: its file of a checkpoint, of ``file_bytes``, is on disk."""
+    """Server to rank 0: its file of a checkpoint, of ``file_bytes``, is on disk. ``cpu_s``: what
+    this server has used of its core so far."""
 
     version: int
     name: str
     file_bytes: int
     sha256: str
+    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +158,7 @@ Message = (
     Gradient
     | PullRequest
     | Weights
+    | Taken
     | Evaluated
     | Goodbye
     | PartialNorm
@@ -156,7 +176,7 @@ WITH_PAYLOAD = (Gradient, Weights)
 
 _NUMBER = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELDS = {kind: tuple((f.name, str(f.type)) for f in fields(kind)) for kind in _KINDS}
-_MOST_FIELDS = 2 + max(len(names) for names in _FIELDS.values())
+_MOST_FIELDS = 3 + max(len(names) for names in _FIELDS.values())
 
 
 def pack_slots(slots: Iterable[int]) -> bytes:
@@ -171,17 +191,25 @@ def unpack_slots(packed: bytes) -> tuple[int, ...]:
     return tuple(slot for slot in range(bits.bit_length()) if bits >> slot & 1)
 
 
-def encode(message: Message, payload_bytes: int) -> bytes:
+class Header(NamedTuple):
+    """What a header says: the message, and how large its payload is and where."""
+
+    message: Message
+    payload_bytes: int
+    place: int
+
+
+def encode(message: Message, payload_bytes: int, place: int = FOLLOWS) -> bytes:
     """Return the header of a message whose payload has this many bytes (0: none)."""
     kind = type(message)
     values = [getattr(message, name) for name, _ in _FIELDS[kind]]
-    header: bytes = msgpack.packb([_NUMBER[kind], payload_bytes, *values])
+    header: bytes = msgpack.packb([_NUMBER[kind], payload_bytes, place, *values])
     assert len(header) <= MAX_HEADER_BYTES, f"header of {kind.__name__} is too long"
     return header
 
 
-def decode(header: bytes | memoryview, peer: int) -> tuple[Message, int]:
-    """Return (message, payload bytes) of a header from rank ``peer``.
+def decode(header: bytes | memoryview, peer: int) -> Header:
+    """Return what a header from rank ``peer`` says.
 
     Raises:
         ProtocolError: not a header of this protocol; nothing was allocated for it.
@@ -203,11 +231,13 @@ def decode(header: bytes | memoryview, peer: int) -> tuple[Message, int]:
         )
     except (ValueError, msgpack.UnpackException) as error:
         raise wrong(f"not msgpack ({error})") from error
-    if not isinstance(parts, list) or len(parts) < 2 or not all(type(x) is int for x in parts[:2]):
-        raise wrong("expected [kind, payload bytes, fields...]")
-    number, payload_bytes, *values = parts
+    if not isinstance(parts, list) or len(parts) < 3 or not all(type(x) is int for x in parts[:3]):
+        raise wrong("expected [kind, payload bytes, place, fields...]")
+    number, payload_bytes, place, *values = parts
     if not 0 <= number < len(_KINDS) or payload_bytes < 0:
         raise wrong(f"unknown kind {number} or negative payload of {payload_bytes} bytes")
+    if place < FOLLOWS:
+        raise wrong(f"a payload at place {place}")
     kind = _KINDS[number]
     expected = _FIELDS[kind]
     if len(values) != len(expected):
@@ -215,4 +245,4 @@ def decode(header: bytes | memoryview, peer: int) -> tuple[Message, int]:
     for (name, type_name), value in zip(expected, values, strict=True):
         if type(value).__name__ != type_name:
             raise wrong(f"{kind.__name__}.{name} must be {type_name}, got {value!r:.40}")
-    return kind(*values), payload_bytes
+    return Header(kind(*values), payload_bytes, place)

@@ -7,23 +7,18 @@ that peer looked at. This is the one file in which mpi4py is imported.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from psdp.errors import ConfigError, ProtocolError
-from psdp.transport.base import (
-    Array,
-    Arrival,
-    Backoff,
-    Endpoint,
-    Lost,
-    Sending,
-    as_bytes,
-    landing_bytes,
-)
-from psdp.transport.messages import MAX_HEADER_BYTES, WITH_PAYLOAD, Message, decode, encode
+from psdp.params import Array
+from psdp.transport.backoff import Backoff
+from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
+from psdp.transport.messages import MAX_HEADER_BYTES, Header, decode
+from psdp.transport.shared import Neighbours
 
 try:
     import mpi4py
@@ -39,6 +34,8 @@ except (ImportError, RuntimeError) as error:
 
 _HEADER_TAG, _PAYLOAD_TAG = 1, 2
 CHUNK_BYTES = 1 << 30
+CLOSE_S = 1.0
+"""How long the end of an endpoint waits for what is still on its way."""
 
 
 @dataclass
@@ -56,21 +53,28 @@ class _Outgoing:
 class _Incoming:
     """A payload on its way in: the chunks still to come."""
 
-    message: Message
+    header: Header
     rest: list[Array] = field(default_factory=list)
 
 
 class MpiEndpoint(Endpoint):
     """This rank's endpoint in ``comm``, for exchanges with ``peers``."""
 
-    def __init__(self, comm: MPI.Intracomm, peers: Iterable[int], chunk_bytes: int = CHUNK_BYTES):
-        super().__init__(comm.rank)
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        peers: Iterable[int],
+        neighbours: Neighbours | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self._peers = list(peers)
+        super().__init__(comm.rank, self._peers, neighbours)
         self._comm = comm
         comm.Set_errhandler(MPI.ERRORS_RETURN)
         self._chunk_bytes = chunk_bytes
-        self._peers = list(peers)
         self._headers = {peer: bytearray(MAX_HEADER_BYTES) for peer in self._peers}
         self._incoming: dict[int, _Incoming] = {}
+        self._incoming_since_s = 0.0
         self._outgoing: list[_Outgoing] = []
         self._lost: list[Lost] = []
         self._status = MPI.Status()
@@ -78,11 +82,9 @@ class MpiEndpoint(Endpoint):
         for index in range(len(self._peers)):
             self._post_header(index)
 
-    def send(self, peer: int, message: Message, payload: Array | None = None) -> Sending:
-        raw = None if payload is None else as_bytes(payload)
-        header = encode(message, 0 if raw is None else raw.nbytes)
+    def _post(self, peer: int, header: bytes, raw: Array | None) -> Sending:
         outgoing = _Outgoing(peer, header, [], Sending(), raw)
-        if peer not in self._headers:
+        if peer in self._gone:
             # Lost already; there is nobody to send to.
             outgoing.sending.done = True
             return outgoing.sending
@@ -101,22 +103,31 @@ class MpiEndpoint(Endpoint):
         return outgoing.sending
 
     def poll(self) -> Arrival | Lost | None:
-        try:
-            index, complete = MPI.Request.Testany(self._requests, self._status)
-        except MPI.Exception as error:
-            index, complete = MPI.UNDEFINED, False
-            self._receive_failed(error)
+        event: Arrival | None = None
+        while event is None:
+            try:
+                index, complete = MPI.Request.Testany(self._requests, self._status)
+            except MPI.Exception as error:
+                self._receive_failed(error)
+                break
+            if not complete or index == MPI.UNDEFINED:
+                break
+            event = self._advance(index)
         # After the receives, so that whoever acts on an arrival knows which sends are over.
         self._reap()
-        if complete and index != MPI.UNDEFINED:
-            return self._advance(index)
+        if event is not None:
+            return event
         return self._lost.pop(0) if self._lost else None
 
     def transferring(self) -> bool:
         return bool(self._incoming) or any(o.payload is not None for o in self._outgoing)
 
     def close(self) -> None:
-        """Withdraw the receives that are still posted, so that MPI can be finalised."""
+        """Wait a little for what is on its way, then withdraw the receives that are still posted,
+        so that MPI can be finalised."""
+        deadline = time.monotonic() + CLOSE_S
+        while (self._outgoing or any(self._lent.values())) and time.monotonic() < deadline:
+            self.receive(timeout_s=0.01)
         for request in self._requests:
             if request != MPI.REQUEST_NULL:
                 request.Cancel()
@@ -141,19 +152,30 @@ class MpiEndpoint(Endpoint):
         peer = self._peers[index]
         incoming = self._incoming.get(peer)
         if incoming is None:
-            header = memoryview(self._headers[peer])[: self._status.Get_count(MPI.BYTE)]
-            message, payload_bytes = decode(header, peer)
-            incoming = _Incoming(message)
-            if payload_bytes or isinstance(message, WITH_PAYLOAD):
-                target = landing_bytes(self.landing, peer, message, payload_bytes)
-                incoming.rest = self._chunks(target)
-                self._incoming[peer] = incoming
+            raw = memoryview(self._headers[peer])[: self._status.Get_count(MPI.BYTE)]
+            incoming = self._expect(peer, decode(raw, peer))
         if incoming.rest:
             self._post_chunk(index, incoming)
             return None
-        self._incoming.pop(peer, None)
+        self._landed(peer)
         self._post_header(index)
-        return Arrival(peer, incoming.message)
+        return self._arrived(peer, incoming.header)
+
+    def _expect(self, peer: int, header: Header) -> _Incoming:
+        """Note which chunks follow a header, if any do."""
+        incoming = _Incoming(header)
+        if has_payload(header):
+            target = landing_bytes(self.landing, peer, header.message, header.payload_bytes)
+            incoming.rest = self._chunks(target)
+            if not self._incoming:
+                self._incoming_since_s = time.monotonic()
+            self._incoming[peer] = incoming
+        return incoming
+
+    def _landed(self, peer: int) -> None:
+        """Nothing more of a payload comes from this peer."""
+        if self._incoming.pop(peer, None) and not self._incoming:
+            self.landing_s += time.monotonic() - self._incoming_since_s
 
     def _reap(self) -> None:
         still: list[_Outgoing] = []
@@ -171,7 +193,7 @@ class MpiEndpoint(Endpoint):
     def _receive_failed(self, error: MPI.Exception) -> None:
         """MPI does not say which receive failed, but it has freed that one."""
         for index, peer in enumerate(self._peers):
-            if peer in self._headers and self._requests[index] == MPI.REQUEST_NULL:
+            if peer not in self._gone and self._requests[index] == MPI.REQUEST_NULL:
                 if error.Get_error_class() == MPI.ERR_TRUNCATE:
                     raise ProtocolError(
                         f"rank {peer} sent more bytes than a header ({MAX_HEADER_BYTES}) or the "
@@ -192,9 +214,9 @@ class MpiEndpoint(Endpoint):
                 self._lose(peer, error)
 
     def _lose(self, peer: int, error: MPI.Exception) -> None:
-        if peer in self._headers:
-            del self._headers[peer]
-            self._incoming.pop(peer, None)
+        if peer not in self._gone:
+            self._forget(peer)
+            self._landed(peer)
             self._requests[self._peers.index(peer)] = MPI.REQUEST_NULL
             self._lost.append(Lost(peer, str(error)))
 
@@ -231,9 +253,9 @@ class World:
             for start, size in zip(starts[:-1], sizes, strict=True)
         ]
 
-    def endpoint(self, peers: Iterable[int]) -> MpiEndpoint:
+    def endpoint(self, peers: Iterable[int], neighbours: Neighbours | None = None) -> MpiEndpoint:
         """Return this rank's endpoint for exchanges with ``peers``."""
-        return MpiEndpoint(self.comm, peers)
+        return MpiEndpoint(self.comm, peers, neighbours)
 
     def abort(self, code: int) -> None:
         """End every rank of the job at once; does not return."""

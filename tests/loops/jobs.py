@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import sys
@@ -37,6 +38,7 @@ from psdp.shard import Shard, Snapshot
 from psdp.transport import Arrival, Lost
 from psdp.transport.memory import MemoryEndpoint, MemoryNetwork
 from psdp.transport.messages import ERROR, SIGNAL
+from psdp.transport.shared import Memory, Neighbours, Window
 
 VOCAB = 64
 TINY: dict[str, Any] = {
@@ -98,7 +100,12 @@ class Training:
         servers = config.run.servers
         size = servers + self.workers
         self.job = Job(config, size, parameter_table(config.model, VOCAB))
-        self.network = MemoryNetwork(size)
+        gc.collect()  # the files of earlier jobs, whose ranks refer to one another
+        self._memories: dict[int, Memory] = {}
+        if config.run.transport != "messages":
+            self._memories = {rank: self._memory(rank) for rank in range(size)}
+        self._parts = {rank: self._part(rank) for rank in range(size)}
+        self.network = MemoryNetwork(size, self._share())
         self._over = threading.Event()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ranks = [
@@ -210,10 +217,44 @@ class Training:
 
     # Putting together
 
+    def _memory(self, rank: int) -> Memory:
+        size = len(self.job.shards[rank]) if rank in self.job.servers else self.job.table.size
+        return Memory(8 + self.workers, size, self.job.config.run.dtype, pytest.fail)
+
+    def _part(self, rank: int) -> Shard | Replica:
+        """Return what a rank may share."""
+        memory, dtype = self._memories.get(rank), self.job.config.run.dtype
+        zeros = np.zeros if memory is None else memory.zeros
+        if rank in self.job.servers:
+            return Shard.initial(self.job, rank, zeros)
+        return Replica(self.job, VOCAB, make_backend("cpu", dtype), zeros)
+
+    def _share(self) -> dict[int, Neighbours]:
+        """Let servers and workers see one another's memory, as psdp.startup does."""
+        cards = {}
+        for rank, memory in self._memories.items():
+            part = self._parts[rank]
+            offered = part.weights.values if isinstance(part, Shard) else part.gradient
+            cards[rank] = memory.card(offered)
+        neighbours = {}
+        for rank, memory in self._memories.items():
+            part = self._parts[rank]
+            hears = cards.keys() - {rank} if isinstance(part, Shard) else set(self.job.servers)
+            windows = {peer: Window(cards[peer]) for peer in hears}
+            if isinstance(part, Shard):
+                for slot, worker in enumerate(self.job.workers):
+                    gradient = windows[worker].vector(
+                        self.job.shards[rank], self.job.config.run.dtype
+                    )
+                    part.adopt(slot, gradient)
+            neighbours[rank] = Neighbours(memory, windows)
+        return neighbours
+
     def _server(self, rank: int) -> Server:
         job, run = self.job, self.job.config.run
         endpoint = self.network.endpoints[rank]
-        shard = Shard.initial(job, rank)
+        shard = self._parts[rank]
+        assert isinstance(shard, Shard)
         store = CheckpointStore(self.folder, run.keep_checkpoints)
         best, snapshot = None, None
         if self.resume is not None:
@@ -262,10 +303,12 @@ class Training:
         validation = None
         if config.data.val_fraction:
             validation = Validation(val, config.model.block_size, run.batch_size, run.eval_batches)
+        replica = self._parts[rank]
+        assert isinstance(replica, Replica)
         return Worker(
             self.job,
             self.network.endpoints[rank],
-            Replica(self.job, VOCAB, make_backend("cpu", run.dtype)),
+            replica,
             batches,
             validation,
             signalled=lambda: self.signalled(rank),

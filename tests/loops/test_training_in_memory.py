@@ -29,6 +29,7 @@ from psdp.params import Array
 from psdp.shard import Snapshot
 from psdp.transport import Sending
 from psdp.transport import messages as m
+from psdp.transport.shared import Memory
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -172,6 +173,36 @@ def test_the_same_sync_run_twice_gives_the_same_weights_bit_for_bit(
 ) -> None:
     common = {"workers": 3, "servers": servers, "dtype": dtype, "dropout": 0.1, "max_steps": 10}
     same(train(tmp_path / "a", **common), train(tmp_path / "b", **common))
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_shared_memory_and_messages_give_the_same_weights_bit_for_bit(
+    tmp_path: Path, servers: int
+) -> None:
+    common = {"workers": 3, "servers": servers, "dropout": 0.1, "eval_every": 2, "grad_accum": 2}
+    kinds = ("shared", "messages")
+    runs = [train(tmp_path / kind, transport=kind, **common) for kind in kinds]
+    same(*runs)
+    assert runs[0].summary["val_loss"] == runs[1].summary["val_loss"]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=mode_name)
+def test_a_server_with_no_room_to_share_its_copies_sends_them(
+    tmp_path: Path, mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    make = Training._memory
+
+    def small(self: Training, rank: int) -> Memory:
+        full = make(self, rank)
+        return Memory(1, full._capacity // 8 // (8 + self.workers), "float64", said.append)
+
+    monkeypatch.setattr(Training, "_memory", small)
+    workers = 3 if mode["mode"] == "sync" else 1
+    common = {"workers": workers, "servers": 2, "eval_every": 1, **mode}
+    tight = train(tmp_path / "tight", **common)
+    assert len(said) == 2, "each server says so once"
+    same(tight, train(tmp_path / "messages", transport="messages", **common))
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
@@ -400,6 +431,15 @@ def test_a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole(tmp_path: P
             return write(step, *args)
 
         run.leader.store.write_shard = full  # type: ignore[method-assign]
+
+        def wait_for_the_fourth(gradient: int) -> None:
+            deadline = time.monotonic() + 20
+            while gradient == 5 and time.monotonic() < deadline:
+                if (run.folder / "checkpoints" / "step-000004").exists():
+                    return
+                time.sleep(0.01)
+
+        before_gradient(run.worker(0), wait_for_the_fourth)
 
     common = {"workers": 2, "servers": 2, "max_steps": 10, "checkpoint_every": 2}
     with pytest.raises(CheckpointError, match="could not write /run/shard: No space left"):

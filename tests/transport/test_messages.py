@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from psdp.errors import ProtocolError
 from psdp.transport.messages import (
+    FOLLOWS,
     MAX_HEADER_BYTES,
     Answer,
     Evaluated,
@@ -23,6 +24,7 @@ from psdp.transport.messages import (
     PullRequest,
     ReleaseSnapshot,
     ShardSaved,
+    Taken,
     TakeSnapshot,
     Update,
     Weights,
@@ -36,6 +38,7 @@ KINDS: list[type[Any]] = [
     Gradient,
     PullRequest,
     Weights,
+    Taken,
     Evaluated,
     Goodbye,
     PartialNorm,
@@ -65,11 +68,13 @@ messages = st.sampled_from(KINDS).flatmap(of_kind)
 
 
 @FREE
-@given(messages, st.integers(0, 1 << 40))
-def test_every_kind_comes_back_as_it_was_sent(message: Message, payload_bytes: int) -> None:
-    header = encode(message, payload_bytes)
+@given(messages, st.integers(0, 1 << 40), st.integers(FOLLOWS, 1 << 40))
+def test_every_kind_comes_back_as_it_was_sent(
+    message: Message, payload_bytes: int, place: int
+) -> None:
+    header = encode(message, payload_bytes, place)
     assert len(header) <= MAX_HEADER_BYTES
-    assert decode(memoryview(header), PEER) == (message, payload_bytes)
+    assert decode(memoryview(header), PEER) == (message, payload_bytes, place)
 
 
 @given(st.sets(st.integers(0, 5000)))
@@ -78,7 +83,7 @@ def test_slots_come_back_in_rising_order(slots: set[int]) -> None:
 
 
 def test_nan_and_infinity_survive() -> None:
-    message, _ = decode(encode(PartialNorm(3, float("nan")), 0), PEER)
+    message, _, _ = decode(encode(PartialNorm(3, float("nan")), 0), PEER)
     assert isinstance(message, PartialNorm)
     assert message.sum_of_squares != message.sum_of_squares
     assert decode(encode(PartialNorm(3, float("inf")), 0), PEER)[0] == PartialNorm(3, float("inf"))
@@ -88,7 +93,7 @@ def test_nan_and_infinity_survive() -> None:
 @given(st.binary(max_size=MAX_HEADER_BYTES + 10))
 def test_random_bytes_are_refused_or_a_message(header: bytes) -> None:
     try:
-        message, payload_bytes = decode(header, PEER)
+        message, payload_bytes, _ = decode(header, PEER)
     except ProtocolError:
         return
     assert type(message) in KINDS
@@ -108,7 +113,7 @@ def test_damaged_headers_are_refused_or_a_message_of_the_right_types(
     for place, value in changes:
         header[place % len(header)] = value
     try:
-        got, payload_bytes = decode(bytes(header[: max(1, keep)]), PEER)
+        got, payload_bytes, _ = decode(bytes(header[: max(1, keep)]), PEER)
     except ProtocolError:
         return
     assert payload_bytes >= 0
@@ -127,7 +132,7 @@ json_like = st.recursive(
 @given(st.lists(json_like, max_size=12) | json_like)
 def test_well_formed_msgpack_of_anything_is_refused_or_a_message(value: Any) -> None:
     try:
-        message, payload_bytes = decode(msgpack.packb(value), PEER)
+        message, payload_bytes, _ = decode(msgpack.packb(value), PEER)
     except ProtocolError:
         return
     assert type(message) in KINDS
@@ -145,19 +150,20 @@ PULL = 1
         (b"\x91" * MAX_HEADER_BYTES, "not msgpack"),
         (encode(PullRequest(1), 0) + b"\x00", "not msgpack"),
         (encode(PullRequest(1), 0)[:-1], "not msgpack"),
-        (msgpack.packb({}), "expected \\[kind, payload bytes, fields...\\]"),
-        (msgpack.packb([PULL]), "expected \\[kind, payload bytes, fields...\\]"),
-        (msgpack.packb([True, 0, 1]), "expected \\[kind, payload bytes, fields...\\]"),
-        (msgpack.packb([PULL, 1.0, 1]), "expected \\[kind, payload bytes, fields...\\]"),
-        (msgpack.packb([99, 0]), "unknown kind 99"),
-        (msgpack.packb([-1, 0]), "unknown kind -1"),
-        (msgpack.packb([PULL, -8, 1]), "negative payload of -8 bytes"),
-        (msgpack.packb([PULL, 0]), "PullRequest has 1 fields, got 0"),
-        (msgpack.packb([PULL, 0, 1, 2]), "PullRequest has 1 fields, got 2"),
-        (msgpack.packb([PULL, 0, True]), "PullRequest.snapshot must be int, got True"),
-        (msgpack.packb([PULL, 0, "1"]), "PullRequest.snapshot must be int, got '1'"),
-        (msgpack.packb([5, 0, 1, 2]), "PartialNorm.sum_of_squares must be float, got 2"),
-        (msgpack.packb([PULL, 0, b"x"]), "PullRequest.snapshot must be int, got b.x"),
+        (msgpack.packb({}), "expected \\[kind, payload bytes, place, fields...\\]"),
+        (msgpack.packb([PULL, 0]), "expected \\[kind, payload bytes, place, fields...\\]"),
+        (msgpack.packb([True, 0, 0, 1]), "expected \\[kind, payload bytes, place, fields...\\]"),
+        (msgpack.packb([PULL, 1.0, 0, 1]), "expected \\[kind, payload bytes, place, fields...\\]"),
+        (msgpack.packb([99, 0, 0]), "unknown kind 99"),
+        (msgpack.packb([-1, 0, 0]), "unknown kind -1"),
+        (msgpack.packb([PULL, -8, 0, 1]), "negative payload of -8 bytes"),
+        (msgpack.packb([PULL, 0, -2, 1]), "a payload at place -2"),
+        (msgpack.packb([PULL, 0, -1]), "PullRequest has 1 fields, got 0"),
+        (msgpack.packb([PULL, 0, -1, 1, 2]), "PullRequest has 1 fields, got 2"),
+        (msgpack.packb([PULL, 0, -1, True]), "PullRequest.snapshot must be int, got True"),
+        (msgpack.packb([PULL, 0, -1, "1"]), "PullRequest.snapshot must be int, got '1'"),
+        (msgpack.packb([6, 0, -1, 1, 2]), "PartialNorm.sum_of_squares must be float, got 2"),
+        (msgpack.packb([PULL, 0, -1, b"x"]), "PullRequest.snapshot must be int, got b.x"),
         (msgpack.packb([PULL, 0, {"a": 1}]), "not msgpack"),
         (msgpack.packb([PULL, 0, msgpack.ExtType(4, b"x")]), "not msgpack"),
         (msgpack.packb([PULL, 0, *range(20)]), "not msgpack"),
@@ -173,4 +179,4 @@ def test_a_bad_header_is_refused_with_the_rank_and_the_reason(header: bytes, why
 
 def test_a_header_that_would_be_too_long_is_our_own_mistake() -> None:
     with pytest.raises(AssertionError, match="header of ShardSaved is too long"):
-        encode(ShardSaved(1, "x" * MAX_HEADER_BYTES, 1, ""), 0)
+        encode(ShardSaved(1, "x" * MAX_HEADER_BYTES, 1, "", 0.5), 0)

@@ -239,6 +239,41 @@ assert used_s < 0.2, f"rank {rank} used {used_s:.3f} s of CPU in 2 s of waiting"
     )
 
 
+def test_ranks_that_share_wake_one_another_and_hardly_use_their_cores_meanwhile() -> None:
+    """Two hundred vectors go there and back; then both wait for two seconds."""
+    run(
+        2,
+        """
+import json
+from psdp.transport.shared import Memory, Neighbours, Window
+
+memory = Memory(1, 100_000, "float64", print)
+own, landed = memory.zeros(100_000, "float64"), np.zeros(100_000)
+cards = [json.loads(raw) for raw in world.exchange(json.dumps(memory.card(own)).encode())]
+neighbours = Neighbours(memory, {1 - rank: Window(cards[1 - rank])})
+world.exchange(b"")
+endpoint = world.endpoint([1 - rank], neighbours)
+endpoint.landing = lambda peer, message: landed
+for number in range(200):
+    if rank == 0:
+        own[...] = number
+        sending = endpoint.send(1, weights(number), own)
+        assert not endpoint.transferring()
+    assert receive(endpoint) == Arrival(1 - rank, weights(number))
+    assert (landed == number).all()
+    if rank == 1:
+        own[...] = number
+        sending = endpoint.send(0, weights(number), own)
+    else:
+        assert sending.done
+before_s = time.process_time()
+assert endpoint.receive(2.0) is None
+used_s = time.process_time() - before_s
+assert used_s < 0.1, f"rank {rank} used {used_s:.3f} s of CPU in 2 s of waiting"
+""",
+    )
+
+
 def test_abort_ends_ranks_that_wait_for_ever() -> None:
     done = run_job(
         3,

@@ -1,0 +1,218 @@
+"""Memory that ranks of one host share, and the bell by which they wake one another.
+
+A rank's :class:`Memory` is a file in memory without a name in any folder (memfd), so nothing can
+outlive the job, however it ends, and the size of /dev/shm does not matter. Peers reach it through
+/proc/<pid>/fd and only there, so whoever opens it *is* on the same host and in the same container,
+whatever their host names say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import secrets
+import select
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from psdp.errors import ProtocolError
+from psdp.params import Array
+from psdp.transport.messages import FOLLOWS
+
+FD_SETSIZE = 1024
+"""What select can listen to; unlike poll it takes timeouts below a millisecond."""
+
+
+class Memory:
+    """Vectors of this rank that its peers on the same host can read and write.
+
+    Args:
+        count: vectors of ``size`` elements of ``dtype`` for which there is a place; those that are
+            not made take no memory.
+        say: is told, once, why a vector could not be shared.
+
+    Raises:
+        OSError: this system has no such files, or not of that size.
+    """
+
+    def __init__(
+        self, count: int, size: int, dtype: npt.DTypeLike, say: Callable[[str], None]
+    ) -> None:
+        self._say: Callable[[str], None] | None = say
+        self._name = f"psdp-{secrets.token_hex(16)}"
+        self._capacity = count * max(_whole_pages(size * np.dtype(dtype).itemsize), mmap.PAGESIZE)
+        self._used = 0
+        self._file = os.memfd_create(self._name)
+        weakref.finalize(self, os.close, self._file)
+        os.ftruncate(self._file, self._capacity)
+        self._bytes = np.frombuffer(mmap.mmap(self._file, self._capacity), np.uint8)
+        self._bell, own_end = os.pipe()  # one end to ring is kept, so that it never ends
+        weakref.finalize(self, os.close, self._bell)
+        weakref.finalize(self, os.close, own_end)
+        os.set_blocking(self._bell, False)
+        if self._bell >= FD_SETSIZE:
+            raise OSError(errno.EMFILE, f"more than {FD_SETSIZE} files are open")
+
+    def zeros(self, size: int, dtype: npt.DTypeLike) -> Array:
+        """Return a vector (size,) of zeros; in private memory if there is no room to share it."""
+        count = size * np.dtype(dtype).itemsize
+        try:
+            place = self._reserve(count)
+        except OSError as error:
+            if self._say is not None:
+                self._say(
+                    f"no room to share a vector of {count / 1e6:,.1f} MB ({error.strerror}): it "
+                    "goes as MPI messages"
+                )
+                self._say = None
+            return np.zeros(size, dtype)
+        return self._bytes[place : place + count].view(dtype)
+
+    def _reserve(self, count: int) -> int:
+        """Return the place of so many new bytes.
+
+        Raises:
+            OSError: there is no room; to write there would kill this rank by SIGBUS.
+        """
+        place, end = self._used, self._used + _whole_pages(count)
+        if end > self._capacity:
+            raise OSError(0, f"more than the {self._capacity / 1e6:,.1f} MB set aside")
+        if count:
+            os.posix_fallocate(self._file, place, count)
+        self._used = end
+        return place
+
+    def place(self, raw: Array) -> int | None:
+        """Return where these bytes lie in this memory; None if they are elsewhere, or none."""
+        place = _address(raw) - _address(self._bytes)
+        inside = place >= 0 and place + raw.nbytes <= self._capacity
+        return place if inside and raw.nbytes else None
+
+    def card(self, vector: Array) -> dict[str, Any] | None:
+        """Return what a peer needs to open this memory and find a vector in it, as plain JSON
+        types; None if the vector is elsewhere."""
+        place = self.place(vector.view(np.uint8))
+        if place is None:
+            return None
+        return {
+            "pid": os.getpid(),
+            "file": self._file,
+            "bell": self._bell,
+            "name": self._name,
+            "capacity": self._capacity,
+            "place": place,
+        }
+
+    def listen(self, timeout_s: float) -> bool:
+        """Sleep until a peer rings, or for so long; say whether one did."""
+        if not select.select([self._bell], [], [], timeout_s)[0]:
+            return False
+        os.read(self._bell, 1 << 16)
+        return True
+
+
+class Window:
+    """The memory of a peer on the same host.
+
+    Raises:
+        OSError: it cannot be opened from here, or what is there is not that peer's.
+    """
+
+    def __init__(self, card: Mapping[str, Any]) -> None:
+        path = f"/proc/{card['pid']}/fd"
+        # Read the link before opening: elsewhere this number may be of any process and file.
+        link = os.readlink(f"{path}/{card['file']}")
+        if card["name"] not in link:
+            raise OSError(0, f"{path}/{card['file']} is {link}, not {card['name']}")
+        file = os.open(f"{path}/{card['file']}", os.O_RDWR)
+        try:
+            self._bytes = np.frombuffer(mmap.mmap(file, card["capacity"]), np.uint8)
+        finally:
+            os.close(file)
+        self._place: int = card["place"]
+        self._bell = os.open(f"{path}/{card['bell']}", os.O_WRONLY | os.O_NONBLOCK)
+        weakref.finalize(self, os.close, self._bell)
+
+    def vector(self, place: range, dtype: npt.DTypeLike) -> Array:
+        """Return the elements ``place`` of the vector that the peer's card names."""
+        item = np.dtype(dtype).itemsize
+        start = self._place + place.start * item
+        return self._bytes[start : start + len(place) * item].view(dtype)
+
+    def bytes_at(self, place: int, count: int) -> Array | None:
+        """Return bytes of the peer's memory, None if they are not all in it."""
+        inside = place >= 0 and place + count <= self._bytes.size
+        return self._bytes[place : place + count] if inside else None
+
+    def ring(self) -> None:
+        """Wake the peer if it sleeps."""
+        # A full pipe has woken it already; a broken one has nobody behind it.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._bell, b"!")
+
+
+class Neighbours:
+    """What a rank shares with its peers on the same host; without any, nothing is shared."""
+
+    def __init__(
+        self, memory: Memory | None = None, windows: Mapping[int, Window] | None = None
+    ) -> None:
+        assert memory is not None or not windows
+        self._memory = memory
+        self._windows = dict(windows or {})
+
+    def place(self, peer: int, raw: Array) -> int:
+        """Return where a peer finds these bytes, or FOLLOWS if it cannot see them."""
+        if self._memory is None or peer not in self._windows:
+            return FOLLOWS
+        place = self._memory.place(raw)
+        return FOLLOWS if place is None else place
+
+    def bytes_at(self, peer: int, place: int, count: int) -> Array:
+        """Return bytes of a peer's memory.
+
+        Raises:
+            ProtocolError: they are not all in it.
+        """
+        window = self._windows.get(peer)
+        found = None if window is None else window.bytes_at(place, count)
+        if found is None:
+            raise ProtocolError(
+                f"rank {peer} announced {count} bytes at place {place} of shared memory, where "
+                "none are shared"
+            )
+        return found
+
+    def are(self, peers: Iterable[int]) -> bool:
+        """Say whether all of these ring when they send."""
+        return self._memory is not None and set(peers) <= self._windows.keys()
+
+    def ring(self, peer: int) -> None:
+        """Wake a peer, if it listens to us."""
+        if peer in self._windows:
+            self._windows[peer].ring()
+
+    @property
+    def listen(self) -> Callable[[float], bool] | None:
+        """:meth:`Memory.listen`, or None where nobody rings."""
+        return self._memory.listen if self._memory is not None and self._windows else None
+
+
+def same_memory(a: Array, b: Array) -> bool:
+    """Say whether two vectors of one size are the same memory of this process."""
+    return _address(a) == _address(b)
+
+
+def _address(vector: Array) -> int:
+    address: int = vector.__array_interface__["data"][0]
+    return address
+
+
+def _whole_pages(count: int) -> int:
+    return -(-count // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -1,0 +1,293 @@
+"""Shared memory of two ranks, which here are one process: what is seen, copied and refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psdp.errors import ProtocolError
+from psdp.params import Array
+from psdp.shard import Weights
+from psdp.transport import Arrival, Endpoint, Sending
+from psdp.transport import messages as m
+from psdp.transport.memory import MemoryEndpoint, MemoryNetwork
+from psdp.transport.shared import Memory, Neighbours, Window
+
+SERVER, WORKER = 0, 1
+
+
+def memory(count: int = 2, size: int = 10, dtype: str = "float64") -> Memory:
+    return Memory(count, size, dtype, pytest.fail)
+
+
+def card_of(owner: Memory, vector: Array) -> dict[str, Any]:
+    card = owner.card(vector)
+    assert card is not None
+    copy: dict[str, Any] = json.loads(json.dumps(card))
+    return copy
+
+
+# Memory and windows
+
+
+def test_what_one_writes_the_other_reads_at_once_both_ways() -> None:
+    owner = memory()
+    owner.zeros(10, "float64")
+    vector = owner.zeros(10, "float64")
+    assert vector.tolist() == [0] * 10
+    seen = Window(card_of(owner, vector)).vector(range(3, 7), "float64")
+    vector[...] = np.arange(10)
+    assert seen.tolist() == [3, 4, 5, 6]
+    seen[...] = -1
+    assert vector.tolist() == [0, 1, 2, -1, -1, -1, -1, 7, 8, 9]
+
+
+def test_another_process_opens_it_by_its_card() -> None:
+    owner = memory()
+    vector = owner.zeros(10, "float64")
+    code = (
+        "import json, sys\n"
+        "from psdp.transport.shared import Window\n"
+        "window = Window(json.loads(sys.argv[1]))\n"
+        "window.vector(range(2, 4), 'float64')[...] = 7\n"
+        "window.ring()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, json.dumps(owner.card(vector))], check=True)
+    assert vector.tolist() == [0, 0, 7, 7, 0, 0, 0, 0, 0, 0]
+    assert owner.listen(0), "it rang"
+
+
+def test_it_has_no_name_anywhere_and_ends_with_the_last_who_holds_it() -> None:
+    before = sorted(Path("/dev/shm").iterdir())
+    owner = memory()
+    vector = owner.zeros(10, "float64")
+    assert sorted(Path("/dev/shm").iterdir()) == before
+    assert "(deleted)" in os.readlink(f"/proc/self/fd/{card_of(owner, vector)['file']}")
+    seen = Window(card_of(owner, vector)).vector(range(10), "float64")
+    vector[...] = 3
+    del owner, vector  # a worker that died: what it had pushed can still be applied
+    assert seen.tolist() == [3] * 10
+
+
+def test_the_memory_of_somebody_else_under_the_same_number_is_not_taken() -> None:
+    mine, other = memory(), memory()
+    vector, others = mine.zeros(10, "float64"), other.zeros(10, "float64")
+    foreign = card_of(mine, vector) | {"file": card_of(other, others)["file"]}
+    with pytest.raises(OSError, match=r"is /memfd:psdp-\w+ \(deleted\), not psdp-"):
+        Window(foreign)
+    with pytest.raises(FileNotFoundError):
+        Window(card_of(mine, vector) | {"pid": 1 << 22})
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.ENOMEM, errno.EFBIG])
+def test_a_vector_for_which_there_is_no_room_is_private_and_said_once(
+    reason: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_file: int, _place: int, _count: int) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    said: list[str] = []
+    owner = Memory(2, 1_000_000, "float32", said.append)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    vectors = [owner.zeros(1_000_000, "float32") for _ in range(2)]
+    assert said == [
+        f"no room to share a vector of 4.0 MB ({os.strerror(reason)}): it goes as MPI messages"
+    ]
+    assert [owner.card(vector) for vector in vectors] == [None, None]
+    for vector in vectors:
+        vector[...] = 1  # a write to memory that is not there would be the end of this process
+
+
+def test_there_is_room_for_as_many_vectors_as_were_announced() -> None:
+    said: list[str] = []
+    owner = Memory(3, 1000, "float64", said.append)
+    vectors = [owner.zeros(1000, "float64") for _ in range(4)]
+    assert [owner.place(vector.view("uint8")) for vector in vectors] == [0, 8192, 16384, None]
+    assert len(said) == 1
+
+
+def test_an_empty_vector_is_nowhere() -> None:
+    owner = memory()
+    assert owner.card(owner.zeros(0, "float64")) is None
+
+
+def test_a_bell_wakes_a_sleeper_and_is_heard_once() -> None:
+    owner = memory()
+    window = Window(card_of(owner, owner.zeros(10, "float64")))
+    assert not owner.listen(0.001)
+    for _ in range(100_000):  # more than a pipe holds
+        window.ring()
+    begin_s = time.monotonic()
+    assert owner.listen(60)
+    assert time.monotonic() - begin_s < 30
+    while owner.listen(0):
+        pass
+    del owner
+    window.ring()  # nobody is there any more
+
+
+# Endpoints that share
+
+
+class Pair:
+    """A server and a worker with vectors (10,), in shared memory."""
+
+    def __init__(self) -> None:
+        self.memories = [memory(count=4), memory(count=1)]
+        self.weights = self.memories[SERVER].zeros(10, "float64")
+        self.gradient = self.memories[WORKER].zeros(10, "float64")
+        cards = [
+            card_of(self.memories[SERVER], self.weights),
+            card_of(self.memories[WORKER], self.gradient),
+        ]
+        windows = [{WORKER: Window(cards[WORKER])}, {SERVER: Window(cards[SERVER])}]
+        self.slot = windows[SERVER][WORKER].vector(range(2, 6), "float64")
+        self.pulled = np.zeros(10)
+        neighbours = {rank: Neighbours(self.memories[rank], windows[rank]) for rank in (0, 1)}
+        self.network = MemoryNetwork(2, neighbours)
+        self.server, self.worker = self.network.endpoints
+        lands_in(self.server, self.slot)
+        lands_in(self.worker, self.pulled)
+
+    def carried_bytes(self) -> int:
+        """Return how many bytes of payload are on their way as messages."""
+        parcels = [parcel for inbox in self.network._inboxes for parcel in inbox]
+        payloads = [getattr(parcel, "payload", None) for parcel in parcels]
+        return sum(payload.nbytes for payload in payloads if payload is not None)
+
+
+def lands_in(endpoint: Endpoint, vector: Array) -> None:
+    endpoint.landing = lambda _peer, _message: vector
+
+
+def weights(version: int) -> m.Weights:
+    return m.Weights(version, 0, m.TRAIN, m.CURRENT, 0, 0)
+
+
+GRADIENT = m.Gradient(0, 0, 8, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0, 0)
+
+
+def test_a_push_moves_its_header_alone() -> None:
+    pair = Pair()
+    pair.gradient[...] = np.arange(10)
+    pair.worker.send(SERVER, GRADIENT, pair.gradient[2:6])
+    assert pair.carried_bytes() == 0
+    assert pair.server.poll() == Arrival(WORKER, GRADIENT)
+    assert pair.slot.tolist() == [2, 3, 4, 5]
+    assert pair.server.landing_s == 0
+    pair.slot[...] = 9
+    assert pair.gradient[2:6].tolist() == [9] * 4
+    assert pair.worker.poll() is None
+
+
+def test_a_pull_is_copied_and_only_then_confirmed() -> None:
+    pair = Pair()
+    pair.weights[...] = 5
+    sending = pair.server.send(WORKER, weights(1), pair.weights)
+    assert pair.carried_bytes() == 0
+    assert pair.server.poll() is None
+    assert not sending.done
+    assert pair.worker.poll() == Arrival(SERVER, weights(1))
+    assert pair.pulled.tolist() == [5] * 10
+    assert pair.worker.landing_s > 0
+    assert not sending.done
+    assert pair.server.poll() is None, "a confirmation is between the endpoints"
+    assert sending.done
+
+
+def test_confirmations_are_of_the_oldest_first() -> None:
+    pair = Pair()
+    sendings = [pair.server.send(WORKER, weights(n), pair.weights) for n in range(3)]
+    for count in range(1, 4):
+        pair.worker.poll()
+        pair.server.poll()
+        assert [sending.done for sending in sendings] == [n < count for n in range(3)]
+
+
+def test_what_lies_in_private_memory_goes_as_a_message_between_the_same_two() -> None:
+    pair = Pair()
+    private = np.full(10, 4.0)
+    sending = pair.server.send(WORKER, weights(1), private)
+    assert pair.carried_bytes() == 80
+    assert pair.worker.poll() == Arrival(SERVER, weights(1))
+    assert pair.pulled.tolist() == [4] * 10
+    assert sending.done
+
+
+def test_a_peer_that_is_gone_reads_nothing_any_more() -> None:
+    pair = Pair()
+    sending = pair.server.send(WORKER, weights(1), pair.weights)
+    pair.network.kill(WORKER)
+    assert not sending.done
+    assert pair.server.poll() is not None
+    assert sending.done
+    assert pair.server.send(WORKER, weights(2), pair.weights).done
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        (m.encode(weights(0), 80, 1 << 40), "announced 80 bytes at place 1099511627776 of shared"),
+        (m.encode(weights(0), 1 << 40, 0), "announced 1099511627776 bytes at place 0 of shared"),
+        (m.encode(weights(0), 8, 0), "announced 8 bytes with Weights, expected 80"),
+        (m.encode(m.Taken(), 0), "took weights from shared memory that none lent it"),
+    ],
+)
+def test_a_header_that_points_elsewhere_is_refused(header: bytes, text: str) -> None:
+    pair = Pair()
+    pair.server._post(WORKER, header, None)
+    with pytest.raises(ProtocolError, match=f"rank 0 {text}"):
+        pair.worker.poll()
+
+
+def test_a_place_is_refused_where_nothing_is_shared() -> None:
+    a, b = MemoryNetwork(2).endpoints
+    a._post(1, m.encode(weights(0), 80, 0), None)
+    with pytest.raises(ProtocolError, match="where none are shared"):
+        b.poll()
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["answer", "update", "copy", "confirm"]), max_size=60))
+def test_a_pull_out_of_shared_memory_is_never_torn(actions: list[str]) -> None:
+    """However updates and the worker's copy are ordered, it gets the version that was answered."""
+    pair, version = Pair(), 0
+    shard = Weights(pair.weights, pair.memories[SERVER].zeros)
+    answered: list[tuple[int, Sending]] = []
+    for action in actions:
+        match action:
+            case "answer" if len(answered) < 3:
+                sending = pair.server.send(WORKER, weights(version), shard.values)
+                shard.reading(sending)
+                answered.append((version, sending))
+            case "update":
+                version += 1
+                shard.writable()[...] = version
+            case "copy" if answered:
+                expected, _ = answered.pop(0)
+                assert pair.worker.poll() == Arrival(SERVER, weights(expected))
+                assert pair.pulled.tolist() == [expected] * 10
+            case "confirm":
+                assert pair.server.poll() is None
+
+
+def test_endpoints_take_turns_across_processes_by_the_bell_alone() -> None:
+    """Sleeping for a minute, each is woken by the other's message."""
+    pair = Pair()
+    pair.worker.send(SERVER, GRADIENT, pair.gradient[2:6])
+    assert pair.memories[SERVER].listen(60)
+    assert isinstance(pair.server, MemoryEndpoint)
+    assert pair.server.receive(60) == Arrival(WORKER, GRADIENT)
+    pair.server.send(WORKER, weights(1), pair.weights)
+    assert pair.memories[WORKER].listen(60)
