@@ -153,6 +153,7 @@ class RunConfig:
     )
     dtype: str = setting("float32", "of weights and gradients", choices=("float32", "float64"))
     log_every: int = setting(10, "steps between lines of metrics", low=1)
+    profile: bool = setting(False, "measure where a step's time goes; a table at the end")
     quiet: bool = setting(False, "print nothing but errors")
 
 

@@ -132,7 +132,13 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
     console = Console(job.tokens, tokens, quiet=run.quiet)
     console.say(describe(ready))
     recorder = Recorder(
-        job, ready.folder, console, version=version, tokens=tokens, transport=ready.links.name
+        job,
+        ready.folder,
+        console,
+        version=version,
+        tokens=tokens,
+        transport=ready.links.name,
+        kernels=ready.kernels,
     )
     if ready.manifest is not None:
         recorder.resumed()

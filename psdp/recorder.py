@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from psdp.console import Console
+from psdp.costs import Cost, Profile
 from psdp.job import Job
 from psdp.metrics import Interval, Lags, finite, perplexity
 from psdp.protocol import Apply, Sums
 from psdp.runfolder import RunFolder
-from psdp.transport.messages import Goodbye, Gradient
+from psdp.transport.messages import Goodbye, Gradient, Spent
 
 
 class Recorder:
@@ -20,11 +21,13 @@ class Recorder:
     Args:
         tokens: processed before this start of the run.
         transport: how vectors go between servers and workers.
+        kernels: of each rank, by name.
         now: a clock in seconds.
 
     Attributes:
         weights_sha256: of the weights that were evaluated last.
         server_cpu_s: of each server, the seconds of its core that it has used so far.
+        profiles: of the ranks that have been profiled.
     """
 
     def __init__(
@@ -36,13 +39,16 @@ class Recorder:
         version: int = 0,
         tokens: int = 0,
         transport: str = "messages",
+        kernels: Sequence[str],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console
         self.weights_sha256: str | None = None
         self.server_cpu_s: dict[int, float] = {}
+        self.profiles: dict[int, Profile] = {}
         self._job = job
         self._transport = transport
+        self._kernels = kernels
         self._folder = folder
         self._now = now
         self._start_s = now()
@@ -59,6 +65,14 @@ class Recorder:
     def totals(self, rank: int, message: Gradient | Goodbye) -> None:
         """Keep a worker's latest totals of time and bytes."""
         self._totals[rank] = message
+
+    def spent(self, rank: int, message: Spent) -> None:
+        """Keep what one kind of a worker's work has taken so far."""
+        profile = self.profiles.setdefault(rank, Profile())
+        profile.steps = message.steps
+        profile.costs[message.kind] = Cost(
+            message.calls, message.seconds, message.flops, message.bytes
+        )
 
     def updated(
         self,
@@ -170,6 +184,7 @@ class Recorder:
         }
         self._folder.write_summary(summary)
         self.console.close()
+        self._write_profiles()
         loss = summary["val_loss"]
         self.console.say(
             f"{summary['steps']} steps, {self._tokens:,} tokens in {wall_s:.1f} s "
@@ -177,3 +192,25 @@ class Recorder:
             f"{'not measured' if loss is None else f'{loss:.4f}'}, stopped by {stopped_by}; "
             f"results in {self._folder.path}"
         )
+
+    def _write_profiles(self) -> None:
+        """Write profile.json where ranks were profiled; show rank 0's and the first worker's."""
+        if not self.profiles:
+            return
+        run, servers = self._job.config.run, self._job.servers
+        record = {
+            str(rank): {
+                "role": "server" if rank in servers else "worker",
+                "kernels": self._kernels[rank],
+                **self.profiles[rank].record(),
+            }
+            for rank in sorted(self.profiles)
+        }
+        self._folder.write_profile({"precision": run.precision, "ranks": record})
+        for rank in (self._job.workers[0], servers[0]):
+            if rank in self.profiles:
+                profile, of = self.profiles[rank], record[str(rank)]
+                self.console.say(
+                    f"where the time of {of['role']} {rank} went, {of['kernels']} kernels, "
+                    f"{run.precision} products, {profile.steps} steps:\n{profile.table()}"
+                )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from psdp.backend import Backend
+from psdp.costs import UNPROFILED, Profile, Spans
 from psdp.job import Job
+from psdp.nn.profile import clock_of, profiled
 from psdp.nn.transformer import Transformer
 from psdp.params import Array, Zeros
 
@@ -19,6 +21,9 @@ class Replica:
 
     Args:
         zeros: makes ``gradient``, where servers on this host can see it.
+
+    Attributes:
+        profile: takes note of what the layers cost, with ``--profile``.
     """
 
     def __init__(
@@ -31,14 +36,18 @@ class Replica:
         self._on_host = backend.name == "cpu"
         self._weights = self.weights if self._on_host else backend.zeros(size)
         self._gradient = self.gradient if self._on_host else backend.zeros(size)
-        self.model = Transformer(
-            config.model,
-            vocab_size,
-            config.run.batch_size,
-            backend,
-            self._weights,
-            self._gradient,
-        )
+        self.profile: Spans = UNPROFILED
+
+        def build(backend: Backend) -> Transformer:
+            batch_size = config.run.batch_size
+            vectors = self._weights, self._gradient
+            return Transformer(config.model, vocab_size, batch_size, backend, *vectors)
+
+        if config.run.profile:
+            self.profile = profile = Profile(clock_of(backend))
+            self.model = profiled(build, backend, profile)
+        else:
+            self.model = build(backend)
 
     def load(self) -> None:
         """New weights have landed: let the layers see them."""

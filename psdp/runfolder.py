@@ -14,6 +14,7 @@ from typing import Any
 from psdp.errors import CheckpointError, ConfigError
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+PROFILE = "profile.json"
 
 
 class RunFolder:
@@ -52,6 +53,9 @@ class RunFolder:
 
     def write_summary(self, record: dict[str, Any]) -> None:
         self._write_json(SUMMARY, record)
+
+    def write_profile(self, record: dict[str, Any]) -> None:
+        self._write_json(PROFILE, record)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl; readers see it at once."""

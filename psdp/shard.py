@@ -173,6 +173,11 @@ class Shard:
             clip_value=self._clip_value,
         )
 
+    @property
+    def update_bytes(self) -> int:
+        """Bytes of the vectors that an update reads or writes, each once."""
+        return (2 + len(self.optimizer.state())) * self.weights.values.nbytes
+
     def snapshot(self, version: int, tokens: int, clocks: dict[int, int]) -> Snapshot:
         """Return a copy of everything that training changes."""
         values, state = self.weights.values, self.optimizer.state()

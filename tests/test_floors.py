@@ -18,7 +18,7 @@ ROOT = Path(psdp.__file__).parent
 FLOORS = (
     ("errors",),
     ("config", "protocol", "params"),
-    ("backend", "data", "transport", "metrics", "console", "runfolder", "threads"),
+    ("backend", "data", "transport", "metrics", "costs", "console", "runfolder", "threads"),
     ("nn", "optim", "checkpoint", "job"),
     ("shard", "replica", "recorder", "generation"),
     ("loops", "startup"),

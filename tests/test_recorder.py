@@ -11,19 +11,28 @@ import pytest
 
 from psdp.config import Config
 from psdp.console import Console
+from psdp.costs import Profile
 from psdp.errors import CheckpointError
 from psdp.job import Job
 from psdp.nn.transformer import parameter_table
 from psdp.protocol import Apply, Sums
 from psdp.recorder import Recorder
 from psdp.runfolder import RunFolder
-from psdp.transport.messages import DONE, Goodbye, Gradient
+from psdp.transport.messages import DONE, Goodbye, Gradient, Spent
 
 
 class Run:
     """A recorder in a folder, whose clock the test moves."""
 
-    def __init__(self, folder: Path, *, version: int = 0, tokens: int = 0, **settings: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        version: int = 0,
+        tokens: int = 0,
+        quiet: bool = True,
+        **settings: Any,
+    ) -> None:
         flat = {"n_embd": 4, "block_size": 8, "batch_size": 2, "max_steps": 20, "log_every": 2}
         config = Config.from_flat(flat | {"mode": "async"} | settings).resolved()
         job = Job(config, 3, parameter_table(config.model, 16))
@@ -33,10 +42,11 @@ class Run:
         self.recorder = Recorder(
             job,
             RunFolder(folder),
-            Console(640, tokens, quiet=True),
+            Console(640, tokens, quiet=quiet),
             version=version,
             tokens=tokens,
             transport="shared",
+            kernels=["numpy", "compiled", "numpy"],
             now=lambda: self.now_s,
         )
 
@@ -215,3 +225,34 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         run.update(1, 1.0)
     with pytest.raises(CheckpointError, match=r"cannot write .*summary\.json: No such file"):
         run.recorder.finish("budget", 0, math.inf)
+
+
+def test_profiles_are_written_by_rank_and_those_of_two_ranks_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, quiet=False)
+    run.recorder.profiles[0] = Profile()
+    run.recorder.profiles[0].add("update", 0.5)
+    run.recorder.spent(1, Spent(10, "linear", 20, 1.0, 5e9, 80))
+    run.recorder.spent(1, Spent(20, "linear", 40, 2.0, 1e10, 160))
+    run.recorder.spent(2, Spent(5, "linear", 10, 4.0, 1e10, 160))
+    run.recorder.finish("budget", 0, math.inf)
+    profile = json.loads((tmp_path / "profile.json").read_text())
+    assert profile["precision"] == "float32"
+    assert {rank: of["steps"] for rank, of in profile["ranks"].items()} == {"0": 0, "1": 20, "2": 5}
+    assert profile["ranks"]["1"] == {
+        "role": "worker",
+        "kernels": "compiled",
+        "steps": 20,
+        "costs": {"linear": {"calls": 40, "seconds": 2.0, "flops": 1e10, "bytes": 160}},
+    }
+    printed = capsys.readouterr().out
+    assert "where the time of worker 1 went, compiled kernels, float32 products, 20 st" in printed
+    assert "where the time of server 0 went, numpy kernels" in printed
+    assert "worker 2" not in printed
+
+
+def test_a_run_that_is_not_profiled_writes_no_profile(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.recorder.finish("budget", 0, math.inf)
+    assert not (tmp_path / "profile.json").exists()

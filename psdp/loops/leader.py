@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from psdp.checkpoint import CheckpointStore
+from psdp.costs import Profile
 from psdp.errors import CheckpointError, NumericsError, PeerLost, RankFailed
 from psdp.job import Job
 from psdp.loops.commits import Commits, Committed
@@ -66,6 +67,8 @@ class Leader(Server):
         signalled: Callable[[], str | None] = lambda: None,
     ) -> None:
         super().__init__(job, endpoint, shard, store, snapshot)
+        if job.config.run.profile:
+            self.profile = recorder.profiles[endpoint.rank] = Profile()
         self.policy = job.policy(self.version, self.clocks)
         self.recorder = recorder
         self.best = best or Best()
@@ -108,6 +111,8 @@ class Leader(Server):
                 self._dismiss(peer)
             case m.Evaluated():
                 self._on_evaluated(peer, message)
+            case m.Spent():
+                self.recorder.spent(peer, message)
             case m.ShardSaved(version, name, file_bytes, sha256, cpu_s):
                 self.recorder.server_cpu_s[peer] = cpu_s
                 file = {"name": name, "bytes": file_bytes, "sha256": sha256}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psdp.checkpoint import BackgroundWriter, CheckpointStore
+from psdp.costs import UNPROFILED, Spans
 from psdp.errors import PeerLost, ProtocolError
 from psdp.job import Job
 from psdp.loops.snapshots import Snapshots
@@ -90,6 +91,7 @@ class Server(ABC):
         self._schedule = Schedule(job.config.optim, job.config.run.max_steps)
         self._norms: defaultdict[int, dict[int, float]] = defaultdict(dict)
         self._snapshot_pulls: defaultdict[int, list[int]] = defaultdict(list)
+        self.profile: Spans = UNPROFILED
         self._cpu_time = cpu_time
         self._cpu_start_s = cpu_time()
         endpoint.landing = self._landing
@@ -158,14 +160,18 @@ class Server(ABC):
 
     def begin_update(self, version: int, slots: Sequence[int], weights: Sequence[float]) -> None:
         """Average these slots; update as soon as the norm of the whole average is known."""
-        self.updating = Updating(version, tuple(slots), self.shard.average(slots, weights))
+        slot_bytes = self.shard.weights.values.nbytes
+        with self.profile.span("average", len(slots) * slot_bytes if len(slots) > 1 else 0):
+            gradient = self.shard.average(slots, weights)
+        self.updating = Updating(version, tuple(slots), gradient)
         norms, own = self._norms[version], self.endpoint.rank
         if len(slots) == 1:
             # The worker has the whole gradient and sent its sum of squares to every server.
             norms |= dict.fromkeys(self.job.servers, 0.0)
             norms[0] = self.gradients[slots[0]].sum_of_squares
         else:
-            norms[own] = sum_of_squares(self.updating.gradient)
+            with self.profile.span("gradient norm", slot_bytes):
+                norms[own] = sum_of_squares(gradient)
             for server in self.job.servers:
                 if server != own:
                     self.endpoint.send(server, m.PartialNorm(version, norms[own]))
@@ -179,7 +185,9 @@ class Server(ABC):
         parts = self._norms.pop(update.version)
         norm = math.sqrt(sum(parts[server] for server in self.job.servers))
         lr = self._schedule.lr(self.tokens / self.job.tokens_per_step)
-        self.shard.update(update.gradient, norm, lr)
+        with self.profile.span("update", self.shard.update_bytes):
+            self.shard.update(update.gradient, norm, lr)
+        self.profile.step()
         self.updating = None
         self.version = update.version
         for slot in update.slots:

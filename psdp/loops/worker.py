@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from psdp.costs import OTHER
 from psdp.data.batches import Batches, Validation
 from psdp.errors import PeerLost, ProtocolError
 from psdp.job import Job
@@ -82,24 +83,37 @@ class Worker:
                 order = self._pull(m.CURRENT)
             else:
                 order = self._step(order.clock)
+        self._report_costs()
         self.say_goodbye(m.DONE)
 
     def _step(self, clock: int) -> m.Weights:
         """Compute gradient number ``clock`` and push it; return the answer."""
         begin_s = self._now()
-        run = self.job.config.run
+        with self.replica.profile.span(OTHER):
+            loss, squares = self._compute(clock)
+        self._compute_s += self._now() - begin_s
+        order = self._push(clock, loss, squares)
+        self.replica.profile.step()
+        if (clock + 1) % self.job.config.run.log_every == 0:
+            self._report_costs()
+        return order
+
+    def _compute(self, clock: int) -> tuple[float, float]:
+        """Compute gradient number ``clock``; return its loss and sum of squares."""
+        run, span = self.job.config.run, self.replica.profile.span
         self.replica.clear()
         worker = self.job.workers.index(self.endpoint.rank)
         rng = np.random.default_rng([run.seed, worker, clock, DROPOUT_STREAM])
         loss = 0.0
         for micro in range(run.grad_accum):
             self._heed_signal()
-            x, y = self._batches.batch(clock, micro)
+            with span("batches"):
+                x, y = self._batches.batch(clock, micro)
             loss += self.replica.model.forward_backward(x, y, 1 / run.grad_accum, rng)
         self.replica.fetch()
-        squares = sum_of_squares(self.replica.gradient)
-        self._compute_s += self._now() - begin_s
-        return self._push(clock, loss / run.grad_accum, squares)
+        with span("gradient norm", self.replica.gradient.nbytes):
+            squares = sum_of_squares(self.replica.gradient)
+        return loss / run.grad_accum, squares
 
     def _evaluate(self, order: m.Weights) -> None:
         """Evaluate one part of the validation split on a snapshot; report it to rank 0."""
@@ -121,7 +135,7 @@ class Worker:
     # Exchanges with the servers
 
     def _push(self, clock: int, loss: float, squares: float) -> m.Weights:
-        begin_s = self._now()
+        begin_s, before = self._now(), (self._push_s, self._wait_s, self._pull_s)
         sendings = []
         for server, place in zip(self.job.servers, self.job.shards, strict=True):
             message = m.Gradient(
@@ -140,7 +154,20 @@ class Worker:
             shard = self.replica.gradient[place.start : place.stop]
             sendings.append(self.endpoint.send(server, message, shard))
             self._pushed_bytes += shard.nbytes
-        return self._await_weights(begin_s, sendings)
+        order = self._await_weights(begin_s, sendings)
+        after = self._push_s, self._wait_s, self._pull_s
+        push_s, wait_s, pull_s = (end - start for end, start in zip(after, before, strict=True))
+        self.replica.profile.add("push", push_s, self.replica.gradient.nbytes)
+        self.replica.profile.add("wait", wait_s)
+        self.replica.profile.add("pull", pull_s, self.replica.weights.nbytes)
+        return order
+
+    def _report_costs(self) -> None:
+        """Tell rank 0 where this worker's time went so far, if that is measured."""
+        profile = self.replica.profile
+        for kind, cost in profile.costs.items():
+            message = m.Spent(profile.steps, kind, cost.calls, cost.seconds, cost.flops, cost.bytes)
+            self.endpoint.send(0, message)
 
     def _pull(self, snapshot: int) -> m.Weights:
         begin_s = self._now()

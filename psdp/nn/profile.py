@@ -1,163 +1,135 @@
-"""Where a training step goes: time, arithmetic and memory traffic by kind of layer.
+"""A model that measures itself: time, arithmetic and memory traffic by kind of layer.
 
-The layers and kernels know nothing of it. :func:`profiled` puts a clock around the methods of every
-layer of a model, and a counter around every kernel of its backend; what a layer does through other
-layers counts for these.
+Layers and kernels know nothing of it. A clock is put around the methods of every layer of a model,
+and a counter around every kernel of its backend; what a layer does through other layers counts for
+these. Only what happens inside an open span of the profile is noted, so that evaluations, which no
+loop opens a span for, are left out.
 """
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-import numpy as np
-
 from psdp.backend import Backend
+from psdp.backend.attention import CausalAttention
+from psdp.costs import OTHER, Profile
 from psdp.nn.transformer import Transformer
 
-_METHODS = ("forward", "backward", "forward_backward")
-_PRODUCTS = {"matmul", "add_product"}
+KINDS = {
+    "Embedding": "embedding",
+    "LayerNorm": "layer norm",
+    "Linear": "linear",
+    "ResidualLinear": "linear",
+    "Attention": "attention",
+    "Rotary": "rotary",
+    "MLP": "activation",
+    "Dropout": "dropout",
+    "TiedHead": "head and loss",
+    "Block": OTHER,
+    "Transformer": OTHER,
+}
+"""What the work counts for that a class does itself, not through other layers."""
 
-
-@dataclass
-class Cost:
-    """What one kind of layer has taken so far."""
-
-    calls: int = 0
-    seconds: float = 0.0
-    flops: float = 0.0
-    bytes: float = 0.0
-
-
-class Profile:
-    """Costs by kind of layer, filled while its model trains."""
-
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
-        self.costs: defaultdict[str, Cost] = defaultdict(Cost)
-        self.steps = 0
-        self._now = now
-        self._running: list[str] = []
-        self._since = 0.0
-
-    def enter(self, kind: str) -> None:
-        """From now on time counts for ``kind``."""
-        self._charge()
-        self._running.append(kind)
-        self.costs[kind].calls += 1
-
-    def leave(self) -> None:
-        """What was entered last is over."""
-        self._charge()
-        self._running.pop()
-        self.steps += not self._running
-
-    def count(self, kernel: str, arguments: tuple[Any, ...]) -> None:
-        """Note a kernel's arithmetic (exactly for products) and each of its arrays' bytes once."""
-        if self._running:
-            cost = self.costs[self._running[-1]]
-            arrays = [a for a in arguments if isinstance(a, np.ndarray)]
-            cost.flops += _flops(kernel, arguments)
-            cost.bytes += sum(array.nbytes for array in arrays)
-
-    def _charge(self) -> None:
-        now = self._now()
-        if self._running:
-            self.costs[self._running[-1]].seconds += now - self._since
-        self._since = now
-
-    def table(self) -> str:
-        """Return a table, the most expensive kind first."""
-        rows = sorted(self.costs.items(), key=lambda item: -item[1].seconds)
-        total = Cost(
-            seconds=sum(cost.seconds for _, cost in rows),
-            flops=sum(cost.flops for _, cost in rows),
-            bytes=sum(cost.bytes for _, cost in rows),
-        )
-        lines = [f"{'layer':<14}{'ms/step':>10}{'share':>8}{'calls':>7}{'GFLOP/s':>10}{'GB/s':>8}"]
-        for kind, cost in [*rows, ("all", total)]:
-            seconds, steps = max(cost.seconds, 1e-12), max(self.steps, 1)
-            lines.append(
-                f"{kind:<14}{1e3 * seconds / steps:10.2f}"
-                f"{seconds / max(total.seconds, 1e-12):8.1%}"
-                f"{cost.calls / steps:7.0f}{cost.flops / seconds / 1e9:10.1f}"
-                f"{cost.bytes / seconds / 1e9:8.1f}"
-            )
-        return "\n".join(lines)
-
-
-def _flops(kernel: str, arguments: tuple[Any, ...]) -> float:
-    if kernel in _PRODUCTS:
-        a, b, _ = arguments
-        return float(2 * a.shape[0] * a.shape[1] * b.shape[1])
-    if kernel.startswith("attention"):
-        qkv, batch = arguments[0], arguments[1]
-        count, width = qkv.shape[0], qkv.shape[1] / 3
-        # Two products forward and five backward, each over the pairs of a query and a past key.
-        products = 5 if kernel.endswith("backward") else 2
-        return float(products * 2 * width * count * (count / batch + 1) / 2)
-    return 0.0
+_PRODUCTS = ("matmul", "add_product", "affine")
 
 
 def profiled(
-    build: Callable[[Backend], Transformer], backend: Backend
-) -> tuple[Transformer, Profile]:
-    """Return a model that measures itself, and what it measures."""
-    profile = Profile()
-    model = build(_counting(backend, profile))
+    build: Callable[[Backend], Transformer], backend: Backend, profile: Profile
+) -> Transformer:
+    """Return the model that ``build`` makes, measured by ``profile``; ``backend``, whose kernels
+    are counted from now on, should serve this model alone."""
+    _count_kernels(backend, profile)
+    model = build(backend)
     for layer in _layers(model, set()):
-        for name in _METHODS:
-            if hasattr(layer, name):
-                _clock(layer, name, profile)
-    return model, profile
+        kind = KINDS[type(layer).__name__]
+        for name in _methods(type(layer)):
+            setattr(layer, name, _clocked(getattr(layer, name), kind, profile))
+    return model
 
 
-def _counting(backend: Backend, profile: Profile) -> Backend:
-    """Return ``backend`` itself, with its kernels counted."""
+def clock_of(backend: Backend) -> Callable[[], float]:
+    """Return a clock in seconds that waits for what a GPU has been asked to do."""
+
+    def now() -> float:
+        backend.synchronize()
+        return time.perf_counter()
+
+    return now
+
+
+def cost_of(kernel: str, arguments: tuple[Any, ...]) -> tuple[float, int]:
+    """Return the floating-point operations of a kernel's products (others count as none), and the
+    bytes of the arrays that it is handed, each once; of a table of rows, those rows."""
+    sizes = [int(getattr(argument, "nbytes", 0)) for argument in arguments]
+    match kernel:
+        case "take_rows":
+            return 0.0, sizes[1] + 2 * sizes[2]
+        case "add_rows":
+            return 0.0, sizes[0] + 2 * sizes[1]
+        case "attention":
+            return 2 * _causal_flops(*arguments[:2]), sum(sizes)
+        case "attention_backward":
+            return 5 * _causal_flops(*arguments[:2]), sum(sizes)
+        case _ if kernel in _PRODUCTS:
+            a, b = arguments[:2]
+            return 2.0 * a.shape[0] * a.shape[1] * b.shape[1], sum(sizes)
+        case _:
+            return 0.0, sum(sizes)
+
+
+def _causal_flops(qkv: Any, batch: int) -> float:
+    """Return the operations of one product over all pairs of a query and a key not after it."""
+    count, width = qkv.shape[0], qkv.shape[1] // 3
+    return float(width * count * (count // batch + 1))
+
+
+def _count_kernels(backend: Backend, profile: Profile) -> None:
+    inside: list[str] = []
 
     def counted(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(kernel)
         def call(*arguments: Any) -> Any:
-            profile.count(name, arguments)
-            return kernel(*arguments)
+            if profile.running and not inside:  # a kernel that calls others counts for them
+                profile.count(*cost_of(name, arguments))
+            inside.append(name)
+            try:
+                return kernel(*arguments)
+            finally:
+                inside.pop()
 
         return call
 
-    for name in KERNELS:
+    for name in [*_methods(Backend), *_methods(CausalAttention)]:
         setattr(backend, name, counted(name, getattr(backend, name)))
-    return backend
 
 
-KERNELS = (
-    "matmul", "add_product", "add_bias", "add_column_sums", "take_rows", "add_rows", "gelu",
-    "gelu_backward", "relu", "relu_backward", "layer_norm", "layer_norm_backward", "attention",
-    "attention_backward", "cross_entropy",
-)  # fmt: skip
-
-
-def _clock(layer: Any, name: str, profile: Profile) -> None:
-    method = getattr(layer, name)
-
+def _clocked(method: Callable[..., Any], kind: str, profile: Profile) -> Callable[..., Any]:
     @wraps(method)
     def call(*arguments: Any, **named: Any) -> Any:
-        profile.enter(type(layer).__name__)
-        try:
+        if not profile.running:
             return method(*arguments, **named)
-        finally:
-            profile.leave()
+        with profile.span(kind):
+            return method(*arguments, **named)
 
-    setattr(layer, name, call)
+    return call
 
 
-def _layers(layer: Any, seen: set[int]) -> Iterator[Any]:
+def _methods(of: type) -> list[str]:
+    """Return the names of the public methods that a class itself defines."""
+    return [n for n, member in vars(of).items() if inspect.isfunction(member) and n[0] != "_"]
+
+
+def _layers(part: Any, seen: set[int]) -> Iterator[Any]:
     """Yield a layer and all that it is made of."""
-    if id(layer) in seen or not type(layer).__module__.startswith("psdp.nn"):
+    if id(part) in seen or not type(part).__module__.startswith("psdp.nn"):
         return
-    seen.add(id(layer))
-    yield layer
-    for part in list(vars(layer).values()):
-        for child in part if isinstance(part, list) else [part]:
+    seen.add(id(part))
+    if hasattr(part, "forward") or hasattr(part, "forward_backward"):
+        yield part
+    for inner in list(vars(part).values()):
+        for child in inner if isinstance(inner, list) else [inner]:
             yield from _layers(child, seen)

@@ -154,6 +154,18 @@ class Finish:
     """Rank 0 to servers: everything is saved, the run is over."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Worker to rank 0, with ``--profile``: what one kind of work took in its first ``steps``."""
+
+    steps: int
+    kind: str
+    calls: int
+    seconds: float
+    flops: float
+    bytes: int
+
+
 Message = (
     Gradient
     | PullRequest
@@ -168,6 +180,7 @@ Message = (
     | ReleaseSnapshot
     | ShardSaved
     | Finish
+    | Spent
 )
 
 _KINDS: tuple[type[Any], ...] = get_args(Message)

@@ -272,6 +272,7 @@ class Training:
             Console(job.pushes * job.tokens_per_push, tokens, quiet=True),
             version=version,
             tokens=tokens,
+            kernels=["numpy"] * job.world_size,
         )
         if self.resume is not None:
             recorder.resumed()

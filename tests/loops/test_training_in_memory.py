@@ -779,6 +779,41 @@ def test_the_run_ends_with_the_exit_status_of_the_worker_that_failed(
 # The steady state
 
 
+@pytest.mark.parametrize("servers", [1, 2])
+def test_a_profiled_run_counts_training_alone_and_ends_with_the_same_bits(
+    tmp_path: Path, servers: int
+) -> None:
+    settings: dict[str, Any] = {"servers": servers, "grad_accum": 2, "eval_every": 2}
+    plain = train(tmp_path / "plain", **settings)
+    profiled = train(tmp_path / "profiled", profile=True, **settings)
+    same(profiled, plain)
+    assert not (tmp_path / "plain" / "profile.json").exists()
+    ranks = json.loads((tmp_path / "profiled" / "profile.json").read_text())["ranks"]
+    assert ranks.keys() == {"0", str(servers)}
+    server, worker = ranks["0"], ranks[str(servers)]
+    assert (server["steps"], worker["steps"]) == (6, 6)
+    assert server["costs"]["update"]["calls"] == 6
+    once_a_step = ("other", "gradient norm", "push", "wait", "pull")
+    assert [worker["costs"][kind]["calls"] for kind in once_a_step] == [6] * len(once_a_step)
+    # A gradient is two batches, each forward and backward; evaluations are left out.
+    assert worker["costs"]["batches"]["calls"] == 12
+    assert worker["costs"]["attention"]["calls"] == 24
+
+
+def test_a_profiled_run_that_is_stopped_says_what_was_measured_so_far(tmp_path: Path) -> None:
+    job: list[Training] = []
+
+    def signalled(rank: int) -> str | None:
+        return "SIGINT" if rank == 0 and job[0].leader.version >= 4 else None
+
+    with pytest.raises(Ended):
+        train(tmp_path, prepare=job.append, signalled=signalled, max_steps=1000, profile=True)
+    ranks = json.loads((tmp_path / "profile.json").read_text())["ranks"]
+    assert ranks["0"]["steps"] >= 4
+    assert ranks["1"]["steps"] >= 3
+    assert ranks["1"]["costs"]["linear"]["flops"] > 0
+
+
 def test_a_step_allocates_nothing_of_the_models_size(tmp_path: Path) -> None:
     """Server and worker together, from the tenth to the thirtieth step."""
     measured: list[int] = []

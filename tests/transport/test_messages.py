@@ -24,6 +24,7 @@ from psdp.transport.messages import (
     PullRequest,
     ReleaseSnapshot,
     ShardSaved,
+    Spent,
     Taken,
     TakeSnapshot,
     Update,
@@ -48,6 +49,7 @@ KINDS: list[type[Any]] = [
     ReleaseSnapshot,
     ShardSaved,
     Finish,
+    Spent,
 ]
 VALUES = {
     "int": st.integers(-(1 << 63), (1 << 63) - 1),

@@ -1,0 +1,141 @@
+"""A model that measures itself: what it counts is exact, and what it computes is unchanged."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import TINY, VOCAB
+
+import psdp.nn
+from psdp.backend import make_backend
+from psdp.config import ModelConfig
+from psdp.costs import OTHER, Profile
+from psdp.nn.profile import KINDS, cost_of, profiled
+from psdp.nn.transformer import Transformer, parameter_table
+
+BATCH, LENGTH, WIDTH, LAYERS = 3, TINY.block_size, TINY.n_embd, TINY.n_layer
+TOKENS = BATCH * LENGTH
+# Matrices of a block, (C, C) each: qkv three, out one, up four, down four.
+LINEAR_FLOPS = 3 * 2 * TOKENS * 12 * WIDTH**2 * LAYERS
+HEAD_FLOPS = 3 * 2 * TOKENS * VOCAB * WIDTH
+# Two products forward and five backward, over pairs of a query and a key not after it.
+ATTENTION_FLOPS = 7 * 2 * WIDTH * BATCH * LENGTH * (LENGTH + 1) // 2 * LAYERS
+
+
+def ticking() -> Callable[[], float]:
+    """Return a clock that goes on by a second at each look."""
+    now_s = 0.0
+
+    def now() -> float:
+        nonlocal now_s
+        now_s += 1
+        return now_s
+
+    return now
+
+
+def train(
+    config: ModelConfig, kernels: str, profile: Profile | None, dtype: str = "float32"
+) -> tuple[float, Any]:
+    """Return the loss and the gradient of one step, which is one span of the profile."""
+    table = parameter_table(config, VOCAB)
+    weights = table.initial(1, dtype)
+    gradient = np.zeros_like(weights)
+    rng = np.random.default_rng(5)
+    tokens, targets = rng.integers(0, VOCAB, (2, BATCH, LENGTH))
+
+    def build(backend: Any) -> Transformer:
+        return Transformer(config, VOCAB, BATCH, backend, weights, gradient)
+
+    backend = make_backend("cpu", dtype, kernels=kernels)
+    if profile is None:
+        return build(backend).forward_backward(tokens, targets, 1.0, rng), gradient
+    model = profiled(build, backend, profile)
+    with profile.span(OTHER):
+        return model.forward_backward(tokens, targets, 1.0, rng), gradient
+
+
+@pytest.mark.parametrize("kernels", ["auto", "numpy"])
+def test_floating_point_operations_are_counted_exactly(kernels: str) -> None:
+    profile = Profile(ticking())
+    train(TINY, kernels, profile)
+    assert {kind: cost.flops for kind, cost in profile.costs.items() if cost.flops} == {
+        "linear": LINEAR_FLOPS,
+        "attention": ATTENTION_FLOPS,
+        "head and loss": HEAD_FLOPS,
+    }
+
+
+@pytest.mark.parametrize("kernels", ["auto", "numpy"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_model_that_measures_itself_computes_the_same(kernels: str, dropout: float) -> None:
+    config = replace(TINY, dropout=dropout)
+    loss, gradient = train(config, kernels, None)
+    measured_loss, measured_gradient = train(config, kernels, Profile())
+    assert measured_loss == loss
+    np.testing.assert_array_equal(measured_gradient, gradient)
+
+
+def test_times_by_kind_add_up_to_the_step() -> None:
+    looks = 0
+
+    def now() -> float:
+        nonlocal looks
+        looks += 1
+        return float(looks)
+
+    profile = Profile(now)
+    train(replace(TINY, position="rotary", dropout=0.2), "auto", profile)
+    # The first look opens the step, the last one closes it.
+    assert sum(cost.seconds for cost in profile.costs.values()) == looks - 1
+    assert set(profile.costs) == set(KINDS.values())
+
+
+def test_only_what_happens_in_a_span_is_noted() -> None:
+    profile = Profile()
+    weights = parameter_table(TINY, VOCAB).initial(1, "float32")
+
+    def build(backend: Any) -> Transformer:
+        return Transformer(TINY, VOCAB, BATCH, backend, weights, None)
+
+    model = profiled(build, make_backend("cpu", "float32"), profile)
+    model.evaluate(*np.zeros((2, BATCH, LENGTH), int))
+    assert profile.costs == {}
+
+
+def test_the_bytes_of_a_product_are_those_of_its_three_matrices() -> None:
+    a, b, out = np.zeros((5, 2), np.float32), np.zeros((2, 3), np.float32), np.zeros((5, 3))
+    assert cost_of("matmul", (a, b, out)) == (60.0, 40 + 24 + 120)
+    bias = np.zeros(3, np.float32)
+    assert cost_of("affine", (a, b, bias, out)) == (60.0, 40 + 24 + 12 + 120)
+    assert cost_of("affine", (a, b, None, out)) == (60.0, 40 + 24 + 120)
+
+
+def test_of_a_table_only_the_rows_that_are_taken_or_added_to_count() -> None:
+    table, ids, rows = np.zeros((1000, 4)), np.zeros(3, np.int64), np.zeros((3, 4))
+    assert cost_of("take_rows", (table, ids, rows)) == (0.0, 24 + 2 * 96)
+    assert cost_of("add_rows", (ids, rows, table)) == (0.0, 24 + 2 * 96)
+
+
+def test_numbers_beside_the_arrays_have_no_bytes() -> None:
+    logits, targets, losses = np.zeros((2, 5)), np.zeros(2, np.int64), np.zeros(2)
+    assert cost_of("cross_entropy", (logits, targets, 0.5, losses)) == (0.0, 80 + 16 + 16)
+
+
+def test_every_layer_has_a_kind() -> None:
+    layers = set()
+    for path in Path(psdp.nn.__file__).parent.glob("[a-z]*.py"):
+        module = import_module(f"psdp.nn.{path.stem}")
+        for name, member in vars(module).items():
+            here = inspect.isclass(member) and member.__module__ == module.__name__
+            if here and (hasattr(member, "forward") or hasattr(member, "forward_backward")):
+                layers.add(name)
+    # The decoder's blocks only ever generate.
+    assert layers - {"_CachedBlock"} == KINDS.keys()
