@@ -56,8 +56,8 @@ INLINE void multiply(size_t rows, size_t width, size_t depth, const float *a, si
         for (; i + TILE_ROWS <= rows; i += TILE_ROWS)
             multiply_tile(TILE_ROWS, depth, a + i * a_row, a_row, a_step, from, to + i * c.row,
                           c.row, add);
-        for (; i + 2 <= rows; i += 2)
-            multiply_tile(2, depth, a + i * a_row, a_row, a_step, from, to + i * c.row, c.row, add);
+        for (; i + 4 <= rows; i += 4)
+            multiply_tile(4, depth, a + i * a_row, a_row, a_step, from, to + i * c.row, c.row, add);
         for (; i < rows; i++)
             multiply_tile(1, depth, a + i * a_row, a_row, a_step, from, to + i * c.row, c.row, add);
     }
@@ -133,7 +133,10 @@ INLINE Panels take(float **free, size_t rows, size_t width) {
     return panels;
 }
 
-/* Scores of a block of queries: rows of `stride`, which is no power of two, so that a column does
+/* Rows of scores are worked on in whole vectors, up to the next multiple of 16: a rest, one number
+ * at a time, would cost more than all of a short row. What is too much becomes 0 in the end.
+ *
+ * Scores of a block of queries: rows of `stride`, which is no power of two, so that a column does
  * not fall into one set of the cache. */
 INLINE size_t score_stride(size_t length) { return padded(length) + PANEL; }
 
@@ -158,10 +161,11 @@ KERNEL void forward(const void *arguments, size_t part, size_t begin, size_t end
                      (Panels){weights, PANEL, stride}, 0);
             for (size_t i = 0; i < rows; i++) {
                 float *restrict w = weights + i * stride, largest = -INFINITY, sum = 0;
-                const size_t seen = start + i + 1;
+                const size_t seen = start + i + 1, whole = padded(seen);
+                for (size_t j = seen; j < whole; j++) w[j] = -INFINITY;
 #pragma omp simd reduction(max : largest)
-                for (size_t j = 0; j < seen; j++) largest = w[j] > largest ? w[j] : largest;
-                for (size_t j = 0; j < seen; j++) {
+                for (size_t j = 0; j < whole; j++) largest = w[j] > largest ? w[j] : largest;
+                for (size_t j = 0; j < whole; j++) {
                     w[j] = exponential(w[j] - largest);
                     sum += w[j];
                 }
@@ -211,13 +215,12 @@ KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t en
             for (size_t i = 0; i < rows; i++) {
                 float *restrict w = weights + i * stride, *restrict ds = dscores + i * stride;
                 const float log_sum = a->log_sums[pair * T + start + i];
-                const size_t seen = start + i + 1, row = (start + i) * C;
+                const size_t seen = start + i + 1, whole = padded(seen), row = (start + i) * C;
                 /* Softmax needs sum_j p_j dp_j, which is the product of the output and its
                  * gradient: D terms, not T. */
                 float delta = 0;
                 for (size_t d = 0; d < D; d++) delta += d_o_rows[row + d] * context[row + d];
-                for (size_t j = 0; j < seen; j++) w[j] = exponential(w[j] - log_sum);
-                for (size_t j = seen; j < keys; j++) w[j] = ds[j] = 0;
+                for (size_t j = 0; j < whole; j++) w[j] = exponential(w[j] - log_sum);
                 if (mask) {
                     for (size_t j = 0; j < seen; j++) {
                         const float kept = mask[i * keys + j];
@@ -225,8 +228,9 @@ KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t en
                         w[j] *= kept;
                     }
                 } else {
-                    for (size_t j = 0; j < seen; j++) ds[j] = w[j] * (ds[j] - delta);
+                    for (size_t j = 0; j < whole; j++) ds[j] = w[j] * (ds[j] - delta);
                 }
+                for (size_t j = seen; j < keys; j++) w[j] = ds[j] = 0;
             }
             multiply(rows, D, keys, dscores, stride, 1, k, from_row(dq, start), 0);
             multiply(keys, D, rows, dscores, 1, stride, from_row(q, start), dk, 1);
