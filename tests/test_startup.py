@@ -285,7 +285,7 @@ OTHER: dict[str, Any] = {
     "early_stop_patience": 7, "out": "elsewhere", "checkpoint_every": 7, "keep_checkpoints": 7,
     "seed": 7, "threads": 7, "transport": "messages", "device": "gpu", "kernels": "numpy",
     "precision": "bf16", "dtype": "float64",
-    "log_every": 7, "quiet": True, "corpus": ["elsewhere"],
+    "log_every": 7, "profile": True, "quiet": True, "corpus": ["elsewhere"],
 }  # fmt: skip
 
 
