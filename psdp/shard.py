@@ -160,7 +160,7 @@ class Shard:
         """Return the weighted mean (S,) of the slots, in this order; it takes the first's place."""
         mean = self.slots[slots[0]]
         if len(slots) > 1:
-            weighted_mean(mean, [self.slots[slot] for slot in slots], weights)
+            weighted_mean(mean, [self.slots[slot] for slot in slots], weights, self.backend)
         return mean
 
     def update(self, gradient: Array, norm: float, lr: float) -> None:

@@ -74,6 +74,7 @@ def attention_backward(
     query_block: int,
     /,
 ) -> None: ...
+def mean(out: Array, vectors: list[Array], shares: list[float], /) -> None: ...
 def adam(
     weights: Array,
     gradient: Array,

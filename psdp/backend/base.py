@@ -209,6 +209,20 @@ class Backend(CausalAttention):
 
     # Optimizer ------------------------------------------------------------------------------
 
+    def mean(self, vectors: list[Array], shares: list[float], out: Array) -> None:
+        """Write the sum of share times vector, (P,) each, in their order to ``out`` (P,).
+
+        ``out`` may be one of the vectors: a block is written after it has been read from all.
+        """
+        xp = self.xp
+        for block in self.blocks(out.size, 1):
+            sums, part = (self.scratch(index, out[block].size) for index in (0, 1))
+            xp.multiply(vectors[0][block], shares[0], out=sums)
+            for vector, share in zip(vectors[1:], shares[1:], strict=True):
+                xp.multiply(vector[block], share, out=part)
+                xp.add(sums, part, out=sums)
+            out[block] = sums
+
     def adam(
         self, w: Array, g: Array, mean: Array, mean_sq: Array, scratch: Array, step: AdamStep
     ) -> None:

@@ -109,6 +109,9 @@ class NativeBackend(NumpyBackend):
             qkv, mask, out, log_sums, dout, dqkv, batch, heads, len(qkv), self.query_block
         )
 
+    def mean(self, vectors: list[Array], shares: list[float], out: Array) -> None:
+        native.mean(out, vectors, shares)
+
     def adam(
         self, w: Array, g: Array, mean: Array, mean_sq: Array, scratch: Array, step: AdamStep
     ) -> None:

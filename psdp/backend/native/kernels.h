@@ -88,6 +88,8 @@ int attention_backward(AttentionShape shape, const float *qkv, const float *mask
                        const float *context, const float *log_sums, const float *dcontext,
                        float *dqkv);
 
+void mean(const float *const *vectors, const float *shares, size_t count, float *out, size_t size);
+
 typedef struct {
     float beta1, rate1, beta2, rate2, step_size, eps, shrink; /* rate = 1 - beta */
 } AdamStep;

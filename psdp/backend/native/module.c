@@ -4,6 +4,7 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -237,6 +238,32 @@ FUNCTION(attention_backward) {
     END;
 }
 
+/* in: out, a list of gradients, a list of their shares. */
+FUNCTION(mean) {
+    BEGIN(3);
+    Py_ssize_t count = PyList_Size(in[1]);
+    if (count < 0 || PyList_Size(in[2]) != count)
+        return PyErr_Format(PyExc_TypeError, "expected a list of vectors and one of shares");
+    Py_buffer *views = calloc((size_t)count + 1, sizeof *views);
+    const float **vectors = calloc((size_t)count + 1, sizeof *vectors);
+    float *shares = calloc((size_t)count + 1, sizeof *shares), *out = WRITE(in[0], 0);
+    size_t size = out ? (size_t)buffers.views[0].len / sizeof(float) : 0;
+    if (!views || !vectors || !shares) PyErr_NoMemory();
+    Py_ssize_t held = 0;
+    for (; held < count && !PyErr_Occurred(); held++) {
+        Buffers one = {.count = 0};
+        vectors[held] = array(&one, PyList_GetItem(in[1], held), 'f', 0, size);
+        shares[held] = real(PyList_GetItem(in[2], held));
+        views[held] = one.views[0];
+    }
+    RUN(mean(vectors, shares, (size_t)count, out, size));
+    while (held) PyBuffer_Release(&views[--held]);
+    free(views);
+    free(vectors);
+    free(shares);
+    END;
+}
+
 FUNCTION(adam) {
     BEGIN(11);
     AdamStep step = {real(in[4]), real(in[5]), real(in[6]), real(in[7]),
@@ -265,6 +292,7 @@ static PyMethodDef methods[] = {
     METHOD(cross_entropy),
     METHOD(attention),
     METHOD(attention_backward),
+    METHOD(mean),
     METHOD(adam),
     {NULL, NULL, 0, NULL},
 };
