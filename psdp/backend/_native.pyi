@@ -84,6 +84,7 @@ def adam(
     rate1: float,
     beta2: float,
     rate2: float,
+    scale: float,
     step_size: float,
     eps: float,
     shrink: float,

@@ -25,8 +25,10 @@ GELU_CUBIC = 0.044715 * GELU_LINEAR
 
 
 class AdamStep(NamedTuple):
-    """The scalars of one update: w = shrink w - step_size mean / (sqrt(mean_sq) + eps)."""
+    """The scalars of one update: w = shrink w - step_size mean / (sqrt(mean_sq) + eps), with the
+    means of scale g and its square."""
 
+    scale: float
     beta1: float
     beta2: float
     step_size: float
@@ -226,17 +228,19 @@ class Backend(CausalAttention):
     def adam(
         self, w: Array, g: Array, mean: Array, mean_sq: Array, scratch: Array, step: AdamStep
     ) -> None:
-        """Move the means towards g and g^2, and w by Adam's rule; all (P,), in place.
+        """Move the means towards g and g^2, g times ``step.scale``, and w by Adam's rule; all (P,),
+        in place.
 
         ``scratch`` is overwritten; ``g`` is only read.
         """
         xp = self.xp
-        xp.multiply(g, 1.0 - step.beta1, out=scratch)
+        xp.multiply(g, step.scale * (1.0 - step.beta1), out=scratch)
         xp.multiply(mean, step.beta1, out=mean)
         xp.add(mean, scratch, out=mean)
 
-        xp.multiply(g, g, out=scratch)
-        xp.multiply(scratch, 1.0 - step.beta2, out=scratch)
+        # Scaled before it is squared: a gradient that is clipped may be too large to be squared.
+        xp.multiply(g, step.scale * math.sqrt(1.0 - step.beta2), out=scratch)
+        xp.multiply(scratch, scratch, out=scratch)
         xp.multiply(mean_sq, step.beta2, out=mean_sq)
         xp.add(mean_sq, scratch, out=mean_sq)
 

@@ -124,6 +124,7 @@ class NativeBackend(NumpyBackend):
             1.0 - step.beta1,
             step.beta2,
             1.0 - step.beta2,
+            step.scale,
             step.step_size,
             step.eps,
             step.shrink,

@@ -41,7 +41,10 @@ class Adam(Optimizer):
         self.updates += 1
         correction1 = 1.0 - self._beta1**self.updates
         correction2_sqrt = math.sqrt(1.0 - self._beta2**self.updates)
+        # A plain scale is left to the kernel; before a clip or a penalty it has to be a pass.
+        plain = not (clip_value or self._l2 or self._l1)
         kept = AdamStep(
+            scale=scale if plain else 1.0,
             beta1=self._beta1,
             beta2=self._beta2,
             step_size=lr * correction2_sqrt / correction1,
@@ -50,7 +53,8 @@ class Adam(Optimizer):
         )
         shrunk = kept._replace(shrink=1.0 - lr * self._decoupled_decay)
         means, means_sq = self._state["exp_avg"], self._state["exp_avg_sq"]
-        for place, w, g, scratch, decayed in self._blocks(weights, gradient, scale, clip_value):
+        rest = 1.0 if plain else scale
+        for place, w, g, scratch, decayed in self._blocks(weights, gradient, rest, clip_value):
             self.backend.adam(
                 w, g, means[place], means_sq[place], scratch, shrunk if decayed else kept
             )

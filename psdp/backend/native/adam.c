@@ -15,10 +15,10 @@ KERNEL void update(const void *arguments, size_t part, size_t begin, size_t end)
     float *restrict mean_square = a.mean_square;
     const float beta1 = a.step.beta1, rate1 = a.step.rate1;
     const float beta2 = a.step.beta2, rate2 = a.step.rate2, step_size = a.step.step_size;
-    const float eps = a.step.eps, shrink = a.step.shrink;
+    const float scale = a.step.scale, eps = a.step.eps, shrink = a.step.shrink;
     (void)part;
     for (size_t i = begin; i < end; i++) {
-        const float g = gradient[i];
+        const float g = scale * gradient[i];
         const float m = beta1 * mean[i] + rate1 * g;
         const float v = beta2 * mean_square[i] + rate2 * (g * g);
         mean[i] = m;
@@ -27,7 +27,7 @@ KERNEL void update(const void *arguments, size_t part, size_t begin, size_t end)
     }
 }
 
-/* One pass over (size): mean and mean_square move towards g and g^2, and
+/* One pass over (size): mean and mean_square move towards g and g^2, with g = scale gradient, and
  * weights = shrink weights - step_size mean / (sqrt(mean_square) + eps). */
 void adam(AdamStep step, const float *gradient, float *weights, float *mean, float *mean_square,
           size_t size) {

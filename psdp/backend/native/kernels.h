@@ -91,7 +91,7 @@ int attention_backward(AttentionShape shape, const float *qkv, const float *mask
 void mean(const float *const *vectors, const float *shares, size_t count, float *out, size_t size);
 
 typedef struct {
-    float beta1, rate1, beta2, rate2, step_size, eps, shrink; /* rate = 1 - beta */
+    float beta1, rate1, beta2, rate2, scale, step_size, eps, shrink; /* rate = 1 - beta */
 } AdamStep;
 void adam(AdamStep step, const float *gradient, float *weights, float *mean, float *mean_square,
           size_t size);

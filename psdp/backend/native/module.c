@@ -265,9 +265,9 @@ FUNCTION(mean) {
 }
 
 FUNCTION(adam) {
-    BEGIN(11);
-    AdamStep step = {real(in[4]), real(in[5]), real(in[6]), real(in[7]),
-                     real(in[8]), real(in[9]), real(in[10])};
+    BEGIN(12);
+    AdamStep step = {real(in[4]), real(in[5]), real(in[6]),  real(in[7]),
+                     real(in[8]), real(in[9]), real(in[10]), real(in[11])};
     const float *gradient = READ(in[1], 0);
     size_t size = gradient ? (size_t)buffers.views[0].len / sizeof(float) : 0;
     float *weights = WRITE(in[0], size), *mean = WRITE(in[2], size);
