@@ -34,6 +34,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/compute.py
+	$(BIN)/python benchmarks/server.py
 	$(BIN)/python benchmarks/distributed.py
 	$(BIN)/python benchmarks/transport.py
 
