@@ -225,15 +225,14 @@ class Backend(CausalAttention):
                 xp.add(sums, part, out=sums)
             out[block] = sums
 
-    def adam(
-        self, w: Array, g: Array, mean: Array, mean_sq: Array, scratch: Array, step: AdamStep
-    ) -> None:
+    def adam(self, w: Array, g: Array, mean: Array, mean_sq: Array, step: AdamStep) -> None:
         """Move the means towards g and g^2, g times ``step.scale``, and w by Adam's rule; all (P,),
-        in place.
+        in place. ``g`` is only read."""
+        for block in self.blocks(w.size, 2):
+            self._adam(w[block], g[block], mean[block], mean_sq[block], step)
 
-        ``scratch`` is overwritten; ``g`` is only read.
-        """
-        xp = self.xp
+    def _adam(self, w: Array, g: Array, mean: Array, mean_sq: Array, step: AdamStep) -> None:
+        xp, scratch = self.xp, self.scratch(0, w.size)
         xp.multiply(g, step.scale * (1.0 - step.beta1), out=scratch)
         xp.multiply(mean, step.beta1, out=mean)
         xp.add(mean, scratch, out=mean)

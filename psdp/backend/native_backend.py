@@ -112,9 +112,7 @@ class NativeBackend(NumpyBackend):
     def mean(self, vectors: list[Array], shares: list[float], out: Array) -> None:
         native.mean(out, vectors, shares)
 
-    def adam(
-        self, w: Array, g: Array, mean: Array, mean_sq: Array, scratch: Array, step: AdamStep
-    ) -> None:
+    def adam(self, w: Array, g: Array, mean: Array, mean_sq: Array, step: AdamStep) -> None:
         native.adam(
             w,
             g,

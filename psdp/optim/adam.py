@@ -41,7 +41,6 @@ class Adam(Optimizer):
         self.updates += 1
         correction1 = 1.0 - self._beta1**self.updates
         correction2_sqrt = math.sqrt(1.0 - self._beta2**self.updates)
-        # A plain scale is left to the kernel; before a clip or a penalty it has to be a pass.
         plain = not (clip_value or self._l2 or self._l1)
         kept = AdamStep(
             scale=scale if plain else 1.0,
@@ -52,12 +51,18 @@ class Adam(Optimizer):
             shrink=1.0,
         )
         shrunk = kept._replace(shrink=1.0 - lr * self._decoupled_decay)
-        means, means_sq = self._state["exp_avg"], self._state["exp_avg_sq"]
-        rest = 1.0 if plain else scale
-        for place, w, g, scratch, decayed in self._blocks(weights, gradient, rest, clip_value):
-            self.backend.adam(
-                w, g, means[place], means_sq[place], scratch, shrunk if decayed else kept
-            )
+
+        def apply(place: slice, w: Array, g: Array, decayed: bool) -> None:
+            means, means_sq = self._state["exp_avg"][place], self._state["exp_avg_sq"][place]
+            self.backend.adam(w, g, means, means_sq, shrunk if decayed else kept)
+
+        if plain:
+            # The kernel takes the scale along; only a clip or a penalty has to come before it.
+            for decayed, place in self._ranges(weights, gradient):
+                apply(place, weights[place], gradient[place], decayed)
+        else:
+            for place, w, g, _, decayed in self._blocks(weights, gradient, scale, clip_value):
+                apply(place, w, g, decayed)
 
 
 class AdamW(Adam):

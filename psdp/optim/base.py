@@ -87,6 +87,13 @@ class Optimizer(ABC):
             self._state[name][...] = vector
         self.updates = updates
 
+    def _ranges(self, weights: Array, gradient: Array) -> tuple[tuple[bool, slice], ...]:
+        """Return (decayed, place) of the elements of matrices, and of all others."""
+        assert weights.shape == gradient.shape == (self.size,), (weights.shape, gradient.shape)
+        assert weights.dtype == gradient.dtype == self.dtype, (weights.dtype, gradient.dtype)
+        boundary = self.decayed_size
+        return (True, slice(0, boundary)), (False, slice(boundary, self.size))
+
     def _blocks(
         self, weights: Array, gradient: Array, scale: float, clip_value: float
     ) -> Iterator[tuple[slice, Array, Array, Array, bool]]:
@@ -95,11 +102,8 @@ class Optimizer(ABC):
         The gradient comes scaled, clipped and with its penalties. It may be the caller's own
         memory, so a rule only reads it; the scratch is the rule's to overwrite.
         """
-        assert weights.shape == gradient.shape == (self.size,), (weights.shape, gradient.shape)
-        assert weights.dtype == gradient.dtype == self.dtype, (weights.dtype, gradient.dtype)
-        boundary = self.decayed_size
-        for decayed, start, stop in ((True, 0, boundary), (False, boundary, self.size)):
-            for place in blocks(start, stop, self._block_size):
+        for decayed, part in self._ranges(weights, gradient):
+            for place in blocks(part.start, part.stop, self._block_size):
                 w = weights[place]
                 scratch = self._scratch_block[: w.size]
                 g = self._clipped(gradient[place], scale, clip_value)
