@@ -10,10 +10,12 @@ from psdp.backend.numpy_backend import NumpyBackend
 from psdp.errors import ConfigError
 
 try:
-    from psdp.backend.native_backend import NativeBackend, bf16_here
-except ImportError as error:
-    # Installed without a C compiler; the reason is told to whoever asks for compiled kernels.
-    _missing: ImportError | None = error
+    from psdp.backend.native_backend import ARE_FAST, NativeBackend, bf16_here
+except (ImportError, AttributeError) as error:
+    # Installed without a C compiler, or compiled for another version of psdp; the reason is told to
+    # whoever asks for compiled kernels.
+    _missing: Exception | None = error
+    ARE_FAST = False
 else:
     _missing = None
 
@@ -34,9 +36,10 @@ def make_backend(
     Args:
         device: "cpu" or "gpu"; GPUs are dealt out by ``local_rank``.
         dtype: of weights, gradients and activations.
-        kernels: on a CPU, "compiled", "numpy", or "auto": compiled ones where there are some.
+        kernels: on a CPU, "compiled", "numpy", or "auto": compiled ones where there are
+            some that are faster.
         precision: of products: "float32" (that of ``dtype``), or "bf16".
-        threads: that compiled kernels use.
+        threads: that compiled kernels of this process use from now on.
 
     Raises:
         ConfigError: the device or dtype is unknown; a GPU was asked for and CuPy, the driver or the
@@ -49,7 +52,7 @@ def make_backend(
         case "cpu" if kernels == "compiled" or precision == "bf16":
             _check_compiled(dtype, kernels, precision)
             return NativeBackend(threads, bf16=precision == "bf16")
-        case "cpu" if kernels == "numpy" or dtype != "float32" or _missing is not None:
+        case "cpu" if kernels == "numpy" or dtype != "float32" or not ARE_FAST:
             return NumpyBackend(dtype)
         case "cpu":
             return NativeBackend(threads)
@@ -72,8 +75,9 @@ def _check_compiled(dtype: str, kernels: str, precision: str) -> None:
         )
     if _missing is not None:
         raise ConfigError(
-            f"{wanted}: psdp was installed without compiled kernels ({_missing}); see that a C "
-            "compiler and the Python headers are there, then install psdp again"
+            f"{wanted}: psdp was installed without compiled kernels, or with those of another "
+            f"version ({_missing}); see that a C compiler and the Python headers are there, then "
+            "install psdp again"
         ) from _missing
     if precision == "bf16" and not bf16_here():
         raise ConfigError(

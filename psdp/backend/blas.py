@@ -1,4 +1,4 @@
-"""The product C += A B of the BLAS library that NumPy has loaded, for compiled code to call.
+"""The product C += A B of the BLAS library that is loaded, NumPy's, for compiled code to call.
 
 NumPy offers C = A B alone. Adding on the way out saves a pass over every weight's gradient.
 """

@@ -11,6 +11,9 @@ from psdp.backend.blas import find_sgemm
 from psdp.backend.numpy_backend import NumpyBackend
 
 SGEMM = find_sgemm()
+ARE_FAST = native.are_fast()
+"""Whether the kernels were compiled for this processor, and not for the oldest of its kind."""
+
 SUPPORT = native.product_support()
 """What this processor can run of native/product.c: 0 nothing, 1 float32, 2 bfloat16 too."""
 
@@ -53,16 +56,18 @@ class NativeBackend(NumpyBackend):
         if SUPPORT:
             self._product(a, b, None, out, add=True)
         elif SGEMM is not None:
+            (m, k), n = a.shape, b.shape[1]
+            assert b.shape[0] == k, (a.shape, b.shape)
             a, b, transposed = _stored(a, b)
-            m, n = out.shape
-            native.add_product(a, b, out, m, n, a.size // m, transposed)
+            native.add_product(a, b, out, m, n, k, transposed)
         else:
             super().add_product(a, b, out)
 
     def _product(self, a: Array, b: Array, bias: Array | None, out: Array, *, add: bool) -> None:
+        (m, k), n = a.shape, b.shape[1]
+        assert b.shape[0] == k, (a.shape, b.shape)
         a, b, transposed = _stored(a, b)
-        m, n = out.shape
-        native.product(a, b, bias, out, m, n, a.size // m, transposed, add, self._bf16)
+        native.product(a, b, bias, out, m, n, k, transposed, add, self._bf16)
 
     def add_bias(self, bias: Array, y: Array) -> None:
         native.add_bias(y, bias, *y.shape)
@@ -71,10 +76,10 @@ class NativeBackend(NumpyBackend):
         native.add_column_sums(x, out, *x.shape)
 
     def gelu(self, x: Array, y: Array) -> None:
-        native.gelu(x, y, x.size)
+        native.gelu(x, y)
 
     def gelu_backward(self, x: Array, dy: Array) -> None:
-        native.gelu_backward(x, dy, x.size)
+        native.gelu_backward(x, dy)
 
     def layer_norm(
         self, x: Array, gain: Array, bias: Array | None, normal: Array, rstd: Array, y: Array

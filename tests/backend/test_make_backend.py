@@ -40,6 +40,7 @@ def test_kernels_are_chosen_by_name_and_dtype() -> None:
 
 def test_without_compiled_kernels_numpy_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psdp.backend._missing", ImportError("no module named _native"))
+    monkeypatch.setattr("psdp.backend.ARE_FAST", False)
     assert make_backend("cpu", "float32").kernels == "numpy"
     with pytest.raises(ConfigError, match=r"no module named _native.*C compiler"):
         make_backend("cpu", "float32", kernels="compiled")

@@ -8,7 +8,7 @@ typedef struct {
     float *weights, *mean, *mean_square;
 } Update;
 
-KERNEL void update(const void *arguments, size_t part, size_t begin, size_t end) {
+KERNEL void adam_part(const void *arguments, size_t part, size_t begin, size_t end) {
     const Update a = *(const Update *)arguments;
     const float *restrict gradient = a.gradient;
     float *restrict weights = a.weights, *restrict mean = a.mean;
@@ -32,5 +32,5 @@ KERNEL void update(const void *arguments, size_t part, size_t begin, size_t end)
 void adam(AdamStep step, const float *gradient, float *weights, float *mean, float *mean_square,
           size_t size) {
     Update a = {step, gradient, weights, mean, mean_square};
-    in_parallel(update, &a, size, parts_of(size, 65536));
+    in_parallel(adam_part, &a, size, parts_of(size, 65536));
 }

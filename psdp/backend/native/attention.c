@@ -115,15 +115,22 @@ typedef struct {
     size_t scratch_size; /* of one part */
 } Arguments;
 
-/* Where the dropout mask of a block of queries of a head begins: the blocks lie one after the
- * other, each (batch, heads, queries, keys). */
-INLINE const float *mask_of(const Arguments *a, size_t pair, size_t start, size_t rows) {
-    const AttentionShape s = a->shape;
+/* Where the dropout mask of the queries from `start` on begins: the blocks of queries lie one after
+ * the other, each (batch, heads, queries, keys). */
+INLINE size_t mask_start(AttentionShape s, size_t start) {
     size_t before = 0;
+    for (size_t block = 0; block < start; block += s.query_block) {
+        const size_t stop = smaller(block + s.query_block, s.length);
+        before += (stop - block) * stop;
+    }
+    return s.batch * s.heads * before;
+}
+
+size_t mask_size(AttentionShape shape) { return mask_start(shape, shape.length); }
+
+INLINE const float *mask_of(const Arguments *a, size_t pair, size_t start, size_t rows) {
     if (!a->mask) return NULL;
-    for (size_t block = 0; block < start; block += s.query_block)
-        before += s.query_block * (block + s.query_block);
-    return a->mask + s.batch * s.heads * before + pair * rows * (start + rows);
+    return a->mask + mask_start(a->shape, start) + pair * rows * (start + rows);
 }
 
 /* Panels at *free for (rows, width); *free moves on. */
@@ -140,7 +147,7 @@ INLINE Panels take(float **free, size_t rows, size_t width) {
  * not fall into one set of the cache. */
 INLINE size_t score_stride(size_t length) { return padded(length) + PANEL; }
 
-KERNEL void forward(const void *arguments, size_t part, size_t begin, size_t end) {
+KERNEL void attend(const void *arguments, size_t part, size_t begin, size_t end) {
     const Arguments *a = arguments;
     const AttentionShape s = a->shape;
     const size_t T = s.length, D = s.head_size, C = s.heads * D, stride = score_stride(T);
@@ -165,6 +172,7 @@ KERNEL void forward(const void *arguments, size_t part, size_t begin, size_t end
                 for (size_t j = seen; j < whole; j++) w[j] = -INFINITY;
 #pragma omp simd reduction(max : largest)
                 for (size_t j = 0; j < whole; j++) largest = w[j] > largest ? w[j] : largest;
+#pragma omp simd reduction(+ : sum)
                 for (size_t j = 0; j < whole; j++) {
                     w[j] = exponential(w[j] - largest);
                     sum += w[j];
@@ -184,7 +192,7 @@ KERNEL void forward(const void *arguments, size_t part, size_t begin, size_t end
     }
 }
 
-KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t end) {
+KERNEL void attend_backward(const void *arguments, size_t part, size_t begin, size_t end) {
     const Arguments *a = arguments;
     const AttentionShape s = a->shape;
     const size_t T = s.length, D = s.head_size, C = s.heads * D, stride = score_stride(T);
@@ -219,6 +227,7 @@ KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t en
                 /* Softmax needs sum_j p_j dp_j, which is the product of the output and its
                  * gradient: D terms, not T. */
                 float delta = 0;
+#pragma omp simd reduction(+ : delta)
                 for (size_t d = 0; d < D; d++) delta += d_o_rows[row + d] * context[row + d];
                 for (size_t j = 0; j < whole; j++) w[j] = exponential(w[j] - log_sum);
                 if (mask) {
@@ -248,7 +257,9 @@ KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t en
 static int run(Work *work, Arguments a, size_t matrices, size_t blocks) {
     const AttentionShape s = a.shape;
     const size_t pairs = s.batch * s.heads, parts = parts_of(pairs, 1);
-    a.scratch_size = matrices * padded(s.length) * padded(s.head_size) +
+    /* Forward has a panel for a block of queries, which may be longer than the sequence. */
+    const size_t rows = s.length > s.query_block ? s.length : s.query_block;
+    a.scratch_size = matrices * padded(rows) * padded(s.head_size) +
                      blocks * padded(s.query_block) * score_stride(s.length);
     a.scratch = aligned_alloc(64, parts * a.scratch_size * sizeof(float));
     if (!a.scratch) return -1;
@@ -264,7 +275,7 @@ int attention(AttentionShape shape, const float *qkv, const float *mask, float *
               float *log_sums) {
     Arguments a = {
         .shape = shape, .qkv = qkv, .mask = mask, .out = context, .out_log_sums = log_sums};
-    return run(forward, a, 3, 2);
+    return run(attend, a, 3, 2);
 }
 
 /* dqkv (N, 3C) = the gradient of qkv, given that of context, which is dcontext (N, C). */
@@ -278,5 +289,5 @@ int attention_backward(AttentionShape shape, const float *qkv, const float *mask
                    .log_sums = log_sums,
                    .dcontext = dcontext,
                    .out = dqkv};
-    return run(backward, a, 8, 2);
+    return run(attend_backward, a, 8, 2);
 }

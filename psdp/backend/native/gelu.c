@@ -19,7 +19,7 @@ INLINE float logistic(float minus_two_u) {
     return minus_two_u > 80.0f ? 0.0f : 1.0f / (1.0f + exponential(minus_two_u));
 }
 
-KERNEL void forward(const void *arguments, size_t part, size_t begin, size_t end) {
+KERNEL void gelu_part(const void *arguments, size_t part, size_t begin, size_t end) {
     const Arrays a = *(const Arrays *)arguments;
     const float *restrict xs = a.x;
     float *restrict ys = a.y;
@@ -33,10 +33,10 @@ KERNEL void forward(const void *arguments, size_t part, size_t begin, size_t end
 /* y = gelu(x), element by element. */
 void gelu(float *x, float *y, size_t size) {
     Arrays a = {x, y};
-    in_parallel(forward, &a, size, parts_of(size, 16384));
+    in_parallel(gelu_part, &a, size, parts_of(size, 16384));
 }
 
-KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t end) {
+KERNEL void gelu_backward_part(const void *arguments, size_t part, size_t begin, size_t end) {
     const Arrays a = *(const Arrays *)arguments;
     float *restrict xs = a.x, *restrict dys = a.y;
     (void)part;
@@ -54,5 +54,5 @@ KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t en
 /* dy *= gelu'(x) and x = gelu(x), element by element. */
 void gelu_backward(float *x, float *dy, size_t size) {
     Arrays a = {x, dy};
-    in_parallel(backward, &a, size, parts_of(size, 16384));
+    in_parallel(gelu_backward_part, &a, size, parts_of(size, 16384));
 }

@@ -14,10 +14,20 @@
 
 /* One binary for all processors: the compiler makes a version of a kernel for each level, and the
  * loader picks. Everything that a kernel calls must be inlined, or it would stay at the lowest. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
+#if __GNUC__ >= 12
 #define KERNEL __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) static
 #else
+#define KERNEL __attribute__((target_clones("avx512f", "avx2", "default"))) static
+#endif
+#else
 #define KERNEL static
+#endif
+/* Where there are no versions, those for the oldest x86-64 are slower than NumPy's. */
+#if defined(__x86_64__) && (defined(__clang__) || !defined(__gnu_linux__))
+enum { KERNELS_ARE_FAST = 0 };
+#else
+enum { KERNELS_ARE_FAST = 1 };
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
@@ -31,7 +41,10 @@ void in_parallel(Work *work, const void *arguments, size_t count, size_t parts);
 /* Threads that in_parallel uses from now on. */
 extern size_t kernel_threads;
 
-/* exp(x) to about 1e-7: x = k ln 2 + r, a polynomial in r, and k into the exponent. Results below
+/* Sums are in the order of the text unless a loop says that it may be otherwise (omp simd
+ * reduction): the two steps below, and what a kernel scales before it squares, depend on it.
+ *
+ * exp(x) to about 1e-7: x = k ln 2 + r, a polynomial in r, and k into the exponent. Results below
  * the smallest normal number or beyond the largest become those; NaN stays NaN. */
 INLINE float exponential(float x) {
     x = x < -87.3f ? -87.3f : x;
@@ -44,11 +57,13 @@ INLINE float exponential(float x) {
     p = p * r + 0.0416664556f;
     p = p * r + 0.1666657329f;
     p = p * r + 0.5f;
-    p = p * r * r + r + 1.0f;
+    p = p * (r * r) + (r + 1.0f);
+    /* Of NaN this is any power; p is NaN already. */
+    const int32_t exponent = (int32_t)k + 127;
     union {
-        int32_t bits;
+        uint32_t bits;
         float value;
-    } power = {.bits = ((int32_t)k + 127) * (1 << 23)};
+    } power = {.bits = (uint32_t)exponent << 23};
     return p * power.value;
 }
 
@@ -82,6 +97,7 @@ void cross_entropy(float *logits, const int64_t *targets, float scale, float *lo
 typedef struct {
     size_t batch, heads, length, head_size, query_block;
 } AttentionShape;
+size_t mask_size(AttentionShape shape);
 int attention(AttentionShape shape, const float *qkv, const float *mask, float *context,
               float *log_sums);
 int attention_backward(AttentionShape shape, const float *qkv, const float *mask,

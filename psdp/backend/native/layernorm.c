@@ -12,7 +12,7 @@ typedef struct {
     size_t width;
 } Forward;
 
-KERNEL void forward(const void *arguments, size_t part, size_t begin, size_t end) {
+KERNEL void normalize_rows(const void *arguments, size_t part, size_t begin, size_t end) {
     const Forward a = *(const Forward *)arguments;
     const size_t width = a.width;
     const float *restrict gain = a.gain, *restrict bias = a.bias;
@@ -21,8 +21,10 @@ KERNEL void forward(const void *arguments, size_t part, size_t begin, size_t end
         const float *restrict x = a.x + row * width;
         float *restrict normal = a.normal + row * width, *restrict y = a.y + row * width;
         float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
         for (size_t c = 0; c < width; c++) sum += x[c];
         const float mean = sum / (float)width;
+#pragma omp simd reduction(+ : squares)
         for (size_t c = 0; c < width; c++) squares += (x[c] - mean) * (x[c] - mean);
         const float rstd = 1.0f / sqrtf(squares / (float)width + EPS);
         a.rstd[row] = rstd;
@@ -45,7 +47,7 @@ KERNEL void forward(const void *arguments, size_t part, size_t begin, size_t end
 void layer_norm(const float *x, const float *gain, const float *bias, float *normal, float *rstd,
                 float *y, size_t rows, size_t width) {
     Forward a = {x, gain, bias, normal, rstd, y, width};
-    in_parallel(forward, &a, rows, parts_of(rows, 1 + 32768 / width));
+    in_parallel(normalize_rows, &a, rows, parts_of(rows, 1 + 32768 / width));
 }
 
 typedef struct {
@@ -54,7 +56,7 @@ typedef struct {
     size_t width;
 } Backward;
 
-KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t end) {
+KERNEL void normalize_backward_rows(const void *arguments, size_t part, size_t begin, size_t end) {
     const Backward a = *(const Backward *)arguments;
     const size_t width = a.width;
     const float *restrict gain = a.gain;
@@ -63,6 +65,7 @@ KERNEL void backward(const void *arguments, size_t part, size_t begin, size_t en
         const float *restrict dy = a.dy + row * width, *restrict normal = a.normal + row * width;
         float *restrict dx = a.dx + row * width;
         float sum = 0, slope = 0;
+#pragma omp simd reduction(+ : sum, slope)
         for (size_t c = 0; c < width; c++) {
             const float g = dy[c] * gain[c];
             sum += g;
@@ -84,7 +87,7 @@ void layer_norm_backward(const float *dy, const float *gain, const float *normal
     float *partial = parts > 1 ? calloc(parts * width, sizeof *partial) : NULL;
     if (!partial) parts = 1;
     Backward a = {dy, gain, normal, rstd, dx, partial ? partial : dgain, width};
-    in_parallel(backward, &a, rows, parts);
+    in_parallel(normalize_backward_rows, &a, rows, parts);
     for (size_t part = 0; partial && part < parts; part++)
         for (size_t c = 0; c < width; c++) dgain[c] += partial[part * width + c];
     free(partial);

@@ -19,6 +19,7 @@ KERNEL void loss_rows(const void *arguments, size_t part, size_t begin, size_t e
 #pragma omp simd reduction(max : largest)
         for (size_t c = 0; c < a.width; c++) largest = logits[c] > largest ? logits[c] : largest;
         const float right = logits[a.targets[row]] - largest;
+#pragma omp simd reduction(+ : sum)
         for (size_t c = 0; c < a.width; c++) {
             logits[c] = exponential(logits[c] - largest);
             sum += logits[c];

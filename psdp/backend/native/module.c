@@ -21,16 +21,19 @@ static void release(Buffers *buffers) {
     while (buffers->count) PyBuffer_Release(&buffers->views[--buffers->count]);
 }
 
+/* A function below may go on reading its arguments after one was refused: it gets NULL or 0 for
+ * the rest, and RUN does nothing. */
+
 /* The memory of a C-contiguous array of at least `size` elements; NULL with an exception set where
  * it is none. `type` is 'f' (float32) or 'q' (int64). */
 static void *array(Buffers *buffers, PyObject *object, char type, int writable, size_t size) {
     Py_buffer *view = &buffers->views[buffers->count];
     int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
-    if (PyObject_GetBuffer(object, view, flags)) return NULL;
+    if (PyErr_Occurred() || PyObject_GetBuffer(object, view, flags)) return NULL;
     buffers->count++;
     char got = view->format ? view->format[0] : 'B';
     if (got == 'l' && view->itemsize == 8) got = 'q';
-    if (got != type || (size_t)view->len < size * (size_t)view->itemsize) {
+    if (got != type || (size_t)view->len / (size_t)view->itemsize < size) {
         PyErr_Format(PyExc_ValueError,
                      "expected a contiguous array of type '%c' with %zu elements or more, got type "
                      "'%c' with %zd bytes",
@@ -40,12 +43,22 @@ static void *array(Buffers *buffers, PyObject *object, char type, int writable, 
     return view->buf;
 }
 
+/* The elements of the array that was read first. */
+static size_t first_size(const Buffers *buffers) {
+    return buffers->count ? (size_t)(buffers->views[0].len / buffers->views[0].itemsize) : 0;
+}
+
+/* One side of an array: no less than 1, and small enough for the product of two to be a size. */
 static size_t size_of(PyObject *number) {
-    size_t size = PyLong_AsSize_t(number);
+    size_t size = PyErr_Occurred() ? 0 : PyLong_AsSize_t(number);
+    if (!PyErr_Occurred() && (size < 1 || size > INT32_MAX))
+        PyErr_Format(PyExc_ValueError, "expected a size from 1 to 2^31 - 1, got %zu", size);
     return PyErr_Occurred() ? 0 : size;
 }
 
-static float real(PyObject *number) { return (float)PyFloat_AsDouble(number); }
+static float real(PyObject *number) {
+    return PyErr_Occurred() ? 0 : (float)PyFloat_AsDouble(number);
+}
 
 #define FUNCTION(name) \
     static PyObject *py_##name(PyObject *self, PyObject *const *in, Py_ssize_t given)
@@ -68,9 +81,9 @@ static float real(PyObject *number) { return (float)PyFloat_AsDouble(number); }
     Py_RETURN_NONE
 
 FUNCTION(set_threads) {
-    BEGIN(1);
-    size_t threads = size_of(in[0]);
-    RUN(kernel_threads = threads ? threads : 1);
+    const size_t threads = given == 1 ? size_of(in[0]) : 0;
+    (void)self;
+    if (threads) kernel_threads = threads;
     END;
 }
 
@@ -84,9 +97,8 @@ enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112 };
 static Sgemm *sgemm;
 
 FUNCTION(set_sgemm) {
-    BEGIN(1);
-    size_t address = size_of(in[0]);
-    RUN(sgemm = (Sgemm *)address);
+    (void)self;
+    if (given == 1) sgemm = (Sgemm *)PyLong_AsVoidPtr(in[0]);
     END;
 }
 
@@ -97,12 +109,13 @@ enum { A_TRANSPOSED = 1, B_TRANSPOSED = 2 };
 FUNCTION(add_product) {
     BEGIN(7);
     int64_t m = (int64_t)size_of(in[3]), n = (int64_t)size_of(in[4]), k = (int64_t)size_of(in[5]);
-    size_t flags = size_of(in[6]);
+    long flags = PyErr_Occurred() ? 0 : PyLong_AsLong(in[6]);
     int a_form = flags & A_TRANSPOSED ? TRANSPOSED : PLAIN;
     int b_form = flags & B_TRANSPOSED ? TRANSPOSED : PLAIN;
     const float *a = READ(in[0], (size_t)(m * k)), *b = READ(in[1], (size_t)(k * n));
     float *out = WRITE(in[2], (size_t)(m * n));
-    if (!sgemm) PyErr_SetString(PyExc_RuntimeError, "set_sgemm must be called first");
+    if (!sgemm && !PyErr_Occurred())
+        PyErr_SetString(PyExc_RuntimeError, "set_sgemm must be called first");
     RUN(sgemm(ROW_MAJOR, a_form, b_form, m, n, k, 1.0f, a, a_form == PLAIN ? k : m, b,
               b_form == PLAIN ? n : k, 1.0f, out, n));
     END;
@@ -116,11 +129,12 @@ FUNCTION(product) {
     p.b = READ(in[1], p.k * p.n);
     p.bias = in[2] == Py_None ? NULL : READ(in[2], p.n);
     p.c = WRITE(in[3], p.m * p.n);
-    size_t flags = size_of(in[7]);
+    long flags = PyErr_Occurred() ? 0 : PyLong_AsLong(in[7]);
     p.a_transposed = flags & A_TRANSPOSED;
     p.b_transposed = flags & B_TRANSPOSED;
     p.add = PyObject_IsTrue(in[8]);
     p.bf16 = PyObject_IsTrue(in[9]);
+    if (p.add && p.bias) PyErr_SetString(PyExc_ValueError, "a product that adds has no bias");
     RUN(failed = product(p));
     if (failed) PyErr_NoMemory();
     END;
@@ -129,6 +143,11 @@ FUNCTION(product) {
 FUNCTION(product_support) {
     (void)self, (void)in, (void)given;
     return PyLong_FromLong(product_support());
+}
+
+FUNCTION(are_fast) {
+    (void)self, (void)in, (void)given;
+    return PyBool_FromLong(KERNELS_ARE_FAST);
 }
 
 FUNCTION(add_bias) {
@@ -150,17 +169,19 @@ FUNCTION(add_column_sums) {
 }
 
 FUNCTION(gelu) {
-    BEGIN(3);
-    size_t size = size_of(in[2]);
-    float *x = WRITE(in[0], size), *y = WRITE(in[1], size);
+    BEGIN(2);
+    float *x = WRITE(in[0], 1);
+    const size_t size = first_size(&buffers);
+    float *y = WRITE(in[1], size);
     RUN(gelu(x, y, size));
     END;
 }
 
 FUNCTION(gelu_backward) {
-    BEGIN(3);
-    size_t size = size_of(in[2]);
-    float *x = WRITE(in[0], size), *dy = WRITE(in[1], size);
+    BEGIN(2);
+    float *x = WRITE(in[0], 1);
+    const size_t size = first_size(&buffers);
+    float *dy = WRITE(in[1], size);
     RUN(gelu_backward(x, dy, size));
     END;
 }
@@ -186,30 +207,54 @@ FUNCTION(layer_norm_backward) {
     END;
 }
 
+static PyObject *refuse_target(Buffers *buffers, int64_t target, size_t width) {
+    release(buffers);
+    return PyErr_Format(PyExc_IndexError, "target %lld is outside of %zu logits", (long long)target,
+                        width);
+}
+
 FUNCTION(cross_entropy) {
     BEGIN(6);
     size_t rows = size_of(in[4]), width = size_of(in[5]);
     float *logits = WRITE(in[0], rows * width), scale = real(in[2]);
     const int64_t *targets = array(&buffers, in[1], 'q', 0, rows);
+    for (size_t row = 0; targets && row < rows; row++)
+        if (targets[row] < 0 || (size_t)targets[row] >= width)
+            return refuse_target(&buffers, targets[row], width);
     float *losses = WRITE(in[3], rows);
     RUN(cross_entropy(logits, targets, scale, losses, rows, width));
     END;
 }
 
+/* From batch, heads, tokens and query block, and the qkv (tokens, 3 heads x D) that was read first.
+ */
+static AttentionShape shape_of(const Buffers *buffers, PyObject *const *in) {
+    AttentionShape s = {size_of(in[0]), size_of(in[1]), 0, 0, size_of(in[3])};
+    const size_t tokens = size_of(in[2]), elements = first_size(buffers);
+    if (PyErr_Occurred()) return s;
+    if (tokens % s.batch || elements % tokens || elements / tokens % (3 * s.heads))
+        PyErr_Format(PyExc_ValueError,
+                     "expected %zu sequences of %zu tokens in all, each 3 x %zu heads, got %zu "
+                     "elements",
+                     s.batch, tokens, s.heads, elements);
+    s.length = tokens / s.batch;
+    s.head_size = elements / tokens / (3 * s.heads);
+    return s;
+}
+
+static const float *mask_or_null(Buffers *buffers, PyObject *object, AttentionShape shape) {
+    if (object == Py_None || PyErr_Occurred()) return NULL;
+    return array(buffers, object, 'f', 0, mask_size(shape));
+}
+
 FUNCTION(attention) {
     BEGIN(8);
-    AttentionShape s = {size_of(in[4]), size_of(in[5]), 0, 0, size_of(in[7])};
-    size_t tokens = size_of(in[6]);
     int failed = 0;
-    Py_ssize_t width = 0;
-    const float *qkv = READ(in[0], 0);
-    if (qkv && s.batch && s.heads && tokens) {
-        width = buffers.views[0].len / (Py_ssize_t)(tokens * 3 * sizeof(float));
-        s.length = tokens / s.batch;
-        s.head_size = (size_t)width / s.heads;
-    }
-    const float *mask = in[1] == Py_None ? NULL : READ(in[1], 0);
-    float *context = WRITE(in[2], tokens * (size_t)width);
+    const float *qkv = READ(in[0], 1);
+    const AttentionShape s = shape_of(&buffers, in + 4);
+    const size_t tokens = s.batch * s.length;
+    const float *mask = mask_or_null(&buffers, in[1], s);
+    float *context = WRITE(in[2], tokens * s.heads * s.head_size);
     float *log_sums = WRITE(in[3], tokens * s.heads);
     RUN(failed = attention(s, qkv, mask, context, log_sums));
     if (failed) PyErr_NoMemory();
@@ -218,21 +263,14 @@ FUNCTION(attention) {
 
 FUNCTION(attention_backward) {
     BEGIN(10);
-    AttentionShape s = {size_of(in[6]), size_of(in[7]), 0, 0, size_of(in[9])};
-    size_t tokens = size_of(in[8]);
     int failed = 0;
-    Py_ssize_t width = 0;
-    const float *qkv = READ(in[0], 0);
-    if (qkv && s.batch && s.heads && tokens) {
-        width = buffers.views[0].len / (Py_ssize_t)(tokens * 3 * sizeof(float));
-        s.length = tokens / s.batch;
-        s.head_size = (size_t)width / s.heads;
-    }
-    const float *mask = in[1] == Py_None ? NULL : READ(in[1], 0);
-    const float *context = READ(in[2], tokens * (size_t)width);
-    const float *log_sums = READ(in[3], tokens * s.heads);
-    const float *dcontext = READ(in[4], tokens * (size_t)width);
-    float *dqkv = WRITE(in[5], tokens * 3 * (size_t)width);
+    const float *qkv = READ(in[0], 1);
+    const AttentionShape s = shape_of(&buffers, in + 6);
+    const size_t tokens = s.batch * s.length, width = s.heads * s.head_size;
+    const float *mask = mask_or_null(&buffers, in[1], s);
+    const float *context = READ(in[2], tokens * width), *log_sums = READ(in[3], tokens * s.heads);
+    const float *dcontext = READ(in[4], tokens * width);
+    float *dqkv = WRITE(in[5], tokens * 3 * width);
     RUN(failed = attention_backward(s, qkv, mask, context, log_sums, dcontext, dqkv));
     if (failed) PyErr_NoMemory();
     END;
@@ -242,8 +280,8 @@ FUNCTION(attention_backward) {
 FUNCTION(mean) {
     BEGIN(3);
     Py_ssize_t count = PyList_Size(in[1]);
-    if (count < 0 || PyList_Size(in[2]) != count)
-        return PyErr_Format(PyExc_TypeError, "expected a list of vectors and one of shares");
+    if (count < 1 || PyList_Size(in[2]) != count)
+        return PyErr_Format(PyExc_TypeError, "expected a list of vectors and one of their shares");
     Py_buffer *views = calloc((size_t)count + 1, sizeof *views);
     const float **vectors = calloc((size_t)count + 1, sizeof *vectors);
     float *shares = calloc((size_t)count + 1, sizeof *shares), *out = WRITE(in[0], 0);
@@ -269,7 +307,7 @@ FUNCTION(adam) {
     AdamStep step = {real(in[4]), real(in[5]), real(in[6]),  real(in[7]),
                      real(in[8]), real(in[9]), real(in[10]), real(in[11])};
     const float *gradient = READ(in[1], 0);
-    size_t size = gradient ? (size_t)buffers.views[0].len / sizeof(float) : 0;
+    const size_t size = first_size(&buffers);
     float *weights = WRITE(in[0], size), *mean = WRITE(in[2], size);
     float *mean_square = WRITE(in[3], size);
     RUN(adam(step, gradient, weights, mean, mean_square, size));
@@ -283,6 +321,7 @@ static PyMethodDef methods[] = {
     METHOD(add_product),
     METHOD(product),
     METHOD(product_support),
+    METHOD(are_fast),
     METHOD(add_bias),
     METHOD(add_column_sums),
     METHOD(gelu),

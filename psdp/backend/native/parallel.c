@@ -15,7 +15,9 @@ void in_parallel(Work *work, const void *arguments, size_t count, size_t parts) 
         work(arguments, 0, 0, count);
         return;
     }
-#pragma omp parallel for num_threads((int)parts) schedule(static, 1)
+    /* Always the whole team: one that changes its size ends threads and starts others. A process
+     * that forks after this must not come here again in the child. */
+#pragma omp parallel for num_threads((int)smaller(kernel_threads, MOST_PARTS)) schedule(static, 1)
     for (size_t part = 0; part < parts; part++)
         work(arguments, part, count * part / parts, count * (part + 1) / parts);
 }

@@ -12,9 +12,11 @@
 
 #include "kernels.h"
 
-#if defined(__x86_64__) && defined(__gnu_linux__)
+/* Older compilers do not know bfloat16. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && (defined(__clang__) || __GNUC__ >= 10)
 
 #include <immintrin.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -92,15 +94,23 @@ typedef struct {
     int failed;
 } Arguments;
 
-/* Memory for a thread's blocks, which stays with it. */
+static pthread_key_t own_blocks;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static void make_key(void) { pthread_key_create(&own_blocks, free); }
+
+/* Memory for a thread's blocks, which stays with it and goes when it ends; NULL without any. */
 static uint32_t *blocks(void) {
-    static _Thread_local uint32_t *own;
-    const size_t huge = 2u << 20, words = BLOCK_WORDS * (BLOCK_ROWS + BLOCK_COLUMNS + 2 * LANES);
-    if (!own) {
-        const size_t bytes = (words * sizeof *own + huge - 1) / huge * huge;
-        own = aligned_alloc(huge, bytes);
-        if (own) madvise(own, bytes, MADV_HUGEPAGE);
+    const size_t huge = 2u << 20, bytes = BLOCK_WORDS * (BLOCK_ROWS + BLOCK_COLUMNS) * 4;
+    const size_t whole = (bytes + huge - 1) / huge * huge;
+    pthread_once(&once, make_key);
+    uint32_t *own = pthread_getspecific(own_blocks);
+    if (own) return own;
+    own = aligned_alloc(huge, whole);
+    if (own && pthread_setspecific(own_blocks, own)) {
+        free(own);
+        return NULL;
     }
+    if (own) madvise(own, whole, MADV_HUGEPAGE);
     return own;
 }
 
@@ -118,8 +128,9 @@ static int multiply(const Arguments *g, ptrdiff_t top, ptrdiff_t bottom, ptrdiff
                     ptrdiff_t right) {
     const Product *p = &g->p;
     const ptrdiff_t per_word = p->bf16 ? 2 : 1, c_row = (ptrdiff_t)p->n, depth = (ptrdiff_t)p->k;
-    uint32_t *a_block = blocks(), *b_block = a_block + BLOCK_WORDS * BLOCK_ROWS;
+    uint32_t *a_block = blocks();
     if (!a_block) return -1;
+    uint32_t *b_block = a_block + BLOCK_WORDS * BLOCK_ROWS;
     for (ptrdiff_t j = left; j < right; j += BLOCK_COLUMNS) {
         const ptrdiff_t columns = right - j < BLOCK_COLUMNS ? right - j : BLOCK_COLUMNS;
         for (ptrdiff_t k = 0; k < depth; k += BLOCK_WORDS * per_word) {
@@ -154,13 +165,15 @@ static void part_of_product(const void *arguments, size_t part, size_t begin, si
     const ptrdiff_t first = (ptrdiff_t)begin * unit, past = (ptrdiff_t)end * unit;
     const ptrdiff_t last = past < size ? past : size;
     (void)part;
-    if (g->split_rows ? multiply(g, first, last, 0, n) : multiply(g, 0, m, first, last))
+    if (g->split_rows ? multiply(g, first, last, 0, n) : multiply(g, 0, m, first, last)) {
+#pragma omp atomic write
         g->failed = 1;
+    }
 }
 
-/* c (m, n) = a b + bias, or c += a b; a (m, k) and b (k, n), given as (k, m) and (n, k) where their
- * flag says transposed; bias (n) or null. With bf16 both are rounded to bfloat16. The order of a
- * sum depends on k alone. Returns -1 where there is no memory. */
+/* c (m, n) = a b + bias, or c += a b (without a bias); a (m, k) and b (k, n), given as (k, m) and
+ * (n, k) where their flag says transposed; bias (n) or null. With bf16 both are rounded to
+ * bfloat16. The order of a sum depends on k alone. Returns -1 where there is no memory. */
 int product(Product p) {
     Arguments g = {.p = p};
     const ptrdiff_t m = (ptrdiff_t)p.m, n = (ptrdiff_t)p.n, k = (ptrdiff_t)p.k;
