@@ -132,7 +132,7 @@ class RunConfig:
     resume: str | None = setting(None, "run folder or checkpoint to go on from", metavar="DIR")
     seed: int = setting(1337, "of the weights, the order of the data and dropout", low=0)
     threads: int = setting(
-        0, "BLAS threads a rank (0: cores of the node / its ranks)", low=0, below=1025
+        0, "threads that a rank computes with (0: cores of the node / its ranks)", low=0, below=1025
     )
     transport: str = setting(
         "auto",

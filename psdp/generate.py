@@ -43,10 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the text to stdout; return the exit status."""
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
-        limit_blas(options.threads or len(own_cores()))
+        threads = options.threads or len(own_cores())
+        limit_blas(threads)
         prompt = read_stdin() if options.prompt == "-" else options.prompt
         folder = choose_checkpoint(options.checkpoint, best=options.best)
-        tokenizer, decoder = load_model(folder, options.device)
+        tokenizer, decoder = load_model(folder, options.device, threads)
         rng = np.random.default_rng(options.seed)
         pieces = continuation(tokenizer, decoder, prompt, options.tokens, options.sampling, rng)
         return write(chain(pieces, ["\n"]))
@@ -136,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
     )
     add("--device", "where to compute (default cpu)", choices=("cpu", "gpu"), default="cpu")
-    add("--threads", "BLAS threads (default 0: all cores)", type=int, default=0, metavar="N")
+    add("--threads", "threads (default 0: all cores)", type=int, default=0, metavar="N")
     return parser
 
 

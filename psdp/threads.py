@@ -1,4 +1,4 @@
-"""How many BLAS threads a rank may use: the cores of its node, shared by the node's ranks."""
+"""How many threads a rank may compute with: the cores of its node, shared by the node's ranks."""
 
 from __future__ import annotations
 

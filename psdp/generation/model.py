@@ -39,7 +39,7 @@ def choose_checkpoint(path: Path, *, best: bool) -> Path:
     return find_checkpoint(path / CHECKPOINTS / step_name(step))
 
 
-def load_model(folder: Path, device: str) -> tuple[Tokenizer, Decoder]:
+def load_model(folder: Path, device: str, threads: int = 1) -> tuple[Tokenizer, Decoder]:
     """Return the tokenizer and the model of the checkpoint in ``folder``, verified.
 
     Raises:
@@ -52,7 +52,7 @@ def load_model(folder: Path, device: str) -> tuple[Tokenizer, Decoder]:
     table = parameter_table(config.model, tokenizer.vocab_size)
     if not table.same_layout(manifest.state["layout"]) or weights.size != table.size:
         raise CheckpointError(f"{folder} holds other parameters than this version of psdp makes")
-    backend = make_backend(device, str(weights.dtype))
+    backend = make_backend(device, str(weights.dtype), threads=threads)
     on_device = backend.empty(table.size)
     backend.to_device(weights, on_device)
     return tokenizer, Decoder(config.model, tokenizer.vocab_size, backend, on_device)

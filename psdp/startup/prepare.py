@@ -180,7 +180,7 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
 
 
 def place_on_node(hosts: Sequence[Mapping[str, Any]], rank: int) -> tuple[int, int]:
-    """Return a rank's number among those of its host, and its BLAS threads: ``--threads``, or its
+    """Return a rank's number among those of its host, and its threads: ``--threads``, or its
     fair share of the host's cores.
 
     ``hosts`` holds ``host``, ``cores`` and ``settings`` of every rank.

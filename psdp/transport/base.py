@@ -73,14 +73,20 @@ class Endpoint(ABC):
         self._all_ring = self._neighbours.are(peers)
         self._lent: defaultdict[int, deque[Sending]] = defaultdict(deque)
         self._gone: set[int] = set()
+        self._unrung: set[int] = set()
 
     def send(self, peer: int, message: Message, payload: Array | None = None) -> Sending:
-        """Start sending a header and the raw memory of a contiguous vector; never wait."""
+        """Start sending a header and the raw memory of a contiguous vector; never wait.
+
+        A peer on this host is woken when this rank next looks for messages: a peer that runs while
+        others are still to be sent to could take this rank's core.
+        """
         raw = None if payload is None else as_bytes(payload)
         place = FOLLOWS if raw is None else self._neighbours.place(peer, raw)
         header = encode(message, 0 if raw is None else raw.nbytes, place)
         sending = self._post(peer, header, raw if place == FOLLOWS else None)
-        self._neighbours.ring(peer)
+        if not isinstance(message, Taken):  # nobody waits for that
+            self._unrung.add(peer)
         if place != FOLLOWS and isinstance(message, Weights) and peer not in self._gone:
             sending = Sending()
             self._lent[peer].append(sending)
@@ -102,7 +108,7 @@ class Endpoint(ABC):
         """Return the next thing that happens within ``timeout_s``, or None; sleep meanwhile."""
         backoff = self._backoff()
         deadline = time.monotonic() + timeout_s
-        while (event := self.poll()) is None:
+        while (event := self._look()) is None:
             if time.monotonic() >= deadline:
                 return None
             backoff.pause(self.transferring())
@@ -116,7 +122,7 @@ class Endpoint(ABC):
         backoff = self._backoff()
         deadline = time.monotonic() + timeout_s
         while not all(sending.done for sending in sendings) and time.monotonic() < deadline:
-            event = self.poll()
+            event = self._look()
             if event is not None:
                 events.append(event)
             else:
@@ -146,6 +152,12 @@ class Endpoint(ABC):
             if isinstance(message, Weights):
                 self.send(peer, Taken())
         return Arrival(peer, message)
+
+    def _look(self) -> Arrival | Lost | None:
+        event = self.poll()
+        while self._unrung:
+            self._neighbours.ring(self._unrung.pop())
+        return event
 
     def _confirmed(self, peer: int) -> None:
         if not self._lent[peer]:

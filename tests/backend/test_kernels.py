@@ -3,6 +3,8 @@ dtypes, and the compiled ones, on one thread and on three."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -281,6 +283,14 @@ def test_compiled_kernels_refuse_arrays_that_do_not_fit() -> None:
         backend.gelu(x, np.zeros((4, 3)))
     with pytest.raises(ValueError, match="not C-contiguous"):
         backend.gelu(x, np.zeros((3, 4), np.float32).T)
+    with pytest.raises(IndexError, match="target 3 is outside of 3 logits"):
+        backend.cross_entropy(x, np.array([0, 1, 2, 3]), 1.0, np.zeros(4, np.float32))
+    with pytest.raises(
+        ValueError, match="2 sequences of 4 tokens in all, each 3 x 3 heads, got 12"
+    ):
+        backend.attention(x, 2, 3, None, x, x)
+    with pytest.raises(ValueError, match="16 elements or more, got type 'f' with 4 bytes"):
+        backend.attention(x, 1, 1, np.zeros(1, np.float32), x, x)
     x.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         backend.gelu_backward(x, x)
@@ -360,6 +370,20 @@ def test_a_product_has_the_same_bits_on_any_number_of_threads() -> None:
         results.append(out)
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
+
+
+@needs_avx512
+def test_threads_that_come_and_go_leave_no_memory_behind() -> None:
+    backend = NativeBackend(4)
+    shapes = [(64, 64, 600), (512, 512, 256), (128, 40, 300)]  # of one part, of two, of four
+    rounds = [(np.ones((m, k), "f4"), np.ones((k, n), "f4")) for m, n, k in shapes]
+    sizes = []
+    for _ in range(60):
+        for a, b in rounds:
+            backend.matmul(a, b, backend.empty(a.shape[0], b.shape[1]))
+        status = Path("/proc/self/status").read_text()
+        sizes.append(int(status.partition("VmRSS:")[2].split()[0]))
+    assert sizes[-1] - sizes[5] < 16 * 1024, "kB"
 
 
 def test_without_avx512_products_are_those_of_blas(

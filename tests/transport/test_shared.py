@@ -283,11 +283,14 @@ def test_a_pull_out_of_shared_memory_is_never_torn(actions: list[str]) -> None:
 
 
 def test_endpoints_take_turns_across_processes_by_the_bell_alone() -> None:
-    """Sleeping for a minute, each is woken by the other's message."""
+    """Sleeping for a minute, each is woken by the other's message once that looks for more."""
     pair = Pair()
     pair.worker.send(SERVER, GRADIENT, pair.gradient[2:6])
+    assert not pair.memories[SERVER].listen(0)
+    assert pair.worker.receive(0) is None
     assert pair.memories[SERVER].listen(60)
     assert isinstance(pair.server, MemoryEndpoint)
     assert pair.server.receive(60) == Arrival(WORKER, GRADIENT)
     pair.server.send(WORKER, weights(1), pair.weights)
+    assert pair.server.receive(0) is None
     assert pair.memories[WORKER].listen(60)
