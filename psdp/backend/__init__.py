@@ -5,9 +5,16 @@ A :class:`Backend` is an explicit object passed down to the layers; there is no 
 
 from __future__ import annotations
 
+import os
+
 from psdp.backend.base import AdamStep, Backend
 from psdp.backend.numpy_backend import NumpyBackend
 from psdp.errors import ConfigError
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # Threads of compiled kernels wait a few microseconds for the next one, then they sleep. The
+    # default, milliseconds, gains nothing and is slower than one thread where a core is shared.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 try:
     from psdp.backend.native_backend import ARE_FAST, NativeBackend, bf16_here
