@@ -143,11 +143,12 @@ def parse() -> argparse.Namespace:
 def compare(options: argparse.Namespace) -> tuple[list[Result], list[str]]:
     """Print both tables; return the results, and the sizes whose losses are apart."""
     results = []
+    print(HEADER, flush=True)
     for name in options.sizes:
         (core,) = options.cores
         result = measure(name, options.precision, options.rounds, core, compiling=options.compile)
         results.append(result)
-    print(HEADER, *map(row, results), sep="\n")
+        print(row(result), flush=True)
     print("\nThe step over its matrix products alone, and peaks of memory:")
     print(FLOOR_HEADER, *map(floor_row, results), sep="\n", flush=True)
     tolerance = BF16_LOSS_TOLERANCE if options.precision == "bf16" else LOSS_TOLERANCE

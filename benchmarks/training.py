@@ -24,7 +24,7 @@ from psdp.threads import limit_blas
 SEED = 1337
 OPTIM = OptimConfig()
 # Rounding errors grow from step to step, so two correct programs drift apart in the end.
-COMPARED_STEPS = 20
+COMPARED_STEPS = 10
 LOSS_TOLERANCE = 1e-4
 BF16_LOSS_TOLERANCE = 0.05
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")

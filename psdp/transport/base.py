@@ -85,8 +85,7 @@ class Endpoint(ABC):
         place = FOLLOWS if raw is None else self._neighbours.place(peer, raw)
         header = encode(message, 0 if raw is None else raw.nbytes, place)
         sending = self._post(peer, header, raw if place == FOLLOWS else None)
-        if not isinstance(message, Taken):  # nobody waits for that
-            self._unrung.add(peer)
+        self._unrung.add(peer)
         if place != FOLLOWS and isinstance(message, Weights) and peer not in self._gone:
             sending = Sending()
             self._lent[peer].append(sending)
