@@ -87,9 +87,6 @@ def _scores(arrays: Arrays, q: Array, k: Array, tile: _Tile) -> Array:
 class CausalAttention(Arrays):
     """Attention as it is written against an array module."""
 
-    query_block: int
-    """Queries that attention handles at a time."""
-
     def attention(
         self, qkv: Array, batch: int, heads: int, mask: Array | None, out: Array, log_sums: Array
     ) -> None:

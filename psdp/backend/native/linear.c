@@ -3,7 +3,6 @@
 #include "kernels.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 typedef struct {
     float *y;
@@ -27,7 +26,7 @@ void add_bias(float *y, const float *bias, size_t rows, size_t width) {
 }
 
 /* Adds rows to the sums of this part, y (parts, width). Four rows at a time, so that a sum is read
- * and written once for the four; columns in pieces whose sums stay in the first-level cache. */
+ * and written once for the four. */
 KERNEL void sum_rows(const void *arguments, size_t part, size_t begin, size_t end) {
     const Rows a = *(const Rows *)arguments;
     float *restrict sums = a.y + part * a.width;

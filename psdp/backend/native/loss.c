@@ -15,7 +15,6 @@ KERNEL void loss_rows(const void *arguments, size_t part, size_t begin, size_t e
     (void)part;
     for (size_t row = begin; row < end; row++) {
         float *logits = a.logits + row * a.width, largest = -INFINITY, sum = 0;
-
 #pragma omp simd reduction(max : largest)
         for (size_t c = 0; c < a.width; c++) largest = logits[c] > largest ? logits[c] : largest;
         const float right = logits[a.targets[row]] - largest;
