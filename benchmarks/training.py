@@ -83,7 +83,8 @@ class PsdpTrainer:
         limit_blas(threads)
         self.backend = make_backend("cpu", "float32", precision=precision, threads=threads)
         table = parameter_table(size.model, size.vocab_size)
-        self._weights = table.initial(SEED, "float32")
+        self._weights = self.backend.zeros(table.size)
+        self._weights[...] = table.initial(SEED, "float32")
         self._gradient = np.zeros_like(self._weights)
         self._model = Transformer(
             size.model,

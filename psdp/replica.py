@@ -30,11 +30,11 @@ class Replica:
         self, job: Job, vocab_size: int, backend: Backend, zeros: Zeros = np.zeros
     ) -> None:
         config, size = job.config, job.table.size
-        self.weights: Array = np.zeros(size, config.run.dtype)
         self.gradient: Array = zeros(size, config.run.dtype)
         self.backend = backend
         self._on_host = backend.name == "cpu"
-        self._weights = self.weights if self._on_host else backend.zeros(size)
+        self._weights = backend.zeros(size)
+        self.weights: Array = self._weights if self._on_host else np.zeros(size, config.run.dtype)
         self._gradient = self.gradient if self._on_host else backend.zeros(size)
         self.profile: Spans = UNPROFILED
 

@@ -44,6 +44,7 @@ def layer_norm_backward(
     rstd: Array,
     dx: Array,
     dgain: Array,
+    dbias: Array | None,
     rows: int,
     width: int,
     /,

@@ -46,7 +46,7 @@ class Arrays:
         return array
 
     def zeros(self, *shape: int, dtype: Any = None) -> Array:
-        """Return zeros on the device, of ``self.dtype`` unless told."""
+        """Return zeros on the device, of ``self.dtype`` unless told, to be kept for long."""
         array: Array = self.xp.zeros(shape, self.dtype if dtype is None else dtype)
         return array
 
@@ -58,7 +58,7 @@ class Arrays:
         size = math.prod(shape)
         flat = self._scratch.get(index)
         if flat is None or flat.size < size:
-            flat = self._scratch[index] = self.empty(size)
+            flat = self._scratch[index] = self.zeros(size)
         return flat[:size].reshape(shape)
 
     def ones(self, size: int) -> Array:

@@ -161,14 +161,24 @@ class Backend(CausalAttention):
                 xp.add(y[rows], bias, out=y[rows])
 
     def layer_norm_backward(
-        self, dy: Array, gain: Array, normal: Array, rstd: Array, dx: Array, dgain: Array
+        self,
+        dy: Array,
+        gain: Array,
+        normal: Array,
+        rstd: Array,
+        dx: Array,
+        dgain: Array,
+        dbias: Array | None,
     ) -> None:
-        """Add dL/dx to ``dx`` (N, C) and dL/dgain to ``dgain`` (C,); ``dy`` (N, C) is destroyed.
+        """Add dL/dx to ``dx`` (N, C), dL/dgain to ``dgain`` (C,) and dL/dbias to ``dbias`` (C,),
+        if there is one; ``dy`` (N, C) is destroyed.
 
         With g = gain * dy: dx = rstd (g - mean(g) - normal mean(g normal)). Both means are
         products of an array that is needed anyhow with the vector gain.
         """
         xp, width = self.xp, dy.shape[1]
+        if dbias is not None:
+            self.add_column_sums(dy, dbias)
         for rows in self.blocks(*dy.shape):
             g, n = dy[rows], normal[rows]
             size = g.shape[0]

@@ -87,9 +87,16 @@ class NativeBackend(NumpyBackend):
         native.layer_norm(x, gain, bias, normal, rstd, y, *x.shape)
 
     def layer_norm_backward(
-        self, dy: Array, gain: Array, normal: Array, rstd: Array, dx: Array, dgain: Array
+        self,
+        dy: Array,
+        gain: Array,
+        normal: Array,
+        rstd: Array,
+        dx: Array,
+        dgain: Array,
+        dbias: Array | None,
     ) -> None:
-        native.layer_norm_backward(dy, gain, normal, rstd, dx, dgain, *dy.shape)
+        native.layer_norm_backward(dy, gain, normal, rstd, dx, dgain, dbias, *dy.shape)
 
     def cross_entropy(self, logits: Array, targets: Array, scale: float, losses: Array) -> None:
         native.cross_entropy(logits, targets, scale, losses, *logits.shape)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from psdp.backend.arrays import Array
 from psdp.backend.base import Backend
+from psdp.backend.pages import LargePages
 
 
 class NumpyBackend(Backend):
@@ -16,11 +19,15 @@ class NumpyBackend(Backend):
     xp = np
 
     def __init__(self, dtype: str) -> None:
+        self._pages = LargePages()
         super().__init__(dtype)
         # Half of a 512 KiB L2 cache. Smaller tiles miss less, but each operation costs a call.
         self.tile = 2**18 // self.dtype.itemsize
         # Fewer queries would skip more of the masked half, but in smaller, slower products.
         self.query_block = 128
+
+    def zeros(self, *shape: int, dtype: Any = None) -> Array:
+        return self._pages.zeros(shape, self.dtype if dtype is None else dtype)
 
     def to_device(self, host: Array, out: Array) -> None:
         np.copyto(out, host)

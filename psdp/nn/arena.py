@@ -61,12 +61,12 @@ class Arena:
 
         Without one, the layers that ask for the same name take turns with one buffer.
         """
-        return self.backend.empty(*shape) if self.training else self.scratch(name, *shape)
+        return self.backend.zeros(*shape) if self.training else self.scratch(name, *shape)
 
     def scratch(self, name: str, *shape: int) -> Array:
         """Return a buffer shared by all who ask for ``name``; the next of them overwrites it."""
         size = math.prod(shape)
         buffer = self._shared.get(name)
         if buffer is None or buffer.size < size:
-            buffer = self._shared[name] = self.backend.empty(size)
+            buffer = self._shared[name] = self.backend.zeros(size)
         return buffer[:size].reshape(shape)

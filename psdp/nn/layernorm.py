@@ -33,9 +33,7 @@ class LayerNorm:
 
     def backward(self, dy: Array, dx: Array) -> None:
         """Add dL/dgain and dL/dbias to their views; add dL/dx to ``dx``. ``dy`` is destroyed."""
-        count = dy.shape[0]
-        if self.bias is not None:
-            self.backend.add_column_sums(dy, self.parameters.gradient("bias"))
+        count, has_bias = dy.shape[0], self.bias is not None
         self.backend.layer_norm_backward(
             dy,
             self.gain,
@@ -43,4 +41,5 @@ class LayerNorm:
             self.rstd[:count],
             dx,
             self.parameters.gradient("gain"),
+            self.parameters.gradient("bias") if has_bias else None,
         )

@@ -92,7 +92,7 @@ class Transformer:
         self.head = TiedHead(self.embedding.tokens, arena)
         self.parameters = parameters
         # The gradient flows back through the memory that the residual stream came up in.
-        self.stream = backend.empty(arena.rows, config.n_embd)
+        self.stream = backend.zeros(arena.rows, config.n_embd)
         self.normed = arena.kept("normed", arena.rows, config.n_embd)
         if arena.training:
             self.dnormed = arena.scratch("dbranch", arena.rows, config.n_embd)

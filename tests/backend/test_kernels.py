@@ -101,14 +101,21 @@ def test_layer_norm(backend: Backend) -> None:
 @pytest.mark.parametrize("rows", [1, 21, 9000])
 def test_layer_norm_backward(backend: Backend, rows: int) -> None:
     dy, normal_, dx = (normal(backend, rows, 8) for _ in range(3))
-    gain, rstd, dgain = normal(backend, 8), 1 + normal(backend, rows) ** 2, normal(backend, 8)
+    gain, rstd = normal(backend, 8), 1 + normal(backend, rows) ** 2
+    dgain, dbias = normal(backend, 8), normal(backend, 8)
     g = (dy * gain).astype("float64")
     mean, slope = g.mean(axis=1), (g * normal_).mean(axis=1)
     expected = dx + rstd[:, None] * (g - mean[:, None] - normal_ * slope[:, None])
     expected_dgain = dgain + (dy.astype("float64") * normal_).sum(axis=0)
-    backend.layer_norm_backward(dy.copy(), gain, normal_, rstd, dx, dgain)
+    expected_dbias = dbias + dy.astype("float64").sum(axis=0)
+    without_bias, unused = dx.copy(), dgain.copy()
+    backend.layer_norm_backward(dy.copy(), gain, normal_, rstd, dx, dgain, dbias)
     assert_close(dx, expected, backend)
-    np.testing.assert_allclose(dgain, expected_dgain, rtol=1e-5, atol=1e-5 * np.sqrt(rows))
+    atol = 1e-5 * np.sqrt(rows)
+    np.testing.assert_allclose(dgain, expected_dgain, rtol=1e-5, atol=atol)
+    np.testing.assert_allclose(dbias, expected_dbias, rtol=1e-5, atol=atol)
+    backend.layer_norm_backward(dy.copy(), gain, normal_, rstd, without_bias, unused, None)
+    np.testing.assert_array_equal(without_bias, dx)
 
 
 def test_softmax_parts_survive_large_scores(backend: Backend) -> None:

@@ -38,6 +38,15 @@ enum { MOST_PARTS = 256 };
 size_t parts_of(size_t count, size_t least);
 void in_parallel(Work *work, const void *arguments, size_t count, size_t parts);
 
+/* Vectors that all parts add to, in memory of its own for each part: `sums` itself where there is
+ * one part, and else rows of `size` that end_sums adds to it in order. */
+typedef struct {
+    float *sums, *rows;
+    size_t size, parts;
+} Sums;
+Sums begin_sums(float *sums, size_t size, size_t parts);
+void end_sums(Sums s);
+
 /* Threads that in_parallel uses from now on. */
 extern size_t kernel_threads;
 
@@ -67,6 +76,8 @@ INLINE float exponential(float x) {
     return p * power.value;
 }
 
+INLINE float *sums_of(Sums s, size_t part) { return s.rows ? s.rows + part * s.size : s.sums; }
+
 INLINE size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /* The kernels; shapes and meaning stand at their definitions. */
@@ -89,7 +100,7 @@ void gelu_backward(float *x, float *dy, size_t size);
 void layer_norm(const float *x, const float *gain, const float *bias, float *normal, float *rstd,
                 float *y, size_t rows, size_t width);
 void layer_norm_backward(const float *dy, const float *gain, const float *normal, const float *rstd,
-                         float *dx, float *dgain, size_t rows, size_t width);
+                         float *dx, float *dgain, float *dbias, size_t rows, size_t width);
 
 void cross_entropy(float *logits, const int64_t *targets, float scale, float *losses, size_t rows,
                    size_t width);

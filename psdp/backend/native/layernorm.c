@@ -2,8 +2,6 @@
 
 #include "kernels.h"
 
-#include <stdlib.h>
-
 #define EPS 1e-5f
 
 typedef struct {
@@ -52,7 +50,8 @@ void layer_norm(const float *x, const float *gain, const float *bias, float *nor
 
 typedef struct {
     const float *dy, *gain, *normal, *rstd;
-    float *dx, *dgain;
+    float *dx;
+    Sums dgain, dbias;
     size_t width;
 } Backward;
 
@@ -60,7 +59,7 @@ KERNEL void normalize_backward_rows(const void *arguments, size_t part, size_t b
     const Backward a = *(const Backward *)arguments;
     const size_t width = a.width;
     const float *restrict gain = a.gain;
-    float *restrict dgain = a.dgain + part * width;
+    float *restrict dgain = sums_of(a.dgain, part), *restrict dbias = sums_of(a.dbias, part);
     for (size_t row = begin; row < end; row++) {
         const float *restrict dy = a.dy + row * width, *restrict normal = a.normal + row * width;
         float *restrict dx = a.dx + row * width;
@@ -72,6 +71,8 @@ KERNEL void normalize_backward_rows(const void *arguments, size_t part, size_t b
             slope += g * normal[c];
             dgain[c] += dy[c] * normal[c];
         }
+        if (dbias)
+            for (size_t c = 0; c < width; c++) dbias[c] += dy[c];
         const float mean = sum / (float)width, rstd = a.rstd[row];
         slope /= (float)width;
         for (size_t c = 0; c < width; c++)
@@ -79,16 +80,14 @@ KERNEL void normalize_backward_rows(const void *arguments, size_t part, size_t b
     }
 }
 
-/* With g = gain dy: dx += rstd (g - mean(g) - normal mean(g normal)); dgain += column sums of
- * dy normal. Shapes as in layer_norm. */
+/* With g = gain dy: dx += rstd (g - mean(g) - normal mean(g normal)); dgain and dbias, which may be
+ * null, += column sums of dy normal and of dy. Shapes as in layer_norm. */
 void layer_norm_backward(const float *dy, const float *gain, const float *normal, const float *rstd,
-                         float *dx, float *dgain, size_t rows, size_t width) {
-    size_t parts = parts_of(rows, 1 + 32768 / width);
-    float *partial = parts > 1 ? calloc(parts * width, sizeof *partial) : NULL;
-    if (!partial) parts = 1;
-    Backward a = {dy, gain, normal, rstd, dx, partial ? partial : dgain, width};
-    in_parallel(normalize_backward_rows, &a, rows, parts);
-    for (size_t part = 0; partial && part < parts; part++)
-        for (size_t c = 0; c < width; c++) dgain[c] += partial[part * width + c];
-    free(partial);
+                         float *dx, float *dgain, float *dbias, size_t rows, size_t width) {
+    Backward a = {dy, gain, normal, rstd, dx, .width = width};
+    a.dgain = begin_sums(dgain, width, parts_of(rows, 1 + 32768 / width));
+    a.dbias = begin_sums(dbias, width, a.dgain.parts);
+    in_parallel(normalize_backward_rows, &a, rows, a.dbias.parts);
+    end_sums(a.dgain);
+    end_sums(a.dbias);
 }

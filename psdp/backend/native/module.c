@@ -198,12 +198,13 @@ FUNCTION(layer_norm) {
 }
 
 FUNCTION(layer_norm_backward) {
-    BEGIN(8);
-    size_t rows = size_of(in[6]), width = size_of(in[7]);
+    BEGIN(9);
+    size_t rows = size_of(in[7]), width = size_of(in[8]);
     const float *dy = READ(in[0], rows * width), *gain = READ(in[1], width);
     const float *normal = READ(in[2], rows * width), *rstd = READ(in[3], rows);
     float *dx = WRITE(in[4], rows * width), *dgain = WRITE(in[5], width);
-    RUN(layer_norm_backward(dy, gain, normal, rstd, dx, dgain, rows, width));
+    float *dbias = in[6] == Py_None ? NULL : WRITE(in[6], width);
+    RUN(layer_norm_backward(dy, gain, normal, rstd, dx, dgain, dbias, rows, width));
     END;
 }
 

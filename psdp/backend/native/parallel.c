@@ -1,6 +1,8 @@
-/* Rows dealt out to threads. */
+/* Rows dealt out to threads, and sums over what they did. */
 
 #include "kernels.h"
+
+#include <stdlib.h>
 
 size_t kernel_threads = 1;
 
@@ -20,4 +22,20 @@ void in_parallel(Work *work, const void *arguments, size_t count, size_t parts) 
 #pragma omp parallel for num_threads((int)smaller(kernel_threads, MOST_PARTS)) schedule(static, 1)
     for (size_t part = 0; part < parts; part++)
         work(arguments, part, count * part / parts, count * (part + 1) / parts);
+}
+
+/* Fewer parts than asked for where there is no memory; none are needed for sums that are null. */
+Sums begin_sums(float *sums, size_t size, size_t parts) {
+    Sums s = {sums, NULL, size, parts};
+    if (sums && parts > 1) {
+        s.rows = calloc(parts * size, sizeof *s.rows);
+        if (!s.rows) s.parts = 1;
+    }
+    return s;
+}
+
+void end_sums(Sums s) {
+    for (size_t part = 0; s.rows && part < s.parts; part++)
+        for (size_t c = 0; c < s.size; c++) s.sums[c] += s.rows[part * s.size + c];
+    free(s.rows);
 }

@@ -40,6 +40,8 @@ typedef struct {
     int add;
 } Store;
 
+static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
 AVX512 static inline __mmask16 lanes_of(ptrdiff_t count) {
     return count >= LANES ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
 }
@@ -114,15 +116,6 @@ static uint32_t *blocks(void) {
     return own;
 }
 
-static void pack(const Product *p, Operand x, ptrdiff_t i, ptrdiff_t count, ptrdiff_t from,
-                 ptrdiff_t k, uint32_t *out, int width) {
-    const float *at = x.at + i * x.across + from * x.along;
-    if (x.along == 1)
-        (p->bf16 ? pack_along_pairs : pack_along_floats)(out, at, x.across, count, k, width);
-    else
-        (p->bf16 ? pack_across_pairs : pack_across_floats)(out, at, x.along, count, k, width);
-}
-
 /* The part of c with rows [top, bottom) and columns [left, right). */
 static int multiply(const Arguments *g, ptrdiff_t top, ptrdiff_t bottom, ptrdiff_t left,
                     ptrdiff_t right) {
@@ -131,16 +124,17 @@ static int multiply(const Arguments *g, ptrdiff_t top, ptrdiff_t bottom, ptrdiff
     uint32_t *a_block = blocks();
     if (!a_block) return -1;
     uint32_t *b_block = a_block + BLOCK_WORDS * BLOCK_ROWS;
+    void (*pack)(Operand, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint32_t *, int) =
+        p->bf16 ? pack_pairs : pack_floats;
     for (ptrdiff_t j = left; j < right; j += BLOCK_COLUMNS) {
-        const ptrdiff_t columns = right - j < BLOCK_COLUMNS ? right - j : BLOCK_COLUMNS;
+        const ptrdiff_t columns = least(right - j, BLOCK_COLUMNS);
         for (ptrdiff_t k = 0; k < depth; k += BLOCK_WORDS * per_word) {
-            const ptrdiff_t most = BLOCK_WORDS * per_word,
-                            some = depth - k < most ? depth - k : most;
+            const ptrdiff_t some = least(depth - k, BLOCK_WORDS * per_word);
             const ptrdiff_t words = (some + per_word - 1) / per_word;
-            pack(p, g->b, j, columns, k, some, b_block, TILE_COLUMNS);
+            pack(g->b, j, columns, k, some, b_block, TILE_COLUMNS);
             for (ptrdiff_t i = top; i < bottom; i += BLOCK_ROWS) {
-                const ptrdiff_t rows = bottom - i < BLOCK_ROWS ? bottom - i : BLOCK_ROWS;
-                pack(p, g->a, i, rows, k, some, a_block, TILE_ROWS);
+                const ptrdiff_t rows = least(bottom - i, BLOCK_ROWS);
+                pack(g->a, i, rows, k, some, a_block, TILE_ROWS);
                 for (ptrdiff_t jt = 0; jt < columns; jt += TILE_COLUMNS) {
                     const Store store = {
                         k || !p->bias ? NULL : p->bias + j + jt,
@@ -162,8 +156,7 @@ static void part_of_product(const void *arguments, size_t part, size_t begin, si
     Arguments *g = (Arguments *)arguments;
     const ptrdiff_t unit = g->split_rows ? TILE_ROWS : TILE_COLUMNS;
     const ptrdiff_t m = (ptrdiff_t)g->p.m, n = (ptrdiff_t)g->p.n, size = g->split_rows ? m : n;
-    const ptrdiff_t first = (ptrdiff_t)begin * unit, past = (ptrdiff_t)end * unit;
-    const ptrdiff_t last = past < size ? past : size;
+    const ptrdiff_t first = (ptrdiff_t)begin * unit, last = least((ptrdiff_t)end * unit, size);
     (void)part;
     if (g->split_rows ? multiply(g, first, last, 0, n) : multiply(g, 0, m, first, last)) {
 #pragma omp atomic write

@@ -38,46 +38,80 @@ TARGET static inline __m512i NAME(words_across)(const float *x, ptrdiff_t along,
 #endif
 }
 
+/* Sixteen words of each row of a panel along k, of which `left` elements are left. A whole block
+ * lacks neither a row nor a word. */
+TARGET INLINE void NAME(pack_block)(uint32_t *out, const float *x, ptrdiff_t across, ptrdiff_t rows,
+                                    ptrdiff_t left, const int width, const int whole) {
+    const ptrdiff_t words = (left + NAME(PER_WORD) - 1) / NAME(PER_WORD);
+#pragma GCC unroll 2
+    for (int lane = 0; lane < width; lane += LANES) {
+        __m512i r[LANES];
+#pragma GCC unroll 16
+        for (int row = 0; row < LANES; row++) {
+            const int missing = lane + row >= width || (!whole && lane + row >= rows);
+            r[row] = missing ? _mm512_setzero_si512()
+                             : NAME(words_along)(x + (lane + row) * across,
+                                                 whole ? LANES * NAME(PER_WORD) : left);
+        }
+        transpose(r);
+#pragma GCC unroll 16
+        for (int q = 0; q < LANES; q++)
+            if (whole || q < words)
+                _mm512_mask_storeu_epi32(out + q * width + lane, lanes_of(width - lane), r[q]);
+    }
+}
+
 /* Panels of `count` rows, each contiguous along k, `across` apart. */
-TARGET static void NAME(pack_along)(uint32_t *out, const float *x, ptrdiff_t across,
-                                    ptrdiff_t count, ptrdiff_t k, int width) {
+TARGET INLINE void NAME(pack_along)(uint32_t *out, const float *x, ptrdiff_t across,
+                                    ptrdiff_t count, ptrdiff_t k, const int width) {
     const ptrdiff_t words = (k + NAME(PER_WORD) - 1) / NAME(PER_WORD);
-    for (ptrdiff_t i = 0; i < count; i += width, out += words * width)
-        for (ptrdiff_t w = 0; w < words; w += LANES)
-            for (int lane = 0; lane < width; lane += LANES) {
-                __m512i r[LANES];
-                const ptrdiff_t rows = (count - i < width ? count - i : width) - lane;
-                const ptrdiff_t done = NAME(PER_WORD) * w;
-                const float *from = x + (i + lane) * across + done;
-#pragma GCC unroll 16
-                for (int row = 0; row < LANES; row++)
-                    r[row] = row < rows ? NAME(words_along)(from + row * across, k - done)
-                                        : _mm512_setzero_si512();
-                transpose(r);
-                uint32_t *to = out + w * width + lane;
-#pragma GCC unroll 16
-                for (int q = 0; q < LANES; q++)
-                    if (w + q < words)
-                        _mm512_mask_storeu_epi32(to + q * width, lanes_of(width - lane), r[q]);
-            }
+    const ptrdiff_t step = LANES * NAME(PER_WORD);
+    for (ptrdiff_t i = 0; i < count; i += width, out += words * width, x += width * across) {
+        const ptrdiff_t rows = least(count - i, width), whole = rows == width ? k / step * step : 0;
+        for (ptrdiff_t done = 0; done < k; done += step) {
+            uint32_t *to = out + done / NAME(PER_WORD) * width;
+            if (done < whole)
+                NAME(pack_block)(to, x + done, across, width, step, width, 1);
+            else
+                NAME(pack_block)(to, x + done, across, rows, k - done, width, 0);
+        }
+    }
 }
 
 /* Panels of `count` rows that lie side by side, the elements of each `along` apart. Eight words at
  * a time are spread over all panels, so that both sides are read and written in runs. */
-TARGET static void NAME(pack_across)(uint32_t *out, const float *x, ptrdiff_t along,
-                                     ptrdiff_t count, ptrdiff_t k, int width) {
+TARGET INLINE void NAME(pack_across)(uint32_t *out, const float *x, ptrdiff_t along,
+                                     ptrdiff_t count, ptrdiff_t k, const int width) {
     const ptrdiff_t words = (k + NAME(PER_WORD) - 1) / NAME(PER_WORD);
-    for (ptrdiff_t some = 0; some < words; some += 8)
+    for (ptrdiff_t first = 0; first < words; first += 8)
         for (ptrdiff_t i = 0; i < count; i += width)
-            for (ptrdiff_t w = some; w < words && w < some + 8; w++)
+            for (ptrdiff_t w = first; w < least(words, first + 8); w++) {
+                const ptrdiff_t done = NAME(PER_WORD) * w;
+                uint32_t *to = out + i * words + w * width;
+#pragma GCC unroll 2
                 for (int lane = 0; lane < width; lane += LANES) {
-                    const ptrdiff_t done = NAME(PER_WORD) * w;
                     const __mmask16 written = lanes_of(width - lane);
                     const __mmask16 rows = lanes_of(count - i - lane) & written;
                     const __m512i word =
                         NAME(words_across)(x + done * along + i + lane, along, done + 1 < k, rows);
-                    _mm512_mask_storeu_epi32(out + i * words + w * width + lane, written, word);
+                    _mm512_mask_storeu_epi32(to + lane, written, word);
                 }
+            }
+}
+
+/* Panels of rows [i, i + count) and elements [from, from + k) of x. Code of its own for either
+ * width, so that what is decided for each word is decided here, once. */
+TARGET static void NAME(pack)(Operand x, ptrdiff_t i, ptrdiff_t count, ptrdiff_t from, ptrdiff_t k,
+                              uint32_t *out, int width) {
+    const float *at = x.at + i * x.across + from * x.along;
+    if (x.along == 1 && width == TILE_ROWS)
+        NAME(pack_along)(out, at, x.across, count, k, TILE_ROWS);
+    else if (x.along == 1)
+        NAME(pack_along)(out, at, x.across, count, k, TILE_COLUMNS);
+    else if (width == TILE_ROWS)
+        NAME(pack_across)(out, at, x.along, count, k, TILE_ROWS);
+    else
+        NAME(pack_across)(out, at, x.along, count, k, TILE_COLUMNS);
 }
 
 TARGET static inline __m512 NAME(multiply_add)(__m512i x, __m512i y, __m512 sum) {
@@ -89,9 +123,9 @@ TARGET static inline __m512 NAME(multiply_add)(__m512i x, __m512i y, __m512 sum)
 }
 
 /* The first `rows` rows and `columns` columns of a tile. */
-TARGET static inline __attribute__((always_inline)) void
-NAME(tile_rows)(const int rows, ptrdiff_t words, const int32_t *a, const int32_t *b, Store store,
-                float *c, ptrdiff_t c_row, ptrdiff_t columns) {
+TARGET INLINE void NAME(tile_rows)(const int rows, ptrdiff_t words, const int32_t *a,
+                                   const int32_t *b, Store store, float *c, ptrdiff_t c_row,
+                                   ptrdiff_t columns) {
     __m512 sum[TILE_ROWS][2];
 #pragma GCC unroll 14
     for (int i = 0; i < rows; i++) {
