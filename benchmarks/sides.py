@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from session import run_session
-from training import SEED, SIZES, THREAD_VARIABLES, Size, batches
+from training import OPTIM, SEED, SIZES, THREAD_VARIABLES, Size, batches
 
 WORKERS = 2
 START_S, STEP_S = 180.0, 20.0
@@ -83,6 +83,7 @@ def psdp_command(plan: Plan, out: Path) -> list[str]:
         "val-fraction": 0,
         "eval-every": 0,
         "checkpoint-every": 0,
+        "lr": OPTIM.lr,
         "lr-schedule": "constant",
         "warmup-steps": 0,
         "threads": 1,
