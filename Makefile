@@ -1,7 +1,7 @@
 # make train    train on the Python standard library's source with 1 server + 2 workers
 # make test     the whole test suite, MPI jobs included
 # make lint     ruff, mypy --strict, clang-format
-# make bench    one core and two against PyTorch; the transport
+# make bench    one core and two against PyTorch; the server; the transport
 #
 # MPI=mpich takes MPICH instead of Open MPI; each has its own virtual environment.
 

@@ -24,7 +24,7 @@ from intervals import Median, median
 from training import OPTIM
 
 from psdp.backend import make_backend
-from psdp.optim import sum_of_squares
+from psdp.optim import make_optimizer, sum_of_squares
 from psdp.shard import Shard
 from psdp.threads import limit_blas
 
@@ -63,7 +63,8 @@ def measure(size: int, workers: int, rounds: int) -> dict[str, list[float]]:
     """Return the seconds of each kind of work, once a round, after a round that does not count."""
     rng = np.random.default_rng(0)
     weights = rng.standard_normal(size, dtype=np.float32)
-    shard = Shard(OPTIM, weights, size, workers, make_backend("cpu", "float32"))
+    optimizer = make_optimizer(OPTIM, size, size, make_backend("cpu", "float32"))
+    shard = Shard(optimizer, weights, workers, clip=OPTIM.grad_clip)
     for slot in shard.slots:
         slot[...] = rng.standard_normal(size, dtype=np.float32)
     slots, shares = list(range(workers)), [1 / workers] * workers

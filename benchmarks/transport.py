@@ -35,6 +35,7 @@ from mpi4py import MPI
 from psdp.backend import make_backend
 from psdp.config import OptimConfig
 from psdp.launch import Job, find_launcher, mpirun_command, this_host, vendor_of
+from psdp.optim import make_optimizer
 from psdp.params import Array
 from psdp.shard import Shard
 from psdp.transport import Arrival, Endpoint
@@ -85,10 +86,9 @@ class Side:
         self.weights = np.ones(size, np.float32)
         self.other = np.ones(size, np.float32)
         # What a server holds with messages, and with shared memory.
-        config = OptimConfig(optimizer="sgd")
         slots = len(self.workers) if self.rank == 0 else 0
-        backend = make_backend("cpu", "float32")
-        self.shards = [Shard(config, self.own, 0, slots, backend) for _ in range(2)]
+        sgd = make_optimizer(OptimConfig(optimizer="sgd"), size, 0, make_backend("cpu", "float32"))
+        self.shards = [Shard(sgd, self.own, slots) for _ in range(2)]
         card = json.dumps(self.memory.card(self.own)).encode()
         cards = [json.loads(raw) for raw in _gather(comm, card)]
         peers = self.workers if self.rank == 0 else [0]

@@ -11,6 +11,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from psdp.errors import ConfigError
+from psdp.handicap import parse_jitter, parse_stragglers
 
 
 def setting(
@@ -99,15 +100,68 @@ class OptimConfig:
     l1: float = setting(0.0, "l1 penalty on matrices", low=0)
     grad_clip: float = setting(1.0, "largest global gradient norm (0: no limit)", low=0)
     grad_clip_value: float = setting(0.0, "largest gradient element (0: no limit)", low=0)
+    outer_optimizer: str | None = setting(
+        None,
+        "with --mode local: what the server does with the workers' average (default average)",
+        choices=("average", "momentum", "nesterov"),
+    )
+    outer_lr: float | None = setting(
+        None, "of the outer optimizer (default 1 with average, else 0.7)", low=0
+    )
+    outer_momentum: float | None = setting(
+        None,
+        "of the outer optimizer (default 0.5 with momentum, 0.9 with nesterov)",
+        low=0,
+        below=1,
+    )
+    elastic_rate: float | None = setting(
+        None,
+        "with --mode easgd: how far server and worker move towards one another at an exchange "
+        "(default 0.9 / workers)",
+        low=0,
+        below=1,
+    )
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """The mode, the budget, and what is kept."""
 
-    mode: str = setting("sync", "when a push is answered", choices=("sync", "async", "ssp"))
+    mode: str = setting(
+        "sync",
+        "sync, async, ssp: when a gradient is answered; local: workers train alone for some steps, "
+        "then their weights are averaged; easgd: they keep weights of their own that the server's "
+        "draw together",
+        choices=("sync", "async", "ssp", "local", "easgd"),
+    )
+    local_steps: int | None = setting(
+        None, "with --mode local or easgd: steps between exchanges (default 16)", low=1
+    )
+    merge: str | None = setting(
+        None,
+        "with --mode local: sync averages all workers at once, async merges each as it comes "
+        "(default sync)",
+        choices=("sync", "async"),
+    )
     staleness: int | None = setting(
         None, "clocks that a worker may be ahead of the slowest, with --mode ssp (default 4)", low=0
+    )
+    backup_workers: int = setting(
+        0, "with --mode sync: gradients of each step that are not waited for, and dropped", low=0
+    )
+    straggler: str | None = setting(
+        None,
+        "slow workers down on purpose: each step of RANK takes FACTOR times as long",
+        metavar="RANK:FACTOR[,...]",
+    )
+    jitter: str | None = setting(
+        None,
+        "slow every worker's steps by chance: bernoulli:P:FACTOR, uniform:LOW:HIGH, "
+        "exponential:MEAN (of the extra time) or pareto:ALPHA, in multiples of the step",
+        metavar="DIST",
+    )
+    link_mbps: float = setting(
+        0.0, "delay what a rank sends as a link of so many megabits/s would (0: not)", low=0
     )
     servers: int = setting(1, "ranks 0..K-1 hold one shard of the parameters each", low=1)
     max_steps: int = setting(
@@ -215,13 +269,12 @@ class Config:
                 f"--n-embd {model.n_embd} / --n-head {model.n_head} = "
                 f"{model.n_embd // model.n_head}"
             )
-        if run.staleness is not None and run.mode != "ssp":
-            raise ConfigError(
-                f"--staleness {run.staleness} has a meaning with --mode ssp only, got --mode "
-                f"{run.mode}; drop one of the two"
-            )
+        _check_mode(optim, run)
         if run.mode == "ssp" and run.staleness is None:
             run = replace(run, staleness=4)
+        optim, run = _resolve_local(optim, run)
+        parse_stragglers(run.straggler)
+        parse_jitter(run.jitter)
         if run.precision == "bf16" and (run.dtype, run.kernels) not in _WITH_BF16:
             raise ConfigError(
                 f"--precision bf16 needs float32 weights and compiled kernels, got --dtype "
@@ -241,6 +294,61 @@ class Config:
         if "stdlib" in data.corpus and len(data.corpus) > 1:
             raise ConfigError("--corpus takes 'stdlib' alone or paths, not both")
         return Config(model, data, optim, run)
+
+
+_ONLY_WITH = {
+    "staleness": ("ssp",),
+    "backup_workers": ("sync",),
+    "local_steps": ("local", "easgd"),
+    "merge": ("local",),
+    "outer_optimizer": ("local",),
+    "outer_lr": ("local",),
+    "outer_momentum": ("local",),
+    "elastic_rate": ("easgd",),
+}
+"""The modes in which a setting has a meaning, where that is not all."""
+
+
+def _check_mode(optim: OptimConfig, run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: a setting is given that has no meaning in this mode.
+    """
+    for name, modes in _ONLY_WITH.items():
+        value, default = getattr(run, name, getattr(optim, name, None)), _field(name).default
+        if value != default and run.mode not in modes:
+            raise ConfigError(
+                f"{flag_of(name)} {value} has a meaning with --mode {' or '.join(modes)} only, got "
+                f"--mode {run.mode}; drop one of the two"
+            )
+
+
+def _resolve_local(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, RunConfig]:
+    """Fill the defaults of the modes in which workers have steps of their own.
+
+    Raises:
+        ConfigError: a setting of momentum is given for an outer optimizer without.
+    """
+    if run.mode in ("local", "easgd"):
+        run = replace(run, local_steps=run.local_steps or 16)
+    if run.mode == "local":
+        kind = optim.outer_optimizer or "average"
+        if kind == "average" and optim.outer_momentum is not None:
+            raise ConfigError(
+                f"--outer-momentum {optim.outer_momentum} has a meaning with --outer-optimizer "
+                "momentum or nesterov only, got average; drop one of the two"
+            )
+        run = replace(run, merge=run.merge or "sync")
+        lr = optim.outer_lr if optim.outer_lr is not None else 1.0 if kind == "average" else 0.7
+        usual = 0.9 if kind == "nesterov" else 0.5
+        decay = usual if optim.outer_momentum is None else optim.outer_momentum
+        optim = replace(
+            optim,
+            outer_optimizer=kind,
+            outer_lr=lr,
+            outer_momentum=None if kind == "average" else decay,
+        )
+    return optim, run
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
-from psdp.config import Config
+from psdp.config import Config, OptimConfig
 from psdp.errors import ConfigError
+from psdp.handicap import parse_stragglers
 from psdp.params import ParamTable
 from psdp.protocol import Asynchronous, Policy, StaleBounded, Synchronous
 
@@ -36,52 +38,88 @@ class Job:
         return self.table.shards(len(self.servers))
 
     @property
-    def tokens_per_push(self) -> int:
+    def tokens_per_gradient(self) -> int:
         run = self.config.run
         return run.batch_size * run.grad_accum * self.config.model.block_size
 
     @property
-    def tokens_per_step(self) -> int:
-        """Tokens of one step: a push of every worker."""
-        return self.tokens_per_push * len(self.workers)
+    def gradients_per_step(self) -> int:
+        """Gradients of one step: one of every worker that is no backup."""
+        return len(self.workers) - self.config.run.backup_workers
 
     @property
-    def pushes(self) -> int:
-        """The budget, in pushes."""
-        return self.config.run.max_steps * len(self.workers)
+    def tokens_per_step(self) -> int:
+        """Tokens of one step."""
+        return self.tokens_per_gradient * self.gradients_per_step
+
+    @property
+    def gradients(self) -> int:
+        """The budget, in gradients."""
+        return self.config.run.max_steps * self.gradients_per_step
 
     @property
     def tokens(self) -> int:
         """The budget, in tokens."""
-        return self.pushes * self.tokens_per_push
+        return self.gradients * self.tokens_per_gradient
+
+    def step_of(self, tokens: int) -> int:
+        """Return how many whole steps are done after so many tokens."""
+        return tokens // self.tokens_per_step
+
+    def due(self, every: int, before: int, after: int) -> bool:
+        """Say whether an update from ``before`` to ``after`` tokens ends a step that is a multiple
+        of ``every``."""
+        return every > 0 and self.step_of(after) // every > self.step_of(before) // every
 
     @property
-    def versions_per_step(self) -> int:
-        """Updates in one step: sync averages a step's gradients into one."""
-        return 1 if self.config.run.mode == "sync" else len(self.workers)
+    def server_optim(self) -> OptimConfig:
+        """Settings of the servers' optimizer: the outer one where workers have their own."""
+        optim, run = self.config.optim, self.config.run
+        match run.mode:
+            case "local":
+                lr, momentum = optim.outer_lr, optim.outer_momentum or 0.0
+            case "easgd":
+                lr, momentum = self.elastic_rate, 0.0
+            case _:
+                return optim
+        assert lr is not None, "settings are resolved"
+        return replace(
+            optim,
+            lr=lr,
+            min_lr=lr,
+            lr_schedule="constant",
+            warmup_steps=0,
+            momentum=momentum,
+            weight_decay=0.0,
+            l1=0.0,
+            grad_clip=0.0,
+            grad_clip_value=0.0,
+        )
 
-    def step_of(self, version: int) -> int:
-        """Return how many whole steps are done at this version."""
-        return version // self.versions_per_step
-
-    def due(self, every: int, version: int) -> bool:
-        """Say whether something done every so many steps is due at this version."""
-        return every > 0 and version % (every * self.versions_per_step) == 0
+    @property
+    def elastic_rate(self) -> float:
+        """How far server and worker move towards one another in elastic averaging."""
+        rate = self.config.optim.elastic_rate
+        return 0.9 / len(self.workers) if rate is None else rate
 
     def policy(self, version: int, clocks: Mapping[int, int]) -> Policy:
         """Return the mode's policy, to go on from a version with these gradients accepted."""
-        rest = max(0, self.pushes - sum(clocks.values()))
-        match self.config.run.mode:
-            case "sync":
-                return Synchronous(self.workers, rest, version=version, clocks=clocks)
-            case "async":
-                return Asynchronous(self.workers, rest, version=version, clocks=clocks)
-            case _:
-                staleness = self.config.run.staleness
-                assert staleness is not None, "settings are resolved"
-                return StaleBounded(
-                    self.workers, rest, staleness=staleness, version=version, clocks=clocks
+        rest = max(0, self.gradients - sum(clocks.values()))
+        run = self.config.run
+        so_far: dict[str, Any] = {"version": version, "clocks": clocks}
+        steps = run.local_steps or 1
+        match run.mode, run.merge:
+            case ("sync", _) | ("local", "sync"):
+                backups = run.backup_workers
+                return Synchronous(
+                    self.workers, rest, backup_workers=backups, local_steps=steps, **so_far
                 )
+            case ("ssp", _):
+                assert run.staleness is not None, "settings are resolved"
+                return StaleBounded(self.workers, rest, staleness=run.staleness, **so_far)
+            case (mode, _):
+                paced = mode == "local"
+                return Asynchronous(self.workers, rest, local_steps=steps, paced=paced, **so_far)
 
 
 def check_world(config: Config, world_size: int) -> None:
@@ -103,3 +141,16 @@ def check_world(config: Config, world_size: int) -> None:
             f"--servers {servers} leaves no rank to work: the job has {world_size} ranks; start "
             f"at least {servers + 1}, or lower --servers to {world_size - 1} at most"
         )
+    workers = world_size - servers
+    if config.run.backup_workers >= workers:
+        raise ConfigError(
+            f"--backup-workers {config.run.backup_workers} leaves no gradient to wait for: the job "
+            f"has {workers} worker(s); lower it to {workers - 1} at most, or start more ranks"
+        )
+    known = range(servers, world_size)
+    for rank in parse_stragglers(config.run.straggler):
+        if rank not in known:
+            raise ConfigError(
+                f"--straggler names rank {rank}, which is no worker: this job's workers are ranks "
+                f"{known.start} to {known.stop - 1}"
+            )

@@ -17,6 +17,7 @@ import numpy as np
 
 from psdp import __version__
 from psdp.checkpoint import CheckpointStore
+from psdp.config import RunConfig
 from psdp.console import Console
 from psdp.errors import ConfigError, PeerLost, PsdpError
 from psdp.loops.follower import Follower
@@ -28,6 +29,7 @@ from psdp.recorder import Recorder
 from psdp.startup import Ready, prepare
 from psdp.startup.resume import identity_of
 from psdp.transport import Endpoint
+from psdp.transport.link import Link
 from psdp.transport.messages import ERROR, SIGNAL
 from psdp.transport.mpi import World
 
@@ -85,14 +87,16 @@ def _run(
 ) -> None:
     ready = prepare(world, given, refused)
     job = ready.job
+    mbps = job.config.run.link_mbps
+    link = Link(mbps) if mbps else None
     others = set(range(world.size)) - {world.rank}
     if world.rank in job.servers:
-        endpoint = world.endpoint(sorted(others), ready.neighbours)
+        endpoint = world.endpoint(sorted(others), ready.neighbours, link)
         _server(ready, endpoint, signals).run()
     else:
         assert ready.reads is not None
         assert ready.replica is not None
-        endpoint = world.endpoint(job.servers, ready.neighbours)
+        endpoint = world.endpoint(job.servers, ready.neighbours, link)
         worker = Worker(
             job,
             endpoint,
@@ -166,6 +170,21 @@ def describe(ready: Ready) -> str:
         f"{ready.corpus.description}; {job.tokens:,} tokens to train on; "
         f"results in {ready.folder.path}"
     )
+    slow = slowed(config.run)
+    if slow:
+        text += f"\nSLOWED DOWN ON PURPOSE: {slow}"
     if ready.manifest is not None:
         text += f"\ngoing on from {ready.manifest.folder}"
     return text
+
+
+def slowed(run: RunConfig) -> str:
+    """Return what slows this run down on purpose; nothing if nothing does."""
+    slow = []
+    if run.straggler is not None:
+        slow.append(f"stragglers {run.straggler} (rank:factor)")
+    if run.jitter is not None:
+        slow.append(f"every step by {run.jitter}")
+    if run.link_mbps:
+        slow.append(f"links of {run.link_mbps:g} Mbit/s")
+    return ", ".join(slow)

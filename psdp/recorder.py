@@ -61,10 +61,15 @@ class Recorder:
         self._lr, self._norm = 0.0, 0.0
         self._clocks: dict[int, int] = {}
         self._totals: dict[int, Gradient | Goodbye] = {}
+        self._dropped = dict.fromkeys(job.workers, 0)
 
     def totals(self, rank: int, message: Gradient | Goodbye) -> None:
         """Keep a worker's latest totals of time and bytes."""
         self._totals[rank] = message
+
+    def dropped(self, rank: int) -> None:
+        """Note that a worker's gradient came too late."""
+        self._dropped[rank] += 1
 
     def spent(self, rank: int, message: Spent) -> None:
         """Keep what one kind of a worker's work has taken so far."""
@@ -84,14 +89,14 @@ class Recorder:
         clocks: dict[int, int],
     ) -> None:
         """Note an update; write a train record where one is due. ``tokens``: processed so far."""
-        self._version, self._tokens = apply.version, tokens
+        before, self._version, self._tokens = self._tokens, apply.version, tokens
         self._lags.add(apply.lags)
         self._interval.add(apply.tokens, loss, apply.lags)
         self.console.advance(apply.tokens, loss, sum(apply.lags) / len(apply.lags))
         self._lr, self._norm, self._clocks = lr, norm, clocks
         first = apply.version == self._start_version + 1
         last = tokens == self._job.tokens
-        if first or last or self._job.due(self._job.config.run.log_every, apply.version):
+        if first or last or self._job.due(self._job.config.run.log_every, before, tokens):
             self._write_interval()
 
     def _write_interval(self) -> None:
@@ -170,6 +175,7 @@ class Recorder:
             "accuracy": self._evaluation.get("accuracy"),
             "max_clock_gap": max_clock_gap,
             "version_lag": self._lags.record(),
+            "dropped": {str(rank): count for rank, count in self._dropped.items() if count},
             "compute_s": {rank: round(total.compute_s, 3) for rank, total in totals.items()},
             "push_s": {rank: round(total.push_s, 3) for rank, total in totals.items()},
             "wait_s": {rank: round(total.wait_s, 3) for rank, total in totals.items()},

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from psdp.backend import Backend, make_backend
-from psdp.config import OptimConfig
 from psdp.job import Job
-from psdp.optim import make_optimizer
+from psdp.optim import Elastic, Optimizer, Outer, make_optimizer
 from psdp.optim.average import weighted_mean
 from psdp.optim.clip import clip_factor
 from psdp.params import Array, Zeros
@@ -108,29 +107,29 @@ class Shard:
     """The parameters ``place`` of the flat vector, updated in place by this server's optimizer.
 
     Args:
+        optimizer: of vectors (S,); its backend averages too.
         weights: (S,) this shard's initial values.
-        decayed_size: how many of them, in front, are matrices.
         slots: gradients that can be held at once.
-        backend: whose kernels the optimizer uses.
+        clip: the largest global norm of a gradient; 0 for no limit.
+        clip_value: its largest element; 0 for no limit.
         zeros: makes copies of the weights, where workers on this host can see them.
     """
 
     def __init__(
         self,
-        config: OptimConfig,
+        optimizer: Optimizer,
         weights: Array,
-        decayed_size: int,
         slots: int,
-        backend: Backend,
+        *,
+        clip: float = 0.0,
+        clip_value: float = 0.0,
         zeros: Zeros = np.zeros,
     ) -> None:
         self.weights = Weights(weights, zeros)
         self.slots = [np.empty_like(weights) for _ in range(slots)]
         self._zeros = zeros
-        self.backend = backend
-        self.optimizer = make_optimizer(config, weights.size, decayed_size, backend)
-        self._clip = config.grad_clip
-        self._clip_value = config.grad_clip_value
+        self.optimizer = optimizer
+        self._clip, self._clip_value = clip, clip_value
         self._spare: list[Snapshot] = []
 
     @classmethod
@@ -143,7 +142,19 @@ class Shard:
         own[...] = flat[place.start : place.stop]
         run = config.run
         backend = make_backend("cpu", run.dtype, kernels=run.kernels, threads=threads)
-        return cls(config.optim, own, decayed_size, len(job.workers), backend, zeros)
+        optim = job.server_optim
+        return cls(
+            _optimizer(job, own.size, decayed_size, backend),
+            own,
+            len(job.workers),
+            clip=optim.grad_clip,
+            clip_value=optim.grad_clip_value,
+            zeros=zeros,
+        )
+
+    @property
+    def backend(self) -> Backend:
+        return self.optimizer.backend
 
     def adopt(self, slot: int, gradient: Array) -> None:
         """Let a slot be a worker's own gradient (S,) from now on.
@@ -207,3 +218,18 @@ class Shard:
     def recycle(self, snapshot: Snapshot) -> None:
         """Take back a snapshot that nobody reads any more."""
         self._spare.append(snapshot)
+
+
+def _optimizer(job: Job, size: int, decayed_size: int, backend: Backend) -> Optimizer:
+    """Return what a server does with what workers push in this job's mode."""
+    optim, run = job.server_optim, job.config.run
+    match run.mode:
+        case "local":
+            assert optim.outer_optimizer is not None, "settings are resolved"
+            arrivals = 1 if run.merge == "sync" else len(job.workers)
+            kind = optim.outer_optimizer
+            return Outer(optim, size, decayed_size, backend, kind=kind, arrivals=arrivals)
+        case "easgd":
+            return Elastic(optim, size, decayed_size, backend)
+        case _:
+            return make_optimizer(optim, size, decayed_size, backend)

@@ -19,6 +19,12 @@ CHOICES = [name for name, field in FIELDS.items() if field.metadata["choices"]]
 # What else has to be set for the least and the largest value of a setting to be allowed.
 COMPANIONS: dict[str, dict[str, Any]] = {
     "staleness": {"mode": "ssp"},
+    "local_steps": {"mode": "local"},
+    "merge": {"mode": "local"},
+    "outer_optimizer": {"mode": "local"},
+    "outer_lr": {"mode": "local"},
+    "outer_momentum": {"mode": "local", "outer_optimizer": "nesterov"},
+    "elastic_rate": {"mode": "easgd"},
     "n_embd": {"n_head": 1},
     "lr": {"min_lr": 0.0},
 }
@@ -69,7 +75,8 @@ def test_a_number_with_a_limit_stays_below_it(name: str) -> None:
     below = FIELDS[name].metadata["below"]
     whole = base_type(FIELDS[name]) == "int"
     limit = below if whole else float(below)
-    assert resolved(**{name: limit - (1 if whole else 1e-9)})
+    given = COMPANIONS.get(name, {}) | {name: limit - (1 if whole else 1e-9)}
+    assert resolved(**given)
     assert refusal(**{name: limit}) == f"{flag_of(name)} must be below {below}, got {limit}"
 
 
@@ -87,7 +94,8 @@ def test_a_folder_has_a_name(name: str) -> None:
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_choice_is_one_of_those_that_are_listed(name: str) -> None:
     for choice in FIELDS[name].metadata["choices"]:
-        assert getattr(group_of(resolved(**{name: choice}), name), name) == choice
+        given = COMPANIONS.get(name, {}) | {name: choice}
+        assert getattr(group_of(resolved(**given), name), name) == choice
     message = refusal(**{name: "perhaps"})
     assert message.startswith(f"{flag_of(name)} expects one of ")
     assert message.endswith("got 'perhaps'")
@@ -107,6 +115,13 @@ def group_of(config: Config, name: str) -> Any:
         ),
         ({"staleness": 2}, "--staleness 2 has a meaning with --mode ssp only, got --mode sync"),
         ({"staleness": 0, "mode": "async"}, "--staleness 0 .* got --mode async"),
+        ({"backup_workers": 1, "mode": "ssp"}, "--backup-workers 1 .* --mode sync only"),
+        ({"local_steps": 4}, "--local-steps 4 .* --mode local or easgd only, got --mode sync"),
+        ({"outer_lr": 0.0, "mode": "easgd"}, "--outer-lr 0.0 .* --mode local only"),
+        (
+            {"mode": "local", "outer_momentum": 0.5},
+            "--outer-momentum 0.5 .* momentum or nesterov only, got average",
+        ),
         ({"min_lr": 0.1, "lr": 0.01}, "--min-lr 0.1 is above --lr 0.01"),
         ({"early_stop_patience": 2, "eval_every": 0}, "--early-stop-patience 2 .* --eval-every 0"),
         (
@@ -168,6 +183,13 @@ def test_an_integer_is_a_number_too_and_none_where_it_means_by_default() -> None
         ({"mode": "ssp"}, "staleness", 4),
         ({"mode": "ssp", "staleness": 0}, "staleness", 0),
         ({"mode": "async"}, "staleness", None),
+        ({"mode": "local"}, "local_steps", 16),
+        ({"mode": "local"}, "outer_lr", 1.0),
+        ({"mode": "local"}, "outer_momentum", None),
+        ({"mode": "local", "outer_optimizer": "nesterov"}, "outer_lr", 0.7),
+        ({"mode": "local", "outer_optimizer": "nesterov"}, "outer_momentum", 0.9),
+        ({"mode": "local", "outer_optimizer": "nesterov", "outer_lr": 0.0}, "outer_lr", 0.0),
+        ({"mode": "sync"}, "local_steps", None),
     ],
 )
 def test_what_depends_on_other_settings_is_filled(

@@ -17,7 +17,8 @@ ROOT = Path(psdp.__file__).parent
 # From the ground up. A unit is a file of psdp/ or a folder of it.
 FLOORS = (
     ("errors",),
-    ("config", "protocol", "params"),
+    ("handicap", "protocol", "params"),
+    ("config",),
     ("backend", "data", "transport", "metrics", "costs", "console", "runfolder", "threads"),
     ("nn", "optim", "checkpoint", "job"),
     ("shard", "replica", "recorder", "generation"),

@@ -34,56 +34,55 @@ def test_the_shards_of_the_servers_are_the_whole_vector() -> None:
 
 def test_the_budget_is_counted_in_tokens_and_pushes() -> None:
     counted = job(4, max_steps=10, batch_size=3, grad_accum=2)
-    assert counted.tokens_per_push == 3 * 2 * 8
-    assert counted.tokens_per_step == 3 * counted.tokens_per_push
-    assert counted.pushes == 30
-    assert counted.pushes * counted.tokens_per_push == 10 * counted.tokens_per_step
+    assert counted.tokens_per_gradient == 3 * 2 * 8
+    assert counted.tokens_per_step == 3 * counted.tokens_per_gradient
+    assert counted.gradients == 30
+    assert counted.gradients * counted.tokens_per_gradient == 10 * counted.tokens_per_step
+
+
+def test_a_step_of_sync_is_without_its_backup_workers() -> None:
+    counted = job(5, max_steps=10, backup_workers=1)
+    assert counted.tokens_per_step == 3 * counted.tokens_per_gradient
+    assert counted.gradients == 30
+
+
+def test_steps_are_whole_ones_of_so_many_tokens() -> None:
+    counted = job(4)
+    step = counted.tokens_per_step
+    assert [counted.step_of(tokens) for tokens in (0, step - 1, step, 7 * step)] == [0, 0, 1, 7]
+
+
+def test_a_new_run_is_where_everything_is_due() -> None:
+    assert job().due(5, -1, 0)
+    assert not job().due(0, -1, 0)
+
+
+@given(st.lists(st.integers(1, 400), max_size=40), st.integers(1, 5))
+def test_whatever_updates_bring_a_multiple_of_steps_is_due_once(
+    updates: list[int], every: int
+) -> None:
+    counted, tokens, dues = job(3, batch_size=1), 0, 0
+    for update in updates:
+        dues += counted.due(every, tokens, tokens + update)
+        tokens += update
+    assert dues <= counted.step_of(tokens) // every
+    small = all(update <= every * counted.tokens_per_step for update in updates)
+    assert not small or dues == counted.step_of(tokens) // every
 
 
 @pytest.mark.parametrize(
-    ("mode", "versions", "steps"),
+    ("settings", "kind"),
     [
-        ("sync", [0, 1, 2, 7], [0, 1, 2, 7]),
-        ("async", [0, 1, 2, 3, 4, 6], [0, 0, 0, 1, 1, 2]),
-        ("ssp", [0, 1, 3, 4], [0, 0, 1, 1]),
+        ({"mode": "sync"}, Synchronous),
+        ({"mode": "async"}, Asynchronous),
+        ({"mode": "ssp"}, StaleBounded),
+        ({"mode": "local"}, Synchronous),
+        ({"mode": "local", "merge": "async"}, Asynchronous),
+        ({"mode": "easgd"}, Asynchronous),
     ],
 )
-def test_a_version_has_so_many_whole_steps_behind_it(
-    mode: str, versions: list[int], steps: list[int]
-) -> None:
-    assert [job(4, mode=mode).step_of(version) for version in versions] == steps
-
-
-@pytest.mark.parametrize(
-    ("mode", "every", "due"),
-    [
-        ("sync", 2, [0, 2, 4, 6]),
-        ("async", 2, [0, 6]),
-        ("ssp", 1, [0, 3, 6]),
-        ("sync", 0, []),
-        ("async", 0, []),
-    ],
-)
-def test_what_is_due_every_so_many_steps_is_due_at_these_versions(
-    mode: str, every: int, due: list[int]
-) -> None:
-    assert [version for version in range(8) if job(4, mode=mode).due(every, version)] == due
-
-
-@given(st.sampled_from(["sync", "async", "ssp"]), st.integers(1, 5), st.integers(1, 20))
-def test_a_due_version_ends_a_step_that_is_a_multiple(mode: str, workers: int, every: int) -> None:
-    counted = job(workers + 1, mode=mode)
-    dues = [version for version in range(1, 300) if counted.due(every, version)]
-    assert [counted.step_of(version) for version in dues] == [
-        every * number for number in range(1, len(dues) + 1)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("mode", "kind"), [("sync", Synchronous), ("async", Asynchronous), ("ssp", StaleBounded)]
-)
-def test_the_mode_decides_the_policy(mode: str, kind: type) -> None:
-    policy = job(4, mode=mode).policy(0, {1: 0, 2: 0, 3: 0})
+def test_the_mode_decides_the_policy(settings: dict[str, Any], kind: type) -> None:
+    policy = job(4, **settings).policy(0, {1: 0, 2: 0, 3: 0})
     assert type(policy) is kind
 
 
@@ -92,6 +91,22 @@ def test_the_staleness_and_the_clocks_of_a_resumed_run_reach_the_policy() -> Non
     strict, slack = job(3, mode="ssp", staleness=0), job(3, mode="ssp", staleness=1)
     assert strict.policy(5, clocks).handle(Pull(2)) == [], "it is a clock ahead of worker 1"
     assert slack.policy(5, clocks).handle(Pull(2)) == [SendWeights(2, version=5, clock=3)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"backup_workers": 2},
+            "--backup-workers 2 leaves no gradient .* 2 worker.* lower it to 1",
+        ),
+        ({"straggler": "0:2"}, "--straggler names rank 0, .* ranks 1 to 2"),
+        ({"straggler": "2:2,3:2"}, "--straggler names rank 3"),
+    ],
+)
+def test_what_this_world_cannot_have_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_world(Config.from_flat(settings), 3)
 
 
 @pytest.mark.parametrize(("servers", "world_size"), [(1, 2), (1, 9), (3, 4), (8, 64)])

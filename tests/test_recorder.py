@@ -169,6 +169,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.totals(2, Goodbye(DONE, 0, 1.5, 0.125, 0.25, 0.375, 300, 400))
     run.recorder.totals(1, Gradient(0, 0, 16, 1.0, 1.0, 9.0, 9.0, 9.0, 9.0, 9, 9))
     run.recorder.totals(1, Goodbye(DONE, 0, 1.25, 0.25, 0.5, 0.75, 100, 200))
+    run.recorder.dropped(2)
     run.recorder.server_cpu_s |= {1: 0.75, 0: 1.25}
     run.recorder.weights_sha256 = "abc"
     run.recorder.evaluated(Sums(20.0, 3, 10), 4, 64, best=False)
@@ -190,6 +191,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "perplexity": pytest.approx(math.exp(2)),
         "accuracy": 0.3,
         "max_clock_gap": 3,
+        "dropped": {"2": 1},
         "version_lag": {"mean": 1.0, "max": 2, "histogram": {"0": 1, "1": 2, "2": 1}},
         "compute_s": {"1": 1.25, "2": 1.5},
         "push_s": {"1": 0.25, "2": 0.125},

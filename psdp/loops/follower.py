@@ -12,7 +12,7 @@ from psdp.shard import Shard, Snapshot
 from psdp.transport import Endpoint
 from psdp.transport import messages as m
 
-Instruction = m.Update | m.Answer | m.TakeSnapshot | m.ReleaseSnapshot | m.Finish
+Instruction = m.Update | m.Discard | m.Answer | m.TakeSnapshot | m.ReleaseSnapshot | m.Finish
 
 
 class Follower(Server):
@@ -66,13 +66,20 @@ class Follower(Server):
     def proceed(self) -> None:
         while self._instructions and self.updating is None:
             instruction = self._instructions[0]
-            if isinstance(instruction, m.Update) and not self._landed(instruction):
+            if not self._landed(instruction):
                 return
             self._instructions.popleft()
             self._follow(instruction)
 
-    def _landed(self, update: m.Update) -> bool:
-        return all(slot in self.gradients for slot in m.unpack_slots(update.slots))
+    def _landed(self, instruction: Instruction) -> bool:
+        """Say whether the gradients that an instruction is about are here."""
+        match instruction:
+            case m.Update(slots=packed):
+                return all(slot in self.gradients for slot in m.unpack_slots(packed))
+            case m.Discard(slot):
+                return slot in self.gradients
+            case _:
+                return True
 
     def _follow(self, instruction: Instruction) -> None:
         match instruction:
@@ -80,6 +87,8 @@ class Follower(Server):
                 slots = m.unpack_slots(packed)
                 tokens = [self.gradients[slot].tokens for slot in slots]
                 self.begin_update(version, slots, [n / sum(tokens) for n in tokens])
+            case m.Discard(slot):
+                del self.gradients[slot]
             case m.Answer(rank):
                 order = m.Weights(self.version, 0, m.TRAIN, m.CURRENT, 0, 0)
                 self.send_weights(rank, order)

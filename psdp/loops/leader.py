@@ -18,9 +18,11 @@ from psdp.loops.commits import Commits, Committed
 from psdp.loops.follower import Instruction
 from psdp.loops.server import TICK_S, Saved, Server
 from psdp.metrics import Best
+from psdp.optim import Schedule
 from psdp.protocol import (
     Apply,
     Drained,
+    Drop,
     Effect,
     Evaluations,
     Event,
@@ -74,8 +76,10 @@ class Leader(Server):
         self.best = best or Best()
         self._identity = identity
         self._signalled = signalled
-        self._commits = Commits(job, store, self.writer, self.snapshots.held)
+        self._commits = Commits(len(job.servers), store, self.writer, self._steps_held)
         self._evaluations = Evaluations()
+        # The servers' own, unless workers train alone.
+        self._training_schedule = Schedule(job.config.optim, job.config.run.max_steps)
         self._effects: deque[Effect] = deque()
         self._applying: Apply | None = None
         self._live = set(job.workers)
@@ -135,10 +139,21 @@ class Leader(Server):
             self._refuse(peer, message)
         slot = self.slot_of(peer)
         self.gradients[slot] = message
-        self.decide(Push(peer, message.clock, message.version, slot, message.tokens))
+        self.decide(
+            Push(
+                peer,
+                message.clock,
+                message.version,
+                slot,
+                message.tokens,
+                message.steps,
+                message.step_s,
+            )
+        )
+        self._dismiss(peer)
 
     def _refuse(self, peer: int, message: m.Gradient) -> None:
-        step = self.job.step_of(self.version)
+        step = self.job.step_of(self.tokens)
         kept = self._end_early("non-finite gradient")
         raise NumericsError(
             f"rank {peer} sent a gradient with NaN or Inf at step {step + 1} (its gradient number "
@@ -188,8 +203,13 @@ class Leader(Server):
                     self._applying = apply
                     self._tell(m.Update(apply.version, m.pack_slots(apply.slots)))
                     self.begin_update(apply.version, apply.slots, apply.weights)
-                case SendWeights(rank, version, clock):
-                    self._answer(rank, m.Weights(version, clock, m.TRAIN, m.CURRENT, 0, 0))
+                case Drop(rank, slot):
+                    del self.gradients[slot]
+                    self._tell(m.Discard(slot))
+                    self.recorder.dropped(rank)
+                case SendWeights(rank, version, clock, steps):
+                    order = m.Weights(version, clock, m.TRAIN, m.CURRENT, 0, 0, steps, self.tokens)
+                    self._answer(rank, order)
                 case Drained(version):
                     self._drain(version)
 
@@ -230,12 +250,13 @@ class Leader(Server):
 
     # Evaluations
 
-    def after_update(self, norm: float, lr: float) -> None:
-        super().after_update(norm, lr)
+    def after_update(self, norm: float) -> None:
+        super().after_update(norm)
         apply = self._applying
         assert apply is not None
         losses = [self.gradients[slot].loss for slot in apply.slots]
         loss = sum(w * x for w, x in zip(apply.weights, losses, strict=True))
+        lr = self._training_schedule.lr(self.tokens_before / self.job.tokens_per_step)
         self.recorder.updated(apply, loss, norm, lr, self.tokens, self.clocks)
         if self.evaluation_due() and self._live:
             self._evaluations.open(self.version, self._live)
@@ -262,7 +283,7 @@ class Leader(Server):
             best = self.best.better(total.loss / total.tokens, version)
             self.recorder.evaluated(total, version, snapshot.tokens, best=best)
         if best:
-            self._commits.mark_best(version)
+            self._commits.mark_best(version, self.job.step_of(snapshot.tokens))
         self._tell(m.ReleaseSnapshot(version, best or last))
         self.snapshots.release(version, save=best or last)
         patience = self.job.config.run.early_stop_patience
@@ -282,8 +303,12 @@ class Leader(Server):
             "clocks": {str(rank): clock for rank, clock in snapshot.clocks.items()},
             "best": self.best.record(),
         }
-        self._commits.begin(snapshot.version, self._identity | state)
+        step = self.job.step_of(snapshot.tokens)
+        self._commits.begin(snapshot.version, step, self._identity | state)
         super().write(snapshot)
+
+    def _steps_held(self) -> list[int]:
+        return [self.job.step_of(snapshot.tokens) for snapshot in self.snapshots.held()]
 
     def _at_rest(self) -> bool:
         return self.snapshots.idle() and self._commits.idle()

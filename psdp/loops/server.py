@@ -83,12 +83,14 @@ class Server(ABC):
             shard.restore(snapshot)
             self.version, self.tokens = snapshot.version, snapshot.tokens
             self.clocks |= snapshot.clocks
+        # A version that is evaluated after its step may not have been, if its run was cut off then.
+        self.tokens_before = self.tokens - 1
         self.writer: BackgroundWriter[Any] = BackgroundWriter()
         self.snapshots = Snapshots(self._take, self.write, shard.recycle)
         self.finished = False
         self.gradients: dict[int, m.Gradient] = {}
         self.updating: Updating | None = None
-        self._schedule = Schedule(job.config.optim, job.config.run.max_steps)
+        self._schedule = Schedule(job.server_optim, job.config.run.max_steps)
         self._norms: defaultdict[int, dict[int, float]] = defaultdict(dict)
         self._snapshot_pulls: defaultdict[int, list[int]] = defaultdict(list)
         self.profile: Spans = UNPROFILED
@@ -189,18 +191,19 @@ class Server(ABC):
             self.shard.update(update.gradient, norm, lr)
         self.profile.step()
         self.updating = None
-        self.version = update.version
+        self.version, self.tokens_before = update.version, self.tokens
         for slot in update.slots:
             self.tokens += self.gradients[slot].tokens
-            self.clocks[self.job.workers[slot]] = self.gradients[slot].clock + 1
-        self.after_update(norm, lr)
+            gradient = self.gradients[slot]
+            self.clocks[self.job.workers[slot]] = gradient.clock + gradient.steps
+        self.after_update(norm)
         for slot in update.slots:
             del self.gradients[slot]
         self.proceed()
 
-    def after_update(self, norm: float, lr: float) -> None:
+    def after_update(self, norm: float) -> None:
         """Copy the shard where a checkpoint or an evaluation is due. All servers do so alike."""
-        save = self.job.due(self.job.config.run.checkpoint_every, self.version)
+        save = self.job.due(self.job.config.run.checkpoint_every, self.tokens_before, self.tokens)
         hold = self.evaluation_due()
         if save or hold:
             self.keep(hold=hold, save=save)
@@ -212,7 +215,8 @@ class Server(ABC):
     def evaluation_due(self) -> bool:
         """Say whether workers evaluate this version on the way."""
         config = self.job.config
-        return config.data.val_fraction > 0 and self.job.due(config.run.eval_every, self.version)
+        due = self.job.due(config.run.eval_every, self.tokens_before, self.tokens)
+        return config.data.val_fraction > 0 and due
 
     # Weights and their copies
 
@@ -240,7 +244,11 @@ class Server(ABC):
     def write(self, snapshot: Snapshot) -> None:
         """Write this shard's file of a checkpoint in the background."""
         version, tensors = snapshot.version, snapshot.tensors()
-        step, shard, count = self.job.step_of(version), self.endpoint.rank, len(self.job.servers)
+        step, shard, count = (
+            self.job.step_of(snapshot.tokens),
+            self.endpoint.rank,
+            len(self.job.servers),
+        )
         self.writer.submit(
             lambda: Saved(version, self.store.write_shard(step, shard, count, tensors)),
             ahead=WRITES_AHEAD,

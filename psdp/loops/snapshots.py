@@ -44,9 +44,9 @@ class Snapshots:
         kept = self._kept.get(version)
         return kept.snapshot if kept else None
 
-    def held(self) -> list[int]:
-        """Return the versions that rank 0 has not released."""
-        return [version for version, kept in self._kept.items() if kept.held]
+    def held(self) -> list[Snapshot]:
+        """Return the copies that rank 0 has not released."""
+        return [kept.snapshot for kept in self._kept.values() if kept.held]
 
     def idle(self) -> bool:
         """Say whether nothing is held or being written."""

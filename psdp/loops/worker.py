@@ -11,7 +11,9 @@ import numpy as np
 from psdp.costs import OTHER
 from psdp.data.batches import Batches, Validation
 from psdp.errors import PeerLost, ProtocolError
+from psdp.handicap import Handicap, parse_jitter, parse_stragglers
 from psdp.job import Job
+from psdp.loops.local import training
 from psdp.optim.clip import sum_of_squares
 from psdp.params import Array
 from psdp.replica import Replica
@@ -67,6 +69,16 @@ class Worker:
         self._pull_s = 0.0
         self._pushed_bytes = 0
         self._pulled_bytes = 0
+        self._handicap = Handicap(
+            endpoint.rank,
+            job.workers.index(endpoint.rank),
+            job.config.run.seed,
+            stragglers=parse_stragglers(job.config.run.straggler),
+            jitter=parse_jitter(job.config.run.jitter),
+        )
+        self._training = training(job, replica, self._compute)
+        # Where workers share cores, the wall clock would count the steps of others.
+        self._busy = time.thread_time if job.config.run.device == "cpu" else now
         endpoint.landing = self._landing
 
     def run(self) -> None:
@@ -76,31 +88,42 @@ class Worker:
             PeerLost: a server is gone.
             Interrupted: a signal asked this rank to end.
         """
-        order = self._pull(m.CURRENT)
+        order = self._pull_current()
         while order.order != m.STOP:
             if order.order == m.EVALUATE:
                 self._evaluate(order)
-                order = self._pull(m.CURRENT)
+                order = self._pull_current()
             else:
-                order = self._step(order.clock)
+                order = self._turn(order)
         self._report_costs()
         self.say_goodbye(m.DONE)
 
-    def _step(self, clock: int) -> m.Weights:
-        """Compute gradient number ``clock`` and push it; return the answer."""
-        begin_s = self._now()
-        with self.replica.profile.span(OTHER):
-            loss, squares = self._compute(clock)
-        self._compute_s += self._now() - begin_s
-        order = self._push(clock, loss, squares)
-        self.replica.profile.step()
-        if (clock + 1) % self.job.config.run.log_every == 0:
-            self._report_costs()
+    def _pull_current(self) -> m.Weights:
+        order = self._pull(m.CURRENT)
+        self._training.pulled()
         return order
 
-    def _compute(self, clock: int) -> tuple[float, float]:
-        """Compute gradient number ``clock``; return its loss and sum of squares."""
+    def _turn(self, order: m.Weights) -> m.Weights:
+        """Train as ordered and push what came of it; return the answer."""
+        begin_s, span = self._now(), self.replica.profile.span
+        with span(OTHER):
+            loss = self._training.train(order)
+            with span("gradient norm", self.replica.gradient.nbytes):
+                squares = sum_of_squares(self.replica.gradient)
+        took_s = self._now() - begin_s
+        self._compute_s += took_s
+        answer = self._push(order, loss, squares, took_s / order.steps)
+        self._training.merged()
+        for clock in range(order.clock, order.clock + order.steps):
+            self.replica.profile.step()
+            if (clock + 1) % self.job.config.run.log_every == 0:
+                self._report_costs()
+        return answer
+
+    def _compute(self, clock: int) -> float:
+        """Compute gradient number ``clock``; return its loss."""
         run, span = self.job.config.run, self.replica.profile.span
+        begin_s = self._busy()
         self.replica.clear()
         worker = self.job.workers.index(self.endpoint.rank)
         rng = np.random.default_rng([run.seed, worker, clock, DROPOUT_STREAM])
@@ -111,9 +134,15 @@ class Worker:
                 x, y = self._batches.batch(clock, micro)
             loss += self.replica.model.forward_backward(x, y, 1 / run.grad_accum, rng)
         self.replica.fetch()
-        with span("gradient norm", self.replica.gradient.nbytes):
-            squares = sum_of_squares(self.replica.gradient)
-        return loss / run.grad_accum, squares
+        self._dawdle(clock, self._busy() - begin_s)
+        return loss / run.grad_accum
+
+    def _dawdle(self, clock: int, took_s: float) -> None:
+        """Sleep for as long as this worker is slower than it is, on purpose."""
+        end_s = self._now() + self._handicap.extra_s(clock, took_s)
+        while (left_s := end_s - self._now()) > 0:
+            self._heed_signal()
+            time.sleep(min(left_s, LOOK_UP_S))
 
     def _evaluate(self, order: m.Weights) -> None:
         """Evaluate one part of the validation split on a snapshot; report it to rank 0."""
@@ -134,16 +163,18 @@ class Worker:
 
     # Exchanges with the servers
 
-    def _push(self, clock: int, loss: float, squares: float) -> m.Weights:
+    def _push(self, order: m.Weights, loss: float, squares: float, step_s: float) -> m.Weights:
         begin_s, before = self._now(), (self._push_s, self._wait_s, self._pull_s)
         sendings = []
         for server, place in zip(self.job.servers, self.job.shards, strict=True):
             message = m.Gradient(
-                clock=clock,
+                clock=order.clock,
+                steps=order.steps,
                 version=self._version,
-                tokens=self.job.tokens_per_push,
+                tokens=order.steps * self.job.tokens_per_gradient,
                 loss=loss,
                 sum_of_squares=squares,
+                step_s=step_s,
                 compute_s=self._compute_s,
                 push_s=self._push_s,
                 wait_s=self._wait_s,
@@ -154,13 +185,13 @@ class Worker:
             shard = self.replica.gradient[place.start : place.stop]
             sendings.append(self.endpoint.send(server, message, shard))
             self._pushed_bytes += shard.nbytes
-        order = self._await_weights(begin_s, sendings)
+        answer = self._await_weights(begin_s, sendings)
         after = self._push_s, self._wait_s, self._pull_s
         push_s, wait_s, pull_s = (end - start for end, start in zip(after, before, strict=True))
         self.replica.profile.add("push", push_s, self.replica.gradient.nbytes)
         self.replica.profile.add("wait", wait_s)
         self.replica.profile.add("pull", pull_s, self.replica.weights.nbytes)
-        return order
+        return answer
 
     def _report_costs(self) -> None:
         """Tell rank 0 where this worker's time went so far, if that is measured."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
 
 import numpy as np
 
@@ -28,7 +27,7 @@ class Optimizer(ABC):
         updates: steps taken; the bias correction of Adam counts them.
     """
 
-    state_names: ClassVar[tuple[str, ...]] = ()
+    state_names: tuple[str, ...] = ()
 
     def __init__(self, config: OptimConfig, size: int, decayed_size: int, backend: Backend) -> None:
         assert 0 <= decayed_size <= size, (decayed_size, size)

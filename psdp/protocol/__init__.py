@@ -8,6 +8,7 @@ from psdp.protocol.evaluation import Evaluations, Sums, Task
 from psdp.protocol.events import (
     Apply,
     Drained,
+    Drop,
     Effect,
     Event,
     Leave,
@@ -24,6 +25,7 @@ __all__ = [
     "Apply",
     "Asynchronous",
     "Drained",
+    "Drop",
     "Effect",
     "Evaluations",
     "Event",

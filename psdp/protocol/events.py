@@ -17,13 +17,19 @@ class Pull:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """A worker's gradient number ``clock`` (from 0), computed on ``version``, lies in ``slot``."""
+    """What a worker computed on ``version`` lies in ``slot``: its gradient number ``clock`` (from
+    0), or what it made of ``steps`` gradients from that number on (local steps).
+
+    ``step_s`` is how long one of them took, for the policies that give a worker what it can do.
+    """
 
     rank: int
     clock: int
     version: int
     slot: int
     tokens: int
+    steps: int = 1
+    step_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +62,22 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Drop:
+    """The gradient in ``slot`` came too late: forget it. Its worker is to compute it again."""
+
+    rank: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class SendWeights:
-    """Answer the worker: here is ``version``, compute your gradient number ``clock``."""
+    """Answer the worker: here is ``version``, compute your gradient number ``clock``, or ``steps``
+    gradients from that one on before the next push."""
 
     rank: int
     version: int
     clock: int
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +87,4 @@ class Drained:
     version: int
 
 
-Effect = Apply | SendWeights | Drained
+Effect = Apply | Drop | SendWeights | Drained

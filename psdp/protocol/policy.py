@@ -1,18 +1,22 @@
 """What all modes share: who lives, who may compute, and how much of the budget is left.
 
-Computing a gradient takes a *grant*. There are as many as the budget has pushes: a worker gets one
-with each answer and spends it with its push; that of a worker that dies is given out again. So
+Computing a gradient takes a *grant*. There are as many as the budget has gradients: a worker gets
+one, or as many as its local steps, with each answer and spends them with its push; those of a
+worker that dies are given out again. So
 exactly the budget is computed, whoever is fast, and a run ends when no grant is left and none out.
+A mode that drops late gradients grants more, and counts what it accepts.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 
 from psdp.errors import ProtocolError
 from psdp.protocol.events import (
     Drained,
+    Drop,
     Effect,
     Event,
     Leave,
@@ -28,7 +32,8 @@ class Policy(ABC):
 
     Args:
         workers: ranks expected from the start; others may join later.
-        pushes: the budget still to be computed; None for no end.
+        budget: gradients still to be accepted; None for no end.
+        local_steps: gradients that a worker computes before it pushes what became of them.
         version: updates applied so far.
         clocks: gradients accepted so far of each worker (default 0).
 
@@ -42,8 +47,9 @@ class Policy(ABC):
     def __init__(
         self,
         workers: Iterable[int],
-        pushes: int | None = None,
+        budget: int | None = None,
         *,
+        local_steps: int = 1,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
     ) -> None:
@@ -51,8 +57,9 @@ class Policy(ABC):
         self.clocks = {rank: known.get(rank, 0) for rank in sorted(workers)}
         self.version = version
         self.max_clock_gap = 0
-        self._budget = pushes
-        self._granted: set[int] = set()
+        self._budget = budget
+        self._local_steps = local_steps
+        self._granted: dict[int, int] = {}
         self._waiting: set[int] = set()
         self._stopped = False
         self._drained = False
@@ -69,7 +76,7 @@ class Policy(ABC):
         match event:
             case Pull(rank):
                 self.clocks.setdefault(rank, min(self.clocks.values(), default=0))
-                if rank in self._granted:
+                if rank in self._granted and not self._drained:
                     effects.append(self._answer(rank))
                 else:
                     self._waiting.add(rank)
@@ -90,6 +97,10 @@ class Policy(ABC):
     def _may_go(self, rank: int) -> bool:
         """Say whether this idle live worker may compute its next gradient."""
 
+    def _too_late(self, push: Push) -> bool:
+        """Say whether a gradient that is in order has no use any more."""
+        return False
+
     def _after_leave(self) -> list[Effect]:
         """Say what the loss of a worker sets free, beyond the workers that waited for it."""
         return []
@@ -103,24 +114,26 @@ class Policy(ABC):
             raise ProtocolError(
                 f"rank {push.rank} pushed gradient {push.clock} without having been answered"
             )
-        expected = self.clocks[push.rank]
-        if push.clock != expected or push.version > self.version:
+        expected, steps = self.clocks[push.rank], self._granted[push.rank]
+        if (push.clock, push.steps) != (expected, steps) or push.version > self.version:
             raise ProtocolError(
-                f"rank {push.rank} pushed gradient {push.clock} on version {push.version}; "
-                f"expected gradient {expected} on version {self.version} at most"
+                f"rank {push.rank} pushed {_gradient(push.clock, push.steps)} on version "
+                f"{push.version}; expected {_gradient(expected, steps)} on version {self.version} "
+                "at most"
             )
-        self._granted.remove(push.rank)
-        self.clocks[push.rank] += 1
+        del self._granted[push.rank]
         self._waiting.add(push.rank)
+        if self._too_late(push):
+            return [Drop(push.rank, push.slot)]
+        self.clocks[push.rank] += push.steps
+        if self._budget is not None:
+            self._budget -= push.steps
         return self._accept(push)
 
     def _forget(self, rank: int) -> None:
         self.clocks.pop(rank, None)
         self._waiting.discard(rank)
-        if rank in self._granted:
-            self._granted.remove(rank)
-            if self._budget is not None:
-                self._budget += 1
+        self._granted.pop(rank, None)
 
     def _release(self) -> list[Effect]:
         effects: list[Effect] = []
@@ -128,29 +141,45 @@ class Policy(ABC):
             if self._try_grant(rank):
                 self._waiting.remove(rank)
                 effects.append(self._answer(rank))
-        at_rest = self._exhausted() and not self._granted and self._idle()
-        if at_rest and self.clocks and not self._drained:
+        if self._at_rest() and self.clocks and not self._drained:
             self._drained = True
             effects.append(Drained(self.version))
         return effects
 
+    def _at_rest(self) -> bool:
+        """Say whether nothing more is to be computed or applied."""
+        return self._exhausted() and not self._granted and self._idle()
+
     def _exhausted(self) -> bool:
-        return self._stopped or self._drained or self._budget == 0
+        return self._stopped or self._drained or not self._grants_left()
+
+    def _grants_left(self) -> bool:
+        return self._left() > 0
+
+    def _left(self) -> float:
+        """Return how much of the budget is not granted."""
+        return math.inf if self._budget is None else self._budget - sum(self._granted.values())
+
+    def _steps_for(self, rank: int) -> int:
+        """Return how many gradients a worker that may go computes before its next push."""
+        return self._local_steps
 
     def _try_grant(self, rank: int) -> bool:
         if self._exhausted() or not self._may_go(rank):
             return False
-        if self._budget is not None:
-            self._budget -= 1
-        self._granted.add(rank)
+        self._granted[rank] = int(min(self._steps_for(rank), self._left()))
         self.max_clock_gap = max(self.max_clock_gap, self._lead(rank))
         return True
 
     def _answer(self, rank: int) -> SendWeights:
-        return SendWeights(rank, self.version, self.clocks[rank])
+        return SendWeights(rank, self.version, self.clocks[rank], self._granted[rank])
 
     def _lead(self, rank: int) -> int:
         return self.clocks[rank] - min(self.clocks.values())
 
     def _slowest_first(self, ranks: Iterable[int]) -> list[int]:
         return sorted(ranks, key=lambda rank: (self.clocks[rank], rank))
+
+
+def _gradient(clock: int, steps: int) -> str:
+    return f"gradient {clock}" + (f" and {steps - 1} after it" if steps > 1 else "")

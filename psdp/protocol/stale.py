@@ -19,14 +19,15 @@ class StaleBounded(Policy):
     def __init__(
         self,
         workers: Iterable[int],
-        pushes: int | None = None,
+        budget: int | None = None,
         *,
         staleness: float,
+        local_steps: int = 1,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
     ) -> None:
         self.staleness = staleness
-        super().__init__(workers, pushes, version=version, clocks=clocks)
+        super().__init__(workers, budget, local_steps=local_steps, version=version, clocks=clocks)
 
     def _accept(self, push: Push) -> list[Effect]:
         lag = self.version - push.version
@@ -38,14 +39,44 @@ class StaleBounded(Policy):
 
 
 class Asynchronous(StaleBounded):
-    """Every push is answered at once: stale-bounded without a bound (Hogwild's server form)."""
+    """Every push is answered at once: stale-bounded without a bound (Hogwild's server form).
+
+    With ``local_steps`` H a worker pushes after H steps on its own. If it is ``paced``, the fastest
+    does, and a slower one takes as many as it can in that time, so that all come back after about
+    as long (dynamic local updates, Liu et al. 2024, arXiv:2401.09135).
+    """
 
     def __init__(
         self,
         workers: Iterable[int],
-        pushes: int | None = None,
+        budget: int | None = None,
         *,
+        local_steps: int = 1,
+        paced: bool = False,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
     ) -> None:
-        super().__init__(workers, pushes, staleness=math.inf, version=version, clocks=clocks)
+        self._paced = paced
+        self._step_s: dict[int, float] = {}
+        super().__init__(
+            workers,
+            budget,
+            staleness=math.inf,
+            local_steps=local_steps,
+            version=version,
+            clocks=clocks,
+        )
+
+    def _accept(self, push: Push) -> list[Effect]:
+        self._step_s[push.rank] = push.step_s
+        return super()._accept(push)
+
+    def _forget(self, rank: int) -> None:
+        self._step_s.pop(rank, None)
+        super()._forget(rank)
+
+    def _steps_for(self, rank: int) -> int:
+        own, fastest = self._step_s.get(rank, 0.0), min(self._step_s.values(), default=0.0)
+        if not self._paced or not own:
+            return self._local_steps
+        return max(1, round(self._local_steps * fastest / own))

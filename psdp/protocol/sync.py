@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from psdp.protocol.events import Apply, Effect, Push
@@ -13,25 +14,44 @@ class Synchronous(Policy):
 
     They are averaged weighted by tokens and in rank order, so that a run repeats bit for bit.
     A worker that dies after its push still counts in the round; one that dies before does not.
+
+    With ``local_steps`` H a round is H steps of every worker on its own, and the average one of
+    what these changed (local SGD, Stich 2018, arXiv:1805.09767; DiLoCo, arXiv:2311.08105). What is
+    left of the budget at the end is shared out evenly.
+
+    With ``backup_workers`` B a round goes on with the first W - B gradients, W being the workers at
+    the start, and what comes later is dropped (Chen et al. 2016, arXiv:1604.00981). Whoever died
+    was a backup.
     """
 
     def __init__(
         self,
         workers: Iterable[int],
-        pushes: int | None = None,
+        budget: int | None = None,
         *,
+        backup_workers: int = 0,
+        local_steps: int = 1,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
     ) -> None:
+        ranks = list(workers)
+        assert 0 <= backup_workers < len(ranks) or not ranks
+        assert local_steps == 1 or not backup_workers
+        self._backups = backup_workers
+        self._wanted = len(ranks) - backup_workers
         self._round: dict[int, Push] = {}
-        super().__init__(workers, pushes, version=version, clocks=clocks)
+        super().__init__(ranks, budget, local_steps=local_steps, version=version, clocks=clocks)
 
     def _accept(self, push: Push) -> list[Effect]:
         self._round[push.rank] = push
         return self._close()
 
+    def _too_late(self, push: Push) -> bool:
+        return self._backups > 0 and (push.version < self.version or self._budget == 0)
+
     def _may_go(self, rank: int) -> bool:
-        return not self._round
+        # Whose gradient was dropped has a chance yet in the round that is under way.
+        return not self._round or (self._backups > 0 and rank not in self._round)
 
     def _after_leave(self) -> list[Effect]:
         return self._close()
@@ -39,8 +59,29 @@ class Synchronous(Policy):
     def _idle(self) -> bool:
         return not self._round
 
+    def _steps_for(self, rank: int) -> int:
+        others = sum(other not in self._granted for other in self.clocks)
+        share = self._left() / max(1, others)
+        return self._local_steps if share >= self._local_steps else math.ceil(share)
+
+    def _left(self) -> float:
+        if self._backups:
+            return math.inf if self._budget is None else self._budget
+        return super()._left()
+
+    def _at_rest(self) -> bool:
+        if self._backups and self._budget == 0:
+            return self._idle()  # what is still out would be dropped
+        return super()._at_rest()
+
+    def _complete(self) -> bool:
+        """Say whether the gradients of this round are all that it will have."""
+        if not self._granted or (self._budget == 0 and self._backups):
+            return True
+        return self._backups > 0 and len(self._round) >= self._wanted
+
     def _close(self) -> list[Effect]:
-        if self._granted or not self._round:
+        if not self._round or not self._complete():
             return []
         pushes = [self._round[rank] for rank in sorted(self._round)]
         self._round.clear()

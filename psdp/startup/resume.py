@@ -16,7 +16,7 @@ CHANGEABLE = frozenset(
     {
         "max_steps", "eval_every", "eval_batches", "early_stop_patience", "out",
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
-        "kernels", "log_every", "profile", "quiet", "corpus",
+        "kernels", "log_every", "profile", "quiet", "corpus", "straggler", "jitter", "link_mbps",
     }
 )  # fmt: skip
 """Settings that a resumed run may change; all others decide what its weights become."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -32,8 +33,8 @@ class Backoff:
         self._sleep_s = 0.0
         self._yielding_since: float | None = None
 
-    def pause(self, transferring: bool) -> None:
-        """Sleep once, or yield the core."""
+    def pause(self, transferring: bool, at_most_s: float = math.inf) -> None:
+        """Sleep once, for so long at most, or yield the core."""
         if transferring:
             now = time.monotonic()
             if self._yielding_since is None:
@@ -47,9 +48,10 @@ class Backoff:
             # Some MPIs look for news only after they have answered: ask a second time at once.
             self._sleep_s = self._SHORTEST_S
             return
+        sleep_s = min(self._sleep_s, at_most_s)
         if self._listen is None:
-            time.sleep(self._sleep_s)
-        elif self._listen(self._sleep_s):
+            time.sleep(sleep_s)
+        elif self._listen(sleep_s):
             self._sleep_s = 0.0
             return
         self._sleep_s = min(self._sleep_s * self._growth, self._longest_s)

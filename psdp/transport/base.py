@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
@@ -13,7 +14,17 @@ import numpy as np
 from psdp.errors import ProtocolError
 from psdp.params import Array
 from psdp.transport.backoff import Backoff
-from psdp.transport.messages import FOLLOWS, WITH_PAYLOAD, Header, Message, Taken, Weights, encode
+from psdp.transport.link import Link
+from psdp.transport.messages import (
+    FOLLOWS,
+    MAX_HEADER_BYTES,
+    WITH_PAYLOAD,
+    Header,
+    Message,
+    Taken,
+    Weights,
+    encode,
+)
 from psdp.transport.shared import Neighbours, same_memory
 
 Landing = Callable[[int, Message], Array]
@@ -56,6 +67,7 @@ class Endpoint(ABC):
     Args:
         peers: ranks that this one exchanges messages with.
         neighbours: those of them on this host, and what is shared with them.
+        link: what messages leave through, if they are to be slow.
 
     Attributes:
         rank: of this endpoint.
@@ -64,12 +76,17 @@ class Endpoint(ABC):
     """
 
     def __init__(
-        self, rank: int, peers: Iterable[int], neighbours: Neighbours | None = None
+        self,
+        rank: int,
+        peers: Iterable[int],
+        neighbours: Neighbours | None = None,
+        link: Link | None = None,
     ) -> None:
         self.rank = rank
         self.landing: Landing = _no_landing
         self.landing_s = 0.0
         self._neighbours = neighbours or Neighbours()
+        self._link = link
         self._all_ring = self._neighbours.are(peers)
         self._lent: defaultdict[int, deque[Sending]] = defaultdict(deque)
         self._gone: set[int] = set()
@@ -82,14 +99,23 @@ class Endpoint(ABC):
         others are still to be sent to could take this rank's core.
         """
         raw = None if payload is None else as_bytes(payload)
+        sending = Sending()
+        if self._link is None:
+            self._dispatch(peer, message, raw, sending)
+        else:
+            size = MAX_HEADER_BYTES // 8 + (0 if raw is None else raw.nbytes)
+            self._link.post(size, lambda: self._dispatch(peer, message, raw, sending))
+        return sending
+
+    def _dispatch(self, peer: int, message: Message, raw: Array | None, sending: Sending) -> None:
         place = FOLLOWS if raw is None else self._neighbours.place(peer, raw)
         header = encode(message, 0 if raw is None else raw.nbytes, place)
-        sending = self._post(peer, header, raw if place == FOLLOWS else None)
-        self._unrung.add(peer)
         if place != FOLLOWS and isinstance(message, Weights) and peer not in self._gone:
-            sending = Sending()
             self._lent[peer].append(sending)
-        return sending
+            self._post(peer, header, None, Sending())
+        else:
+            self._post(peer, header, raw if place == FOLLOWS else None, sending)
+        self._unrung.add(peer)
 
     @abstractmethod
     def poll(self) -> Arrival | Lost | None:
@@ -110,7 +136,7 @@ class Endpoint(ABC):
         while (event := self._look()) is None:
             if time.monotonic() >= deadline:
                 return None
-            backoff.pause(self.transferring())
+            backoff.pause(self.transferring(), self._next_s())
         return event
 
     def flush(
@@ -125,13 +151,13 @@ class Endpoint(ABC):
             if event is not None:
                 events.append(event)
             else:
-                backoff.pause(self.transferring())
+                backoff.pause(self.transferring(), self._next_s())
         return events
 
     # What the transports below share
 
     @abstractmethod
-    def _post(self, peer: int, header: bytes, raw: Array | None) -> Sending:
+    def _post(self, peer: int, header: bytes, raw: Array | None, sending: Sending) -> None:
         """Start sending a header, and after it these bytes if there are any; never wait."""
 
     def _arrived(self, peer: int, header: Header) -> Arrival | None:
@@ -153,6 +179,8 @@ class Endpoint(ABC):
         return Arrival(peer, message)
 
     def _look(self) -> Arrival | Lost | None:
+        if self._link is not None:
+            self._link.release()
         event = self.poll()
         while self._unrung:
             self._neighbours.ring(self._unrung.pop())
@@ -168,6 +196,9 @@ class Endpoint(ABC):
         self._gone.add(peer)
         for sending in self._lent.pop(peer, ()):
             sending.done = True
+
+    def _next_s(self) -> float:
+        return math.inf if self._link is None else self._link.next_s()
 
     def _backoff(self) -> Backoff:
         return Backoff(self._neighbours.listen, all_ring=self._all_ring)

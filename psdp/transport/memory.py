@@ -75,10 +75,8 @@ class MemoryEndpoint(Endpoint):
         super().__init__(rank, peers, neighbours)
         self._network = network
 
-    def _post(self, peer: int, header: bytes, raw: Array | None) -> Sending:
-        sending = Sending()
+    def _post(self, peer: int, header: bytes, raw: Array | None, sending: Sending) -> None:
         self._network.put(peer, _Parcel(self.rank, header, raw, sending))
-        return sending
 
     def poll(self) -> Arrival | Lost | None:
         while (parcel := self._network.take(self.rank)) is not None:

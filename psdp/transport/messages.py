@@ -30,7 +30,8 @@ class Gradient:
     """Worker to every server, with its part of the gradient. Times and bytes are totals so far.
 
     The gradient is the server's to read and write from then until it has answered, so a server on
-    the same host takes it where it lies.
+    the same host takes it where it lies. Where workers train alone, it is what became of ``steps``
+    of their own. ``step_s`` is how long one of them took.
     """
 
     clock: int
@@ -44,6 +45,8 @@ class Gradient:
     pull_s: float
     pushed_bytes: int
     pulled_bytes: int
+    steps: int = 1
+    step_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,9 @@ class PullRequest:
 class Weights:
     """Server to worker, with its shard of the weights.
 
-    ``clock`` numbers the gradient to compute next. ``order`` is rank 0's, and says what to do: with
-    ``evaluate``, take part ``part`` of ``parts`` of the validation split on snapshot ``snapshot``.
+    ``clock`` numbers the gradient to compute next, ``steps`` says how many from that one on, and
+    ``tokens`` how many tokens the weights have seen. ``order`` is rank 0's: with ``evaluate``, take
+    part ``part`` of ``parts`` of the validation split on snapshot ``snapshot``.
     """
 
     version: int
@@ -67,6 +71,8 @@ class Weights:
     snapshot: int
     part: int
     parts: int
+    steps: int = 1
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,13 @@ class Update:
 
     version: int
     slots: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Rank 0 to servers: forget the gradient in this slot."""
+
+    slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +188,7 @@ Message = (
     | Goodbye
     | PartialNorm
     | Update
+    | Discard
     | Answer
     | TakeSnapshot
     | ReleaseSnapshot

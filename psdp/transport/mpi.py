@@ -7,6 +7,7 @@ that peer looked at. This is the one file in which mpi4py is imported.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from psdp.errors import ConfigError, ProtocolError
 from psdp.params import Array
 from psdp.transport.backoff import Backoff
 from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
+from psdp.transport.link import Link
 from psdp.transport.messages import MAX_HEADER_BYTES, Header, decode
 from psdp.transport.shared import Neighbours
 
@@ -65,10 +67,11 @@ class MpiEndpoint(Endpoint):
         comm: MPI.Intracomm,
         peers: Iterable[int],
         neighbours: Neighbours | None = None,
+        link: Link | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._peers = list(peers)
-        super().__init__(comm.rank, self._peers, neighbours)
+        super().__init__(comm.rank, self._peers, neighbours, link)
         self._comm = comm
         comm.Set_errhandler(MPI.ERRORS_RETURN)
         self._chunk_bytes = chunk_bytes
@@ -82,12 +85,12 @@ class MpiEndpoint(Endpoint):
         for index in range(len(self._peers)):
             self._post_header(index)
 
-    def _post(self, peer: int, header: bytes, raw: Array | None) -> Sending:
-        outgoing = _Outgoing(peer, header, [], Sending(), raw)
+    def _post(self, peer: int, header: bytes, raw: Array | None, sending: Sending) -> None:
+        outgoing = _Outgoing(peer, header, [], sending, raw)
         if peer in self._gone:
             # Lost already; there is nobody to send to.
-            outgoing.sending.done = True
-            return outgoing.sending
+            sending.done = True
+            return
         try:
             outgoing.requests.append(
                 self._comm.Isend([header, MPI.BYTE], dest=peer, tag=_HEADER_TAG)
@@ -99,8 +102,7 @@ class MpiEndpoint(Endpoint):
             self._outgoing.append(outgoing)
         except MPI.Exception as error:
             self._lose(peer, error)
-            outgoing.sending.done = True
-        return outgoing.sending
+            sending.done = True
 
     def poll(self) -> Arrival | Lost | None:
         event: Arrival | None = None
@@ -126,12 +128,16 @@ class MpiEndpoint(Endpoint):
         """Wait a little for what is on its way, then withdraw the receives that are still posted,
         so that MPI can be finalised."""
         deadline = time.monotonic() + CLOSE_S
-        while (self._outgoing or any(self._lent.values())) and time.monotonic() < deadline:
+        while self._sending() and time.monotonic() < deadline:
             self.receive(timeout_s=0.01)
         for request in self._requests:
             if request != MPI.REQUEST_NULL:
                 request.Cancel()
                 request.Wait()
+
+    def _sending(self) -> bool:
+        waits = self._next_s() < math.inf
+        return waits or bool(self._outgoing) or any(self._lent.values())
 
     def _chunks(self, raw: Array) -> list[Array]:
         return [raw[at : at + self._chunk_bytes] for at in range(0, raw.size, self._chunk_bytes)]
@@ -253,9 +259,14 @@ class World:
             for start, size in zip(starts[:-1], sizes, strict=True)
         ]
 
-    def endpoint(self, peers: Iterable[int], neighbours: Neighbours | None = None) -> MpiEndpoint:
+    def endpoint(
+        self,
+        peers: Iterable[int],
+        neighbours: Neighbours | None = None,
+        link: Link | None = None,
+    ) -> MpiEndpoint:
         """Return this rank's endpoint for exchanges with ``peers``."""
-        return MpiEndpoint(self.comm, peers, neighbours)
+        return MpiEndpoint(self.comm, peers, neighbours, link)
 
     def abort(self, code: int) -> None:
         """End every rank of the job at once; does not return."""

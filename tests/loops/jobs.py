@@ -269,7 +269,7 @@ class Training:
         recorder = Recorder(
             job,
             RunFolder(self.folder),
-            Console(job.pushes * job.tokens_per_push, tokens, quiet=True),
+            Console(job.gradients * job.tokens_per_gradient, tokens, quiet=True),
             version=version,
             tokens=tokens,
             kernels=["numpy"] * job.world_size,

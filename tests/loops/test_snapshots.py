@@ -55,7 +55,7 @@ def test_a_copy_for_an_evaluation_stays_until_it_is_released(shard: Shard) -> No
     kept = shard.snapshots.get(4)
     assert kept is not None
     assert kept.version == 4
-    assert shard.snapshots.held() == [4]
+    assert shard.snapshots.held() == [kept]
     shard.snapshots.release(4, save=False)
     assert shard.take_done() == [("take", 4), ("recycle", 4)]
     assert shard.snapshots.idle()

@@ -42,7 +42,7 @@ MODES: list[dict[str, Any]] = [
 
 
 def mode_name(mode: dict[str, Any]) -> str:
-    return mode["mode"] + str(mode.get("staleness", ""))
+    return "-".join(str(value) for value in mode.values())
 
 
 def same(a: Training, b: Training) -> None:
@@ -284,7 +284,7 @@ def test_early_stopping_ends_the_run_with_the_weights_saved(
     run = train(tmp_path, workers=2, servers=2, **settings, **mode)
     assert run.summary["stopped_by"] == "early_stop"
     assert 2 <= run.summary["version"] < 100
-    assert max(run.checkpoints()) == run.job.step_of(run.summary["version"])
+    assert max(run.checkpoints()) == run.job.step_of(run.summary["tokens"])
     assert {server.version for server in run.servers} == {run.summary["version"]}
 
 
@@ -729,7 +729,7 @@ def test_a_signal_to_a_worker_ends_the_run_with_a_checkpoint(
     assert isinstance(job[0].ranks[servers + 1].error, Interrupted)
     assert job[0].summary["stopped_by"] == "signal"
     step = max(job[0].checkpoints())
-    assert step == job[0].job.step_of(job[0].summary["version"])
+    assert step == job[0].job.step_of(job[0].summary["tokens"])
     if mode["mode"] == "sync":
         rest = train(tmp_path / "rest", resume=tmp_path / "run", **common)
         same(rest, train(tmp_path / "whole", **common))

@@ -17,6 +17,7 @@ from psdp.protocol import (
     Apply,
     Asynchronous,
     Drained,
+    Drop,
     Effect,
     Event,
     Leave,
@@ -31,7 +32,12 @@ from psdp.protocol import (
 
 FREE = settings(deadline=None, max_examples=200)
 
-SYNC, ASYNC, SSP = "sync", "async", "ssp"
+SYNC, ASYNC, SSP, BACKUP = "sync", "async", "ssp", "backup"
+
+
+def backups_of(number: int, workers: list[int]) -> int:
+    """Take the number that is drawn for every mode's slack for backup workers, and leave one."""
+    return min(number, len(workers) - 1)
 
 
 def make(
@@ -44,6 +50,9 @@ def make(
 ) -> Policy:
     if mode == SYNC:
         return Synchronous(workers, pushes, version=version, clocks=clocks)
+    if mode == BACKUP:
+        backups = backups_of(staleness, workers)
+        return Synchronous(workers, pushes, backup_workers=backups, version=version, clocks=clocks)
     if mode == ASYNC:
         return Asynchronous(workers, pushes, version=version, clocks=clocks)
     return StaleBounded(workers, pushes, staleness=staleness, version=version, clocks=clocks)
@@ -71,22 +80,28 @@ class Run:
         self.pushed: set[int] = set()  # of the owed: those whose grant is used up
         self.round: dict[int, Push] = {}
         self.total = 0
+        self.wanted = len(self.workers) - backups_of(self.staleness, self.workers)
+        self.dropped = 0
         self.stopped = False
         self.drained = 0
 
     def do(self, event: Event) -> list[Effect]:
         effects = self.policy.handle(event)
         for effect in effects:
-            assert not self.drained or isinstance(effect, SendWeights), effects
+            assert not self.drained or isinstance(effect, SendWeights | Drop), effects
             match effect:
                 case Apply():
                     self._check_apply(effect)
                 case SendWeights():
                     self._check_answer(effect)
+                case Drop(rank, slot):
+                    assert self.mode == BACKUP
+                    assert slot == 100 + rank
+                    self.dropped += 1
                 case Drained(version):
                     self.drained += 1
                     assert version == self.version
-                    assert not self.answered
+                    assert not self.answered or self.mode == BACKUP
                     assert not self.round
         assert self.drained <= 1
         assert self.policy.version == self.version
@@ -101,16 +116,24 @@ class Run:
         again = self.answered.pop(rank, None)
         self.owed.add(rank)
         effects = self.do(Pull(rank))
-        if again is not None:
+        if again is not None and self.drained:
+            assert self.mode == BACKUP, "only late gradients are out at the end"
+            assert effects == []
+        elif again is not None:
             assert effects == [SendWeights(rank, self.version, again.clock)]
 
     def push(self, rank: int, tokens: int) -> None:
         answer = self.answered.pop(rank)
         push = Push(rank, answer.clock, answer.version, slot=100 + rank, tokens=tokens)
-        self.round[rank] = push
-        self.clocks[rank] += 1
         self.owed.add(rank)
         self.pushed.add(rank)
+        if self.mode == BACKUP and push.version < self.version:
+            dropped = self.dropped
+            assert self.do(push)[0] == Drop(rank, push.slot)
+            assert self.dropped == dropped + 1
+            return
+        self.round[rank] = push
+        self.clocks[rank] += 1
         effects = self.do(push)
         if self.mode == ASYNC:
             out = len(self.answered) + len(self.asleep)
@@ -141,6 +164,10 @@ class Run:
         if self.mode == SYNC:
             assert not self.answered, "a live worker's gradient is missing from the round"
             assert set(apply.lags) == {0}
+        elif self.mode == BACKUP:
+            assert set(apply.lags) == {0}
+            last = self.total + len(pushes) == self.pushes
+            assert len(pushes) == self.wanted or not self.answered or last
         else:
             assert len(pushes) == 1
         self.total += len(pushes)
@@ -190,7 +217,7 @@ class Run:
         return True
 
 
-modes = st.sampled_from([SYNC, ASYNC, SSP])
+modes = st.sampled_from([SYNC, ASYNC, SSP, BACKUP])
 choices = st.lists(st.integers(0, 16 * 64), max_size=60)
 
 

@@ -246,14 +246,14 @@ def test_a_peer_that_is_gone_reads_nothing_any_more() -> None:
 )
 def test_a_header_that_points_elsewhere_is_refused(header: bytes, text: str) -> None:
     pair = Pair()
-    pair.server._post(WORKER, header, None)
+    pair.server._post(WORKER, header, None, Sending())
     with pytest.raises(ProtocolError, match=f"rank 0 {text}"):
         pair.worker.poll()
 
 
 def test_a_place_is_refused_where_nothing_is_shared() -> None:
     a, b = MemoryNetwork(2).endpoints
-    a._post(1, m.encode(weights(0), 80, 0), None)
+    a._post(1, m.encode(weights(0), 80, 0), None, Sending())
     with pytest.raises(ProtocolError, match="where none are shared"):
         b.poll()
 
@@ -264,18 +264,20 @@ def test_a_pull_out_of_shared_memory_is_never_torn(actions: list[str]) -> None:
     """However updates and the worker's copy are ordered, it gets the version that was answered."""
     pair, version = Pair(), 0
     shard = Weights(pair.weights, pair.memories[SERVER].zeros)
-    answered: list[tuple[int, Sending]] = []
+    answered: list[int] = []
+    lent: list[Sending] = []
     for action in actions:
         match action:
-            case "answer" if len(answered) < 3:
+            case "answer" if sum(not sending.done for sending in lent) < 3:
                 sending = pair.server.send(WORKER, weights(version), shard.values)
                 shard.reading(sending)
-                answered.append((version, sending))
+                answered.append(version)
+                lent.append(sending)
             case "update":
                 version += 1
                 shard.writable()[...] = version
             case "copy" if answered:
-                expected, _ = answered.pop(0)
+                expected = answered.pop(0)
                 assert pair.worker.poll() == Arrival(SERVER, weights(expected))
                 assert pair.pulled.tolist() == [expected] * 10
             case "confirm":

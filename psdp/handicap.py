@@ -1,0 +1,131 @@
+"""What makes a worker slow on purpose, so that modes can be compared on equal machines.
+
+A step is stretched by a factor of at least 1: the worker's own (``--straggler``) times one by
+chance (``--jitter``). Chance is a function of seed, worker and step, so a run can be repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from psdp.errors import ConfigError
+
+_STREAM = 0x736C6F77
+"""Tells these random numbers from others of the same seed."""
+
+Draw = Callable[[np.random.Generator], float]
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """A distribution of factors, all at least 1.
+
+    Attributes:
+        draw: returns one.
+        mean: of the factors; infinite where there is none.
+    """
+
+    draw: Draw
+    mean: float
+
+
+NO_JITTER = Jitter(lambda rng: 1.0, 1.0)
+
+
+def parse_stragglers(text: str | None) -> dict[int, float]:
+    """Return ``{rank: factor}`` of ``RANK:FACTOR[,...]``.
+
+    Raises:
+        ConfigError: it is not of that form, or a factor is below 1.
+    """
+    factors: dict[int, float] = {}
+    for entry in (text or "").split(",") if text is not None else ():
+        rank, _, factor = entry.partition(":")
+        try:
+            number, value = int(rank), float(factor)
+        except ValueError as error:
+            raise ConfigError(
+                f"--straggler expects RANK:FACTOR[,RANK:FACTOR...], such as 2:4, got '{text}'"
+            ) from error
+        if number in factors:
+            raise ConfigError(f"--straggler {text} names rank {number} twice")
+        _check_factor("--straggler", text, value)
+        factors[number] = value
+    return factors
+
+
+def parse_jitter(text: str | None) -> Jitter:
+    """Return the distribution that ``--jitter`` names.
+
+    Raises:
+        ConfigError: it names none, or its numbers are out of range.
+    """
+    if text is None:
+        return NO_JITTER
+    name, *words = text.split(":")
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    match name, numbers:
+        case "bernoulli", [p, factor]:
+            _check("--jitter", text, "a probability between 0 and 1", 0 <= p <= 1)
+            _check_factor("--jitter", text, factor)
+            return Jitter(lambda rng: factor if rng.random() < p else 1.0, 1 + p * (factor - 1))
+        case "uniform", [low, high]:
+            _check_factor("--jitter", text, low)
+            _check_factor("--jitter", text, high)
+            _check("--jitter", text, "the lower factor first", low <= high)
+            return Jitter(lambda rng: rng.uniform(low, high), (low + high) / 2)
+        case "exponential", [mean]:
+            _check("--jitter", text, "a finite mean of at least 0", 0 <= mean < math.inf)
+            return Jitter(lambda rng: 1 + mean * rng.exponential(), 1 + mean)
+        case "pareto", [alpha]:
+            _check("--jitter", text, "an exponent above 0", 0 < alpha < math.inf)
+            mean = alpha / (alpha - 1) if alpha > 1 else math.inf
+            return Jitter(lambda rng: 1 + rng.pareto(alpha), mean)
+    raise ConfigError(
+        f"--jitter expects bernoulli:P:FACTOR, uniform:LOW:HIGH, exponential:MEAN or pareto:ALPHA, "
+        f"got '{text}'"
+    )
+
+
+class Handicap:
+    """How much longer than it took each step of one worker shall take.
+
+    Args:
+        worker: counted from 0, for the seed.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        worker: int,
+        seed: int,
+        *,
+        stragglers: Mapping[int, float],
+        jitter: Jitter,
+    ) -> None:
+        self._factor = stragglers.get(rank, 1.0)
+        self._jitter = jitter
+        self._key = (seed, worker, _STREAM)
+
+    def extra_s(self, step: int, took_s: float) -> float:
+        """Return the seconds to add to step number ``step``, which took so many by itself."""
+        if self._factor == 1 and self._jitter is NO_JITTER:
+            return 0.0
+        rng = np.random.default_rng([*self._key, step])
+        return took_s * (self._factor * self._jitter.draw(rng) - 1)
+
+
+def _check_factor(flag: str, text: str | None, factor: float) -> None:
+    _check(flag, text, "finite factors of at least 1", 1 <= factor < math.inf)
+
+
+def _check(flag: str, text: str | None, expected: str, good: bool) -> None:
+    if not good:
+        raise ConfigError(f"{flag} expects {expected}, got '{text}'")

@@ -1,0 +1,138 @@
+"""Training on one's own between two exchanges: the inner optimizer, and what is pushed of it.
+
+A worker's inner optimizer keeps its moments from round to round; they are nobody else's, and a
+resumed run starts them afresh.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+
+from psdp.backend import make_backend
+from psdp.job import Job
+from psdp.optim import Schedule, clip_factor, make_optimizer, sum_of_squares
+from psdp.replica import Replica
+from psdp.transport.messages import Weights
+
+Gradient = Callable[[int], float]
+"""Computes the gradient of a number into the replica's; returns its loss."""
+
+
+class Training(ABC):
+    """What a worker does with the weights of an answer, until it pushes."""
+
+    def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
+        self.job = job
+        self.replica = replica
+        self._gradient = gradient
+
+    @abstractmethod
+    def train(self, order: Weights) -> float:
+        """Leave in the replica's gradient what is to be pushed; return the mean loss."""
+
+    def merged(self) -> None:  # noqa: B027 (most keep what has landed)
+        """The answer to a push has landed in the replica's weights."""
+
+    def pulled(self) -> None:  # noqa: B027
+        """The server's weights have landed there without a push."""
+
+
+class GradientTraining(Training):
+    """One gradient."""
+
+    def train(self, order: Weights) -> float:
+        return self._gradient(order.clock)
+
+
+class LocalTraining(Training):
+    """Some steps of the job's optimizer; pushed is the weights at the start minus those at the end
+    (local SGD, Stich 2018, arXiv:1805.09767; DiLoCo, arXiv:2311.08105)."""
+
+    def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
+        super().__init__(job, replica, gradient)
+        config, table = job.config, job.table
+        backend = replica.backend
+        if backend.name != "cpu":
+            backend = make_backend("cpu", config.run.dtype, kernels=config.run.kernels)
+        self._optimizer = make_optimizer(config.optim, table.size, table.decayed_size, backend)
+        self._schedule = Schedule(config.optim, config.run.max_steps)
+        self._start = backend.zeros(table.size)
+
+    def train(self, order: Weights) -> float:
+        self._start[...] = self.replica.weights
+        loss = self.steps(order)
+        if math.isfinite(loss):
+            np.subtract(self._start, self.replica.weights, out=self.replica.gradient)
+        return loss
+
+    def steps(self, order: Weights) -> float:
+        """Train for the steps of an order; return the mean loss.
+
+        It ends early with a gradient that is not finite, which rank 0 is to see.
+        """
+        optim, total = self.job.config.optim, 0.0
+        done = order.tokens / self.job.tokens_per_step
+        for step in range(order.steps):
+            loss = self._gradient(order.clock + step)
+            squares = sum_of_squares(self.replica.gradient)
+            if not math.isfinite(squares):
+                return math.nan
+            total += loss
+            self._optimizer.step(
+                self.replica.weights,
+                self.replica.gradient,
+                self._schedule.lr(done + step),
+                scale=clip_factor(math.sqrt(squares), optim.grad_clip),
+                clip_value=optim.grad_clip_value,
+            )
+            self.replica.load()
+        return total / order.steps
+
+
+class ElasticTraining(LocalTraining):
+    """Some steps on weights that stay this worker's own; pushed are these weights, and each answer
+    draws them to the server's (elastic averaging, Zhang et al. 2015, arXiv:1412.6651).
+
+    The server moves its weights c by a (x - c) towards the worker's x, and answers with c'. The
+    worker moves by as much the other way, which it finds from c': c' - x = (1 - a) (c - x).
+    """
+
+    def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
+        super().__init__(job, replica, gradient)
+        self._pull = job.elastic_rate / (1 - job.elastic_rate)
+        self._begun = False
+
+    def train(self, order: Weights) -> float:
+        loss = self.steps(order)
+        if math.isfinite(loss):
+            self.replica.gradient[...] = self.replica.weights
+        self._start[...] = self.replica.weights
+        return loss
+
+    def merged(self) -> None:
+        weights, own = self.replica.weights, self._start
+        np.subtract(weights, own, out=weights)
+        np.multiply(weights, self._pull, out=weights)
+        np.add(own, weights, out=own)
+        self._restore()
+
+    def pulled(self) -> None:
+        if self._begun:
+            self._restore()
+        else:
+            self._start[...] = self.replica.weights
+            self._begun = True
+
+    def _restore(self) -> None:
+        self.replica.weights[...] = self._start
+        self.replica.load()
+
+
+def training(job: Job, replica: Replica, gradient: Gradient) -> Training:
+    """Return what a worker does in this job's mode."""
+    kinds: dict[str, type[Training]] = {"local": LocalTraining, "easgd": ElasticTraining}
+    return kinds.get(job.config.run.mode, GradientTraining)(job, replica, gradient)

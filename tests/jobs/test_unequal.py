@@ -1,0 +1,75 @@
+"""Workers that are slow on purpose, and the modes for them: real jobs end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import summary, train, write_corpus
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(90)]
+
+MODES = {
+    "backup": ("--backup-workers", "1"),
+    "local": ("--mode", "local", "--local-steps", "8"),
+    "local-async": ("--mode", "local", "--local-steps", "8", "--merge", "async"),
+    "nesterov": ("--mode", "local", "--local-steps", "4", "--outer-optimizer", "nesterov"),
+    "easgd": ("--mode", "easgd", "--local-steps", "4"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "corpus.txt")
+    return tmp_path
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_job_with_a_straggler_spends_its_budget(folder: Path, mode: str, servers: int) -> None:
+    slow = servers + 2
+    job = train(
+        folder, servers + 3, "--servers", str(servers), *MODES[mode], "--straggler", f"{slow}:3",
+        "--jitter", "uniform:1:2", "--eval-every", "10", "--out", "run",
+    )  # fmt: skip
+    assert job.returncode == 0, job.stdout
+    assert f"SLOWED DOWN ON PURPOSE: stragglers {slow}:3" in job.stdout
+    result = summary(folder / "run")
+    gradients = 20 * (2 if mode == "backup" else 3)
+    assert (result["steps"], result["tokens"]) == (20, gradients * 2 * 16)
+    assert result["stopped_by"] == "budget"
+    settings = json.loads((folder / "run" / "config.json").read_text())["settings"]
+    assert (settings["straggler"], settings["jitter"]) == (f"{slow}:3", "uniform:1:2")
+    if mode == "local":
+        assert result["version"] == 3
+
+
+def test_a_slow_link_delays_what_is_sent(folder: Path) -> None:
+    job = train(folder, 3, "--link-mbps", "100", "--out", "run")
+    assert job.returncode == 0, job.stdout
+    assert "links of 100 Mbit/s" in job.stdout
+    result = summary(folder / "run")
+    bits = 8 * result["bytes_pushed"] / 2
+    # What a worker waits for cannot be less than what its own pushes take on such a link.
+    for rank in ("1", "2"):
+        assert result["push_s"][rank] >= 0.9 * bits / 100e6
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--straggler", "0:2"), "--straggler names rank 0, which is no worker"),
+        (("--straggler", "fast"), "--straggler expects RANK:FACTOR"),
+        (("--jitter", "normal:1"), "--jitter expects bernoulli:P:FACTOR"),
+        (("--backup-workers", "2"), "--backup-workers 2 leaves no gradient to wait for"),
+        (("--local-steps", "2"), "--local-steps 2 has a meaning with --mode local or easgd only"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_once(
+    folder: Path, flags: tuple[str, ...], message: str
+) -> None:
+    job = train(folder, 3, *flags, "--out", "run", timeout_s=30)
+    assert job.returncode == 2
+    assert message in job.stdout
+    assert not (folder / "run").exists()

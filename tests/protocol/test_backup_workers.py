@@ -1,0 +1,105 @@
+"""Synchronous rounds that do not wait for the slowest, event by event."""
+
+from __future__ import annotations
+
+import pytest
+
+from psdp.protocol import (
+    Apply,
+    Drained,
+    Drop,
+    Effect,
+    Event,
+    Leave,
+    Pull,
+    Push,
+    SendWeights,
+    Synchronous,
+)
+
+
+def push(rank: int, clock: int, version: int) -> Push:
+    """A gradient in the slot of its rank's number."""
+    return Push(rank, clock, version, slot=rank, tokens=8)
+
+
+def mean(*ranks: int, version: int) -> Apply:
+    share = 1 / len(ranks)
+    zeros = (0,) * len(ranks)
+    return Apply(ranks, (share,) * len(ranks), 8 * len(ranks), zeros, version)
+
+
+def table(policy: Synchronous, *rows: tuple[Event, list[Effect]]) -> None:
+    for number, (event, effects) in enumerate(rows):
+        assert policy.handle(event) == effects, f"row {number}: {event}"
+
+
+def three(pushes: int) -> Synchronous:
+    policy = Synchronous([1, 2, 3], pushes, backup_workers=1)
+    for rank in (1, 2, 3):
+        policy.handle(Pull(rank))
+    return policy
+
+
+def test_a_round_goes_on_with_the_first_gradients_and_drops_the_last() -> None:
+    table(
+        three(6),
+        (push(3, 0, 0), []),
+        (push(1, 0, 0), [mean(1, 3, version=1), SendWeights(1, 1, 1), SendWeights(3, 1, 1)]),
+        # The straggler is to compute the same batch again, on the weights of now.
+        (push(2, 0, 0), [Drop(2, 2), SendWeights(2, 1, 0)]),
+        (push(2, 0, 1), []),
+        (push(1, 1, 1), [mean(1, 2, version=2), SendWeights(2, 2, 1), SendWeights(1, 2, 2)]),
+    )
+
+
+def test_a_straggler_gets_another_chance_in_a_round_that_is_under_way() -> None:
+    policy = three(6)
+    policy.handle(push(1, 0, 0))
+    policy.handle(push(3, 0, 0))
+    table(
+        policy,
+        (push(3, 1, 1), []),
+        (push(2, 0, 0), [Drop(2, 2), SendWeights(2, 1, 0)]),
+        (push(2, 0, 1), [mean(2, 3, version=2), SendWeights(2, 2, 1), SendWeights(3, 2, 2)]),
+    )
+
+
+def test_the_run_ends_without_its_straggler() -> None:
+    policy = three(2)
+    table(
+        policy,
+        (push(1, 0, 0), []),
+        (push(3, 0, 0), [mean(1, 3, version=1), Drained(1)]),
+        (push(2, 0, 0), [Drop(2, 2)]),
+    )
+
+
+def test_who_died_was_a_backup() -> None:
+    policy = three(4)
+    table(
+        policy,
+        (Leave(2), []),
+        (push(1, 0, 0), []),
+        (push(3, 0, 0), [mean(1, 3, version=1), SendWeights(1, 1, 1), SendWeights(3, 1, 1)]),
+        (Leave(3), []),
+        (push(1, 1, 1), [mean(1, version=2), SendWeights(1, 2, 2)]),
+    )
+
+
+@pytest.mark.parametrize("backups", [0, 1, 2])
+def test_without_stragglers_each_step_takes_as_many_gradients(backups: int) -> None:
+    policy = Synchronous([1, 2, 3], 9, backup_workers=backups)
+    answers = [policy.handle(Pull(rank))[0] for rank in (1, 2, 3)]
+    sizes, drained = [], False
+    while not drained:
+        answer = answers.pop(0)
+        assert isinstance(answer, SendWeights)
+        for effect in policy.handle(push(answer.rank, answer.clock, answer.version)):
+            if isinstance(effect, SendWeights):
+                answers.append(effect)
+            elif isinstance(effect, Apply):
+                sizes.append(len(effect.slots))
+            drained |= isinstance(effect, Drained)
+    assert sum(sizes) == 9
+    assert set(sizes[:-1]) == {3 - backups}

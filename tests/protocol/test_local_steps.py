@@ -1,0 +1,127 @@
+"""Workers that compute several gradients between exchanges, event by event and at random."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psdp.protocol import (
+    Apply,
+    Asynchronous,
+    Drained,
+    Effect,
+    Leave,
+    Policy,
+    Pull,
+    Push,
+    SendWeights,
+    Synchronous,
+)
+
+
+def push(answer: SendWeights, step_s: float = 0.0) -> Push:
+    """What a worker makes of an answer, in the slot of its rank's number."""
+    rank, version, clock, steps = answer.rank, answer.version, answer.clock, answer.steps
+    return Push(rank, clock, version, rank, tokens=8 * steps, steps=steps, step_s=step_s)
+
+
+def test_a_round_is_so_many_steps_of_everyone_and_the_last_what_is_left() -> None:
+    policy = Synchronous([1, 2], 10, local_steps=3)
+    first = [policy.handle(Pull(rank))[0] for rank in (1, 2)]
+    assert first == [SendWeights(1, 0, 0, 3), SendWeights(2, 0, 0, 3)]
+    assert policy.handle(push(first[1])) == []
+    mean = Apply((1, 2), (0.5, 0.5), 48, (0, 0), 1)
+    second = [SendWeights(1, 1, 3, 2), SendWeights(2, 1, 3, 2)]
+    assert policy.handle(push(first[0])) == [mean, *second]
+    assert policy.handle(push(second[0])) == []
+    assert policy.handle(push(second[1])) == [
+        Apply((1, 2), (0.5, 0.5), 32, (0, 0), 2),
+        Drained(2),
+    ]
+
+
+def test_the_average_weighs_by_tokens() -> None:
+    policy = Synchronous([1, 2], 5, local_steps=8)
+    answers = [policy.handle(Pull(rank))[0] for rank in (1, 2)]
+    assert answers == [SendWeights(1, 0, 0, 3), SendWeights(2, 0, 0, 2)]
+    policy.handle(push(answers[0]))
+    apply = policy.handle(push(answers[1]))[0]
+    assert isinstance(apply, Apply)
+    assert apply.weights == (3 / 5, 2 / 5)
+
+
+def test_a_slow_worker_takes_as_many_steps_as_it_can_meanwhile() -> None:
+    policy = Asynchronous([1, 2], None, local_steps=12, paced=True)
+    fast, slow = (policy.handle(Pull(rank))[0] for rank in (1, 2))
+    assert isinstance(fast, SendWeights)
+    assert isinstance(slow, SendWeights)
+    fast = policy.handle(push(fast, step_s=0.1))[-1]
+    assert fast == SendWeights(1, 1, 12, 12)
+    slow = policy.handle(push(slow, step_s=0.4))[-1]
+    assert slow == SendWeights(2, 2, 12, 3)
+    slow = policy.handle(push(slow, step_s=100.0))[-1]
+    assert slow == SendWeights(2, 3, 15, 1)
+
+
+def test_the_speed_of_who_left_sets_no_pace() -> None:
+    policy = Asynchronous([1, 2], None, local_steps=12, paced=True)
+    fast, slow = (policy.handle(Pull(rank))[0] for rank in (1, 2))
+    assert isinstance(fast, SendWeights)
+    assert isinstance(slow, SendWeights)
+    policy.handle(push(fast, step_s=0.1))
+    policy.handle(Leave(1))
+    assert policy.handle(push(slow, step_s=0.4))[-1] == SendWeights(2, 2, 12, 12)
+
+
+def make(kind: int, workers: int, budget: int, steps: int) -> Policy:
+    ranks = range(1, workers + 1)
+    if kind == 0:
+        return Synchronous(ranks, budget, local_steps=steps)
+    return Asynchronous(ranks, budget, local_steps=steps, paced=kind == 2)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(0, 2),
+    st.integers(1, 5),
+    st.integers(0, 60),
+    st.integers(1, 9),
+    st.lists(st.integers(0, 200), max_size=80),
+)
+def test_whoever_is_fast_and_whoever_dies_exactly_the_budget_is_trained(
+    kind: int, workers: int, budget: int, steps: int, picks: list[int]
+) -> None:
+    policy = make(kind, workers, budget, steps)
+    answers: dict[int, SendWeights] = {}
+    clocks = dict.fromkeys(range(1, workers + 1), 0)
+    tokens, drained = 0, 0
+
+    def take(effects: list[Effect]) -> None:
+        nonlocal tokens, drained
+        for effect in effects:
+            match effect:
+                case SendWeights(rank, clock=clock, steps=count):
+                    assert clock == clocks[rank]
+                    assert 1 <= count <= steps
+                    answers[rank] = effect
+                case Apply():
+                    tokens += effect.tokens
+                case Drained():
+                    drained += 1
+
+    for rank in list(clocks):
+        take(policy.handle(Pull(rank)))
+    turn = 0
+    while answers:
+        pick = picks[turn] if turn < len(picks) else turn
+        turn += 1
+        rank = sorted(answers)[pick % len(answers)]
+        answer = answers.pop(rank)
+        if pick % 11 == 0 and len(clocks) > 1:
+            del clocks[rank]
+            take(policy.handle(Leave(rank)))
+        else:
+            clocks[rank] += answer.steps
+            take(policy.handle(push(answer, step_s=0.01 * (1 + pick % 5))))
+    assert tokens == 8 * budget
+    assert drained == 1
