@@ -184,6 +184,15 @@ class RunConfig:
     )
     keep_checkpoints: int = setting(3, "latest checkpoints kept beside the best (0: all)", low=0)
     resume: str | None = setting(None, "run folder or checkpoint to go on from", metavar="DIR")
+    record: bool = setting(
+        False, "write the order of events to the run folder, for --replay; small, append-only"
+    )
+    replay: str | None = setting(
+        None,
+        "run folder of a recorded run: take its settings and its order of events, and so end with "
+        "its weights, bit for bit",
+        metavar="DIR",
+    )
     seed: int = setting(1337, "of the weights, the order of the data and dropout", low=0)
     threads: int = setting(
         0, "threads that a rank computes with (0: cores of the node / its ranks)", low=0, below=1025

@@ -52,3 +52,9 @@ class NumericsError(PsdpError):
     """A gradient holds NaN or Inf."""
 
     exit_code = 7
+
+
+class ReplayError(PsdpError):
+    """A replayed run is not the one that was recorded, or there is no record."""
+
+    exit_code = 8

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -26,6 +27,7 @@ from psdp.loops.server import Server
 from psdp.loops.worker import Interrupted, Worker
 from psdp.metrics import Best
 from psdp.recorder import Recorder
+from psdp.replay import Record, Replay, events_file
 from psdp.startup import Ready, prepare
 from psdp.startup.resume import identity_of
 from psdp.transport import Endpoint
@@ -146,6 +148,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
     )
     if ready.manifest is not None:
         recorder.resumed()
+    replay = None if run.replay is None else Replay(events_file(Path(run.replay), version))
     return Leader(
         job,
         endpoint,
@@ -155,6 +158,8 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
         identity_of(job, ready.corpus),
         snapshot,
         best=best,
+        record=Record(events_file(ready.folder.path, version)) if run.record else None,
+        replay=replay,
         signalled=signals,
     )
 

@@ -21,7 +21,7 @@ FLOORS = (
     ("config",),
     ("backend", "data", "transport", "metrics", "costs", "console", "runfolder", "threads"),
     ("nn", "optim", "checkpoint", "job"),
-    ("shard", "replica", "recorder", "generation"),
+    ("shard", "replica", "recorder", "replay", "generation"),
     ("loops", "startup"),
     ("rank", "cli"),
     ("worker", "generate", "launch"),

@@ -287,11 +287,14 @@ OTHER: dict[str, Any] = {
     "precision": "bf16", "dtype": "float64", "outer_optimizer": "nesterov", "outer_lr": 0.5,
     "outer_momentum": 0.5, "elastic_rate": 0.5, "local_steps": 7, "merge": "async",
     "backup_workers": 1, "straggler": "2:4", "jitter": "pareto:2", "link_mbps": 7.0,
+    "record": True,
     "log_every": 7, "profile": True, "quiet": True, "corpus": ["elsewhere"],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [f.name for _, f in settings() if f.name != "resume"])
+@pytest.mark.parametrize(
+    "name", [f.name for _, f in settings() if f.name not in ("resume", "replay")]
+)
 def test_a_resumed_run_may_change_what_does_not_change_its_weights(case: Case, name: str) -> None:
     given = {"resume": str(case.folder), name: OTHER[name]}
     if name in CHANGEABLE:

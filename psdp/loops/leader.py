@@ -12,7 +12,7 @@ from typing import Any
 
 from psdp.checkpoint import CheckpointStore
 from psdp.costs import Profile
-from psdp.errors import CheckpointError, NumericsError, PeerLost, RankFailed
+from psdp.errors import CheckpointError, NumericsError, PeerLost, RankFailed, ReplayError
 from psdp.job import Job
 from psdp.loops.commits import Commits, Committed
 from psdp.loops.follower import Instruction
@@ -34,6 +34,7 @@ from psdp.protocol import (
     Sums,
 )
 from psdp.recorder import Recorder
+from psdp.replay import Happened, Record, Replay
 from psdp.shard import Shard, Snapshot
 from psdp.transport import Arrival, Endpoint, Sending
 from psdp.transport import messages as m
@@ -52,6 +53,8 @@ class Leader(Server):
     Args:
         identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
         best: of the run that this one resumes.
+        record: takes down what happens.
+        replay: says what happens next.
         signalled: returns the name of a signal that asked this rank to end, or None.
     """
 
@@ -66,6 +69,8 @@ class Leader(Server):
         snapshot: Snapshot | None = None,
         *,
         best: Best | None = None,
+        record: Record | None = None,
+        replay: Replay | None = None,
         signalled: Callable[[], str | None] = lambda: None,
     ) -> None:
         super().__init__(job, endpoint, shard, store, snapshot)
@@ -76,6 +81,9 @@ class Leader(Server):
         self.best = best or Best()
         self._identity = identity
         self._signalled = signalled
+        self._record = record
+        self._replay = replay
+        self._departed: set[int] = set()
         self._commits = Commits(len(job.servers), store, self.writer, self._steps_held)
         self._evaluations = Evaluations()
         # The servers' own, unless workers train alone.
@@ -102,7 +110,12 @@ class Leader(Server):
         signal = self._signalled()
         if signal is not None:
             self._end_by_signal(signal)
-        if self._last is not None and not self._live and self._at_rest():
+        if self._replay is not None and self._stands_still():
+            self._follow(self._replay)
+            if self._replay.over and self._stands_still():
+                kept = self._end_early("end of record")
+                raise Ended(f"{self._replay.path} ends before its run did; {kept}")
+        if self._last is not None and not self._live | self._departed and self._at_rest():
             self._finish()
 
     # Messages
@@ -111,7 +124,7 @@ class Leader(Server):
         match message:
             case m.PullRequest(m.CURRENT):
                 self._unanswered.add(peer)
-                self.decide(Pull(peer))
+                self._happened(peer, Happened(Pull(peer)))
                 self._dismiss(peer)
             case m.Evaluated():
                 self._on_evaluated(peer, message)
@@ -128,7 +141,9 @@ class Leader(Server):
                 raise RankFailed(f"rank {peer} failed (see its own message); {kept}", status)
             case m.Goodbye():
                 self.recorder.totals(peer, message)
-                self._leave(peer)
+                self._departed.discard(peer)
+                if peer in self._live:
+                    self._leave(peer)
             case _:
                 super().on_message(peer, message)
 
@@ -139,17 +154,9 @@ class Leader(Server):
             self._refuse(peer, message)
         slot = self.slot_of(peer)
         self.gradients[slot] = message
-        self.decide(
-            Push(
-                peer,
-                message.clock,
-                message.version,
-                slot,
-                message.tokens,
-                message.steps,
-                message.step_s,
-            )
-        )
+        clock, version, tokens = message.clock, message.version, message.tokens
+        push = Push(peer, clock, version, slot, tokens, message.steps, message.step_s)
+        self._happened(peer, Happened(push, message.loss, message.sum_of_squares))
         self._dismiss(peer)
 
     def _refuse(self, peer: int, message: m.Gradient) -> None:
@@ -168,18 +175,22 @@ class Leader(Server):
             # A gradient that counts here may never have reached the other servers.
             kept = self._end_early("worker lost")
             raise PeerLost(f"rank {peer} is gone ({why}), and --servers above 1 needs all; {kept}")
-        self._evaluations.leave(peer, self._live - {peer})
+        if self._replay is not None and not self.policy.drained:
+            kept = self._end_early("worker lost")
+            raise ReplayError(f"rank {peer} is gone ({why}), which it was not then; {kept}")
         self._leave(peer)
-        self._dismiss_all()
         over = self._last is not None and not self._evaluations.is_open(self._last)
         if not self._live and not over:
             kept = self._end_early("workers lost")
             raise PeerLost(f"the last worker, rank {peer}, is gone ({why}); {kept}")
 
     def _leave(self, peer: int) -> None:
+        """A worker computes no more: others do its part of evaluations."""
+        self._evaluations.leave(peer, self._live - {peer})
         self._unanswered.discard(peer)
         self._live.discard(peer)
-        self.decide(Leave(peer))
+        self._decide_on(Happened(Leave(peer)))
+        self._dismiss_all()
 
     def on_written(self, result: Saved | Committed | None) -> None:
         match result:
@@ -188,6 +199,55 @@ class Leader(Server):
                 self.snapshots.written(version)
             case Committed():
                 self._commits.committed(result)
+
+    # The order of events
+
+    def _happened(self, rank: int, happened: Happened) -> None:
+        """Let the policy decide on what a worker did, now or when a replay comes to it."""
+        if rank in self._departed:
+            self.gradients.pop(self.slot_of(rank), None)
+            self._answer(rank, m.Weights(self.version, 0, m.STOP, m.CURRENT, 0, 0))
+        elif self._replay is None or self.policy.drained:
+            self._decide_on(happened)
+        else:
+            self._replay.hold(rank, happened)
+            self._follow(self._replay)
+
+    def _follow(self, replay: Replay) -> None:
+        """Do what is next in the record, as far as it has happened."""
+        while (happened := replay.next(self._stuck())) is not None:
+            match happened.event:
+                case Leave(rank):
+                    self._depart(rank, replay)
+                case Stop():
+                    self._stop_early()
+                case _:
+                    self._decide_on(happened)
+        if self.policy.drained:
+            for happened in replay.release():
+                self._decide_on(happened)
+
+    def _depart(self, rank: int, replay: Replay) -> None:
+        """A worker was lost here in the record; its twin is sent home when it next asks."""
+        replay.discard(rank)
+        waits = rank in self._unanswered
+        self._departed.add(rank)
+        self._leave(rank)
+        if waits:
+            self._happened(rank, Happened(Pull(rank)))
+
+    def _decide_on(self, happened: Happened) -> None:
+        if self._record is not None and not self.policy.drained:
+            self._record.note(happened)
+        self.decide(happened.event)
+
+    def _stuck(self) -> set[int]:
+        """Return the workers that wait for an answer, unless one may be on its way to them."""
+        return self._unanswered if self._stands_still() else set()
+
+    def _stands_still(self) -> bool:
+        """Say whether all that was decided is done, before the run is over."""
+        return not self.policy.drained and not self._effects and self.updating is None
 
     # Acting
 
@@ -290,9 +350,12 @@ class Leader(Server):
         if last:
             self.recorder.stop_clock()
             self._dismiss_all()
-        elif patience and self.best.evaluations_since >= patience:
-            self._stopped_by = "early_stop"
-            self.decide(Stop())
+        elif patience and self.best.evaluations_since >= patience and self._replay is None:
+            self._stop_early()
+
+    def _stop_early(self) -> None:
+        self._stopped_by = "early_stop"
+        self._decide_on(Happened(Stop()))
 
     # Checkpoints and the end
 

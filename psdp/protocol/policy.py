@@ -40,6 +40,7 @@ class Policy(ABC):
     Attributes:
         clocks: of the live workers.
         version: updates applied.
+        drained: whether the last update is decided.
         max_clock_gap: the most clocks by which a worker that was told to go on was ahead of the
             slowest live one.
     """
@@ -62,7 +63,7 @@ class Policy(ABC):
         self._granted: dict[int, int] = {}
         self._waiting: set[int] = set()
         self._stopped = False
-        self._drained = False
+        self.drained = False
         for rank in self._slowest_first(self.clocks):
             self._try_grant(rank)
 
@@ -76,7 +77,7 @@ class Policy(ABC):
         match event:
             case Pull(rank):
                 self.clocks.setdefault(rank, min(self.clocks.values(), default=0))
-                if rank in self._granted and not self._drained:
+                if rank in self._granted and not self.drained:
                     effects.append(self._answer(rank))
                 else:
                     self._waiting.add(rank)
@@ -141,8 +142,8 @@ class Policy(ABC):
             if self._try_grant(rank):
                 self._waiting.remove(rank)
                 effects.append(self._answer(rank))
-        if self._at_rest() and self.clocks and not self._drained:
-            self._drained = True
+        if self._at_rest() and self.clocks and not self.drained:
+            self.drained = True
             effects.append(Drained(self.version))
         return effects
 
@@ -151,7 +152,7 @@ class Policy(ABC):
         return self._exhausted() and not self._granted and self._idle()
 
     def _exhausted(self) -> bool:
-        return self._stopped or self._drained or not self._grants_left()
+        return self._stopped or self.drained or not self._grants_left()
 
     def _grants_left(self) -> bool:
         return self._left() > 0

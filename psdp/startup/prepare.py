@@ -22,7 +22,7 @@ from psdp.runfolder import RunFolder
 from psdp.shard import Shard, Snapshot
 from psdp.startup.agree import same_corpus, same_settings, together
 from psdp.startup.folder import config_record, open_folder
-from psdp.startup.resume import check_resumable, settle
+from psdp.startup.resume import check_replayable, check_resumable, settle
 from psdp.startup.share import Links, links, make_memory, mutual, open_windows
 from psdp.threads import fair_share, limit_blas, own_cores
 from psdp.transport.mpi import World
@@ -102,6 +102,8 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
 
     def resuming() -> tuple[Snapshot | None, dict[str, Any]]:
         same_corpus([fact["sha256"] for fact in corpora])
+        if config.run.replay is not None:
+            check_replayable(job, corpus, Path(config.run.replay))
         if manifest is None:
             return None, {}
         check_resumable(job, corpus, manifest)

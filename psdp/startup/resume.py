@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from psdp.checkpoint import Manifest, find_checkpoint, read_manifest
 from psdp.config import Config, flag_of
 from psdp.data.corpus import Corpus
-from psdp.errors import CheckpointError
+from psdp.errors import CheckpointError, ReplayError
 from psdp.job import Job
+from psdp.runfolder import CONFIG
 
 CHANGEABLE = frozenset(
     {
         "max_steps", "eval_every", "eval_batches", "early_stop_patience", "out",
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
         "kernels", "log_every", "profile", "quiet", "corpus", "straggler", "jitter", "link_mbps",
+        "record", "replay",
     }
 )  # fmt: skip
 """Settings that a resumed run may change; all others decide what its weights become."""
+
+FIXED_IN_REPLAY = frozenset({"max_steps", "eval_every", "eval_batches", "early_stop_patience"})
+"""Of these, what a replayed run may not change: they decide what happens when."""
 
 
 def settle(given: Mapping[str, Any]) -> tuple[Config, Manifest | None]:
@@ -30,18 +36,49 @@ def settle(given: Mapping[str, Any]) -> tuple[Config, Manifest | None]:
         CheckpointError: there is no such checkpoint, it is damaged, or it is of a run with other
             settings than ``given``.
     """
-    if given.get("resume") is None:
+    resume, replay = given.get("resume"), given.get("replay")
+    manifest = None if resume is None else read_manifest(find_checkpoint(Path(resume)))
+    if replay is not None:
+        values = _told_by(Path(replay), "settings")
+        _check_unchanged(given, values, CHANGEABLE - FIXED_IN_REPLAY, Path(replay), "--replay")
+    elif resume is not None and manifest is not None:
+        values = kept(manifest, "settings")
+        _check_unchanged(given, values, CHANGEABLE, Path(resume), "--resume")
+    else:
         return Config.from_flat(dict(given)).resolved(), None
-    path = Path(given["resume"])
-    manifest = read_manifest(find_checkpoint(path))
-    values = dict(kept(manifest, "settings"), out=None, quiet=False)
+    own = {"out": None, "quiet": False, "record": False, "replay": None, "resume": None}
+    return Config.from_flat(values | own | dict(given)).resolved(), manifest
+
+
+def _check_unchanged(
+    given: Mapping[str, Any],
+    values: Mapping[str, Any],
+    changeable: Container[str],
+    run: Path,
+    flag: str,
+) -> None:
     for name, value in given.items():
-        if name not in CHANGEABLE and value != values.get(name, value):
+        if name not in changeable and value != values.get(name, value):
             raise CheckpointError(
-                f"{flag_of(name)} {value} differs from {values[name]} of the run in {path}; drop "
-                "the flag to go on with that run, or start a new one without --resume"
+                f"{flag_of(name)} {value} differs from {values[name]} of the run in {run}; drop "
+                f"the flag to go on with that run, or start a new one without {flag}"
             )
-    return Config.from_flat(values | dict(given)).resolved(), manifest
+
+
+def _told_by(run: Path, name: str) -> Any:
+    """Return what a run folder's config.json tells under a name.
+
+    Raises:
+        ReplayError: it cannot be read.
+    """
+    path = run / CONFIG
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReplayError(
+            f"--replay {run}: {path} cannot be read ({type(error).__name__}); name the folder of "
+            "a run that was made with --record"
+        ) from error
 
 
 def kept(manifest: Manifest, name: str) -> Any:
@@ -88,3 +125,21 @@ def check_resumable(job: Job, corpus: Corpus, manifest: Manifest) -> None:
         )
     if not job.table.same_layout(kept(manifest, "layout")):
         raise CheckpointError(f"{folder} holds other parameters than this version of psdp makes")
+
+
+def check_replayable(job: Job, corpus: Corpus, run: Path) -> None:
+    """
+    Raises:
+        ReplayError: the run to replay is of another job; the text says what differs.
+    """
+    workers, sha256 = _told_by(run, "workers"), _told_by(run, "corpus")["sha256"]
+    if workers != len(job.workers):
+        raise ReplayError(
+            f"--replay {run}: that run had {workers} workers, this job has {len(job.workers)}; "
+            f"start {workers + len(job.servers)} ranks"
+        )
+    if sha256 != corpus.sha256:
+        raise ReplayError(
+            f"--replay {run}: that run was on a corpus with sha256 {sha256[:16]}..., --corpus has "
+            f"{corpus.sha256[:16]}..."
+        )

@@ -32,6 +32,7 @@ from psdp.metrics import Best
 from psdp.nn.transformer import parameter_table
 from psdp.params import Array
 from psdp.recorder import Recorder
+from psdp.replay import Record, Replay, events_file
 from psdp.replica import Replica
 from psdp.runfolder import RunFolder
 from psdp.shard import Shard, Snapshot
@@ -276,6 +277,12 @@ class Training:
         )
         if self.resume is not None:
             recorder.resumed()
+        version = 0 if snapshot is None else snapshot.version
+        record, replay = None, None
+        if run.record:
+            record = Record(events_file(self.folder, version))
+        if run.replay is not None:
+            replay = Replay(events_file(Path(run.replay), version))
         return Leader(
             job,
             endpoint,
@@ -285,6 +292,8 @@ class Training:
             {"settings": job.config.flat(), "workers": self.workers},
             snapshot,
             best=best,
+            record=record,
+            replay=replay,
             signalled=lambda: self.signalled(rank),
         )
 

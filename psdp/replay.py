@@ -1,0 +1,215 @@
+"""The order in which a run's events came: written down, and imposed on a later run.
+
+Everything else of a run follows from its settings, so a run that takes the same events in the same
+order ends with the same bits, whatever the timing. A file holds one event a line, as JSON:
+["pull", rank], ["push", rank, clock, version, steps, step_s, loss, sum_of_squares], ["leave", rank]
+or ["stop"]. The last two numbers of a push show where a replay diverges: at its first gradient that
+differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from psdp.errors import CheckpointError, ReplayError
+from psdp.protocol import Event, Leave, Pull, Push, Stop
+
+
+@dataclass(frozen=True)
+class Happened:
+    """An event and, of a push, what its gradient was like."""
+
+    event: Event
+    loss: float = 0.0
+    sum_of_squares: float = 0.0
+
+
+def events_file(run: Path, version: int) -> Path:
+    """Return where the events of a start of a run from this version are."""
+    return run / f"events-{version:06d}.jsonl"
+
+
+class Record:
+    """Appends events to a file; readers see each at once.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            # Of an earlier start from the same version nothing is left but this.
+            path.write_text("", encoding="utf-8")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def note(self, happened: Happened) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_line(happened)) + "\n")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(f"cannot write {self.path}: {error.strerror}; the run stops here")
+
+
+class Replay:
+    """Holds back what happens until its turn in the record.
+
+    Raises:
+        ReplayError: the record cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ReplayError(
+                f"{path}: {error.strerror}; --replay takes the folder of a run that was made with "
+                "--record, and --resume what that start of it resumed"
+            ) from error
+        self._expected: list[Happened] = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                self._expected.append(_parsed(json.loads(line)))
+            except (ValueError, TypeError) as error:
+                if number == len(lines):
+                    break  # the run was cut off while it wrote this line
+                raise ReplayError(f"{path}, line {number} is no event: {line[:80]!r}") from error
+        self._done = 0
+        self._held: dict[int, Happened] = {}
+
+    @property
+    def over(self) -> bool:
+        """Whether all of the record has been replayed."""
+        return self._done == len(self._expected)
+
+    def hold(self, rank: int, happened: Happened) -> None:
+        """Keep what a rank did until its turn. A rank waits for an answer, so it does one thing."""
+        assert rank not in self._held
+        self._held[rank] = happened
+
+    def next(self, waiting: Container[int]) -> Happened | None:
+        """Return what is next in the record, if it has happened; a push as fast as it was then.
+
+        Args:
+            waiting: ranks that have not been answered.
+
+        Raises:
+            ReplayError: something else happened, or cannot happen any more.
+        """
+        if self.over:
+            return None
+        expected = self._expected[self._done]
+        match expected.event:
+            case Leave() | Stop():
+                self._done += 1
+                return expected
+            case Pull(rank) | Push(rank):
+                pass
+        happened = self._held.get(rank)
+        if happened is None:
+            if rank in waiting:
+                raise self._diverged(expected, "it waits for an answer")
+            return None
+        _check(self, expected, happened)
+        del self._held[rank]
+        self._done += 1
+        return replace(expected, event=_with_slot(expected.event, happened.event))
+
+    def release(self) -> list[Happened]:
+        """Give up what is held: the order does not matter any more."""
+        held = [self._held[rank] for rank in sorted(self._held)]
+        self._held.clear()
+        return held
+
+    def discard(self, rank: int) -> None:
+        """Forget what is held of a rank."""
+        self._held.pop(rank, None)
+
+    def _diverged(self, expected: Happened, instead: str) -> ReplayError:
+        return ReplayError(
+            f"the replay diverges at line {self._done + 1} of {self.path}: expected "
+            f"{_describe(expected)}, but {instead}. Do code, settings, corpus, kernels and "
+            "processor equal those of the recorded run?"
+        )
+
+
+def _check(replay: Replay, expected: Happened, happened: Happened) -> None:
+    """See that what happened is what is next in the record.
+
+    Raises:
+        ReplayError: it is not.
+    """
+    a, b = _line(expected), _line(happened)
+    if a[0] == b[0] == "push":
+        a[5] = b[5] = 0  # its speed
+    if a != b:
+        raise replay._diverged(expected, f"it was {_describe(happened)}")
+
+
+def _with_slot(expected: Event, happened: Event) -> Event:
+    if isinstance(expected, Push) and isinstance(happened, Push):
+        return replace(expected, slot=happened.slot, tokens=happened.tokens)
+    return expected
+
+
+def _line(happened: Happened) -> list[str | int | float]:
+    match happened.event:
+        case Pull(rank):
+            return ["pull", rank]
+        case Push() as push:
+            numbers = (push.rank, push.clock, push.version, push.steps, push.step_s)
+            return ["push", *numbers, happened.loss, happened.sum_of_squares]
+        case Leave(rank):
+            return ["leave", rank]
+        case Stop():
+            return ["stop"]
+
+
+def _parsed(line: list[str | int | float]) -> Happened:
+    """
+    Raises:
+        ValueError, TypeError: it is no line of a record.
+    """
+    match line:
+        case ["pull", int(rank)]:
+            return Happened(Pull(rank))
+        case [
+            "push",
+            int(rank),
+            int(clock),
+            int(version),
+            int(steps),
+            float(step_s),
+            float(loss),
+            float(squares),
+        ]:
+            push = Push(rank, clock, version, slot=0, tokens=0, steps=steps, step_s=step_s)
+            return Happened(push, loss, squares)
+        case ["leave", int(rank)]:
+            return Happened(Leave(rank))
+        case ["stop"]:
+            return Happened(Stop())
+    raise ValueError("no event")
+
+
+def _describe(happened: Happened) -> str:
+    match happened.event:
+        case Pull(rank):
+            return f"a pull of rank {rank}"
+        case Push(rank, clock, version):
+            return (
+                f"gradient {clock} of rank {rank} on version {version}, of loss {happened.loss!r} "
+                f"and squared norm {happened.sum_of_squares!r}"
+            )
+        case Leave(rank):
+            return f"the loss of rank {rank}"
+        case Stop():
+            return "the end by early stopping"
