@@ -100,6 +100,12 @@ class OptimConfig:
     l1: float = setting(0.0, "l1 penalty on matrices", low=0)
     grad_clip: float = setting(1.0, "largest global gradient norm (0: no limit)", low=0)
     grad_clip_value: float = setting(0.0, "largest gradient element (0: no limit)", low=0)
+    lag_compensation: str = setting(
+        "none",
+        "with --mode async or ssp, of a gradient that is L versions late: inverse divides the "
+        "learning rate by L, dc-asgd corrects the gradient by how far the weights have moved",
+        choices=("none", "inverse", "dc-asgd"),
+    )
     outer_optimizer: str | None = setting(
         None,
         "with --mode local: what the server does with the workers' average (default average)",
@@ -307,6 +313,7 @@ class Config:
 
 _ONLY_WITH = {
     "staleness": ("ssp",),
+    "lag_compensation": ("async", "ssp"),
     "backup_workers": ("sync",),
     "local_steps": ("local", "easgd"),
     "merge": ("local",),

@@ -108,6 +108,7 @@ class Job:
         run = self.config.run
         so_far: dict[str, Any] = {"version": version, "clocks": clocks}
         steps = run.local_steps or 1
+        inverse = self.config.optim.lag_compensation == "inverse"
         match run.mode, run.merge:
             case ("sync", _) | ("local", "sync"):
                 backups = run.backup_workers
@@ -116,10 +117,18 @@ class Job:
                 )
             case ("ssp", _):
                 assert run.staleness is not None, "settings are resolved"
-                return StaleBounded(self.workers, rest, staleness=run.staleness, **so_far)
+                return StaleBounded(
+                    self.workers, rest, staleness=run.staleness, inverse_lag=inverse, **so_far
+                )
             case (mode, _):
-                paced = mode == "local"
-                return Asynchronous(self.workers, rest, local_steps=steps, paced=paced, **so_far)
+                return Asynchronous(
+                    self.workers,
+                    rest,
+                    local_steps=steps,
+                    paced=mode == "local",
+                    inverse_lag=inverse,
+                    **so_far,
+                )
 
 
 def check_world(config: Config, world_size: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from psdp.backend import Backend, make_backend
 from psdp.job import Job
-from psdp.optim import Elastic, Optimizer, Outer, make_optimizer
+from psdp.optim import DelayCompensation, Elastic, Optimizer, Outer, make_optimizer
 from psdp.optim.average import weighted_mean
 from psdp.optim.clip import clip_factor
 from psdp.params import Array, Zeros
@@ -131,6 +131,8 @@ class Shard:
         self.optimizer = optimizer
         self._clip, self._clip_value = clip, clip_value
         self._spare: list[Snapshot] = []
+        self._computed_on: dict[int, tuple[Array, Sending]] = {}
+        self._delay: DelayCompensation | None = None
 
     @classmethod
     def initial(cls, job: Job, server: int, zeros: Zeros = np.zeros, *, threads: int = 1) -> Shard:
@@ -173,6 +175,21 @@ class Shard:
         if len(slots) > 1:
             weighted_mean(mean, [self.slots[slot] for slot in slots], weights, self.backend)
         return mean
+
+    def remember(self, slot: int) -> None:
+        """Keep the present weights: the next gradient in this slot is computed on them."""
+        if slot in self._computed_on:
+            self._computed_on[slot][1].done = True
+        pin = Sending()
+        self.weights.reading(pin)
+        self._computed_on[slot] = self.weights.values, pin
+
+    def compensate(self, slot: int, gradient: Array) -> None:
+        """Correct a gradient (S,) in place for what the weights have moved since it was begun."""
+        if self._delay is None:
+            self._delay = DelayCompensation(gradient.size, gradient.dtype)
+        then, _ = self._computed_on[slot]
+        self._delay.correct(gradient, self.weights.values, then)
 
     def update(self, gradient: Array, norm: float, lr: float) -> None:
         """Do one update in place with a gradient (S,) that is part of one of this global norm."""

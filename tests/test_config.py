@@ -19,6 +19,7 @@ CHOICES = [name for name, field in FIELDS.items() if field.metadata["choices"]]
 # What else has to be set for the least and the largest value of a setting to be allowed.
 COMPANIONS: dict[str, dict[str, Any]] = {
     "staleness": {"mode": "ssp"},
+    "lag_compensation": {"mode": "async"},
     "local_steps": {"mode": "local"},
     "merge": {"mode": "local"},
     "outer_optimizer": {"mode": "local"},

@@ -83,10 +83,10 @@ class Follower(Server):
 
     def _follow(self, instruction: Instruction) -> None:
         match instruction:
-            case m.Update(version, packed):
+            case m.Update(version, packed, rate):
                 slots = m.unpack_slots(packed)
                 tokens = [self.gradients[slot].tokens for slot in slots]
-                self.begin_update(version, slots, [n / sum(tokens) for n in tokens])
+                self.begin_update(version, slots, [n / sum(tokens) for n in tokens], rate)
             case m.Discard(slot):
                 del self.gradients[slot]
             case m.Answer(rank):

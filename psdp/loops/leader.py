@@ -261,8 +261,8 @@ class Leader(Server):
             match self._effects.popleft():
                 case Apply() as apply:
                     self._applying = apply
-                    self._tell(m.Update(apply.version, m.pack_slots(apply.slots)))
-                    self.begin_update(apply.version, apply.slots, apply.weights)
+                    self._tell(m.Update(apply.version, m.pack_slots(apply.slots), apply.rate))
+                    self.begin_update(apply.version, apply.slots, apply.weights, apply.rate)
                 case Drop(rank, slot):
                     del self.gradients[slot]
                     self._tell(m.Discard(slot))

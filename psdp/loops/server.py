@@ -52,6 +52,7 @@ class Updating:
     version: int
     slots: tuple[int, ...]
     gradient: Array
+    rate: float
 
 
 class Server(ABC):
@@ -91,6 +92,7 @@ class Server(ABC):
         self.gradients: dict[int, m.Gradient] = {}
         self.updating: Updating | None = None
         self._schedule = Schedule(job.server_optim, job.config.run.max_steps)
+        self._compensates = job.config.optim.lag_compensation == "dc-asgd"
         self._norms: defaultdict[int, dict[int, float]] = defaultdict(dict)
         self._snapshot_pulls: defaultdict[int, list[int]] = defaultdict(list)
         self.profile: Spans = UNPROFILED
@@ -160,12 +162,15 @@ class Server(ABC):
 
     # Updating
 
-    def begin_update(self, version: int, slots: Sequence[int], weights: Sequence[float]) -> None:
-        """Average these slots; update as soon as the norm of the whole average is known."""
+    def begin_update(
+        self, version: int, slots: Sequence[int], weights: Sequence[float], rate: float
+    ) -> None:
+        """Average these slots; update as soon as the norm of the whole average is known, with the
+        learning rate times ``rate``."""
         slot_bytes = self.shard.weights.values.nbytes
         with self.profile.span("average", len(slots) * slot_bytes if len(slots) > 1 else 0):
             gradient = self.shard.average(slots, weights)
-        self.updating = Updating(version, tuple(slots), gradient)
+        self.updating = Updating(version, tuple(slots), gradient, rate)
         norms, own = self._norms[version], self.endpoint.rank
         if len(slots) == 1:
             # The worker has the whole gradient and sent its sum of squares to every server.
@@ -186,7 +191,9 @@ class Server(ABC):
             return
         parts = self._norms.pop(update.version)
         norm = math.sqrt(sum(parts[server] for server in self.job.servers))
-        lr = self._schedule.lr(self.tokens / self.job.tokens_per_step)
+        lr = update.rate * self._schedule.lr(self.tokens / self.job.tokens_per_step)
+        if self._compensates:
+            self.shard.compensate(update.slots[0], update.gradient)
         with self.profile.span("update", self.shard.update_bytes):
             self.shard.update(update.gradient, norm, lr)
         self.profile.step()
@@ -223,6 +230,8 @@ class Server(ABC):
     def send_weights(self, rank: int, message: m.Weights) -> None:
         weights = self.shard.weights
         weights.reading(self.endpoint.send(rank, message, weights.values))
+        if self._compensates:
+            self.shard.remember(self.slot_of(rank))
 
     def keep(self, *, hold: bool, save: bool) -> None:
         """Keep a copy of the shard as it is; send it to who asked for it already."""

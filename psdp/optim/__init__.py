@@ -13,12 +13,14 @@ from psdp.optim.adam import Adam, AdamW
 from psdp.optim.average import weighted_mean
 from psdp.optim.base import Optimizer
 from psdp.optim.clip import clip_factor, sum_of_squares
+from psdp.optim.delay import DelayCompensation
 from psdp.optim.momentum import Momentum
 from psdp.optim.outer import Elastic, Outer
 from psdp.optim.schedule import Schedule
 from psdp.optim.sgd import SGD
 
 __all__ = [
+    "DelayCompensation",
     "Elastic",
     "Optimizer",
     "Outer",

@@ -51,7 +51,8 @@ Event = Pull | Push | Leave | Stop
 class Apply:
     """Average the slots in this order with these weights (they sum to 1); do one update.
 
-    ``version`` is the one that the update makes; ``lags`` are the version lags of the gradients.
+    ``version`` is the one that the update makes; ``lags`` are the version lags of the gradients,
+    and ``rate`` is what the learning rate is multiplied by because of them.
     """
 
     slots: tuple[int, ...]
@@ -59,6 +60,7 @@ class Apply:
     tokens: int
     lags: tuple[int, ...]
     version: int
+    rate: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ class StaleBounded(Policy):
     """No worker goes on while more than ``staleness`` clocks ahead of the slowest live one.
 
     Stale synchronous parallel (Ho et al. 2013, "More Effective Distributed ML via a Stale
-    Synchronous Parallel Parameter Server"). ``staleness=0`` is lock-step.
+    Synchronous Parallel Parameter Server"). ``staleness=0`` is lock-step. With ``inverse_lag`` a
+    gradient that is L > 1 versions late moves the weights by an L-th (Zhang et al. 2015,
+    arXiv:1511.05950).
     """
 
     def __init__(
@@ -23,16 +25,19 @@ class StaleBounded(Policy):
         *,
         staleness: float,
         local_steps: int = 1,
+        inverse_lag: bool = False,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
     ) -> None:
         self.staleness = staleness
+        self._inverse_lag = inverse_lag
         super().__init__(workers, budget, local_steps=local_steps, version=version, clocks=clocks)
 
     def _accept(self, push: Push) -> list[Effect]:
         lag = self.version - push.version
         self.version += 1
-        return [Apply((push.slot,), (1.0,), push.tokens, (lag,), self.version)]
+        rate = 1 / max(1, lag) if self._inverse_lag else 1.0
+        return [Apply((push.slot,), (1.0,), push.tokens, (lag,), self.version, rate)]
 
     def _may_go(self, rank: int) -> bool:
         return self._lead(rank) <= self.staleness
@@ -53,6 +58,7 @@ class Asynchronous(StaleBounded):
         *,
         local_steps: int = 1,
         paced: bool = False,
+        inverse_lag: bool = False,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
     ) -> None:
@@ -63,6 +69,7 @@ class Asynchronous(StaleBounded):
             budget,
             staleness=math.inf,
             local_steps=local_steps,
+            inverse_lag=inverse_lag,
             version=version,
             clocks=clocks,
         )

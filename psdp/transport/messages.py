@@ -117,10 +117,12 @@ class PartialNorm:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Rank 0 to servers: average these slots (a bit each, the first in the lowest) and update."""
+    """Rank 0 to servers: average these slots (a bit each, the first in the lowest) and update, with
+    the learning rate times ``rate``."""
 
     version: int
     slots: bytes
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)

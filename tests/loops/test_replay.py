@@ -22,6 +22,8 @@ MODES: list[dict[str, Any]] = [
     {"mode": "sync", "backup_workers": 1},
     {"mode": "async"},
     {"mode": "ssp", "staleness": 1},
+    {"mode": "async", "lag_compensation": "dc-asgd"},
+    {"mode": "async", "lag_compensation": "inverse"},
     {"mode": "local", "local_steps": 3},
     {"mode": "local", "local_steps": 5, "merge": "async", "outer_optimizer": "nesterov"},
     {"mode": "easgd", "local_steps": 2},
@@ -89,7 +91,7 @@ def test_without_its_record_the_same_run_ends_elsewhere(tmp_path: Path) -> None:
     assert len({run.weights_sha256 for run in runs}) > 1
 
 
-@pytest.mark.parametrize("mode", [MODES[2], MODES[3], MODES[5]], ids=mode_name)
+@pytest.mark.parametrize("mode", [MODES[2], MODES[3], MODES[7]], ids=mode_name)
 def test_the_loss_of_a_worker_is_replayed_too(tmp_path: Path, mode: dict[str, Any]) -> None:
     settings = COMMON | mode | {"eval_every": 5}
     run = train(
