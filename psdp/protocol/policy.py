@@ -85,7 +85,7 @@ class Policy(ABC):
                 effects += self._receive(event)
             case Leave(rank):
                 self._forget(rank)
-                effects += self._after_leave()
+                effects += self._settle()
             case Stop():
                 self._stopped = True
         return effects + self._release()
@@ -102,8 +102,9 @@ class Policy(ABC):
         """Say whether a gradient that is in order has no use any more."""
         return False
 
-    def _after_leave(self) -> list[Effect]:
-        """Say what the loss of a worker sets free, beyond the workers that waited for it."""
+    def _settle(self) -> list[Effect]:
+        """Say what is decided once a gradient that was out will not count: its worker has left, or
+        it came too late."""
         return []
 
     def _idle(self) -> bool:
@@ -125,7 +126,7 @@ class Policy(ABC):
         del self._granted[push.rank]
         self._waiting.add(push.rank)
         if self._too_late(push):
-            return [Drop(push.rank, push.slot)]
+            return [Drop(push.rank, push.slot), *self._settle()]
         self.clocks[push.rank] += push.steps
         if self._budget is not None:
             self._budget -= push.steps

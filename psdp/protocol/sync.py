@@ -53,7 +53,7 @@ class Synchronous(Policy):
         # Whose gradient was dropped has a chance yet in the round that is under way.
         return not self._round or (self._backups > 0 and rank not in self._round)
 
-    def _after_leave(self) -> list[Effect]:
+    def _settle(self) -> list[Effect]:
         return self._close()
 
     def _idle(self) -> bool:
