@@ -108,15 +108,16 @@ class OptimConfig:
     )
     outer_optimizer: str | None = setting(
         None,
-        "with --mode local: what the server does with the workers' average (default average)",
+        "with --mode local: what the server does with what workers changed (default nesterov, or "
+        "average with --merge async)",
         choices=("average", "momentum", "nesterov"),
     )
     outer_lr: float | None = setting(
-        None, "of the outer optimizer (default 1 with average, else 0.7)", low=0
+        None, "learning rate of the outer optimizer (default 1)", low=0
     )
     outer_momentum: float | None = setting(
         None,
-        "of the outer optimizer (default 0.5 with momentum, 0.9 with nesterov)",
+        "of the outer optimizer (default 0.5 with momentum, 0.8 with nesterov)",
         low=0,
         below=1,
     )
@@ -141,7 +142,9 @@ class RunConfig:
         choices=("sync", "async", "ssp", "local", "easgd"),
     )
     local_steps: int | None = setting(
-        None, "with --mode local or easgd: steps between exchanges (default 16)", low=1
+        None,
+        "with --mode local or easgd: steps between exchanges (default 50 and 8)",
+        low=1,
     )
     merge: str | None = setting(
         None,
@@ -345,25 +348,24 @@ def _resolve_local(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, Run
     Raises:
         ConfigError: a setting of momentum is given for an outer optimizer without.
     """
-    if run.mode in ("local", "easgd"):
-        run = replace(run, local_steps=run.local_steps or 16)
+    if run.mode == "easgd":
+        run = replace(run, local_steps=run.local_steps or 8)
     if run.mode == "local":
-        kind = optim.outer_optimizer or "average"
-        if kind == "average" and optim.outer_momentum is not None:
+        run = replace(run, local_steps=run.local_steps or 50, merge=run.merge or "sync")
+        # Measured (README, results): momentum makes up for the averaging, at 2 and 4 workers, but
+        # not where workers are merged one by one.
+        usual = "nesterov" if run.merge == "sync" else "average"
+        kind = optim.outer_optimizer or usual
+        momentum = optim.outer_momentum
+        if kind == "average" and momentum is not None:
             raise ConfigError(
-                f"--outer-momentum {optim.outer_momentum} has a meaning with --outer-optimizer "
-                "momentum or nesterov only, got average; drop one of the two"
+                f"--outer-momentum {momentum} has a meaning with --outer-optimizer momentum or "
+                "nesterov only, got average; drop one of the two"
             )
-        run = replace(run, merge=run.merge or "sync")
-        lr = optim.outer_lr if optim.outer_lr is not None else 1.0 if kind == "average" else 0.7
-        usual = 0.9 if kind == "nesterov" else 0.5
-        decay = usual if optim.outer_momentum is None else optim.outer_momentum
-        optim = replace(
-            optim,
-            outer_optimizer=kind,
-            outer_lr=lr,
-            outer_momentum=None if kind == "average" else decay,
-        )
+        if kind != "average" and momentum is None:
+            momentum = {"momentum": 0.5, "nesterov": 0.8}[kind]
+        lr = 1.0 if optim.outer_lr is None else optim.outer_lr
+        optim = replace(optim, outer_optimizer=kind, outer_lr=lr, outer_momentum=momentum)
     return optim, run
 
 

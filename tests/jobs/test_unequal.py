@@ -14,7 +14,7 @@ MODES = {
     "backup": ("--backup-workers", "1"),
     "local": ("--mode", "local", "--local-steps", "8"),
     "local-async": ("--mode", "local", "--local-steps", "8", "--merge", "async"),
-    "nesterov": ("--mode", "local", "--local-steps", "4", "--outer-optimizer", "nesterov"),
+    "average": ("--mode", "local", "--local-steps", "4", "--outer-optimizer", "average"),
     "easgd": ("--mode", "easgd", "--local-steps", "4"),
 }
 

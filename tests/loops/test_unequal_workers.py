@@ -15,6 +15,7 @@ from psdp.loops.worker import Worker
 
 pytestmark = pytest.mark.timeout(90)
 
+AVERAGE: dict[str, Any] = {"mode": "local", "outer_optimizer": "average"}
 SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 0.5, "weight_decay": 0.0, "grad_clip": 0.0}
 
 MODES: list[dict[str, Any]] = [
@@ -39,7 +40,7 @@ def test_one_local_step_of_plain_sgd_and_the_average_equal_sync(
     tmp_path: Path, workers: int, servers: int
 ) -> None:
     common = {"workers": workers, "servers": servers, "max_steps": 20, **SGD}
-    local = train(tmp_path / "local", mode="local", local_steps=1, **common)
+    local = train(tmp_path / "local", local_steps=1, **AVERAGE, **common)
     close(local, train(tmp_path / "sync", mode="sync", **common))
     assert local.summary["version"] == 20
 
@@ -51,7 +52,7 @@ def test_a_lone_worker_trains_as_if_there_were_no_rounds(
     tmp_path: Path, optimizer: str, steps: int, merge: str
 ) -> None:
     common = {"max_steps": 20, "optimizer": optimizer, "lr": 1e-2, "grad_clip": 0.5}
-    local = train(tmp_path / "local", mode="local", local_steps=steps, merge=merge, **common)
+    local = train(tmp_path / "local", local_steps=steps, merge=merge, **AVERAGE, **common)
     close(local, train(tmp_path / "sync", mode="sync", **common))
     assert local.summary["version"] == -(-20 // steps)
     assert local.summary["tokens"] == 20 * 2 * 8
@@ -60,7 +61,7 @@ def test_a_lone_worker_trains_as_if_there_were_no_rounds(
 def test_the_average_of_two_workers_is_that_of_two_runs_of_their_own(tmp_path: Path) -> None:
     """A worker alone on its half, from the same weights, ends where its local steps do."""
     common = {"max_steps": 5, "optimizer": "adamw", "lr": 1e-2, "lr_schedule": "constant"}
-    together = train(tmp_path / "both", workers=2, mode="local", local_steps=5, **common)
+    together = train(tmp_path / "both", workers=2, local_steps=5, **AVERAGE, **common)
     assert together.summary["version"] == 1
     alone = []
     for number in (0, 1):
