@@ -401,10 +401,10 @@ def test_all_servers_apply_the_same_gradients_in_the_same_order(
     applied: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     begin_update = Server.begin_update
 
-    def noting(server: Server, version: int, slots: Any, weights: Any) -> None:
+    def noting(server: Server, version: int, slots: Any, weights: Any, rate: float) -> None:
         gradients = [(slot, server.gradients[slot].clock) for slot in slots]
         applied[server.endpoint.rank].extend(gradients)
-        begin_update(server, version, slots, weights)
+        begin_update(server, version, slots, weights, rate)
 
     monkeypatch.setattr(Server, "begin_update", noting)
     common = {"workers": 3, "servers": 3, "max_steps": 6, "checkpoint_every": 1, **mode}
