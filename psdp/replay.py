@@ -118,7 +118,7 @@ class Replay:
             if rank in waiting:
                 raise self._diverged(expected, "it waits for an answer")
             return None
-        _check(self, expected, happened)
+        self._check(expected, happened)
         del self._held[rank]
         self._done += 1
         return replace(expected, event=_with_slot(expected.event, happened.event))
@@ -133,25 +133,24 @@ class Replay:
         """Forget what is held of a rank."""
         self._held.pop(rank, None)
 
+    def _check(self, expected: Happened, happened: Happened) -> None:
+        """See that what happened is what is next in the record.
+
+        Raises:
+            ReplayError: it is not.
+        """
+        a, b = _line(expected), _line(happened)
+        if a[0] == b[0] == "push":
+            a[5] = b[5] = 0  # its speed
+        if a != b:
+            raise self._diverged(expected, f"it was {_describe(happened)}")
+
     def _diverged(self, expected: Happened, instead: str) -> ReplayError:
         return ReplayError(
             f"the replay diverges at line {self._done + 1} of {self.path}: expected "
             f"{_describe(expected)}, but {instead}. Do code, settings, corpus, kernels and "
             "processor equal those of the recorded run?"
         )
-
-
-def _check(replay: Replay, expected: Happened, happened: Happened) -> None:
-    """See that what happened is what is next in the record.
-
-    Raises:
-        ReplayError: it is not.
-    """
-    a, b = _line(expected), _line(happened)
-    if a[0] == b[0] == "push":
-        a[5] = b[5] = 0  # its speed
-    if a != b:
-        raise replay._diverged(expected, f"it was {_describe(happened)}")
 
 
 def _with_slot(expected: Event, happened: Event) -> Event:
