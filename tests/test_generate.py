@@ -411,6 +411,8 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | environment,
+            # Started from a background job these tests would hand down an ignored Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def first_bytes(self, count: int) -> bytes:
