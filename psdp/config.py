@@ -158,6 +158,12 @@ class RunConfig:
     backup_workers: int = setting(
         0, "with --mode sync: gradients of each step that are not waited for, and dropped", low=0
     )
+    balance: str = setting(
+        "static",
+        "static: each worker has its share of the batches of an epoch; dynamic: the server deals "
+        "them out one by one, so that fast workers take more (with --partition random)",
+        choices=("static", "dynamic"),
+    )
     straggler: str | None = setting(
         None,
         "slow workers down on purpose: each step of RANK takes FACTOR times as long",
@@ -291,6 +297,11 @@ class Config:
         if run.mode == "ssp" and run.staleness is None:
             run = replace(run, staleness=4)
         optim, run = _resolve_local(optim, run)
+        if run.balance == "dynamic" and data.partition != "random":
+            raise ConfigError(
+                f"--balance dynamic deals all windows out to all workers and needs --partition "
+                f"random, got --partition {data.partition}; drop one of the two"
+            )
         parse_stragglers(run.straggler)
         parse_jitter(run.jitter)
         if run.precision == "bf16" and (run.dtype, run.kernels) not in _WITH_BF16:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from psdp.config import Config, OptimConfig
 from psdp.errors import ConfigError
 from psdp.handicap import parse_stragglers
 from psdp.params import ParamTable
-from psdp.protocol import Asynchronous, Policy, StaleBounded, Synchronous
+from psdp.protocol import Asynchronous, Deck, Policy, StaleBounded, Synchronous
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,20 @@ class Job:
         rate = self.config.optim.elastic_rate
         return 0.9 / len(self.workers) if rate is None else rate
 
-    def policy(self, version: int, clocks: Mapping[int, int]) -> Policy:
-        """Return the mode's policy, to go on from a version with these gradients accepted."""
+    @property
+    def deals(self) -> bool:
+        """Whether rank 0 deals the batches out."""
+        return self.config.run.balance == "dynamic"
+
+    def policy(
+        self, version: int, clocks: Mapping[int, int], batches: Iterable[tuple[int, int]] = ()
+    ) -> Policy:
+        """Return the mode's policy, to go on from a version with these gradients accepted, of
+        these batches where they are dealt out."""
         rest = max(0, self.gradients - sum(clocks.values()))
         run = self.config.run
-        so_far: dict[str, Any] = {"version": version, "clocks": clocks}
+        deck = Deck(batches) if self.deals else None
+        so_far: dict[str, Any] = {"version": version, "clocks": clocks, "deck": deck}
         steps = run.local_steps or 1
         inverse = self.config.optim.lag_compensation == "inverse"
         match run.mode, run.merge:

@@ -155,7 +155,7 @@ class Replay:
 
 def _with_slot(expected: Event, happened: Event) -> Event:
     if isinstance(expected, Push) and isinstance(happened, Push):
-        return replace(expected, slot=happened.slot, tokens=happened.tokens)
+        return replace(expected, slot=happened.slot, tokens=happened.tokens, batch=happened.batch)
     return expected
 
 

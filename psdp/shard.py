@@ -65,7 +65,10 @@ def _under_way(readers: list[Sending]) -> bool:
 
 @dataclass
 class Snapshot:
-    """A copy of a shard at one version: weights (S,) and the optimizer's vectors (S,) each."""
+    """A copy of a shard at one version: weights (S,) and the optimizer's vectors (S,) each.
+
+    ``batches`` are ranges of those that are in the weights, where rank 0 deals them out.
+    """
 
     version: int
     tokens: int
@@ -73,6 +76,7 @@ class Snapshot:
     clocks: dict[int, int]
     weights: Array
     optimizer: dict[str, Array]
+    batches: Sequence[tuple[int, int]] = ()
 
     def tensors(self) -> dict[str, Array]:
         """Return everything by name, as it is kept in a checkpoint; the vectors are not copied."""
@@ -82,6 +86,7 @@ class Snapshot:
             **{f"optimizer.{name}": vector for name, vector in self.optimizer.items()},
             "progress": np.array([self.version, self.tokens, self.updates], np.int64),
             "clocks": np.array([(rank, self.clocks[rank]) for rank in ranks], np.int64),
+            "batches": np.array(self.batches, np.int64).reshape(-1, 2),
         }
 
     @classmethod
@@ -94,6 +99,7 @@ class Snapshot:
             tokens=tokens,
             updates=updates,
             clocks=dict(tensors["clocks"].tolist()),
+            batches=[(start, stop) for start, stop in tensors["batches"].tolist()],
             weights=tensors["weights"],
             optimizer={
                 name.removeprefix(prefix): vector
@@ -206,7 +212,13 @@ class Shard:
         """Bytes of the vectors that an update reads or writes, each once."""
         return (2 + len(self.optimizer.state())) * self.weights.values.nbytes
 
-    def snapshot(self, version: int, tokens: int, clocks: dict[int, int]) -> Snapshot:
+    def snapshot(
+        self,
+        version: int,
+        tokens: int,
+        clocks: dict[int, int],
+        batches: Sequence[tuple[int, int]] = (),
+    ) -> Snapshot:
         """Return a copy of everything that training changes."""
         values, state = self.weights.values, self.optimizer.state()
         if self._spare:
@@ -220,7 +232,7 @@ class Shard:
             weights[...] = values
             copy = Snapshot(0, 0, 0, {}, weights, copied)
         copy.version, copy.tokens, copy.clocks = version, tokens, dict(clocks)
-        copy.updates = self.optimizer.updates
+        copy.batches, copy.updates = batches, self.optimizer.updates
         return copy
 
     def restore(self, snapshot: Snapshot) -> None:

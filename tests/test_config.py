@@ -207,3 +207,10 @@ def test_settings_survive_json() -> None:
     config = resolved(mode="ssp", corpus=["a", "b"], lr=0.1, bias=False, out="runs/x")
     assert Config.from_flat(json.loads(json.dumps(config.flat()))) == config
     assert list(config.flat()) == list(FIELDS), "in the order of --help"
+
+
+def test_only_one_deck_can_be_dealt_out() -> None:
+    for partition in ("hash", "contiguous"):
+        text = refusal(balance="dynamic", partition=partition)
+        assert f"needs --partition random, got --partition {partition}" in text
+    assert resolved(balance="dynamic").run.balance == "dynamic"

@@ -90,7 +90,7 @@ def test_the_staleness_and_the_clocks_of_a_resumed_run_reach_the_policy() -> Non
     clocks = {1: 2, 2: 3}
     strict, slack = job(3, mode="ssp", staleness=0), job(3, mode="ssp", staleness=1)
     assert strict.policy(5, clocks).handle(Pull(2)) == [], "it is a clock ahead of worker 1"
-    assert slack.policy(5, clocks).handle(Pull(2)) == [SendWeights(2, version=5, clock=3)]
+    assert slack.policy(5, clocks).handle(Pull(2)) == [SendWeights(2, version=5, clock=3, batch=3)]
 
 
 @pytest.mark.parametrize(

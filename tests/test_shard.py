@@ -232,14 +232,16 @@ def test_a_snapshot_survives_as_tensors() -> None:
     single = job()
     shard = Shard.initial(single, 0)
     train(shard, single.shards[0], gradients(single.table.size, 2))
-    snapshot = shard.snapshot(2, 123_456_789_012, {3: 1, 1: 4})
+    snapshot = shard.snapshot(2, 123_456_789_012, {3: 1, 1: 4}, [(0, 3), (5, 7)])
     tensors = snapshot.tensors()
     assert set(tensors) == {
         "weights", "optimizer.exp_avg", "optimizer.exp_avg_sq", "progress", "clocks",
+        "batches",
     }  # fmt: skip
     again = Snapshot.from_tensors(tensors)
     assert (again.version, again.tokens, again.updates) == (2, 123_456_789_012, 2)
     assert again.clocks == {1: 4, 3: 1}
+    assert again.batches == [(0, 3), (5, 7)]
     assert np.array_equal(again.weights, shard.weights.values)
     assert again.optimizer.keys() == {"exp_avg", "exp_avg_sq"}
 

@@ -76,7 +76,7 @@ class Leader(Server):
         super().__init__(job, endpoint, shard, store, snapshot)
         if job.config.run.profile:
             self.profile = recorder.profiles[endpoint.rank] = Profile()
-        self.policy = job.policy(self.version, self.clocks)
+        self.policy = job.policy(self.version, self.clocks, self.batches.pairs())
         self.recorder = recorder
         self.best = best or Best()
         self._identity = identity
@@ -155,7 +155,8 @@ class Leader(Server):
         slot = self.slot_of(peer)
         self.gradients[slot] = message
         clock, version, tokens = message.clock, message.version, message.tokens
-        push = Push(peer, clock, version, slot, tokens, message.steps, message.step_s)
+        steps, step_s, batch = message.steps, message.step_s, message.batch
+        push = Push(peer, clock, version, slot, tokens, steps, step_s, batch)
         self._happened(peer, Happened(push, message.loss, message.sum_of_squares))
         self._dismiss(peer)
 
@@ -267,8 +268,9 @@ class Leader(Server):
                     del self.gradients[slot]
                     self._tell(m.Discard(slot))
                     self.recorder.dropped(rank)
-                case SendWeights(rank, version, clock, steps):
-                    order = m.Weights(version, clock, m.TRAIN, m.CURRENT, 0, 0, steps, self.tokens)
+                case SendWeights(rank, version, clock, steps, batch):
+                    seen = self.tokens
+                    order = m.Weights(version, clock, m.TRAIN, m.CURRENT, 0, 0, steps, seen, batch)
                     self._answer(rank, order)
                 case Drained(version):
                     self._drain(version)

@@ -18,8 +18,8 @@ from psdp.optim import Schedule, clip_factor, make_optimizer, sum_of_squares
 from psdp.replica import Replica
 from psdp.transport.messages import Weights
 
-Gradient = Callable[[int], float]
-"""Computes the gradient of a number into the replica's; returns its loss."""
+Gradient = Callable[[int, int], float]
+"""Computes the gradient of a clock, of a batch, into the replica's; returns its loss."""
 
 
 class Training(ABC):
@@ -45,7 +45,7 @@ class GradientTraining(Training):
     """One gradient."""
 
     def train(self, order: Weights) -> float:
-        return self._gradient(order.clock)
+        return self._gradient(order.clock, order.batch)
 
 
 class LocalTraining(Training):
@@ -77,7 +77,7 @@ class LocalTraining(Training):
         optim, total = self.job.config.optim, 0.0
         done = order.tokens / self.job.tokens_per_step
         for step in range(order.steps):
-            loss = self._gradient(order.clock + step)
+            loss = self._gradient(order.clock + step, order.batch + step)
             squares = sum_of_squares(self.replica.gradient)
             if not math.isfinite(squares):
                 return math.nan

@@ -22,6 +22,7 @@ from psdp.loops.snapshots import Snapshots
 from psdp.optim.clip import sum_of_squares
 from psdp.optim.schedule import Schedule
 from psdp.params import Array
+from psdp.protocol import Ranges
 from psdp.shard import Shard, Snapshot
 from psdp.transport import Arrival, Endpoint, Lost
 from psdp.transport import messages as m
@@ -80,6 +81,7 @@ class Server(ABC):
         self.version = 0
         self.tokens = 0
         self.clocks = dict.fromkeys(job.workers, 0)
+        self.batches = Ranges() if snapshot is None else Ranges(snapshot.batches)
         if snapshot is not None:
             shard.restore(snapshot)
             self.version, self.tokens = snapshot.version, snapshot.tokens
@@ -200,9 +202,11 @@ class Server(ABC):
         self.updating = None
         self.version, self.tokens_before = update.version, self.tokens
         for slot in update.slots:
-            self.tokens += self.gradients[slot].tokens
             gradient = self.gradients[slot]
+            self.tokens += gradient.tokens
             self.clocks[self.job.workers[slot]] = gradient.clock + gradient.steps
+            if self.job.deals:
+                self.batches.add(range(gradient.batch, gradient.batch + gradient.steps))
         self.after_update(norm)
         for slot in update.slots:
             del self.gradients[slot]
@@ -248,7 +252,7 @@ class Server(ABC):
                     self.endpoint.send(rank, message, snapshot.weights)
 
     def _take(self) -> Snapshot:
-        return self.shard.snapshot(self.version, self.tokens, self.clocks)
+        return self.shard.snapshot(self.version, self.tokens, self.clocks, self.batches.pairs())
 
     def write(self, snapshot: Snapshot) -> None:
         """Write this shard's file of a checkpoint in the background."""

@@ -120,8 +120,8 @@ class Worker:
                 self._report_costs()
         return answer
 
-    def _compute(self, clock: int) -> float:
-        """Compute gradient number ``clock``; return its loss."""
+    def _compute(self, clock: int, batch: int) -> float:
+        """Compute gradient number ``clock``, of batch ``batch``; return its loss."""
         run, span = self.job.config.run, self.replica.profile.span
         begin_s = self._busy()
         self.replica.clear()
@@ -131,7 +131,7 @@ class Worker:
         for micro in range(run.grad_accum):
             self._heed_signal()
             with span("batches"):
-                x, y = self._batches.batch(clock, micro)
+                x, y = self._batches.batch(batch, micro)
             loss += self.replica.model.forward_backward(x, y, 1 / run.grad_accum, rng)
         self.replica.fetch()
         self._dawdle(clock, self._busy() - begin_s)
@@ -170,6 +170,7 @@ class Worker:
             message = m.Gradient(
                 clock=order.clock,
                 steps=order.steps,
+                batch=order.batch,
                 version=self._version,
                 tokens=order.steps * self.job.tokens_per_gradient,
                 loss=loss,

@@ -4,6 +4,7 @@
 The same classes run under MPI and in property tests.
 """
 
+from psdp.protocol.deal import Deck, Ranges
 from psdp.protocol.evaluation import Evaluations, Sums, Task
 from psdp.protocol.events import (
     Apply,
@@ -24,6 +25,7 @@ from psdp.protocol.sync import Synchronous
 __all__ = [
     "Apply",
     "Asynchronous",
+    "Deck",
     "Drained",
     "Drop",
     "Effect",
@@ -33,6 +35,7 @@ __all__ = [
     "Policy",
     "Pull",
     "Push",
+    "Ranges",
     "SendWeights",
     "StaleBounded",
     "Stop",

@@ -20,7 +20,8 @@ class Push:
     """What a worker computed on ``version`` lies in ``slot``: its gradient number ``clock`` (from
     0), or what it made of ``steps`` gradients from that number on (local steps).
 
-    ``step_s`` is how long one of them took, for the policies that give a worker what it can do.
+    ``batch`` numbers the first batch that they were computed on, as the answer said. ``step_s`` is
+    how long one of them took, for the policies that give a worker what it can do.
     """
 
     rank: int
@@ -30,6 +31,7 @@ class Push:
     tokens: int
     steps: int = 1
     step_s: float = 0.0
+    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,13 @@ class Drop:
 @dataclass(frozen=True, slots=True)
 class SendWeights:
     """Answer the worker: here is ``version``, compute your gradient number ``clock``, or ``steps``
-    gradients from that one on before the next push."""
+    gradients from that one on before the next push, on the batches from number ``batch`` on."""
 
     rank: int
     version: int
     clock: int
     steps: int = 1
+    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 Computing a gradient takes a *grant*. There are as many as the budget has gradients: a worker gets
 one, or as many as its local steps, with each answer and spends them with its push; those of a
-worker that dies are given out again. So
-exactly the budget is computed, whoever is fast, and a run ends when no grant is left and none out.
+worker that dies are given out again. So exactly the budget is computed, whoever is fast, and a run
+ends when no grant is left and none out.
 A mode that drops late gradients grants more, and counts what it accepts.
 """
 
@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 
 from psdp.errors import ProtocolError
+from psdp.protocol.deal import Deck
 from psdp.protocol.events import (
     Drained,
     Drop,
@@ -34,6 +35,7 @@ class Policy(ABC):
         workers: ranks expected from the start; others may join later.
         budget: gradients still to be accepted; None for no end.
         local_steps: gradients that a worker computes before it pushes what became of them.
+        deck: deals out the batches; without one each worker has its own, numbered by its clock.
         version: updates applied so far.
         clocks: gradients accepted so far of each worker (default 0).
 
@@ -51,6 +53,7 @@ class Policy(ABC):
         budget: int | None = None,
         *,
         local_steps: int = 1,
+        deck: Deck | None = None,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
     ) -> None:
@@ -60,7 +63,9 @@ class Policy(ABC):
         self.max_clock_gap = 0
         self._budget = budget
         self._local_steps = local_steps
-        self._granted: dict[int, int] = {}
+        self._deck = deck
+        self._granted: dict[int, range] = {}
+        """Numbers of the batches that a worker was told to compute, by rank."""
         self._waiting: set[int] = set()
         self._stopped = False
         self.drained = False
@@ -116,16 +121,17 @@ class Policy(ABC):
             raise ProtocolError(
                 f"rank {push.rank} pushed gradient {push.clock} without having been answered"
             )
-        expected, steps = self.clocks[push.rank], self._granted[push.rank]
-        if (push.clock, push.steps) != (expected, steps) or push.version > self.version:
+        clock, batches = self.clocks[push.rank], self._granted[push.rank]
+        pushed = push.clock, range(push.batch, push.batch + push.steps)
+        if pushed != (clock, batches) or push.version > self.version:
             raise ProtocolError(
-                f"rank {push.rank} pushed {_gradient(push.clock, push.steps)} on version "
-                f"{push.version}; expected {_gradient(expected, steps)} on version {self.version} "
-                "at most"
+                f"rank {push.rank} pushed {_gradients(*pushed)} on version {push.version}; "
+                f"expected {_gradients(clock, batches)} on version {self.version} at most"
             )
         del self._granted[push.rank]
         self._waiting.add(push.rank)
         if self._too_late(push):
+            self._give_back(batches)
             return [Drop(push.rank, push.slot), *self._settle()]
         self.clocks[push.rank] += push.steps
         if self._budget is not None:
@@ -135,7 +141,11 @@ class Policy(ABC):
     def _forget(self, rank: int) -> None:
         self.clocks.pop(rank, None)
         self._waiting.discard(rank)
-        self._granted.pop(rank, None)
+        self._give_back(self._granted.pop(rank, range(0)))
+
+    def _give_back(self, batches: range) -> None:
+        if self._deck is not None and batches:
+            self._deck.give_back(batches)
 
     def _release(self) -> list[Effect]:
         effects: list[Effect] = []
@@ -160,7 +170,11 @@ class Policy(ABC):
 
     def _left(self) -> float:
         """Return how much of the budget is not granted."""
-        return math.inf if self._budget is None else self._budget - sum(self._granted.values())
+        return (
+            math.inf
+            if self._budget is None
+            else self._budget - sum(map(len, self._granted.values()))
+        )
 
     def _steps_for(self, rank: int) -> int:
         """Return how many gradients a worker that may go computes before its next push."""
@@ -169,12 +183,15 @@ class Policy(ABC):
     def _try_grant(self, rank: int) -> bool:
         if self._exhausted() or not self._may_go(rank):
             return False
-        self._granted[rank] = int(min(self._steps_for(rank), self._left()))
+        steps = int(min(self._steps_for(rank), self._left()))
+        own = range(self.clocks[rank], self.clocks[rank] + steps)
+        self._granted[rank] = own if self._deck is None else self._deck.take(steps)
         self.max_clock_gap = max(self.max_clock_gap, self._lead(rank))
         return True
 
     def _answer(self, rank: int) -> SendWeights:
-        return SendWeights(rank, self.version, self.clocks[rank], self._granted[rank])
+        batches = self._granted[rank]
+        return SendWeights(rank, self.version, self.clocks[rank], len(batches), batches.start)
 
     def _lead(self, rank: int) -> int:
         return self.clocks[rank] - min(self.clocks.values())
@@ -183,5 +200,6 @@ class Policy(ABC):
         return sorted(ranks, key=lambda rank: (self.clocks[rank], rank))
 
 
-def _gradient(clock: int, steps: int) -> str:
-    return f"gradient {clock}" + (f" and {steps - 1} after it" if steps > 1 else "")
+def _gradients(clock: int, batches: range) -> str:
+    more = f" and {len(batches) - 1} after it" if len(batches) > 1 else ""
+    return f"gradient {clock}{more} of batch {batches.start}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from psdp.protocol.deal import Deck
 from psdp.protocol.events import Apply, Effect, Push
 from psdp.protocol.policy import Policy
 
@@ -26,12 +27,15 @@ class StaleBounded(Policy):
         staleness: float,
         local_steps: int = 1,
         inverse_lag: bool = False,
+        deck: Deck | None = None,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
     ) -> None:
         self.staleness = staleness
         self._inverse_lag = inverse_lag
-        super().__init__(workers, budget, local_steps=local_steps, version=version, clocks=clocks)
+        super().__init__(
+            workers, budget, local_steps=local_steps, deck=deck, version=version, clocks=clocks
+        )
 
     def _accept(self, push: Push) -> list[Effect]:
         lag = self.version - push.version
@@ -59,6 +63,7 @@ class Asynchronous(StaleBounded):
         local_steps: int = 1,
         paced: bool = False,
         inverse_lag: bool = False,
+        deck: Deck | None = None,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
     ) -> None:
@@ -70,6 +75,7 @@ class Asynchronous(StaleBounded):
             staleness=math.inf,
             local_steps=local_steps,
             inverse_lag=inverse_lag,
+            deck=deck,
             version=version,
             clocks=clocks,
         )

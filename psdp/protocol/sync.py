@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from psdp.protocol.deal import Deck
 from psdp.protocol.events import Apply, Effect, Push
 from psdp.protocol.policy import Policy
 
@@ -31,6 +32,7 @@ class Synchronous(Policy):
         *,
         backup_workers: int = 0,
         local_steps: int = 1,
+        deck: Deck | None = None,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
     ) -> None:
@@ -40,7 +42,9 @@ class Synchronous(Policy):
         self._backups = backup_workers
         self._wanted = len(ranks) - backup_workers
         self._round: dict[int, Push] = {}
-        super().__init__(ranks, budget, local_steps=local_steps, version=version, clocks=clocks)
+        super().__init__(
+            ranks, budget, local_steps=local_steps, deck=deck, version=version, clocks=clocks
+        )
 
     def _accept(self, push: Push) -> list[Effect]:
         self._round[push.rank] = push

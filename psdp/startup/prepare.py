@@ -205,8 +205,9 @@ def cut_out(corpus: Corpus, config: Config, rank: int, world_size: int) -> Reads
         block_size=model.block_size,
         batch_size=run.batch_size,
         grad_accum=run.grad_accum,
-        worker=rank - servers,
-        workers=world_size - servers,
+        # Where rank 0 deals batches out, every worker may get any.
+        worker=0 if run.balance == "dynamic" else rank - servers,
+        workers=1 if run.balance == "dynamic" else world_size - servers,
         partition=config.data.partition,
         seed=run.seed,
     )

@@ -31,7 +31,7 @@ class Gradient:
 
     The gradient is the server's to read and write from then until it has answered, so a server on
     the same host takes it where it lies. Where workers train alone, it is what became of ``steps``
-    of their own. ``step_s`` is how long one of them took.
+    of their own. ``batch`` is as it was ordered; ``step_s`` is how long one of them took.
     """
 
     clock: int
@@ -47,6 +47,7 @@ class Gradient:
     pulled_bytes: int
     steps: int = 1
     step_s: float = 0.0
+    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,10 @@ class PullRequest:
 class Weights:
     """Server to worker, with its shard of the weights.
 
-    ``clock`` numbers the gradient to compute next, ``steps`` says how many from that one on, and
-    ``tokens`` how many tokens the weights have seen. ``order`` is rank 0's: with ``evaluate``, take
-    part ``part`` of ``parts`` of the validation split on snapshot ``snapshot``.
+    ``clock`` numbers the gradient to compute next and ``batch`` the batch that it is of, ``steps``
+    says how many from these on, and ``tokens`` how many tokens the weights have seen. ``order`` is
+    rank 0's: with ``evaluate``, take part ``part`` of ``parts`` of the validation split on snapshot
+    ``snapshot``.
     """
 
     version: int
@@ -73,6 +75,7 @@ class Weights:
     parts: int
     steps: int = 1
     tokens: int = 0
+    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -305,8 +305,8 @@ class Training:
             block_size=config.model.block_size,
             batch_size=run.batch_size,
             grad_accum=run.grad_accum,
-            worker=rank - run.servers,
-            workers=self.workers,
+            worker=0 if self.job.deals else rank - run.servers,
+            workers=1 if self.job.deals else self.workers,
             partition=config.data.partition,
             seed=run.seed,
         )

@@ -35,9 +35,13 @@ def test_every_gradient_moves_the_weights_as_its_rule_says(
             compute, rank = worker._training._gradient, worker.endpoint.rank
 
             def watched(
-                clock: int, worker: Any = worker, compute: Any = compute, rank: int = rank
+                clock: int,
+                batch: int,
+                worker: Any = worker,
+                compute: Any = compute,
+                rank: int = rank,
             ) -> float:
-                loss: float = compute(clock)
+                loss: float = compute(clock, batch)
                 vectors = worker.replica.weights.copy(), worker.replica.gradient.copy()
                 computed[rank, clock] = vectors
                 return loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from answers import answer
 
 from psdp.protocol import (
     Apply,
@@ -20,7 +21,7 @@ from psdp.protocol import (
 
 def push(rank: int, clock: int, version: int) -> Push:
     """A gradient in the slot of its rank's number."""
-    return Push(rank, clock, version, slot=rank, tokens=8)
+    return Push(rank, clock, version, slot=rank, tokens=8, batch=clock)
 
 
 def mean(*ranks: int, version: int) -> Apply:
@@ -45,11 +46,11 @@ def test_a_round_goes_on_with_the_first_gradients_and_drops_the_last() -> None:
     table(
         three(6),
         (push(3, 0, 0), []),
-        (push(1, 0, 0), [mean(1, 3, version=1), SendWeights(1, 1, 1), SendWeights(3, 1, 1)]),
+        (push(1, 0, 0), [mean(1, 3, version=1), answer(1, 1, 1), answer(3, 1, 1)]),
         # The straggler is to compute the same batch again, on the weights of now.
-        (push(2, 0, 0), [Drop(2, 2), SendWeights(2, 1, 0)]),
+        (push(2, 0, 0), [Drop(2, 2), answer(2, 1, 0)]),
         (push(2, 0, 1), []),
-        (push(1, 1, 1), [mean(1, 2, version=2), SendWeights(2, 2, 1), SendWeights(1, 2, 2)]),
+        (push(1, 1, 1), [mean(1, 2, version=2), answer(2, 2, 1), answer(1, 2, 2)]),
     )
 
 
@@ -60,8 +61,8 @@ def test_a_straggler_gets_another_chance_in_a_round_that_is_under_way() -> None:
     table(
         policy,
         (push(3, 1, 1), []),
-        (push(2, 0, 0), [Drop(2, 2), SendWeights(2, 1, 0)]),
-        (push(2, 0, 1), [mean(2, 3, version=2), SendWeights(2, 2, 1), SendWeights(3, 2, 2)]),
+        (push(2, 0, 0), [Drop(2, 2), answer(2, 1, 0)]),
+        (push(2, 0, 1), [mean(2, 3, version=2), answer(2, 2, 1), answer(3, 2, 2)]),
     )
 
 
@@ -81,9 +82,9 @@ def test_who_died_was_a_backup() -> None:
         policy,
         (Leave(2), []),
         (push(1, 0, 0), []),
-        (push(3, 0, 0), [mean(1, 3, version=1), SendWeights(1, 1, 1), SendWeights(3, 1, 1)]),
+        (push(3, 0, 0), [mean(1, 3, version=1), answer(1, 1, 1), answer(3, 1, 1)]),
         (Leave(3), []),
-        (push(1, 1, 1), [mean(1, version=2), SendWeights(1, 2, 2)]),
+        (push(1, 1, 1), [mean(1, version=2), answer(1, 2, 2)]),
     )
 
 

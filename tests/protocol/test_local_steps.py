@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from answers import answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,16 +23,18 @@ from psdp.protocol import (
 def push(answer: SendWeights, step_s: float = 0.0) -> Push:
     """What a worker makes of an answer, in the slot of its rank's number."""
     rank, version, clock, steps = answer.rank, answer.version, answer.clock, answer.steps
-    return Push(rank, clock, version, rank, tokens=8 * steps, steps=steps, step_s=step_s)
+    return Push(
+        rank, clock, version, rank, tokens=8 * steps, steps=steps, step_s=step_s, batch=clock
+    )
 
 
 def test_a_round_is_so_many_steps_of_everyone_and_the_last_what_is_left() -> None:
     policy = Synchronous([1, 2], 10, local_steps=3)
     first = [policy.handle(Pull(rank))[0] for rank in (1, 2)]
-    assert first == [SendWeights(1, 0, 0, 3), SendWeights(2, 0, 0, 3)]
+    assert first == [answer(1, 0, 0, 3), answer(2, 0, 0, 3)]
     assert policy.handle(push(first[1])) == []
     mean = Apply((1, 2), (0.5, 0.5), 48, (0, 0), 1)
-    second = [SendWeights(1, 1, 3, 2), SendWeights(2, 1, 3, 2)]
+    second = [answer(1, 1, 3, 2), answer(2, 1, 3, 2)]
     assert policy.handle(push(first[0])) == [mean, *second]
     assert policy.handle(push(second[0])) == []
     assert policy.handle(push(second[1])) == [
@@ -43,7 +46,7 @@ def test_a_round_is_so_many_steps_of_everyone_and_the_last_what_is_left() -> Non
 def test_the_average_weighs_by_tokens() -> None:
     policy = Synchronous([1, 2], 5, local_steps=8)
     answers = [policy.handle(Pull(rank))[0] for rank in (1, 2)]
-    assert answers == [SendWeights(1, 0, 0, 3), SendWeights(2, 0, 0, 2)]
+    assert answers == [answer(1, 0, 0, 3), answer(2, 0, 0, 2)]
     policy.handle(push(answers[0]))
     apply = policy.handle(push(answers[1]))[0]
     assert isinstance(apply, Apply)
@@ -56,11 +59,11 @@ def test_a_slow_worker_takes_as_many_steps_as_it_can_meanwhile() -> None:
     assert isinstance(fast, SendWeights)
     assert isinstance(slow, SendWeights)
     fast = policy.handle(push(fast, step_s=0.1))[-1]
-    assert fast == SendWeights(1, 1, 12, 12)
+    assert fast == answer(1, 1, 12, 12)
     slow = policy.handle(push(slow, step_s=0.4))[-1]
-    assert slow == SendWeights(2, 2, 12, 3)
+    assert slow == answer(2, 2, 12, 3)
     slow = policy.handle(push(slow, step_s=100.0))[-1]
-    assert slow == SendWeights(2, 3, 15, 1)
+    assert slow == answer(2, 3, 15, 1)
 
 
 def test_the_speed_of_who_left_sets_no_pace() -> None:
@@ -70,7 +73,7 @@ def test_the_speed_of_who_left_sets_no_pace() -> None:
     assert isinstance(slow, SendWeights)
     policy.handle(push(fast, step_s=0.1))
     policy.handle(Leave(1))
-    assert policy.handle(push(slow, step_s=0.4))[-1] == SendWeights(2, 2, 12, 12)
+    assert policy.handle(push(slow, step_s=0.4))[-1] == answer(2, 2, 12, 12)
 
 
 def make(kind: int, workers: int, budget: int, steps: int) -> Policy:

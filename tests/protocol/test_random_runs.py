@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from psdp.protocol import (
     Apply,
     Asynchronous,
+    Deck,
     Drained,
     Drop,
     Effect,
@@ -24,6 +26,7 @@ from psdp.protocol import (
     Policy,
     Pull,
     Push,
+    Ranges,
     SendWeights,
     StaleBounded,
     Stop,
@@ -47,15 +50,16 @@ def make(
     staleness: int,
     version: int = 0,
     clocks: Mapping[int, int] | None = None,
+    deck: Deck | None = None,
 ) -> Policy:
+    so_far: dict[str, Any] = {"version": version, "clocks": clocks, "deck": deck}
     if mode == SYNC:
-        return Synchronous(workers, pushes, version=version, clocks=clocks)
+        return Synchronous(workers, pushes, **so_far)
     if mode == BACKUP:
-        backups = backups_of(staleness, workers)
-        return Synchronous(workers, pushes, backup_workers=backups, version=version, clocks=clocks)
+        return Synchronous(workers, pushes, backup_workers=backups_of(staleness, workers), **so_far)
     if mode == ASYNC:
-        return Asynchronous(workers, pushes, version=version, clocks=clocks)
-    return StaleBounded(workers, pushes, staleness=staleness, version=version, clocks=clocks)
+        return Asynchronous(workers, pushes, **so_far)
+    return StaleBounded(workers, pushes, staleness=staleness, **so_far)
 
 
 @dataclass
@@ -68,10 +72,14 @@ class Run:
     staleness: int = 0
     version: int = 0
     clocks: dict[int, int] = field(default_factory=dict)
+    deals: bool = False
+    batches: Ranges = field(default_factory=Ranges)
+    """Of the gradients that were accepted; adding one twice would overlap."""
 
     def __post_init__(self) -> None:
+        deck = Deck(self.batches.pairs()) if self.deals else None
         self.policy = make(
-            self.mode, self.workers, self.pushes, self.staleness, self.version, self.clocks
+            self.mode, self.workers, self.pushes, self.staleness, self.version, self.clocks, deck
         )
         self.clocks = {rank: self.clocks.get(rank, 0) for rank in self.workers}
         self.asleep = set(self.workers)  # have not pulled yet
@@ -120,11 +128,13 @@ class Run:
             assert self.mode == BACKUP, "only late gradients are out at the end"
             assert effects == []
         elif again is not None:
-            assert effects == [SendWeights(rank, self.version, again.clock)]
+            assert effects == [SendWeights(rank, self.version, again.clock, batch=again.batch)]
 
     def push(self, rank: int, tokens: int) -> None:
         answer = self.answered.pop(rank)
-        push = Push(rank, answer.clock, answer.version, slot=100 + rank, tokens=tokens)
+        push = Push(
+            rank, answer.clock, answer.version, slot=100 + rank, tokens=tokens, batch=answer.batch
+        )
         self.owed.add(rank)
         self.pushed.add(rank)
         if self.mode == BACKUP and push.version < self.version:
@@ -133,6 +143,9 @@ class Run:
             assert self.dropped == dropped + 1
             return
         self.round[rank] = push
+        if self.deals:
+            assert not any(a <= push.batch < b for a, b in self.batches.pairs()), "twice"
+            self.batches.add(range(push.batch, push.batch + 1))
         self.clocks[rank] += 1
         effects = self.do(push)
         if self.mode == ASYNC:
@@ -177,7 +190,9 @@ class Run:
     def _check_answer(self, answer: SendWeights) -> None:
         rank = answer.rank
         assert rank in self.owed, "answered twice without pushing"
-        assert answer == SendWeights(rank, self.version, self.clocks[rank])
+        clock = self.clocks[rank]
+        batch = answer.batch if self.deals else clock
+        assert answer == SendWeights(rank, self.version, clock, batch=batch)
         if self.mode == SSP:
             assert self.clocks[rank] - min(self.clocks.values()) <= self.staleness
         if self.stopped or self.drained:
@@ -276,3 +291,35 @@ def test_a_resumed_run_goes_on_from_any_clocks_and_computes_the_rest(
     run.play(picks, leaves=False, joins=False, stops=False)
     assert (run.drained, run.total) == (1, pushes)
     assert sum(run.clocks.values()) == before + pushes
+
+
+@FREE
+@given(
+    modes,
+    st.integers(1, 5),
+    st.integers(0, 30),
+    st.integers(0, 4),
+    st.lists(st.integers(0, 25), unique=True, max_size=8),
+    choices,
+    st.booleans(),
+)
+def test_dealt_batches_are_computed_once_each_whoever_leaves_and_whatever_was_done(
+    mode: str,
+    workers: int,
+    pushes: int,
+    staleness: int,
+    done: list[int],
+    picks: list[int],
+    leaves: bool,
+) -> None:
+    batches = Ranges((number, number + 1) for number in done)
+    ranks = list(range(1, workers + 1))
+    run = Run(mode, ranks, pushes, staleness, deals=True, batches=batches)
+    run.play(picks, leaves=leaves, joins=leaves, stops=False)
+    assert run.total == pushes
+    assert sum(stop - start for start, stop in batches.pairs()) == len(done) + pushes
+    if mode != BACKUP:  # where those of the last gradients that were late are still missing
+        holes_first = [n for n in range(60) if n not in done][:pushes]
+        assert sorted([*done, *holes_first]) == [
+            n for start, stop in batches.pairs() for n in range(start, stop)
+        ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from answers import answer
 
 from psdp.errors import ProtocolError
 from psdp.protocol import (
@@ -15,7 +16,6 @@ from psdp.protocol import (
     Policy,
     Pull,
     Push,
-    SendWeights,
     StaleBounded,
     Stop,
 )
@@ -23,7 +23,7 @@ from psdp.protocol import (
 
 def push(rank: int, clock: int, version: int) -> Push:
     """A gradient of eight tokens in the slot of its rank's number."""
-    return Push(rank, clock, version, slot=rank, tokens=8)
+    return Push(rank, clock, version, slot=rank, tokens=8, batch=clock)
 
 
 def applied(slot: int, lag: int, version: int) -> Apply:
@@ -39,12 +39,12 @@ def test_fast_worker_waits_at_the_bound_until_the_slow_one_pushes() -> None:
     policy = StaleBounded([1, 2], 6, staleness=1)
     table(
         policy,
-        (Pull(1), [SendWeights(1, 0, 0)]),
-        (Pull(2), [SendWeights(2, 0, 0)]),
-        (push(1, 0, 0), [applied(1, 0, 1), SendWeights(1, 1, 1)]),
+        (Pull(1), [answer(1, 0, 0)]),
+        (Pull(2), [answer(2, 0, 0)]),
+        (push(1, 0, 0), [applied(1, 0, 1), answer(1, 1, 1)]),
         (push(1, 1, 1), [applied(1, 0, 2)]),
-        (push(2, 0, 0), [applied(2, 2, 3), SendWeights(2, 3, 1), SendWeights(1, 3, 2)]),
-        (push(2, 1, 3), [applied(2, 0, 4), SendWeights(2, 4, 2)]),
+        (push(2, 0, 0), [applied(2, 2, 3), answer(2, 3, 1), answer(1, 3, 2)]),
+        (push(2, 1, 3), [applied(2, 0, 4), answer(2, 4, 2)]),
         (push(1, 2, 3), [applied(1, 1, 5)]),
         (push(2, 2, 4), [applied(2, 1, 6), Drained(6)]),
     )
@@ -55,7 +55,7 @@ def test_staleness_0_is_lock_step() -> None:
     table(
         StaleBounded([1, 2], 4, staleness=0),
         (push(1, 0, 0), [applied(1, 0, 1)]),
-        (push(2, 0, 0), [applied(2, 1, 2), SendWeights(1, 2, 1), SendWeights(2, 2, 1)]),
+        (push(2, 0, 0), [applied(2, 1, 2), answer(1, 2, 1), answer(2, 2, 1)]),
         (push(2, 1, 2), [applied(2, 0, 3)]),
         (push(1, 1, 2), [applied(1, 1, 4), Drained(4)]),
     )
@@ -66,7 +66,7 @@ def test_a_dead_straggler_does_not_hold_the_others() -> None:
         StaleBounded([1, 2, 3], 9, staleness=0),
         (push(1, 0, 0), [applied(1, 0, 1)]),
         (push(2, 0, 0), [applied(2, 1, 2)]),
-        (Leave(3), [SendWeights(1, 2, 1), SendWeights(2, 2, 1)]),
+        (Leave(3), [answer(1, 2, 1), answer(2, 2, 1)]),
     )
 
 
@@ -74,7 +74,7 @@ def test_the_grant_of_a_dead_worker_is_redone_by_one_that_already_waited_for_the
     table(
         Asynchronous([1, 2], 2),
         (push(1, 0, 0), [applied(1, 0, 1)]),
-        (Leave(2), [SendWeights(1, 1, 1)]),
+        (Leave(2), [answer(1, 1, 1)]),
         (push(1, 1, 1), [applied(1, 0, 2), Drained(2)]),
     )
 
@@ -84,7 +84,7 @@ def test_async_answers_every_push_at_once_however_far_ahead() -> None:
     for clock in range(10):
         assert policy.handle(push(1, clock, clock)) == [
             applied(1, 0, clock + 1),
-            SendWeights(1, clock + 1, clock + 1),
+            answer(1, clock + 1, clock + 1),
         ]
     table(
         policy,
@@ -99,17 +99,17 @@ def test_a_late_worker_joins_at_the_clock_of_the_slowest() -> None:
     for version, (rank, clock) in enumerate([(1, 0), (2, 0), (1, 1), (2, 1), (1, 2)]):
         policy.handle(push(rank, clock, version))
     assert policy.clocks == {1: 3, 2: 2}
-    assert policy.handle(Pull(3)) == [SendWeights(3, 5, 2)]
+    assert policy.handle(Pull(3)) == [answer(3, 5, 2)]
     assert policy.clocks == {1: 3, 2: 2, 3: 2}
 
 
 def test_a_pull_of_a_worker_that_was_answered_is_answered_again_with_newer_weights() -> None:
     table(
         Asynchronous([1, 2], 10),
-        (Pull(1), [SendWeights(1, 0, 0)]),
-        (push(2, 0, 0), [applied(2, 0, 1), SendWeights(2, 1, 1)]),
-        (Pull(1), [SendWeights(1, 1, 0)]),
-        (push(1, 0, 1), [applied(1, 0, 2), SendWeights(1, 2, 1)]),
+        (Pull(1), [answer(1, 0, 0)]),
+        (push(2, 0, 0), [applied(2, 0, 1), answer(2, 1, 1)]),
+        (Pull(1), [answer(1, 1, 0)]),
+        (push(1, 0, 1), [applied(1, 0, 2), answer(1, 2, 1)]),
     )
 
 
@@ -117,8 +117,8 @@ def test_a_budget_smaller_than_the_workers_grants_that_many() -> None:
     table(
         Asynchronous([1, 2, 3], 2),
         (Pull(3), []),
-        (Pull(1), [SendWeights(1, 0, 0)]),
-        (Pull(2), [SendWeights(2, 0, 0)]),
+        (Pull(1), [answer(1, 0, 0)]),
+        (Pull(2), [answer(2, 0, 0)]),
         (push(2, 0, 0), [applied(2, 0, 1)]),
         (push(1, 0, 0), [applied(1, 1, 2), Drained(2)]),
     )
@@ -148,7 +148,7 @@ def test_stop_lets_what_is_out_come_home() -> None:
     table(
         Asynchronous([1, 2], 100),
         (Stop(), []),
-        (Pull(2), [SendWeights(2, 0, 0)]),
+        (Pull(2), [answer(2, 0, 0)]),
         (push(2, 0, 0), [applied(2, 0, 1)]),
         (push(1, 0, 0), [applied(1, 1, 2), Drained(2)]),
     )
@@ -166,9 +166,9 @@ def test_after_a_resume_a_worker_that_is_too_far_ahead_waits() -> None:
     table(
         StaleBounded([1, 2], 10, staleness=1, version=7, clocks={1: 5, 2: 2}),
         (Pull(1), []),
-        (Pull(2), [SendWeights(2, 7, 2)]),
-        (push(2, 2, 7), [applied(2, 0, 8), SendWeights(2, 8, 3)]),
-        (push(2, 3, 8), [applied(2, 0, 9), SendWeights(2, 9, 4), SendWeights(1, 9, 5)]),
+        (Pull(2), [answer(2, 7, 2)]),
+        (push(2, 2, 7), [applied(2, 0, 8), answer(2, 8, 3)]),
+        (push(2, 3, 8), [applied(2, 0, 9), answer(2, 9, 4), answer(1, 9, 5)]),
     )
 
 
@@ -181,8 +181,14 @@ def test_clocks_of_ranks_that_are_not_expected_are_forgotten() -> None:
     ("event", "text"),
     [
         (push(7, 0, 0), "rank 7 pushed gradient 0 without having been answered"),
-        (push(1, 5, 0), "rank 1 pushed gradient 5 on version 0; expected gradient 0 on version 0"),
-        (push(2, 0, 3), "rank 2 pushed gradient 0 on version 3; expected gradient 0 on version 0"),
+        (
+            push(1, 5, 0),
+            "rank 1 pushed gradient 5 of batch 5 on version 0; expected gradient 0",
+        ),
+        (
+            push(2, 0, 3),
+            "rank 2 pushed gradient 0 of batch 0 on version 3; expected gradient 0",
+        ),
     ],
 )
 def test_a_push_that_was_not_asked_for_is_refused(event: Push, text: str) -> None:
@@ -201,4 +207,4 @@ def test_a_refused_push_changes_nothing() -> None:
     policy = Asynchronous([1, 2], 4)
     with pytest.raises(ProtocolError):
         policy.handle(push(1, 1, 0))
-    assert policy.handle(push(1, 0, 0)) == [applied(1, 0, 1), SendWeights(1, 1, 1)]
+    assert policy.handle(push(1, 0, 0)) == [applied(1, 0, 1), answer(1, 1, 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from answers import answer
 
 from psdp.errors import ProtocolError
 from psdp.protocol import (
@@ -13,7 +14,6 @@ from psdp.protocol import (
     Leave,
     Pull,
     Push,
-    SendWeights,
     Stop,
     Synchronous,
 )
@@ -21,7 +21,7 @@ from psdp.protocol import (
 
 def push(rank: int, clock: int, version: int, tokens: int = 8) -> Push:
     """A gradient in the slot of its rank's number."""
-    return Push(rank, clock, version, slot=rank, tokens=tokens)
+    return Push(rank, clock, version, slot=rank, tokens=tokens, batch=clock)
 
 
 def table(policy: Synchronous, *rows: tuple[Event, list[Effect]]) -> None:
@@ -34,10 +34,10 @@ def test_a_round_closes_with_its_last_gradient_and_answers_everyone() -> None:
     last = Apply((1, 2), (0.5, 0.5), 16, (0, 0), 2)
     table(
         Synchronous([1, 2], 4),
-        (Pull(1), [SendWeights(1, 0, 0)]),
-        (Pull(2), [SendWeights(2, 0, 0)]),
+        (Pull(1), [answer(1, 0, 0)]),
+        (Pull(2), [answer(2, 0, 0)]),
         (push(2, 0, 0), []),
-        (push(1, 0, 0), [mean, SendWeights(1, 1, 1), SendWeights(2, 1, 1)]),
+        (push(1, 0, 0), [mean, answer(1, 1, 1), answer(2, 1, 1)]),
         (push(1, 1, 1), []),
         (push(2, 1, 1), [last, Drained(2)]),
     )
@@ -55,9 +55,9 @@ def test_gradients_are_averaged_in_rank_order_whatever_their_arrival() -> None:
 def test_a_round_waits_for_a_worker_that_has_not_even_pulled() -> None:
     table(
         Synchronous([1, 2], 2),
-        (Pull(1), [SendWeights(1, 0, 0)]),
+        (Pull(1), [answer(1, 0, 0)]),
         (push(1, 0, 0), []),
-        (Pull(2), [SendWeights(2, 0, 0)]),
+        (Pull(2), [answer(2, 0, 0)]),
         (push(2, 0, 0), [Apply((1, 2), (0.5, 0.5), 16, (0, 0), 1), Drained(1)]),
     )
 
@@ -67,7 +67,7 @@ def test_a_worker_that_dies_before_its_push_leaves_its_work_to_the_others() -> N
     table(
         Synchronous([1, 2], 2),
         (push(1, 0, 0), []),
-        (Leave(2), [one, SendWeights(1, 1, 1)]),
+        (Leave(2), [one, answer(1, 1, 1)]),
         (push(1, 1, 1), [Apply((1,), (1.0,), 8, (0,), 2), Drained(2)]),
     )
 
@@ -77,7 +77,7 @@ def test_a_worker_that_dies_after_its_push_still_counts_in_the_round() -> None:
         Synchronous([1, 2], 3),
         (push(1, 0, 0), []),
         (Leave(1), []),
-        (push(2, 0, 0), [Apply((1, 2), (0.5, 0.5), 16, (0, 0), 1), SendWeights(2, 1, 1)]),
+        (push(2, 0, 0), [Apply((1, 2), (0.5, 0.5), 16, (0, 0), 1), answer(2, 1, 1)]),
         (push(2, 1, 1), [Apply((2,), (1.0,), 8, (0,), 2), Drained(2)]),
     )
 
@@ -97,7 +97,7 @@ def test_a_late_worker_joins_between_rounds_at_the_clock_of_the_slowest() -> Non
         Synchronous([1, 2], 5),
         (push(1, 0, 0), []),
         (Pull(3), []),
-        (push(2, 0, 0), [both, SendWeights(3, 1, 0), SendWeights(1, 1, 1), SendWeights(2, 1, 1)]),
+        (push(2, 0, 0), [both, answer(3, 1, 0), answer(1, 1, 1), answer(2, 1, 1)]),
         (push(1, 1, 1), []),
         (push(2, 1, 1), []),
         (push(3, 0, 1), [Apply((1, 2, 3), (8 / 24,) * 3, 24, (0, 0, 0), 2), Drained(2)]),
@@ -107,15 +107,15 @@ def test_a_late_worker_joins_between_rounds_at_the_clock_of_the_slowest() -> Non
 def test_a_late_worker_is_part_of_a_round_that_has_no_gradient_yet() -> None:
     table(
         Synchronous([1], 4),
-        (Pull(1), [SendWeights(1, 0, 0)]),
-        (Pull(2), [SendWeights(2, 0, 0)]),
+        (Pull(1), [answer(1, 0, 0)]),
+        (Pull(2), [answer(2, 0, 0)]),
         (push(1, 0, 0), []),
         (
             push(2, 0, 0),
             [
                 Apply((1, 2), (0.5, 0.5), 16, (0, 0), 1),
-                SendWeights(1, 1, 1),
-                SendWeights(2, 1, 1),
+                answer(1, 1, 1),
+                answer(2, 1, 1),
             ],
         ),
     )
@@ -126,7 +126,7 @@ def test_a_round_that_the_budget_does_not_fill_is_made_by_the_slowest() -> None:
     table(
         Synchronous([1, 2], 3),
         (push(1, 0, 0), []),
-        (push(2, 0, 0), [both, SendWeights(1, 1, 1)]),
+        (push(2, 0, 0), [both, answer(1, 1, 1)]),
         (push(1, 1, 1), [Apply((1,), (1.0,), 8, (0,), 2), Drained(2)]),
     )
 
@@ -157,8 +157,8 @@ def test_a_follower_answers_every_worker_and_never_drains() -> None:
         assert policy.handle(push(1, version, version)) == []
         assert policy.handle(push(2, version, version)) == [
             Apply((1, 2), (0.5, 0.5), 16, (0, 0), version + 1),
-            SendWeights(1, version + 1, version + 1),
-            SendWeights(2, version + 1, version + 1),
+            answer(1, version + 1, version + 1),
+            answer(2, version + 1, version + 1),
         ]
 
 
@@ -166,8 +166,8 @@ def test_a_resumed_run_goes_on_from_its_version_and_clocks() -> None:
     policy = Synchronous([1, 2], 2, version=7, clocks={1: 7, 2: 6})
     table(
         policy,
-        (Pull(2), [SendWeights(2, 7, 6)]),
-        (Pull(1), [SendWeights(1, 7, 7)]),
+        (Pull(2), [answer(2, 7, 6)]),
+        (Pull(1), [answer(1, 7, 7)]),
         (push(1, 7, 7), []),
         (push(2, 6, 7), [Apply((1, 2), (0.5, 0.5), 16, (0, 0), 8), Drained(8)]),
     )
@@ -178,8 +178,14 @@ def test_a_resumed_run_goes_on_from_its_version_and_clocks() -> None:
     ("event", "text"),
     [
         (push(3, 0, 0), "rank 3 pushed gradient 0 without having been answered"),
-        (push(1, 1, 0), "rank 1 pushed gradient 1 on version 0; expected gradient 0 on version 0"),
-        (push(1, 0, 1), "rank 1 pushed gradient 0 on version 1; expected gradient 0 on version 0"),
+        (
+            push(1, 1, 0),
+            "rank 1 pushed gradient 1 of batch 1 on version 0; expected gradient 0",
+        ),
+        (
+            push(1, 0, 1),
+            "rank 1 pushed gradient 0 of batch 0 on version 1; expected gradient 0",
+        ),
     ],
 )
 def test_a_push_that_was_not_asked_for_is_refused(event: Push, text: str) -> None:
