@@ -158,6 +158,11 @@ class RunConfig:
     backup_workers: int = setting(
         0, "with --mode sync: gradients of each step that are not waited for, and dropped", low=0
     )
+    overlap: bool = setting(
+        False,
+        "with --mode sync, async or ssp: compute the next gradient while the last one and its "
+        "answer travel, on weights that are one exchange older",
+    )
     balance: str = setting(
         "static",
         "static: each worker has its share of the batches of an epoch; dynamic: the server deals "
@@ -297,6 +302,7 @@ class Config:
         if run.mode == "ssp" and run.staleness is None:
             run = replace(run, staleness=4)
         optim, run = _resolve_local(optim, run)
+        _check_overlap(optim, run)
         if run.balance == "dynamic" and data.partition != "random":
             raise ConfigError(
                 f"--balance dynamic deals all windows out to all workers and needs --partition "
@@ -329,6 +335,7 @@ _ONLY_WITH = {
     "staleness": ("ssp",),
     "lag_compensation": ("async", "ssp"),
     "backup_workers": ("sync",),
+    "overlap": ("sync", "async", "ssp"),
     "local_steps": ("local", "easgd"),
     "merge": ("local",),
     "outer_optimizer": ("local",),
@@ -350,6 +357,30 @@ def _check_mode(optim: OptimConfig, run: RunConfig) -> None:
             raise ConfigError(
                 f"{flag_of(name)} {value} has a meaning with --mode {' or '.join(modes)} only, got "
                 f"--mode {run.mode}; drop one of the two"
+            )
+
+
+def _check_overlap(optim: OptimConfig, run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: --overlap is given with what it cannot go with.
+    """
+    reasons = {
+        "backup_workers": "every gradient would come a version late, and be dropped",
+        "balance": "a gradient is begun before the server has dealt its batch",
+        "lag_compensation": "the server has no copy of the weights that it was computed on",
+    }
+    values = {
+        "backup_workers": run.backup_workers,
+        "balance": run.balance,
+        "lag_compensation": optim.lag_compensation,
+    }
+    fine = {"backup_workers": (0,), "balance": ("static",), "lag_compensation": ("none", "inverse")}
+    for name, reason in reasons.items():
+        if run.overlap and values[name] not in fine[name]:
+            raise ConfigError(
+                f"--overlap does not go with {flag_of(name)} {values[name]}: {reason}; drop one of "
+                "the two"
             )
 
 

@@ -16,8 +16,8 @@ class Replica:
     """The model of one worker.
 
     Weights land in ``weights`` and the gradient leaves from ``gradient``, both (P,) on the host. On
-    a CPU the layers are views of these two; a GPU has its own two, copied by :meth:`load` and
-    :meth:`fetch`.
+    a CPU the layers are views of these two. A GPU has its own two, and so has a CPU that computes
+    while these two travel (``--overlap``); they are copied by :meth:`load` and :meth:`fetch`.
 
     Args:
         zeros: makes ``gradient``, where servers on this host can see it.
@@ -32,10 +32,10 @@ class Replica:
         config, size = job.config, job.table.size
         self.gradient: Array = zeros(size, config.run.dtype)
         self.backend = backend
-        self._on_host = backend.name == "cpu"
+        self._apart = backend.name != "cpu" or config.run.overlap
         self._weights = backend.zeros(size)
-        self.weights: Array = self._weights if self._on_host else np.zeros(size, config.run.dtype)
-        self._gradient = self.gradient if self._on_host else backend.zeros(size)
+        self.weights: Array = np.zeros(size, config.run.dtype) if self._apart else self._weights
+        self._gradient = backend.zeros(size) if self._apart else self.gradient
         self.profile: Spans = UNPROFILED
 
         def build(backend: Backend) -> Transformer:
@@ -51,7 +51,7 @@ class Replica:
 
     def load(self) -> None:
         """New weights have landed: let the layers see them."""
-        if not self._on_host:
+        if self._apart:
             self.backend.to_device(self.weights, self._weights)
 
     def clear(self) -> None:
@@ -60,5 +60,5 @@ class Replica:
 
     def fetch(self) -> None:
         """Make ``gradient`` what the layers have added up."""
-        if not self._on_host:
+        if self._apart:
             self.backend.to_host(self._gradient, self.gradient)

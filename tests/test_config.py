@@ -214,3 +214,16 @@ def test_only_one_deck_can_be_dealt_out() -> None:
         text = refusal(balance="dynamic", partition=partition)
         assert f"needs --partition random, got --partition {partition}" in text
     assert resolved(balance="dynamic").run.balance == "dynamic"
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"backup_workers": 1}, "--backup-workers 1: every gradient would come a version late"),
+        ({"balance": "dynamic"}, "--balance dynamic: a gradient is begun before"),
+        ({"mode": "async", "lag_compensation": "dc-asgd"}, "--lag-compensation dc-asgd: the serv"),
+        ({"mode": "local"}, "--overlap True has a meaning with --mode sync or async or ssp only"),
+    ],
+)
+def test_what_overlap_does_not_go_with_is_refused(other: dict[str, Any], reason: str) -> None:
+    assert reason in refusal(overlap=True, **other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from psdp.data.batches import Batches, Validation
 from psdp.errors import PeerLost, ProtocolError
 from psdp.handicap import Handicap, parse_jitter, parse_stragglers
 from psdp.job import Job
-from psdp.loops.local import training
+from psdp.loops.training import OverlappedTraining, Trained, training
 from psdp.optim.clip import sum_of_squares
 from psdp.params import Array
 from psdp.replica import Replica
@@ -62,8 +63,10 @@ class Worker:
         self._validation = validation
         self._signalled = signalled
         self._now = now
-        self._version = 0
         self._compute_s = 0.0
+        self._ahead_s = 0.0
+        """Of these, on what is pushed next."""
+        self._events: deque[Arrival | Lost] = deque()
         self._push_s = 0.0
         self._wait_s = 0.0
         self._pull_s = 0.0
@@ -77,6 +80,8 @@ class Worker:
             jitter=parse_jitter(job.config.run.jitter),
         )
         self._training = training(job, replica, self._compute)
+        if job.config.run.overlap:
+            replica.model.pulse = self._look_after_messages
         # Where workers share cores, the wall clock would count the steps of others.
         self._busy = time.thread_time if job.config.run.device == "cpu" else now
         endpoint.landing = self._landing
@@ -107,12 +112,19 @@ class Worker:
         """Train as ordered and push what came of it; return the answer."""
         begin_s, span = self._now(), self.replica.profile.span
         with span(OTHER):
-            loss = self._training.train(order)
+            trained = self._training.train(order)
             with span("gradient norm", self.replica.gradient.nbytes):
                 squares = sum_of_squares(self.replica.gradient)
         took_s = self._now() - begin_s
         self._compute_s += took_s
-        answer = self._push(order, loss, squares, took_s / order.steps)
+        pushes = self._push(order, trained, squares, (self._ahead_s + took_s) / order.steps)
+        if isinstance(self._training, OverlappedTraining):
+            begin_s = self._now()
+            with span(OTHER):
+                self._training.meanwhile(order)
+            self._ahead_s = self._now() - begin_s
+            self._compute_s += self._ahead_s
+        answer = self._await_answer(pushes)
         self._training.merged()
         for clock in range(order.clock, order.clock + order.steps):
             self.replica.profile.step()
@@ -133,7 +145,6 @@ class Worker:
             with span("batches"):
                 x, y = self._batches.batch(batch, micro)
             loss += self.replica.model.forward_backward(x, y, 1 / run.grad_accum, rng)
-        self.replica.fetch()
         self._dawdle(clock, self._busy() - begin_s)
         return loss / run.grad_accum
 
@@ -142,7 +153,16 @@ class Worker:
         end_s = self._now() + self._handicap.extra_s(clock, took_s)
         while (left_s := end_s - self._now()) > 0:
             self._heed_signal()
-            time.sleep(min(left_s, LOOK_UP_S))
+            if self.job.config.run.overlap:
+                self._look_after_messages(min(left_s, LOOK_UP_S))
+            else:
+                time.sleep(min(left_s, LOOK_UP_S))
+
+    def _look_after_messages(self, timeout_s: float = 0.0) -> None:
+        """Move on what travels while this worker computes."""
+        event = self.endpoint.receive(timeout_s)
+        if event is not None:
+            self._events.append(event)
 
     def _evaluate(self, order: m.Weights) -> None:
         """Evaluate one part of the validation split on a snapshot; report it to rank 0."""
@@ -163,17 +183,19 @@ class Worker:
 
     # Exchanges with the servers
 
-    def _push(self, order: m.Weights, loss: float, squares: float, step_s: float) -> m.Weights:
-        begin_s, before = self._now(), (self._push_s, self._wait_s, self._pull_s)
+    def _push(
+        self, order: m.Weights, trained: Trained, squares: float, step_s: float
+    ) -> list[Sending]:
+        """Start sending every server its part of the replica's gradient."""
         sendings = []
         for server, place in zip(self.job.servers, self.job.shards, strict=True):
             message = m.Gradient(
                 clock=order.clock,
                 steps=order.steps,
                 batch=order.batch,
-                version=self._version,
+                version=trained.version,
                 tokens=order.steps * self.job.tokens_per_gradient,
-                loss=loss,
+                loss=trained.loss,
                 sum_of_squares=squares,
                 step_s=step_s,
                 compute_s=self._compute_s,
@@ -186,7 +208,12 @@ class Worker:
             shard = self.replica.gradient[place.start : place.stop]
             sendings.append(self.endpoint.send(server, message, shard))
             self._pushed_bytes += shard.nbytes
-        answer = self._await_weights(begin_s, sendings)
+        return sendings
+
+    def _await_answer(self, pushes: Sequence[Sending]) -> m.Weights:
+        """Wait for the answer to these pushes; note where the time went."""
+        before = self._push_s, self._wait_s, self._pull_s
+        answer = self._await_weights(pushes)
         after = self._push_s, self._wait_s, self._pull_s
         push_s, wait_s, pull_s = (end - start for end, start in zip(after, before, strict=True))
         self.replica.profile.add("push", push_s, self.replica.gradient.nbytes)
@@ -202,36 +229,34 @@ class Worker:
             self.endpoint.send(0, message)
 
     def _pull(self, snapshot: int) -> m.Weights:
-        begin_s = self._now()
         # Rank 0 passes a pull of the current weights on, so that all servers answer it alike.
         for server in self.job.servers[:1] if snapshot == m.CURRENT else self.job.servers:
             self.endpoint.send(server, m.PullRequest(snapshot))
-        return self._await_weights(begin_s)
+        return self._await_weights()
 
-    def _await_weights(self, begin_s: float, pushes: Sequence[Sending] = ()) -> m.Weights:
-        """Wait until the pushes that began at ``begin_s`` have left, then for every server's
-        shard; return rank 0's order.
+    def _await_weights(self, pushes: Sequence[Sending] = ()) -> m.Weights:
+        """Wait until these pushes have left, then for every server's shard; return rank 0's order.
 
         Until then the gradient and the weights belong to the servers: a server on this host reads
         and averages the gradient where it lies.
         """
-        landing_s = self.endpoint.landing_s
-        events: list[Arrival | Lost] = []
+        begin_s, landing_s = self._now(), self.endpoint.landing_s
         while not all(push.done for push in pushes):
             self._heed_signal()
-            events += self.endpoint.flush(pushes, timeout_s=LOOK_UP_S)
+            self._events += self.endpoint.flush(pushes, timeout_s=LOOK_UP_S)
         pushed_s = self._now()
         answers: dict[int, m.Weights] = {}
         while len(answers) < len(self.job.servers):
             self._heed_signal()
-            event = events.pop(0) if events else self.endpoint.receive(timeout_s=LOOK_UP_S)
-            match event:
+            match self._events.popleft() if self._events else self.endpoint.receive(LOOK_UP_S):
                 case Arrival(peer, m.Weights() as answer):
                     answers[peer] = answer
                 case None:
                     pass
-                case _:
-                    self._unexpected(event)
+                case Lost(peer, why):
+                    raise PeerLost(f"server rank {peer} is gone ({why})")
+                case Arrival(peer, message):
+                    raise ProtocolError(f"server rank {peer} sent {message} out of turn")
         loading_s = self._now()
         self.replica.load()
         end_s = self._now()
@@ -240,7 +265,6 @@ class Worker:
         self._pull_s += pull_s
         self._wait_s += max(0.0, end_s - pushed_s - pull_s)
         self._pulled_bytes += self.replica.weights.nbytes
-        self._version = answers[0].version
         return answers[0]
 
     def say_goodbye(self, why: str, status: int = 0) -> None:
@@ -269,13 +293,6 @@ class Worker:
             raise ProtocolError(f"rank {peer} sent a payload with {message}")
         place = self.job.shards[peer]
         return self.replica.weights[place.start : place.stop]
-
-    def _unexpected(self, event: Arrival | Lost) -> None:
-        match event:
-            case Lost(peer, why):
-                raise PeerLost(f"server rank {peer} is gone ({why})")
-            case Arrival(peer, message):
-                raise ProtocolError(f"server rank {peer} sent {message} out of turn")
 
     def _heed_signal(self) -> None:
         if self._signalled() is not None:

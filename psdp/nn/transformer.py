@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -64,6 +65,10 @@ class Transformer:
         weights: flat vector (P,), on the backend.
         gradient: flat vector (P,), on the backend; None for a model that only evaluates, which
             needs far less memory.
+
+    Attributes:
+        pulse: called between layers of a step, by default for nothing; for who has other things to
+            look after meanwhile.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Transformer:
         self.targets = backend.empty(arena.rows, dtype=np.intp)
         self.best = backend.empty(arena.rows, dtype=np.intp)
         self.losses = backend.empty(arena.rows)
+        self.pulse: Callable[[], None] = lambda: None
 
     def forward_backward(
         self,
@@ -136,6 +142,7 @@ class Transformer:
         self.norm.backward(dnormed, stream)
         for block in reversed(self.blocks):
             block.backward(batch, stream)
+            self.pulse()
         self.embedding.backward(self.ids[:count], length, stream)
         return float(losses.mean(dtype=np.float64))
 
@@ -172,6 +179,7 @@ class Transformer:
         self.embedding.forward(self._load(tokens, self.ids), length, stream, rng)
         for block in self.blocks:
             block.forward(stream, batch, rng)
+            self.pulse()
         self.norm.forward(stream, normed)
         return normed
 

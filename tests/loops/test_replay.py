@@ -28,6 +28,7 @@ MODES: list[dict[str, Any]] = [
     {"mode": "local", "local_steps": 5, "merge": "async", "outer_optimizer": "nesterov"},
     {"mode": "easgd", "local_steps": 2},
     {"mode": "async", "balance": "dynamic"},
+    {"mode": "ssp", "staleness": 1, "overlap": True},
 ]
 COMMON: dict[str, Any] = {"workers": 3, "max_steps": 15, "lr": 1e-2, "dropout": 0.1}
 

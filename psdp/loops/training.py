@@ -1,4 +1,4 @@
-"""Training on one's own between two exchanges: the inner optimizer, and what is pushed of it.
+"""What a worker computes between two exchanges: a gradient, or steps of an optimizer of its own.
 
 A worker's inner optimizer keeps its moments from round to round; they are nobody else's, and a
 resumed run starts them afresh.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +23,14 @@ Gradient = Callable[[int, int], float]
 """Computes the gradient of a clock, of a batch, into the replica's; returns its loss."""
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What is to be pushed: its mean loss, nats a token, and the version that it began from."""
+
+    loss: float
+    version: int
+
+
 class Training(ABC):
     """What a worker does with the weights of an answer, until it pushes."""
 
@@ -31,8 +40,8 @@ class Training(ABC):
         self._gradient = gradient
 
     @abstractmethod
-    def train(self, order: Weights) -> float:
-        """Leave in the replica's gradient what is to be pushed; return the mean loss."""
+    def train(self, order: Weights) -> Trained:
+        """Leave in the replica's gradient what is to be pushed."""
 
     def merged(self) -> None:  # noqa: B027 (most keep what has landed)
         """The answer to a push has landed in the replica's weights."""
@@ -44,8 +53,38 @@ class Training(ABC):
 class GradientTraining(Training):
     """One gradient."""
 
-    def train(self, order: Weights) -> float:
-        return self._gradient(order.clock, order.batch)
+    def train(self, order: Weights) -> Trained:
+        loss = self._gradient(order.clock, order.batch)
+        self.replica.fetch()
+        return Trained(loss, order.version)
+
+
+class OverlappedTraining(Training):
+    """One gradient, and the next while it travels: on the weights of before, one exchange older
+    than without overlap (pipelined SGD, Li et al. 2018, arXiv:1811.03619).
+
+    It is in the replica's own vectors until it is pushed, with the order to do so.
+    """
+
+    def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
+        super().__init__(job, replica, gradient)
+        self._ahead: Trained | None = None
+
+    def train(self, order: Weights) -> Trained:
+        trained = self._ahead or self._compute(order.clock, order)
+        self._ahead = None
+        self.replica.fetch()
+        return trained
+
+    def meanwhile(self, order: Weights) -> None:
+        """What was trained as ordered is on its way: compute what comes after it."""
+        # With one gradient each that is out now the budget may be spent.
+        out = len(self.job.workers) * self.job.tokens_per_gradient
+        if order.tokens + out < self.job.tokens:
+            self._ahead = self._compute(order.clock + 1, order)
+
+    def _compute(self, clock: int, order: Weights) -> Trained:
+        return Trained(self._gradient(clock, clock), order.version)
 
 
 class LocalTraining(Training):
@@ -62,12 +101,12 @@ class LocalTraining(Training):
         self._schedule = Schedule(config.optim, config.run.max_steps)
         self._start = backend.zeros(table.size)
 
-    def train(self, order: Weights) -> float:
+    def train(self, order: Weights) -> Trained:
         self._start[...] = self.replica.weights
         loss = self.steps(order)
         if math.isfinite(loss):
             np.subtract(self._start, self.replica.weights, out=self.replica.gradient)
-        return loss
+        return Trained(loss, order.version)
 
     def steps(self, order: Weights) -> float:
         """Train for the steps of an order; return the mean loss.
@@ -78,6 +117,7 @@ class LocalTraining(Training):
         done = order.tokens / self.job.tokens_per_step
         for step in range(order.steps):
             loss = self._gradient(order.clock + step, order.batch + step)
+            self.replica.fetch()
             squares = sum_of_squares(self.replica.gradient)
             if not math.isfinite(squares):
                 return math.nan
@@ -106,12 +146,12 @@ class ElasticTraining(LocalTraining):
         self._pull = job.elastic_rate / (1 - job.elastic_rate)
         self._begun = False
 
-    def train(self, order: Weights) -> float:
+    def train(self, order: Weights) -> Trained:
         loss = self.steps(order)
         if math.isfinite(loss):
             self.replica.gradient[...] = self.replica.weights
         self._start[...] = self.replica.weights
-        return loss
+        return Trained(loss, order.version)
 
     def merged(self) -> None:
         weights, own = self.replica.weights, self._start
@@ -135,4 +175,5 @@ class ElasticTraining(LocalTraining):
 def training(job: Job, replica: Replica, gradient: Gradient) -> Training:
     """Return what a worker does in this job's mode."""
     kinds: dict[str, type[Training]] = {"local": LocalTraining, "easgd": ElasticTraining}
-    return kinds.get(job.config.run.mode, GradientTraining)(job, replica, gradient)
+    usual = OverlappedTraining if job.config.run.overlap else GradientTraining
+    return kinds.get(job.config.run.mode, usual)(job, replica, gradient)
