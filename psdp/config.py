@@ -138,8 +138,9 @@ class RunConfig:
         "sync",
         "sync, async, ssp: when a gradient is answered; local: workers train alone for some steps, "
         "then their weights are averaged; easgd: they keep weights of their own that the server's "
-        "draw together",
-        choices=("sync", "async", "ssp", "local", "easgd"),
+        "draw together; allreduce: they reduce gradients among themselves by MPI, as sync without "
+        "a server in the way",
+        choices=("sync", "async", "ssp", "local", "easgd", "allreduce"),
     )
     local_steps: int | None = setting(
         None,
@@ -331,11 +332,18 @@ class Config:
         return Config(model, data, optim, run)
 
 
+_SERVED = ("sync", "async", "ssp", "local", "easgd")
+"""The modes in which gradients, or what became of them, go to servers, in an order of its own."""
+
 _ONLY_WITH = {
+    "servers": _SERVED,
+    "record": _SERVED,
+    "replay": _SERVED,
     "staleness": ("ssp",),
     "lag_compensation": ("async", "ssp"),
     "backup_workers": ("sync",),
     "overlap": ("sync", "async", "ssp"),
+    "balance": ("sync", "async", "ssp", "local", "easgd"),
     "local_steps": ("local", "easgd"),
     "merge": ("local",),
     "outer_optimizer": ("local",),

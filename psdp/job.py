@@ -11,7 +11,7 @@ from psdp.config import Config, OptimConfig
 from psdp.errors import ConfigError
 from psdp.handicap import parse_stragglers
 from psdp.params import ParamTable
-from psdp.protocol import Asynchronous, Deck, Policy, StaleBounded, Synchronous
+from psdp.protocol import Asynchronous, Deck, Lockstep, Policy, StaleBounded, Synchronous
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ class Job:
         return every > 0 and self.step_of(after) // every > self.step_of(before) // every
 
     @property
+    def reduces(self) -> bool:
+        """Whether the workers reduce gradients among themselves; the server keeps their state."""
+        return self.config.run.mode == "allreduce"
+
+    @property
     def server_optim(self) -> OptimConfig:
         """Settings of the servers' optimizer: the outer one where workers have their own."""
         optim, run = self.config.optim, self.config.run
@@ -114,8 +119,9 @@ class Job:
         these batches where they are dealt out."""
         rest = max(0, self.gradients - sum(clocks.values()))
         run = self.config.run
-        deck = Deck(batches) if self.deals else None
-        so_far: dict[str, Any] = {"version": version, "clocks": clocks, "deck": deck}
+        so_far: dict[str, Any] = {"version": version, "clocks": clocks}
+        if self.deals:
+            so_far["deck"] = Deck(batches)
         steps = run.local_steps or 1
         inverse = self.config.optim.lag_compensation == "inverse"
         match run.mode, run.merge:
@@ -124,6 +130,9 @@ class Job:
                 return Synchronous(
                     self.workers, rest, backup_workers=backups, local_steps=steps, **so_far
                 )
+            case ("allreduce", _):
+                meetings = [every for every in (run.eval_every, run.checkpoint_every) if every]
+                return Lockstep(self.workers, rest, meetings=meetings, **so_far)
             case ("ssp", _):
                 assert run.staleness is not None, "settings are resolved"
                 return StaleBounded(

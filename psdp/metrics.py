@@ -42,12 +42,13 @@ class Interval:
     def add(self, tokens: int, loss: float, lags: tuple[int, ...]) -> None:
         self.tokens += tokens
         self.updates += 1
-        self.loss_sum += loss
+        self.loss_sum += tokens * loss
         self.lags.add(lags)
 
     @property
     def loss(self) -> float:
-        return self.loss_sum / self.updates
+        """The mean loss, weighted by tokens."""
+        return self.loss_sum / self.tokens
 
     def tokens_per_s(self, now_s: float) -> float:
         return self.tokens / max(now_s - self.since_s, 1e-9)

@@ -22,7 +22,8 @@ from psdp.config import RunConfig
 from psdp.console import Console
 from psdp.errors import ConfigError, PeerLost, PsdpError
 from psdp.loops.follower import Follower
-from psdp.loops.leader import LAST_SAVE_S, Ended, Leader
+from psdp.loops.keeper import leader_of
+from psdp.loops.leader import LAST_SAVE_S, Ended
 from psdp.loops.server import Server
 from psdp.loops.worker import Interrupted, Worker
 from psdp.metrics import Best
@@ -105,6 +106,8 @@ def _run(
             ready.replica,
             ready.reads.batches,
             ready.reads.validation,
+            reducer=world.reducer(job.workers) if job.reduces else None,
+            snapshot=ready.snapshot,
             signalled=signals,
         )
         with np.errstate(all="ignore"):  # a gradient with NaN or Inf is found and named by rank 0
@@ -149,7 +152,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
     if ready.manifest is not None:
         recorder.resumed()
     replay = None if run.replay is None else Replay(events_file(Path(run.replay), version))
-    return Leader(
+    return leader_of(job)(
         job,
         endpoint,
         shard,
@@ -170,7 +173,8 @@ def describe(ready: Ready) -> str:
     kernels = " and ".join(sorted({ready.kernels[worker] for worker in job.workers}))
     text = (
         f"psdp {__version__}: {config.run.mode}, {len(job.servers)} server(s), "
-        f"{len(job.workers)} worker(s), {job.table.size:,} parameters, {ready.links.describe()}, "
+        f"{len(job.workers)} worker(s), {job.table.size:,} parameters, {ready.links.describe()}"
+        f"{', gradients by MPI Allreduce' if job.reduces else ''}, "
         f"{kernels} kernels; "
         f"{ready.corpus.description}; {job.tokens:,} tokens to train on; "
         f"results in {ready.folder.path}"

@@ -12,7 +12,7 @@ from psdp.job import Job
 from psdp.metrics import Interval, Lags, finite, perplexity
 from psdp.protocol import Apply, Sums
 from psdp.runfolder import RunFolder
-from psdp.transport.messages import Goodbye, Gradient, Spent
+from psdp.transport.messages import Goodbye, Gradient, Progress, Spent
 
 
 class Recorder:
@@ -60,10 +60,10 @@ class Recorder:
         self._evaluation: dict[str, Any] = {}
         self._lr, self._norm = 0.0, 0.0
         self._clocks: dict[int, int] = {}
-        self._totals: dict[int, Gradient | Goodbye] = {}
+        self._totals: dict[int, Gradient | Progress | Goodbye] = {}
         self._dropped = dict.fromkeys(job.workers, 0)
 
-    def totals(self, rank: int, message: Gradient | Goodbye) -> None:
+    def totals(self, rank: int, message: Gradient | Progress | Goodbye) -> None:
         """Keep a worker's latest totals of time and bytes."""
         self._totals[rank] = message
 

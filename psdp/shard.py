@@ -154,7 +154,7 @@ class Shard:
         return cls(
             _optimizer(job, own.size, decayed_size, backend),
             own,
-            len(job.workers),
+            0 if job.reduces else len(job.workers),
             clip=optim.grad_clip,
             clip_value=optim.grad_clip_value,
             zeros=zeros,

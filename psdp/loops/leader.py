@@ -42,6 +42,9 @@ from psdp.transport import messages as m
 LAST_SAVE_S = 5.0
 """How long a run that ends early waits for its last checkpoint."""
 
+CURE = "Try a lower --lr, a longer --warmup-steps, or --grad-clip 1"
+"""What may help against gradients with NaN or Inf."""
+
 
 class Ended(Exception):
     """The run was told to end early; what could be kept is on disk."""
@@ -87,7 +90,7 @@ class Leader(Server):
         self._commits = Commits(len(job.servers), store, self.writer, self._steps_held)
         self._evaluations = Evaluations()
         # The servers' own, unless workers train alone.
-        self._training_schedule = Schedule(job.config.optim, job.config.run.max_steps)
+        self.training_schedule = Schedule(job.config.optim, job.config.run.max_steps)
         self._effects: deque[Effect] = deque()
         self._applying: Apply | None = None
         self._live = set(job.workers)
@@ -113,7 +116,7 @@ class Leader(Server):
         if self._replay is not None and self._stands_still():
             self._follow(self._replay)
             if self._replay.over and self._stands_still():
-                kept = self._end_early("end of record")
+                kept = self.end_early("end of record")
                 raise Ended(f"{self._replay.path} ends before its run did; {kept}")
         if self._last is not None and not self._live | self._departed and self._at_rest():
             self._finish()
@@ -137,7 +140,7 @@ class Leader(Server):
             case m.Goodbye(why=m.SIGNAL):
                 self._end_by_signal(f"a signal to rank {peer}")
             case m.Goodbye(why=m.ERROR, status=status):
-                kept = self._end_early("error")
+                kept = self.end_early("error")
                 raise RankFailed(f"rank {peer} failed (see its own message); {kept}", status)
             case m.Goodbye():
                 self.recorder.totals(peer, message)
@@ -162,11 +165,11 @@ class Leader(Server):
 
     def _refuse(self, peer: int, message: m.Gradient) -> None:
         step = self.job.step_of(self.tokens)
-        kept = self._end_early("non-finite gradient")
+        kept = self.end_early("non-finite gradient")
         raise NumericsError(
             f"rank {peer} sent a gradient with NaN or Inf at step {step + 1} (its gradient number "
             f"{message.clock}, computed on version {message.version}, loss {message.loss:.4g}); "
-            f"{kept}. Try a lower --lr, a longer --warmup-steps, or --grad-clip 1"
+            f"{kept}. {CURE}"
         )
 
     def on_lost(self, peer: int, why: str) -> None:
@@ -174,15 +177,15 @@ class Leader(Server):
         self.recorder.console.say(f"rank {peer} is gone: {why}")
         if len(self.job.servers) > 1:
             # A gradient that counts here may never have reached the other servers.
-            kept = self._end_early("worker lost")
+            kept = self.end_early("worker lost")
             raise PeerLost(f"rank {peer} is gone ({why}), and --servers above 1 needs all; {kept}")
         if self._replay is not None and not self.policy.drained:
-            kept = self._end_early("worker lost")
+            kept = self.end_early("worker lost")
             raise ReplayError(f"rank {peer} is gone ({why}), which it was not then; {kept}")
         self._leave(peer)
         over = self._last is not None and not self._evaluations.is_open(self._last)
         if not self._live and not over:
-            kept = self._end_early("workers lost")
+            kept = self.end_early("workers lost")
             raise PeerLost(f"the last worker, rank {peer}, is gone ({why}); {kept}")
 
     def _leave(self, peer: int) -> None:
@@ -314,14 +317,18 @@ class Leader(Server):
 
     def after_update(self, norm: float) -> None:
         super().after_update(norm)
+        self.note_update(norm)
+        if self.evaluation_due() and self._live:
+            self._evaluations.open(self.version, self._live)
+
+    def note_update(self, norm: float) -> None:
+        """Let the records know of an update with a gradient of this norm."""
         apply = self._applying
         assert apply is not None
         losses = [self.gradients[slot].loss for slot in apply.slots]
         loss = sum(w * x for w, x in zip(apply.weights, losses, strict=True))
-        lr = self._training_schedule.lr(self.tokens_before / self.job.tokens_per_step)
+        lr = self.training_schedule.lr(self.tokens_before / self.job.tokens_per_step)
         self.recorder.updated(apply, loss, norm, lr, self.tokens, self.clocks)
-        if self.evaluation_due() and self._live:
-            self._evaluations.open(self.version, self._live)
 
     def _evaluate_now(self) -> None:
         """Evaluate the present version, where the other servers do not know that it is due."""
@@ -394,10 +401,10 @@ class Leader(Server):
         self.recorder.finish(stopped_by, self.policy.max_clock_gap, self.best.loss)
 
     def _end_by_signal(self, name: str) -> None:
-        kept = self._end_early("signal")
+        kept = self.end_early("signal")
         raise Ended(f"stopped by {name}; {kept}")
 
-    def _end_early(self, stopped_by: str) -> str:
+    def end_early(self, stopped_by: str) -> str:
         """Write the summary, then save what there is; return a sentence that says where."""
         self._close_records(stopped_by)
         try:

@@ -100,7 +100,7 @@ class Server(ABC):
         self.profile: Spans = UNPROFILED
         self._cpu_time = cpu_time
         self._cpu_start_s = cpu_time()
-        endpoint.landing = self._landing
+        endpoint.landing = self.landing
 
     @property
     def cpu_s(self) -> float:
@@ -154,7 +154,12 @@ class Server(ABC):
     def on_written(self, result: Any) -> None:
         """The writer finished a job."""
 
-    def _landing(self, peer: int, message: m.Message) -> Array:
+    def landing(self, peer: int, message: m.Message) -> Array:
+        """Return the vector into which a peer's payload goes.
+
+        Raises:
+            ProtocolError: none is expected from that peer with such a message.
+        """
         if not isinstance(message, m.Gradient) or peer not in self.job.workers:
             raise ProtocolError(f"rank {peer} sent a payload with {message}")
         return self.shard.slots[self.slot_of(peer)]
@@ -200,15 +205,19 @@ class Server(ABC):
             self.shard.update(update.gradient, norm, lr)
         self.profile.step()
         self.updating = None
-        self.version, self.tokens_before = update.version, self.tokens
-        for slot in update.slots:
+        self.reach(update.version, update.slots, norm)
+
+    def reach(self, version: int, slots: Sequence[int], norm: float) -> None:
+        """The shard is now this version, made of these slots: do what is due, and go on."""
+        self.version, self.tokens_before = version, self.tokens
+        for slot in slots:
             gradient = self.gradients[slot]
             self.tokens += gradient.tokens
             self.clocks[self.job.workers[slot]] = gradient.clock + gradient.steps
             if self.job.deals:
                 self.batches.add(range(gradient.batch, gradient.batch + gradient.steps))
         self.after_update(norm)
-        for slot in update.slots:
+        for slot in slots:
             del self.gradients[slot]
         self.proceed()
 

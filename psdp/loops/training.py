@@ -16,6 +16,7 @@ import numpy as np
 from psdp.backend import make_backend
 from psdp.job import Job
 from psdp.optim import Schedule, clip_factor, make_optimizer, sum_of_squares
+from psdp.params import Array
 from psdp.replica import Replica
 from psdp.transport.messages import Weights
 
@@ -48,6 +49,11 @@ class Training(ABC):
 
     def pulled(self) -> None:  # noqa: B027
         """The server's weights have landed there without a push."""
+
+    def state(self) -> list[Array]:
+        """Return the weights and the optimizer's vectors (P,) that this worker shares with all
+        others, for rank 0 to keep; nothing where it pushes its gradient."""
+        return []
 
 
 class GradientTraining(Training):
@@ -87,9 +93,8 @@ class OverlappedTraining(Training):
         return Trained(self._gradient(clock, clock), order.version)
 
 
-class LocalTraining(Training):
-    """Some steps of the job's optimizer; pushed is the weights at the start minus those at the end
-    (local SGD, Stich 2018, arXiv:1805.09767; DiLoCo, arXiv:2311.08105)."""
+class OwnOptimizer(Training):
+    """Runs the job's optimizer on the worker's own weights."""
 
     def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
         super().__init__(job, replica, gradient)
@@ -99,7 +104,32 @@ class LocalTraining(Training):
             backend = make_backend("cpu", config.run.dtype, kernels=config.run.kernels)
         self._optimizer = make_optimizer(config.optim, table.size, table.decayed_size, backend)
         self._schedule = Schedule(config.optim, config.run.max_steps)
-        self._start = backend.zeros(table.size)
+
+    def update(self, steps: float, squares: float, share: float = 1.0) -> None:
+        """Update the weights with ``share`` times the replica's gradient, which is left as it is.
+
+        Args:
+            steps: of the schedule before this one.
+            squares: sum of the squares of what the update is made with.
+        """
+        optim = self.job.config.optim
+        self._optimizer.step(
+            self.replica.weights,
+            self.replica.gradient,
+            self._schedule.lr(steps),
+            scale=share * clip_factor(math.sqrt(squares), optim.grad_clip),
+            clip_value=optim.grad_clip_value,
+        )
+        self.replica.load()
+
+
+class LocalTraining(OwnOptimizer):
+    """Some steps of the job's optimizer; pushed is the weights at the start minus those at the end
+    (local SGD, Stich 2018, arXiv:1805.09767; DiLoCo, arXiv:2311.08105)."""
+
+    def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
+        super().__init__(job, replica, gradient)
+        self._start: Array = self._optimizer.backend.zeros(job.table.size)
 
     def train(self, order: Weights) -> Trained:
         self._start[...] = self.replica.weights
@@ -113,7 +143,7 @@ class LocalTraining(Training):
 
         It ends early with a gradient that is not finite, which rank 0 is to see.
         """
-        optim, total = self.job.config.optim, 0.0
+        total = 0.0
         done = order.tokens / self.job.tokens_per_step
         for step in range(order.steps):
             loss = self._gradient(order.clock + step, order.batch + step)
@@ -122,14 +152,7 @@ class LocalTraining(Training):
             if not math.isfinite(squares):
                 return math.nan
             total += loss
-            self._optimizer.step(
-                self.replica.weights,
-                self.replica.gradient,
-                self._schedule.lr(done + step),
-                scale=clip_factor(math.sqrt(squares), optim.grad_clip),
-                clip_value=optim.grad_clip_value,
-            )
-            self.replica.load()
+            self.update(done + step, squares)
         return total / order.steps
 
 

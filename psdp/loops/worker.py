@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +15,16 @@ from psdp.data.batches import Batches, Validation
 from psdp.errors import PeerLost, ProtocolError
 from psdp.handicap import Handicap, parse_jitter, parse_stragglers
 from psdp.job import Job
-from psdp.loops.training import OverlappedTraining, Trained, training
+from psdp.loops.reduced import ReducedTraining
+from psdp.loops.training import OverlappedTraining, Trained, Training, training
 from psdp.optim.clip import sum_of_squares
 from psdp.params import Array
 from psdp.replica import Replica
+from psdp.shard import Snapshot
 from psdp.transport import Arrival, Endpoint, Lost, Sending
 from psdp.transport import messages as m
+from psdp.transport.link import seconds_on_link
+from psdp.transport.reducer import Reducer
 
 DROPOUT_STREAM = 0x64726F70
 """Tells dropout's random numbers from others of the same seed."""
@@ -42,6 +47,8 @@ class Worker:
     Args:
         batches: this worker's training data.
         validation: None without a validation split.
+        reducer: adds up the workers' gradients, with ``--mode allreduce``.
+        snapshot: to go on from, where this worker's optimizer is in it.
         signalled: returns the name of a signal that asked this rank to end, or None.
     """
 
@@ -53,6 +60,8 @@ class Worker:
         batches: Batches,
         validation: Validation | None,
         *,
+        reducer: Reducer | None = None,
+        snapshot: Snapshot | None = None,
         signalled: Callable[[], str | None] = lambda: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,9 +88,17 @@ class Worker:
             stragglers=parse_stragglers(job.config.run.straggler),
             jitter=parse_jitter(job.config.run.jitter),
         )
-        self._training = training(job, replica, self._compute)
+        self._reducer = reducer
+        self._training: Training
+        if reducer is None:
+            self._training = training(job, replica, self._compute)
+        else:
+            self._training = ReducedTraining(
+                job, replica, self._compute, self._reduce, self._report, snapshot
+            )
         if job.config.run.overlap:
             replica.model.pulse = self._look_after_messages
+        self._computing_since_s = 0.0
         # Where workers share cores, the wall clock would count the steps of others.
         self._busy = time.thread_time if job.config.run.device == "cpu" else now
         endpoint.landing = self._landing
@@ -110,21 +127,24 @@ class Worker:
 
     def _turn(self, order: m.Weights) -> m.Weights:
         """Train as ordered and push what came of it; return the answer."""
-        begin_s, span = self._now(), self.replica.profile.span
+        before_s, span = self._compute_s, self.replica.profile.span
+        self._computing_since_s = self._now()
         with span(OTHER):
             trained = self._training.train(order)
             with span("gradient norm", self.replica.gradient.nbytes):
                 squares = sum_of_squares(self.replica.gradient)
-        took_s = self._now() - begin_s
-        self._compute_s += took_s
-        pushes = self._push(order, trained, squares, (self._ahead_s + took_s) / order.steps)
+        self._stop_computing()
+        step_s = (self._ahead_s + self._compute_s - before_s) / order.steps
+        pushed_bytes = self._pushed_bytes
+        pushes = self._push(order, trained, squares, step_s)
+        pushed_bytes = self._pushed_bytes - pushed_bytes
         if isinstance(self._training, OverlappedTraining):
-            begin_s = self._now()
+            before_s, self._computing_since_s = self._compute_s, self._now()
             with span(OTHER):
                 self._training.meanwhile(order)
-            self._ahead_s = self._now() - begin_s
-            self._compute_s += self._ahead_s
-        answer = self._await_answer(pushes)
+            self._stop_computing()
+            self._ahead_s = self._compute_s - before_s
+        answer = self._await_answer(pushes, pushed_bytes)
         self._training.merged()
         for clock in range(order.clock, order.clock + order.steps):
             self.replica.profile.step()
@@ -148,9 +168,15 @@ class Worker:
         self._dawdle(clock, self._busy() - begin_s)
         return loss / run.grad_accum
 
+    def _stop_computing(self) -> None:
+        self._compute_s += self._now() - self._computing_since_s
+
     def _dawdle(self, clock: int, took_s: float) -> None:
         """Sleep for as long as this worker is slower than it is, on purpose."""
-        end_s = self._now() + self._handicap.extra_s(clock, took_s)
+        self._sleep(self._handicap.extra_s(clock, took_s))
+
+    def _sleep(self, seconds: float) -> None:
+        end_s = self._now() + seconds
         while (left_s := end_s - self._now()) > 0:
             self._heed_signal()
             if self.job.config.run.overlap:
@@ -176,18 +202,74 @@ class Worker:
                 loss += float(losses[counted].sum(dtype=np.float64))
                 correct += int(right[counted].sum())
                 tokens += int(counted.sum())
-        digest = hashlib.sha256(self.replica.weights.data).hexdigest() if order.part == 0 else ""
+        digest = sha256_of(self.replica.weights) if order.part == 0 else ""
         self.endpoint.send(
             0, m.Evaluated(order.snapshot, order.part, loss, correct, tokens, digest)
         )
 
+    # Exchanges with other workers
+
+    def _reduce(self) -> None:
+        """Make the replica's gradient the sum of all workers' gradients.
+
+        The time counts as waiting. Counted as sent and received are the bytes that a ring moves,
+        the least that an allreduce can do with; a slow link makes all sleep for as long as these
+        take (``--link-mbps``).
+        """
+        assert self._reducer is not None
+        begin_s = self._now()
+        self._stop_computing()
+        gradient, workers = self.replica.gradient, len(self.job.workers)
+        moved = 2 * (workers - 1) * gradient.nbytes // workers
+        with self.replica.profile.span("allreduce", gradient.nbytes):
+            self._reducer.begin(gradient)
+            self._look_up()
+            while not self._reducer.wait(LOOK_UP_S):
+                self._heed_signal()
+                self._look_up()
+            if mbps := self.job.config.run.link_mbps:
+                self._sleep(seconds_on_link(moved, mbps))
+        self._pushed_bytes += moved
+        self._pulled_bytes += moved
+        self._computing_since_s = self._now()
+        self._wait_s += self._computing_since_s - begin_s
+
+    def _look_up(self) -> None:
+        """Let what was sent out; nothing is expected while workers are among themselves."""
+        event = self.endpoint.receive(timeout_s=0)
+        if event is not None:
+            self._unexpected(event)
+
     # Exchanges with the servers
+
+    def _report(self, clock: int, steps: int, loss: float, squares: float) -> None:
+        self.endpoint.send(0, m.Progress(clock, steps, loss, squares, **self._totals()))
+
+    def _totals(self) -> dict[str, Any]:
+        """Return the times and bytes so far, by their names in messages."""
+        return {
+            "compute_s": self._compute_s,
+            "push_s": self._push_s,
+            "wait_s": self._wait_s,
+            "pull_s": self._pull_s,
+            "pushed_bytes": self._pushed_bytes,
+            "pulled_bytes": self._pulled_bytes,
+        }
+
+    def _hand_over(self, state: Sequence[Array]) -> list[Sending]:
+        """Send rank 0 the state that all workers share, if this is the worker to do so."""
+        if self.endpoint.rank != self.job.workers[0]:
+            return []
+        self._pushed_bytes += sum(vector.nbytes for vector in state)
+        return [self.endpoint.send(0, m.State(i), vector) for i, vector in enumerate(state)]
 
     def _push(
         self, order: m.Weights, trained: Trained, squares: float, step_s: float
     ) -> list[Sending]:
-        """Start sending every server its part of the replica's gradient."""
-        sendings = []
+        """Start sending every server its part of what was trained."""
+        state = self._training.state()
+        pushed = self.replica.gradient[:0] if state else self.replica.gradient
+        sendings = self._hand_over(state)
         for server, place in zip(self.job.servers, self.job.shards, strict=True):
             message = m.Gradient(
                 clock=order.clock,
@@ -198,25 +280,21 @@ class Worker:
                 loss=trained.loss,
                 sum_of_squares=squares,
                 step_s=step_s,
-                compute_s=self._compute_s,
-                push_s=self._push_s,
-                wait_s=self._wait_s,
-                pull_s=self._pull_s,
-                pushed_bytes=self._pushed_bytes,
-                pulled_bytes=self._pulled_bytes,
+                weights_sha256=sha256_of(self.replica.weights) if state else "",
+                **self._totals(),
             )
-            shard = self.replica.gradient[place.start : place.stop]
+            shard = pushed[place.start : place.stop]
             sendings.append(self.endpoint.send(server, message, shard))
             self._pushed_bytes += shard.nbytes
         return sendings
 
-    def _await_answer(self, pushes: Sequence[Sending]) -> m.Weights:
+    def _await_answer(self, pushes: Sequence[Sending], pushed_bytes: int) -> m.Weights:
         """Wait for the answer to these pushes; note where the time went."""
         before = self._push_s, self._wait_s, self._pull_s
         answer = self._await_weights(pushes)
         after = self._push_s, self._wait_s, self._pull_s
         push_s, wait_s, pull_s = (end - start for end, start in zip(after, before, strict=True))
-        self.replica.profile.add("push", push_s, self.replica.gradient.nbytes)
+        self.replica.profile.add("push", push_s, pushed_bytes)
         self.replica.profile.add("wait", wait_s)
         self.replica.profile.add("pull", pull_s, self.replica.weights.nbytes)
         return answer
@@ -253,10 +331,8 @@ class Worker:
                     answers[peer] = answer
                 case None:
                     pass
-                case Lost(peer, why):
-                    raise PeerLost(f"server rank {peer} is gone ({why})")
-                case Arrival(peer, message):
-                    raise ProtocolError(f"server rank {peer} sent {message} out of turn")
+                case event:
+                    self._unexpected(event)
         loading_s = self._now()
         self.replica.load()
         end_s = self._now()
@@ -269,17 +345,7 @@ class Worker:
 
     def say_goodbye(self, why: str, status: int = 0) -> None:
         """Tell rank 0 that this worker computes no more; see :class:`messages.Goodbye`."""
-        goodbye = m.Goodbye(
-            why,
-            status,
-            self._compute_s,
-            self._push_s,
-            self._wait_s,
-            self._pull_s,
-            self._pushed_bytes,
-            self._pulled_bytes,
-        )
-        sending = self.endpoint.send(0, goodbye)
+        sending = self.endpoint.send(0, m.Goodbye(why, status, **self._totals()))
         if why == m.DONE:
             self.endpoint.flush([sending])
             return
@@ -294,6 +360,17 @@ class Worker:
         place = self.job.shards[peer]
         return self.replica.weights[place.start : place.stop]
 
+    def _unexpected(self, event: Arrival | Lost) -> None:
+        match event:
+            case Lost(peer, why):
+                raise PeerLost(f"server rank {peer} is gone ({why})")
+            case Arrival(peer, message):
+                raise ProtocolError(f"server rank {peer} sent {message} out of turn")
+
     def _heed_signal(self) -> None:
         if self._signalled() is not None:
             raise Interrupted
+
+
+def sha256_of(vector: Array) -> str:
+    return hashlib.sha256(vector.data).hexdigest()

@@ -18,6 +18,7 @@ from psdp.protocol.events import (
     SendWeights,
     Stop,
 )
+from psdp.protocol.lockstep import Lockstep
 from psdp.protocol.policy import Policy
 from psdp.protocol.stale import Asynchronous, StaleBounded
 from psdp.protocol.sync import Synchronous
@@ -32,6 +33,7 @@ __all__ = [
     "Evaluations",
     "Event",
     "Leave",
+    "Lockstep",
     "Policy",
     "Pull",
     "Push",

@@ -66,7 +66,16 @@ class Synchronous(Policy):
     def _steps_for(self, rank: int) -> int:
         others = sum(other not in self._granted for other in self.clocks)
         share = self._left() / max(1, others)
-        return self._local_steps if share >= self._local_steps else math.ceil(share)
+        wanted = self._round_steps(rank)
+        return int(wanted) if share >= wanted else math.ceil(share)
+
+    def _round_steps(self, rank: int) -> float:
+        """Return how many steps of this worker a round has, if the budget allows."""
+        return self._local_steps
+
+    def _updates(self, steps: int) -> int:
+        """Return the updates that a round of so many steps makes."""
+        return 1
 
     def _left(self) -> float:
         if self._backups:
@@ -91,7 +100,7 @@ class Synchronous(Policy):
         self._round.clear()
         tokens = sum(push.tokens for push in pushes)
         lags = tuple(self.version - push.version for push in pushes)
-        self.version += 1
+        self.version += self._updates(pushes[0].steps)
         return [
             Apply(
                 slots=tuple(push.slot for push in pushes),

@@ -47,7 +47,7 @@ class Ready:
         shard: of a server, fresh.
         folder: the run folder; rank 0 writes it, servers write their shards below it.
         manifest: of the checkpoint that this run resumes.
-        snapshot: of a server of a resumed run.
+        snapshot: of a server of a resumed run, and of its workers where each has the optimizer.
         links: how vectors go between servers and workers.
         neighbours: what this rank shares with others on its host.
         kernels: that each rank computes with.
@@ -107,6 +107,8 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
         if manifest is None:
             return None, {}
         check_resumable(job, corpus, manifest)
+        if job.reduces:
+            return Snapshot.from_tensors(read_shard(manifest, 0)), {}
         if rank not in job.servers:
             return None, {}
         return Snapshot.from_tensors(read_shard(manifest, rank)), {}
@@ -146,7 +148,7 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
     windows, meetings = together(world, meeting)
     met = [fact["met"] for fact in meetings]
     windows = mutual(windows, rank, met)
-    if isinstance(own, Shard):
+    if isinstance(own, Shard) and not job.reduces:
         for slot, worker in enumerate(job.workers):
             if worker in windows:
                 own.adopt(slot, windows[worker].vector(job.shards[rank], config.run.dtype))

@@ -1,7 +1,8 @@
 """The in-memory twin of the MPI transport: ranks are threads of one process.
 
-Headers go through the same bytes, payloads are copied when their receiver polls, and a rank can
-be killed, so that whole runs and the loss of peers can be tested without MPI.
+Headers go through the same bytes, payloads are copied when their receiver polls, sums are added in
+rank order, and a rank can be killed, so that whole runs and the loss of peers can be tested without
+MPI.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from psdp.params import Array
 from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
 from psdp.transport.messages import decode
+from psdp.transport.reducer import Reducer
 from psdp.transport.shared import Neighbours
 
 
@@ -99,3 +104,51 @@ class MemoryEndpoint(Endpoint):
 
     def transferring(self) -> bool:
         return False
+
+
+@dataclass
+class _Sum:
+    """One sum: what ranks have brought so far."""
+
+    parts: dict[int, Array] = field(default_factory=dict)
+    total: Array | None = None
+
+
+class MemorySums:
+    """The sums of ``count`` ranks, whose reducers are :attr:`reducers`."""
+
+    def __init__(self, count: int) -> None:
+        self._lock = threading.Lock()
+        self._count = count
+        self._open = _Sum()
+        self.reducers = [MemoryReducer(self, rank) for rank in range(count)]
+
+    def bring(self, rank: int, vector: Array) -> _Sum:
+        """Add a rank's vector to the sum that is open; the last one closes it."""
+        with self._lock:
+            current = self._open
+            current.parts[rank] = vector.copy()
+            if len(current.parts) == self._count:
+                self._open = _Sum()
+                current.total = np.sum([current.parts[r] for r in range(self._count)], axis=0)
+            return current
+
+
+class MemoryReducer(Reducer):
+    """One rank of :class:`MemorySums`."""
+
+    def __init__(self, sums: MemorySums, rank: int) -> None:
+        super().__init__()
+        self._sums = sums
+        self._rank = rank
+        self._sum = _Sum()
+        self._vector: Array = np.empty(0)
+
+    def _begin(self, vector: Array) -> None:
+        self._vector, self._sum = vector, self._sums.bring(self._rank, vector)
+
+    def _complete(self) -> bool:
+        if self._sum.total is None:
+            return False
+        self._vector[...] = self._sum.total
+        return True

@@ -31,7 +31,8 @@ class Gradient:
 
     The gradient is the server's to read and write from then until it has answered, so a server on
     the same host takes it where it lies. Where workers train alone, it is what became of ``steps``
-    of their own. ``batch`` is as it was ordered; ``step_s`` is how long one of them took.
+    of their own. ``batch`` is as it was ordered; ``step_s`` is how long one of them took. Where
+    they reduce among themselves it is empty, and ``weights_sha256`` is of what they reached.
     """
 
     clock: int
@@ -48,6 +49,34 @@ class Gradient:
     steps: int = 1
     step_s: float = 0.0
     batch: int = 0
+    weights_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Worker to rank 0, which does not answer: ``steps`` more that the workers took together, from
+    number ``clock`` on. The mean loss is this worker's, the sum of squares that of the last mean
+    gradient, the same on all workers. Times and bytes are totals so far."""
+
+    clock: int
+    steps: int
+    loss: float
+    sum_of_squares: float
+    compute_s: float
+    push_s: float
+    wait_s: float
+    pull_s: float
+    pushed_bytes: int
+    pulled_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Worker to rank 0, before it says where the workers are (an empty :class:`Gradient`): its
+    weights (``index`` 0), or a vector of its optimizer, in the order of
+    :meth:`psdp.optim.Optimizer.state`."""
+
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +229,12 @@ Message = (
     | ShardSaved
     | Finish
     | Spent
+    | Progress
+    | State
 )
 
 _KINDS: tuple[type[Any], ...] = get_args(Message)
-WITH_PAYLOAD = (Gradient, Weights)
+WITH_PAYLOAD = (Gradient, State, Weights)
 """Kinds that a vector always follows; no other kind has a landing."""
 
 _NUMBER = {kind: number for number, kind in enumerate(_KINDS)}

@@ -1,4 +1,4 @@
-"""The MPI transport: non-blocking point-to-point calls on raw buffers, nothing pickled.
+"""The MPI transport: non-blocking calls on raw buffers, nothing pickled.
 
 One header receive is always posted for every peer. A header that announces a payload is followed
 by the payload's chunks, received straight into their landing, and only then is the next header of
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from psdp.errors import ConfigError, ProtocolError
+from psdp.errors import ConfigError, PeerLost, ProtocolError
 from psdp.params import Array
 from psdp.transport.backoff import Backoff
 from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
 from psdp.transport.link import Link
 from psdp.transport.messages import MAX_HEADER_BYTES, Header, decode
+from psdp.transport.reducer import Reducer
 from psdp.transport.shared import Neighbours
 
 try:
@@ -36,6 +37,11 @@ except (ImportError, RuntimeError) as error:
 
 _HEADER_TAG, _PAYLOAD_TAG = 1, 2
 CHUNK_BYTES = 1 << 30
+PIECE_BYTES = 1 << 20
+"""Of a sum, in one Iallreduce. Measured with Open MPI 5 on one host: 40 MB of 2 workers take 38 ms
+whole, 25 ms in such pieces; of 4 workers 55 and 33 ms (a blocking Allreduce: 18 and 48 ms)."""
+PIECES_AT_ONCE = 32
+"""How many of them are under way: MPI holds memory of that size meanwhile."""
 CLOSE_S = 1.0
 """How long the end of an endpoint waits for what is still on its way."""
 _LAST_WORDS_S = 0.2
@@ -229,6 +235,46 @@ class MpiEndpoint(Endpoint):
             self._lost.append(Lost(peer, str(error)))
 
 
+class MpiReducer(Reducer):
+    """Sums over all ranks of ``comm``, whose calls must come in the same order on each.
+
+    Args:
+        piece_bytes: how much of a vector one collective call sums up.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, piece_bytes: int = PIECE_BYTES) -> None:
+        super().__init__()
+        self._comm = comm
+        comm.Set_errhandler(MPI.ERRORS_RETURN)
+        self._piece_bytes = piece_bytes
+        self._rest: Iterator[Array] = iter(())
+        self._requests: list[MPI.Request] = []
+        self._free: Sequence[int] = ()
+
+    def _begin(self, vector: Array) -> None:
+        assert vector.ndim == 1
+        count = max(1, self._piece_bytes // vector.itemsize)
+        self._rest = (vector[at : at + count] for at in range(0, vector.size, count))
+        self._requests = [MPI.REQUEST_NULL] * PIECES_AT_ONCE
+        self._free = range(PIECES_AT_ONCE)
+        self._complete()
+
+    def _complete(self) -> bool:
+        try:
+            self._post(self._free)
+            while free := MPI.Request.Testsome(self._requests):
+                self._post(free)
+        except MPI.Exception as error:
+            raise PeerLost(f"the workers' allreduce failed ({error})") from error
+        self._free = ()
+        return free is None
+
+    def _post(self, places: Sequence[int]) -> None:
+        """Start on the next pieces, as far as there are any, in these places."""
+        for place, piece in zip(places, self._rest, strict=False):
+            self._requests[place] = self._comm.Iallreduce(MPI.IN_PLACE, piece, op=MPI.SUM)
+
+
 class World:
     """All ranks of the job, at its start and end; while training only endpoints speak."""
 
@@ -269,6 +315,11 @@ class World:
     ) -> MpiEndpoint:
         """Return this rank's endpoint for exchanges with ``peers``."""
         return MpiEndpoint(self.comm, peers, neighbours, link)
+
+    def reducer(self, ranks: Iterable[int]) -> MpiReducer:
+        """Return what sums vectors over these ranks, which must call this together."""
+        group = self.comm.group.Incl(list(ranks))
+        return MpiReducer(self.comm.Create_group(group))
 
     def abort(self, code: int) -> None:
         """End every rank of the job; does not return.

@@ -25,6 +25,7 @@ from psdp.data.batches import Batches, Validation
 from psdp.errors import PeerLost, PsdpError
 from psdp.job import Job
 from psdp.loops.follower import Follower
+from psdp.loops.keeper import leader_of
 from psdp.loops.leader import LAST_SAVE_S, Leader
 from psdp.loops.server import Server
 from psdp.loops.worker import Interrupted, Worker
@@ -37,7 +38,7 @@ from psdp.replica import Replica
 from psdp.runfolder import RunFolder
 from psdp.shard import Shard, Snapshot
 from psdp.transport import Arrival, Lost
-from psdp.transport.memory import MemoryEndpoint, MemoryNetwork
+from psdp.transport.memory import MemoryEndpoint, MemoryNetwork, MemorySums
 from psdp.transport.messages import ERROR, SIGNAL
 from psdp.transport.shared import Memory, Neighbours, Window
 
@@ -107,6 +108,7 @@ class Training:
             self._memories = {rank: self._memory(rank) for rank in range(size)}
         self._parts = {rank: self._part(rank) for rank in range(size)}
         self.network = MemoryNetwork(size, self._share())
+        self._sums = MemorySums(self.workers)
         self._over = threading.Event()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ranks = [
@@ -242,7 +244,7 @@ class Training:
             part = self._parts[rank]
             hears = cards.keys() - {rank} if isinstance(part, Shard) else set(self.job.servers)
             windows = {peer: Window(cards[peer]) for peer in hears}
-            if isinstance(part, Shard):
+            if isinstance(part, Shard) and not self.job.reduces:
                 for slot, worker in enumerate(self.job.workers):
                     gradient = windows[worker].vector(
                         self.job.shards[rank], self.job.config.run.dtype
@@ -257,10 +259,9 @@ class Training:
         shard = self._parts[rank]
         assert isinstance(shard, Shard)
         store = CheckpointStore(self.folder, run.keep_checkpoints)
-        best, snapshot = None, None
+        best, snapshot = None, self._snapshot(rank)
         if self.resume is not None:
             manifest = read_manifest(find_checkpoint(self.resume))
-            snapshot = Snapshot.from_tensors(read_shard(manifest, rank))
             best = Best.from_record(manifest.state["best"])
         if rank:
             return Follower(
@@ -283,7 +284,7 @@ class Training:
             record = Record(events_file(self.folder, version))
         if run.replay is not None:
             replay = Replay(events_file(Path(run.replay), version))
-        return Leader(
+        return leader_of(job)(
             job,
             endpoint,
             shard,
@@ -296,6 +297,13 @@ class Training:
             replay=replay,
             signalled=lambda: self.signalled(rank),
         )
+
+    def _snapshot(self, shard: int) -> Snapshot | None:
+        """Return a shard of the checkpoint to go on from."""
+        if self.resume is None:
+            return None
+        manifest = read_manifest(find_checkpoint(self.resume))
+        return Snapshot.from_tensors(read_shard(manifest, shard))
 
     def _worker(self, rank: int) -> Worker:
         config, run = self.job.config, self.job.config.run
@@ -321,6 +329,8 @@ class Training:
             replica,
             batches,
             validation,
+            reducer=self._sums.reducers[rank - run.servers] if self.job.reduces else None,
+            snapshot=self._snapshot(0) if self.job.reduces else None,
             signalled=lambda: self.signalled(rank),
         )
 

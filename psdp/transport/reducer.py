@@ -1,0 +1,46 @@
+"""Sums over ranks that need no server: what every way to make them offers."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+
+from psdp.params import Array
+from psdp.transport.backoff import Backoff
+
+
+class Reducer(ABC):
+    """Adds up vectors of some ranks, one sum at a time; all of them must take part in each.
+
+    The sum has the same bits on all ranks.
+    """
+
+    def __init__(self) -> None:
+        self._backoff = Backoff()
+
+    def begin(self, vector: Array) -> None:
+        """Start to replace ``vector`` (P,) by its sum over all ranks; never wait. It belongs to
+        the reducer until :meth:`wait` says that the sum is there."""
+        self._backoff = Backoff()
+        self._begin(vector)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the sum is there, or for so long; say whether it is.
+
+        Raises:
+            PeerLost: the transport says that it will never be there.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._complete():
+            if time.monotonic() >= deadline:
+                return False
+            self._backoff.pause(transferring=True)
+        return True
+
+    @abstractmethod
+    def _begin(self, vector: Array) -> None:
+        """Start a sum."""
+
+    @abstractmethod
+    def _complete(self) -> bool:
+        """Move the sum on; say whether it is there."""
