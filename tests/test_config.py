@@ -119,6 +119,11 @@ def group_of(config: Config, name: str) -> Any:
         ({"backup_workers": 1, "mode": "ssp"}, "--backup-workers 1 .* --mode sync only"),
         ({"local_steps": 4}, "--local-steps 4 .* --mode local or easgd only, got --mode sync"),
         ({"outer_lr": 0.0, "mode": "easgd"}, "--outer-lr 0.0 .* --mode local only"),
+        ({"servers": 2, "mode": "allreduce"}, "--servers 2 .* sync or .* got --mode allreduce"),
+        ({"record": True, "mode": "allreduce"}, "--record True .* got --mode allreduce"),
+        ({"replay": "x", "mode": "allreduce"}, "--replay x .* got --mode allreduce"),
+        ({"backup_workers": 1, "mode": "allreduce"}, "--backup-workers 1 .* --mode sync only"),
+        ({"staleness": 1, "mode": "allreduce"}, "--staleness 1 .* --mode ssp only"),
         (
             {"mode": "local", "merge": "async", "outer_momentum": 0.5},
             "--outer-momentum 0.5 .* momentum or nesterov only, got average",

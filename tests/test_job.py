@@ -12,7 +12,7 @@ from psdp.config import Config
 from psdp.errors import ConfigError
 from psdp.job import Job, check_world
 from psdp.nn.transformer import parameter_table
-from psdp.protocol import Asynchronous, Pull, SendWeights, StaleBounded, Synchronous
+from psdp.protocol import Asynchronous, Lockstep, Pull, SendWeights, StaleBounded, Synchronous
 
 SMALL: dict[str, Any] = {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 8}
 
@@ -79,6 +79,7 @@ def test_whatever_updates_bring_a_multiple_of_steps_is_due_once(
         ({"mode": "local"}, Synchronous),
         ({"mode": "local", "merge": "async"}, Asynchronous),
         ({"mode": "easgd"}, Asynchronous),
+        ({"mode": "allreduce"}, Lockstep),
     ],
 )
 def test_the_mode_decides_the_policy(settings: dict[str, Any], kind: type) -> None:

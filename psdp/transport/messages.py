@@ -53,33 +53,6 @@ class Gradient:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Worker to rank 0, which does not answer: ``steps`` more that the workers took together, from
-    number ``clock`` on. The mean loss is this worker's, the sum of squares that of the last mean
-    gradient, the same on all workers. Times and bytes are totals so far."""
-
-    clock: int
-    steps: int
-    loss: float
-    sum_of_squares: float
-    compute_s: float
-    push_s: float
-    wait_s: float
-    pull_s: float
-    pushed_bytes: int
-    pulled_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Worker to rank 0, before it says where the workers are (an empty :class:`Gradient`): its
-    weights (``index`` 0), or a vector of its optimizer, in the order of
-    :meth:`psdp.optim.Optimizer.state`."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
 class PullRequest:
     """Worker to rank 0: send the current weights, all of you; or to each server: a snapshot's."""
 
@@ -211,6 +184,33 @@ class Spent:
     seconds: float
     flops: float
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Worker to rank 0, which does not answer: ``steps`` more that the workers took together, from
+    number ``clock`` on. The mean loss is this worker's, the sum of squares that of the last mean
+    gradient, the same on all workers. Times and bytes are totals so far."""
+
+    clock: int
+    steps: int
+    loss: float
+    sum_of_squares: float
+    compute_s: float
+    push_s: float
+    wait_s: float
+    pull_s: float
+    pushed_bytes: int
+    pulled_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Worker to rank 0, before it says where the workers are (an empty :class:`Gradient`): its
+    weights (``index`` 0), or a vector of its optimizer, in the order of
+    :meth:`psdp.optim.Optimizer.state`."""
+
+    index: int
 
 
 Message = (

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mpi import ROOT
-from tiny import TINY, metrics, summary, train, weights, write_corpus
+from tiny import CRASH, RANK, TINY, metrics, summary, train, weights, write_corpus
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(60)]
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-RANK = 'int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")))'
 
 
 @pytest.fixture
@@ -112,22 +111,6 @@ def test_ranks_with_different_corpora_end_all(folder: Path) -> None:
     assert job.returncode == 3
     assert "rank 1 read a corpus with sha256" in job.stdout
     assert not (folder / "run").exists()
-
-
-CRASH = f"""
-import os, sys
-from psdp.nn.transformer import Transformer
-from psdp.worker import main
-calls, compute = 0, Transformer.forward_backward
-def forward_backward(self, *args, **kwargs):
-    global calls
-    calls += 1
-    if calls == 5 and {RANK} == 2:
-        ACTION
-    return compute(self, *args, **kwargs)
-Transformer.forward_backward = forward_backward
-sys.exit(main())
-"""
 
 
 def test_an_exception_in_one_worker_shows_its_traceback_and_loses_nothing(folder: Path) -> None:

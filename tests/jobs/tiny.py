@@ -17,6 +17,25 @@ TINY = (
     *("--batch-size", "2", "--max-steps", "20", "--eval-batches", "4", "--lr", "0.01"),
 )
 
+RANK = 'int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")))'
+"""Code for the rank that runs it, under either MPI."""
+
+CRASH = f"""
+import os, sys
+from psdp.nn.transformer import Transformer
+from psdp.worker import main
+calls, compute = 0, Transformer.forward_backward
+def forward_backward(self, *args, **kwargs):
+    global calls
+    calls += 1
+    if calls == 5 and {RANK} == 2:
+        ACTION
+    return compute(self, *args, **kwargs)
+Transformer.forward_backward = forward_backward
+sys.exit(main())
+"""
+"""psdp.worker with ACTION instead of the fifth gradient of rank 2."""
+
 
 def write_corpus(path: Path, words: int = 4000) -> Path:
     """Write text that a tiny model can learn something of, UTF-8 beyond ASCII included."""

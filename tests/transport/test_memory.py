@@ -10,7 +10,7 @@ import pytest
 from psdp.errors import ProtocolError
 from psdp.params import Array
 from psdp.transport import Arrival, Lost
-from psdp.transport.memory import MemoryEndpoint, MemoryNetwork
+from psdp.transport.memory import MemoryEndpoint, MemoryNetwork, MemorySums
 from psdp.transport.messages import Finish, Gradient, Message, PartialNorm, PullRequest, Weights
 
 
@@ -122,6 +122,21 @@ def test_what_is_sent_to_a_killed_rank_is_done_at_once() -> None:
     network = MemoryNetwork(2)
     network.kill(0)
     assert network.endpoints[1].send(0, Finish(), np.zeros(3)).done
+
+
+def test_a_sum_is_there_once_all_ranks_have_brought_their_part() -> None:
+    a, b = MemorySums(2).reducers
+    vectors = [np.array([1.0, 2.0]), np.array([10.0, 20.0])]
+    a.begin(vectors[0])
+    assert not a.wait(0.01)
+    b.begin(vectors[1])
+    assert b.wait(0.0)
+    b.begin(vectors[1])  # the next sum, before the other rank has looked
+    assert a.wait(0.0)
+    assert [v.tolist() for v in vectors] == [[11.0, 22.0], [11.0, 22.0]]
+    a.begin(vectors[0])
+    assert a.wait(0.0)
+    assert vectors[0].tolist() == [22.0, 44.0]
 
 
 def test_receive_returns_none_when_nothing_comes_in_time() -> None:

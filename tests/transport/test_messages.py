@@ -21,10 +21,12 @@ from psdp.transport.messages import (
     Gradient,
     Message,
     PartialNorm,
+    Progress,
     PullRequest,
     ReleaseSnapshot,
     ShardSaved,
     Spent,
+    State,
     Taken,
     TakeSnapshot,
     Update,
@@ -50,6 +52,8 @@ KINDS: list[type[Any]] = [
     ShardSaved,
     Finish,
     Spent,
+    Progress,
+    State,
 ]
 VALUES = {
     "int": st.integers(-(1 << 63), (1 << 63) - 1),

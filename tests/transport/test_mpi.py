@@ -274,6 +274,57 @@ assert used_s < 0.1, f"rank {rank} used {used_s:.3f} s of CPU in 2 s of waiting"
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_of_some_ranks_are_the_same_bits_on_each_in_any_number_of_pieces(dtype: str) -> None:
+    run(
+        4,
+        f"""
+import hashlib
+from psdp.transport.mpi import MpiReducer, PIECES_AT_ONCE
+
+ranks = [1, 2, 3]
+reducer = world.reducer(ranks) if rank in ranks else None
+for size in (0, 1, 249, 250, 251, 100 * 250 + 7, 300_000):
+    assert PIECES_AT_ONCE < 100
+    vectors = [np.random.default_rng([size, r]).standard_normal(size).astype({dtype!r})
+               for r in ranks]
+    digest = b""
+    if reducer is not None:
+        for piece_bytes in (reducer._piece_bytes, 250 * vectors[0].itemsize):
+            reducer._piece_bytes = piece_bytes
+            vector = vectors[rank - 1].copy()
+            reducer.begin(vector)
+            while not reducer.wait(0.5):
+                pass
+            exact = np.sum(np.array(vectors, np.float64), axis=0)
+            np.testing.assert_allclose(vector, exact, rtol=0, atol=4e-6)
+            digest += hashlib.sha256(vector).digest()
+    assert len(set(world.exchange(digest)[1:])) == 1, size
+endpoint = world.endpoint([])
+""",
+    )
+
+
+def test_a_sum_that_a_rank_stays_away_from_is_waited_for_no_longer_than_asked() -> None:
+    run(
+        3,
+        """
+reducer = world.reducer([1, 2]) if rank else None
+vector = np.full(1000, float(rank))
+if rank == 1:
+    reducer.begin(vector)
+    assert not reducer.wait(0.3)
+world.exchange(b"")
+if rank == 2:
+    reducer.begin(vector)
+if rank:
+    assert reducer.wait(20)
+    assert (vector == 3).all()
+endpoint = world.endpoint([])
+""",
+    )
+
+
 def test_abort_ends_ranks_that_wait_for_ever() -> None:
     done = run_job(
         3,
