@@ -178,8 +178,9 @@ class RunConfig:
     jitter: str | None = setting(
         None,
         "slow every worker's steps by chance: bernoulli:P:FACTOR, uniform:LOW:HIGH, "
-        "exponential:MEAN (of the extra time) or pareto:ALPHA, in multiples of the step",
-        metavar="DIST",
+        "exponential:MEAN (of the extra time) or pareto:ALPHA, in multiples of the step; "
+        "factors of several are multiplied",
+        metavar="DIST[,...]",
     )
     link_mbps: float = setting(
         0.0, "delay what a rank sends as a link of so many megabits/s would (0: not)", low=0

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass
-class Lags:
-    """Version lags of applied gradients: how many of each."""
+class Histogram:
+    """How many there were of each whole number: version lags of applied gradients, clock gaps."""
 
     counts: Counter[int] = field(default_factory=Counter)
 
-    def add(self, lags: tuple[int, ...]) -> None:
-        self.counts.update(lags)
+    def add(self, numbers: Iterable[int]) -> None:
+        self.counts.update(numbers)
 
     def mean(self) -> float:
         total = self.counts.total()
-        return sum(lag * n for lag, n in self.counts.items()) / total if total else 0.0
+        return sum(number * n for number, n in self.counts.items()) / total if total else 0.0
 
     def record(self) -> dict[str, Any]:
         return {
             "mean": self.mean(),
             "max": max(self.counts, default=0),
-            "histogram": {str(lag): self.counts[lag] for lag in sorted(self.counts)},
+            "histogram": {str(number): self.counts[number] for number in sorted(self.counts)},
         }
 
 
@@ -37,7 +38,7 @@ class Interval:
     tokens: int = 0
     updates: int = 0
     loss_sum: float = 0.0
-    lags: Lags = field(default_factory=Lags)
+    lags: Histogram = field(default_factory=Histogram)
 
     def add(self, tokens: int, loss: float, lags: tuple[int, ...]) -> None:
         self.tokens += tokens

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from psdp.console import Console
 from psdp.costs import Cost, Profile
 from psdp.job import Job
-from psdp.metrics import Interval, Lags, finite, perplexity
+from psdp.metrics import Histogram, Interval, finite, perplexity
 from psdp.protocol import Apply, Sums
 from psdp.runfolder import RunFolder
 from psdp.transport.messages import Goodbye, Gradient, Progress, Spent
@@ -56,7 +57,7 @@ class Recorder:
         self._start_version, self._version = version, version
         self._start_tokens, self._tokens = tokens, tokens
         self._interval = Interval(self._start_s)
-        self._lags = Lags()
+        self._lags = Histogram()
         self._evaluation: dict[str, Any] = {}
         self._lr, self._norm = 0.0, 0.0
         self._clocks: dict[int, int] = {}
@@ -155,8 +156,9 @@ class Recorder:
             self._write_interval()
         self._stop_s = self._now()
 
-    def finish(self, stopped_by: str, max_clock_gap: int, best_val_loss: float) -> None:
-        """Write summary.json and say where it is."""
+    def finish(self, stopped_by: str, clock_gaps: Counter[int], best_val_loss: float) -> None:
+        """Write summary.json and say where it is. ``clock_gaps``: with which workers were told to
+        go on; how many of each."""
         wall_s = (self._stop_s if self._stop_s is not None else self._now()) - self._start_s
         totals = {str(rank): self._totals[rank] for rank in sorted(self._totals)}
         summary = {
@@ -173,7 +175,8 @@ class Recorder:
             "best_val_loss": finite(best_val_loss),
             "perplexity": self._evaluation.get("perplexity"),
             "accuracy": self._evaluation.get("accuracy"),
-            "max_clock_gap": max_clock_gap,
+            "max_clock_gap": max(clock_gaps, default=0),
+            "clock_gap": Histogram(clock_gaps).record(),
             "version_lag": self._lags.record(),
             "dropped": {str(rank): count for rank, count in self._dropped.items() if count},
             "compute_s": {rank: round(total.compute_s, 3) for rank, total in totals.items()},

@@ -24,12 +24,22 @@ FLOORS = (
     ("shard", "replica", "recorder", "replay", "generation"),
     ("loops", "startup"),
     ("rank", "cli"),
-    ("worker", "generate", "launch"),
+    ("worker", "generate", "launch", "report"),
 )
 LEVEL = {unit: level for level, units in enumerate(FLOORS) for unit in units}
 
 # What computes with nothing but its arguments. No clock, file, environment, thread or chance.
-PURE = {"__future__", "abc", "collections", "dataclasses", "enum", "functools", "itertools", "math"}
+PURE = {
+    "__future__",
+    "abc",
+    "bisect",
+    "collections",
+    "dataclasses",
+    "enum",
+    "functools",
+    "itertools",
+    "math",
+}
 PURE |= {"operator", "typing"}
 
 
@@ -138,11 +148,12 @@ def test_no_framework_is_in_the_way(package: str) -> None:
 
 def test_everything_else_is_a_stated_dependency() -> None:
     stated = {"numpy", "msgpack", "safetensors", "threadpoolctl", "tqdm", "mpi4py", "cupy"}
+    stated |= {"jinja2", "matplotlib"}  # reports
     used = set().union(*map(top_level_names, TREES)) - {"psdp"} - sys.stdlib_module_names
     assert used == stated
 
 
-@pytest.mark.parametrize("start", ["generate", "launch", "cli"])
+@pytest.mark.parametrize("start", ["generate", "launch", "cli", "report.__main__"])
 def test_mpi_is_not_needed_for(start: str) -> None:
     reached, ahead = set(), [f"psdp.{start}"]
     while ahead:

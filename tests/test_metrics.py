@@ -7,11 +7,11 @@ import math
 
 import pytest
 
-from psdp.metrics import Best, Interval, Lags, finite, perplexity
+from psdp.metrics import Best, Histogram, Interval, finite, perplexity
 
 
 def test_lags_are_counted() -> None:
-    lags = Lags()
+    lags = Histogram()
     lags.add((0, 0, 2))
     lags.add((10,))
     assert lags.mean() == 3.0
@@ -20,7 +20,7 @@ def test_lags_are_counted() -> None:
 
 
 def test_no_lags_are_no_error() -> None:
-    assert Lags().record() == {"mean": 0.0, "max": 0, "histogram": {}}
+    assert Histogram().record() == {"mean": 0.0, "max": 0, "histogram": {}}
 
 
 def test_an_interval_averages_its_updates() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.evaluated(Sums(20.0, 3, 10), 4, 64, best=False)
     run.recorder.stop_clock()
     run.now_s += 100  # writing checkpoints is not the run's time
-    run.recorder.finish("budget", 3, 1.0)
+    run.recorder.finish("budget", Counter({0: 3, 3: 1}), 1.0)
     assert run.summary() == {
         "mode": "async",
         "workers": 2,
@@ -191,6 +192,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "perplexity": pytest.approx(math.exp(2)),
         "accuracy": 0.3,
         "max_clock_gap": 3,
+        "clock_gap": {"mean": 0.75, "max": 3, "histogram": {"0": 3, "3": 1}},
         "dropped": {"2": 1},
         "version_lag": {"mean": 1.0, "max": 2, "histogram": {"0": 1, "1": 2, "2": 1}},
         "compute_s": {"1": 1.25, "2": 1.5},
@@ -207,7 +209,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
 
 def test_a_run_that_never_began_has_a_summary_too(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.recorder.finish("signal", 0, math.inf)
+    run.recorder.finish("signal", Counter(), math.inf)
     summary = run.summary()
     assert (summary["version"], summary["tokens"], summary["val_loss"]) == (0, 0, None)
     assert summary["version_lag"] == {"mean": 0.0, "max": 0, "histogram": {}}
@@ -216,7 +218,7 @@ def test_a_run_that_never_began_has_a_summary_too(tmp_path: Path) -> None:
 def test_the_speed_of_a_resumed_run_counts_its_own_tokens(tmp_path: Path) -> None:
     run = Run(tmp_path, version=10, tokens=160)
     run.update(11, 1.0)
-    run.recorder.finish("budget", 0, math.inf)
+    run.recorder.finish("budget", Counter(), math.inf)
     summary = run.summary()
     assert (summary["tokens"], summary["steps"], summary["tokens_per_s"]) == (176, 5, 32.0)
 
@@ -226,7 +228,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot write .*metrics\.jsonl: No such file"):
         run.update(1, 1.0)
     with pytest.raises(CheckpointError, match=r"cannot write .*summary\.json: No such file"):
-        run.recorder.finish("budget", 0, math.inf)
+        run.recorder.finish("budget", Counter(), math.inf)
 
 
 def test_profiles_are_written_by_rank_and_those_of_two_ranks_shown(
@@ -238,7 +240,7 @@ def test_profiles_are_written_by_rank_and_those_of_two_ranks_shown(
     run.recorder.spent(1, Spent(10, "linear", 20, 1.0, 5e9, 80))
     run.recorder.spent(1, Spent(20, "linear", 40, 2.0, 1e10, 160))
     run.recorder.spent(2, Spent(5, "linear", 10, 4.0, 1e10, 160))
-    run.recorder.finish("budget", 0, math.inf)
+    run.recorder.finish("budget", Counter(), math.inf)
     profile = json.loads((tmp_path / "profile.json").read_text())
     assert profile["precision"] == "float32"
     assert {rank: of["steps"] for rank, of in profile["ranks"].items()} == {"0": 0, "1": 20, "2": 5}
@@ -256,5 +258,5 @@ def test_profiles_are_written_by_rank_and_those_of_two_ranks_shown(
 
 def test_a_run_that_is_not_profiled_writes_no_profile(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.recorder.finish("budget", 0, math.inf)
+    run.recorder.finish("budget", Counter(), math.inf)
     assert not (tmp_path / "profile.json").exists()

@@ -398,7 +398,7 @@ class Leader(Server):
 
     def _write_summary(self, stopped_by: str) -> None:
         self.recorder.server_cpu_s[self.endpoint.rank] = self.cpu_s
-        self.recorder.finish(stopped_by, self.policy.max_clock_gap, self.best.loss)
+        self.recorder.finish(stopped_by, self.policy.clock_gaps, self.best.loss)
 
     def _end_by_signal(self, name: str) -> None:
         kept = self.end_early("signal")

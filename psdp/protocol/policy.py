@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from psdp.errors import ProtocolError
@@ -43,8 +44,8 @@ class Policy(ABC):
         clocks: of the live workers.
         version: updates applied.
         drained: whether the last update is decided.
-        max_clock_gap: the most clocks by which a worker that was told to go on was ahead of the
-            slowest live one.
+        clock_gaps: of each time that a worker was told to go on, by how many clocks it was ahead of
+            the slowest live one; how many of each.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Policy(ABC):
         known = clocks or {}
         self.clocks = {rank: known.get(rank, 0) for rank in sorted(workers)}
         self.version = version
-        self.max_clock_gap = 0
+        self.clock_gaps: Counter[int] = Counter()
         self._budget = budget
         self._local_steps = local_steps
         self._deck = deck
@@ -186,7 +187,7 @@ class Policy(ABC):
         steps = int(min(self._steps_for(rank), self._left()))
         own = range(self.clocks[rank], self.clocks[rank] + steps)
         self._granted[rank] = own if self._deck is None else self._deck.take(steps)
-        self.max_clock_gap = max(self.max_clock_gap, self._lead(rank))
+        self.clock_gaps[self._lead(rank)] += 1
         return True
 
     def _answer(self, rank: int) -> SendWeights:

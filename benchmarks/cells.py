@@ -1,0 +1,296 @@
+"""What a sweep runs: from a spec in TOML to cells, each a job with settings of its own.
+
+    name = "lags"                   # and description, timeout-s (of a cell), target-loss
+    [settings]                      # worker flags of all cells, by name
+    max-steps = 400
+    [grid]                          # every combination is a cell; [[grid]] for several grids
+    workers = [2, 4]
+    seed = [1, 2, 3]
+    straggler = ["none", 4]         # 4: the last worker is 4 times slower; or "RANK:FACTOR,..."
+    [[cells]]                       # crossed with the grid: what has a meaning in some modes only
+    mode = ["sync", "async"]
+    [[cells]]
+    mode = "ssp"
+    staleness = [1, 4]
+
+"none" leaves a setting that has no default unset. Nothing here starts a job.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from psdp.config import Config, flag_of, settings
+from psdp.errors import ConfigError
+from psdp.job import check_world
+
+SHIPPED = Path(__file__).parent / "specs"
+
+TIMEOUT_S = 1800.0
+"""How long a cell may take, unless the spec says otherwise."""
+
+_FIELDS = {field.name: field for _, field in settings()}
+_OWN = ("out", "quiet", "resume", "replay", "profile")
+"""Settings that a sweep has no use for, or chooses itself."""
+
+_TOP = ("name", "description", "timeout_s", "target_loss", "settings", "grid", "cells")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One job.
+
+    Attributes:
+        given: what the spec says of it, by field name.
+        config: the same, resolved.
+    """
+
+    name: str
+    workers: int
+    given: Mapping[str, Any]
+    config: Config
+
+    @property
+    def ranks(self) -> int:
+        return self.workers + self.config.run.servers
+
+    def flags(self) -> list[str]:
+        """Return the worker flags that say what is given."""
+        return [word for name, value in self.given.items() for word in _flags(name, value)]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A sweep. The cells come seed by seed, so that what slows the machine for a while slows all
+    modes alike."""
+
+    path: Path
+    name: str
+    description: str
+    timeout_s: float
+    target_loss: float | None
+    cells: tuple[Cell, ...]
+
+
+def find_spec(text: str) -> Path:
+    """Return the file that is meant: a path, or the bare name of one that is shipped.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    shipped = SHIPPED / f"{text}.toml"
+    for path in (Path(text), shipped):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.toml")))
+    raise ConfigError(f"{text}: no such file; shipped specs are {names}")
+
+
+def read_spec(path: Path) -> Spec:
+    """Return the sweep that a file describes.
+
+    Raises:
+        ConfigError: it cannot be read, or a cell of it cannot be run; names the file and the key.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    try:
+        return _spec(path, content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _spec(path: Path, content: Mapping[str, Any]) -> Spec:
+    top = _spelled(content, "the top of the file")
+    for key in top:
+        if key not in _TOP:
+            known = ", ".join(name.replace("_", "-") for name in _TOP)
+            raise ConfigError(
+                f"unknown key '{key}'; known are {known}, and worker flags below [settings], "
+                "[grid] and [[cells]]"
+            )
+    name = top.get("name", path.stem)
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]*\w", name):
+        raise ConfigError(f"name expects letters, digits, '-', '_' and '.', got {name!r}")
+    description = top.get("description", "")
+    if not isinstance(description, str):
+        raise ConfigError(f"description expects text, got {description!r}")
+    target = top.get("target_loss")
+    return Spec(
+        path=path,
+        name=name,
+        description=description,
+        timeout_s=_positive("timeout-s", top.get("timeout_s", TIMEOUT_S)),
+        target_loss=None if target is None else _positive("target-loss", target),
+        cells=tuple(_cells(top)),
+    )
+
+
+def _positive(key: str, value: Any) -> float:
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not 0 < value < float("inf"):
+        raise ConfigError(f"{key} expects a number above 0, got {value!r}")
+    return float(value)
+
+
+def _cells(top: Mapping[str, Any]) -> list[Cell]:
+    common = _section("[settings]", top.get("settings", {}))
+    grids = [_section("[grid]", grid) for grid in _tables("grid", top)]
+    kinds = [_section("[[cells]]", kind) for kind in _tables("cells", top)]
+    cells = [
+        _cell(common, dict(zip(choices, values, strict=True)))
+        for grid, kind in product(grids, kinds)
+        for choices in [_disjoint(common, grid, kind)]
+        for values in product(*choices.values())
+    ]
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        twin = seen.setdefault(cell.name, cell)
+        if twin is not cell:
+            raise ConfigError(f"two cells are called {cell.name}: the grid holds a value twice")
+    for cell in cells:
+        twin = next(
+            other for other in cells if (other.workers, other.config) == (cell.workers, cell.config)
+        )
+        if twin is not cell:
+            raise ConfigError(f"cells {twin.name} and {cell.name} are the same job")
+    seeds = list(dict.fromkeys(cell.config.run.seed for cell in cells))
+    return sorted(cells, key=lambda cell: seeds.index(cell.config.run.seed))
+
+
+def _tables(key: str, top: Mapping[str, Any]) -> list[Any]:
+    """Return the tables of a key that may be one, several or none."""
+    found = top.get(key, {})
+    tables = found if isinstance(found, list) else [found]
+    if not tables or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{key} expects tables, [{key}] or [[{key}]], got {found!r}")
+    return tables
+
+
+def _section(title: str, table: Any) -> dict[str, Any]:
+    """Return a section's values by field name.
+
+    Raises:
+        ConfigError: it is no table, or a key of it is none that a cell can have.
+    """
+    if not isinstance(table, dict):
+        raise ConfigError(f"{title} expects a table, got {table!r}")
+    section = _spelled(table, title)
+    for name in section:
+        if name in _OWN:
+            raise ConfigError(f"{title}: {name} is not for a spec to say")
+        if name != "workers" and name not in _FIELDS:
+            raise ConfigError(
+                f"{title}: unknown setting '{name}'; see python -m psdp.worker --help"
+            )
+    return section
+
+
+def _spelled(table: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """Return a table with its keys as field names."""
+    spelled: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name in spelled:
+            raise ConfigError(f"{title}: {key} is given twice")
+        spelled[name] = value
+    return spelled
+
+
+def _disjoint(
+    common: Mapping[str, Any], grid: Mapping[str, Any], kind: Mapping[str, Any]
+) -> dict[str, list[Any]]:
+    """Return the values of each key that vary over cells.
+
+    Raises:
+        ConfigError: a key stands in two sections, or has no value.
+    """
+    for name in [*common, *grid]:
+        if name in kind or (name in common and name in grid):
+            raise ConfigError(
+                f"{name.replace('_', '-')} stands in two of [settings], [grid] and [[cells]]; say "
+                "it once"
+            )
+    choices = {
+        name: list(value) if isinstance(value, list) else [value]
+        for name, value in [*grid.items(), *kind.items()]
+    }
+    for name, values in choices.items():
+        if not values:
+            raise ConfigError(f"{name.replace('_', '-')} has an empty list of values")
+    return choices
+
+
+def _cell(common: Mapping[str, Any], choice: Mapping[str, Any]) -> Cell:
+    name = _name(common, choice)
+    given = {**common, **choice}
+    workers = given.pop("workers", None)
+    try:
+        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+            raise ConfigError(f"workers expects a number of at least 1, got {workers!r}")
+        last = given.get("servers", 1), workers
+        given = {name: _meant(name, value, last) for name, value in given.items()}
+        given = {name: value for name, value in given.items() if value is not None}
+        config = Config.from_flat(given).resolved()
+        check_world(config, workers + config.run.servers)
+    except ConfigError as error:
+        raise ConfigError(f"cell {name}: {error}") from error
+    return Cell(name, workers, given, config)
+
+
+def _name(common: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
+    """Return a name made of all that may vary, so that it stays when a spec grows."""
+    mode = choice.get("mode", common.get("mode", Config().run.mode))
+    varied = [(name, value) for name, value in choice.items() if name not in ("mode", "seed")]
+    varied += [("seed", choice["seed"])] if "seed" in choice else []
+    parts = [str(mode), *(f"{name.replace('_', '-')}={value}" for name, value in varied)]
+    return "-".join(re.sub(r"[^\w.=-]+", "_", part).strip("_") for part in parts)
+
+
+def _meant(name: str, value: Any, last: tuple[Any, int]) -> Any:
+    """Return the value of a setting, None where it is to have none; ``last``: the servers and
+    workers."""
+    if value == "none" and str(_FIELDS[name].type).endswith("| None"):
+        return None
+    if name == "corpus" and isinstance(value, str):
+        return [value]
+    if name == "straggler" and isinstance(value, int | float) and not isinstance(value, bool):
+        servers, workers = last
+        return f"{servers + workers - 1}:{value:g}" if isinstance(servers, int) else value
+    return value
+
+
+def _flags(name: str, value: Any) -> Iterator[str]:
+    match value:
+        case True:
+            yield flag_of(name)
+        case False:
+            # A switch that is off by default has no flag to switch it off.
+            if _FIELDS[name].default:
+                yield f"--no-{flag_of(name).removeprefix('--')}"
+        case list() | tuple():
+            yield from (flag_of(name), *value)
+        case _:
+            yield f"{flag_of(name)}={value}"
+
+
+def differences(cell: Cell, settings: Mapping[str, Any], workers: Any) -> Sequence[str]:
+    """Return in which settings a run's config.json is not of this cell, in words."""
+    wanted, found = cell.config.flat() | {"workers": cell.workers}, dict(settings)
+    found["workers"] = workers
+    names = sorted((wanted.keys() | found.keys()) - set(_OWN))
+    return [
+        f"{name.replace('_', '-')} {found.get(name)}, now {wanted.get(name)}"
+        for name in names
+        if found.get(name) != wanted.get(name)
+    ]

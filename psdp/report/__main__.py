@@ -1,0 +1,64 @@
+"""``python -m psdp.report RUN...``: compare runs; see the package."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from psdp.cli import Parser
+from psdp.errors import ConfigError, PsdpError
+from psdp.report.files import write_report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report and print its short version; return the exit status."""
+    try:
+        options = parse(argv)
+        out = Path(options.out)
+        print(write_report(map(Path, options.runs), out, title="psdp runs", target=options.target))
+        print(f"\nwritten: {out / 'report.html'}, report.json, runs.csv, curves.csv, *.png")
+    except PsdpError as error:
+        print(f"psdp.report: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options.
+
+    Raises:
+        ConfigError: an unknown flag, or a value that cannot be.
+        SystemExit: ``--help``.
+    """
+    parser = Parser(
+        prog="python -m psdp.report",
+        description="Compare runs: tables with mean and spread over seeds, plots, and a verdict in "
+        "plain words. Runs that differ in their seed alone are taken together.",
+        epilog="example: python -m psdp.report runs/sync runs/async runs/ssp --out comparison",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, as --out named them")
+    parser.add_argument(
+        "--out", metavar="DIR", default="report", help="where the report goes (default report)"
+    )
+    parser.add_argument(
+        "--target-loss",
+        dest="target",
+        type=float,
+        metavar="X",
+        help="validation loss whose time is compared (default 1 %% above what sync ends with; "
+        "without sync what the worst run ends with)",
+    )
+    options = parser.parse_args(argv)
+    if options.target is not None and not (0 < options.target < math.inf):
+        raise ConfigError(f"--target-loss must be finite and above 0, got {options.target}")
+    if not options.out:
+        raise ConfigError("--out is empty; name a folder, or drop it")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""What a report leaves: runs.csv, curves.csv, report.json, the plots and report.html."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from psdp.errors import ConfigError
+from psdp.report.measures import loss_at, percentile, time_to_loss
+from psdp.report.runs import PARTS, LeftOut, Run, read_runs
+from psdp.report.tables import Row, Scenario, compare, worker_shares
+from psdp.report.text import short_version
+from psdp.report.verdict import allreduce_line, regimes, verdict
+
+
+def check_extra() -> None:
+    """See that what draws plots and pages is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"a report needs {error.name}; pip install 'psdp[report]'") from error
+
+
+def write_report(
+    folders: Iterable[Path],
+    out: Path,
+    *,
+    title: str,
+    about: str = "",
+    target: float | None = None,
+    failed: Sequence[LeftOut] = (),
+) -> str:
+    """Write the report on some run folders to ``out``; return its short version.
+
+    Args:
+        about: a sentence below the title.
+        target: a loss, of which the time until it is reached is reported.
+        failed: runs that are known to have failed, to be named.
+
+    Raises:
+        ConfigError: no run is finished, a path is no run folder, ``out`` cannot be written, or what
+            draws is not installed.
+    """
+    check_extra()
+    from psdp.report.page import render
+    from psdp.report.plots import write_plots
+
+    runs, left_out = read_runs(folders)
+    left_out = [*failed, *left_out]
+    scenarios = compare(runs, target)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_csv(out / "runs.csv", run_records(scenarios, runs))
+        _write_csv(out / "curves.csv", curve_records(runs))
+        plots = list(write_plots(scenarios, runs, out))
+        page = render(title, about, scenarios, runs, left_out, plots, out)
+        (out / "report.html").write_text(page, encoding="utf-8")
+        record = _record(title, about, scenarios, runs, left_out)
+        (out / "report.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error.filename or out}: {error.strerror}") from error
+    return short_version(title, about, scenarios, left_out)
+
+
+def run_records(scenarios: Sequence[Scenario], runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return one record a run: what was measured, then its settings."""
+    by_name = {run.name: run for run in runs}
+    return [
+        _run_record(scenario, row, by_name[name])
+        for scenario in scenarios
+        for row in scenario.rows
+        for name in row.names
+    ]
+
+
+def _run_record(scenario: Scenario, row: Row, run: Run) -> dict[str, Any]:
+    target, tokens = scenario.target, scenario.equal_tokens
+    per_token = run.bytes_per_token
+    shares = worker_shares(run)
+    parts = (*PARTS, "other")
+    return {
+        "run": run.name,
+        "scenario": scenario.title,
+        "label": row.label,
+        "workers": run.workers,
+        "stopped_by": run.stopped_by,
+        "resumed": run.resumed,
+        "tokens": run.tokens,
+        "wall_s": run.wall_s,
+        "steps_per_s": run.tokens_per_s / run.tokens_per_step,
+        "tokens_per_s": run.tokens_per_s,
+        "val_loss": run.val_loss,
+        "best_val_loss": run.best_val_loss,
+        "equal_tokens": tokens,
+        "equal_tokens_loss": None if tokens is None else loss_at(run.evaluations, tokens),
+        "target_loss": target,
+        "target_s": None if target is None else time_to_loss(run.evaluations, target),
+        "version_lag_p50": percentile(run.lags, 0.5),
+        "version_lag_p95": percentile(run.lags, 0.95),
+        "version_lag_max": max(run.lags, default=None),
+        "max_clock_gap": run.max_gap,
+        "dropped": run.dropped,
+        "bytes": run.bytes,
+        "bytes_per_step": None if per_token is None else per_token * run.tokens_per_step,
+        **{f"{part}_share": _mean([share[part] for share in shares]) for part in parts},
+        **{
+            name: " ".join(value) if isinstance(value, list) else value
+            for name, value in run.settings.items()
+        },
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def curve_records(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """Return one record for each train and eval record of each run."""
+    records = []
+    for run in runs:
+        for point in run.points:
+            clocks = point.record.get("clocks", {}).values()
+            per_token = run.bytes_per_token
+            records.append(
+                {
+                    "run": run.name,
+                    "mode": run.mode,
+                    "seed": run.seed,
+                    "kind": point.kind,
+                    "time_s": round(point.time_s, 4),
+                    "tokens": point.tokens,
+                    "version": point.version,
+                    "bytes": None if per_token is None else round(per_token * point.tokens),
+                    "loss": point.loss,
+                    "accuracy": point.record.get("accuracy"),
+                    "lr": point.record.get("lr"),
+                    "tokens_per_s": point.record.get("tokens_per_s"),
+                    "version_lag": point.record.get("version_lag"),
+                    "clock_gap": max(clocks) - min(clocks) if clocks else None,
+                }
+            )
+    return records
+
+
+def _record(
+    title: str,
+    about: str,
+    scenarios: Sequence[Scenario],
+    runs: Sequence[Run],
+    left_out: Sequence[LeftOut],
+) -> dict[str, Any]:
+    return {
+        "title": title,
+        "about": about,
+        "scenarios": [
+            {
+                "title": scenario.title,
+                **asdict(scenario),
+                "regimes": regimes(scenario),
+                "allreduce": allreduce_line(scenario),
+                "verdict": verdict(scenario),
+            }
+            for scenario in scenarios
+        ],
+        "runs": run_records(scenarios, runs),
+        "left_out": [asdict(run) for run in left_out],
+    }
+
+
+def _write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(records)

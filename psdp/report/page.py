@@ -1,0 +1,59 @@
+"""The report as one HTML file that needs no other: plots are inside, nothing is fetched."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from psdp import __version__
+from psdp.report.columns import tables
+from psdp.report.plots import Plot
+from psdp.report.runs import LeftOut, Run
+from psdp.report.tables import Scenario
+from psdp.report.text import facts
+from psdp.report.verdict import regimes, verdict
+
+
+def render(
+    title: str,
+    about: str,
+    scenarios: Sequence[Scenario],
+    runs: Sequence[Run],
+    left_out: Sequence[LeftOut],
+    plots: Sequence[Plot],
+    folder: Path,
+) -> str:
+    """Return the page; the plots' files are in ``folder``."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("psdp.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sections = [
+        {
+            "title": scenario.title,
+            "regimes": regimes(scenario),
+            "verdict": verdict(scenario),
+            "facts": facts(scenario),
+            "tables": tables(scenario),
+        }
+        for scenario in scenarios
+    ]
+    pictures = [
+        {"plot": plot, "data": base64.b64encode((folder / plot.file).read_bytes()).decode()}
+        for plot in plots
+    ]
+    return environment.get_template("page.html.jinja").render(
+        title=title,
+        about=about,
+        version=__version__,
+        sections=sections,
+        pictures=pictures,
+        runs=runs,
+        left_out=left_out,
+    )

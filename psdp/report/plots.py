@@ -1,0 +1,264 @@
+"""The plots of a report, as PNG files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from psdp.report.runs import PARTS, Evaluation, Run
+from psdp.report.tables import Row, Scenario
+
+ACROSS = 3
+"""Scenarios side by side."""
+
+FEW = 50
+"""Numbers of a histogram up to which each has a dot, on an even scale."""
+
+COLOURS = [matplotlib.colormaps["tab20"](index) for index in (*range(0, 20, 2), *range(1, 20, 2))]
+PART_COLOURS = dict(
+    zip((*PARTS, "other"), ("#3b7dd8", "#f0a030", "#c8c8c8", "#8a5fbf", "#eeeeee"), strict=True)
+)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot that was written: its file's name, and what it shows."""
+
+    file: str
+    title: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class _Sketch:
+    """How to draw a plot: what goes into each scenario's axes, their height in inches, and the key
+    to its colours where axes have none of their own."""
+
+    plot: Plot
+    draw: Callable[[Axes, Scenario], None]
+    height: float = 3.6
+    key: Mapping[str, str] | None = None
+
+
+def write_plots(scenarios: Sequence[Scenario], runs: Sequence[Run], folder: Path) -> Iterator[Plot]:
+    """Write all plots into a folder; yield each as it is there.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    pen = _Pen(scenarios, runs)
+    for sketch in pen.sketches():
+        figure = _figure(scenarios, sketch)
+        figure.savefig(folder / sketch.plot.file, dpi=110)
+        yield sketch.plot
+
+
+def _figure(scenarios: Sequence[Scenario], sketch: _Sketch) -> Figure:
+    across = min(ACROSS, len(scenarios))
+    down = -(-len(scenarios) // across)
+    size = (max(7.5, 5.2 * across), down * sketch.height)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes, scenario in zip(grid.flat, scenarios, strict=False):
+        sketch.draw(axes, scenario)
+        axes.set_title(_wrapped(scenario.title), fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid.flat[len(scenarios) :]:
+        axes.set_visible(False)
+    if sketch.key:
+        patches = [Patch(color=colour, label=name) for name, colour in sketch.key.items()]
+        figure.legend(handles=patches, fontsize=8, ncols=len(patches), loc="outside lower center")
+    return figure
+
+
+def _wrapped(title: str) -> str:
+    first, *rest = title.split(", ")
+    return "\n".join([first, ", ".join(rest)]) if rest else first
+
+
+class _Pen:
+    """Draws with one colour a label, in all plots and scenarios alike."""
+
+    def __init__(self, scenarios: Sequence[Scenario], runs: Sequence[Run]) -> None:
+        self._runs = {run.name: run for run in runs}
+        labels = dict.fromkeys(row.label for scenario in scenarios for row in scenario.rows)
+        self._colours = {label: COLOURS[index % len(COLOURS)] for index, label in enumerate(labels)}
+        self._most_rows = max(len(scenario.rows) for scenario in scenarios)
+        self._most_bars = max(
+            sum(len(row.shares) for row in scenario.rows) for scenario in scenarios
+        )
+
+    def sketches(self) -> list[_Sketch]:
+        """Return all plots, in the order of the report."""
+        seeds = "A line is a run; dots are evaluations, dashes the target loss."
+        return [
+            _Sketch(
+                Plot("loss_time.png", "Validation loss against time", seeds),
+                lambda axes, scenario: self._loss(axes, scenario, "seconds", _time),
+            ),
+            _Sketch(
+                Plot("loss_tokens.png", "Validation loss against tokens", seeds),
+                lambda axes, scenario: self._loss(axes, scenario, "tokens", _tokens),
+            ),
+            _Sketch(
+                Plot(
+                    "loss_bytes.png",
+                    "Validation loss against bytes",
+                    f"{seeds} The bytes of a run are taken to be spread evenly over its tokens.",
+                ),
+                lambda axes, scenario: self._loss(axes, scenario, "MB pushed and pulled", _mb),
+            ),
+            _Sketch(
+                Plot(
+                    "throughput.png",
+                    "Throughput",
+                    "Steps/s, evaluations included; whiskers are one standard deviation over runs.",
+                ),
+                self._throughput,
+                height=1.3 + 0.32 * self._most_rows,
+            ),
+            _Sketch(
+                Plot(
+                    "version_lag.png",
+                    "Version lag",
+                    "Version at which a gradient was applied minus the one that it was computed "
+                    "on; all gradients of all runs.",
+                ),
+                lambda axes, scenario: self._histogram(
+                    axes, scenario, "version lag", "gradients", lambda row: row.lags
+                ),
+            ),
+            _Sketch(
+                Plot(
+                    "clock_gap.png",
+                    "Clock gap",
+                    "By how many clocks a worker was ahead of the slowest one whenever it was told "
+                    "to go on.",
+                ),
+                lambda axes, scenario: self._histogram(
+                    axes, scenario, "clock gap", "answers", lambda row: row.gaps
+                ),
+            ),
+            _Sketch(
+                Plot(
+                    "worker_time.png",
+                    "Where each worker's time went",
+                    "A bar is a worker, in the order of ranks; mean over runs. What a step was "
+                    "slowed down on purpose counts as compute; other is the start and evaluations.",
+                ),
+                self._time,
+                height=1.5 + 0.14 * self._most_bars,
+                key=PART_COLOURS,
+            ),
+        ]
+
+    def _loss(
+        self,
+        axes: Axes,
+        scenario: Scenario,
+        unit: str,
+        place: Callable[[Run, Evaluation], float],
+    ) -> None:
+        for row in scenario.rows:
+            label: str | None = row.label
+            for name in row.names:
+                run = self._runs[name]
+                # The loss of the initial weights would flatten all others.
+                seen = [evaluation for evaluation in run.evaluations if evaluation.tokens]
+                axes.plot(
+                    [place(run, evaluation) for evaluation in seen],
+                    [evaluation.loss for evaluation in seen],
+                    marker=".",
+                    linewidth=1.1,
+                    alpha=0.8,
+                    color=self._colours[row.label],
+                    label=label,
+                )
+                label = None
+        if scenario.target is not None:
+            axes.axhline(scenario.target, color="black", linestyle="--", linewidth=0.8)
+        axes.set_xlabel(unit)
+        axes.set_ylabel("validation loss, nats/token")
+        axes.legend(fontsize=7)
+
+    def _throughput(self, axes: Axes, scenario: Scenario) -> None:
+        rows = scenario.rows[::-1]
+        axes.barh(
+            [row.label for row in rows],
+            [row.steps_per_s.mean for row in rows],
+            xerr=[row.steps_per_s.std or math.nan for row in rows],
+            color=[self._colours[row.label] for row in rows],
+            capsize=2,
+        )
+        axes.set_xlabel("steps/s")
+        axes.tick_params(axis="y", labelsize=8)
+
+    def _histogram(
+        self,
+        axes: Axes,
+        scenario: Scenario,
+        unit: str,
+        of: str,
+        choose: Callable[[Row], Mapping[int, int] | None],
+    ) -> None:
+        greatest = 0
+        for row in scenario.rows:
+            counts = choose(row)
+            if not counts:
+                continue
+            greatest = max(greatest, *counts)
+            numbers = list(range(max(counts) + 1))
+            total = sum(counts.values())
+            axes.plot(
+                numbers,
+                [100 * counts.get(number, 0) / total for number in numbers],
+                marker="." if len(numbers) <= FEW else "",
+                drawstyle="steps-mid",
+                linewidth=1.1,
+                color=self._colours[row.label],
+                label=row.label,
+            )
+        if greatest > FEW:
+            axes.set_xscale("symlog", linthresh=10)
+        if axes.lines:
+            axes.legend(fontsize=7)
+            axes.set_yscale("log")
+        axes.set_xlabel(unit)
+        axes.set_ylabel(f"% of {of}")
+
+    def _time(self, axes: Axes, scenario: Scenario) -> None:
+        place, ticks = 0.0, {}
+        for row in scenario.rows:
+            first = place
+            for share in row.shares:
+                left = 0.0
+                for part, colour in PART_COLOURS.items():
+                    axes.barh(place, 100 * share[part], left=left, color=colour, height=0.9)
+                    left += 100 * share[part]
+                place += 1
+            ticks[(first + place - 1) / 2] = row.label
+            place += 0.7
+        axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("% of the run's time")
+
+
+def _time(run: Run, evaluation: Evaluation) -> float:
+    return evaluation.time_s
+
+
+def _tokens(run: Run, evaluation: Evaluation) -> float:
+    return evaluation.tokens
+
+
+def _mb(run: Run, evaluation: Evaluation) -> float:
+    per_token = run.bytes_per_token
+    return math.nan if per_token is None else evaluation.tokens * per_token / 1e6

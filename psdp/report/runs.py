@@ -1,0 +1,293 @@
+"""Run folders, read: what config.json, metrics.jsonl and summary.json say of a run.
+
+A folder that is no finished run is no error here: it is named, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psdp.errors import ConfigError
+from psdp.runfolder import CONFIG, METRICS, SUMMARY
+
+FINISHED = ("budget", "early_stop")
+"""What stops a run that came to its end (``stopped_by`` of a summary)."""
+
+PARTS = ("compute", "push", "wait", "pull")
+"""Where a worker's time goes, as a summary tells it (``compute_s``, ...)."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One train or eval record.
+
+    Attributes:
+        time_s: spent on the run until then, earlier starts of it included.
+        loss: nats per token, None where it was not finite: of the training since the last train
+            record, or of the validation split.
+        record: the line as it was written.
+    """
+
+    kind: str
+    time_s: float
+    tokens: int
+    version: int
+    loss: float | None
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finite validation loss, in nats per token, and when it was reached."""
+
+    time_s: float
+    tokens: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        name: the folder's, or its path where several have that name.
+        settings: as resolved, by field name.
+        began_tokens: processed before its last start: times and bytes are of what came after.
+        lags: version lags of applied gradients, how many of each.
+        gaps: clock gaps with which workers were told to go on, how many of each; None if that was
+            not counted.
+        parts_s: of each worker, by rank: seconds by part (``PARTS``).
+        clocks: of each worker, by rank: gradients accepted; None without train records.
+    """
+
+    path: Path
+    name: str
+    settings: Mapping[str, Any]
+    workers: int
+    servers: int
+    corpus_sha256: str
+    points: tuple[Point, ...]
+    began_tokens: int
+    stopped_by: str
+    tokens: int
+    wall_s: float
+    tokens_per_s: float
+    val_loss: float | None
+    best_val_loss: float | None
+    lags: Mapping[int, int]
+    gaps: Mapping[int, int] | None
+    max_gap: int
+    parts_s: Mapping[int, Mapping[str, float]]
+    clocks: Mapping[int, int] | None
+    dropped: int
+    bytes: int
+
+    @property
+    def mode(self) -> str:
+        return str(self.settings["mode"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.settings["seed"])
+
+    @property
+    def resumed(self) -> bool:
+        return self.began_tokens > 0
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a step: one gradient of every worker that is no backup."""
+        s = self.settings
+        gradients = self.workers - s["backup_workers"]
+        return int(s["batch_size"] * s["grad_accum"] * s["block_size"] * gradients)
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Bytes pushed and pulled a token; None if the last start processed none."""
+        own = self.tokens - self.began_tokens
+        return self.bytes / own if own else None
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """Evaluations with a finite loss, by tokens."""
+        found = [
+            Evaluation(point.time_s, point.tokens, point.loss)
+            for point in self.points
+            if point.kind == "eval" and point.loss is not None
+        ]
+        return sorted(found, key=lambda evaluation: evaluation.tokens)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that is not among those compared, and why."""
+
+    name: str
+    why: str
+
+
+class _Unusable(Exception):
+    """Why a folder cannot be compared."""
+
+
+def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
+    """Return the finished runs among some folders, and the others with the reason. A folder that is
+    named twice counts once.
+
+    Raises:
+        ConfigError: a path is no run folder at all, or no run is finished.
+    """
+    paths = list({path.resolve(): path for path in folders}.values())
+    _see_that_all_are_runs(paths)
+    runs, left_out = [], []
+    for path, name in zip(paths, _names(paths), strict=True):
+        try:
+            runs.append(_read(path, name))
+        except _Unusable as why:
+            left_out.append(LeftOut(name, str(why)))
+    if not runs:
+        reasons = "".join(f"\n  {run.name}: {run.why}" for run in left_out)
+        raise ConfigError(f"none of these runs is finished:{reasons}")
+    return runs, left_out
+
+
+def _see_that_all_are_runs(paths: Sequence[Path]) -> None:
+    if not paths:
+        raise ConfigError("no run folder is named")
+    wrong = [path for path in paths if not (path / CONFIG).is_file()]
+    if wrong:
+        reasons = "".join(f"\n  {path}: {_why_no_run(path)}" for path in wrong)
+        raise ConfigError(f"not a run folder:{reasons}")
+
+
+def _why_no_run(path: Path) -> str:
+    if not path.exists():
+        return "does not exist"
+    if not path.is_dir():
+        return "is a file; name the folder that a run was told to write by --out"
+    if any(path.glob(f"*/{CONFIG}")):
+        return f"holds run folders; name them, such as {path}/*"
+    return f"has no {CONFIG}"
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    own = [path.resolve().name for path in paths]
+    return [
+        name if own.count(name) == 1 else str(path) for name, path in zip(own, paths, strict=True)
+    ]
+
+
+def _read(path: Path, name: str) -> Run:
+    config, summary = _json(path / CONFIG), None
+    if not (path / SUMMARY).is_file():
+        raise _Unusable(f"unfinished: it has no {SUMMARY} (it runs still, or was killed)")
+    summary = _json(path / SUMMARY)
+    try:
+        stopped_by = summary["stopped_by"]
+        if stopped_by not in FINISHED:
+            raise _Unusable(
+                f"unfinished: stopped by {stopped_by} after {summary['tokens']} tokens; --resume "
+                f"{path} goes on with it"
+            )
+        points, began = _points(path / METRICS)
+        return _run(path, name, config, summary, points, began)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise _Unusable(f"damaged, or not of this version of psdp: {what}") from error
+
+
+def _run(
+    path: Path,
+    name: str,
+    config: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    points: tuple[Point, ...],
+    began_tokens: int,
+) -> Run:
+    ranks = sorted(int(rank) for rank in summary["compute_s"])
+    trained = [point.record["clocks"] for point in points if point.kind == "train"]
+    gap = summary.get("clock_gap")
+    return Run(
+        path=path,
+        name=name,
+        settings=dict(config["settings"]),
+        workers=int(summary["workers"]),
+        servers=int(summary["servers"]),
+        corpus_sha256=str(config["corpus"]["sha256"]),
+        points=points,
+        began_tokens=began_tokens,
+        stopped_by=str(summary["stopped_by"]),
+        tokens=int(summary["tokens"]),
+        wall_s=float(summary["wall_s"]),
+        tokens_per_s=float(summary["tokens_per_s"]),
+        val_loss=_number(summary["val_loss"]),
+        best_val_loss=_number(summary["best_val_loss"]),
+        lags=_histogram(summary["version_lag"]["histogram"]),
+        gaps=None if gap is None else _histogram(gap["histogram"]),
+        max_gap=int(summary["max_clock_gap"]),
+        parts_s={
+            rank: {part: float(summary[f"{part}_s"][str(rank)]) for part in PARTS} for rank in ranks
+        },
+        clocks={int(rank): int(n) for rank, n in trained[-1].items()} if trained else None,
+        dropped=sum(summary["dropped"].values()),
+        bytes=int(summary["bytes_pushed"]) + int(summary["bytes_pulled"]),
+    )
+
+
+def _points(path: Path) -> tuple[tuple[Point, ...], int]:
+    """Return the records that are of the run, and the tokens that its last start began at.
+
+    A start that resumed the run dropped what was later than its checkpoint, and began to count its
+    time anew.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise _Unusable(f"{path.name}: {error.strerror}") from error
+    points: list[Point] = []
+    began_tokens, spent_s = 0, 0.0
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise _Unusable(f"{path.name}, line {number} is no JSON: {line[:60]!r}") from error
+        if record["kind"] == "resume":
+            points = [point for point in points if point.version <= record["version"]]
+            spent_s = max((point.time_s for point in points), default=0.0)
+            began_tokens = int(record["tokens"])
+        else:
+            points.append(
+                Point(
+                    kind=str(record["kind"]),
+                    time_s=spent_s + float(record["time_s"]),
+                    tokens=int(record["tokens"]),
+                    version=int(record["version"]),
+                    loss=_number(record["loss" if record["kind"] == "train" else "val_loss"]),
+                    record=record,
+                )
+            )
+    return tuple(points), began_tokens
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _Unusable(f"{path.name}: {error.strerror}") from error
+    except ValueError as error:
+        raise _Unusable(f"{path.name} is no JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise _Unusable(f"{path.name} holds no object")
+    return record
+
+
+def _histogram(record: Mapping[str, int]) -> dict[int, int]:
+    return {int(number): int(count) for number, count in record.items()}
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

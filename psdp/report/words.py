@@ -1,0 +1,52 @@
+"""Numbers as a reader wants them: few digits, units, spreads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from psdp.report.measures import Stat
+
+NONE = "–"
+"""Stands where there is no number."""
+
+
+def number(value: float, like: float | None = None) -> str:
+    """Return about three digits of a number, without an exponent; as many after the point as
+    ``like`` has, if that is given."""
+    size = abs(value if like is None else like)
+    digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.9995 else 3
+    return f"{value:,.{digits}f}"
+
+
+def loss(value: float, like: float | None = None) -> str:
+    return f"{value:.3f}"
+
+
+def size(value: float, like: float | None = None) -> str:
+    """Return a number of bytes, in the unit of ``like``."""
+    scale = abs(value if like is None else like)
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if scale >= factor:
+            return f"{number(value / factor, scale / factor)} {unit}"
+    return f"{value:.0f} B"
+
+
+def seconds(value: float, like: float | None = None) -> str:
+    return f"{number(value, like)} s"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def spread(stat: Stat | None, say: Callable[[float, float], str] = number) -> str:
+    """Return mean ± spread, the mean alone of a single run."""
+    if stat is None:
+        return NONE
+    mean = say(stat.mean, stat.mean)
+    return mean if stat.std is None else f"{mean} ± {say(stat.std, stat.mean)}"
+
+
+def listed(names: list[str]) -> str:
+    """Return names as a sentence lists them."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
