@@ -90,6 +90,7 @@ def make_step(
     The step takes tokens and targets (B, T) and returns the loss in nats per token. With precision
     "bf16" the forward pass is under autocast; weights and optimizer stay float32.
     """
+    assert config.beta1 is not None, "settings are resolved"
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(

@@ -22,7 +22,7 @@ from psdp.params import Array
 from psdp.threads import limit_blas
 
 SEED = 1337
-OPTIM = OptimConfig(lr=3e-4)
+OPTIM = OptimConfig(lr=3e-4, beta1=0.9)
 # Rounding errors grow from step to step, the faster the higher the rate without a warm-up, so two
 # correct programs drift apart in the end.
 COMPARED_STEPS = 10

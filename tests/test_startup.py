@@ -287,7 +287,8 @@ OTHER: dict[str, Any] = {
     "precision": "bf16", "dtype": "float64", "outer_optimizer": "nesterov", "outer_lr": 0.5,
     "outer_momentum": 0.5, "elastic_rate": 0.5, "local_steps": 7, "merge": "async",
     "backup_workers": 1, "straggler": "2:4", "jitter": "pareto:2", "link_mbps": 7.0,
-    "record": True, "lag_compensation": "inverse",
+    "record": True, "lag_compensation": "inverse", "overlap": True,
+    "balance": "dynamic",
     "log_every": 7, "profile": True, "quiet": True, "corpus": ["elsewhere"],
 }  # fmt: skip
 

@@ -27,6 +27,7 @@ class Adam(Optimizer):
 
     def __init__(self, config: OptimConfig, size: int, decayed_size: int, backend: Backend) -> None:
         super().__init__(config, size, decayed_size, backend)
+        assert config.beta1 is not None, "settings are resolved"
         self._beta1, self._beta2 = config.beta1, config.beta2
         self._decoupled_decay = 0.0
 

@@ -29,8 +29,9 @@ _SETUP = {
 
 _OF_MODE = {
     *("mode", "staleness", "local_steps", "merge", "backup_workers", "lag_compensation"),
-    *("outer_optimizer", "outer_lr", "outer_momentum", "elastic_rate"),
+    *("outer_optimizer", "outer_lr", "outer_momentum", "elastic_rate", "beta1"),
 }
+"""Settings whose meaning or default is the mode's."""
 
 _ORDER = ("sync", "allreduce", "ssp", "async", "local", "easgd")
 

@@ -36,7 +36,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 def config(rule: str, **changes: Any) -> OptimConfig:
     values: dict[str, Any] = {"weight_decay": 0.1, "l1": 0.01} | changes
-    return OptimConfig(optimizer=rule, **values)
+    return OptimConfig(optimizer=rule, **{"beta1": 0.9, **values})
 
 
 def vectors(size: int, dtype: str, count: int, seed: int = 0) -> list[Array]:
