@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psdp.config import Config
 from psdp.errors import ConfigError
 from psdp.runfolder import CONFIG, METRICS, SUMMARY
 
@@ -55,7 +56,8 @@ class Run:
 
     Attributes:
         name: the folder's, or its path where several have that name.
-        settings: as resolved, by field name.
+        settings: as resolved, by field name; of an older psdp, with defaults of what came since.
+        transport: how vectors went: shared, messages or mixed.
         began_tokens: processed before its last start: times and bytes are of what came after.
         lags: version lags of applied gradients, how many of each.
         gaps: clock gaps with which workers were told to go on, how many of each; None if that was
@@ -70,6 +72,7 @@ class Run:
     workers: int
     servers: int
     corpus_sha256: str
+    transport: str
     points: tuple[Point, ...]
     began_tokens: int
     stopped_by: str
@@ -141,7 +144,10 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
     Raises:
         ConfigError: a path is no run folder at all, or no run is finished.
     """
-    paths = list({path.resolve(): path for path in folders}.values())
+    first: dict[Path, Path] = {}
+    for path in folders:
+        first.setdefault(path.resolve(), path)
+    paths = list(first.values())
     _see_that_all_are_runs(paths)
     runs, left_out = [], []
     for path, name in zip(paths, _names(paths), strict=True):
@@ -169,8 +175,9 @@ def _why_no_run(path: Path) -> str:
         return "does not exist"
     if not path.is_dir():
         return "is a file; name the folder that a run was told to write by --out"
-    if any(path.glob(f"*/{CONFIG}")):
-        return f"holds run folders; name them, such as {path}/*"
+    for inside in ("*", "runs/*"):
+        if any(path.glob(f"{inside}/{CONFIG}")):
+            return f"holds run folders; name them: {path}/{inside}"
     return f"has no {CONFIG}"
 
 
@@ -182,7 +189,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _read(path: Path, name: str) -> Run:
-    config, summary = _json(path / CONFIG), None
+    config = _json(path / CONFIG)
     if not (path / SUMMARY).is_file():
         raise _Unusable(f"unfinished: it has no {SUMMARY} (it runs still, or was killed)")
     summary = _json(path / SUMMARY)
@@ -195,7 +202,7 @@ def _read(path: Path, name: str) -> Run:
             )
         points, began = _points(path / METRICS)
         return _run(path, name, config, summary, points, began)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise _Unusable(f"damaged, or not of this version of psdp: {what}") from error
 
@@ -214,10 +221,11 @@ def _run(
     return Run(
         path=path,
         name=name,
-        settings=dict(config["settings"]),
+        settings=Config.from_flat(config["settings"]).resolved().flat(),
         workers=int(summary["workers"]),
         servers=int(summary["servers"]),
         corpus_sha256=str(config["corpus"]["sha256"]),
+        transport=str(summary["transport"]),
         points=points,
         began_tokens=began_tokens,
         stopped_by=str(summary["stopped_by"]),

@@ -49,6 +49,8 @@ class Row:
         gaps: clock gaps of all runs together; None if not all counted them.
         shares: of each worker: where its time went (``PARTS`` and ``other``), parts of 1.
         step_s: of each worker: seconds to compute a gradient; None where that is not known.
+        linked: whether vectors went over a link, not in shared memory alone.
+        resumed: whether a run was.
         steps_ratio, tokens_ratio: to sync of this scenario; None without.
         allreduce_ratio: steps/s over those of allreduce; None without.
     """
@@ -74,6 +76,7 @@ class Row:
     dropped: int
     shares: tuple[Mapping[str, float], ...]
     step_s: tuple[float, ...] | None
+    linked: bool = False
     resumed: bool = False
     steps_ratio: float | None = None
     tokens_ratio: float | None = None
@@ -249,6 +252,7 @@ def _row(runs: Sequence[Run], target: float | None, equal_tokens: int | None) ->
         dropped=sum(run.dropped for run in runs),
         shares=_shares(runs),
         step_s=_step_s(runs),
+        linked=any(run.transport != "shared" for run in runs),
         resumed=any(run.resumed for run in runs),
     )
 

@@ -21,7 +21,7 @@ SLOWER = 1.5
 
 EXCHANGE, TRANSFER = 0.3, 0.1
 """Parts of a synchronous worker's time: where it does not compute for so much of it, workers wait
-for one another; if so much is pushing and pulling, for the link."""
+for one another; if so much is pushing and pulling over a link, for that."""
 
 FEWER = 0.8
 """Bytes of a token, over those of sync, from which on saving is worth a sentence."""
@@ -112,11 +112,12 @@ def _measured(scenario: Scenario) -> list[tuple[str, str]]:
         exchange = sum(row.mean_share(part) for part in ("push", "wait", "pull"))
         transfer = row.mean_share("push") + row.mean_share("pull")
         spent = f"in {row.label} a worker spends {percent(exchange)} of its time not computing"
-        if exchange >= EXCHANGE and transfer >= TRANSFER:
+        if exchange >= EXCHANGE and transfer >= TRANSFER and row.linked:
             pushing = f"{percent(transfer)} pushing and pulling"
             return [(LINK, f"measured: {spent}, {pushing}, although {nothing}")]
         if exchange >= EXCHANGE and scenario.workers > 1:
-            return [(RANDOM, f"measured: {spent}, although workers are equal on the average")]
+            why = "although workers are equal on the average: steps are uneven by chance"
+            return [(RANDOM, f"measured: {spent}, {why}")]
     return [(EQUAL, f"{nothing}; {steps}")]
 
 
@@ -210,6 +211,7 @@ def _equal_tokens(scenario: Scenario, sync: Row | None) -> list[str]:
     base = sync.equal_tokens_loss
     worse: list[str] = []
     better: list[str] = []
+    eager = False
     same: list[str] = []
     for row in scenario.rows:
         own = row.equal_tokens_loss
@@ -219,17 +221,19 @@ def _equal_tokens(scenario: Scenario, sync: Row | None) -> list[str]:
             same.append(row.label)
         else:
             (worse if own.mean > base.mean else better).append(f"{row.label} {spread(own, loss)}")
+            eager = eager or (own.mean < base.mean and row.mode in ("async", "ssp"))
     at = f"at equal tokens ({scenario.equal_tokens:,}), where sync has {spread(base, loss)}"
     sentences = []
     if worse:
         sentences.append(f"Worse than sync in validation loss {at}: {listed(worse)}.")
     if better:
-        sentences.append(f"Better than sync in validation loss {at}: {listed(better)}.")
-        if any(row.mode in ("async", "ssp") for row in scenario.rows):
-            sentences.append(
-                "(async and ssp make an update of every gradient, "
-                f"{scenario.workers} where sync makes one of their average.)"
+        sentence = f"Better than sync in validation loss {at}: {listed(better)}."
+        if eager:
+            sentence += (
+                f" async and ssp make an update of every gradient, {scenario.workers} where sync "
+                "makes one of their average."
             )
+        sentences.append(sentence)
     if same:
         sentences.append(f"Within the spread of sync's validation loss {at}: {listed(same)}.")
     return sentences

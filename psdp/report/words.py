@@ -43,8 +43,10 @@ def spread(stat: Stat | None, say: Callable[[float, float], str] = number) -> st
     """Return mean ± spread, the mean alone of a single run."""
     if stat is None:
         return NONE
-    mean = say(stat.mean, stat.mean)
-    return mean if stat.std is None else f"{mean} ± {say(stat.std, stat.mean)}"
+    mean, _, unit = say(stat.mean, stat.mean).partition(" ")
+    if stat.std is not None:
+        mean += f" ± {say(stat.std, stat.mean).partition(' ')[0]}"
+    return f"{mean} {unit}".rstrip()
 
 
 def listed(names: list[str]) -> str:

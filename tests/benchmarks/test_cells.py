@@ -1,0 +1,168 @@
+"""From a spec to cells: every combination that has a meaning, and errors before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cells import SHIPPED, Spec, find_spec, read_spec
+
+from psdp.cli import given_settings
+from psdp.config import Config, RunConfig
+from psdp.errors import ConfigError
+
+MODES = next(
+    field.metadata["choices"]
+    for field in RunConfig.__dataclass_fields__.values()
+    if field.name == "mode"
+)
+
+
+def spec(folder: Path, text: str) -> Spec:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return read_spec(path)
+
+
+def names(folder: Path, text: str) -> list[str]:
+    return [cell.name for cell in spec(folder, text).cells]
+
+
+def test_every_combination_is_a_cell_and_seeds_take_turns(tmp_path: Path) -> None:
+    text = """
+        [grid]
+        workers = [2, 4]
+        seed = [7, 3]
+        [[cells]]
+        mode = ["sync", "async"]
+        [[cells]]
+        mode = "ssp"
+        staleness = [1, 4]
+    """
+    of_a_seed = [
+        *("sync-workers=2", "async-workers=2", "sync-workers=4", "async-workers=4"),
+        *("ssp-workers=2-staleness=1", "ssp-workers=2-staleness=4"),
+        *("ssp-workers=4-staleness=1", "ssp-workers=4-staleness=4"),
+    ]
+    expected = [f"{name}-seed={seed}" for seed in (7, 3) for name in of_a_seed]
+    assert names(tmp_path, text) == expected
+
+
+def test_a_name_stays_when_the_spec_grows(tmp_path: Path) -> None:
+    small = names(tmp_path, "grid = {workers = 2, mode = 'ssp', staleness = 1, seed = 1}")
+    large = names(tmp_path, "grid = {workers = 2, mode = 'ssp', staleness = [1, 2], seed = [1, 2]}")
+    assert small == ["ssp-workers=2-staleness=1-seed=1"]
+    assert set(small) < set(large)
+
+
+def test_several_grids_are_crossed_with_the_cells_each(tmp_path: Path) -> None:
+    text = """
+        settings = {workers = 2}
+        [[grid]]
+        straggler = ["none", 4]
+        [[grid]]
+        jitter = "uniform:4:4,bernoulli:0.1:4"
+        [[cells]]
+        mode = ["sync", "async"]
+    """
+    found = spec(tmp_path, text)
+    slowed = [(cell.config.run.straggler, cell.config.run.jitter) for cell in found.cells]
+    assert slowed == [
+        *[(None, None)] * 2,
+        *[("2:4", None)] * 2,
+        *[(None, "uniform:4:4,bernoulli:0.1:4")] * 2,
+    ]
+    assert found.cells[-1].name == "async-jitter=uniform_4_4_bernoulli_0.1_4"
+
+
+def test_a_factor_alone_slows_the_last_worker_and_ranks_count_servers(tmp_path: Path) -> None:
+    text = "settings = {servers = 2}\ngrid = {workers = 3, straggler = [2.5, '2:4', 'none']}"
+    cells = spec(tmp_path, text).cells
+    assert [cell.config.run.straggler for cell in cells] == ["4:2.5", "2:4", None]
+    assert {cell.ranks for cell in cells} == {5}
+
+
+def test_the_top_of_the_file_and_its_defaults(tmp_path: Path) -> None:
+    plain = spec(tmp_path, "grid = {workers = 2}")
+    assert (plain.name, plain.timeout_s, plain.target_loss) == ("mine", 1800.0, None)
+    assert [cell.name for cell in plain.cells] == ["sync-workers=2"]
+    full = spec(
+        tmp_path,
+        'name = "full"\ndescription = "All."\ntimeout-s = 5\ntarget-loss = 2\nsettings.workers = 1',
+    )
+    assert (full.name, full.description, full.timeout_s, full.target_loss) == ("full", "All.", 5, 2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "mode = 'ssp'\nstaleness = 3\nlr = 1e-4",
+        "bias = false\ncorpus = ['a', 'b']\nrecord = true",
+        "bias = true\ncorpus = 'text'\nrecord = false",
+        "straggler = 4\njitter = 'none'",
+    ],
+)
+def test_the_flags_of_a_cell_make_its_settings(tmp_path: Path, settings: str) -> None:
+    (cell,) = spec(tmp_path, f"[settings]\nworkers = 2\n{settings}").cells
+    given = given_settings(cell.flags())
+    assert Config.from_flat(given).resolved() == cell.config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grid = {workers = 2", "is not TOML"),
+        ("grids = {workers = 2}", "unknown key 'grids'"),
+        ("seed = [1]\ngrid = {workers = 2}", "unknown key 'seed'.*worker flags below"),
+        ("grid = {workers = 2, moode = 'sync'}", r"\[grid\]: unknown setting 'moode'"),
+        ("settings = {warp = 9}\ngrid = {workers = 2}", r"\[settings\]: unknown setting 'warp'"),
+        ("cells = [{warp = 9}]\ngrid = {workers = 2}", r"\[\[cells\]\]: unknown setting 'warp'"),
+        ("grid = {workers = 2, out = 'x'}", "out is not for a spec to say"),
+        ("grid = {workers = 2}\nsettings = {workers = 2}", "workers stands in two of"),
+        ("grid = {workers = 2, mode = 'ssp'}\ncells = [{mode = 'sync'}]", "mode stands in two of"),
+        ("grid = {workers = 2, local-steps = 1, local_steps = 1}", "local_steps is given twice"),
+        ("grid = {workers = 2, seed = []}", "seed has an empty list"),
+        ("grid = {workers = 2, seed = [1, 1]}", "two cells are called sync-workers=2-seed=1"),
+        ("grid = {workers = 2, straggler = [4, '2:4']}", "cells .* and .* are the same job"),
+        ("grid = {seed = 1}", "cell sync-seed=1: workers expects a number of at least 1, got None"),
+        ("grid = {workers = 0}", "workers expects a number of at least 1, got 0"),
+        ("grid = {workers = true}", "workers expects a number"),
+        ("grid = {workers = 2, mode = 'psychic'}", "cell psychic-workers=2: --mode expects one of"),
+        ("grid = {workers = 2, staleness = 4}", "cell .*: --staleness 4 has a meaning with"),
+        ("grid = {workers = 2, lr = 'fast'}", "--lr expects float"),
+        ("grid = {workers = 2, backup-workers = 2}", "--backup-workers 2 leaves no gradient"),
+        ("grid = {workers = 2, straggler = '9:4'}", "--straggler names rank 9"),
+        ("grid = {workers = 2, straggler = 0.5}", "--straggler expects finite factors"),
+        ("grid = 3", "grid expects tables"),
+        ("grid = []", "grid expects tables"),
+        ("settings = 3\ngrid = {workers = 2}", r"\[settings\] expects a table"),
+        ("name = 3\ngrid = {workers = 2}", "name expects letters"),
+        ("name = '../up'\ngrid = {workers = 2}", "name expects letters"),
+        ("description = 3\ngrid = {workers = 2}", "description expects text"),
+        ("timeout-s = 0\ngrid = {workers = 2}", "timeout-s expects a number above 0"),
+        ("timeout-s = true\ngrid = {workers = 2}", "timeout-s expects a number above 0"),
+        ("target-loss = nan\ngrid = {workers = 2}", "target-loss expects a number above 0"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        spec(tmp_path, text)
+    assert str(tmp_path / "mine.toml") in str(caught.value)
+
+
+def test_a_spec_is_found_by_path_or_shipped_name(tmp_path: Path) -> None:
+    path = tmp_path / "stragglers"
+    path.write_text("")
+    assert find_spec(str(path)) == path
+    assert find_spec("stragglers") == SHIPPED / "stragglers.toml"
+    with pytest.raises(ConfigError, match="gone: no such file; shipped specs are local_steps, "):
+        find_spec("gone")
+
+
+@pytest.mark.skipif("allreduce" not in MODES, reason="--mode allreduce is not here yet")
+@pytest.mark.parametrize("name", ["sync_vs_async", "stragglers", "staleness", "local_steps"])
+def test_shipped_specs_have_the_baselines_and_three_seeds(name: str) -> None:
+    found = read_spec(find_spec(name))
+    assert found.name == name
+    assert {"sync", "allreduce"} < {cell.config.run.mode for cell in found.cells}
+    assert len({cell.config.run.seed for cell in found.cells}) == 3

@@ -1,0 +1,200 @@
+"""From runs to rows and scenarios: what is taken together, and numbers worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import change_json, write_run
+
+from psdp.report.measures import Stat
+from psdp.report.runs import read_runs
+from psdp.report.tables import Scenario, compare, lag_percentiles
+
+
+class Folder:
+    """Makes runs, then scenarios of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.made: list[Path] = []
+
+    def run(self, **settings: Any) -> Path:
+        self.made.append(write_run(self.path / f"run-{len(self.made)}", **settings))
+        return self.made[-1]
+
+    def scenarios(self, target: float | None = None) -> list[Scenario]:
+        return compare(read_runs(self.made)[0], target)
+
+    def scenario(self, target: float | None = None) -> Scenario:
+        (scenario,) = self.scenarios(target)
+        return scenario
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_runs_that_differ_in_their_seed_are_a_row_with_mean_and_spread(folder: Folder) -> None:
+    for seed, speed, loss in [(1, 64.0, 2.0), (2, 96.0, 2.5)]:
+        ends = [(0.0, 0, 4.0), (10.0, 320, loss)]
+        folder.run(seed=seed, tokens_per_s=speed, evaluations=ends, sent=320 * seed)
+    (row,) = folder.scenario().rows
+    assert (row.label, row.seeds, row.names) == ("sync", (1, 2), ("run-0", "run-1"))
+    assert row.steps_per_s == Stat(2.5, pytest.approx(0.5**0.5), 2)
+    assert row.tokens_per_s.mean == 80.0
+    assert row.val_loss == Stat(2.25, pytest.approx(0.125**0.5), 2)
+    assert row.bytes.mean == 480
+    assert row.bytes_per_step is not None
+    assert row.bytes_per_step.mean == 48.0
+
+
+def test_ratios_are_to_sync_and_allreduce_of_the_same_scenario(folder: Folder) -> None:
+    folder.run(tokens_per_s=64.0)
+    folder.run(mode="async", tokens_per_s=96.0)
+    folder.run(straggler="2:4", tokens_per_s=16.0)
+    folder.run(straggler="2:4", mode="async", tokens_per_s=48.0)
+    folder.run(backup_workers=1, tokens_per_s=32.0)
+    equal, slow = folder.scenarios()
+    assert [(row.label, row.steps_ratio) for row in equal.rows] == [
+        ("sync", 1.0),
+        ("sync, 1 backup", 1.0),  # of half the tokens
+        ("async", 1.5),
+    ]
+    assert equal.rows[1].tokens_ratio == 0.5
+    assert [(row.label, row.steps_ratio) for row in slow.rows] == [("sync", 1.0), ("async", 3.0)]
+    assert slow.stragglers == {2: 4.0}
+    assert slow.title == "2 workers, worker 2: 4 times slower"
+    assert {row.allreduce_ratio for row in equal.rows} == {None}
+
+
+def test_a_straggler_is_a_worker_not_a_rank(folder: Folder) -> None:
+    folder.run(straggler="2:4")
+    folder.run(straggler="3:4", servers=2)
+    assert [row.label for row in folder.scenario().rows] == ["sync, servers 1", "sync, servers 2"]
+
+
+def test_other_models_corpora_or_numbers_of_workers_are_not_compared(folder: Folder) -> None:
+    folder.run()
+    folder.run(n_layer=2)
+    folder.run(workers=3, compute_s=(1.0,) * 3, wait_s=(1.0,) * 3)
+    change_json(folder.run() / "config.json", corpus={"sha256": "decaf"})
+    titles = [scenario.title for scenario in folder.scenarios()]
+    assert titles == [
+        "2 workers, n-layer 4, corpus c0ffee",
+        "2 workers, n-layer 2, corpus c0ffee",
+        "3 workers, n-layer 4, corpus c0ffee",
+        "2 workers, n-layer 4, corpus decaf",
+    ]
+
+
+def test_labels_say_what_tells_rows_apart_and_stand_in_order(folder: Folder) -> None:
+    folder.run(mode="easgd")
+    folder.run(mode="local", local_steps=16)
+    folder.run(mode="local", local_steps=4, merge="async")
+    folder.run(mode="local", local_steps=4)
+    folder.run(mode="ssp", staleness=16)
+    folder.run(mode="ssp", staleness=2)
+    folder.run(mode="async", lag_compensation="dc-asgd")
+    folder.run(mode="async")
+    folder.run()
+    assert [row.label for row in folder.scenario().rows] == [
+        "sync",
+        "ssp S=2",
+        "ssp S=16",
+        "async",
+        "async, dc-asgd",
+        "local H=4 nesterov",
+        "local H=4 average, merge async",
+        "local H=16 nesterov",
+        "easgd H=8",
+    ]
+
+
+def test_settings_that_differ_beside_the_mode_are_in_the_label(folder: Folder) -> None:
+    folder.run(grad_clip=1.0)
+    folder.run(grad_clip=0.5, tokens_per_s=16.0)
+    folder.run(grad_clip=0.5, mode="async")
+    folder.run(mode="local", outer_lr=0.5)
+    folder.run(mode="local", outer_lr=0.7)
+    rows = folder.scenario().rows
+    assert [row.label for row in rows] == [
+        "sync, grad-clip 0.5",
+        "sync, grad-clip 1.0",
+        "async, grad-clip 0.5",
+        "local H=50 nesterov, outer-lr 0.5, grad-clip 1.0",
+        "local H=50 nesterov, outer-lr 0.7, grad-clip 1.0",
+    ]
+    # Each against the sync that is most like it.
+    assert [row.steps_ratio for row in rows] == [1.0, 1.0, 2.0, 1.0, 1.0]
+
+
+def test_the_target_is_a_hundredth_above_what_the_worst_sync_ends_with(folder: Folder) -> None:
+    folder.run(seed=1)
+    folder.run(seed=2, evaluations=[(0.0, 0, 4.0), (8.0, 320, 2.4)])
+    folder.run(mode="async", evaluations=[(0.0, 0, 4.0), (5.0, 320, 3.0)])
+    scenario = folder.scenario()
+    assert scenario.target == pytest.approx(2.424)
+    sync, late = scenario.rows
+    assert (sync.reached, sync.all_reached) == (2, True)
+    assert sync.target_s is not None
+    expected = [10 * (4 - 2.424) / 2, 8 * (4 - 2.424) / 1.6]
+    assert sync.target_s.mean == pytest.approx(sum(expected) / 2)
+    assert (late.reached, late.target_s, late.all_reached) == (0, None, False)
+
+
+def test_without_sync_the_target_is_what_all_reach_and_it_can_be_chosen(folder: Folder) -> None:
+    folder.run(mode="async")
+    folder.run(mode="ssp", evaluations=[(0.0, 0, 4.0), (5.0, 320, 3.0)])
+    scenario = folder.scenario()
+    assert (scenario.target, scenario.target_from[:10]) == (3.0, "what the w")
+    assert all(row.all_reached for row in scenario.rows)
+    chosen = folder.scenario(target=2.5)
+    assert [row.reached for row in chosen.rows] == [0, 1]  # ssp comes first
+
+
+def test_losses_are_compared_at_tokens_that_all_have(folder: Folder) -> None:
+    folder.run(evaluations=[(0.0, 0, 4.0), (5.0, 160, 3.0), (10.0, 320, 2.0)])
+    folder.run(mode="async", evaluations=[(0.0, 0, 4.0), (6.0, 240, 2.5)])
+    scenario = folder.scenario()
+    assert scenario.equal_tokens == 240
+    losses = [row.equal_tokens_loss for row in scenario.rows]
+    assert losses == [Stat(2.5, None, 1), Stat(2.5, None, 1)]
+
+
+def test_histograms_of_several_runs_are_added(folder: Folder) -> None:
+    folder.run(mode="async", seed=1, lags={0: 10, 1: 8}, gaps={0: 1, 3: 1})
+    folder.run(mode="async", seed=2, lags={1: 1, 9: 1}, gaps={3: 2})
+    (row,) = folder.scenario().rows
+    assert (row.lags, row.gaps, row.max_gap) == ({0: 10, 1: 9, 9: 1}, {0: 1, 3: 3}, 3)
+    assert lag_percentiles(row) == (0, 1, 9)
+
+
+def test_a_run_that_did_not_count_its_gaps_leaves_the_row_without(folder: Folder) -> None:
+    folder.run(mode="async", seed=1, gaps={0: 1, 3: 1})
+    change_json(folder.run(mode="async", seed=2) / "summary.json", without="clock_gap")
+    (row,) = folder.scenario().rows
+    assert (row.gaps, row.max_gap) == (None, 3)
+
+
+def test_where_time_went_adds_up_to_all_of_it(folder: Folder) -> None:
+    folder.run(seed=1, compute_s=(8.0, 2.0), wait_s=(1.0, 7.0))
+    folder.run(seed=2, compute_s=(6.0, 2.0), wait_s=(1.0, 7.0))
+    (row,) = folder.scenario().rows
+    assert row.shares[0] == pytest.approx(
+        {"compute": 0.7, "push": 0.05, "wait": 0.1, "pull": 0.025, "other": 0.125}
+    )
+    assert [sum(share.values()) for share in row.shares] == pytest.approx([1.0, 1.0])
+    assert row.mean_share("compute") == pytest.approx(0.45)
+    assert row.step_s == pytest.approx((0.7, 0.2))
+
+
+def test_runs_without_evaluations_have_no_target(folder: Folder) -> None:
+    path = folder.run()
+    (path / "metrics.jsonl").write_text("")
+    change_json(path / "summary.json", val_loss=None, best_val_loss=None)
+    scenario = folder.scenario()
+    assert (scenario.target, scenario.equal_tokens) == (None, None)
+    assert scenario.rows[0].val_loss is None

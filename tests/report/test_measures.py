@@ -1,0 +1,78 @@
+"""Numbers of a run, against ones worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from psdp.report.measures import Stat, loss_at, percentile, time_to_loss
+from psdp.report.runs import Evaluation
+
+CURVE = [Evaluation(0, 0, 4.0), Evaluation(10, 100, 3.0), Evaluation(20, 300, 2.0)]
+
+
+def test_mean_and_sample_standard_deviation() -> None:
+    stat = Stat.of([2.0, 4.0, None, 9.0])
+    assert stat is not None
+    assert (stat.mean, stat.n) == (5.0, 3)
+    assert stat.std == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
+
+
+def test_one_value_has_no_spread_and_none_no_mean() -> None:
+    assert Stat.of([3.0]) == Stat(3.0, None, 1)
+    assert Stat.of([None]) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "floor", "apart"),
+    [
+        (Stat(10.0, 0.5, 3), Stat(11.0, 0.4, 3), 0.0, True),
+        (Stat(10.0, 0.5, 3), Stat(11.0, 0.6, 3), 0.0, False),
+        (Stat(10.0, None, 1), Stat(10.1, None, 1), 0.0, True),
+        (Stat(10.0, None, 1), Stat(10.1, None, 1), 0.02, False),
+        (Stat(10.0, 0.0, 2), Stat(10.0, 0.0, 2), 0.0, False),
+    ],
+)
+def test_means_are_apart_beyond_their_spreads_together(
+    one: Stat, other: Stat, floor: float, apart: bool
+) -> None:
+    assert one.apart(other, floor) is apart
+    assert other.apart(one, floor) is apart
+
+
+@pytest.mark.parametrize(
+    ("target", "seconds"),
+    [(5.0, 0.0), (4.0, 0.0), (3.75, 2.5), (3.0, 10.0), (2.25, 17.5), (2.0, 20.0), (1.9, None)],
+)
+def test_time_to_a_loss_is_interpolated(target: float, seconds: float | None) -> None:
+    assert time_to_loss(CURVE, target) == seconds
+
+
+def test_the_first_time_counts_though_the_loss_rises_again() -> None:
+    curve = [*CURVE, Evaluation(30, 400, 5.0), Evaluation(40, 500, 1.0)]
+    assert time_to_loss(curve, 2.0) == 20.0
+    assert time_to_loss(curve, 1.5) == 38.75
+
+
+def test_without_evaluations_no_loss_is_reached() -> None:
+    assert time_to_loss([], 3.0) is None
+    assert loss_at([], 100) is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "loss"), [(0, 4.0), (50, 3.5), (100, 3.0), (250, 2.25), (300, 2.0), (301, None)]
+)
+def test_loss_at_tokens_is_interpolated_and_never_guessed(tokens: int, loss: float | None) -> None:
+    assert loss_at(CURVE, tokens) == loss
+
+
+@pytest.mark.parametrize(
+    ("share", "number"), [(0.0, 0), (0.5, 0), (0.51, 1), (0.9, 1), (0.95, 7), (1.0, 7)]
+)
+def test_percentiles_of_a_histogram(share: float, number: int) -> None:
+    assert percentile({7: 1, 0: 5, 1: 4}, share) == number
+
+
+def test_a_histogram_of_nothing_has_no_percentile() -> None:
+    assert percentile({}, 0.5) is None
