@@ -345,7 +345,7 @@ class Config:
 _SERVED = ("sync", "async", "ssp", "local", "easgd")
 """The modes in which gradients, or what became of them, go to servers, in an order of its own."""
 
-_ONLY_WITH = {
+ONLY_WITH = {
     "servers": _SERVED,
     "record": _SERVED,
     "replay": _SERVED,
@@ -369,7 +369,7 @@ def _check_mode(optim: OptimConfig, run: RunConfig) -> None:
     Raises:
         ConfigError: a setting is given that has no meaning in this mode.
     """
-    for name, modes in _ONLY_WITH.items():
+    for name, modes in ONLY_WITH.items():
         value, default = getattr(run, name, getattr(optim, name, None)), _field(name).default
         if value != default and run.mode not in modes:
             raise ConfigError(

@@ -28,6 +28,7 @@ class Recorder:
     Attributes:
         weights_sha256: of the weights that were evaluated last.
         server_cpu_s: of each server, the seconds of its core that it has used so far.
+        apply_s: seconds that rank 0 took to average gradients and update its weights.
         profiles: of the ranks that have been profiled.
     """
 
@@ -46,6 +47,7 @@ class Recorder:
         self.console = console
         self.weights_sha256: str | None = None
         self.server_cpu_s: dict[int, float] = {}
+        self.apply_s = 0.0
         self.profiles: dict[int, Profile] = {}
         self._job = job
         self._transport = transport
@@ -186,6 +188,7 @@ class Recorder:
             "server_cpu_s": {
                 str(rank): round(self.server_cpu_s[rank], 3) for rank in sorted(self.server_cpu_s)
             },
+            "apply_s": round(self.apply_s, 4),
             "bytes_pushed": sum(total.pushed_bytes for total in totals.values()),
             "bytes_pulled": sum(total.pulled_bytes for total in totals.values()),
             "stopped_by": stopped_by,

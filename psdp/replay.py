@@ -2,20 +2,32 @@
 
 Everything else of a run follows from its settings, so a run that takes the same events in the same
 order ends with the same bits, whatever the timing. A file holds one event a line, as JSON:
-["pull", rank], ["push", rank, clock, version, steps, step_s, loss, sum_of_squares], ["leave", rank]
-or ["stop"]. The last two numbers of a push show where a replay diverges: at its first gradient that
-differs.
+["pull", rank], ["push", rank, clock, version, steps, step_s, loss, sum_of_squares, time_s, busy_s,
+cpu_s], ["leave", rank] or ["stop"]. Loss and sum of squares of a push show where a replay diverges:
+at its first gradient that differs. The last three are for :mod:`psdp.simulate`: when rank 0 noted
+it, by a clock of its own; and what its worker had used of its core.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Container
+import time
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psdp.errors import CheckpointError, ReplayError
 from psdp.protocol import Event, Leave, Pull, Push, Stop
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of a push: processor seconds of one of its steps, and all that its worker had used by then in
+    training and exchanges; when rank 0 noted it, in seconds."""
+
+    busy_s: float = 0.0
+    cpu_s: float = 0.0
+    time_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,7 @@ class Happened:
     event: Event
     loss: float = 0.0
     sum_of_squares: float = 0.0
+    timing: Timing = Timing()
 
 
 def events_file(run: Path, version: int) -> Path:
@@ -35,12 +48,16 @@ def events_file(run: Path, version: int) -> Path:
 class Record:
     """Appends events to a file; readers see each at once.
 
+    Args:
+        now: a clock in seconds.
+
     Raises:
         CheckpointError: it cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, now: Callable[[], float] = time.monotonic) -> None:
         self.path = path
+        self._now = now
         try:
             # Of an earlier start from the same version nothing is left but this.
             path.write_text("", encoding="utf-8")
@@ -48,9 +65,13 @@ class Record:
             raise self._unwritable(error) from error
 
     def note(self, happened: Happened) -> None:
+        line = _line(happened)
+        if isinstance(happened.event, Push):
+            timing = happened.timing
+            line += [round(self._now(), 6), round(timing.busy_s, 9), round(timing.cpu_s, 6)]
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_line(happened)) + "\n")
+                file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -68,20 +89,12 @@ class Replay:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            self._expected = read_record(path)
         except OSError as error:
             raise ReplayError(
                 f"{path}: {error.strerror}; --replay takes the folder of a run that was made with "
                 "--record, and --resume what that start of it resumed"
             ) from error
-        self._expected: list[Happened] = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                self._expected.append(_parsed(json.loads(line)))
-            except (ValueError, TypeError) as error:
-                if number == len(lines):
-                    break  # the run was cut off while it wrote this line
-                raise ReplayError(f"{path}, line {number} is no event: {line[:80]!r}") from error
         self._done = 0
         self._held: dict[int, Happened] = {}
 
@@ -153,6 +166,25 @@ class Replay:
         )
 
 
+def read_record(path: Path) -> list[Happened]:
+    """Return what happened in a recorded run, in order.
+
+    Raises:
+        OSError: the file cannot be read.
+        ReplayError: a line is no event.
+    """
+    events: list[Happened] = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            events.append(_parsed(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            if number == len(lines):
+                break  # the run was cut off while it wrote this line
+            raise ReplayError(f"{path}, line {number} is no event: {line[:80]!r}") from error
+    return events
+
+
 def _with_slot(expected: Event, happened: Event) -> Event:
     if isinstance(expected, Push) and isinstance(happened, Push):
         return replace(expected, slot=happened.slot, tokens=happened.tokens, batch=happened.batch)
@@ -189,9 +221,12 @@ def _parsed(line: list[str | int | float]) -> Happened:
             float(step_s),
             float(loss),
             float(squares),
+            float(time_s),
+            float(busy_s),
+            float(cpu_s),
         ]:
             push = Push(rank, clock, version, slot=0, tokens=0, steps=steps, step_s=step_s)
-            return Happened(push, loss, squares)
+            return Happened(push, loss, squares, Timing(busy_s, cpu_s, time_s))
         case ["leave", int(rank)]:
             return Happened(Leave(rank))
         case ["stop"]:

@@ -24,7 +24,7 @@ FLOORS = (
     ("shard", "replica", "recorder", "replay", "generation"),
     ("loops", "startup"),
     ("rank", "cli"),
-    ("worker", "generate", "launch", "report"),
+    ("worker", "generate", "launch", "report", "simulate"),
 )
 LEVEL = {unit: level for level, units in enumerate(FLOORS) for unit in units}
 
@@ -37,6 +37,7 @@ PURE = {
     "dataclasses",
     "enum",
     "functools",
+    "heapq",
     "itertools",
     "math",
 }

@@ -34,7 +34,7 @@ from psdp.protocol import (
     Sums,
 )
 from psdp.recorder import Recorder
-from psdp.replay import Happened, Record, Replay
+from psdp.replay import Happened, Record, Replay, Timing
 from psdp.shard import Shard, Snapshot
 from psdp.transport import Arrival, Endpoint, Sending
 from psdp.transport import messages as m
@@ -77,8 +77,9 @@ class Leader(Server):
         signalled: Callable[[], str | None] = lambda: None,
     ) -> None:
         super().__init__(job, endpoint, shard, store, snapshot)
+        self.profile = Profile()
         if job.config.run.profile:
-            self.profile = recorder.profiles[endpoint.rank] = Profile()
+            recorder.profiles[endpoint.rank] = self.profile
         self.policy = job.policy(self.version, self.clocks, self.batches.pairs())
         self.recorder = recorder
         self.best = best or Best()
@@ -160,7 +161,8 @@ class Leader(Server):
         clock, version, tokens = message.clock, message.version, message.tokens
         steps, step_s, batch = message.steps, message.step_s, message.batch
         push = Push(peer, clock, version, slot, tokens, steps, step_s, batch)
-        self._happened(peer, Happened(push, message.loss, message.sum_of_squares))
+        timing = Timing(message.busy_s, message.cpu_s)
+        self._happened(peer, Happened(push, message.loss, message.sum_of_squares, timing))
         self._dismiss(peer)
 
     def _refuse(self, peer: int, message: m.Gradient) -> None:
@@ -398,6 +400,7 @@ class Leader(Server):
 
     def _write_summary(self, stopped_by: str) -> None:
         self.recorder.server_cpu_s[self.endpoint.rank] = self.cpu_s
+        self.recorder.apply_s = sum(cost.seconds for cost in self.profile.costs.values())
         self.recorder.finish(stopped_by, self.policy.clock_gaps, self.best.loss)
 
     def _end_by_signal(self, name: str) -> None:

@@ -81,6 +81,7 @@ class Worker:
         self._pull_s = 0.0
         self._pushed_bytes = 0
         self._pulled_bytes = 0
+        self._busy_s = 0.0
         self._handicap = Handicap(
             endpoint.rank,
             job.workers.index(endpoint.rank),
@@ -101,6 +102,7 @@ class Worker:
         self._computing_since_s = 0.0
         # Where workers share cores, the wall clock would count the steps of others.
         self._busy = time.thread_time if job.config.run.device == "cpu" else now
+        self._busy_start_s = self._busy()
         endpoint.landing = self._landing
 
     def run(self) -> None:
@@ -128,7 +130,7 @@ class Worker:
     def _turn(self, order: m.Weights) -> m.Weights:
         """Train as ordered and push what came of it; return the answer."""
         before_s, span = self._compute_s, self.replica.profile.span
-        self._computing_since_s = self._now()
+        self._computing_since_s, self._busy_s = self._now(), 0.0
         with span(OTHER):
             trained = self._training.train(order)
             with span("gradient norm", self.replica.gradient.nbytes):
@@ -165,7 +167,9 @@ class Worker:
             with span("batches"):
                 x, y = self._batches.batch(batch, micro)
             loss += self.replica.model.forward_backward(x, y, 1 / run.grad_accum, rng)
-        self._dawdle(clock, self._busy() - begin_s)
+        busy_s = self._busy() - begin_s
+        self._busy_s += busy_s
+        self._dawdle(clock, busy_s)
         return loss / run.grad_accum
 
     def _stop_computing(self) -> None:
@@ -280,6 +284,8 @@ class Worker:
                 loss=trained.loss,
                 sum_of_squares=squares,
                 step_s=step_s,
+                busy_s=self._busy_s / order.steps,
+                cpu_s=self._busy() - self._busy_start_s,
                 weights_sha256=sha256_of(self.replica.weights) if state else "",
                 **self._totals(),
             )

@@ -5,10 +5,14 @@ one, or as many as its local steps, with each answer and spends them with its pu
 worker that dies are given out again. So exactly the budget is computed, whoever is fast, and a run
 ends when no grant is left and none out.
 A mode that drops late gradients grants more, and counts what it accepts.
+
+An event costs no more than a logarithm of the workers, those apart that it lets go on, so that
+thousands can be served, and simulated.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -67,10 +71,16 @@ class Policy(ABC):
         self._deck = deck
         self._granted: dict[int, range] = {}
         """Numbers of the batches that a worker was told to compute, by rank."""
+        self._out = 0
+        """Gradients that are granted."""
         self._waiting: set[int] = set()
+        # Both by (clock, rank), the least first; an entry that is not true any more is passed over.
+        self._by_clock = [(clock, rank) for rank, clock in self.clocks.items()]
+        self._queue: list[tuple[int, int]] = []
+        heapq.heapify(self._by_clock)
         self._stopped = False
         self.drained = False
-        for rank in self._slowest_first(self.clocks):
+        for _, rank in sorted(self._by_clock):
             self._try_grant(rank)
 
     def handle(self, event: Event) -> list[Effect]:
@@ -82,11 +92,12 @@ class Policy(ABC):
         effects: list[Effect] = []
         match event:
             case Pull(rank):
-                self.clocks.setdefault(rank, min(self.clocks.values(), default=0))
+                if rank not in self.clocks:
+                    self._count(rank, self._least_clock())
                 if rank in self._granted and not self.drained:
                     effects.append(self._answer(rank))
                 else:
-                    self._waiting.add(rank)
+                    self._wait(rank)
             case Push():
                 effects += self._receive(event)
             case Leave(rank):
@@ -102,7 +113,8 @@ class Policy(ABC):
 
     @abstractmethod
     def _may_go(self, rank: int) -> bool:
-        """Say whether this idle live worker may compute its next gradient."""
+        """Say whether this idle live worker may compute its next gradient. If it may not, no other
+        may that waits behind it: of a higher clock, or of a higher rank with the same."""
 
     def _too_late(self, push: Push) -> bool:
         """Say whether a gradient that is in order has no use any more."""
@@ -129,20 +141,32 @@ class Policy(ABC):
                 f"rank {push.rank} pushed {_gradients(*pushed)} on version {push.version}; "
                 f"expected {_gradients(clock, batches)} on version {self.version} at most"
             )
-        del self._granted[push.rank]
-        self._waiting.add(push.rank)
+        self._out -= len(self._granted.pop(push.rank))
         if self._too_late(push):
             self._give_back(batches)
+            self._wait(push.rank)
             return [Drop(push.rank, push.slot), *self._settle()]
-        self.clocks[push.rank] += push.steps
+        self._count(push.rank, clock + push.steps)
+        self._wait(push.rank)
         if self._budget is not None:
             self._budget -= push.steps
         return self._accept(push)
 
+    def _count(self, rank: int, clock: int) -> None:
+        self.clocks[rank] = clock
+        heapq.heappush(self._by_clock, (clock, rank))
+
+    def _wait(self, rank: int) -> None:
+        if rank not in self._waiting:
+            self._waiting.add(rank)
+            heapq.heappush(self._queue, (self.clocks[rank], rank))
+
     def _forget(self, rank: int) -> None:
         self.clocks.pop(rank, None)
         self._waiting.discard(rank)
-        self._give_back(self._granted.pop(rank, range(0)))
+        batches = self._granted.pop(rank, range(0))
+        self._out -= len(batches)
+        self._give_back(batches)
 
     def _give_back(self, batches: range) -> None:
         if self._deck is not None and batches:
@@ -150,10 +174,14 @@ class Policy(ABC):
 
     def _release(self) -> list[Effect]:
         effects: list[Effect] = []
-        for rank in self._slowest_first(self._waiting):
-            if self._try_grant(rank):
+        while self._queue:
+            clock, rank = self._queue[0]
+            if rank in self._waiting and self.clocks[rank] == clock:
+                if not self._try_grant(rank):
+                    break
                 self._waiting.remove(rank)
                 effects.append(self._answer(rank))
+            heapq.heappop(self._queue)
         if self._at_rest() and self.clocks and not self.drained:
             self.drained = True
             effects.append(Drained(self.version))
@@ -171,11 +199,7 @@ class Policy(ABC):
 
     def _left(self) -> float:
         """Return how much of the budget is not granted."""
-        return (
-            math.inf
-            if self._budget is None
-            else self._budget - sum(map(len, self._granted.values()))
-        )
+        return math.inf if self._budget is None else self._budget - self._out
 
     def _steps_for(self, rank: int) -> int:
         """Return how many gradients a worker that may go computes before its next push."""
@@ -187,6 +211,7 @@ class Policy(ABC):
         steps = int(min(self._steps_for(rank), self._left()))
         own = range(self.clocks[rank], self.clocks[rank] + steps)
         self._granted[rank] = own if self._deck is None else self._deck.take(steps)
+        self._out += len(self._granted[rank])
         self.clock_gaps[self._lead(rank)] += 1
         return True
 
@@ -195,10 +220,15 @@ class Policy(ABC):
         return SendWeights(rank, self.version, self.clocks[rank], len(batches), batches.start)
 
     def _lead(self, rank: int) -> int:
-        return self.clocks[rank] - min(self.clocks.values())
+        return self.clocks[rank] - self._least_clock()
 
-    def _slowest_first(self, ranks: Iterable[int]) -> list[int]:
-        return sorted(ranks, key=lambda rank: (self.clocks[rank], rank))
+    def _least_clock(self) -> int:
+        while self._by_clock:
+            clock, rank = self._by_clock[0]
+            if self.clocks.get(rank) == clock:
+                return clock
+            heapq.heappop(self._by_clock)
+        return 0
 
 
 def _gradients(clock: int, batches: range) -> str:

@@ -89,7 +89,7 @@ class Asynchronous(StaleBounded):
         super()._forget(rank)
 
     def _steps_for(self, rank: int) -> int:
-        own, fastest = self._step_s.get(rank, 0.0), min(self._step_s.values(), default=0.0)
+        own = self._step_s.get(rank, 0.0)
         if not self._paced or not own:
             return self._local_steps
-        return max(1, round(self._local_steps * fastest / own))
+        return max(1, round(self._local_steps * min(self._step_s.values()) / own))

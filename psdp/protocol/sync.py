@@ -48,14 +48,19 @@ class Synchronous(Policy):
 
     def _accept(self, push: Push) -> list[Effect]:
         self._round[push.rank] = push
+        self._waiting.discard(push.rank)
         return self._close()
 
     def _too_late(self, push: Push) -> bool:
         return self._backups > 0 and (push.version < self.version or self._budget == 0)
 
+    def _wait(self, rank: int) -> None:
+        if rank not in self._round:  # else it is let go with the others, when the round closes
+            super()._wait(rank)
+
     def _may_go(self, rank: int) -> bool:
         # Whose gradient was dropped has a chance yet in the round that is under way.
-        return not self._round or (self._backups > 0 and rank not in self._round)
+        return not self._round or self._backups > 0
 
     def _settle(self) -> list[Effect]:
         return self._close()
@@ -64,8 +69,7 @@ class Synchronous(Policy):
         return not self._round
 
     def _steps_for(self, rank: int) -> int:
-        others = sum(other not in self._granted for other in self.clocks)
-        share = self._left() / max(1, others)
+        share = self._left() / max(1, len(self.clocks) - len(self._granted))
         wanted = self._round_steps(rank)
         return int(wanted) if share >= wanted else math.ceil(share)
 
@@ -98,6 +102,9 @@ class Synchronous(Policy):
             return []
         pushes = [self._round[rank] for rank in sorted(self._round)]
         self._round.clear()
+        for push in pushes:
+            if push.rank in self.clocks:
+                self._wait(push.rank)
         tokens = sum(push.tokens for push in pushes)
         lags = tuple(self.version - push.version for push in pushes)
         self.version += self._updates(pushes[0].steps)

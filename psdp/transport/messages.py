@@ -31,8 +31,10 @@ class Gradient:
 
     The gradient is the server's to read and write from then until it has answered, so a server on
     the same host takes it where it lies. Where workers train alone, it is what became of ``steps``
-    of their own. ``batch`` is as it was ordered; ``step_s`` is how long one of them took. Where
-    they reduce among themselves it is empty, and ``weights_sha256`` is of what they reached.
+    of their own. ``batch`` is as it was ordered; ``step_s`` is how long one of them took,
+    ``busy_s`` how much processor time of its worker that was, and ``cpu_s`` what the worker has
+    used so far for training and exchanges. Where they reduce among themselves it is empty, and
+    ``weights_sha256`` is of what they reached.
     """
 
     clock: int
@@ -50,6 +52,8 @@ class Gradient:
     step_s: float = 0.0
     batch: int = 0
     weights_sha256: str = ""
+    busy_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,181 @@
+"""Costs fitted from a recorded run.
+
+What can be read off a record is: how much processor time steps took, and what workers and server
+used beyond them. The latency of a message is what is left: it is chosen so that the simulated run
+is as fast as the real one was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from psdp.errors import ConfigError, ReplayError
+from psdp.job import Job
+from psdp.protocol import Push
+from psdp.replay import Happened, Timing, events_file, read_record
+from psdp.runfolder import CONFIG, SUMMARY
+from psdp.simulate.costs import UPDATE_VECTORS, Costs
+from psdp.simulate.scenario import job_of
+from psdp.simulate.world import World, rate
+
+MOST_SAMPLES = 4096
+"""Step times that are kept, evenly from the whole run."""
+
+LONGEST_LATENCY_S = 1.0
+HALVINGS = 12
+
+IDLE_SHARE = 0.01
+"""What a server uses of its core to look for messages."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a recorded run says.
+
+    Attributes:
+        costs: fitted.
+        settings: of the run, ``{field name: value}``.
+        measured, fitted: gradients/s of the run, and of its simulation.
+    """
+
+    costs: Costs
+    settings: dict[str, Any]
+    workers: int
+    parameters: int
+    measured: float
+    fitted: float
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run left."""
+
+    folder: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    pushes: list[tuple[Push, Timing]]
+
+
+def calibrate(folder: Path, costs: Costs) -> Calibration:
+    """Fit the costs from a run that was made with ``--record``.
+
+    Args:
+        costs: those that a record does not tell: cores, slices, failures.
+
+    Raises:
+        ConfigError: the folder holds no such run, or one that cannot be simulated.
+    """
+    run = _read(folder)
+    settings, workers = run.config["settings"], run.config["workers"]
+    parameters = run.config["parameters"]
+    job = job_of(settings, workers, parameters)
+    costs = _read_off(run, job, costs)
+    updates, done = [], 0
+    for push, timing in run.pushes:
+        done += push.steps
+        updates.append((timing.time_s, done))
+    measured = rate(updates)
+    costs = _fit_latency(job, costs, measured)
+    fitted = World(job, costs).run().gradients_per_s()
+    return Calibration(costs, settings, workers, parameters, measured, fitted)
+
+
+def _read(folder: Path) -> _Run:
+    config, summary = (_read_json(folder, name) for name in (CONFIG, SUMMARY))
+    path = events_file(folder, 0)
+    try:
+        happened = read_record(path)
+    except OSError as error:
+        raise ConfigError(
+            f"--calibrate {folder}: {path.name}: {error.strerror}; it takes the folder of a run "
+            "that was made with --record, from its start"
+        ) from error
+    except ReplayError as error:
+        raise ConfigError(f"--calibrate {folder}: {error}") from error
+    pushes = [_push_of(event) for event in happened if isinstance(event.event, Push)]
+    steps = len(pushes) // max(1, config["workers"])
+    if steps < LEAST_PUSHES:
+        raise ConfigError(
+            f"--calibrate {folder}: a worker pushed {steps} times; at least {LEAST_PUSHES} are "
+            "needed, so record a run of more steps"
+        )
+    return _Run(folder, config, summary, pushes)
+
+
+LEAST_PUSHES = 10
+"""Of each worker, on average."""
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"--calibrate {folder}: {name}: {error.strerror}; name the folder of a finished run"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"--calibrate {folder}: {name} is not JSON: {error}") from error
+    return record
+
+
+def _push_of(happened: Happened) -> tuple[Push, Timing]:
+    assert isinstance(happened.event, Push)
+    return happened.event, happened.timing
+
+
+def _read_off(run: _Run, job: Job, costs: Costs) -> Costs:
+    """Return the costs that the record shows, all but the latency."""
+    summary, pushes = run.summary, run.pushes
+    gradients = sum(push.steps for push, _ in pushes)
+    averaged = gradients if summary["mode"] == "sync" else 0
+    # Averaging reads a vector for each gradient, where an update touches several.
+    apply_s = summary["apply_s"] / (summary["version"] + averaged / UPDATE_VECTORS)
+    server_s = summary["server_cpu_s"]["0"] - summary["apply_s"] - IDLE_SHARE * summary["wall_s"]
+    pull_s_per_byte = sum(summary["pull_s"].values()) / summary["bytes_pulled"]
+    size = summary["bytes_pulled"] / (len(pushes) + len(job.workers))
+    inner_s = apply_s if summary["mode"] in ("local", "easgd") else 0.0
+    worker_s = fmean(_exchange_s(pushes, inner_s)) - size * pull_s_per_byte
+    samples = [timing.busy_s for _, timing in pushes[len(job.workers) :]]
+    return replace(
+        costs,
+        step_s=tuple(samples[:: -(-len(samples) // MOST_SAMPLES)]),
+        server_message_s=max(0.0, server_s / len(pushes) / 2),
+        worker_message_s=max(0.0, worker_s / 2),
+        pull_s_per_byte=pull_s_per_byte,
+        apply_s=apply_s,
+        average_s=apply_s / UPDATE_VECTORS,
+    )
+
+
+def _exchange_s(pushes: list[tuple[Push, Timing]], inner_s: float) -> list[float]:
+    """Return the processor seconds that each worker used for an exchange, its steps apart."""
+    by_rank: defaultdict[int, list[tuple[Push, Timing]]] = defaultdict(list)
+    for push, timing in pushes:
+        by_rank[push.rank].append((push, timing))
+    means = []
+    for own in by_rank.values():
+        if len(own) > 1:
+            steps_s = sum((timing.busy_s + inner_s) * push.steps for push, timing in own[1:])
+            all_s = own[-1][1].cpu_s - own[0][1].cpu_s
+            means.append((all_s - steps_s) / (len(own) - 1))
+    return means
+
+
+def _fit_latency(job: Job, costs: Costs, measured: float) -> Costs:
+    """Return the costs with the latency at which the simulated run is as fast as the real one."""
+    low_s, high_s = 0.0, LONGEST_LATENCY_S
+    if World(job, replace(costs, latency_s=low_s)).run().gradients_per_s() <= measured:
+        return replace(costs, latency_s=low_s)
+    for _ in range(HALVINGS):
+        # By ratio, since latencies are between microseconds and a second.
+        middle_s = (max(low_s, 1e-6) * high_s) ** 0.5
+        if World(job, replace(costs, latency_s=middle_s)).run().gradients_per_s() > measured:
+            low_s = middle_s
+        else:
+            high_s = middle_s
+    return replace(costs, latency_s=(low_s + high_s) / 2)

@@ -1,0 +1,114 @@
+"""Virtual time, and the resources for which ranks queue: cores and network ports."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+
+Action = Callable[[], None]
+
+
+class Clock:
+    """Calls actions in the order of their virtual times; those of the same time in the order in
+    which they were asked for, so that a simulation repeats exactly.
+
+    Attributes:
+        now_s: virtual seconds since the start.
+    """
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._stopped = False
+        self._numbers = count()
+        self._heap: list[tuple[float, int, Action]] = []
+
+    def at(self, time_s: float, action: Action) -> None:
+        """Call an action at a time that is not past."""
+        assert time_s >= self.now_s
+        heapq.heappush(self._heap, (time_s, next(self._numbers), action))
+
+    def after(self, delay_s: float, action: Action) -> None:
+        """Call an action in so many seconds."""
+        self.at(self.now_s + delay_s, action)
+
+    def run(self) -> None:
+        """Go on until :meth:`stop` is called, or nothing is left to do."""
+        while self._heap and not self._stopped:
+            self.now_s, _, action = heapq.heappop(self._heap)
+            action()
+
+    def stop(self) -> None:
+        """Call nothing more."""
+        self._stopped = True
+
+
+class Cores:
+    """Cores that ranks share: who is ready runs for a slice, then the next one does.
+
+    Args:
+        number: of cores; None gives everybody one of its own.
+        slice_s: how long one runs while others wait.
+    """
+
+    def __init__(self, clock: Clock, number: int | None, slice_s: float) -> None:
+        self._clock = clock
+        self._free = number
+        self._slice_s = slice_s
+        self._ready: deque[tuple[float, Action]] = deque()
+
+    def run(self, busy_s: float, then: Action) -> None:
+        """Use a core for so many seconds in all, then call ``then``."""
+        if self._free is None:
+            self._clock.after(busy_s, then)
+            return
+        self._ready.append((busy_s, then))
+        if self._free:
+            self._free -= 1
+            self._next()
+
+    def _next(self) -> None:
+        """Give a core that is free to who waits longest."""
+        assert self._free is not None
+        if not self._ready:
+            self._free += 1
+            return
+        busy_s, then = self._ready.popleft()
+        now_s = min(busy_s, self._slice_s)
+        self._clock.after(now_s, lambda: self._sliced(busy_s - now_s, then))
+
+    def _sliced(self, left_s: float, then: Action) -> None:
+        if left_s > 0:
+            self._ready.append((left_s, then))
+        else:
+            then()
+        self._next()
+
+
+class Network:
+    """What carries messages between ranks.
+
+    Each rank has a port that sends, and receives, one message after the other. A message streams:
+    its first byte can leave one port, and arrive ``latency_s`` later at another, before its last
+    one has left.
+
+    Args:
+        bytes_per_s: of a port; infinite where ranks share a host.
+    """
+
+    def __init__(self, clock: Clock, ranks: int, latency_s: float, bytes_per_s: float) -> None:
+        self._clock = clock
+        self._latency_s = latency_s
+        self._bytes_per_s = bytes_per_s
+        self._out_free_s = [0.0] * ranks
+        self._in_free_s = [0.0] * ranks
+
+    def send(self, source: int, target: int, size: int, then: Action) -> None:
+        """Carry a message of ``size`` bytes; call ``then`` when all of it has arrived."""
+        took_s = size / self._bytes_per_s
+        begin_s = max(self._clock.now_s, self._out_free_s[source])
+        self._out_free_s[source] = begin_s + took_s
+        end_s = max(begin_s + self._latency_s, self._in_free_s[target]) + took_s
+        self._in_free_s[target] = end_s
+        self._clock.at(end_s, then)

@@ -1,0 +1,142 @@
+"""What is simulated: settings of a job that need no ranks, and what came of it, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from psdp.config import Config
+from psdp.errors import ConfigError
+from psdp.job import Job, check_world
+from psdp.nn.transformer import parameter_table
+from psdp.params import Init, ParamSpec, ParamTable
+from psdp.simulate.costs import Costs
+from psdp.simulate.worker import State
+from psdp.simulate.world import Course, World
+
+BYTE_VOCABULARY = 256
+
+MODES = ("sync", "async", "ssp", "local", "easgd")
+"""Modes that can be simulated: those in which servers decide."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a simulated job came to. Shares are of the workers' time, and sum to 1 with ``away``.
+
+    Attributes:
+        speed_up: over one worker alone, in the same mode; None without that.
+        drained: whether the budget was spent. If not, failures ended the run.
+        virtual_s: how long it took.
+    """
+
+    mode: str
+    workers: int
+    servers: int
+    local_steps: int | None
+    staleness: int | None
+    steps_per_s: float
+    tokens_per_s: float
+    speed_up: float | None
+    computing: float
+    waiting: float
+    away: float
+    lag_mean: float
+    lag_p95: int
+    lag_max: int
+    max_clock_gap: int
+    pushed_bytes_per_step: float
+    pulled_bytes_per_step: float
+    dropped: int
+    failures: int
+    drained: bool
+    virtual_s: float
+
+    def record(self) -> dict[str, Any]:
+        """Return everything for JSON."""
+        return asdict(self)
+
+
+def job_of(settings: Mapping[str, Any], workers: int, parameters: int | None = None) -> Job:
+    """Return the job of these settings.
+
+    Args:
+        settings: ``{field name: value}`` of those that are not the default.
+        parameters: of the model, if it is not that of the settings.
+
+    Raises:
+        ConfigError: they contradict one another, or cannot be simulated.
+    """
+    config = Config.from_flat(dict(settings)).resolved()
+    if config.run.mode not in MODES:
+        raise ConfigError(
+            f"--mode {config.run.mode} is not simulated; choose one of {', '.join(MODES)}"
+        )
+    if parameters is None:
+        table = parameter_table(config.model, config.data.vocab_size or BYTE_VOCABULARY)
+    else:
+        table = ParamTable([ParamSpec("parameters", (parameters,), Init("zeros"), decay=True)])
+    ranks = config.run.servers + workers
+    check_world(config, ranks)
+    return Job(config, ranks, table)
+
+
+def predict(job: Job, costs: Costs, *, alone: float | None = None) -> Prediction:
+    """Simulate a job.
+
+    Args:
+        alone: tokens/s of one worker, for the speed-up.
+    """
+    return summarise(job, World(job, costs).run(), alone)
+
+
+def predict_alone(settings: Mapping[str, Any], costs: Costs, parameters: int | None) -> float:
+    """Return the tokens/s of one worker that neither is a straggler nor fails."""
+    own = {name: value for name, value in settings.items() if name not in _OF_MANY}
+    job = job_of(own, 1, parameters)
+    return predict(job, replace(costs, mtbf_s=None)).tokens_per_s
+
+
+_OF_MANY = ("straggler", "backup_workers")
+
+
+def summarise(job: Job, course: Course, alone: float | None) -> Prediction:
+    """Return the numbers of a course."""
+    run = job.config.run
+    gradients_per_s = course.gradients_per_s()
+    tokens_per_s = gradients_per_s * job.tokens_per_gradient
+    steps = course.gradients / job.gradients_per_step
+    return Prediction(
+        mode=run.mode,
+        workers=len(job.workers),
+        servers=len(job.servers),
+        local_steps=run.local_steps,
+        staleness=run.staleness,
+        steps_per_s=gradients_per_s / job.gradients_per_step,
+        tokens_per_s=tokens_per_s,
+        speed_up=tokens_per_s / alone if alone else None,
+        computing=course.share(State.COMPUTING),
+        waiting=course.share(State.WAITING),
+        away=course.share(State.AWAY),
+        lag_mean=course.lags.mean(),
+        lag_p95=quantile(course.lags.counts, 0.95),
+        lag_max=max(course.lags.counts, default=0),
+        max_clock_gap=course.max_clock_gap,
+        pushed_bytes_per_step=course.pushed_bytes / steps if steps else 0.0,
+        pulled_bytes_per_step=course.pulled_bytes / steps if steps else 0.0,
+        dropped=course.dropped,
+        failures=course.failures,
+        drained=course.drained,
+        virtual_s=course.virtual_s,
+    )
+
+
+def quantile(counts: Mapping[int, int], part: float) -> int:
+    """Return the least value that so large a part of all values does not exceed; 0 of none."""
+    wanted, seen = part * sum(counts.values()), 0
+    for value in sorted(counts):
+        seen += counts[value]
+        if seen >= wanted:
+            return value
+    return 0

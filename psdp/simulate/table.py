@@ -1,0 +1,63 @@
+"""Predictions as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from psdp.simulate.scenario import Prediction
+
+Column = tuple[str, int, Callable[[Prediction], str]]
+
+COLUMNS: tuple[Column, ...] = (
+    ("mode", -6, lambda p: p.mode),
+    ("W", 6, lambda p: str(p.workers)),
+    ("K", 4, lambda p: str(p.servers)),
+    ("H", 4, lambda p: _text(p.local_steps)),
+    ("S", 4, lambda p: _text(p.staleness)),
+    ("steps/s", 10, lambda p: f"{p.steps_per_s:.4g}"),
+    ("tokens/s", 13, lambda p: f"{p.tokens_per_s:,.0f}"),
+    ("speed-up", 9, lambda p: "" if p.speed_up is None else f"{p.speed_up:.2f}"),
+    ("compute", 8, lambda p: f"{p.computing:.1%}"),
+    ("wait", 7, lambda p: f"{p.waiting:.1%}"),
+    ("lag mean", 9, lambda p: f"{p.lag_mean:.1f}"),
+    ("p95", 6, lambda p: str(p.lag_p95)),
+    ("max", 6, lambda p: str(p.lag_max)),
+    ("gap", 5, lambda p: str(p.max_clock_gap)),
+    ("push/step", 10, lambda p: _bytes(p.pushed_bytes_per_step)),
+    ("pull/step", 10, lambda p: _bytes(p.pulled_bytes_per_step)),
+    ("dropped", 8, lambda p: str(p.dropped)),
+    ("failed", 7, lambda p: str(p.failures) + ("" if p.drained else "!")),
+)
+"""Name, width (negative: to the left), and what stands there."""
+
+LEGEND = (
+    "W workers, K servers, H local steps, S staleness; a step is a gradient of each worker. Shares "
+    "are of the workers' time, lags in versions, the gap in clocks."
+)
+UNFINISHED = "!: failures ended the run before its budget was spent"
+
+
+def table(predictions: Sequence[Prediction]) -> str:
+    """Return a line for each prediction, under a line of names."""
+    lines = ["".join(_cell(name, width) for name, width, _ in COLUMNS)]
+    lines += ["".join(_cell(of(p), width) for _, width, of in COLUMNS) for p in predictions]
+    lines.append(LEGEND)
+    if not all(p.drained for p in predictions):
+        lines.append(UNFINISHED)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(text: str, width: int) -> str:
+    return text.ljust(-width) if width < 0 else text.rjust(width)
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

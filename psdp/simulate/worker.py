@@ -1,0 +1,119 @@
+"""A simulated worker: it pulls, takes its steps, pushes, and may fail and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+
+from psdp.handicap import Handicap
+from psdp.protocol import SendWeights
+from psdp.simulate.clock import Clock, Cores
+from psdp.simulate.costs import Costs
+
+
+class State(Enum):
+    """What a worker's time goes into."""
+
+    COMPUTING = "computing"
+    WAITING = "waiting"
+    AWAY = "away"
+
+
+class Worker:
+    """Computes what it is answered.
+
+    Args:
+        steps: the processor seconds of its steps.
+        handicap: what it sleeps beyond them.
+        shards: in which an answer comes.
+        size: bytes of a push, and of a pull.
+        inner_s: processor seconds of the optimizer that it runs itself after each step, if it does.
+        push: called when what it was ordered is computed, with the mean seconds of a step.
+
+    Attributes:
+        life: counts how often it has failed; what it did in an earlier life is void.
+        pulls: answers that it has taken.
+        spent_s: by state.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        cores: Cores,
+        costs: Costs,
+        *,
+        steps: Iterator[float],
+        handicap: Handicap,
+        shards: int,
+        size: int,
+        inner_s: float,
+        push: Callable[[SendWeights, float], None],
+    ) -> None:
+        self.life = 0
+        self.pulls = 0
+        self.spent_s = dict.fromkeys(State, 0.0)
+        self._clock = clock
+        self._cores = cores
+        self._costs = costs
+        self._steps = steps
+        self._handicap = handicap
+        self._shards = shards
+        self._size = size
+        self._inner_s = inner_s
+        self._push = push
+        self._state, self._since_s = State.WAITING, 0.0
+        self._arrived = 0
+
+    def fail(self) -> None:
+        """Lose everything."""
+        self.life += 1
+        self._arrived = 0
+        self.enter(State.AWAY)
+
+    def enter(self, state: State) -> None:
+        """Be in this state from now on."""
+        self.spent_s[self._state] += self._clock.now_s - self._since_s
+        self._state, self._since_s = state, self._clock.now_s
+
+    def arrive(self, life: int, answer: SendWeights) -> None:
+        """A shard of an answer is here; with the last one, go on."""
+        if life != self.life:
+            return
+        self._arrived += 1
+        if self._arrived == self._shards:
+            self._arrived = 0
+            self.pulls += 1
+            busy_s = self._costs.worker_message_s + self._size * self._costs.pull_s_per_byte
+            self._run(busy_s, lambda: self._begin(answer))
+
+    def _begin(self, answer: SendWeights) -> None:
+        self.enter(State.COMPUTING)
+        self._step(answer, 0, self._clock.now_s)
+
+    def _step(self, answer: SendWeights, done: int, begin_s: float) -> None:
+        if done == answer.steps:
+            self._finish(answer, (self._clock.now_s - begin_s) / done)
+            return
+        busy_s = next(self._steps)
+        sleep_s = self._handicap.extra_s(answer.clock + done, busy_s)
+
+        def computed() -> None:
+            if sleep_s:
+                self._after(sleep_s, lambda: self._step(answer, done + 1, begin_s))
+            else:
+                self._step(answer, done + 1, begin_s)
+
+        self._run(busy_s + self._inner_s, computed)
+
+    def _finish(self, answer: SendWeights, step_s: float) -> None:
+        self.enter(State.WAITING)
+        busy_s = self._costs.worker_message_s + self._size * self._costs.push_s_per_byte
+        self._run(busy_s, lambda: self._push(answer, step_s))
+
+    def _run(self, busy_s: float, then: Callable[[], None]) -> None:
+        life = self.life
+        self._cores.run(busy_s, lambda: then() if life == self.life else None)
+
+    def _after(self, delay_s: float, then: Callable[[], None]) -> None:
+        life = self.life
+        self._clock.after(delay_s, lambda: then() if life == self.life else None)

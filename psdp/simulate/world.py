@@ -1,0 +1,239 @@
+"""One job under the virtual clock: the policy of its mode, its servers and workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from psdp.handicap import Handicap, parse_jitter, parse_stragglers
+from psdp.job import Job
+from psdp.metrics import Histogram
+from psdp.protocol import Apply, Drained, Drop, Effect, Leave, Pull, Push, SendWeights
+from psdp.simulate.clock import Action, Clock, Cores, Network
+from psdp.simulate.costs import Costs
+from psdp.simulate.server import Server
+from psdp.simulate.worker import State, Worker
+
+_STREAM = 0x6661696C
+"""Tells the times of failures from other random numbers of the same seed."""
+
+FAILURES = 10
+"""A job that sees so many times more failures than it has gradients and workers never ends."""
+
+WARM_UP = 0.2
+"""The part of a run's gradients after which its throughput is measured."""
+
+
+@dataclass
+class Course:
+    """What happened in a simulated job.
+
+    Attributes:
+        updates: (virtual seconds, gradients so far) of each update of rank 0.
+        spent_s: seconds of all workers by what they went into.
+        pushed_bytes, pulled_bytes: of all workers.
+        drained: whether the budget was spent before the last worker was gone for good.
+    """
+
+    updates: list[tuple[float, int]] = field(default_factory=list)
+    lags: Histogram = field(default_factory=Histogram)
+    spent_s: dict[State, float] = field(default_factory=lambda: dict.fromkeys(State, 0.0))
+    max_clock_gap: int = 0
+    pushed_bytes: int = 0
+    pulled_bytes: int = 0
+    dropped: int = 0
+    failures: int = 0
+    virtual_s: float = 0.0
+    drained: bool = False
+
+    @property
+    def gradients(self) -> int:
+        return self.updates[-1][1] if self.updates else 0
+
+    def gradients_per_s(self) -> float:
+        """Return the throughput after the warm-up; 0 where there is none."""
+        return rate(self.updates)
+
+    def share(self, state: State) -> float:
+        """Return the part of the workers' time that went into something."""
+        total = sum(self.spent_s.values())
+        return self.spent_s[state] / total if total else 0.0
+
+
+def rate(updates: list[tuple[float, int]]) -> float:
+    """Return gradients/s after the warm-up, of the times (seconds) at which so many were done; of
+    all of it where nothing is left then, and 0 where no time passed."""
+    if not updates:
+        return 0.0
+    end_s, end = updates[-1]
+    start_s, start = next(update for update in updates if update[1] >= WARM_UP * end)
+    if start == end:
+        start_s, start = 0.0, 0
+    return (end - start) / (end_s - start_s) if end_s > start_s else 0.0
+
+
+class World:
+    """A job's ranks, with costs in place of work.
+
+    Args:
+        job: resolved settings and the sizes of things. Failures need one server: a real job of
+            more ends with the first worker that it loses.
+    """
+
+    def __init__(self, job: Job, costs: Costs) -> None:
+        run = job.config.run
+        servers = len(job.servers)
+        assert costs.mtbf_s is None or servers == 1
+        item_bytes = np.dtype(run.dtype).itemsize
+        self._job, self._costs = job, costs
+        self._policy = job.policy(0, {})
+        self._lives = dict.fromkeys(job.workers, 0)
+        """The life of each worker that rank 0 knows of."""
+        self._course = Course()
+        self._clock = Clock()
+        bytes_per_s = run.link_mbps * 1e6 / 8 if run.link_mbps else float("inf")
+        network = Network(self._clock, job.world_size, costs.latency_s, bytes_per_s)
+        cores = Cores(self._clock, costs.cores, costs.slice_s)
+        self._network = network
+        self._shard_bytes = [len(shard) * item_bytes for shard in job.shards]
+        self._size = job.table.size * item_bytes
+        self._servers = [
+            Server(
+                rank,
+                servers,
+                self._shard_bytes[rank],
+                costs,
+                cores,
+                network,
+                performed=self._performed if rank == 0 else _ignore,
+                answer=self._answered,
+            )
+            for rank in job.servers
+        ]
+        for server in self._servers:
+            server.peers = [peer for peer in self._servers if peer is not server]
+        stragglers, jitter = parse_stragglers(run.straggler), parse_jitter(run.jitter)
+        self._workers = {
+            rank: Worker(
+                self._clock,
+                cores,
+                costs,
+                steps=costs.steps(number, run.seed),
+                handicap=Handicap(rank, number, run.seed, stragglers=stragglers, jitter=jitter),
+                shards=servers,
+                size=self._size,
+                inner_s=costs.apply_s if run.mode in ("local", "easgd") else 0.0,
+                push=self._push,
+            )
+            for number, rank in enumerate(job.workers)
+        }
+
+    def run(self) -> Course:
+        """Let the job go from its start to its end."""
+        for number, rank in enumerate(self._workers):
+            self._pull(rank)
+            if self._costs.mtbf_s is not None:
+                seed = self._job.config.run.seed
+                self._schedule_failure(rank, np.random.default_rng([seed, number, _STREAM]))
+        self._clock.run()
+        course = self._course
+        for worker in self._workers.values():
+            worker.enter(State.AWAY)
+            for state, spent_s in worker.spent_s.items():
+                course.spent_s[state] += spent_s
+            course.pulled_bytes += worker.pulls * self._size
+        course.max_clock_gap = max(self._policy.clock_gaps, default=0)
+        course.virtual_s = self._clock.now_s
+        return course
+
+    # Workers to servers
+
+    def _pull(self, rank: int) -> None:
+        self._to_leader(Pull(rank))
+
+    def _push(self, answer: SendWeights, step_s: float) -> None:
+        rank = answer.rank
+        slot, life = self._job.workers.index(rank), self._workers[rank].life
+        push = Push(
+            rank=rank,
+            clock=answer.clock,
+            version=answer.version,
+            slot=slot,
+            tokens=answer.steps * self._job.tokens_per_gradient,
+            steps=answer.steps,
+            step_s=step_s,
+            batch=answer.batch,
+        )
+        self._course.pushed_bytes += self._size
+        for server in self._servers:
+            size = self._shard_bytes[server.rank]
+            self._network.send(rank, server.rank, size, partial(self._arrive, server, push, life))
+
+    def _arrive(self, server: Server, push: Push, life: int) -> None:
+        if life != self._workers[push.rank].life:
+            return
+
+        def taken() -> None:
+            server.land(push.slot)
+            if server.rank == 0:
+                self._decide(push, life)
+
+        server.take(self._costs.server_message_s, taken)
+
+    def _to_leader(self, event: Pull | Leave) -> None:
+        """Have rank 0 learn of an event of a worker that carries no gradient."""
+        decide = partial(self._decide, event, self._workers[event.rank].life)
+        take = partial(self._servers[0].take, self._costs.server_message_s, decide)
+        self._network.send(event.rank, 0, 0, take)
+
+    # Rank 0
+
+    def _decide(self, event: Pull | Push | Leave, life: int) -> None:
+        self._lives[event.rank] = life
+        effects = self._policy.handle(event)
+        self._servers[0].follow([(effect, self._life_of(effect)) for effect in effects])
+
+    def _life_of(self, effect: Effect) -> int:
+        return self._lives[effect.rank] if isinstance(effect, SendWeights) else 0
+
+    def _performed(self, effect: Effect) -> None:
+        course = self._course
+        match effect:
+            case Apply(tokens=tokens, lags=lags):
+                done = course.gradients + tokens // self._job.tokens_per_gradient
+                course.updates.append((self._clock.now_s, done))
+                course.lags.add(lags)
+            case Drop():
+                course.dropped += 1
+            case Drained():
+                course.drained = True
+                self._clock.stop()
+
+    def _answered(self, answer: SendWeights, life: int) -> Action:
+        return partial(self._workers[answer.rank].arrive, life, answer)
+
+    # Failures
+
+    def _schedule_failure(self, rank: int, rng: np.random.Generator) -> None:
+        assert self._costs.mtbf_s is not None
+        self._clock.after(rng.exponential(self._costs.mtbf_s), partial(self._fail, rank, rng))
+
+    def _fail(self, rank: int, rng: np.random.Generator) -> None:
+        self._course.failures += 1
+        if self._course.failures > FAILURES * (self._job.gradients + len(self._workers)):
+            self._clock.stop()
+        self._workers[rank].fail()
+        self._to_leader(Leave(rank))
+        if self._costs.restart_s is not None:
+            self._clock.after(self._costs.restart_s, partial(self._come_back, rank, rng))
+
+    def _come_back(self, rank: int, rng: np.random.Generator) -> None:
+        self._workers[rank].enter(State.WAITING)
+        self._pull(rank)
+        self._schedule_failure(rank, rng)
+
+
+def _ignore(effect: Effect) -> None:
+    """Only rank 0's part is measured."""
