@@ -30,6 +30,7 @@ _SETUP = {
 _OF_MODE = {
     *("mode", "staleness", "local_steps", "merge", "backup_workers", "lag_compensation"),
     *("outer_optimizer", "outer_lr", "outer_momentum", "elastic_rate", "beta1"),
+    *("overlap", "balance"),
 }
 """Settings whose meaning or default is the mode's."""
 
@@ -85,6 +86,11 @@ class Row:
     @property
     def backup_workers(self) -> int:
         return int(self.settings["backup_workers"])
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing changes what its mode means."""
+        return _is_plain(self.settings)
 
     @property
     def all_reached(self) -> bool:
@@ -202,12 +208,16 @@ def _usual_target(runs: Sequence[Run]) -> tuple[float | None, str]:
     def ends(runs: Iterable[Run]) -> list[float]:
         return [run.val_loss for run in runs if run.val_loss is not None]
 
-    sync = ends(run for run in runs if run.mode == "sync" and not run.settings["backup_workers"])
+    sync = ends(run for run in runs if run.mode == "sync" and _is_plain(run.settings))
     if sync:
         return max(sync) * TOLERANCE, f"{100 * (TOLERANCE - 1):.0f} % above what sync ends with"
     if ends(runs):
         return max(ends(runs)), "what the worst run ends with, as there is no sync"
     return None, "no run was evaluated"
+
+
+def _is_plain(s: Mapping[str, Any]) -> bool:
+    return not s["backup_workers"] and not s["overlap"] and s["balance"] == "static"
 
 
 def _row_key(run: Run) -> tuple[Any, ...]:
@@ -331,7 +341,7 @@ def _base_label(row: Row) -> str:
     s = row.settings
     match row.mode:
         case "sync" if row.backup_workers:
-            return f"sync, {s['backup_workers']} backup"
+            label = f"sync, {s['backup_workers']} backup"
         case "ssp":
             label = f"ssp S={s['staleness']}"
         case "local":
@@ -341,8 +351,14 @@ def _base_label(row: Row) -> str:
             label = f"easgd H={s['local_steps']}"
         case mode:
             label = mode
-    compensation = s["lag_compensation"]
-    return label if compensation == "none" else f"{label}, {compensation}"
+    extras = [label]
+    if s["lag_compensation"] != "none":
+        extras.append(s["lag_compensation"])
+    if s["overlap"]:
+        extras.append("overlap")
+    if s["balance"] != "static":
+        extras.append(s["balance"])
+    return ", ".join(extras)
 
 
 def _place(row: Row) -> tuple[Any, ...]:
@@ -370,15 +386,16 @@ def _ratio(own: Stat, other: Stat) -> float | None:
 
 
 def reference(rows: Sequence[Row], mode: str, row: Row) -> Row | None:
-    """Return the row of a mode, without backup workers, whose other settings are most like those of
-    ``row``; None if there is none."""
+    """Return the row of a mode, a plain one if there is, whose other settings are most like those
+    of ``row``; None if there is none without backup workers."""
 
-    def differences(other: Row) -> int:
+    def distance(other: Row) -> tuple[bool, int]:
         names = row.settings.keys() - _OF_MODE - _NOT_COMPARED
-        return sum(row.settings[name] != other.settings.get(name) for name in names)
+        differing = sum(row.settings[name] != other.settings.get(name) for name in names)
+        return not other.plain, differing
 
     found = [other for other in rows if other.mode == mode and not other.backup_workers]
-    return min(found, key=differences, default=None)
+    return min(found, key=distance, default=None)
 
 
 def lag_percentiles(row: Row) -> tuple[int, int, int]:

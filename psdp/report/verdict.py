@@ -304,7 +304,7 @@ def _winner(scenario: Scenario) -> list[str]:
         rate = max(scenario.rows, key=lambda row: row.tokens_per_s.mean).tokens_per_s
         best = [row for row in scenario.rows if not row.tokens_per_s.apart(rate, TIMING)]
         what = "trains on more tokens/s (no row reached the target loss in all its runs)"
-    plain = [row for row in best if row.mode == "sync" and not row.backup_workers]
+    plain = [row for row in best if row.mode == "sync" and row.plain]
     exact = [row for row in best if row.mode == "allreduce"]
     if plain and len(best) == 1:
         return [f"Sync wins here: nothing {what}."]

@@ -8,14 +8,8 @@ import pytest
 from cells import SHIPPED, Spec, find_spec, read_spec
 
 from psdp.cli import given_settings
-from psdp.config import Config, RunConfig
+from psdp.config import Config
 from psdp.errors import ConfigError
-
-MODES = next(
-    field.metadata["choices"]
-    for field in RunConfig.__dataclass_fields__.values()
-    if field.name == "mode"
-)
 
 
 def spec(folder: Path, text: str) -> Spec:
@@ -159,7 +153,6 @@ def test_a_spec_is_found_by_path_or_shipped_name(tmp_path: Path) -> None:
         find_spec("gone")
 
 
-@pytest.mark.skipif("allreduce" not in MODES, reason="--mode allreduce is not here yet")
 @pytest.mark.parametrize("name", ["sync_vs_async", "stragglers", "staleness", "local_steps"])
 def test_shipped_specs_have_the_baselines_and_three_seeds(name: str) -> None:
     found = read_spec(find_spec(name))

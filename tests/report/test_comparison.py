@@ -70,6 +70,20 @@ def test_ratios_are_to_sync_and_allreduce_of_the_same_scenario(folder: Folder) -
     assert {row.allreduce_ratio for row in equal.rows} == {None}
 
 
+def test_what_changes_sync_is_compared_with_plain_sync(folder: Folder) -> None:
+    folder.run(overlap=True, tokens_per_s=48.0)
+    folder.run(mode="async", tokens_per_s=96.0)
+    assert [row.steps_ratio for row in folder.scenario().rows] == [1.0, 2.0], "the only sync"
+    folder.run(balance="dynamic", tokens_per_s=64.0)
+    folder.run()
+    assert [(row.label, row.steps_ratio) for row in folder.scenario().rows] == [
+        ("sync", 1.0),
+        ("sync, dynamic", 2.0),
+        ("sync, overlap", 1.5),
+        ("async", 3.0),
+    ]
+
+
 def test_a_straggler_is_a_worker_not_a_rank(folder: Folder) -> None:
     folder.run(straggler="2:4")
     folder.run(straggler="3:4", servers=2)

@@ -10,7 +10,7 @@ from psdp.report.measures import Stat
 from psdp.report.tables import Row, Scenario
 from psdp.report.verdict import allreduce_line, regimes, verdict
 
-PLAIN = {"backup_workers": 0, "staleness": None}
+PLAIN = {"backup_workers": 0, "overlap": False, "balance": "static", "staleness": None}
 
 
 def row(label: str, speed: float, took: float | None = None, **changes: Any) -> Row:
@@ -206,6 +206,11 @@ def test_a_step_with_backup_workers_is_smaller() -> None:
         "A step of sync, 1 backup is 3 gradients of 4: in tokens/s it is 2.25 times sync." in text
     )
     assert text.endswith("sync, 1 backup wins here: nothing reaches the target loss sooner.")
+
+
+def test_sync_that_is_not_plain_wins_under_its_own_name() -> None:
+    text = said(row("sync", 10.0, 20.0), row("sync, overlap", 12.0, 15.0, overlap=True))
+    assert text.endswith("sync, overlap wins here: nothing reaches the target loss sooner.")
 
 
 def test_single_runs_are_said_to_have_no_spread() -> None:
