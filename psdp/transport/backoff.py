@@ -15,19 +15,25 @@ class Backoff:
     its MPI may be a moment behind the bell. Where all peers ring, sleeps grow faster and longer.
 
     While a payload is under way most MPIs copy it inside our calls, so then we only yield the
-    core; a transfer that stands still for a quarter of a second is no reason to burn one.
+    core; a transfer that stands still for so long as ``patience_s`` is no reason to burn one.
 
     Args:
         listen: sleeps for so many seconds or until a peer rings, and says whether one did
             (default: only sleeps).
         all_ring: whether all peers ring.
+        patience_s: seconds.
     """
 
-    _SHORTEST_S, _LONGEST_S, _PATIENCE_S = 30e-6, 1e-3, 0.25
+    _SHORTEST_S, _LONGEST_S = 30e-6, 1e-3
 
     def __init__(
-        self, listen: Callable[[float], bool] | None = None, *, all_ring: bool = False
+        self,
+        listen: Callable[[float], bool] | None = None,
+        *,
+        all_ring: bool = False,
+        patience_s: float = 0.25,
     ) -> None:
+        self._patience_s = patience_s
         self._listen = listen
         self._growth, self._longest_s = (5.0, 10e-3) if all_ring else (1.5, self._LONGEST_S)
         self._sleep_s = 0.0
@@ -39,7 +45,7 @@ class Backoff:
             now = time.monotonic()
             if self._yielding_since is None:
                 self._yielding_since = now
-            if now - self._yielding_since < self._PATIENCE_S:
+            if now - self._yielding_since < self._patience_s:
                 os.sched_yield()
                 return
         else:

@@ -263,6 +263,7 @@ class MpiReducer(Reducer):
         try:
             self._post(self._free)
             while free := MPI.Request.Testsome(self._requests):
+                self._moves()
                 self._post(free)
         except MPI.Exception as error:
             raise PeerLost(f"the workers' allreduce failed ({error})") from error
