@@ -48,7 +48,7 @@ def render(
         {"plot": plot, "data": base64.b64encode((folder / plot.file).read_bytes()).decode()}
         for plot in plots
     ]
-    return environment.get_template("page.html.jinja").render(
+    page: str = environment.get_template("page.html.jinja").render(
         title=title,
         about=about,
         version=__version__,
@@ -57,3 +57,4 @@ def render(
         runs=runs,
         left_out=left_out,
     )
+    return page
