@@ -82,6 +82,7 @@ class Worker:
         self._pushed_bytes = 0
         self._pulled_bytes = 0
         self._busy_s = 0.0
+        """Processor time of the steps that are pushed next."""
         self._handicap = Handicap(
             endpoint.rank,
             job.workers.index(endpoint.rank),
@@ -130,7 +131,7 @@ class Worker:
     def _turn(self, order: m.Weights) -> m.Weights:
         """Train as ordered and push what came of it; return the answer."""
         before_s, span = self._compute_s, self.replica.profile.span
-        self._computing_since_s, self._busy_s = self._now(), 0.0
+        self._computing_since_s = self._now()
         with span(OTHER):
             trained = self._training.train(order)
             with span("gradient norm", self.replica.gradient.nbytes):
@@ -139,7 +140,7 @@ class Worker:
         step_s = (self._ahead_s + self._compute_s - before_s) / order.steps
         pushed_bytes = self._pushed_bytes
         pushes = self._push(order, trained, squares, step_s)
-        pushed_bytes = self._pushed_bytes - pushed_bytes
+        pushed_bytes, self._busy_s = self._pushed_bytes - pushed_bytes, 0.0
         if isinstance(self._training, OverlappedTraining):
             before_s, self._computing_since_s = self._compute_s, self._now()
             with span(OTHER):
