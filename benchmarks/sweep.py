@@ -37,7 +37,7 @@ from psdp.report.runs import FINISHED, LeftOut
 from psdp.runfolder import CONFIG, SUMMARY
 
 # With `python -m` the folder above is on the path; the other benchmarks are run by their file.
-sys.path.append(str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from cells import Cell, Spec, differences, find_spec, read_spec
 from session import Ended, run_session
