@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from psdp.cli import Parser, given_settings
-from psdp.config import ONLY_WITH, flag_of
+from psdp.config import ONLY_WITH, Config, flag_of
 from psdp.errors import ConfigError, PsdpError
 from psdp.simulate.calibrate import Calibration, calibrate
 from psdp.simulate.costs import Costs, usual_apply_s, usual_average_s
@@ -201,12 +201,14 @@ def _of_run(
 
     Where other modes are asked for, what only the run's own mode had a use for is left out.
     """
-    moot = ONLY_WITH if "mode" in grid else {}
-    kept = {name: value for name, value in recorded.items() if name not in (*moot, *PLACES, *_GRID)}
-    single = {
-        name: [recorded[name]] for name in _GRID if name not in moot and recorded[name] is not None
+    moot, usual = (ONLY_WITH if "mode" in grid else {}), Config().flat()
+    said = {
+        name: value
+        for name, value in recorded.items()
+        if name not in (*moot, *PLACES) and value != usual[name]
     }
-    return kept | settings, single | grid
+    single = {name: [said.pop(name)] for name in _GRID if name in said}
+    return said | settings, single | grid
 
 
 def _costs(given: Mapping[str, Any], size: int, calibration: Calibration | None) -> Costs:
