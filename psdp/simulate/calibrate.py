@@ -52,13 +52,24 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What a run left."""
+class Recorded:
+    """What a run that was made with ``--record`` left."""
 
-    folder: Path
     config: dict[str, Any]
     summary: dict[str, Any]
     pushes: list[tuple[Push, Timing]]
+
+    @property
+    def job(self) -> Job:
+        return job_of(self.config["settings"], self.config["workers"], self.config["parameters"])
+
+    def gradients_per_s(self) -> float:
+        """Return the throughput after the warm-up."""
+        updates, done = [], 0
+        for push, timing in self.pushes:
+            done += push.steps
+            updates.append((timing.time_s, done))
+        return rate(updates)
 
 
 def calibrate(folder: Path, costs: Costs) -> Calibration:
@@ -70,22 +81,25 @@ def calibrate(folder: Path, costs: Costs) -> Calibration:
     Raises:
         ConfigError: the folder holds no such run, or one that cannot be simulated.
     """
-    run = _read(folder)
-    settings, workers = run.config["settings"], run.config["workers"]
-    parameters = run.config["parameters"]
-    job = job_of(settings, workers, parameters)
-    costs = _read_off(run, job, costs)
-    updates, done = [], 0
-    for push, timing in run.pushes:
-        done += push.steps
-        updates.append((timing.time_s, done))
-    measured = rate(updates)
-    costs = _fit_latency(job, costs, measured)
-    fitted = World(job, costs).run().gradients_per_s()
-    return Calibration(costs, settings, workers, parameters, measured, fitted)
+    run = read_run(folder)
+    job, measured = run.job, run.gradients_per_s()
+    costs = _fit_latency(job, _read_off(run, job, costs), measured)
+    return Calibration(
+        costs=costs,
+        settings=run.config["settings"],
+        workers=len(job.workers),
+        parameters=job.table.size,
+        measured=measured,
+        fitted=World(job, costs).run().gradients_per_s(),
+    )
 
 
-def _read(folder: Path) -> _Run:
+def read_run(folder: Path) -> Recorded:
+    """Return what is left of a recorded run.
+
+    Raises:
+        ConfigError: it is none, or too short.
+    """
     config, summary = (_read_json(folder, name) for name in (CONFIG, SUMMARY))
     path = events_file(folder, 0)
     try:
@@ -104,7 +118,7 @@ def _read(folder: Path) -> _Run:
             f"--calibrate {folder}: a worker pushed {steps} times; at least {LEAST_PUSHES} are "
             "needed, so record a run of more steps"
         )
-    return _Run(folder, config, summary, pushes)
+    return Recorded(config, summary, pushes)
 
 
 LEAST_PUSHES = 10
@@ -128,7 +142,7 @@ def _push_of(happened: Happened) -> tuple[Push, Timing]:
     return happened.event, happened.timing
 
 
-def _read_off(run: _Run, job: Job, costs: Costs) -> Costs:
+def _read_off(run: Recorded, job: Job, costs: Costs) -> Costs:
     """Return the costs that the record shows, all but the latency."""
     summary, pushes = run.summary, run.pushes
     gradients = sum(push.steps for push, _ in pushes)

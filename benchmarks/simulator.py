@@ -1,0 +1,244 @@
+"""How well psdp.simulate predicts real jobs: measured and simulated throughput, side by side.
+
+    python benchmarks/simulator.py [--workers 2 4 8] [--sleep 4] [--quiet-percent 3] [--json FILE]
+
+Real jobs of a tiny model run in four modes, with and without a worker that is four times slower.
+All workers sleep for most of a step (--sleep 4: three quarters of it), so that more of them than
+there are cores can be had. The costs are fitted from one job alone, async without a straggler with
+the middle number of workers; every other job is then predicted from its settings, and the cores.
+
+A job that shares the machine with something else is measured again, --tries times at most, until
+others use no more than --quiet-percent of the cores; of all tries the quietest counts. The table
+says how quiet it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from session import run_session
+
+from psdp.simulate.calibrate import calibrate, read_run
+from psdp.simulate.costs import Costs
+from psdp.simulate.world import World
+
+MODES = {
+    "sync": ("--mode", "sync"),
+    "async": ("--mode", "async"),
+    "ssp": ("--mode", "ssp", "--staleness", "4"),
+    "local": ("--mode", "local", "--local-steps", "8"),
+}
+SLOWER = 4
+"""How many times slower the straggler is, the last worker."""
+
+MODEL = (
+    *("--n-layer", "2", "--n-head", "2", "--n-embd", "64", "--block-size", "32"),
+    *("--batch-size", "8", "--vocab-size", "256", "--threads", "1", "--lr", "1e-3"),
+    *("--val-fraction", "0", "--eval-every", "0", "--checkpoint-every", "0"),
+)
+TIMEOUT_S = 300.0
+TOLERANCE = 0.1
+
+
+class JobFailed(Exception):
+    """A job ended badly, or not at all; the text shows what it printed."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A job to be measured."""
+
+    mode: str
+    workers: int
+    straggler: bool
+
+    def flags(self) -> tuple[str, ...]:
+        slow = ("--straggler", f"{self.workers}:{SLOWER}") if self.straggler else ()
+        return (*MODES[self.mode], *slow)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Gradients/s of a job, measured and predicted, and what others used of the cores then."""
+
+    mode: str
+    workers: int
+    straggler: bool
+    measured: float
+    predicted: float
+    others_percent: float
+    fitted: bool
+
+    @property
+    def error(self) -> float:
+        return self.predicted / self.measured - 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How jobs are run. ``folder`` holds the corpus and what they leave."""
+
+    folder: Path
+    steps: int
+    sleep: float
+    quiet_percent: float
+    tries: int
+
+    def measure(self, cell: Cell) -> tuple[Path, float]:
+        """Run a job until it was quiet; return its run folder, and what others used, in percent.
+
+        Raises:
+            JobFailed: it did not end, or not with status 0.
+        """
+        best: tuple[float, Path] | None = None
+        for number in range(self.tries):
+            out = self.folder / f"{cell.mode}-{cell.workers}-{cell.straggler}-{number}"
+            others = self._run(cell, out)
+            if best is None or others < best[0]:
+                best = others, out
+            if others <= self.quiet_percent:
+                break
+        assert best is not None
+        return best[1], best[0]
+
+    def _run(self, cell: Cell, out: Path) -> float:
+        flags = {
+            "corpus": self.folder / "tokens.npy",
+            "max-steps": self.steps,
+            "jitter": f"uniform:{self.sleep:g}:{self.sleep:g}",
+            "out": out,
+        }
+        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        command = [sys.executable, "-m", "psdp.launch", "-n", str(1 + cell.workers)]
+        command += [*words, *MODEL, *cell.flags(), "--record", "--quiet"]
+        before, own_before = cores_used(), own_seconds()
+        ended = run_session(command, timeout_s=TIMEOUT_S)
+        after, own_after = cores_used(), own_seconds()
+        if ended.status != 0:
+            raise JobFailed(f"{' '.join(command)}: status {ended.status}:\n{ended.output}")
+        busy, total = (end - start for end, start in zip(after, before, strict=True))
+        return 100 * max(0.0, busy - (own_after - own_before)) / total
+
+
+def cores_used() -> tuple[float, float]:
+    """Return seconds that all cores of this machine have been used, and have been there; what the
+    host of a virtual machine took from it counts as used."""
+    fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    idle = fields[3] + fields[4]
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    return (sum(fields) - idle) * tick_s, sum(fields) * tick_s
+
+
+def own_seconds() -> float:
+    """Return processor seconds of this process and all that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+HEADER = (
+    f"{'mode':7}{'workers':>8}{'straggler':>11}{'measured':>10}{'simulated':>11}{'error':>8}"
+    f"{'others':>9}   gradients/s"
+)
+
+
+def row(result: Result) -> str:
+    """Return the line of the table for a job."""
+    note = "  (fitted)" if result.fitted else ""
+    return (
+        f"{result.mode:7}{result.workers:8}{'4 times' if result.straggler else 'none':>11}"
+        f"{result.measured:10.1f}{result.predicted:11.1f}{result.error:+8.1%}"
+        f"{result.others_percent:8.1f}%{note}"
+    )
+
+
+def run_all(plan: Plan, workers: Sequence[int], cores: int) -> list[Result]:
+    """Measure every job, the one to fit from first; print each as it comes."""
+    source = Cell("async", sorted(workers)[len(workers) // 2], straggler=False)
+    cells = [
+        Cell(mode, count, straggler)
+        for count in workers
+        for straggler in (False, True)
+        for mode in MODES
+    ]
+    first = plan.measure(source)
+    fit = calibrate(first[0], Costs(cores=cores))
+    print(json.dumps(fit.costs.record()), file=sys.stderr, flush=True)
+    results = []
+    for cell in cells:
+        fitted = cell == source
+        folder, others = first if fitted else plan.measure(cell)
+        result = predicted(cell, folder, fit.costs, others, fitted=fitted)
+        print(row(result), flush=True)
+        results.append(result)
+    return results
+
+
+def predicted(cell: Cell, folder: Path, costs: Costs, others: float, *, fitted: bool) -> Result:
+    """Return what a job did beside what it should have."""
+    run = read_run(folder)
+    course = World(run.job, costs).run()
+    values = run.gradients_per_s(), course.gradients_per_s()
+    return Result(cell.mode, cell.workers, cell.straggler, *values, others, fitted)
+
+
+def parse() -> argparse.Namespace:
+    """Return the options.
+
+    Raises:
+        SystemExit: ``--help``, or an option that cannot be.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, nargs="+", metavar="W", default=[2, 4, 8])
+    parser.add_argument("--steps", type=int, metavar="N", default=200, help="default 200")
+    parser.add_argument("--sleep", type=float, metavar="FACTOR", default=4, help="default 4")
+    parser.add_argument("--quiet-percent", type=float, metavar="X", default=3, help="default 3")
+    parser.add_argument("--tries", type=int, metavar="N", default=5, help="default 5")
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    options = parser.parse_args()
+    if min(*options.workers, options.tries, options.sleep) < 1 or options.steps < 40:
+        parser.error("--workers, --tries and --sleep must be at least 1, --steps at least 40")
+    return options
+
+
+def main() -> int:
+    options = parse()
+    # So that a session that is under way is ended, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    cores = len(os.sched_getaffinity(0))
+    print(HEADER, flush=True)
+    with tempfile.TemporaryDirectory(prefix="psdp-bench-") as name:
+        folder = Path(name)
+        tokens = np.random.default_rng(0).integers(0, 256, 1 << 20)
+        np.save(folder / "tokens.npy", tokens.astype(np.uint8))
+        plan = Plan(
+            folder, options.steps, options.sleep, options.quiet_percent, tries=options.tries
+        )
+        try:
+            results = run_all(plan, options.workers, cores)
+        except JobFailed as error:
+            print(f"a job failed: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+    worst = max(results, key=lambda result: abs(result.error))
+    print(f"largest error {worst.error:+.1%}: {worst.mode}, {worst.workers} workers")
+    if options.json:
+        records = [asdict(result) | {"error": result.error} for result in results]
+        Path(options.json).write_text(json.dumps(records, indent=2) + "\n")
+    return 0 if abs(worst.error) <= TOLERANCE else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""``python -m psdp.simulate`` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_calibrate import write_run
+
+from psdp.simulate.__main__ import main
+
+SMALL = ("--parameters", "1000", "--max-steps", "10")
+
+
+def lines_of(capsys: pytest.CaptureFixture[str], *flags: str) -> list[list[str]]:
+    """Return the words of each line of the table."""
+    assert main([*SMALL, *flags]) == 0
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_row_for_every_combination_that_has_a_meaning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ("--mode", "sync,ssp,local", "--workers", "2,4", "--servers", "1,2")
+    _, names, *rows, _ = lines_of(capsys, *flags, "--staleness", "1,3", "--local-steps", "5")
+    assert names[:6] == ["mode", "W", "K", "H", "S", "steps/s"]
+    assert [tuple(row[:3]) for row in rows if row[0] != "ssp"] == [
+        (mode, workers, servers)
+        for mode in ("sync", "local")
+        for servers in ("1", "2")
+        for workers in ("2", "4")
+    ]
+    ssp = [tuple(row[1:4]) for row in rows if row[0] == "ssp"]
+    assert len(ssp) == 8
+    assert {row[2] for row in ssp} == {"1", "3"}
+
+
+def test_the_speed_up_is_over_one_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = lines_of(capsys, "--workers", "1,2", "--straggler", "1:1")[2:4]
+    assert float(one[5]) == 1
+    assert float(two[5]) == pytest.approx(2 * float(two[3]) / float(one[3]), rel=0.01)
+
+
+def test_everything_is_in_the_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    flags = ("--mode", "ssp", "--straggler", "2:3", "--step-ms", "20", "--json", str(out))
+    row = lines_of(capsys, *flags)[2]
+    record = json.loads(out.read_text())
+    (prediction,) = record["predictions"]
+    assert f"{prediction['steps_per_s']:.4g}" == row[4]
+    assert record["costs"]["step_s"] == {"samples": 1, "mean": 0.02, "std": 0.0}
+    assert prediction["max_clock_gap"] == 4
+    assert prediction["computing"] + prediction["waiting"] == pytest.approx(1)
+
+
+def test_a_calibrated_simulation_starts_from_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(write_run(tmp_path / "run"))
+    assert main(["--calibrate", run]) == 0
+    fitted, costs, _, own, _ = capsys.readouterr().out.splitlines()
+    assert fitted == (
+        "fitted from 58 steps of a run of 2 worker(s): 10.0 gradients/s measured, 10.0 simulated"
+    )
+    assert costs.startswith("1,000 parameters; step 40 ms of a core, unlimited cores;")
+    assert own.split()[:4] == ["sync", "2", "1", "5"]
+    # Other modes, and costs that are known better.
+    flags = ["--calibrate", run, "--mode", "ssp,async", "--workers", "3", "--latency-us", "0"]
+    assert main(flags) == 0
+    _, costs, _, ssp, free, _ = capsys.readouterr().out.splitlines()
+    assert "message 0 us" in costs
+    assert ssp.split()[:4] == ["ssp", "3", "1", "4"]
+    assert free.split()[:3] == ["async", "3", "1"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ("--workers 0", "--workers: expected whole numbers from 1 on, got '0'"),
+        ("--workers 2,x", "got 'x'"),
+        ("--workers 2,", "got ''"),
+        ("--mode sync,fast", "expected some of sync, async, ssp, local, easgd, got 'fast'"),
+        ("--staleness 3", "--staleness has a meaning with --mode ssp only, got sync"),
+        ("--mode ssp --backup-workers 1", "--backup-workers has a meaning with --mode sync only"),
+        ("--step-ms -1", "--step-ms: expected a number of at least 0, got '-1'"),
+        ("--step-ms nan", "got 'nan'"),
+        ("--cores 0", "--cores: expected whole numbers from 1 on"),
+        ("--restart-s 3", "give --mtbf-s too"),
+        ("--servers 2 --mtbf-s 9", "--mtbf-s needs --servers 1, got 2"),
+        ("--straggler 9:4", "--straggler names rank 9, which is no worker"),
+        ("--jitter normal:1", "--jitter expects"),
+        ("--calibrate nowhere", "--calibrate nowhere: config.json: No such file"),
+        ("--bogus 1", "unrecognized arguments: --bogus 1"),
+        ("--json nowhere/x.json", "--json nowhere/x.json: No such file"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    capsys: pytest.CaptureFixture[str], flags: str, text: str
+) -> None:
+    assert main([*SMALL, *flags.split()]) == 2
+    said = capsys.readouterr().err
+    assert text in said
+    assert said.startswith("psdp.simulate: ")
+    assert said.count("\n") == 1
+
+
+def test_a_model_that_was_not_recorded_needs_the_time_of_its_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--calibrate", str(write_run(tmp_path / "run")), "--n-embd", "256"]
+    assert main(flags) == 2
+    assert "--n-embd changes what a step takes" in capsys.readouterr().err
+    assert main([*flags, "--step-ms", "200"]) == 0
+    costs = capsys.readouterr().out.splitlines()[1]
+    assert costs.startswith("3,241,472 parameters; step 200 ms of a core")
+
+
+def test_it_starts_as_a_module() -> None:
+    command = [sys.executable, "-m", "psdp.simulate", *SMALL, "--mtbf-s", "0.1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1].startswith("!: failures ended the run")

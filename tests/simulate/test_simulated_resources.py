@@ -1,0 +1,86 @@
+"""Virtual time, cores and ports, against what can be worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from psdp.simulate.clock import Clock, Cores, Network
+
+
+def test_actions_come_in_the_order_of_their_times_then_of_asking() -> None:
+    clock, seen = Clock(), []
+    clock.after(2.0, lambda: seen.append(("late", clock.now_s)))
+    clock.after(1.0, lambda: seen.append(("first", clock.now_s)))
+    clock.after(1.0, lambda: clock.after(0.5, lambda: seen.append(("nested", clock.now_s))))
+    clock.run()
+    assert seen == [("first", 1.0), ("nested", 1.5), ("late", 2.0)]
+
+
+def test_after_a_stop_nothing_more_happens() -> None:
+    clock, seen = Clock(), []
+    clock.after(1.0, clock.stop)
+    clock.after(2.0, lambda: seen.append("too late"))
+    clock.run()
+    assert seen == []
+    assert clock.now_s == 1.0
+
+
+def ends(cores: int | None, busy_s: list[float], slice_s: float = 1.0) -> list[float]:
+    """Return when each of some ranks that begin together is done."""
+    clock = Clock()
+    pool = Cores(clock, cores, slice_s)
+    done = [0.0] * len(busy_s)
+    for number, seconds in enumerate(busy_s):
+
+        def then(number: int = number) -> None:
+            done[number] = clock.now_s
+
+        pool.run(seconds, then)
+    clock.run()
+    return done
+
+
+def test_who_has_a_core_of_its_own_waits_for_nobody() -> None:
+    assert ends(None, [3.0, 1.0, 2.0]) == [3.0, 1.0, 2.0]
+    assert ends(3, [3.0, 1.0, 2.0]) == pytest.approx([3.0, 1.0, 2.0])
+
+
+def test_cores_are_shared_by_turns() -> None:
+    # One core: a b c, a c, a
+    assert ends(1, [3.0, 1.0, 2.0]) == pytest.approx([6.0, 2.0, 5.0])
+    # Slices that are longer than the work: one after the other.
+    assert ends(1, [3.0, 1.0, 2.0], slice_s=9.0) == pytest.approx([3.0, 4.0, 6.0])
+    # Two cores: a and b, then c and a, then c
+    assert ends(2, [2.0, 1.0, 2.0]) == pytest.approx([2.0, 1.0, 3.0])
+
+
+def arrivals(latency_s: float, sends: list[tuple[int, int, int]]) -> list[float]:
+    """Return when messages (source, target, bytes) that are all sent at once have arrived, over
+    ports of 100 bytes/s."""
+    clock, done = Clock(), [0.0] * len(sends)
+    network = Network(clock, 4, latency_s, 100.0)
+    for number, (source, target, size) in enumerate(sends):
+
+        def then(number: int = number) -> None:
+            done[number] = clock.now_s
+
+        network.send(source, target, size, then)
+    clock.run()
+    return done
+
+
+def test_a_message_takes_its_latency_and_its_bytes() -> None:
+    assert arrivals(0.25, [(0, 1, 200)]) == [2.25]
+    assert arrivals(0.25, [(0, 1, 0)]) == [0.25]
+
+
+def test_a_port_sends_one_after_the_other() -> None:
+    assert arrivals(0.0, [(0, 1, 100), (0, 2, 100)]) == [1.0, 2.0]
+
+
+def test_a_port_receives_one_after_the_other() -> None:
+    assert arrivals(0.0, [(1, 0, 100), (2, 0, 100), (3, 0, 200)]) == [1.0, 2.0, 4.0]
+
+
+def test_both_directions_and_other_ports_are_free() -> None:
+    assert arrivals(0.0, [(0, 1, 100), (1, 0, 100), (2, 3, 100)]) == [1.0, 1.0, 1.0]
