@@ -161,7 +161,8 @@ def is_running(pid: int) -> bool:
 def test_a_signal_ends_all_ranks_even_more_than_cores(end: signal.Signals) -> None:
     real_mpirun()
     ranks = len(os.sched_getaffinity(0)) + 1
-    sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    # In one write: a launcher may put what two ranks write at once between one another.
+    sleeper = "import os, time; os.write(1, b'%d\\n' % os.getpid()); time.sleep(60)"
     process = launch(Path(sys.prefix), "-n", str(ranks), "--module", "timeit", sleeper)
     assert process.stdout
     pids = [int(process.stdout.readline()) for _ in range(ranks)]
