@@ -128,7 +128,7 @@ def psdp_exchange(side: Side, endpoint: Endpoint, shard: Shard) -> Exchange:
 
     def work(number: int) -> None:
         side.own[-1] = number
-        gradient = m.Gradient(number, number, 1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0, 0)
+        gradient = m.Gradient(0.0, 0.0, 0.0, 0.0, 0, 0, number, number, 1, 1.0, 1.0)
         push = endpoint.send(0, gradient, side.own)
         heard()
         assert endpoint.flush([push]) == []

@@ -13,7 +13,7 @@ from psdp.job import Job
 from psdp.metrics import Histogram, Interval, finite, perplexity
 from psdp.protocol import Apply, Sums
 from psdp.runfolder import RunFolder
-from psdp.transport.messages import Goodbye, Gradient, Progress, Spent
+from psdp.transport.messages import Spent, Totals
 
 
 class Recorder:
@@ -63,10 +63,10 @@ class Recorder:
         self._evaluation: dict[str, Any] = {}
         self._lr, self._norm = 0.0, 0.0
         self._clocks: dict[int, int] = {}
-        self._totals: dict[int, Gradient | Progress | Goodbye] = {}
+        self._totals: dict[int, Totals] = {}
         self._dropped = dict.fromkeys(job.workers, 0)
 
-    def totals(self, rank: int, message: Gradient | Progress | Goodbye) -> None:
+    def totals(self, rank: int, message: Totals) -> None:
         """Keep a worker's latest totals of time and bytes."""
         self._totals[rank] = message
 

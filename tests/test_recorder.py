@@ -167,9 +167,9 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.evaluated(Sums(10.0, 5, 10), 0, 0, best=True)
     for version, lag in enumerate([0, 1, 1, 2], start=1):
         run.update(version, 1.0, lag)
-    run.recorder.totals(2, Goodbye(DONE, 0, 1.5, 0.125, 0.25, 0.375, 300, 400))
-    run.recorder.totals(1, Gradient(0, 0, 16, 1.0, 1.0, 9.0, 9.0, 9.0, 9.0, 9, 9))
-    run.recorder.totals(1, Goodbye(DONE, 0, 1.25, 0.25, 0.5, 0.75, 100, 200))
+    run.recorder.totals(2, Goodbye(1.5, 0.125, 0.25, 0.375, 300, 400, DONE, 0))
+    run.recorder.totals(1, Gradient(9.0, 9.0, 9.0, 9.0, 9, 9, 0, 0, 16, 1.0, 1.0))
+    run.recorder.totals(1, Goodbye(1.25, 0.25, 0.5, 0.75, 100, 200, DONE, 0))
     run.recorder.dropped(2)
     run.recorder.server_cpu_s |= {1: 0.75, 0: 1.25}
     run.recorder.apply_s = 0.125

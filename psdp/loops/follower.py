@@ -41,7 +41,7 @@ class Follower(Server):
         super().turn()
         if self._signalled() is not None and not self._told:
             # Rank 0 ends the run, and wants this shard saved first.
-            self.endpoint.send(0, m.Goodbye(m.SIGNAL, 0, 0.0, 0.0, 0.0, 0.0, 0, 0))
+            self.endpoint.send(0, m.Goodbye(0.0, 0.0, 0.0, 0.0, 0, 0, m.SIGNAL, 0))
             self._told = True
 
     def on_message(self, peer: int, message: m.Message) -> None:

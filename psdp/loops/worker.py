@@ -248,10 +248,13 @@ class Worker:
     # Exchanges with the servers
 
     def _report(self, clock: int, steps: int, loss: float, squares: float) -> None:
-        self.endpoint.send(0, m.Progress(clock, steps, loss, squares, **self._totals()))
+        message = m.Progress(
+            **self._totals(), clock=clock, steps=steps, loss=loss, sum_of_squares=squares
+        )
+        self.endpoint.send(0, message)
 
     def _totals(self) -> dict[str, Any]:
-        """Return the times and bytes so far, by their names in messages."""
+        """Return the fields of :class:`messages.Totals`."""
         return {
             "compute_s": self._compute_s,
             "push_s": self._push_s,
@@ -352,7 +355,7 @@ class Worker:
 
     def say_goodbye(self, why: str, status: int = 0) -> None:
         """Tell rank 0 that this worker computes no more; see :class:`messages.Goodbye`."""
-        sending = self.endpoint.send(0, m.Goodbye(why, status, **self._totals()))
+        sending = self.endpoint.send(0, m.Goodbye(**self._totals(), why=why, status=status))
         if why == m.DONE:
             self.endpoint.flush([sending])
             return

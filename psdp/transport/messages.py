@@ -26,8 +26,20 @@ DONE, SIGNAL, ERROR = "done", "signal", "error"
 
 
 @dataclass(frozen=True, slots=True)
-class Gradient:
-    """Worker to every server, with its part of the gradient. Times and bytes are totals so far.
+class Totals:
+    """What a worker has spent and moved so far; no message by itself, but part of several."""
+
+    compute_s: float
+    push_s: float
+    wait_s: float
+    pull_s: float
+    pushed_bytes: int
+    pulled_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient(Totals):
+    """Worker to every server, with its part of the gradient.
 
     The gradient is the server's to read and write from then until it has answered, so a server on
     the same host takes it where it lies. Where workers train alone, it is what became of ``steps``
@@ -42,12 +54,6 @@ class Gradient:
     tokens: int
     loss: float
     sum_of_squares: float
-    compute_s: float
-    push_s: float
-    wait_s: float
-    pull_s: float
-    pushed_bytes: int
-    pulled_bytes: int
     steps: int = 1
     step_s: float = 0.0
     batch: int = 0
@@ -103,17 +109,11 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class Goodbye:
+class Goodbye(Totals):
     """A rank to rank 0: it does no more. ``why``: done, signal or error, with its exit status."""
 
     why: str
     status: int
-    compute_s: float
-    push_s: float
-    wait_s: float
-    pull_s: float
-    pushed_bytes: int
-    pulled_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,21 +191,15 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Totals):
     """Worker to rank 0, which does not answer: ``steps`` more that the workers took together, from
     number ``clock`` on. The mean loss is this worker's, the sum of squares that of the last mean
-    gradient, the same on all workers. Times and bytes are totals so far."""
+    gradient, the same on all workers."""
 
     clock: int
     steps: int
     loss: float
     sum_of_squares: float
-    compute_s: float
-    push_s: float
-    wait_s: float
-    pull_s: float
-    pushed_bytes: int
-    pulled_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

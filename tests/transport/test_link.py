@@ -45,7 +45,7 @@ def test_a_payload_is_the_senders_until_it_has_left() -> None:
     landing = np.zeros(250_000, "f4")
     receiver.landing = lambda peer, message: landing
     vector = np.ones(250_000, "f4")
-    message = Gradient(0, 0, 8, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0, 0)
+    message = Gradient(0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 8, 1.0, 1.0)
     sending = sender.send(1, message, vector)
     assert sender.receive(0.0) is None
     assert receiver.receive(0.0) is None

@@ -79,7 +79,7 @@ def test_a_payload_of_another_size_than_its_landing_is_refused(size: int) -> Non
 
 @pytest.mark.parametrize(
     "message",
-    [weights(0), Gradient(0, 0, 8, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0, 0)],
+    [weights(0), Gradient(0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 8, 1.0, 1.0)],
     ids=["weights", "gradient"],
 )
 def test_a_vector_that_is_missing_altogether_is_refused(message: Message) -> None:

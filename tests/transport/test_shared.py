@@ -175,7 +175,7 @@ def weights(version: int) -> m.Weights:
     return m.Weights(version, 0, m.TRAIN, m.CURRENT, 0, 0)
 
 
-GRADIENT = m.Gradient(0, 0, 8, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0, 0)
+GRADIENT = m.Gradient(0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 8, 1.0, 1.0)
 
 
 def test_a_push_moves_its_header_alone() -> None:
