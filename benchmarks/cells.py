@@ -19,13 +19,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from psdp.cli import read_toml
 from psdp.config import Config, flag_of, settings
 from psdp.errors import ConfigError
 from psdp.job import check_world
@@ -98,12 +98,7 @@ def read_spec(path: Path) -> Spec:
     Raises:
         ConfigError: it cannot be read, or a cell of it cannot be run; names the file and the key.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+    content = read_toml(path, str(path))
     try:
         return _spec(path, content)
     except ConfigError as error:
@@ -153,15 +148,13 @@ def _cells(top: Mapping[str, Any]) -> list[Cell]:
         for choices in [_disjoint(common, grid, kind)]
         for values in product(*choices.values())
     ]
-    seen: dict[str, Cell] = {}
+    named: dict[str, Cell] = {}
     for cell in cells:
-        twin = seen.setdefault(cell.name, cell)
-        if twin is not cell:
+        if named.setdefault(cell.name, cell) is not cell:
             raise ConfigError(f"two cells are called {cell.name}: the grid holds a value twice")
+    jobs: dict[tuple[int, Config], Cell] = {}
     for cell in cells:
-        twin = next(
-            other for other in cells if (other.workers, other.config) == (cell.workers, cell.config)
-        )
+        twin = jobs.setdefault((cell.workers, cell.config), cell)
         if twin is not cell:
             raise ConfigError(f"cells {twin.name} and {cell.name} are the same job")
     seeds = list(dict.fromkeys(cell.config.run.seed for cell in cells))

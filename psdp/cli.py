@@ -37,7 +37,7 @@ def given_settings(argv: Sequence[str]) -> dict[str, Any]:
     """
     flags = vars(build_parser().parse_args(argv))
     file = flags.pop("config", None)
-    given = {} if file is None else _read_toml(Path(file))
+    given = {} if file is None else _settings_in(Path(file))
     given.update(flags)
     Config.from_flat(given)  # names and types
     return given
@@ -90,13 +90,25 @@ def _argument(field: Field[Any]) -> dict[str, Any]:
     return argument
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, called: str) -> dict[str, Any]:
+    """Return what a TOML file holds.
+
+    Args:
+        called: how an error names the file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
+        raise ConfigError(f"{called}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} is not TOML: {error}") from error
+        raise ConfigError(f"{called} is not TOML: {error}") from error
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    content = read_toml(path, f"--config {path}")
     topics = {field.name: topic for topic, field in settings()}
     values: dict[str, Any] = {}
     for key, value in content.items():

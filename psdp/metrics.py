@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,17 @@ class Histogram:
             "max": max(self.counts, default=0),
             "histogram": {str(number): self.counts[number] for number in sorted(self.counts)},
         }
+
+
+def percentile(histogram: Mapping[int, int], share: float) -> int | None:
+    """Return the least number that at least this share of all does not exceed; None if there are
+    none."""
+    wanted, seen = share * sum(histogram.values()), 0
+    for number in sorted(histogram):
+        seen += histogram[number]
+        if seen and seen >= wanted:
+            return number
+    return None
 
 
 @dataclass

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from psdp.errors import ConfigError
-from psdp.report.measures import loss_at, percentile, time_to_loss
+from psdp.metrics import percentile
+from psdp.report.measures import loss_at, time_to_loss
 from psdp.report.runs import PARTS, LeftOut, Run, read_runs
 from psdp.report.tables import Row, Scenario, compare, worker_shares
 from psdp.report.text import short_version
@@ -84,7 +85,6 @@ def run_records(scenarios: Sequence[Scenario], runs: Sequence[Run]) -> list[dict
 
 def _run_record(scenario: Scenario, row: Row, run: Run) -> dict[str, Any]:
     target, tokens = scenario.target, scenario.equal_tokens
-    per_token = run.bytes_per_token
     shares = worker_shares(run)
     parts = (*PARTS, "other")
     return {
@@ -96,7 +96,7 @@ def _run_record(scenario: Scenario, row: Row, run: Run) -> dict[str, Any]:
         "resumed": run.resumed,
         "tokens": run.tokens,
         "wall_s": run.wall_s,
-        "steps_per_s": run.tokens_per_s / run.tokens_per_step,
+        "steps_per_s": run.steps_per_s,
         "tokens_per_s": run.tokens_per_s,
         "val_loss": run.val_loss,
         "best_val_loss": run.best_val_loss,
@@ -110,7 +110,7 @@ def _run_record(scenario: Scenario, row: Row, run: Run) -> dict[str, Any]:
         "max_clock_gap": run.max_gap,
         "dropped": run.dropped,
         "bytes": run.bytes,
-        "bytes_per_step": None if per_token is None else per_token * run.tokens_per_step,
+        "bytes_per_step": run.bytes_per_step,
         **{f"{part}_share": _mean([share[part] for share in shares]) for part in parts},
         **{
             name: " ".join(value) if isinstance(value, list) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -61,15 +61,4 @@ def loss_at(evaluations: Sequence[Evaluation], tokens: int) -> float | None:
         if before.tokens < tokens < after.tokens:
             share = (tokens - before.tokens) / (after.tokens - before.tokens)
             return before.loss + share * (after.loss - before.loss)
-    return None
-
-
-def percentile(histogram: Mapping[int, int], share: float) -> int | None:
-    """Return the least number that at least this share of all does not exceed; None if there are
-    none."""
-    wanted, seen = share * sum(histogram.values()), 0
-    for number in sorted(histogram):
-        seen += histogram[number]
-        if seen and seen >= wanted:
-            return number
     return None

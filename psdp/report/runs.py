@@ -115,6 +115,15 @@ class Run:
         return self.bytes / own if own else None
 
     @property
+    def bytes_per_step(self) -> float | None:
+        per_token = self.bytes_per_token
+        return None if per_token is None else per_token * self.tokens_per_step
+
+    @property
+    def steps_per_s(self) -> float:
+        return self.tokens_per_s / self.tokens_per_step
+
+    @property
     def evaluations(self) -> list[Evaluation]:
         """Evaluations with a finite loss, by tokens."""
         found = [

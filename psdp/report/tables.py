@@ -11,7 +11,8 @@ from typing import Any
 
 from psdp.config import settings
 from psdp.handicap import parse_stragglers
-from psdp.report.measures import Stat, loss_at, percentile, time_to_loss
+from psdp.metrics import percentile
+from psdp.report.measures import Stat, loss_at, time_to_loss
 from psdp.report.runs import PARTS, Run
 
 TOLERANCE = 1.01
@@ -229,15 +230,9 @@ def _row_key(run: Run) -> tuple[Any, ...]:
 
 
 def _row(runs: Sequence[Run], target: float | None, equal_tokens: int | None) -> Row:
-    steps = [run.tokens_per_s / run.tokens_per_step for run in runs]
     reached_s = [None if target is None else time_to_loss(run.evaluations, target) for run in runs]
     losses = [
         None if equal_tokens is None else loss_at(run.evaluations, equal_tokens) for run in runs
-    ]
-    per_token = [run.bytes_per_token for run in runs]
-    per_step = [
-        None if each is None else each * run.tokens_per_step
-        for run, each in zip(runs, per_token, strict=True)
     ]
     gaps = [run.gaps for run in runs if run.gaps is not None]
     return Row(
@@ -246,7 +241,7 @@ def _row(runs: Sequence[Run], target: float | None, equal_tokens: int | None) ->
         settings=runs[0].settings,
         names=tuple(run.name for run in runs),
         seeds=tuple(run.seed for run in runs),
-        steps_per_s=_stat(steps),
+        steps_per_s=_stat(run.steps_per_s for run in runs),
         tokens_per_s=_stat(run.tokens_per_s for run in runs),
         val_loss=Stat.of(run.val_loss for run in runs),
         best_val_loss=Stat.of(run.best_val_loss for run in runs),
@@ -257,8 +252,8 @@ def _row(runs: Sequence[Run], target: float | None, equal_tokens: int | None) ->
         gaps=_together(gaps) if len(gaps) == len(runs) else None,
         max_gap=max(run.max_gap for run in runs),
         bytes=_stat(run.bytes for run in runs),
-        bytes_per_step=Stat.of(per_step),
-        bytes_per_token=Stat.of(per_token),
+        bytes_per_step=Stat.of(run.bytes_per_step for run in runs),
+        bytes_per_token=Stat.of(run.bytes_per_token for run in runs),
         dropped=sum(run.dropped for run in runs),
         shares=_shares(runs),
         step_s=_step_s(runs),

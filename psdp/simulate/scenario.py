@@ -9,6 +9,7 @@ from typing import Any
 from psdp.config import Config
 from psdp.errors import ConfigError
 from psdp.job import Job, check_world
+from psdp.metrics import percentile
 from psdp.nn.transformer import parameter_table
 from psdp.params import Init, ParamSpec, ParamTable
 from psdp.simulate.costs import Costs
@@ -134,9 +135,4 @@ def summarise(job: Job, course: Course, alone: float | None) -> Prediction:
 
 def quantile(counts: Mapping[int, int], part: float) -> int:
     """Return the least value that so large a part of all values does not exceed; 0 of none."""
-    wanted, seen = part * sum(counts.values()), 0
-    for value in sorted(counts):
-        seen += counts[value]
-        if seen >= wanted:
-            return value
-    return 0
+    return percentile(counts, part) or 0

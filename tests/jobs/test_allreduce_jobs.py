@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import CRASH, RANK, metrics, summary, train, weights, write_corpus
+from tiny import at_gradient, metrics, summary, train, weights, write_corpus
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(90)]
 
@@ -58,20 +58,7 @@ def test_a_straggler_and_a_slow_link_delay_it(folder: Path) -> None:
 
 
 def test_a_gradient_with_nan_ends_all_with_one_message_and_its_step(folder: Path) -> None:
-    poison = (
-        "import os, sys\n"
-        "from psdp.nn.transformer import Transformer\n"
-        "from psdp.worker import main\n"
-        "calls, compute = 0, Transformer.forward_backward\n"
-        "def forward_backward(self, x, y, scale, rng):\n"
-        "    global calls\n"
-        "    calls += 1\n"
-        f"    if calls == 7 and {RANK} == 2:\n"
-        "        scale = float('nan')\n"
-        "    return compute(self, x, y, scale, rng)\n"
-        "Transformer.forward_backward = forward_backward\n"
-        "sys.exit(main())\n"
-    )
+    poison = at_gradient(7, 2, "scale = float('nan')")
     job = train(folder, 3, *REDUCE, "--checkpoint-every", "4", "--out", "run", code=poison)
     assert job.returncode == 7
     assert job.stdout.count("psdp: rank") == 1
@@ -82,7 +69,7 @@ def test_a_gradient_with_nan_ends_all_with_one_message_and_its_step(folder: Path
 
 @pytest.mark.parametrize("action", ["raise ValueError('no such luck')", "os.kill(os.getpid(), 9)"])
 def test_a_worker_that_fails_or_dies_ends_those_that_wait_for_it(folder: Path, action: str) -> None:
-    crash = CRASH.replace("ACTION", action)
+    crash = at_gradient(5, 2, action)
     job = train(folder, 4, *REDUCE, "--out", "run", code=crash, timeout_s=30)
     assert job.returncode != 0
     if "ValueError" in action:

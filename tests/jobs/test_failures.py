@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mpi import ROOT
-from tiny import CRASH, RANK, TINY, metrics, summary, train, weights, write_corpus
+from tiny import RANK, TINY, at_gradient, metrics, summary, train, weights, write_corpus
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(60)]
 
@@ -114,7 +114,7 @@ def test_ranks_with_different_corpora_end_all(folder: Path) -> None:
 
 
 def test_an_exception_in_one_worker_shows_its_traceback_and_loses_nothing(folder: Path) -> None:
-    crash = CRASH.replace("ACTION", "raise ValueError('no such luck')")
+    crash = at_gradient(5, 2, "raise ValueError('no such luck')")
     job = train(folder, 3, "--out", "run", code=crash)
     assert job.returncode != 0
     assert "psdp: rank 2 failed:\nTraceback" in job.stdout
@@ -127,27 +127,14 @@ def test_an_exception_in_one_worker_shows_its_traceback_and_loses_nothing(folder
 
 
 def test_a_killed_worker_ends_the_job(folder: Path) -> None:
-    crash = CRASH.replace("ACTION", "os.kill(os.getpid(), 9)")
+    crash = at_gradient(5, 2, "os.kill(os.getpid(), 9)")
     job = train(folder, 3, "--out", "run", code=crash)
     assert job.returncode != 0
 
 
 @pytest.mark.parametrize("servers", [1, 2])
 def test_a_gradient_with_nan_names_rank_and_step_and_saves(folder: Path, servers: int) -> None:
-    poison = (
-        "import os, sys\n"
-        "from psdp.nn.transformer import Transformer\n"
-        "from psdp.worker import main\n"
-        "calls, compute = 0, Transformer.forward_backward\n"
-        "def forward_backward(self, x, y, scale, rng):\n"
-        "    global calls\n"
-        "    calls += 1\n"
-        f"    if calls == 5 and {RANK} == {servers + 1}:\n"
-        "        scale = float('nan')\n"
-        "    return compute(self, x, y, scale, rng)\n"
-        "Transformer.forward_backward = forward_backward\n"
-        "sys.exit(main())\n"
-    )
+    poison = at_gradient(5, servers + 1, "scale = float('nan')")
     job = train(folder, servers + 2, "--servers", str(servers), "--out", "run", code=poison)
     assert job.returncode == 7
     assert f"rank {servers + 1} sent a gradient with NaN or Inf at step 5" in job.stdout

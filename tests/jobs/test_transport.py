@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 from mpi import ROOT
 from session import end_session
-from tiny import TINY, metrics, summary, train, write_corpus
+from tiny import RANK, TINY, metrics, summary, train, write_corpus
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(90)]
 
-RANK = 'int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")))'
 WITHOUT = """
 import os, sys
 from psdp.worker import main

@@ -20,21 +20,24 @@ TINY = (
 RANK = 'int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")))'
 """Code for the rank that runs it, under either MPI."""
 
-CRASH = f"""
+
+def at_gradient(number: int, rank: int, action: str) -> str:
+    """Return the code of psdp.worker in which a rank does something before it computes its gradient
+    of this number, from 1; ``action`` may change that gradient's ``scale``."""
+    return f"""
 import os, sys
 from psdp.nn.transformer import Transformer
 from psdp.worker import main
 calls, compute = 0, Transformer.forward_backward
-def forward_backward(self, *args, **kwargs):
+def forward_backward(self, x, y, scale, rng):
     global calls
     calls += 1
-    if calls == 5 and {RANK} == 2:
-        ACTION
-    return compute(self, *args, **kwargs)
+    if calls == {number} and {RANK} == {rank}:
+        {action}
+    return compute(self, x, y, scale, rng)
 Transformer.forward_backward = forward_backward
 sys.exit(main())
 """
-"""psdp.worker with ACTION instead of the fifth gradient of rank 2."""
 
 
 def write_corpus(path: Path, words: int = 4000) -> Path:
