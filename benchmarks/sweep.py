@@ -185,12 +185,11 @@ def _report(spec: Spec, out: Path, outcomes: Mapping[str, Outcome]) -> int:
         if outcome.status == "failed"
     ]
     runs = [
-        out / "runs" / cell.name for cell in spec.cells if is_finished(out / "runs" / cell.name)
+        out / "runs" / cell.name for cell in spec.cells if outcomes[cell.name].status == "finished"
     ]
     if runs:
         about, target = spec.description, spec.target_loss
         print(write_report(runs, out, title=spec.name, about=about, target=target, failed=failed))
-        print(f"\nwritten: {out / 'report.html'}, report.json, runs.csv, curves.csv, *.png")
     if failed:
         print(f"{len(failed)} of {len(spec.cells)} cells failed", file=sys.stderr)
     return 1 if failed else 0

@@ -353,7 +353,7 @@ ONLY_WITH = {
     "lag_compensation": ("async", "ssp"),
     "backup_workers": ("sync",),
     "overlap": ("sync", "async", "ssp"),
-    "balance": ("sync", "async", "ssp", "local", "easgd"),
+    "balance": _SERVED,
     "local_steps": ("local", "easgd"),
     "merge": ("local",),
     "outer_optimizer": ("local",),
@@ -383,23 +383,20 @@ def _check_overlap(optim: OptimConfig, run: RunConfig) -> None:
     Raises:
         ConfigError: --overlap is given with what it cannot go with.
     """
-    reasons = {
-        "backup_workers": "every gradient would come a version late, and be dropped",
-        "balance": "a gradient is begun before the server has dealt its batch",
-        "lag_compensation": "the server has no copy of the weights that it was computed on",
-    }
-    values = {
-        "backup_workers": run.backup_workers,
-        "balance": run.balance,
-        "lag_compensation": optim.lag_compensation,
-    }
-    fine = {"backup_workers": (0,), "balance": ("static",), "lag_compensation": ("none", "inverse")}
-    for name, reason in reasons.items():
-        if run.overlap and values[name] not in fine[name]:
-            raise ConfigError(
-                f"--overlap does not go with {flag_of(name)} {values[name]}: {reason}; drop one of "
-                "the two"
-            )
+    if not run.overlap:
+        return
+    if run.backup_workers:
+        other = f"--backup-workers {run.backup_workers}"
+        reason = "every gradient would come a version late, and be dropped"
+    elif run.balance == "dynamic":
+        other = "--balance dynamic"
+        reason = "a gradient is begun before the server has dealt its batch"
+    elif optim.lag_compensation == "dc-asgd":
+        other = "--lag-compensation dc-asgd"
+        reason = "the server has no copy of the weights that it was computed on"
+    else:
+        return
+    raise ConfigError(f"--overlap does not go with {other}: {reason}; drop one of the two")
 
 
 def _resolve_local(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, RunConfig]:

@@ -274,8 +274,9 @@ class Leader(Server):
                     self._tell(m.Discard(slot))
                     self.recorder.dropped(rank)
                 case SendWeights(rank, version, clock, steps, batch):
-                    seen = self.tokens
-                    order = m.Weights(version, clock, m.TRAIN, m.CURRENT, 0, 0, steps, seen, batch)
+                    order = m.Weights(
+                        version, clock, m.TRAIN, m.CURRENT, 0, 0, steps, self.tokens, batch
+                    )
                     self._answer(rank, order)
                 case Drained(version):
                     self._drain(version)

@@ -170,15 +170,12 @@ class Worker:
             loss += self.replica.model.forward_backward(x, y, 1 / run.grad_accum, rng)
         busy_s = self._busy() - begin_s
         self._busy_s += busy_s
-        self._dawdle(clock, busy_s)
+        # For as long as this worker is slower than it is, on purpose.
+        self._sleep(self._handicap.extra_s(clock, busy_s))
         return loss / run.grad_accum
 
     def _stop_computing(self) -> None:
         self._compute_s += self._now() - self._computing_since_s
-
-    def _dawdle(self, clock: int, took_s: float) -> None:
-        """Sleep for as long as this worker is slower than it is, on purpose."""
-        self._sleep(self._handicap.extra_s(clock, took_s))
 
     def _sleep(self, seconds: float) -> None:
         end_s = self._now() + seconds

@@ -7,7 +7,7 @@ ends when no grant is left and none out.
 A mode that drops late gradients grants more, and counts what it accepts.
 
 An event costs no more than a logarithm of the workers, those apart that it lets go on, so that
-thousands can be served, and simulated.
+thousands can be served, and simulated. Only where steps are paced all speeds are looked at.
 """
 
 from __future__ import annotations

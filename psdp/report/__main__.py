@@ -17,9 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the report and print its short version; return the exit status."""
     try:
         options = parse(argv)
-        out = Path(options.out)
-        print(write_report(map(Path, options.runs), out, title="psdp runs", target=options.target))
-        print(f"\nwritten: {out / 'report.html'}, report.json, runs.csv, curves.csv, *.png")
+        runs, out = map(Path, options.runs), Path(options.out)
+        print(write_report(runs, out, title="psdp runs", target=options.target))
     except PsdpError as error:
         print(f"psdp.report: {error}", file=sys.stderr)
         return error.exit_code

@@ -40,7 +40,7 @@ def write_report(
     target: float | None = None,
     failed: Sequence[LeftOut] = (),
 ) -> str:
-    """Write the report on some run folders to ``out``; return its short version.
+    """Write the report on some run folders to ``out``; return its short version and where it is.
 
     Args:
         about: a sentence below the title.
@@ -69,7 +69,8 @@ def write_report(
         (out / "report.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--out {out}: {error.filename or out}: {error.strerror}") from error
-    return short_version(title, about, scenarios, left_out)
+    where = f"written: {out / 'report.html'}, report.json, runs.csv, curves.csv, *.png"
+    return f"{short_version(title, about, scenarios, left_out)}\n\n{where}"
 
 
 def run_records(scenarios: Sequence[Scenario], runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -202,14 +202,15 @@ def cut_out(corpus: Corpus, config: Config, rank: int, world_size: int) -> Reads
         DataError: a split is too short for the block size or the number of workers.
     """
     model, run, servers = config.model, config.run, config.run.servers
+    # Where rank 0 deals batches out, every worker may get any.
+    dealt = run.balance == "dynamic"
     batches = Batches(
         corpus.train,
         block_size=model.block_size,
         batch_size=run.batch_size,
         grad_accum=run.grad_accum,
-        # Where rank 0 deals batches out, every worker may get any.
-        worker=0 if run.balance == "dynamic" else rank - servers,
-        workers=1 if run.balance == "dynamic" else world_size - servers,
+        worker=0 if dealt else rank - servers,
+        workers=1 if dealt else world_size - servers,
         partition=config.data.partition,
         seed=run.seed,
     )
