@@ -90,6 +90,8 @@ class Leader(Server):
         self._departed: set[int] = set()
         self._commits = Commits(len(job.servers), store, self.writer, self._steps_held)
         self._evaluations = Evaluations()
+        # Of each worker: what it reported, which counts with the pull that follows.
+        self._reported: dict[int, m.Evaluated] = {}
         # The servers' own, unless workers train alone.
         self.training_schedule = Schedule(job.config.optim, job.config.run.max_steps)
         self._effects: deque[Effect] = deque()
@@ -131,7 +133,7 @@ class Leader(Server):
                 self._happened(peer, Happened(Pull(peer)))
                 self._dismiss(peer)
             case m.Evaluated():
-                self._on_evaluated(peer, message)
+                self._reported[peer] = message
             case m.Spent():
                 self.recorder.spent(peer, message)
             case m.ShardSaved(version, name, file_bytes, sha256, cpu_s):
@@ -192,6 +194,7 @@ class Leader(Server):
 
     def _leave(self, peer: int) -> None:
         """A worker computes no more: others do its part of evaluations."""
+        self._reported.pop(peer, None)
         self._evaluations.leave(peer, self._live - {peer})
         self._unanswered.discard(peer)
         self._live.discard(peer)
@@ -243,6 +246,10 @@ class Leader(Server):
             self._happened(rank, Happened(Pull(rank)))
 
     def _decide_on(self, happened: Happened) -> None:
+        match happened.event:
+            case Pull(rank) if rank in self._reported:
+                # Not sooner: who evaluates what a lost worker owed depends on it, also in a replay.
+                self._on_evaluated(rank, self._reported.pop(rank))
         if self._record is not None and not self.policy.drained:
             self._record.note(happened)
         self.decide(happened.event)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import Training, before_gradient, die_at, train
+from jobs import Killed, Training, before_gradient, die_at, train
 
 from psdp.errors import ReplayError
 from psdp.loops.leader import Ended
@@ -106,6 +106,30 @@ def test_the_loss_of_a_worker_is_replayed_too(tmp_path: Path, mode: dict[str, An
         tmp_path / "again", prepare=at_random(4, slow=0), replay=str(run.folder), **settings
     )
     np.testing.assert_array_equal(again.weights, run.weights)
+
+
+@pytest.mark.parametrize("mode", [MODES[2], MODES[3], MODES[7]], ids=mode_name)
+def test_a_worker_that_was_lost_while_it_evaluated(tmp_path: Path, mode: dict[str, Any]) -> None:
+    """Others did its part then, and do so again, though its twin reports that part too."""
+    settings = COMMON | mode | {"eval_every": 3}
+
+    def die(run: Training) -> None:
+        def evaluate(*_args: Any) -> Any:
+            raise Killed
+
+        run.worker(1).replica.model.evaluate = evaluate  # type: ignore[method-assign]
+
+    run = train(tmp_path / "run", prepare=die, record=True, **settings)
+    assert ["leave", 2] in events(run.folder)
+    for seed, slow in ((4, 0), (5, 2)):
+        again = train(
+            tmp_path / f"again{seed}",
+            prepare=at_random(seed, slow),
+            replay=str(run.folder),
+            **settings,
+        )
+        np.testing.assert_array_equal(again.weights, run.weights)
+        assert again.summary["val_loss"] == run.summary["val_loss"]
 
 
 def test_an_early_stop_is_replayed_where_it_was(tmp_path: Path) -> None:
