@@ -111,6 +111,11 @@ def read_run(folder: Path) -> Recorded:
         ) from error
     except ReplayError as error:
         raise ConfigError(f"--calibrate {folder}: {error}") from error
+    if config["settings"]["mode"] == "allreduce":
+        raise ConfigError(
+            f"--calibrate {folder}: in --mode allreduce servers see no gradients, so its record "
+            "says nothing of their costs; record a run of another mode"
+        )
     pushes = [_push_of(event) for event in happened if isinstance(event.event, Push)]
     steps = len(pushes) // max(1, config["workers"])
     if steps < LEAST_PUSHES:

@@ -86,6 +86,34 @@ class Cores:
         self._next()
 
 
+class Ring:
+    """Sums of a vector over all workers, by a ring: each passes on a W-th of it 2 (W - 1) times.
+
+    Args:
+        sum_s: seconds that a sum takes once all are there.
+        done: called after each.
+    """
+
+    def __init__(self, clock: Clock, workers: int, sum_s: float, done: Action) -> None:
+        self._clock = clock
+        self._workers = workers
+        self._sum_s = sum_s
+        self._done = done
+        self._waiting: list[Action] = []
+
+    def join(self, then: Action) -> None:
+        """Take part in the next sum; call ``then`` when it is there."""
+        self._waiting.append(then)
+        if len(self._waiting) == self._workers:
+            waiting, self._waiting = self._waiting, []
+            self._clock.after(self._sum_s, lambda: self._complete(waiting))
+
+    def _complete(self, waiting: list[Action]) -> None:
+        self._done()
+        for then in waiting:
+            then()
+
+
 class Network:
     """What carries messages between ranks.
 
