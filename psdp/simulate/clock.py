@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable
 from itertools import count
@@ -45,25 +46,30 @@ class Clock:
 
 
 class Cores:
-    """Cores that ranks share: who is ready runs for a slice, then the next one does.
+    """Cores that processes share: who is ready runs until it has nothing more to do, or its slice
+    is over and others wait.
 
     Args:
-        number: of cores; None gives everybody one of its own.
+        number: of cores; None gives every process one of its own.
         slice_s: how long one runs while others wait.
     """
 
     def __init__(self, clock: Clock, number: int | None, slice_s: float) -> None:
         self._clock = clock
         self._free = number
-        self._slice_s = slice_s
-        self._ready: deque[tuple[float, Action]] = deque()
+        self._slice_s = slice_s if number is not None else math.inf
+        self._ready: deque[Process] = deque()
 
-    def run(self, busy_s: float, then: Action) -> None:
-        """Use a core for so many seconds in all, then call ``then``."""
+    def process(self) -> Process:
+        """Return a new process, which has nothing to do yet."""
+        return Process(self)
+
+    def enter(self, process: Process) -> None:
+        """A process has something to do from now on."""
         if self._free is None:
-            self._clock.after(busy_s, then)
+            self._go_on(process, self._slice_s)
             return
-        self._ready.append((busy_s, then))
+        self._ready.append(process)
         if self._free:
             self._free -= 1
             self._next()
@@ -71,19 +77,61 @@ class Cores:
     def _next(self) -> None:
         """Give a core that is free to who waits longest."""
         assert self._free is not None
-        if not self._ready:
-            self._free += 1
-            return
-        busy_s, then = self._ready.popleft()
-        now_s = min(busy_s, self._slice_s)
-        self._clock.after(now_s, lambda: self._sliced(busy_s - now_s, then))
-
-    def _sliced(self, left_s: float, then: Action) -> None:
-        if left_s > 0:
-            self._ready.append((left_s, then))
+        if self._ready:
+            self._go_on(self._ready.popleft(), self._slice_s)
         else:
-            then()
-        self._next()
+            self._free += 1
+
+    def _go_on(self, process: Process, slice_s: float) -> None:
+        busy_s = min(process.left_s, slice_s)
+        self._clock.after(busy_s, lambda: self._ran(process, busy_s, slice_s - busy_s))
+
+    def _ran(self, process: Process, busy_s: float, slice_s: float) -> None:
+        process.advance(busy_s)
+        if process.idle:
+            if self._free is not None:
+                self._next()
+        elif slice_s > 0 or not self._ready:
+            self._go_on(process, slice_s if slice_s > 0 else self._slice_s)
+        else:
+            self._ready.append(process)
+            self._next()
+
+
+class Process:
+    """One rank's work, done in order on one core at a time."""
+
+    def __init__(self, cores: Cores) -> None:
+        self._cores = cores
+        self._work: deque[tuple[float, Action]] = deque()
+        self._active = False
+
+    @property
+    def idle(self) -> bool:
+        return not self._active
+
+    @property
+    def left_s(self) -> float:
+        """What the first work still takes."""
+        return self._work[0][0]
+
+    def run(self, busy_s: float, then: Action) -> None:
+        """Use a core for so many seconds in all, after what is to be done before; then call
+        ``then``."""
+        self._work.append((busy_s, then))
+        if not self._active:
+            self._active = True
+            self._cores.enter(self)
+
+    def advance(self, busy_s: float) -> None:
+        """Note that the first work has been done for so long."""
+        left_s, then = self._work[0]
+        if busy_s < left_s:
+            self._work[0] = left_s - busy_s, then
+            return
+        self._work.popleft()
+        then()
+        self._active = bool(self._work)
 
 
 class Ring:
@@ -119,7 +167,7 @@ class Network:
 
     Each rank has a port that sends, and receives, one message after the other. A message streams:
     its first byte can leave one port, and arrive ``latency_s`` later at another, before its last
-    one has left.
+    one has left. What carries no vector slips in between the packets of what does.
 
     Args:
         bytes_per_s: of a port; infinite where ranks share a host.
@@ -134,6 +182,9 @@ class Network:
 
     def send(self, source: int, target: int, size: int, then: Action) -> None:
         """Carry a message of ``size`` bytes; call ``then`` when all of it has arrived."""
+        if not size:
+            self._clock.after(self._latency_s, then)
+            return
         took_s = size / self._bytes_per_s
         begin_s = max(self._clock.now_s, self._out_free_s[source])
         self._out_free_s[source] = begin_s + took_s

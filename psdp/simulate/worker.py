@@ -58,7 +58,7 @@ class Worker:
         self.pulls = 0
         self.spent_s = dict.fromkeys(State, 0.0)
         self._clock = clock
-        self._cores = cores
+        self._cores, self._process = cores, cores.process()
         self._costs = costs
         self._steps = steps
         self._handicap = handicap
@@ -82,6 +82,7 @@ class Worker:
     def fail(self) -> None:
         """Lose everything."""
         self.life += 1
+        self._process = self._cores.process()
         self._forget()
         self.enter(State.AWAY)
 
@@ -164,7 +165,7 @@ class Worker:
 
     def _run(self, busy_s: float, then: Action) -> None:
         life = self.life
-        self._cores.run(busy_s, lambda: then() if life == self.life else None)
+        self._process.run(busy_s, lambda: then() if life == self.life else None)
 
     def _after(self, delay_s: float, then: Action) -> None:
         life = self.life

@@ -154,7 +154,7 @@ def test_steps_are_drawn_from_their_sample() -> None:
 
 
 @pytest.mark.parametrize("servers", [1, 2, 4])
-@pytest.mark.parametrize("workers", [2, 8])
+@pytest.mark.parametrize("workers", [2, 8, 64])
 def test_a_servers_port_carries_the_vectors_of_all_workers(workers: int, servers: int) -> None:
     # Of each server a K-th of every vector but the last leaves first; that one takes its worker's
     # port its whole time, as its push does.
@@ -171,7 +171,9 @@ def test_async_ends_where_the_servers_ports_are_full(servers: int) -> None:
     assert prediction.steps_per_s * 3 * full == pytest.approx(most, rel=0.02)
     few = full // 2
     prediction = simulated(few, servers=servers, mode="async", **LINK)
-    assert period_s(prediction) == pytest.approx(STEP_S + 2 * TRANSFER_S, rel=0.05)
+    # The first server answers while the last shard is still on its way.
+    exchange_s = (1 + 1 / servers) * TRANSFER_S
+    assert period_s(prediction) == pytest.approx(STEP_S + exchange_s, rel=0.03)
 
 
 def test_servers_share_an_update_and_tell_each_other_their_norms() -> None:

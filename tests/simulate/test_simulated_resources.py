@@ -35,7 +35,7 @@ def ends(cores: int | None, busy_s: list[float], slice_s: float = 1.0) -> list[f
         def then(number: int = number) -> None:
             done[number] = clock.now_s
 
-        pool.run(seconds, then)
+        pool.process().run(seconds, then)
     clock.run()
     return done
 
@@ -52,6 +52,25 @@ def test_cores_are_shared_by_turns() -> None:
     assert ends(1, [3.0, 1.0, 2.0], slice_s=9.0) == pytest.approx([3.0, 4.0, 6.0])
     # Two cores: a and b, then c and a, then c
     assert ends(2, [2.0, 1.0, 2.0]) == pytest.approx([2.0, 1.0, 3.0])
+
+
+def test_a_process_does_one_thing_after_the_other_and_keeps_its_core_meanwhile() -> None:
+    clock, seen = Clock(), []
+    pool = Cores(clock, 1, slice_s=5.0)
+    first, other = pool.process(), pool.process()
+
+    def note(name: str) -> None:
+        seen.append((name, clock.now_s))
+
+    def again() -> None:
+        note("first")
+        first.run(1.0, lambda: note("again"))
+
+    first.run(2.0, again)
+    other.run(1.0, lambda: note("other"))
+    first.run(1.0, lambda: note("second"))
+    clock.run()
+    assert seen == [("first", 2.0), ("second", 3.0), ("again", 4.0), ("other", 5.0)]
 
 
 def arrivals(latency_s: float, sends: list[tuple[int, int, int]]) -> list[float]:
@@ -76,6 +95,10 @@ def test_a_message_takes_its_latency_and_its_bytes() -> None:
 
 def test_a_port_sends_one_after_the_other() -> None:
     assert arrivals(0.0, [(0, 1, 100), (0, 2, 100)]) == [1.0, 2.0]
+
+
+def test_a_word_does_not_wait_for_vectors() -> None:
+    assert arrivals(0.5, [(0, 1, 300), (2, 1, 300), (0, 1, 0)]) == [3.5, 6.5, 0.5]
 
 
 def test_a_port_receives_one_after_the_other() -> None:
