@@ -46,8 +46,12 @@ class Clock:
 
 
 class Cores:
-    """Cores that processes share: who is ready runs until it has nothing more to do, or its slice
-    is over and others wait.
+    """Cores that processes share. Of those that are ready, who has used least since it woke goes
+    first, about as a fair scheduler has it, and keeps its core until it has nothing more to do, or
+    its slice is over.
+
+    So those that compute at the same time end at about the same time too, and workers that sleep
+    after it stay together.
 
     Args:
         number: of cores; None gives every process one of its own.
@@ -58,27 +62,31 @@ class Cores:
         self._clock = clock
         self._free = number
         self._slice_s = slice_s if number is not None else math.inf
-        self._ready: deque[Process] = deque()
+        self._numbers = count()
+        self._ready: list[tuple[float, int, Process]] = []
 
     def process(self) -> Process:
         """Return a new process, which has nothing to do yet."""
         return Process(self)
 
-    def enter(self, process: Process) -> None:
+    def wake(self, process: Process) -> None:
         """A process has something to do from now on."""
         if self._free is None:
             self._go_on(process, self._slice_s)
             return
-        self._ready.append(process)
+        self._wait(process)
         if self._free:
             self._free -= 1
             self._next()
 
+    def _wait(self, process: Process) -> None:
+        heapq.heappush(self._ready, (process.used_s, next(self._numbers), process))
+
     def _next(self) -> None:
-        """Give a core that is free to who waits longest."""
+        """Give a core that is free to who is first."""
         assert self._free is not None
         if self._ready:
-            self._go_on(self._ready.popleft(), self._slice_s)
+            self._go_on(heapq.heappop(self._ready)[-1], self._slice_s)
         else:
             self._free += 1
 
@@ -88,27 +96,28 @@ class Cores:
 
     def _ran(self, process: Process, busy_s: float, slice_s: float) -> None:
         process.advance(busy_s)
-        if process.idle:
-            if self._free is not None:
-                self._next()
-        elif slice_s > 0 or not self._ready:
-            self._go_on(process, slice_s if slice_s > 0 else self._slice_s)
-        else:
-            self._ready.append(process)
+        if process.awake and slice_s > 0:
+            self._go_on(process, slice_s)
+            return
+        if process.awake:
+            self._wait(process)
+        if self._free is not None:
             self._next()
 
 
 class Process:
-    """One rank's work, done in order on one core at a time."""
+    """One rank's work, done in order on one core at a time.
+
+    Attributes:
+        awake: whether it has something to do.
+        used_s: of a core since it woke.
+    """
 
     def __init__(self, cores: Cores) -> None:
+        self.awake = False
+        self.used_s = 0.0
         self._cores = cores
         self._work: deque[tuple[float, Action]] = deque()
-        self._active = False
-
-    @property
-    def idle(self) -> bool:
-        return not self._active
 
     @property
     def left_s(self) -> float:
@@ -119,19 +128,20 @@ class Process:
         """Use a core for so many seconds in all, after what is to be done before; then call
         ``then``."""
         self._work.append((busy_s, then))
-        if not self._active:
-            self._active = True
-            self._cores.enter(self)
+        if not self.awake:
+            self.awake, self.used_s = True, 0.0
+            self._cores.wake(self)
 
     def advance(self, busy_s: float) -> None:
         """Note that the first work has been done for so long."""
+        self.used_s += busy_s
         left_s, then = self._work[0]
         if busy_s < left_s:
             self._work[0] = left_s - busy_s, then
             return
         self._work.popleft()
         then()
-        self._active = bool(self._work)
+        self.awake = bool(self._work)
 
 
 class Ring:

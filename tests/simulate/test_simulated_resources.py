@@ -54,6 +54,17 @@ def test_cores_are_shared_by_turns() -> None:
     assert ends(2, [2.0, 1.0, 2.0]) == pytest.approx([2.0, 1.0, 3.0])
 
 
+def test_who_has_used_least_since_it_woke_goes_first() -> None:
+    clock, done = Clock(), {}
+    pool = Cores(clock, 1, slice_s=1.0)
+    early, late = pool.process(), pool.process()
+    early.run(4.0, lambda: done.setdefault("early", clock.now_s))
+    clock.after(2.5, lambda: late.run(3.0, lambda: done.setdefault("late", clock.now_s)))
+    clock.run()
+    # At 3 the early one has had its 3 slices: the late one catches up, and ends first at 6.
+    assert done == {"late": 6.0, "early": 7.0}
+
+
 def test_a_process_does_one_thing_after_the_other_and_keeps_its_core_meanwhile() -> None:
     clock, seen = Clock(), []
     pool = Cores(clock, 1, slice_s=5.0)
