@@ -2,7 +2,7 @@
 
     python benchmarks/simulator.py [--workers 2 4 8] [--sleep 4] [--repeats 3] [--json FILE]
 
-Real jobs of a tiny model run in four modes, with and without a worker that is four times slower.
+Real jobs of a small model run in four modes, with and without a worker that is four times slower.
 All workers sleep for most of a step (--sleep 4: three quarters of it), so that more of them than
 there are cores can be had. The costs are fitted from one job alone, async without a straggler with
 the middle number of workers; every other job is then predicted from its settings, and the cores.
@@ -43,8 +43,8 @@ SLOWER = 4
 """How many times slower the straggler is, the last worker."""
 
 MODEL = (
-    *("--n-layer", "2", "--n-head", "2", "--n-embd", "64", "--block-size", "32"),
-    *("--batch-size", "8", "--vocab-size", "256", "--threads", "1", "--lr", "1e-3"),
+    *("--n-layer", "2", "--n-head", "4", "--n-embd", "128", "--block-size", "64"),
+    *("--batch-size", "6", "--vocab-size", "256", "--threads", "1", "--lr", "1e-3"),
     *("--val-fraction", "0", "--eval-every", "0", "--checkpoint-every", "0"),
 )
 TIMEOUT_S = 300.0
@@ -218,7 +218,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, nargs="+", metavar="W", default=[2, 4, 8])
-    parser.add_argument("--steps", type=int, metavar="N", default=200, help="default 200")
+    parser.add_argument("--steps", type=int, metavar="N", default=80, help="default 80")
     parser.add_argument("--sleep", type=float, metavar="FACTOR", default=4, help="default 4")
     parser.add_argument("--quiet-percent", type=float, metavar="X", default=3, help="default 3")
     parser.add_argument("--repeats", type=int, metavar="N", default=3, help="default 3")

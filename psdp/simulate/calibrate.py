@@ -82,6 +82,12 @@ def calibrate(folder: Path, costs: Costs) -> Calibration:
         ConfigError: the folder holds no such run, or one that cannot be simulated.
     """
     run = read_run(folder)
+    each = len(run.pushes) // run.config["workers"]
+    if each < LEAST_PUSHES:
+        raise ConfigError(
+            f"--calibrate {folder}: a worker pushed {each} times; at least {LEAST_PUSHES} are "
+            "needed, so record a run of more steps"
+        )
     job, measured = run.job, run.gradients_per_s()
     costs = _fit_latency(job, _read_off(run, job, costs), measured)
     return Calibration(
@@ -98,7 +104,7 @@ def read_run(folder: Path) -> Recorded:
     """Return what is left of a recorded run.
 
     Raises:
-        ConfigError: it is none, or too short.
+        ConfigError: it is none.
     """
     config, summary = (_read_json(folder, name) for name in (CONFIG, SUMMARY))
     path = events_file(folder, 0)
@@ -117,12 +123,6 @@ def read_run(folder: Path) -> Recorded:
             "says nothing of their costs; record a run of another mode"
         )
     pushes = [_push_of(event) for event in happened if isinstance(event.event, Push)]
-    steps = len(pushes) // max(1, config["workers"])
-    if steps < LEAST_PUSHES:
-        raise ConfigError(
-            f"--calibrate {folder}: a worker pushed {steps} times; at least {LEAST_PUSHES} are "
-            "needed, so record a run of more steps"
-        )
     return Recorded(config, summary, pushes)
 
 

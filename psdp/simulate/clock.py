@@ -46,12 +46,9 @@ class Clock:
 
 
 class Cores:
-    """Cores that processes share. Of those that are ready, who has used least since it woke goes
-    first, about as a fair scheduler has it, and keeps its core until it has nothing more to do, or
-    its slice is over.
-
-    So those that compute at the same time end at about the same time too, and workers that sleep
-    after it stay together.
+    """Cores that processes share. Who wakes queues for the core with the shortest queue and stays
+    there until it sleeps again, as it mostly does on a system that seldom moves who waits; the
+    processes of a core take turns.
 
     Args:
         number: of cores; None gives every process one of its own.
@@ -60,10 +57,8 @@ class Cores:
 
     def __init__(self, clock: Clock, number: int | None, slice_s: float) -> None:
         self._clock = clock
-        self._free = number
-        self._slice_s = slice_s if number is not None else math.inf
-        self._numbers = count()
-        self._ready: list[tuple[float, int, Process]] = []
+        self._slice_s = slice_s
+        self._cores = None if number is None else [Core(clock, slice_s) for _ in range(number)]
 
     def process(self) -> Process:
         """Return a new process, which has nothing to do yet."""
@@ -71,24 +66,36 @@ class Cores:
 
     def wake(self, process: Process) -> None:
         """A process has something to do from now on."""
-        if self._free is None:
-            self._go_on(process, self._slice_s)
-            return
-        self._wait(process)
-        if self._free:
-            self._free -= 1
-            self._next()
-
-    def _wait(self, process: Process) -> None:
-        heapq.heappush(self._ready, (process.used_s, next(self._numbers), process))
-
-    def _next(self) -> None:
-        """Give a core that is free to who is first."""
-        assert self._free is not None
-        if self._ready:
-            self._go_on(heapq.heappop(self._ready)[-1], self._slice_s)
+        if self._cores is None:
+            core = process.core or Core(self._clock, math.inf)
         else:
-            self._free += 1
+            shortest = min(self._cores, key=lambda core: core.load)
+            own = process.core
+            core = own if own is not None and own.load == shortest.load else shortest
+        process.core = core
+        core.queue(process)
+
+
+class Core:
+    """One core, and those that wait for it or run on it.
+
+    Attributes:
+        load: how many these are.
+    """
+
+    def __init__(self, clock: Clock, slice_s: float) -> None:
+        self.load = 0
+        self._clock = clock
+        self._slice_s = slice_s
+        self._waiting: deque[Process] = deque()
+
+    def queue(self, process: Process) -> None:
+        """Let a process run in its turn, until it has nothing more to do."""
+        self.load += 1
+        if self.load == 1:
+            self._go_on(process, self._slice_s)
+        else:
+            self._waiting.append(process)
 
     def _go_on(self, process: Process, slice_s: float) -> None:
         busy_s = min(process.left_s, slice_s)
@@ -100,9 +107,11 @@ class Cores:
             self._go_on(process, slice_s)
             return
         if process.awake:
-            self._wait(process)
-        if self._free is not None:
-            self._next()
+            self._waiting.append(process)
+        else:
+            self.load -= 1
+        if self._waiting:
+            self._go_on(self._waiting.popleft(), self._slice_s)
 
 
 class Process:
@@ -110,12 +119,12 @@ class Process:
 
     Attributes:
         awake: whether it has something to do.
-        used_s: of a core since it woke.
+        core: on which it was last.
     """
 
     def __init__(self, cores: Cores) -> None:
         self.awake = False
-        self.used_s = 0.0
+        self.core: Core | None = None
         self._cores = cores
         self._work: deque[tuple[float, Action]] = deque()
 
@@ -129,12 +138,11 @@ class Process:
         ``then``."""
         self._work.append((busy_s, then))
         if not self.awake:
-            self.awake, self.used_s = True, 0.0
+            self.awake = True
             self._cores.wake(self)
 
     def advance(self, busy_s: float) -> None:
         """Note that the first work has been done for so long."""
-        self.used_s += busy_s
         left_s, then = self._work[0]
         if busy_s < left_s:
             self._work[0] = left_s - busy_s, then

@@ -206,10 +206,9 @@ def test_cores_that_are_too_few_are_shared() -> None:
     # All compute first, in 4 turns, then the last sleeps for 3 steps.
     sleeping = simulated(8, costs, jitter="uniform:4:4")
     assert period_s(sleeping) == pytest.approx((4 + 3) * STEP_S, rel=0.01)
-    # They began together and stay so, though none waits for another.
+    # Those that do not wait for one another fill the cores.
     free = simulated(8, costs, jitter="uniform:4:4", mode="async")
-    assert period_s(free) == pytest.approx((4 + 3) * STEP_S, rel=0.01)
-    assert period_s(simulated(8, costs, mode="async")) == pytest.approx(4 * STEP_S, rel=0.01)
+    assert free.steps_per_s * 8 == pytest.approx(2 / STEP_S, rel=0.05)
 
 
 # Failures

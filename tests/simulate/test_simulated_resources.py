@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from psdp.simulate.clock import Clock, Cores, Network
+from psdp.simulate.clock import Clock, Cores, Network, Process
 
 
 def test_actions_come_in_the_order_of_their_times_then_of_asking() -> None:
@@ -50,19 +50,25 @@ def test_cores_are_shared_by_turns() -> None:
     assert ends(1, [3.0, 1.0, 2.0]) == pytest.approx([6.0, 2.0, 5.0])
     # Slices that are longer than the work: one after the other.
     assert ends(1, [3.0, 1.0, 2.0], slice_s=9.0) == pytest.approx([3.0, 4.0, 6.0])
-    # Two cores: a and b, then c and a, then c
-    assert ends(2, [2.0, 1.0, 2.0]) == pytest.approx([2.0, 1.0, 3.0])
+    # Two cores: a c a c, and b alone, since who waits is not moved
+    assert ends(2, [2.0, 1.0, 2.0]) == pytest.approx([3.0, 1.0, 4.0])
 
 
-def test_who_has_used_least_since_it_woke_goes_first() -> None:
+def test_who_wakes_takes_the_core_with_the_shortest_queue() -> None:
     clock, done = Clock(), {}
-    pool = Cores(clock, 1, slice_s=1.0)
-    early, late = pool.process(), pool.process()
-    early.run(4.0, lambda: done.setdefault("early", clock.now_s))
-    clock.after(2.5, lambda: late.run(3.0, lambda: done.setdefault("late", clock.now_s)))
+    pool = Cores(clock, 2, slice_s=9.0)
+    for name, start_s, busy_s in (("a", 0.0, 5.0), ("b", 0.0, 2.0), ("c", 1.0, 3.0)):
+        process = pool.process()
+
+        def wake(process: Process = process, name: str = name, busy_s: float = busy_s) -> None:
+            process.run(busy_s, lambda: done.setdefault(name, clock.now_s))
+
+        clock.after(start_s, wake)
+    idle = pool.process()
+    clock.after(2.5, lambda: idle.run(1.0, lambda: done.setdefault("d", clock.now_s)))
     clock.run()
-    # At 3 the early one has had its 3 slices: the late one catches up, and ends first at 6.
-    assert done == {"late": 6.0, "early": 7.0}
+    # c waits for a, though b is done first; d finds the other core idle.
+    assert done == {"b": 2.0, "d": 3.5, "a": 5.0, "c": 8.0}
 
 
 def test_a_process_does_one_thing_after_the_other_and_keeps_its_core_meanwhile() -> None:
