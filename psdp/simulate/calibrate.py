@@ -21,7 +21,7 @@ from psdp.replay import Happened, Timing, events_file, read_record
 from psdp.runfolder import CONFIG, SUMMARY
 from psdp.simulate.costs import UPDATE_VECTORS, Costs
 from psdp.simulate.scenario import job_of
-from psdp.simulate.world import World, rate
+from psdp.simulate.world import WARM_UP, World, rate
 
 MOST_SAMPLES = 4096
 """Step times that are kept, evenly from the whole run."""
@@ -158,8 +158,10 @@ def _read_off(run: Recorded, job: Job, costs: Costs) -> Costs:
     pull_s_per_byte = sum(summary["pull_s"].values()) / summary["bytes_pulled"]
     size = summary["bytes_pulled"] / (len(pushes) + len(job.workers))
     inner_s = apply_s if summary["mode"] in ("local", "easgd") else 0.0
-    worker_s = fmean(_exchange_s(pushes, inner_s)) - size * pull_s_per_byte
-    samples = [timing.busy_s for _, timing in pushes[len(job.workers) :]]
+    # First steps touch their memory for the first time, and throughput does not count them either.
+    warm = pushes[int(WARM_UP * len(pushes)) :]
+    worker_s = fmean(_exchange_s(warm, inner_s)) - size * pull_s_per_byte
+    samples = [timing.busy_s for _, timing in warm]
     return replace(
         costs,
         step_s=tuple(samples[:: -(-len(samples) // MOST_SAMPLES)]),

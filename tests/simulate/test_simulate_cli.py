@@ -63,7 +63,7 @@ def test_a_calibrated_simulation_starts_from_the_run(
     assert main(["--calibrate", run]) == 0
     fitted, costs, _, own, _ = capsys.readouterr().out.splitlines()
     assert fitted == (
-        "fitted from 58 steps of a run of 2 worker(s): 10.0 gradients/s measured, 10.0 simulated"
+        "fitted from 48 steps of a run of 2 worker(s): 10.0 gradients/s measured, 10.0 simulated"
     )
     assert costs.startswith("1,000 parameters; step 40 ms of a core, unlimited cores;")
     assert own.split()[:4] == ["sync", "2", "1", "5"]
