@@ -1,4 +1,4 @@
-"""How the modes scale from 8 to 4096 workers: closed forms and simulations.
+"""How the modes scale from 8 to 4096 workers: closed forms and simulations, for docs/scaling.md.
 
     python benchmarks/scaling.py [--out docs] [--most 4096]
 
@@ -68,40 +68,48 @@ class Cluster:
             average_s=self.average_s,
         )
 
-    def slowest_s(self, workers: int, slow: bool) -> float:
+    def slowest_s(self, workers: int) -> float:
         """Return what the slowest of so many steps takes on average: of W exponential draws the
         greatest is the W-th harmonic number."""
         harmonic = math.fsum(1 / n for n in range(1, workers + 1))
-        all_s = self.step_s * (1 + self.jitter * harmonic)
-        return max(all_s, self.straggler * self.mean_step_s) if slow else all_s
+        return self.step_s * (1 + self.jitter * harmonic)
 
-    def exchange_s(self, workers: int, servers: int) -> float:
-        """Return what an exchange of all workers at once adds: every vector through the servers'
-        ports, one of them in and out of its worker's port too; averaging, the update, messages."""
-        messages_s = (workers + 2) * self.message_s + 2 * self.latency_s
+    def exchange_s(self, workers: int, servers: int, place: int | None = None) -> float:
+        """Return what an exchange adds to the step of the worker that is answered at this place,
+        by default the last: the vectors before its own through the servers' ports, its own in and
+        out of its port too; averaging and the update; messages."""
+        before = (workers if place is None else min(place, workers)) - 1
+        messages_s = (before + 4) * self.message_s + 2 * self.latency_s
         norms_s = 3 * self.latency_s if servers > 1 else 0.0
-        ports_s = (workers - 1) * self.transfer_s / servers + 2 * self.transfer_s
+        ports_s = before * self.transfer_s / servers + 2 * self.transfer_s
         update_s = (workers * self.average_s + self.apply_s) / servers
         return ports_s + update_s + messages_s + norms_s
 
     def sync(self, workers: int, servers: int = 1, *, slow: bool = False) -> float:
-        """Return steps/s."""
-        return 1 / (self.slowest_s(workers, slow) + self.exchange_s(workers, servers))
+        """Return steps/s: those of the last to be answered, or of the straggler."""
+        last_s = self.slowest_s(workers) + self.exchange_s(workers, servers)
+        if not slow:
+            return 1 / last_s
+        own_s = self.exchange_s(workers, servers, self.straggler_rank)
+        return 1 / max(last_s, self.straggler * self.mean_step_s + own_s)
+
+    def free_exchange_s(self, servers: int) -> float:
+        """Return what an exchange takes that meets no other: the first shard comes back while the
+        last is on its way."""
+        return (1 + 1 / servers) * self.transfer_s + self.apply_s / servers
 
     def free(self, workers: int, servers: int = 1, *, slow: bool = False) -> float:
         """Return steps/s of async: the workers' own pace, or what ports or servers can do."""
-        own_s = self.mean_step_s + 2 * self.transfer_s + self.apply_s / servers
+        own_s = self.mean_step_s + self.free_exchange_s(servers)
         own = workers / own_s
         if slow:
             own += 1 / (own_s + (self.straggler - 1) * self.mean_step_s) - 1 / own_s
-        server_s = max(self.transfer_s, self.apply_s) / servers + 2 * self.message_s * (
-            servers == 1
-        )
-        return min(own, 1 / max(self.transfer_s / servers, server_s)) / workers
+        served_s = max(self.transfer_s / servers, self.apply_s / servers + 2 * self.message_s)
+        return min(own, 1 / served_s) / workers
 
     def bounded(self, workers: int, servers: int = 1, *, slow: bool = False) -> float:
         """Return steps/s of ssp: async, but no faster than its straggler."""
-        pace = 1 / (self.straggler * self.mean_step_s + 2 * self.transfer_s + self.apply_s)
+        pace = 1 / (self.straggler * self.mean_step_s + self.free_exchange_s(servers))
         free = self.free(workers, servers, slow=slow)
         return min(free, pace) if slow else free
 
@@ -109,21 +117,24 @@ class Cluster:
         """Return steps/s of local steps: the slowest of W sums of draws, about normal, then an
         exchange."""
         own_s = steps * (self.mean_step_s + self.apply_s)
-        spread_s = self.step_s * self.jitter * math.sqrt(2 * steps * math.log(max(workers, 2)))
-        slowest_s = own_s + spread_s
-        if slow:
-            alone_s = steps * (self.straggler * self.mean_step_s + self.apply_s)
-            slowest_s = max(slowest_s, alone_s)
-        return steps / (slowest_s + self.exchange_s(workers, 1))
+        spread_s = self.step_s * self.jitter * math.sqrt(2 * steps * math.log(workers))
+        last_s = own_s + spread_s + self.exchange_s(workers, 1)
+        if not slow:
+            return steps / last_s
+        alone_s = steps * (self.straggler * self.mean_step_s + self.apply_s)
+        return steps / max(last_s, alone_s + self.exchange_s(workers, 1, self.straggler_rank))
 
     def ring(self, workers: int, *, slow: bool = False) -> float:
-        """Return steps/s of synchronous training with ring all-reduce in place of servers."""
-        links_s = 2 * (workers - 1) * (self.transfer_s / workers + self.latency_s)
-        return 1 / (self.slowest_s(workers, slow) + links_s + self.apply_s)
+        """Return steps/s of allreduce by a ring."""
+        ring_s = 2 * (workers - 1) * (self.transfer_s / workers + self.latency_s)
+        slowest_s = self.slowest_s(workers)
+        if slow:
+            slowest_s = max(slowest_s, self.straggler * self.mean_step_s)
+        return 1 / (slowest_s + ring_s + self.apply_s)
 
     def knee(self, servers: int) -> float:
         """Return the workers of async that fill the servers' ports."""
-        own_s = self.mean_step_s + 2 * self.transfer_s + self.apply_s / servers
+        own_s = self.mean_step_s + self.free_exchange_s(servers)
         return own_s * servers / self.transfer_s
 
 
@@ -137,10 +148,10 @@ Theory = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot: a name, its settings (none where nothing is simulated), its formula."""
+    """One line of a plot: a name, the settings of its jobs, and their steps/s by a formula of W."""
 
     name: str
-    settings: dict[str, Any] | None
+    settings: dict[str, Any]
     theory: Theory
 
 
@@ -157,8 +168,13 @@ def lines(slow: bool) -> list[Line]:
         ),
         Line("sync", {"mode": "sync"}, lambda w: c.sync(w, slow=slow)),
         Line(f"local, H = {LOCAL_STEPS}", local, lambda w: c.local(w, LOCAL_STEPS, slow=slow)),
-        Line("ring all-reduce (formula)", None, lambda w: c.ring(w, slow=slow)),
+        ring_line(slow),
     ]
+
+
+def ring_line(slow: bool) -> Line:
+    """Return the mode without a server."""
+    return Line("allreduce", {"mode": "allreduce"}, lambda w: CLUSTER.ring(w, slow=slow))
 
 
 def server_lines(mode: str) -> list[Line]:
@@ -172,7 +188,7 @@ def server_lines(mode: str) -> list[Line]:
         )
         for k in (1, 4, 16)
     ]
-    return [*found, Line("ring all-reduce (formula)", None, CLUSTER.ring)]
+    return [*found, ring_line(slow=False)]
 
 
 def local_lines(slow: bool) -> list[Line]:
@@ -208,27 +224,22 @@ def draw(
     one worker without a server, against workers."""
     figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 4.5), sharey=True)
     for axis, (title, found, slow, counts) in zip(axes, panels, strict=True):
-        print(f"\n{path.name}: {title}\n{'':28}{'W':>6}{'speed-up':>10}{'formula':>9}", flush=True)
+        names = f"{'W':>6}{'speed-up':>10}{'formula':>9}{'wait':>8}{'lag':>8}{'95 %':>7}{'gap':>6}"
+        print(f"\n{path.name}: {title}\n{'':16}{names}", flush=True)
         axis.plot(counts, counts, color="0.8", label="ideal")
         for number, line in enumerate(found):
-            colour = f"C{number}" if line.settings is not None else "0.4"
-            style = "-" if line.settings is not None else "--"
             paper = [w * line.theory(w) * CLUSTER.mean_step_s for w in counts]
-            axis.plot(counts, paper, style, color=colour, label=line.name)
+            axis.plot(counts, paper, color=f"C{number}", label=line.name)
             dots = []
             for w, formula in zip(counts, paper, strict=True):
-                if line.settings is not None:
-                    prediction = simulate(line.settings, w, slow)
-                    dots.append(w * prediction.steps_per_s * CLUSTER.mean_step_s)
-                    extra = (
-                        f"  wait {prediction.waiting:6.1%}  lag {prediction.lag_mean:7.1f}, "
-                        f"95 % {prediction.lag_p95}, gap {prediction.max_clock_gap}"
-                    )
-                    print(f"{line.name:28}{w:6}{dots[-1]:10.1f}{formula:9.1f}{extra}", flush=True)
-                else:
-                    print(f"{line.name:28}{w:6}{'':10}{formula:9.1f}", flush=True)
-            if dots:
-                axis.plot(counts, dots, "o", color=colour, markersize=4)
+                prediction = simulate(line.settings, w, slow)
+                dots.append(w * prediction.steps_per_s * CLUSTER.mean_step_s)
+                print(
+                    f"{line.name:16}{w:6}{dots[-1]:10.1f}{formula:9.1f}{prediction.waiting:8.1%}"
+                    f"{prediction.lag_mean:8.1f}{prediction.lag_p95:7}{prediction.max_clock_gap:6}",
+                    flush=True,
+                )
+            axis.plot(counts, dots, "o", color=f"C{number}", markersize=4)
         axis.set(title=title, xlabel="workers", xscale="log", yscale="log")
         axis.set_xscale("log", base=2)
         axis.legend(fontsize=8)

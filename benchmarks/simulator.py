@@ -1,15 +1,16 @@
 """How well psdp.simulate predicts real jobs: measured and simulated throughput, side by side.
 
-    python benchmarks/simulator.py [--workers 2 4 8] [--sleep 4] [--quiet-percent 3] [--json FILE]
+    python benchmarks/simulator.py [--workers 2 4 8] [--sleep 4] [--repeats 3] [--json FILE]
 
-Real jobs of a tiny model run in four modes, with and without a worker that is four times slower.
+Real jobs of a small model run in four modes, with and without a worker that is four times slower.
 All workers sleep for most of a step (--sleep 4: three quarters of it), so that more of them than
 there are cores can be had. The costs are fitted from one job alone, async without a straggler with
 the middle number of workers; every other job is then predicted from its settings, and the cores.
 
-A job that shares the machine with something else is measured again, --tries times at most, until
-others use no more than --quiet-percent of the cores; of all tries the quietest counts. The table
-says how quiet it was.
+Every job runs --repeats times; the median counts, and the costs are fitted from the run that gave
+it. A run that shared the machine with something else is repeated, --tries times at most, until
+others use no more than --quiet-percent of the cores, and the quietest is taken. The table says how
+quiet they were.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ SLOWER = 4
 """How many times slower the straggler is, the last worker."""
 
 MODEL = (
-    *("--n-layer", "2", "--n-head", "2", "--n-embd", "64", "--block-size", "32"),
-    *("--batch-size", "8", "--vocab-size", "256", "--threads", "1", "--lr", "1e-3"),
+    *("--n-layer", "2", "--n-head", "4", "--n-embd", "128", "--block-size", "64"),
+    *("--batch-size", "6", "--vocab-size", "256", "--threads", "1", "--lr", "1e-3"),
     *("--val-fraction", "0", "--eval-every", "0", "--checkpoint-every", "0"),
 )
 TIMEOUT_S = 300.0
@@ -85,6 +86,15 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A run of a job: its folder, its throughput, and what others used of the cores meanwhile."""
+
+    folder: Path
+    gradients_per_s: float
+    others_percent: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """How jobs are run. ``folder`` holds the corpus and what they leave."""
 
@@ -92,26 +102,34 @@ class Plan:
     steps: int
     sleep: float
     quiet_percent: float
+    repeats: int
     tries: int
 
-    def measure(self, cell: Cell) -> tuple[Path, float]:
-        """Run a job until it was quiet; return its run folder, and what others used, in percent.
+    def measure(self, cell: Cell) -> Measured:
+        """Run a job some times; return the run of median throughput.
 
         Raises:
             JobFailed: it did not end, or not with status 0.
         """
-        best: tuple[float, Path] | None = None
+        runs = sorted(
+            (self._quiet_run(cell, repeat) for repeat in range(self.repeats)),
+            key=lambda run: run.gradients_per_s,
+        )
+        return runs[len(runs) // 2]
+
+    def _quiet_run(self, cell: Cell, repeat: int) -> Measured:
+        best: Measured | None = None
         for number in range(self.tries):
-            out = self.folder / f"{cell.mode}-{cell.workers}-{cell.straggler}-{number}"
-            others = self._run(cell, out)
-            if best is None or others < best[0]:
-                best = others, out
-            if others <= self.quiet_percent:
+            name = f"{cell.mode}-{cell.workers}-{cell.straggler}-{repeat}-{number}"
+            run = self._run(cell, self.folder / name)
+            if best is None or run.others_percent < best.others_percent:
+                best = run
+            if run.others_percent <= self.quiet_percent:
                 break
         assert best is not None
-        return best[1], best[0]
+        return best
 
-    def _run(self, cell: Cell, out: Path) -> float:
+    def _run(self, cell: Cell, out: Path) -> Measured:
         flags = {
             "corpus": self.folder / "tokens.npy",
             "max-steps": self.steps,
@@ -127,7 +145,8 @@ class Plan:
         if ended.status != 0:
             raise JobFailed(f"{' '.join(command)}: status {ended.status}:\n{ended.output}")
         busy, total = (end - start for end, start in zip(after, before, strict=True))
-        return 100 * max(0.0, busy - (own_after - own_before)) / total
+        others = max(0.0, busy - (own_after - own_before)) / total
+        return Measured(out, read_run(out).gradients_per_s(), 100 * others)
 
 
 def cores_used() -> tuple[float, float]:
@@ -171,24 +190,22 @@ def run_all(plan: Plan, workers: Sequence[int], cores: int) -> list[Result]:
         for mode in MODES
     ]
     first = plan.measure(source)
-    fit = calibrate(first[0], Costs(cores=cores))
+    fit = calibrate(first.folder, Costs(cores=cores))
     print(json.dumps(fit.costs.record()), file=sys.stderr, flush=True)
     results = []
     for cell in cells:
         fitted = cell == source
-        folder, others = first if fitted else plan.measure(cell)
-        result = predicted(cell, folder, fit.costs, others, fitted=fitted)
+        result = predicted(cell, first if fitted else plan.measure(cell), fit.costs, fitted=fitted)
         print(row(result), flush=True)
         results.append(result)
     return results
 
 
-def predicted(cell: Cell, folder: Path, costs: Costs, others: float, *, fitted: bool) -> Result:
+def predicted(cell: Cell, measured: Measured, costs: Costs, *, fitted: bool) -> Result:
     """Return what a job did beside what it should have."""
-    run = read_run(folder)
-    course = World(run.job, costs).run()
-    values = run.gradients_per_s(), course.gradients_per_s()
-    return Result(cell.mode, cell.workers, cell.straggler, *values, others, fitted)
+    course = World(read_run(measured.folder).job, costs).run()
+    values = measured.gradients_per_s, course.gradients_per_s(), measured.others_percent
+    return Result(cell.mode, cell.workers, cell.straggler, *values, fitted)
 
 
 def parse() -> argparse.Namespace:
@@ -201,14 +218,18 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, nargs="+", metavar="W", default=[2, 4, 8])
-    parser.add_argument("--steps", type=int, metavar="N", default=200, help="default 200")
+    parser.add_argument("--steps", type=int, metavar="N", default=80, help="default 80")
     parser.add_argument("--sleep", type=float, metavar="FACTOR", default=4, help="default 4")
     parser.add_argument("--quiet-percent", type=float, metavar="X", default=3, help="default 3")
+    parser.add_argument("--repeats", type=int, metavar="N", default=3, help="default 3")
     parser.add_argument("--tries", type=int, metavar="N", default=5, help="default 5")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     options = parser.parse_args()
-    if min(*options.workers, options.tries, options.sleep) < 1 or options.steps < 40:
-        parser.error("--workers, --tries and --sleep must be at least 1, --steps at least 40")
+    counts = (*options.workers, options.repeats, options.tries, options.sleep)
+    if min(counts) < 1 or options.steps < 40:
+        parser.error(
+            "--workers, --repeats, --tries and --sleep must be at least 1, --steps at least 40"
+        )
     return options
 
 
@@ -223,7 +244,12 @@ def main() -> int:
         tokens = np.random.default_rng(0).integers(0, 256, 1 << 20)
         np.save(folder / "tokens.npy", tokens.astype(np.uint8))
         plan = Plan(
-            folder, options.steps, options.sleep, options.quiet_percent, tries=options.tries
+            folder,
+            options.steps,
+            options.sleep,
+            options.quiet_percent,
+            options.repeats,
+            options.tries,
         )
         try:
             results = run_all(plan, options.workers, cores)

@@ -13,14 +13,18 @@ from typing import Any
 
 from psdp.cli import Parser, given_settings
 from psdp.config import ONLY_WITH, Config, flag_of
+from psdp.config import settings as all_settings
 from psdp.errors import ConfigError, PsdpError
 from psdp.simulate.calibrate import Calibration, calibrate
 from psdp.simulate.costs import Costs, usual_apply_s, usual_average_s
-from psdp.simulate.scenario import MODES, Prediction, job_of, predict, predict_alone
+from psdp.simulate.scenario import Prediction, job_of, predict, predict_alone
 from psdp.simulate.table import table
+from psdp.simulate.world import survives
 
 USUAL_STEPS = 50
 """Steps that are simulated, unless --max-steps says otherwise."""
+
+MODES: tuple[str, ...] = next(f for _, f in all_settings() if f.name == "mode").metadata["choices"]
 
 PLACES = ("out", "resume", "replay")
 """Settings of a run that name folders; a simulation has none."""
@@ -74,10 +78,11 @@ def rows(plan: Plan) -> Iterator[Prediction]:
     for settings in combinations(plan.settings, plan.grid):
         for workers in plan.workers:
             job, costs = job_of(settings, workers, plan.parameters), plan.costs
-            if costs.mtbf_s is not None and len(job.servers) > 1:
+            if costs.mtbf_s is not None and not survives(job):
                 raise ConfigError(
-                    f"--mtbf-s needs --servers 1, got {len(job.servers)}: a job of several servers "
-                    "ends with the first worker that it loses"
+                    f"--mtbf-s needs --servers 1 and another mode than allreduce, got --servers "
+                    f"{len(job.servers)} --mode {job.config.run.mode}: such a job ends with the "
+                    "first worker that it loses"
                 )
             key = repr(settings)
             if key not in alone:

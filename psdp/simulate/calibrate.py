@@ -21,7 +21,7 @@ from psdp.replay import Happened, Timing, events_file, read_record
 from psdp.runfolder import CONFIG, SUMMARY
 from psdp.simulate.costs import UPDATE_VECTORS, Costs
 from psdp.simulate.scenario import job_of
-from psdp.simulate.world import World, rate
+from psdp.simulate.world import WARM_UP, World, rate
 
 MOST_SAMPLES = 4096
 """Step times that are kept, evenly from the whole run."""
@@ -82,6 +82,12 @@ def calibrate(folder: Path, costs: Costs) -> Calibration:
         ConfigError: the folder holds no such run, or one that cannot be simulated.
     """
     run = read_run(folder)
+    each = len(run.pushes) // run.config["workers"]
+    if each < LEAST_PUSHES:
+        raise ConfigError(
+            f"--calibrate {folder}: a worker pushed {each} times; at least {LEAST_PUSHES} are "
+            "needed, so record a run of more steps"
+        )
     job, measured = run.job, run.gradients_per_s()
     costs = _fit_latency(job, _read_off(run, job, costs), measured)
     return Calibration(
@@ -98,7 +104,7 @@ def read_run(folder: Path) -> Recorded:
     """Return what is left of a recorded run.
 
     Raises:
-        ConfigError: it is none, or too short.
+        ConfigError: it is none.
     """
     config, summary = (_read_json(folder, name) for name in (CONFIG, SUMMARY))
     path = events_file(folder, 0)
@@ -111,13 +117,12 @@ def read_run(folder: Path) -> Recorded:
         ) from error
     except ReplayError as error:
         raise ConfigError(f"--calibrate {folder}: {error}") from error
-    pushes = [_push_of(event) for event in happened if isinstance(event.event, Push)]
-    steps = len(pushes) // max(1, config["workers"])
-    if steps < LEAST_PUSHES:
+    if config["settings"]["mode"] == "allreduce":
         raise ConfigError(
-            f"--calibrate {folder}: a worker pushed {steps} times; at least {LEAST_PUSHES} are "
-            "needed, so record a run of more steps"
+            f"--calibrate {folder}: in --mode allreduce servers see no gradients, so its record "
+            "says nothing of their costs; record a run of another mode"
         )
+    pushes = [_push_of(event) for event in happened if isinstance(event.event, Push)]
     return Recorded(config, summary, pushes)
 
 
@@ -153,8 +158,10 @@ def _read_off(run: Recorded, job: Job, costs: Costs) -> Costs:
     pull_s_per_byte = sum(summary["pull_s"].values()) / summary["bytes_pulled"]
     size = summary["bytes_pulled"] / (len(pushes) + len(job.workers))
     inner_s = apply_s if summary["mode"] in ("local", "easgd") else 0.0
-    worker_s = fmean(_exchange_s(pushes, inner_s)) - size * pull_s_per_byte
-    samples = [timing.busy_s for _, timing in pushes[len(job.workers) :]]
+    # First steps touch their memory for the first time, and throughput does not count them either.
+    warm = pushes[int(WARM_UP * len(pushes)) :]
+    worker_s = fmean(_exchange_s(warm, inner_s)) - size * pull_s_per_byte
+    samples = [timing.busy_s for _, timing in warm]
     return replace(
         costs,
         step_s=tuple(samples[:: -(-len(samples) // MOST_SAMPLES)]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable
 from itertools import count
@@ -45,45 +46,138 @@ class Clock:
 
 
 class Cores:
-    """Cores that ranks share: who is ready runs for a slice, then the next one does.
+    """Cores that processes share. Who wakes queues for the core with the shortest queue and stays
+    there until it sleeps again, as it mostly does on a system that seldom moves who waits; the
+    processes of a core take turns.
 
     Args:
-        number: of cores; None gives everybody one of its own.
+        number: of cores; None gives every process one of its own.
         slice_s: how long one runs while others wait.
     """
 
     def __init__(self, clock: Clock, number: int | None, slice_s: float) -> None:
         self._clock = clock
-        self._free = number
         self._slice_s = slice_s
-        self._ready: deque[tuple[float, Action]] = deque()
+        self._cores = None if number is None else [Core(clock, slice_s) for _ in range(number)]
+
+    def process(self) -> Process:
+        """Return a new process, which has nothing to do yet."""
+        return Process(self)
+
+    def wake(self, process: Process) -> None:
+        """A process has something to do from now on."""
+        if self._cores is None:
+            core = process.core or Core(self._clock, math.inf)
+        else:
+            shortest = min(self._cores, key=lambda core: core.load)
+            own = process.core
+            core = own if own is not None and own.load == shortest.load else shortest
+        process.core = core
+        core.queue(process)
+
+
+class Core:
+    """One core, and those that wait for it or run on it.
+
+    Attributes:
+        load: how many these are.
+    """
+
+    def __init__(self, clock: Clock, slice_s: float) -> None:
+        self.load = 0
+        self._clock = clock
+        self._slice_s = slice_s
+        self._waiting: deque[Process] = deque()
+
+    def queue(self, process: Process) -> None:
+        """Let a process run in its turn, until it has nothing more to do."""
+        self.load += 1
+        if self.load == 1:
+            self._go_on(process, self._slice_s)
+        else:
+            self._waiting.append(process)
+
+    def _go_on(self, process: Process, slice_s: float) -> None:
+        busy_s = min(process.left_s, slice_s)
+        self._clock.after(busy_s, lambda: self._ran(process, busy_s, slice_s - busy_s))
+
+    def _ran(self, process: Process, busy_s: float, slice_s: float) -> None:
+        process.advance(busy_s)
+        if process.awake and slice_s > 0:
+            self._go_on(process, slice_s)
+            return
+        if process.awake:
+            self._waiting.append(process)
+        else:
+            self.load -= 1
+        if self._waiting:
+            self._go_on(self._waiting.popleft(), self._slice_s)
+
+
+class Process:
+    """One rank's work, done in order on one core at a time.
+
+    Attributes:
+        awake: whether it has something to do.
+        core: on which it was last.
+    """
+
+    def __init__(self, cores: Cores) -> None:
+        self.awake = False
+        self.core: Core | None = None
+        self._cores = cores
+        self._work: deque[tuple[float, Action]] = deque()
+
+    @property
+    def left_s(self) -> float:
+        """What the first work still takes."""
+        return self._work[0][0]
 
     def run(self, busy_s: float, then: Action) -> None:
-        """Use a core for so many seconds in all, then call ``then``."""
-        if self._free is None:
-            self._clock.after(busy_s, then)
-            return
-        self._ready.append((busy_s, then))
-        if self._free:
-            self._free -= 1
-            self._next()
+        """Use a core for so many seconds in all, after what is to be done before; then call
+        ``then``."""
+        self._work.append((busy_s, then))
+        if not self.awake:
+            self.awake = True
+            self._cores.wake(self)
 
-    def _next(self) -> None:
-        """Give a core that is free to who waits longest."""
-        assert self._free is not None
-        if not self._ready:
-            self._free += 1
+    def advance(self, busy_s: float) -> None:
+        """Note that the first work has been done for so long."""
+        left_s, then = self._work[0]
+        if busy_s < left_s:
+            self._work[0] = left_s - busy_s, then
             return
-        busy_s, then = self._ready.popleft()
-        now_s = min(busy_s, self._slice_s)
-        self._clock.after(now_s, lambda: self._sliced(busy_s - now_s, then))
+        self._work.popleft()
+        then()
+        self.awake = bool(self._work)
 
-    def _sliced(self, left_s: float, then: Action) -> None:
-        if left_s > 0:
-            self._ready.append((left_s, then))
-        else:
+
+class Ring:
+    """Sums of a vector over all workers, by a ring: each passes on a W-th of it 2 (W - 1) times.
+
+    Args:
+        sum_s: seconds that a sum takes once all are there.
+        done: called after each.
+    """
+
+    def __init__(self, clock: Clock, workers: int, sum_s: float, done: Action) -> None:
+        self._clock = clock
+        self._workers = workers
+        self._sum_s = sum_s
+        self._done = done
+        self._waiting: list[Action] = []
+
+    def join(self, then: Action) -> None:
+        """Take part in the next sum; call ``then`` when it is there."""
+        self._waiting.append(then)
+        if len(self._waiting) == self._workers:
+            waiting, self._waiting = self._waiting, []
+            self._clock.after(self._sum_s, lambda: self._complete(waiting))
+
+    def _complete(self, waiting: list[Action]) -> None:
+        self._done()
+        for then in waiting:
             then()
-        self._next()
 
 
 class Network:
@@ -91,7 +185,7 @@ class Network:
 
     Each rank has a port that sends, and receives, one message after the other. A message streams:
     its first byte can leave one port, and arrive ``latency_s`` later at another, before its last
-    one has left.
+    one has left. What carries no vector slips in between the packets of what does.
 
     Args:
         bytes_per_s: of a port; infinite where ranks share a host.
@@ -106,6 +200,9 @@ class Network:
 
     def send(self, source: int, target: int, size: int, then: Action) -> None:
         """Carry a message of ``size`` bytes; call ``then`` when all of it has arrived."""
+        if not size:
+            self._clock.after(self._latency_s, then)
+            return
         took_s = size / self._bytes_per_s
         begin_s = max(self._clock.now_s, self._out_free_s[source])
         self._out_free_s[source] = begin_s + took_s

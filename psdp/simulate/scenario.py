@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from psdp.config import Config
-from psdp.errors import ConfigError
 from psdp.job import Job, check_world
 from psdp.metrics import percentile
 from psdp.nn.transformer import parameter_table
@@ -18,8 +17,8 @@ from psdp.simulate.world import Course, World
 
 BYTE_VOCABULARY = 256
 
-MODES = ("sync", "async", "ssp", "local", "easgd")
-"""Modes that can be simulated: those in which servers decide."""
+LEFT_OUT = {"eval_every": 0, "checkpoint_every": 0, "early_stop_patience": 0}
+"""Evaluations and checkpoints are not simulated."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,9 @@ def job_of(settings: Mapping[str, Any], workers: int, parameters: int | None = N
         parameters: of the model, if it is not that of the settings.
 
     Raises:
-        ConfigError: they contradict one another, or cannot be simulated.
+        ConfigError: they contradict one another.
     """
-    config = Config.from_flat(dict(settings)).resolved()
-    if config.run.mode not in MODES:
-        raise ConfigError(
-            f"--mode {config.run.mode} is not simulated; choose one of {', '.join(MODES)}"
-        )
+    config = Config.from_flat({**settings, **LEFT_OUT}).resolved()
     if parameters is None:
         table = parameter_table(config.model, config.data.vocab_size or BYTE_VOCABULARY)
     else:

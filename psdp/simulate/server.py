@@ -42,7 +42,7 @@ class Server:
         self._servers = servers
         self._shard_bytes = shard_bytes
         self._costs = costs
-        self._cores = cores
+        self._process = cores.process()
         self._network = network
         self._performed = performed
         self._answer = answer
@@ -150,4 +150,4 @@ class Server:
             then()
             self._proceed()
 
-        self._cores.run(busy_s, done)
+        self._process.run(busy_s, done)

@@ -7,7 +7,7 @@ from enum import Enum
 
 from psdp.handicap import Handicap
 from psdp.protocol import SendWeights
-from psdp.simulate.clock import Clock, Cores
+from psdp.simulate.clock import Action, Clock, Cores
 from psdp.simulate.costs import Costs
 
 
@@ -28,7 +28,10 @@ class Worker:
         shards: in which an answer comes.
         size: bytes of a push, and of a pull.
         inner_s: processor seconds of the optimizer that it runs itself after each step, if it does.
+        overlaps: whether it computes its next gradient while it waits for an answer.
         push: called when what it was ordered is computed, with the mean seconds of a step.
+        reduce: adds up the gradients of all workers after each step, then calls what it is given;
+            None where servers do.
 
     Attributes:
         life: counts how often it has failed; what it did in an earlier life is void.
@@ -47,27 +50,40 @@ class Worker:
         shards: int,
         size: int,
         inner_s: float,
+        overlaps: bool,
         push: Callable[[SendWeights, float], None],
+        reduce: Callable[[Action], None] | None,
     ) -> None:
         self.life = 0
         self.pulls = 0
         self.spent_s = dict.fromkeys(State, 0.0)
         self._clock = clock
-        self._cores = cores
+        self._cores, self._process = cores, cores.process()
         self._costs = costs
         self._steps = steps
         self._handicap = handicap
         self._shards = shards
         self._size = size
         self._inner_s = inner_s
+        self._overlaps = overlaps
         self._push = push
+        self._reduce = reduce
         self._state, self._since_s = State.WAITING, 0.0
+        self._forget()
+
+    def _forget(self) -> None:
         self._arrived = 0
+        self._computing_ahead = False
+        self._ahead_s: float | None = None
+        """What the gradient took that is ready for the next answer."""
+        self._answer: SendWeights | None = None
+        """That has come before the gradient was ready."""
 
     def fail(self) -> None:
         """Lose everything."""
         self.life += 1
-        self._arrived = 0
+        self._process = self._cores.process()
+        self._forget()
         self.enter(State.AWAY)
 
     def enter(self, state: State) -> None:
@@ -87,33 +103,70 @@ class Worker:
             self._run(busy_s, lambda: self._begin(answer))
 
     def _begin(self, answer: SendWeights) -> None:
-        self.enter(State.COMPUTING)
-        self._step(answer, 0, self._clock.now_s)
+        if self._computing_ahead:
+            self._answer = answer
+        elif self._ahead_s is not None:
+            step_s, self._ahead_s = self._ahead_s, None
+            self._finish(answer, step_s)
+        else:
+            self.enter(State.COMPUTING)
+            self._step(answer, 0, self._clock.now_s)
 
     def _step(self, answer: SendWeights, done: int, begin_s: float) -> None:
         if done == answer.steps:
             self._finish(answer, (self._clock.now_s - begin_s) / done)
+        else:
+            self._compute(answer.clock + done, lambda: self._stepped(answer, done + 1, begin_s))
+
+    def _stepped(self, answer: SendWeights, done: int, begin_s: float) -> None:
+        if self._reduce is None:
+            self._step(answer, done, begin_s)
             return
+        self.enter(State.WAITING)
+        self._reduce(lambda: self._reduced(answer, done, begin_s))
+
+    def _reduced(self, answer: SendWeights, done: int, begin_s: float) -> None:
+        self.enter(State.COMPUTING)
+        self._run(self._inner_s, lambda: self._step(answer, done, begin_s))
+
+    def _compute(self, clock: int, then: Action) -> None:
+        """Compute gradient number ``clock``; call ``then``."""
         busy_s = next(self._steps)
-        sleep_s = self._handicap.extra_s(answer.clock + done, busy_s)
-
-        def computed() -> None:
-            if sleep_s:
-                self._after(sleep_s, lambda: self._step(answer, done + 1, begin_s))
-            else:
-                self._step(answer, done + 1, begin_s)
-
-        self._run(busy_s + self._inner_s, computed)
+        sleep_s = self._handicap.extra_s(clock, busy_s)
+        # After a sum over all workers the optimizer comes later.
+        own_s = busy_s + (self._inner_s if self._reduce is None else 0.0)
+        if sleep_s:
+            self._run(own_s, lambda: self._after(sleep_s, then))
+        else:
+            self._run(own_s, then)
 
     def _finish(self, answer: SendWeights, step_s: float) -> None:
         self.enter(State.WAITING)
         busy_s = self._costs.worker_message_s + self._size * self._costs.push_s_per_byte
-        self._run(busy_s, lambda: self._push(answer, step_s))
+        self._run(busy_s, lambda: self._pushed(answer, step_s))
 
-    def _run(self, busy_s: float, then: Callable[[], None]) -> None:
+    def _pushed(self, answer: SendWeights, step_s: float) -> None:
+        self._push(answer, step_s)
+        if self._overlaps:
+            self.enter(State.COMPUTING)
+            self._computing_ahead = True
+            begin_s = self._clock.now_s
+            self._compute(answer.clock + 1, lambda: self._came_ahead(begin_s))
+
+    def _came_ahead(self, begin_s: float) -> None:
+        self.enter(State.WAITING)
+        self._computing_ahead = False
+        step_s = self._clock.now_s - begin_s
+        if self._answer is None:
+            self._ahead_s = step_s
+        else:
+            answer, self._answer = self._answer, None
+            self._finish(answer, step_s)
+
+    def _run(self, busy_s: float, then: Action) -> None:
         life = self.life
-        self._cores.run(busy_s, lambda: then() if life == self.life else None)
+        self._process.run(busy_s, lambda: then() if life == self.life else None)
 
-    def _after(self, delay_s: float, then: Callable[[], None]) -> None:
+    def _after(self, delay_s: float, then: Action) -> None:
         life = self.life
         self._clock.after(delay_s, lambda: then() if life == self.life else None)

@@ -11,7 +11,7 @@ from psdp.handicap import Handicap, parse_jitter, parse_stragglers
 from psdp.job import Job
 from psdp.metrics import Histogram
 from psdp.protocol import Apply, Drained, Drop, Effect, Leave, Pull, Push, SendWeights
-from psdp.simulate.clock import Action, Clock, Cores, Network
+from psdp.simulate.clock import Action, Clock, Cores, Network, Ring
 from psdp.simulate.costs import Costs
 from psdp.simulate.server import Server
 from psdp.simulate.worker import State, Worker
@@ -74,18 +74,23 @@ def rate(updates: list[tuple[float, int]]) -> float:
     return (end - start) / (end_s - start_s) if end_s > start_s else 0.0
 
 
+def survives(job: Job) -> bool:
+    """Say whether a job goes on when it loses a worker."""
+    return len(job.servers) == 1 and not job.reduces
+
+
 class World:
     """A job's ranks, with costs in place of work.
 
     Args:
-        job: resolved settings and the sizes of things. Failures need one server: a real job of
-            more ends with the first worker that it loses.
+        job: resolved settings and the sizes of things. Failures need one server, and not allreduce:
+            other jobs end with the first worker that they lose.
     """
 
     def __init__(self, job: Job, costs: Costs) -> None:
         run = job.config.run
         servers = len(job.servers)
-        assert costs.mtbf_s is None or servers == 1
+        assert costs.mtbf_s is None or survives(job)
         item_bytes = np.dtype(run.dtype).itemsize
         self._job, self._costs = job, costs
         self._policy = job.policy(0, {})
@@ -114,6 +119,11 @@ class World:
         ]
         for server in self._servers:
             server.peers = [peer for peer in self._servers if peer is not server]
+        workers = len(job.workers)
+        hops = 2 * (workers - 1)
+        hop_s = costs.latency_s + self._size / workers / bytes_per_s
+        ring = Ring(self._clock, workers, hops * hop_s, self._summed)
+        own_optimizer = run.mode in ("local", "easgd", "allreduce")
         stragglers, jitter = parse_stragglers(run.straggler), parse_jitter(run.jitter)
         self._workers = {
             rank: Worker(
@@ -124,8 +134,10 @@ class World:
                 handicap=Handicap(rank, number, run.seed, stragglers=stragglers, jitter=jitter),
                 shards=servers,
                 size=self._size,
-                inner_s=costs.apply_s if run.mode in ("local", "easgd") else 0.0,
+                inner_s=costs.apply_s if own_optimizer else 0.0,
+                overlaps=run.overlap,
                 push=self._push,
+                reduce=ring.join if job.reduces else None,
             )
             for number, rank in enumerate(job.workers)
         }
@@ -166,9 +178,10 @@ class World:
             step_s=step_s,
             batch=answer.batch,
         )
-        self._course.pushed_bytes += self._size
+        sent = not self._job.reduces  # else the servers have no use for it
+        self._course.pushed_bytes += self._size * sent
         for server in self._servers:
-            size = self._shard_bytes[server.rank]
+            size = self._shard_bytes[server.rank] * sent
             self._network.send(rank, server.rank, size, partial(self._arrive, server, push, life))
 
     def _arrive(self, server: Server, push: Push, life: int) -> None:
@@ -202,14 +215,26 @@ class World:
         course = self._course
         match effect:
             case Apply(tokens=tokens, lags=lags):
-                done = course.gradients + tokens // self._job.tokens_per_gradient
-                course.updates.append((self._clock.now_s, done))
                 course.lags.add(lags)
+                if not self._job.reduces:
+                    self._count(tokens // self._job.tokens_per_gradient)
             case Drop():
                 course.dropped += 1
             case Drained():
                 course.drained = True
                 self._clock.stop()
+
+    def _summed(self) -> None:
+        """All workers have made an update among themselves."""
+        workers = len(self._workers)
+        moved = 2 * (workers - 1) * self._size
+        self._course.pushed_bytes += moved
+        self._course.pulled_bytes += moved
+        self._count(workers)
+
+    def _count(self, gradients: int) -> None:
+        done = self._course.gradients + gradients
+        self._course.updates.append((self._clock.now_s, done))
 
     def _answered(self, answer: SendWeights, life: int) -> Action:
         return partial(self._workers[answer.rank].arrive, life, answer)

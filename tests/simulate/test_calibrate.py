@@ -41,9 +41,10 @@ def write_run(folder: Path, **changes: Any) -> Path:
     for step in range(STEPS):
         # 11 ms of a step's processor time are the exchange's.
         cpu_s = (step + 1) * (BUSY_S + 0.011)
+        busy_s = BUSY_S if step else 5.0  # the first is no measure
         for rank in (1, 2):
             time_s = 7.0 + step * PERIOD_S + 0.001 * rank
-            lines.append(["push", rank, step, step, 1, 0.16, 2.5, 1.0, time_s, BUSY_S, cpu_s])
+            lines.append(["push", rank, step, step, 1, 0.16, 2.5, 1.0, time_s, busy_s, cpu_s])
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "summary.json").write_text(json.dumps(summary | changes))
     (folder / "events-000000.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
@@ -103,6 +104,12 @@ def test_what_is_no_recorded_run_is_refused(tmp_path: Path) -> None:
     (older / "events-000000.jsonl").write_text('["push", 1, 0, 0, 1, 0.1, 2.5, 1.0]\n["stop"]\n')
     with pytest.raises(ConfigError, match="line 1 is no event"):
         calibrate(older, Costs())
+    reduced = write_run(tmp_path / "reduced")
+    settings = SETTINGS.resolved().flat() | {"mode": "allreduce"}
+    config = {"settings": settings, "workers": WORKERS, "parameters": SIZE}
+    (reduced / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="servers see no gradients"):
+        calibrate(reduced, Costs())
     short = write_run(tmp_path / "short")
     (short / "events-000000.jsonl").write_text('["pull", 1]\n')
     with pytest.raises(ConfigError, match="record a run of more steps"):

@@ -63,7 +63,7 @@ def test_a_calibrated_simulation_starts_from_the_run(
     assert main(["--calibrate", run]) == 0
     fitted, costs, _, own, _ = capsys.readouterr().out.splitlines()
     assert fitted == (
-        "fitted from 58 steps of a run of 2 worker(s): 10.0 gradients/s measured, 10.0 simulated"
+        "fitted from 48 steps of a run of 2 worker(s): 10.0 gradients/s measured, 10.0 simulated"
     )
     assert costs.startswith("1,000 parameters; step 40 ms of a core, unlimited cores;")
     assert own.split()[:4] == ["sync", "2", "1", "5"]
@@ -82,14 +82,18 @@ def test_a_calibrated_simulation_starts_from_the_run(
         ("--workers 0", "--workers: expected whole numbers from 1 on, got '0'"),
         ("--workers 2,x", "got 'x'"),
         ("--workers 2,", "got ''"),
-        ("--mode sync,fast", "expected some of sync, async, ssp, local, easgd, got 'fast'"),
+        (
+            "--mode sync,fast",
+            "expected some of sync, async, ssp, local, easgd, allreduce, got 'fast'",
+        ),
         ("--staleness 3", "--staleness has a meaning with --mode ssp only, got sync"),
         ("--mode ssp --backup-workers 1", "--backup-workers has a meaning with --mode sync only"),
         ("--step-ms -1", "--step-ms: expected a number of at least 0, got '-1'"),
         ("--step-ms nan", "got 'nan'"),
         ("--cores 0", "--cores: expected whole numbers from 1 on"),
         ("--restart-s 3", "give --mtbf-s too"),
-        ("--servers 2 --mtbf-s 9", "--mtbf-s needs --servers 1, got 2"),
+        ("--servers 2 --mtbf-s 9", "got --servers 2 --mode sync: such a job ends with the first"),
+        ("--mode allreduce --mtbf-s 9", "got --servers 1 --mode allreduce: such a job ends"),
         ("--straggler 9:4", "--straggler names rank 9, which is no worker"),
         ("--jitter normal:1", "--jitter expects"),
         ("--calibrate nowhere", "--calibrate nowhere: config.json: No such file"),

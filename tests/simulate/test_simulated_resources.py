@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from psdp.simulate.clock import Clock, Cores, Network
+from psdp.simulate.clock import Clock, Cores, Network, Process
 
 
 def test_actions_come_in_the_order_of_their_times_then_of_asking() -> None:
@@ -35,7 +35,7 @@ def ends(cores: int | None, busy_s: list[float], slice_s: float = 1.0) -> list[f
         def then(number: int = number) -> None:
             done[number] = clock.now_s
 
-        pool.run(seconds, then)
+        pool.process().run(seconds, then)
     clock.run()
     return done
 
@@ -50,8 +50,44 @@ def test_cores_are_shared_by_turns() -> None:
     assert ends(1, [3.0, 1.0, 2.0]) == pytest.approx([6.0, 2.0, 5.0])
     # Slices that are longer than the work: one after the other.
     assert ends(1, [3.0, 1.0, 2.0], slice_s=9.0) == pytest.approx([3.0, 4.0, 6.0])
-    # Two cores: a and b, then c and a, then c
-    assert ends(2, [2.0, 1.0, 2.0]) == pytest.approx([2.0, 1.0, 3.0])
+    # Two cores: a c a c, and b alone, since who waits is not moved
+    assert ends(2, [2.0, 1.0, 2.0]) == pytest.approx([3.0, 1.0, 4.0])
+
+
+def test_who_wakes_takes_the_core_with_the_shortest_queue() -> None:
+    clock, done = Clock(), {}
+    pool = Cores(clock, 2, slice_s=9.0)
+    for name, start_s, busy_s in (("a", 0.0, 5.0), ("b", 0.0, 2.0), ("c", 1.0, 3.0)):
+        process = pool.process()
+
+        def wake(process: Process = process, name: str = name, busy_s: float = busy_s) -> None:
+            process.run(busy_s, lambda: done.setdefault(name, clock.now_s))
+
+        clock.after(start_s, wake)
+    idle = pool.process()
+    clock.after(2.5, lambda: idle.run(1.0, lambda: done.setdefault("d", clock.now_s)))
+    clock.run()
+    # c waits for a, though b is done first; d finds the other core idle.
+    assert done == {"b": 2.0, "d": 3.5, "a": 5.0, "c": 8.0}
+
+
+def test_a_process_does_one_thing_after_the_other_and_keeps_its_core_meanwhile() -> None:
+    clock, seen = Clock(), []
+    pool = Cores(clock, 1, slice_s=5.0)
+    first, other = pool.process(), pool.process()
+
+    def note(name: str) -> None:
+        seen.append((name, clock.now_s))
+
+    def again() -> None:
+        note("first")
+        first.run(1.0, lambda: note("again"))
+
+    first.run(2.0, again)
+    other.run(1.0, lambda: note("other"))
+    first.run(1.0, lambda: note("second"))
+    clock.run()
+    assert seen == [("first", 2.0), ("second", 3.0), ("again", 4.0), ("other", 5.0)]
 
 
 def arrivals(latency_s: float, sends: list[tuple[int, int, int]]) -> list[float]:
@@ -76,6 +112,10 @@ def test_a_message_takes_its_latency_and_its_bytes() -> None:
 
 def test_a_port_sends_one_after_the_other() -> None:
     assert arrivals(0.0, [(0, 1, 100), (0, 2, 100)]) == [1.0, 2.0]
+
+
+def test_a_word_does_not_wait_for_vectors() -> None:
+    assert arrivals(0.5, [(0, 1, 300), (2, 1, 300), (0, 1, 0)]) == [3.5, 6.5, 0.5]
 
 
 def test_a_port_receives_one_after_the_other() -> None:
