@@ -144,12 +144,12 @@ class RunConfig:
         "sync, async, ssp: when a gradient is answered; local: workers train alone for some steps, "
         "then their weights are averaged; easgd: they keep weights of their own that the server's "
         "draw together; allreduce: they reduce gradients among themselves by MPI, as sync without "
-        "a server in the way",
-        choices=("sync", "async", "ssp", "local", "easgd", "allreduce"),
+        "a server in the way; auto: sync, ssp or local, whichever is seen to be fastest",
+        choices=("sync", "async", "ssp", "local", "easgd", "allreduce", "auto"),
     )
     local_steps: int | None = setting(
         None,
-        "with --mode local or easgd: steps between exchanges (default 50 and 8)",
+        "with --mode local, easgd or auto: steps between exchanges (default 50, 8 and 16)",
         low=1,
     )
     merge: str | None = setting(
@@ -159,7 +159,9 @@ class RunConfig:
         choices=("sync", "async"),
     )
     staleness: int | None = setting(
-        None, "clocks that a worker may be ahead of the slowest, with --mode ssp (default 4)", low=0
+        None,
+        "clocks that a worker may be ahead of the slowest, with --mode ssp or auto (default 4)",
+        low=0,
     )
     backup_workers: int = setting(
         0, "with --mode sync: gradients of each step that are not waited for, and dropped", low=0
@@ -306,7 +308,7 @@ class Config:
                 f"{model.n_embd // model.n_head}"
             )
         _check_mode(optim, run)
-        if run.mode == "ssp" and run.staleness is None:
+        if run.mode in ("ssp", "auto") and run.staleness is None:
             run = replace(run, staleness=4)
         optim, run = _resolve_local(optim, run)
         _check_overlap(optim, run)
@@ -342,23 +344,23 @@ class Config:
         return Config(model, data, optim, run)
 
 
-_SERVED = ("sync", "async", "ssp", "local", "easgd")
+_SERVED = ("sync", "async", "ssp", "local", "easgd", "auto")
 """The modes in which gradients, or what became of them, go to servers, in an order of its own."""
 
 ONLY_WITH = {
     "servers": _SERVED,
     "record": _SERVED,
     "replay": _SERVED,
-    "staleness": ("ssp",),
+    "staleness": ("ssp", "auto"),
     "lag_compensation": ("async", "ssp"),
     "backup_workers": ("sync",),
     "overlap": ("sync", "async", "ssp"),
     "balance": _SERVED,
-    "local_steps": ("local", "easgd"),
+    "local_steps": ("local", "easgd", "auto"),
     "merge": ("local",),
-    "outer_optimizer": ("local",),
-    "outer_lr": ("local",),
-    "outer_momentum": ("local",),
+    "outer_optimizer": ("local", "auto"),
+    "outer_lr": ("local", "auto"),
+    "outer_momentum": ("local", "auto"),
     "elastic_rate": ("easgd",),
 }
 """The modes in which a setting has a meaning, where that is not all."""
@@ -407,11 +409,14 @@ def _resolve_local(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, Run
     """
     if run.mode == "easgd":
         run = replace(run, local_steps=run.local_steps or 8)
+    if run.mode == "auto":
+        run = replace(run, local_steps=run.local_steps or 16)
     if run.mode == "local":
         run = replace(run, local_steps=run.local_steps or 50, merge=run.merge or "sync")
+    if run.mode in ("local", "auto"):
         # Measured (README, results): momentum makes up for the averaging, at 2 and 4 workers, but
         # not where workers are merged one by one.
-        usual = "nesterov" if run.merge == "sync" else "average"
+        usual = "average" if run.merge == "async" else "nesterov"
         kind = optim.outer_optimizer or usual
         momentum = optim.outer_momentum
         if kind == "average" and momentum is not None:

@@ -11,7 +11,16 @@ from psdp.config import Config, OptimConfig
 from psdp.errors import ConfigError
 from psdp.handicap import parse_stragglers
 from psdp.params import ParamTable
-from psdp.protocol import Asynchronous, Deck, Lockstep, Policy, StaleBounded, Synchronous
+from psdp.protocol import (
+    Adaptive,
+    Asynchronous,
+    Deck,
+    Lockstep,
+    Phase,
+    Policy,
+    StaleBounded,
+    Synchronous,
+)
 
 
 @dataclass(frozen=True)
@@ -79,17 +88,24 @@ class Job:
     @property
     def server_optim(self) -> OptimConfig:
         """Settings of the servers' optimizer: the outer one where workers have their own."""
-        optim, run = self.config.optim, self.config.run
-        match run.mode:
+        match self.config.run.mode:
             case "local":
-                lr, momentum = optim.outer_lr, optim.outer_momentum or 0.0
+                return self.outer_optim
             case "easgd":
-                lr, momentum = self.elastic_rate, 0.0
+                return self._plain_optim(self.elastic_rate, momentum=0.0)
             case _:
-                return optim
-        assert lr is not None, "settings are resolved"
+                return self.config.optim
+
+    @property
+    def outer_optim(self) -> OptimConfig:
+        """Settings of the outer optimizer, which takes what workers changed on their own."""
+        optim = self.config.optim
+        assert optim.outer_lr is not None, "settings are resolved"
+        return self._plain_optim(optim.outer_lr, momentum=optim.outer_momentum or 0.0)
+
+    def _plain_optim(self, lr: float, momentum: float) -> OptimConfig:
         return replace(
-            optim,
+            self.config.optim,
             lr=lr,
             min_lr=lr,
             lr_schedule="constant",
@@ -114,14 +130,20 @@ class Job:
 
     def policy(
         self, version: int, clocks: Mapping[int, int], batches: Iterable[tuple[int, int]] = ()
-    ) -> Policy:
+    ) -> Policy | Adaptive:
         """Return the mode's policy, to go on from a version with these gradients accepted, of
         these batches where they are dealt out."""
         rest = max(0, self.gradients - sum(clocks.values()))
         run = self.config.run
         so_far: dict[str, Any] = {"version": version, "clocks": clocks}
-        if self.deals:
-            so_far["deck"] = Deck(batches)
+        deck = Deck(batches) if self.deals else None
+        if run.mode == "auto":
+
+            def start(mode: str, phase: Phase) -> Policy:
+                return self._phase(mode, phase, deck)
+
+            return Adaptive(start, self.workers, rest, deals=self.deals, **so_far)
+        so_far["deck"] = deck
         steps = run.local_steps or 1
         inverse = self.config.optim.lag_compensation == "inverse"
         match run.mode, run.merge:
@@ -147,6 +169,24 @@ class Job:
                     inverse_lag=inverse,
                     **so_far,
                 )
+
+    def _phase(self, mode: str, phase: Phase, deck: Deck | None) -> Policy:
+        """Return the policy of a part of a run that chooses its mode."""
+        run, version = self.config.run, phase.version
+        if mode == "ssp":
+            assert run.staleness is not None, "settings are resolved"
+            return StaleBounded(
+                phase.workers, phase.budget, staleness=run.staleness, deck=deck, version=version
+            )
+        return Synchronous(
+            phase.workers,
+            phase.budget,
+            local_steps=(run.local_steps or 1) if mode == "local" else 1,
+            paced=True,
+            step_s=phase.step_s,
+            deck=deck,
+            version=version,
+        )
 
 
 def check_world(config: Config, world_size: int) -> None:

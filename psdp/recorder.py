@@ -60,6 +60,7 @@ class Recorder:
         self._start_tokens, self._tokens = tokens, tokens
         self._interval = Interval(self._start_s)
         self._lags = Histogram()
+        self._modes: list[dict[str, Any]] = []
         self._evaluation: dict[str, Any] = {}
         self._lr, self._norm = 0.0, 0.0
         self._clocks: dict[int, int] = {}
@@ -147,6 +148,20 @@ class Recorder:
         """Return the step that is under way, or ends, at so many tokens."""
         return -(-tokens // self._job.tokens_per_step)
 
+    def switched(self, mode: str, reason: str) -> None:
+        """Note that a run that chooses its mode goes over to this one, and why."""
+        record = {
+            "kind": "mode",
+            "time_s": round(self._now() - self._start_s, 4),
+            "tokens": self._tokens,
+            "version": self._version,
+            "mode": mode,
+            "reason": reason,
+        }
+        self._modes.append({"version": self._version, "mode": mode})
+        self._folder.append_metrics(record)
+        self.console.say(f"step {self._step(self._tokens):6d}  from now on {mode}: {reason}")
+
     def resumed(self) -> None:
         """Note that the run goes on here: records of later versions above are not of it."""
         record = {"kind": "resume", "time_s": 0.0, "tokens": self._tokens, "version": self._version}
@@ -191,6 +206,7 @@ class Recorder:
             "apply_s": round(self.apply_s, 4),
             "bytes_pushed": sum(total.pushed_bytes for total in totals.values()),
             "bytes_pulled": sum(total.pulled_bytes for total in totals.values()),
+            "modes": self._modes,
             "stopped_by": stopped_by,
             "weights_sha256": self.weights_sha256,
         }

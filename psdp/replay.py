@@ -3,9 +3,10 @@
 Everything else of a run follows from its settings, so a run that takes the same events in the same
 order ends with the same bits, whatever the timing. A file holds one event a line, as JSON:
 ["pull", rank], ["push", rank, clock, version, steps, step_s, loss, sum_of_squares, time_s, busy_s,
-cpu_s], ["leave", rank] or ["stop"]. Loss and sum of squares of a push show where a replay diverges:
-at its first gradient that differs. The last three are for :mod:`psdp.simulate`: when rank 0 noted
-it, by a clock of its own; and what its worker had used of its core.
+cpu_s], ["leave", rank], ["stop"] or ["switch", mode]. Loss and sum of squares of a push show where
+a replay diverges: at its first gradient that differs. The last three are for
+:mod:`psdp.simulate`: when rank 0 noted it, by a clock of its own; and what its worker had used of
+its core.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psdp.errors import CheckpointError, ReplayError
-from psdp.protocol import Event, Leave, Pull, Push, Stop
+from psdp.protocol import MODES, Event, Leave, Pull, Push, Stop, Switch
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Happened:
-    """An event and, of a push, what its gradient was like."""
+    """An event and, of a push, what its gradient was like; of a change of mode, why."""
 
     event: Event
     loss: float = 0.0
     sum_of_squares: float = 0.0
     timing: Timing = Timing()
+    reason: str = "as recorded"
 
 
 def events_file(run: Path, version: int) -> Path:
@@ -121,7 +123,7 @@ class Replay:
             return None
         expected = self._expected[self._done]
         match expected.event:
-            case Leave() | Stop():
+            case Leave() | Stop() | Switch():
                 self._done += 1
                 return expected
             case Pull(rank) | Push(rank):
@@ -202,6 +204,8 @@ def _line(happened: Happened) -> list[str | int | float]:
             return ["leave", rank]
         case Stop():
             return ["stop"]
+        case Switch(mode):
+            return ["switch", mode]
 
 
 def _parsed(line: list[str | int | float]) -> Happened:
@@ -231,6 +235,8 @@ def _parsed(line: list[str | int | float]) -> Happened:
             return Happened(Leave(rank))
         case ["stop"]:
             return Happened(Stop())
+        case ["switch", str(mode)] if mode in MODES:
+            return Happened(Switch(mode))
     raise ValueError("no event")
 
 
@@ -247,3 +253,5 @@ def _describe(happened: Happened) -> str:
             return f"the loss of rank {rank}"
         case Stop():
             return "the end by early stopping"
+        case Switch(mode):
+            return f"the change to {mode}"

@@ -118,6 +118,8 @@ class Shard:
         slots: gradients that can be held at once.
         clip: the largest global norm of a gradient; 0 for no limit.
         clip_value: its largest element; 0 for no limit.
+        outer: takes what workers changed on their own in a run that has gradients too, with this
+            learning rate.
         zeros: makes copies of the weights, where workers on this host can see them.
     """
 
@@ -129,6 +131,7 @@ class Shard:
         *,
         clip: float = 0.0,
         clip_value: float = 0.0,
+        outer: tuple[Optimizer, float] | None = None,
         zeros: Zeros = np.zeros,
     ) -> None:
         self.weights = Weights(weights, zeros)
@@ -136,6 +139,8 @@ class Shard:
         self._zeros = zeros
         self.optimizer = optimizer
         self._clip, self._clip_value = clip, clip_value
+        self._outer = outer
+        self._outer_begun = False
         self._spare: list[Snapshot] = []
         self._computed_on: dict[int, tuple[Array, Sending]] = {}
         self._delay: DelayCompensation | None = None
@@ -157,6 +162,7 @@ class Shard:
             0 if job.reduces else len(job.workers),
             clip=optim.grad_clip,
             clip_value=optim.grad_clip_value,
+            outer=_outer(job, own.size, decayed_size, backend) if run.mode == "auto" else None,
             zeros=zeros,
         )
 
@@ -206,6 +212,18 @@ class Shard:
             scale=clip_factor(norm, self._clip),
             clip_value=self._clip_value,
         )
+        self._outer_begun = False
+
+    def update_outer(self, change: Array) -> None:
+        """Do one update with what workers changed on their own (S,), where other updates are made
+        with gradients. Its momentum begins anew after these."""
+        assert self._outer is not None
+        optimizer, lr = self._outer
+        if not self._outer_begun:
+            for vector in optimizer.state().values():
+                vector[...] = 0
+        self._outer_begun = True
+        optimizer.step(self.weights.writable(), change, lr)
 
     @property
     def update_bytes(self) -> int:
@@ -254,11 +272,17 @@ def _optimizer(job: Job, size: int, decayed_size: int, backend: Backend) -> Opti
     optim, run = job.server_optim, job.config.run
     match run.mode:
         case "local":
-            assert optim.outer_optimizer is not None, "settings are resolved"
-            arrivals = 1 if run.merge == "sync" else len(job.workers)
-            kind = optim.outer_optimizer
-            return Outer(optim, size, decayed_size, backend, kind=kind, arrivals=arrivals)
+            return _outer(job, size, decayed_size, backend)[0]
         case "easgd":
             return Elastic(optim, size, decayed_size, backend)
         case _:
             return make_optimizer(optim, size, decayed_size, backend)
+
+
+def _outer(job: Job, size: int, decayed_size: int, backend: Backend) -> tuple[Optimizer, float]:
+    """Return the outer optimizer, and its learning rate."""
+    optim = job.outer_optim
+    assert optim.outer_optimizer is not None, "settings are resolved"
+    arrivals = len(job.workers) if job.config.run.merge == "async" else 1
+    outer = Outer(optim, size, decayed_size, backend, kind=optim.outer_optimizer, arrivals=arrivals)
+    return outer, optim.lr

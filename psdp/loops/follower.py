@@ -83,10 +83,11 @@ class Follower(Server):
 
     def _follow(self, instruction: Instruction) -> None:
         match instruction:
-            case m.Update(version, packed, rate):
+            case m.Update(version, packed, rate, outer):
                 slots = m.unpack_slots(packed)
                 tokens = [self.gradients[slot].tokens for slot in slots]
-                self.begin_update(version, slots, [n / sum(tokens) for n in tokens], rate)
+                weights = [n / sum(tokens) for n in tokens]
+                self.begin_update(version, slots, weights, rate, outer=outer)
             case m.Discard(slot):
                 del self.gradients[slot]
             case m.Answer(rank):

@@ -84,7 +84,13 @@ class Keeper(Leader):
         """Workers have told of it step by step."""
 
     def begin_update(
-        self, version: int, slots: Sequence[int], weights: Sequence[float], rate: float
+        self,
+        version: int,
+        slots: Sequence[int],
+        weights: Sequence[float],
+        rate: float,
+        *,
+        outer: bool,
     ) -> None:
         """Take over what all workers have reached."""
         self._check_alike(version)

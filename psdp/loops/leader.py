@@ -20,7 +20,9 @@ from psdp.loops.server import TICK_S, Saved, Server
 from psdp.metrics import Best
 from psdp.optim import Schedule
 from psdp.protocol import (
+    Adaptive,
     Apply,
+    Chooser,
     Drained,
     Drop,
     Effect,
@@ -32,6 +34,7 @@ from psdp.protocol import (
     SendWeights,
     Stop,
     Sums,
+    Switch,
 )
 from psdp.recorder import Recorder
 from psdp.replay import Happened, Record, Replay, Timing
@@ -87,6 +90,9 @@ class Leader(Server):
         self._signalled = signalled
         self._record = record
         self._replay = replay
+        self._chooser: Chooser | None = None
+        if job.config.run.mode == "auto" and replay is None:
+            self._chooser = Chooser(job.config.run.local_steps or 1)
         self._departed: set[int] = set()
         self._commits = Commits(len(job.servers), store, self.writer, self._steps_held)
         self._evaluations = Evaluations()
@@ -123,6 +129,11 @@ class Leader(Server):
                 raise Ended(f"{self._replay.path} ends before its run did; {kept}")
         if self._last is not None and not self._live | self._departed and self._at_rest():
             self._finish()
+
+    @property
+    def apply_s(self) -> float:
+        """Seconds in which this rank averaged gradients and updated its weights."""
+        return sum(cost.seconds for cost in self.profile.costs.values())
 
     # Messages
 
@@ -198,6 +209,8 @@ class Leader(Server):
         self._evaluations.leave(peer, self._live - {peer})
         self._unanswered.discard(peer)
         self._live.discard(peer)
+        if self._chooser is not None:
+            self._chooser.left(peer)
         self._decide_on(Happened(Leave(peer)))
         self._dismiss_all()
 
@@ -252,7 +265,26 @@ class Leader(Server):
                 self._on_evaluated(rank, self._reported.pop(rank))
         if self._record is not None and not self.policy.drained:
             self._record.note(happened)
-        self.decide(happened.event)
+        chooser = self._chooser
+        match happened.event:
+            case Push(rank, steps=steps, step_s=step_s) if chooser is not None:
+                chooser.pushed(rank, time.monotonic(), steps, step_s, happened.loss)
+                self.decide(happened.event)
+                self._choose(chooser)
+            case Switch(mode):
+                self.recorder.switched(mode, happened.reason)
+                self.decide(happened.event)
+            case event:
+                self.decide(event)
+
+    def _choose(self, chooser: Chooser) -> None:
+        """Change the mode where another one is clearly better."""
+        assert isinstance(self.policy, Adaptive)
+        if not self.policy.drained:
+            apply_s = self.apply_s / max(1, self.profile.steps)
+            choice = chooser.choose(self.policy.mode, len(self._live), apply_s)
+            if choice is not None:
+                self._decide_on(Happened(Switch(choice.mode), reason=choice.reason))
 
     def _stuck(self) -> set[int]:
         """Return the workers that wait for an answer, unless one may be on its way to them."""
@@ -274,15 +306,22 @@ class Leader(Server):
             match self._effects.popleft():
                 case Apply() as apply:
                     self._applying = apply
-                    self._tell(m.Update(apply.version, m.pack_slots(apply.slots), apply.rate))
-                    self.begin_update(apply.version, apply.slots, apply.weights, apply.rate)
+                    version, slots, rate, outer = (
+                        apply.version,
+                        apply.slots,
+                        apply.rate,
+                        apply.outer,
+                    )
+                    self._tell(m.Update(version, m.pack_slots(slots), rate, outer))
+                    self.begin_update(version, slots, apply.weights, rate, outer=outer)
                 case Drop(rank, slot):
                     del self.gradients[slot]
                     self._tell(m.Discard(slot))
                     self.recorder.dropped(rank)
-                case SendWeights(rank, version, clock, steps, batch):
+                case SendWeights(rank, version, clock, steps, batch, alone):
+                    do = m.ALONE if alone else m.TRAIN
                     order = m.Weights(
-                        version, clock, m.TRAIN, m.CURRENT, 0, 0, steps, self.tokens, batch
+                        version, clock, do, m.CURRENT, 0, 0, steps, self.tokens, batch
                     )
                     self._answer(rank, order)
                 case Drained(version):
@@ -301,6 +340,8 @@ class Leader(Server):
         if task is not None:
             owed = {"snapshot": task.version, "part": task.part, "parts": task.parts}
             order = replace(order, order=m.EVALUATE, **owed)
+        elif self._chooser is not None:
+            self._chooser.answered(rank, time.monotonic())
         self._tell(m.Answer(rank))
         self.send_weights(rank, order)
 
@@ -408,7 +449,7 @@ class Leader(Server):
 
     def _write_summary(self, stopped_by: str) -> None:
         self.recorder.server_cpu_s[self.endpoint.rank] = self.cpu_s
-        self.recorder.apply_s = sum(cost.seconds for cost in self.profile.costs.values())
+        self.recorder.apply_s = self.apply_s
         self.recorder.finish(stopped_by, self.policy.clock_gaps, self.best.loss)
 
     def _end_by_signal(self, name: str) -> None:

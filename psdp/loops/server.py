@@ -54,6 +54,7 @@ class Updating:
     slots: tuple[int, ...]
     gradient: Array
     rate: float
+    outer: bool
 
 
 class Server(ABC):
@@ -170,14 +171,20 @@ class Server(ABC):
     # Updating
 
     def begin_update(
-        self, version: int, slots: Sequence[int], weights: Sequence[float], rate: float
+        self,
+        version: int,
+        slots: Sequence[int],
+        weights: Sequence[float],
+        rate: float,
+        *,
+        outer: bool,
     ) -> None:
         """Average these slots; update as soon as the norm of the whole average is known, with the
-        learning rate times ``rate``."""
+        learning rate times ``rate``, or by the outer optimizer of a run that chooses its mode."""
         slot_bytes = self.shard.weights.values.nbytes
         with self.profile.span("average", len(slots) * slot_bytes if len(slots) > 1 else 0):
             gradient = self.shard.average(slots, weights)
-        self.updating = Updating(version, tuple(slots), gradient, rate)
+        self.updating = Updating(version, tuple(slots), gradient, rate, outer)
         norms, own = self._norms[version], self.endpoint.rank
         if len(slots) == 1:
             # The worker has the whole gradient and sent its sum of squares to every server.
@@ -202,7 +209,10 @@ class Server(ABC):
         if self._compensates:
             self.shard.compensate(update.slots[0], update.gradient)
         with self.profile.span("update", self.shard.update_bytes):
-            self.shard.update(update.gradient, norm, lr)
+            if update.outer:
+                self.shard.update_outer(update.gradient)
+            else:
+                self.shard.update(update.gradient, norm, lr)
         self.profile.step()
         self.updating = None
         self.reach(update.version, update.slots, norm)

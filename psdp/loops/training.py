@@ -18,7 +18,7 @@ from psdp.job import Job
 from psdp.optim import Schedule, clip_factor, make_optimizer, sum_of_squares
 from psdp.params import Array
 from psdp.replica import Replica
-from psdp.transport.messages import Weights
+from psdp.transport.messages import ALONE, Weights
 
 Gradient = Callable[[int, int], float]
 """Computes the gradient of a clock, of a batch, into the replica's; returns its loss."""
@@ -156,6 +156,17 @@ class LocalTraining(OwnOptimizer):
         return total / order.steps
 
 
+class AdaptiveTraining(LocalTraining):
+    """One gradient, or some steps alone, as rank 0 orders (``--mode auto``)."""
+
+    def train(self, order: Weights) -> Trained:
+        if order.order == ALONE:
+            return super().train(order)
+        loss = self._gradient(order.clock, order.batch)
+        self.replica.fetch()
+        return Trained(loss, order.version)
+
+
 class ElasticTraining(LocalTraining):
     """Some steps on weights that stay this worker's own; pushed are these weights, and each answer
     draws them to the server's (elastic averaging, Zhang et al. 2015, arXiv:1412.6651).
@@ -197,6 +208,10 @@ class ElasticTraining(LocalTraining):
 
 def training(job: Job, replica: Replica, gradient: Gradient) -> Training:
     """Return what a worker does in this job's mode."""
-    kinds: dict[str, type[Training]] = {"local": LocalTraining, "easgd": ElasticTraining}
+    kinds: dict[str, type[Training]] = {
+        "local": LocalTraining,
+        "easgd": ElasticTraining,
+        "auto": AdaptiveTraining,
+    }
     usual = OverlappedTraining if job.config.run.overlap else GradientTraining
     return kinds.get(job.config.run.mode, usual)(job, replica, gradient)

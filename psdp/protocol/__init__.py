@@ -4,6 +4,8 @@
 The same classes run under MPI and in property tests.
 """
 
+from psdp.protocol.adaptive import MODES, Adaptive, Phase
+from psdp.protocol.choice import Choice, Chooser
 from psdp.protocol.deal import Deck, Ranges
 from psdp.protocol.evaluation import Evaluations, Sums, Task
 from psdp.protocol.events import (
@@ -17,6 +19,7 @@ from psdp.protocol.events import (
     Push,
     SendWeights,
     Stop,
+    Switch,
 )
 from psdp.protocol.lockstep import Lockstep
 from psdp.protocol.policy import Policy
@@ -24,8 +27,12 @@ from psdp.protocol.stale import Asynchronous, StaleBounded
 from psdp.protocol.sync import Synchronous
 
 __all__ = [
+    "MODES",
+    "Adaptive",
     "Apply",
     "Asynchronous",
+    "Choice",
+    "Chooser",
     "Deck",
     "Drained",
     "Drop",
@@ -34,6 +41,7 @@ __all__ = [
     "Event",
     "Leave",
     "Lockstep",
+    "Phase",
     "Policy",
     "Pull",
     "Push",
@@ -42,6 +50,7 @@ __all__ = [
     "StaleBounded",
     "Stop",
     "Sums",
+    "Switch",
     "Synchronous",
     "Task",
 ]

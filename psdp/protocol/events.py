@@ -46,7 +46,14 @@ class Stop:
     """Hand out no new work; what is out comes home."""
 
 
-Event = Pull | Push | Leave | Stop
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Go on in this mode (``--mode auto``), once what is out has come home."""
+
+    mode: str
+
+
+Event = Pull | Push | Leave | Stop | Switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,8 @@ class Apply:
     """Average the slots in this order with these weights (they sum to 1); do one update.
 
     ``version`` is the one that the update makes; ``lags`` are the version lags of the gradients,
-    and ``rate`` is what the learning rate is multiplied by because of them.
+    and ``rate`` is what the learning rate is multiplied by because of them. With ``outer`` the
+    slots hold what workers changed on their own, in a run that has gradients too (``--mode auto``).
     """
 
     slots: tuple[int, ...]
@@ -63,6 +71,7 @@ class Apply:
     lags: tuple[int, ...]
     version: int
     rate: float = 1.0
+    outer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +85,15 @@ class Drop:
 @dataclass(frozen=True, slots=True)
 class SendWeights:
     """Answer the worker: here is ``version``, compute your gradient number ``clock``, or ``steps``
-    gradients from that one on before the next push, on the batches from number ``batch`` on."""
+    gradients from that one on before the next push, on the batches from number ``batch`` on; with
+    ``alone`` train on your own, in a run in which you are not always to (``--mode auto``)."""
 
     rank: int
     version: int
     clock: int
     steps: int = 1
     batch: int = 0
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

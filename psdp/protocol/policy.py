@@ -40,6 +40,10 @@ class Policy(ABC):
         workers: ranks expected from the start; others may join later.
         budget: gradients still to be accepted; None for no end.
         local_steps: gradients that a worker computes before it pushes what became of them.
+        paced: this many by the fastest worker, and by a slower one as many as it can in that time,
+            so that all come back after about as long (dynamic local updates, Liu et al. 2024,
+            arXiv:2401.09135).
+        step_s: what is known of how long a step of each worker takes, where steps are paced.
         deck: deals out the batches; without one each worker has its own, numbered by its clock.
         version: updates applied so far.
         clocks: gradients accepted so far of each worker (default 0).
@@ -58,6 +62,8 @@ class Policy(ABC):
         budget: int | None = None,
         *,
         local_steps: int = 1,
+        paced: bool = False,
+        step_s: Mapping[int, float] | None = None,
         deck: Deck | None = None,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
@@ -68,6 +74,8 @@ class Policy(ABC):
         self.clock_gaps: Counter[int] = Counter()
         self._budget = budget
         self._local_steps = local_steps
+        self._paced = paced
+        self._step_s = dict(step_s or {})
         self._deck = deck
         self._granted: dict[int, range] = {}
         """Numbers of the batches that a worker was told to compute, by rank."""
@@ -142,6 +150,7 @@ class Policy(ABC):
                 f"expected {_gradients(clock, batches)} on version {self.version} at most"
             )
         self._out -= len(self._granted.pop(push.rank))
+        self._step_s[push.rank] = push.step_s
         if self._too_late(push):
             self._give_back(batches)
             self._wait(push.rank)
@@ -163,6 +172,7 @@ class Policy(ABC):
 
     def _forget(self, rank: int) -> None:
         self.clocks.pop(rank, None)
+        self._step_s.pop(rank, None)
         self._waiting.discard(rank)
         batches = self._granted.pop(rank, range(0))
         self._out -= len(batches)
@@ -203,7 +213,10 @@ class Policy(ABC):
 
     def _steps_for(self, rank: int) -> int:
         """Return how many gradients a worker that may go computes before its next push."""
-        return self._local_steps
+        own = self._step_s.get(rank, 0.0)
+        if not self._paced or not own:
+            return self._local_steps
+        return max(1, round(self._local_steps * min(self._step_s.values()) / own))
 
     def _try_grant(self, rank: int) -> bool:
         if self._exhausted() or not self._may_go(rank):

@@ -26,6 +26,7 @@ class StaleBounded(Policy):
         *,
         staleness: float,
         local_steps: int = 1,
+        paced: bool = False,
         inverse_lag: bool = False,
         deck: Deck | None = None,
         version: int = 0,
@@ -34,7 +35,13 @@ class StaleBounded(Policy):
         self.staleness = staleness
         self._inverse_lag = inverse_lag
         super().__init__(
-            workers, budget, local_steps=local_steps, deck=deck, version=version, clocks=clocks
+            workers,
+            budget,
+            local_steps=local_steps,
+            paced=paced,
+            deck=deck,
+            version=version,
+            clocks=clocks,
         )
 
     def _accept(self, push: Push) -> list[Effect]:
@@ -50,9 +57,8 @@ class StaleBounded(Policy):
 class Asynchronous(StaleBounded):
     """Every push is answered at once: stale-bounded without a bound (Hogwild's server form).
 
-    With ``local_steps`` H a worker pushes after H steps on its own. If it is ``paced``, the fastest
-    does, and a slower one takes as many as it can in that time, so that all come back after about
-    as long (dynamic local updates, Liu et al. 2024, arXiv:2401.09135).
+    With ``local_steps`` H a worker pushes after H steps on its own, a slower one after fewer if it
+    is ``paced``.
     """
 
     def __init__(
@@ -67,29 +73,14 @@ class Asynchronous(StaleBounded):
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
     ) -> None:
-        self._paced = paced
-        self._step_s: dict[int, float] = {}
         super().__init__(
             workers,
             budget,
             staleness=math.inf,
             local_steps=local_steps,
+            paced=paced,
             inverse_lag=inverse_lag,
             deck=deck,
             version=version,
             clocks=clocks,
         )
-
-    def _accept(self, push: Push) -> list[Effect]:
-        self._step_s[push.rank] = push.step_s
-        return super()._accept(push)
-
-    def _forget(self, rank: int) -> None:
-        self._step_s.pop(rank, None)
-        super()._forget(rank)
-
-    def _steps_for(self, rank: int) -> int:
-        own = self._step_s.get(rank, 0.0)
-        if not self._paced or not own:
-            return self._local_steps
-        return max(1, round(self._local_steps * min(self._step_s.values()) / own))

@@ -17,8 +17,8 @@ class Synchronous(Policy):
     A worker that dies after its push still counts in the round; one that dies before does not.
 
     With ``local_steps`` H a round is H steps of every worker on its own, and the average one of
-    what these changed (local SGD, Stich 2018, arXiv:1805.09767; DiLoCo, arXiv:2311.08105). What is
-    left of the budget at the end is shared out evenly.
+    what these changed (local SGD, Stich 2018, arXiv:1805.09767; DiLoCo, arXiv:2311.08105), or fewer
+    of a slower one if it is ``paced``. What is left of the budget at the end is shared out evenly.
 
     With ``backup_workers`` B a round goes on with the first W - B gradients, W being the workers at
     the start, and what comes later is dropped (Chen et al. 2016, arXiv:1604.00981). Whoever died
@@ -32,6 +32,8 @@ class Synchronous(Policy):
         *,
         backup_workers: int = 0,
         local_steps: int = 1,
+        paced: bool = False,
+        step_s: Mapping[int, float] | None = None,
         deck: Deck | None = None,
         version: int = 0,
         clocks: Mapping[int, int] | None = None,
@@ -43,7 +45,14 @@ class Synchronous(Policy):
         self._wanted = len(ranks) - backup_workers
         self._round: dict[int, Push] = {}
         super().__init__(
-            ranks, budget, local_steps=local_steps, deck=deck, version=version, clocks=clocks
+            ranks,
+            budget,
+            local_steps=local_steps,
+            paced=paced,
+            step_s=step_s,
+            deck=deck,
+            version=version,
+            clocks=clocks,
         )
 
     def _accept(self, push: Push) -> list[Effect]:
@@ -75,7 +84,7 @@ class Synchronous(Policy):
 
     def _round_steps(self, rank: int) -> float:
         """Return how many steps of this worker a round has, if the budget allows."""
-        return self._local_steps
+        return super()._steps_for(rank)
 
     def _updates(self, steps: int) -> int:
         """Return the updates that a round of so many steps makes."""

@@ -24,7 +24,11 @@ from psdp.simulate.world import survives
 USUAL_STEPS = 50
 """Steps that are simulated, unless --max-steps says otherwise."""
 
-MODES: tuple[str, ...] = next(f for _, f in all_settings() if f.name == "mode").metadata["choices"]
+MODES: tuple[str, ...] = tuple(
+    mode
+    for mode in next(f for _, f in all_settings() if f.name == "mode").metadata["choices"]
+    if mode != "auto"  # it is one of the others at a time, by what is measured
+)
 
 PLACES = ("out", "resume", "replay")
 """Settings of a run that name folders; a simulation has none."""

@@ -21,7 +21,7 @@ FOLLOWS = -1
 CURRENT = -1
 """As a snapshot version: the weights as they are now."""
 
-TRAIN, EVALUATE, STOP = "train", "evaluate", "stop"
+TRAIN, ALONE, EVALUATE, STOP = "train", "alone", "evaluate", "stop"
 DONE, SIGNAL, ERROR = "done", "signal", "error"
 
 
@@ -75,8 +75,8 @@ class Weights:
 
     ``clock`` numbers the gradient to compute next and ``batch`` the batch that it is of, ``steps``
     says how many from these on, and ``tokens`` how many tokens the weights have seen. ``order`` is
-    rank 0's: with ``evaluate``, take part ``part`` of ``parts`` of the validation split on snapshot
-    ``snapshot``.
+    rank 0's: with ``alone``, train on your own in a run that chooses its mode; with ``evaluate``,
+    take part ``part`` of ``parts`` of the validation split on snapshot ``snapshot``.
     """
 
     version: int
@@ -127,11 +127,12 @@ class PartialNorm:
 @dataclass(frozen=True, slots=True)
 class Update:
     """Rank 0 to servers: average these slots (a bit each, the first in the lowest) and update, with
-    the learning rate times ``rate``."""
+    the learning rate times ``rate``, or by the outer optimizer of a run that chooses its mode."""
 
     version: int
     slots: bytes
     rate: float
+    outer: bool
 
 
 @dataclass(frozen=True, slots=True)

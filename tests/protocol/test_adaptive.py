@@ -1,0 +1,259 @@
+"""Runs that go over from mode to mode, under random interleavings, and by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psdp.protocol import (
+    MODES,
+    Adaptive,
+    Apply,
+    Deck,
+    Drained,
+    Leave,
+    Phase,
+    Policy,
+    Pull,
+    Push,
+    Ranges,
+    SendWeights,
+    StaleBounded,
+    Stop,
+    Switch,
+    Synchronous,
+)
+from psdp.protocol.events import Effect, Event
+
+FREE = settings(deadline=None, max_examples=200)
+STEPS = 3
+
+
+def adaptive(
+    workers: list[int], budget: int, staleness: int, deck: Deck | None = None, **so_far: Any
+) -> Adaptive:
+    def start(mode: str, phase: Phase) -> Policy:
+        common: dict[str, Any] = {"version": phase.version, "deck": deck}
+        if mode == "ssp":
+            return StaleBounded(phase.workers, phase.budget, staleness=staleness, **common)
+        steps = STEPS if mode == "local" else 1
+        return Synchronous(
+            phase.workers,
+            phase.budget,
+            local_steps=steps,
+            paced=True,
+            step_s=phase.step_s,
+            **common,
+        )
+
+    return Adaptive(start, workers, budget, deals=deck is not None, **so_far)
+
+
+class Run:
+    """Workers as they are: pull once, push what they were told to, wait for the answer."""
+
+    def __init__(
+        self, workers: list[int], budget: int, staleness: int, *, deals: bool = False, **so_far: Any
+    ) -> None:
+        self.policy = adaptive(workers, budget, staleness, Deck() if deals else None, **so_far)
+        self.clocks = {rank: so_far.get("clocks", {}).get(rank, 0) for rank in workers}
+        self.version = so_far.get("version", 0)
+        self.asleep = set(workers)
+        self.answers: dict[int, SendWeights] = {}
+        self.deals, self.batches = deals, Ranges()
+        self.pushed: dict[int, SendWeights] = {}
+        self.total = self.drained = 0
+        self.modes_seen: set[str] = set()
+
+    def do(self, event: Event) -> list[Effect]:
+        effects = self.policy.handle(event)
+        for effect in effects:
+            assert not self.drained, effects
+            match effect:
+                case Apply():
+                    pushes = [self.pushed.pop(slot) for slot in effect.slots]
+                    assert effect.version == self.version + 1
+                    assert {push.alone for push in pushes} == {effect.outer}
+                    assert effect.lags == tuple(self.version - push.version for push in pushes)
+                    self.version += 1
+                    self.total += sum(push.steps for push in pushes)
+                case SendWeights(rank, version, clock, steps, batch, alone):
+                    assert rank not in self.answers
+                    assert rank not in self.pushed, "answered before its gradient is applied"
+                    assert (version, clock) == (self.version, self.clocks[rank])
+                    assert self.deals or batch == clock
+                    assert steps <= (STEPS if alone else 1)
+                    assert alone == (self.policy.mode == "local")
+                    self.modes_seen.add(self.policy.mode)
+                    self.answers[rank] = effect
+                case Drained(version):
+                    assert (version, self.pushed, self.answers) == (self.version, {}, {})
+                    self.drained += 1
+        assert self.policy.clocks == self.clocks
+        assert self.policy.drained == bool(self.drained)
+        return effects
+
+    def push(self, rank: int, step_s: float = 1.0) -> None:
+        answer = self.answers.pop(rank)
+        push = Push(
+            rank, answer.clock, answer.version, slot=rank, tokens=answer.steps,
+            steps=answer.steps, step_s=step_s, batch=answer.batch,
+        )  # fmt: skip
+        self.pushed[rank] = answer
+        self.clocks[rank] += answer.steps
+        if self.deals:
+            self.batches.add(range(push.batch, push.batch + push.steps))
+        self.do(push)
+
+    def go_on(self, pick: int) -> bool:
+        ready = sorted(self.asleep | self.answers.keys())
+        if not ready:
+            return False
+        rank = ready[pick % len(ready)]
+        if rank in self.asleep:
+            self.asleep.discard(rank)
+            self.do(Pull(rank))
+        else:
+            self.push(rank, step_s=1.0 + rank % 3)
+        return True
+
+    def leave(self, rank: int) -> None:
+        self.asleep.discard(rank)
+        self.answers.pop(rank, None)
+        del self.clocks[rank]
+        self.do(Leave(rank))
+
+    def play(self, choices: list[int], *, leaves: bool = False, stops: bool = False) -> None:
+        for choice in choices:
+            kind, pick = choice % 16, choice // 16
+            live = sorted(self.clocks)
+            if kind == 0 and leaves and len(live) > 1:
+                self.leave(live[pick % len(live)])
+            elif kind == 1 and stops and pick % 4 == 0:
+                self.do(Stop())
+            elif kind in (2, 3):
+                self.do(Switch(MODES[pick % 3]))
+            else:
+                self.go_on(pick)
+        turn = 0
+        while self.go_on(turn):
+            turn += 1
+
+
+choices = st.lists(st.integers(0, 16 * 64), max_size=100)
+
+
+@FREE
+@given(st.integers(1, 5), st.integers(0, 60), st.integers(0, 4), choices, st.booleans())
+def test_whatever_the_modes_the_budget_is_applied_once(
+    workers: int, budget: int, staleness: int, picks: list[int], deals: bool
+) -> None:
+    run = Run(list(range(1, workers + 1)), budget, staleness, deals=deals)
+    run.play(picks)
+    assert (run.drained, run.total, sum(run.clocks.values())) == (1, budget, budget)
+    if deals:
+        assert list(run.batches.pairs()) == ([(0, budget)] if budget else [])
+
+
+@FREE
+@given(st.integers(2, 5), st.integers(1, 60), st.integers(0, 4), choices, st.booleans())
+def test_what_the_dead_had_is_done_by_others(
+    workers: int, budget: int, staleness: int, picks: list[int], deals: bool
+) -> None:
+    run = Run(list(range(1, workers + 1)), budget, staleness, deals=deals)
+    run.play(picks, leaves=True)
+    assert (run.drained, run.total) == (1, budget)
+    if deals:
+        assert list(run.batches.pairs()) == [(0, budget)]
+
+
+@FREE
+@given(st.integers(1, 5), st.integers(1, 60), st.integers(0, 4), choices)
+def test_a_stop_is_not_taken_for_a_change_of_mode(
+    workers: int, budget: int, staleness: int, picks: list[int]
+) -> None:
+    run = Run(list(range(1, workers + 1)), budget, staleness)
+    run.play(picks, leaves=True, stops=True)
+    assert run.drained == 1
+    assert run.total <= budget
+
+
+@FREE
+@given(
+    st.dictionaries(st.integers(1, 6), st.integers(0, 9), min_size=1, max_size=5),
+    st.integers(0, 40),
+    choices,
+)
+def test_a_resumed_run_goes_on_from_any_clocks(
+    clocks: dict[int, int], budget: int, picks: list[int]
+) -> None:
+    before = sum(clocks.values())
+    run = Run(sorted(clocks), budget, 2, version=before, clocks=dict(clocks))
+    run.play(picks)
+    assert (run.drained, sum(run.clocks.values())) == (1, before + budget)
+
+
+def begun(workers: int, budget: int, staleness: int = 1) -> Run:
+    run = Run(list(range(1, workers + 1)), budget, staleness)
+    for rank in sorted(run.asleep):
+        run.asleep.discard(rank)
+        run.do(Pull(rank))
+    return run
+
+
+def test_a_change_waits_for_what_is_out_and_hands_out_nothing_meanwhile() -> None:
+    run = begun(3, 100)
+    run.push(1)
+    assert run.do(Switch("ssp")) == []
+    run.push(2)
+    assert run.policy.mode == "sync"
+    run.push(3)
+    assert run.policy.mode == "ssp"
+    assert (run.total, run.version) == (3, 1)
+    assert {answer.version for answer in run.answers.values()} == {1}
+    run.push(2)
+    assert run.total == 4, "applied on arrival"
+
+
+def test_a_slower_worker_is_given_fewer_steps_from_the_first_round_on() -> None:
+    run = begun(2, 100)
+    for _ in range(2):
+        run.push(1, step_s=1.0)
+        run.push(2, step_s=3.0)
+    run.do(Switch("local"))
+    run.push(1, step_s=1.0)
+    run.push(2, step_s=3.0)
+    assert {rank: answer.steps for rank, answer in run.answers.items()} == {1: 3, 2: 1}
+    assert all(answer.alone for answer in run.answers.values())
+
+
+def test_the_bound_on_staleness_begins_with_its_phase() -> None:
+    """Or the worker that did less alone would hold the others up until it had caught up."""
+    run = begun(2, 1000, staleness=1)
+    for rank in (1, 2):
+        run.push(rank, step_s=3.0 if rank == 2 else 1.0)
+    run.do(Switch("local"))
+    for _ in range(6):
+        for rank in (1, 2):
+            run.push(rank, step_s=3.0 if rank == 2 else 1.0)
+    assert run.clocks[1] - run.clocks[2] > 5
+    run.do(Switch("ssp"))
+    for rank in (1, 2):
+        run.push(rank)
+    assert run.policy.mode == "ssp"
+    run.push(1)
+    run.push(1)
+    assert 1 not in run.answers, "two ahead of the other in this phase"
+    run.push(2)
+    assert 1 in run.answers
+
+
+def test_every_mode_is_seen() -> None:
+    run = begun(2, 90)
+    for mode in ("ssp", "local", "sync", "local", "ssp", "sync"):
+        run.do(Switch(mode))
+        for _ in range(10):
+            run.go_on(0)
+    assert run.modes_seen == set(MODES)
