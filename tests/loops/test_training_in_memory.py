@@ -364,7 +364,7 @@ def test_a_resumed_run_says_in_its_metrics_where_it_went_on(tmp_path: Path) -> N
 def test_resuming_a_finished_run_keeps_its_best_loss(
     tmp_path: Path, mode: dict[str, Any], checkpoint_every: int
 ) -> None:
-    """Which is not its last, in lockstep: what is learned here is wrong for the validation split."""
+    """Not its last, in lockstep: what is learned here is wrong for the validation split."""
     common = {"workers": 2, "lr": 0.1, "warmup_steps": 0, "eval_every": 2}
     common |= {"checkpoint_every": checkpoint_every, **mode}
     first = train(tmp_path, **common)
