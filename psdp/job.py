@@ -143,7 +143,8 @@ class Job:
                 return self._phase(mode, phase, deck)
 
             return Adaptive(start, self.workers, rest, deals=self.deals, **so_far)
-        so_far["deck"] = deck
+        if deck is not None:
+            so_far["deck"] = deck
         steps = run.local_steps or 1
         inverse = self.config.optim.lag_compensation == "inverse"
         match run.mode, run.merge:

@@ -276,7 +276,7 @@ def _points(path: Path) -> tuple[tuple[Point, ...], int]:
             points = [point for point in points if point.version <= record["version"]]
             spent_s = max((point.time_s for point in points), default=0.0)
             began_tokens = int(record["tokens"])
-        else:
+        elif record["kind"] in ("train", "eval"):
             points.append(
                 Point(
                     kind=str(record["kind"]),

@@ -35,7 +35,7 @@ _OF_MODE = {
 }
 """Settings whose meaning or default is the mode's."""
 
-_ORDER = ("sync", "allreduce", "ssp", "async", "local", "easgd")
+_ORDER = ("sync", "allreduce", "ssp", "async", "local", "easgd", "auto")
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,15 @@ def test_a_resumed_run_goes_on_from_its_checkpoint_in_tokens_and_time(tmp_path: 
     assert run.bytes_per_token == 640 / 160
 
 
+def test_a_change_of_mode_is_no_point_of_a_curve(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a", mode="auto")
+    (run,), _ = read_runs([path])
+    change = {"kind": "mode", "time_s": 1.0, "tokens": 64, "version": 2, "mode": "ssp"}
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(change | {"reason": "faster"}) + "\n")
+    assert read_runs([path]) == ([run], [])
+
+
 def test_an_unfinished_run_is_left_out_by_name(tmp_path: Path) -> None:
     good = write_run(tmp_path / "good")
     running = write_run(tmp_path / "running")
