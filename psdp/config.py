@@ -6,7 +6,7 @@ what is added here appears there. Nothing here reads a file, a clock or an envir
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -375,7 +375,7 @@ def _check_mode(optim: OptimConfig, run: RunConfig) -> None:
         value, default = getattr(run, name, getattr(optim, name, None)), _field(name).default
         if value != default and run.mode not in modes:
             raise ConfigError(
-                f"{flag_of(name)} {value} has a meaning with --mode {' or '.join(modes)} only, got "
+                f"{flag_of(name)} {value} has a meaning with --mode {either(modes)} only, got "
                 f"--mode {run.mode}; drop one of the two"
             )
 
@@ -450,6 +450,11 @@ def settings() -> Iterator[tuple[str, Field[Any]]]:
     for group in _GROUPS:
         for f in fields(group.type_):
             yield group.name, f
+
+
+def either(names: Sequence[str]) -> str:
+    """Return these names as a sentence has them: a, b or c."""
+    return " or ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
 def flag_of(name: str) -> str:

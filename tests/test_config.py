@@ -114,16 +114,22 @@ def group_of(config: Config, name: str) -> Any:
             {"n_embd": 12, "n_head": 4, "position": "rotary"},
             "--position rotary .* an even head size, got --n-embd 12 / --n-head 4 = 3",
         ),
-        ({"staleness": 2}, "--staleness 2 has a meaning with --mode ssp only, got --mode sync"),
+        (
+            {"staleness": 2},
+            "--staleness 2 has a meaning with --mode ssp or auto only, got --mode sync",
+        ),
         ({"staleness": 0, "mode": "async"}, "--staleness 0 .* got --mode async"),
         ({"backup_workers": 1, "mode": "ssp"}, "--backup-workers 1 .* --mode sync only"),
-        ({"local_steps": 4}, "--local-steps 4 .* --mode local or easgd only, got --mode sync"),
-        ({"outer_lr": 0.0, "mode": "easgd"}, "--outer-lr 0.0 .* --mode local only"),
-        ({"servers": 2, "mode": "allreduce"}, "--servers 2 .* sync or .* got --mode allreduce"),
+        (
+            {"local_steps": 4},
+            "--local-steps 4 .* --mode local, easgd or auto only, got --mode sync",
+        ),
+        ({"outer_lr": 0.0, "mode": "easgd"}, "--outer-lr 0.0 .* --mode local or auto only"),
+        ({"servers": 2, "mode": "allreduce"}, "--servers 2 .* sync, .* got --mode allreduce"),
         ({"record": True, "mode": "allreduce"}, "--record True .* got --mode allreduce"),
         ({"replay": "x", "mode": "allreduce"}, "--replay x .* got --mode allreduce"),
         ({"backup_workers": 1, "mode": "allreduce"}, "--backup-workers 1 .* --mode sync only"),
-        ({"staleness": 1, "mode": "allreduce"}, "--staleness 1 .* --mode ssp only"),
+        ({"staleness": 1, "mode": "allreduce"}, "--staleness 1 .* --mode ssp or auto only"),
         (
             {"mode": "local", "merge": "async", "outer_momentum": 0.5},
             "--outer-momentum 0.5 .* momentum or nesterov only, got average",
@@ -227,7 +233,7 @@ def test_only_one_deck_can_be_dealt_out() -> None:
         ({"backup_workers": 1}, "--backup-workers 1: every gradient would come a version late"),
         ({"balance": "dynamic"}, "--balance dynamic: a gradient is begun before"),
         ({"mode": "async", "lag_compensation": "dc-asgd"}, "--lag-compensation dc-asgd: the serv"),
-        ({"mode": "local"}, "--overlap True has a meaning with --mode sync or async or ssp only"),
+        ({"mode": "local"}, "--overlap True has a meaning with --mode sync, async or ssp only"),
     ],
 )
 def test_what_overlap_does_not_go_with_is_refused(other: dict[str, Any], reason: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from psdp.cli import Parser, given_settings
-from psdp.config import ONLY_WITH, Config, flag_of
+from psdp.config import ONLY_WITH, Config, either, flag_of
 from psdp.config import settings as all_settings
 from psdp.errors import ConfigError, PsdpError
 from psdp.simulate.calibrate import Calibration, calibrate
@@ -103,7 +103,7 @@ def combinations(settings: dict[str, Any], grid: dict[str, list[Any]]) -> Iterat
     modes = grid["mode"]
     for name in (grid.keys() | settings.keys()) & ONLY_WITH.keys():
         if not set(modes) & set(ONLY_WITH[name]):
-            only = " or ".join(ONLY_WITH[name])
+            only = either([mode for mode in ONLY_WITH[name] if mode in MODES])
             raise ConfigError(
                 f"{flag_of(name)} has a meaning with --mode {only} only, got {','.join(modes)}"
             )

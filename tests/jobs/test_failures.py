@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
         (3, "--servers 3", "--servers 3 leaves no rank to work"),
         (3, "--no-such-flag", "unrecognized arguments: --no-such-flag"),
         (3, "--n-embd 30 --n-head 4", "--n-embd 30 is not divisible by --n-head 4"),
-        (3, "--staleness 3", "--staleness 3 has a meaning with --mode ssp only"),
+        (3, "--staleness 3", "--staleness 3 has a meaning with --mode ssp or auto only"),
         (3, "--batch-size -1", "--batch-size must be at least 1, got -1"),
         (3, "--corpus missing.txt", "missing.txt does not exist"),
         (3, "--corpus empty.txt", "empty.txt is empty"),

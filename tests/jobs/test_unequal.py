@@ -63,7 +63,10 @@ def test_a_slow_link_delays_what_is_sent(folder: Path) -> None:
         (("--straggler", "fast"), "--straggler expects RANK:FACTOR"),
         (("--jitter", "normal:1"), "--jitter expects bernoulli:P:FACTOR"),
         (("--backup-workers", "2"), "--backup-workers 2 leaves no gradient to wait for"),
-        (("--local-steps", "2"), "--local-steps 2 has a meaning with --mode local or easgd only"),
+        (
+            ("--local-steps", "2"),
+            "--local-steps 2 has a meaning with --mode local, easgd or auto only",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_once(

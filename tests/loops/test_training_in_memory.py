@@ -403,10 +403,10 @@ def test_all_servers_apply_the_same_gradients_in_the_same_order(
     applied: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     begin_update = Server.begin_update
 
-    def noting(server: Server, version: int, slots: Any, weights: Any, rate: float) -> None:
+    def noting(server: Server, version: int, slots: Any, *rest: Any, **more: Any) -> None:
         gradients = [(slot, server.gradients[slot].clock) for slot in slots]
         applied[server.endpoint.rank].extend(gradients)
-        begin_update(server, version, slots, weights, rate)
+        begin_update(server, version, slots, *rest, **more)
 
     monkeypatch.setattr(Server, "begin_update", noting)
     common = {"workers": 3, "servers": 3, "max_steps": 6, "checkpoint_every": 1, **mode}
