@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(120)]
 MODES = {
     "async": ("--mode", "async"),
     "ssp": ("--mode", "ssp", "--staleness", "2"),
+    "auto": ("--mode", "auto", "--local-steps", "2"),
     "local": ("--mode", "local", "--merge", "async", "--local-steps", "4"),
 }
 
@@ -39,6 +40,7 @@ def test_a_replay_on_other_timing_and_transport_ends_with_the_same_weights(
         assert result["weights_sha256"] == recorded["weights_sha256"]
         assert result["version_lag"] == recorded["version_lag"]
         assert result["val_loss"] == recorded["val_loss"]
+        assert result["modes"] == recorded["modes"]
 
 
 def test_what_cannot_be_replayed_is_refused_at_once(folder: Path) -> None:
