@@ -40,6 +40,7 @@ PURE = {
     "heapq",
     "itertools",
     "math",
+    "statistics",
 }
 PURE |= {"operator", "typing"}
 

@@ -172,6 +172,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.totals(1, Goodbye(1.25, 0.25, 0.5, 0.75, 100, 200, DONE, 0))
     run.recorder.dropped(2)
     run.recorder.server_cpu_s |= {1: 0.75, 0: 1.25}
+    run.recorder.switched("ssp", "it is faster")
     run.recorder.apply_s = 0.125
     run.recorder.weights_sha256 = "abc"
     run.recorder.evaluated(Sums(20.0, 3, 10), 4, 64, best=False)
@@ -204,6 +205,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "apply_s": 0.125,
         "bytes_pushed": 400,
         "bytes_pulled": 600,
+        "modes": [{"version": 4, "mode": "ssp"}],
         "stopped_by": "budget",
         "weights_sha256": "abc",
     }
