@@ -331,7 +331,7 @@ class Config:
         if optim.beta1 is None:
             # Stale gradients act like momentum of their own (Mitliagkas et al. 2016,
             # arXiv:1605.09774). Measured at 2, 4 and 8 workers: README, results.
-            optim = replace(optim, beta1=0.5 if run.mode in ("async", "ssp") else 0.9)
+            optim = replace(optim, beta1=0.5 if run.mode in ("async", "ssp", "auto") else 0.9)
         if optim.warmup_steps is None:
             optim = replace(optim, warmup_steps=min(100, run.max_steps // 20))
         if run.early_stop_patience and not (run.eval_every and data.val_fraction):

@@ -54,7 +54,7 @@ def jitter() -> StepS:
     return lambda _rank, _turn: 0.4 if dice.random() < 0.1 else 0.1
 
 
-@pytest.mark.parametrize("mode", ["sync", "ssp", "local"])
+@pytest.mark.parametrize("mode", ["sync", "ssp"])
 def test_equal_workers_with_short_exchanges_stay_as_they_are(mode: str) -> None:
     assert after(Chooser(8), mode, equal) is None
 
@@ -90,8 +90,10 @@ def test_one_update_of_each_gradient_is_what_bounds_ssp() -> None:
 def test_once_workers_are_equal_again_local_is_left_where_a_token_teaches_less() -> None:
     chooser = Chooser(8)
     assert after(chooser, "sync", straggler, loss=lambda _turn: 3.0) is not None
-    # 0.9 x 4 / (0.1 + 0.001 / 8) against 4 / (0.1 + 0.001): not 1.15 times as much.
-    assert after(chooser, "local", equal, exchange_s=0.0, loss=lambda _turn: 3.0) is None
+    # 0.75 x 4 / (0.1 + 0.001 / 8) against 1.1 x 4 / (0.1 + 0.001).
+    choice = after(chooser, "local", equal, exchange_s=0.0, loss=lambda _turn: 3.0)
+    assert choice is not None
+    assert choice.mode == "ssp"
     # With fewer steps alone there is nothing that local gains.
     assert Speeds({0: 0.1, 1: 0.1}, 1.0, 0.0, 0.0, local_steps=1).of("local") == 20.0
 
