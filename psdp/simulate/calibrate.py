@@ -122,6 +122,11 @@ def read_run(folder: Path) -> Recorded:
             f"--calibrate {folder}: in --mode allreduce servers see no gradients, so its record "
             "says nothing of their costs; record a run of another mode"
         )
+    if config["settings"]["mode"] == "auto":
+        raise ConfigError(
+            f"--calibrate {folder}: in --mode auto a run is now in one mode and now in another, with "
+            "other costs; record a run of one mode"
+        )
     pushes = [_push_of(event) for event in happened if isinstance(event.event, Push)]
     return Recorded(config, summary, pushes)
 

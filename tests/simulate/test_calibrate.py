@@ -104,12 +104,13 @@ def test_what_is_no_recorded_run_is_refused(tmp_path: Path) -> None:
     (older / "events-000000.jsonl").write_text('["push", 1, 0, 0, 1, 0.1, 2.5, 1.0]\n["stop"]\n')
     with pytest.raises(ConfigError, match="line 1 is no event"):
         calibrate(older, Costs())
-    reduced = write_run(tmp_path / "reduced")
-    settings = SETTINGS.resolved().flat() | {"mode": "allreduce"}
-    config = {"settings": settings, "workers": WORKERS, "parameters": SIZE}
-    (reduced / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="servers see no gradients"):
-        calibrate(reduced, Costs())
+    for mode, why in (("allreduce", "servers see no gradients"), ("auto", "a run of one mode")):
+        other = write_run(tmp_path / mode)
+        settings = SETTINGS.resolved().flat() | {"mode": mode}
+        config = {"settings": settings, "workers": WORKERS, "parameters": SIZE}
+        (other / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ConfigError, match=why):
+            calibrate(other, Costs())
     short = write_run(tmp_path / "short")
     (short / "events-000000.jsonl").write_text('["pull", 1]\n')
     with pytest.raises(ConfigError, match="record a run of more steps"):
