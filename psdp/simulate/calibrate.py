@@ -124,7 +124,7 @@ def read_run(folder: Path) -> Recorded:
         )
     if config["settings"]["mode"] == "auto":
         raise ConfigError(
-            f"--calibrate {folder}: in --mode auto a run is now in one mode and now in another, with "
+            f"--calibrate {folder}: in --mode auto a run is now in one mode and now in another, at "
             "other costs; record a run of one mode"
         )
     pushes = [_push_of(event) for event in happened if isinstance(event.event, Push)]
