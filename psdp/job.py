@@ -134,60 +134,68 @@ class Job:
         """Return the mode's policy, to go on from a version with these gradients accepted, of
         these batches where they are dealt out."""
         rest = max(0, self.gradients - sum(clocks.values()))
-        run = self.config.run
-        so_far: dict[str, Any] = {"version": version, "clocks": clocks}
         deck = Deck(batches) if self.deals else None
-        if run.mode == "auto":
+        if self.config.run.mode != "auto":
+            mode = self.config.run.mode
+            return self._policy_of(mode, self.workers, rest, deck, version=version, clocks=clocks)
 
-            def start(mode: str, phase: Phase) -> Policy:
-                return self._phase(mode, phase, deck)
+        def start(mode: str, phase: Phase) -> Policy:
+            workers, budget, version = phase.workers, phase.budget, phase.version
+            return self._policy_of(
+                mode, workers, budget, deck, version=version, step_s=phase.step_s
+            )
 
-            return Adaptive(start, self.workers, rest, deals=self.deals, **so_far)
-        if deck is not None:
-            so_far["deck"] = deck
-        steps = run.local_steps or 1
+        return Adaptive(start, self.workers, rest, deals=self.deals, version=version, clocks=clocks)
+
+    def _policy_of(
+        self,
+        mode: str,
+        workers: Iterable[int],
+        budget: int,
+        deck: Deck | None,
+        *,
+        step_s: Mapping[int, float] | None = None,
+        **so_far: Any,
+    ) -> Policy:
+        """Return the policy of a mode: this job's, or one of those that it chooses from."""
+        run = self.config.run
+        steps = (run.local_steps or 1) if mode in ("local", "easgd") else 1
         inverse = self.config.optim.lag_compensation == "inverse"
-        match run.mode, run.merge:
-            case ("sync", _) | ("local", "sync"):
-                backups = run.backup_workers
+        match mode, run.merge:
+            case ("sync", _) | ("local", "sync" | None):
                 return Synchronous(
-                    self.workers, rest, backup_workers=backups, local_steps=steps, **so_far
+                    workers,
+                    budget,
+                    backup_workers=run.backup_workers,
+                    local_steps=steps,
+                    paced=run.mode == "auto",
+                    step_s=step_s,
+                    deck=deck,
+                    **so_far,
                 )
             case ("allreduce", _):
                 meetings = [every for every in (run.eval_every, run.checkpoint_every) if every]
-                return Lockstep(self.workers, rest, meetings=meetings, **so_far)
+                return Lockstep(workers, budget, meetings=meetings, **so_far)
             case ("ssp", _):
                 assert run.staleness is not None, "settings are resolved"
                 return StaleBounded(
-                    self.workers, rest, staleness=run.staleness, inverse_lag=inverse, **so_far
+                    workers,
+                    budget,
+                    staleness=run.staleness,
+                    inverse_lag=inverse,
+                    deck=deck,
+                    **so_far,
                 )
-            case (mode, _):
+            case _:
                 return Asynchronous(
-                    self.workers,
-                    rest,
+                    workers,
+                    budget,
                     local_steps=steps,
                     paced=mode == "local",
                     inverse_lag=inverse,
+                    deck=deck,
                     **so_far,
                 )
-
-    def _phase(self, mode: str, phase: Phase, deck: Deck | None) -> Policy:
-        """Return the policy of a part of a run that chooses its mode."""
-        run, version = self.config.run, phase.version
-        if mode == "ssp":
-            assert run.staleness is not None, "settings are resolved"
-            return StaleBounded(
-                phase.workers, phase.budget, staleness=run.staleness, deck=deck, version=version
-            )
-        return Synchronous(
-            phase.workers,
-            phase.budget,
-            local_steps=(run.local_steps or 1) if mode == "local" else 1,
-            paced=True,
-            step_s=phase.step_s,
-            deck=deck,
-            version=version,
-        )
 
 
 def check_world(config: Config, world_size: int) -> None:

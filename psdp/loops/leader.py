@@ -304,16 +304,10 @@ class Leader(Server):
     def proceed(self) -> None:
         while self._effects and self.updating is None:
             match self._effects.popleft():
-                case Apply() as apply:
+                case Apply(slots, weights, _, _, version, rate, outer) as apply:
                     self._applying = apply
-                    version, slots, rate, outer = (
-                        apply.version,
-                        apply.slots,
-                        apply.rate,
-                        apply.outer,
-                    )
                     self._tell(m.Update(version, m.pack_slots(slots), rate, outer))
-                    self.begin_update(version, slots, apply.weights, rate, outer=outer)
+                    self.begin_update(version, slots, weights, rate, outer=outer)
                 case Drop(rank, slot):
                     del self.gradients[slot]
                     self._tell(m.Discard(slot))

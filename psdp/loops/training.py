@@ -44,6 +44,12 @@ class Training(ABC):
     def train(self, order: Weights) -> Trained:
         """Leave in the replica's gradient what is to be pushed."""
 
+    def one_gradient(self, order: Weights) -> Trained:
+        """Compute the first gradient of an order into the replica's."""
+        loss = self._gradient(order.clock, order.batch)
+        self.replica.fetch()
+        return Trained(loss, order.version)
+
     def merged(self) -> None:  # noqa: B027 (most keep what has landed)
         """The answer to a push has landed in the replica's weights."""
 
@@ -60,9 +66,7 @@ class GradientTraining(Training):
     """One gradient."""
 
     def train(self, order: Weights) -> Trained:
-        loss = self._gradient(order.clock, order.batch)
-        self.replica.fetch()
-        return Trained(loss, order.version)
+        return self.one_gradient(order)
 
 
 class OverlappedTraining(Training):
@@ -160,11 +164,7 @@ class AdaptiveTraining(LocalTraining):
     """One gradient, or some steps alone, as rank 0 orders (``--mode auto``)."""
 
     def train(self, order: Weights) -> Trained:
-        if order.order == ALONE:
-            return super().train(order)
-        loss = self._gradient(order.clock, order.batch)
-        self.replica.fetch()
-        return Trained(loss, order.version)
+        return super().train(order) if order.order == ALONE else self.one_gradient(order)
 
 
 class ElasticTraining(LocalTraining):

@@ -45,7 +45,6 @@ class _Seen:
     step_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     exchange_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    pushed_s: float = math.nan
     answered_s: float = math.nan
 
 
@@ -117,7 +116,7 @@ class Chooser:
         if not math.isnan(seen.answered_s):
             # What lies between an answer and the next push and is no computing, is travelling.
             seen.exchange_s.append(max(0.0, now_s - seen.answered_s - steps * step_s))
-        seen.pushed_s, seen.answered_s = now_s, math.nan
+        seen.answered_s = math.nan
 
     def answered(self, rank: int, now_s: float) -> None:
         """Note that a worker was given weights to train on."""
