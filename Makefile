@@ -30,7 +30,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror psdp/backend/native/*.c psdp/backend/native/*.h
+	$(BIN)/clang-format --dry-run --Werror psdp/backend/native/*.[ch] psdp/backend/cuda/*.cu* tests/emulated/*.h
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/compute.py

@@ -24,7 +24,8 @@ from intervals import Median, median
 from training import OPTIM
 
 from psdp.backend import make_backend
-from psdp.optim import make_optimizer, sum_of_squares
+from psdp.backend.squares import sum_of_squares
+from psdp.optim import make_optimizer
 from psdp.shard import Shard
 from psdp.threads import limit_blas
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from psdp.backend import make_backend
+from psdp.backend.squares import sum_of_squares
 from psdp.config import ModelConfig, OptimConfig
 from psdp.nn.transformer import Transformer, parameter_table
-from psdp.optim import clip_factor, make_optimizer, sum_of_squares
+from psdp.optim import clip_factor, make_optimizer
 from psdp.params import Array
 from psdp.threads import limit_blas
 
@@ -100,11 +101,12 @@ class PsdpTrainer:
     def step(self, tokens: Array, targets: Array) -> float:
         """Take one training step; return the loss before it."""
         self._gradient.fill(0)
-        loss = self._model.forward_backward(tokens, targets)
+        self._model.loss.fill(0)
+        self._model.forward_backward(tokens, targets)
         norm = math.sqrt(sum_of_squares(self._gradient))
         factor = clip_factor(norm, OPTIM.grad_clip)
         self._optimizer.step(self._weights, self._gradient, OPTIM.lr, scale=factor)
-        return loss
+        return self._model.total_loss()
 
 
 def torch_step(size: Size, precision: str = "float32", *, compiled: bool = False) -> Step:

@@ -95,7 +95,7 @@ class OptimConfig:
     )
     beta1: float | None = setting(
         None,
-        "decay of Adam's first moment (default 0.9, with --mode async or ssp 0.5)",
+        "decay of Adam's first moment (default 0.5, with --mode sync or allreduce 0.9)",
         low=0,
         below=1,
     )
@@ -118,11 +118,13 @@ class OptimConfig:
         choices=("average", "momentum", "nesterov"),
     )
     outer_lr: float | None = setting(
-        None, "learning rate of the outer optimizer (default 1)", low=0
+        None,
+        "learning rate of the outer optimizer (default 1; 2 to average with --merge async)",
+        low=0,
     )
     outer_momentum: float | None = setting(
         None,
-        "of the outer optimizer (default 0.5 with momentum, 0.8 with nesterov)",
+        "of the outer optimizer (default 0.5 with momentum, 0.65 with nesterov)",
         low=0,
         below=1,
     )
@@ -149,7 +151,8 @@ class RunConfig:
     )
     local_steps: int | None = setting(
         None,
-        "with --mode local, easgd or auto: steps between exchanges (default 50, 8 and 16)",
+        "with --mode local, easgd or auto: steps between exchanges (default 50, 8 and 16; 8 with "
+        "--merge async)",
         low=1,
     )
     merge: str | None = setting(
@@ -232,7 +235,11 @@ class RunConfig:
         "at all (shared), or as MPI messages",
         choices=("auto", "shared", "messages"),
     )
-    device: str = setting("cpu", "where workers compute", choices=("cpu", "gpu"))
+    device: str = setting(
+        "cpu",
+        "where workers compute: auto is a GPU for each rank that finds one",
+        choices=("auto", "cpu", "gpu"),
+    )
     kernels: str = setting(
         "auto",
         "on a CPU: compiled (float32), numpy, or compiled where they are installed",
@@ -240,8 +247,9 @@ class RunConfig:
     )
     precision: str = setting(
         "float32",
-        "of the workers' products; bf16 rounds their factors to bfloat16 and sums in float32",
-        choices=("float32", "bf16"),
+        "of the workers' products; bf16 rounds their factors to bfloat16 (tf32, on a GPU, to TF32) "
+        "and sums in float32",
+        choices=("float32", "tf32", "bf16"),
     )
     dtype: str = setting("float32", "of weights and gradients", choices=("float32", "float64"))
     log_every: int = setting(10, "steps between lines of metrics", low=1)
@@ -319,10 +327,14 @@ class Config:
             )
         parse_stragglers(run.straggler)
         parse_jitter(run.jitter)
-        if run.precision == "bf16" and (run.dtype, run.kernels) not in _WITH_BF16:
+        if run.precision != "float32" and (run.dtype, run.kernels) not in _WITH_BF16:
             raise ConfigError(
-                f"--precision bf16 needs float32 weights and compiled kernels, got --dtype "
-                f"{run.dtype} --kernels {run.kernels}"
+                f"--precision {run.precision} needs float32 weights and no --kernels numpy, got "
+                f"--dtype {run.dtype} --kernels {run.kernels}"
+            )
+        if run.precision == "tf32" and run.device == "cpu":
+            raise ConfigError(
+                "--precision tf32 is for --device gpu, got --device cpu; drop one of the two"
             )
         if optim.min_lr is None:
             optim = replace(optim, min_lr=optim.lr / 10)
@@ -330,8 +342,9 @@ class Config:
             raise ConfigError(f"--min-lr {optim.min_lr} is above --lr {optim.lr}")
         if optim.beta1 is None:
             # Stale gradients act like momentum of their own (Mitliagkas et al. 2016,
-            # arXiv:1605.09774). Measured at 2, 4 and 8 workers: README, results.
-            optim = replace(optim, beta1=0.5 if run.mode in ("async", "ssp", "auto") else 0.9)
+            # arXiv:1605.09774), and outer optimizers have some; without either, more is better.
+            # Measured at 2, 4 and 8 workers: README, results.
+            optim = replace(optim, beta1=0.9 if run.mode in ("sync", "allreduce") else 0.5)
         if optim.warmup_steps is None:
             optim = replace(optim, warmup_steps=min(100, run.max_steps // 20))
         if run.early_stop_patience and not (run.eval_every and data.val_fraction):
@@ -412,7 +425,9 @@ def _resolve_local(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, Run
     if run.mode == "auto":
         run = replace(run, local_steps=run.local_steps or 16)
     if run.mode == "local":
-        run = replace(run, local_steps=run.local_steps or 50, merge=run.merge or "sync")
+        merge = run.merge or "sync"
+        steps = run.local_steps or (8 if merge == "async" else 50)
+        run = replace(run, local_steps=steps, merge=merge)
     if run.mode in ("local", "auto"):
         # Measured (README, results): momentum makes up for the averaging, at 2 and 4 workers, but
         # not where workers are merged one by one.
@@ -425,8 +440,12 @@ def _resolve_local(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, Run
                 "nesterov only, got average; drop one of the two"
             )
         if kind != "average" and momentum is None:
-            momentum = {"momentum": 0.5, "nesterov": 0.8}[kind]
-        lr = 1.0 if optim.outer_lr is None else optim.outer_lr
+            momentum = {"momentum": 0.5, "nesterov": 0.65}[kind]
+        lr = optim.outer_lr
+        if lr is None:
+            # A worker that is merged alone moves the weights by its share of 1 / workers, and goes
+            # on from there: less than it would move alone. Measured too.
+            lr = 2.0 if (kind, run.merge) == ("average", "async") else 1.0
         optim = replace(optim, outer_optimizer=kind, outer_lr=lr, outer_momentum=momentum)
     return optim, run
 

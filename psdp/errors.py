@@ -16,6 +16,14 @@ class ConfigError(PsdpError):
     exit_code = 2
 
 
+class NoDevice(ConfigError):
+    """There is no GPU to be had here."""
+
+
+class DeviceMemoryError(ConfigError):
+    """A GPU has too little memory for what it was asked to hold."""
+
+
 class DataError(PsdpError):
     """The corpus is missing, unreadable, too short, or not what the tokenizer can read."""
 

@@ -136,7 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
     )
-    add("--device", "where to compute (default cpu)", choices=("cpu", "gpu"), default="cpu")
+    add("--device", "where to compute (default cpu)", choices=("auto", "cpu", "gpu"), default="cpu")
     add("--threads", "threads (default 0: all cores)", type=int, default=0, metavar="N")
     return parser
 

@@ -23,6 +23,7 @@ class Replica:
         zeros: makes ``gradient``, where servers on this host can see it.
 
     Attributes:
+        own_weights, own_gradient: (P,) on the backend, what the layers are views of.
         profile: takes note of what the layers cost, with ``--profile``.
     """
 
@@ -32,15 +33,18 @@ class Replica:
         config, size = job.config, job.table.size
         self.gradient: Array = zeros(size, config.run.dtype)
         self.backend = backend
-        self._apart = backend.name != "cpu" or config.run.overlap
-        self._weights = backend.zeros(size)
-        self.weights: Array = np.zeros(size, config.run.dtype) if self._apart else self._weights
-        self._gradient = backend.zeros(size) if self._apart else self.gradient
+        self._apart = backend.name == "gpu" or config.run.overlap
+        self.own_weights = backend.zeros(size)
+        self.weights: Array = np.zeros(size, config.run.dtype) if self._apart else self.own_weights
+        self.own_gradient = backend.zeros(size) if self._apart else self.gradient
+        if self._apart:
+            backend.travels(self.weights)
+            backend.travels(self.gradient)
         self.profile: Spans = UNPROFILED
 
         def build(backend: Backend) -> Transformer:
             batch_size = config.run.batch_size
-            vectors = self._weights, self._gradient
+            vectors = self.own_weights, self.own_gradient
             return Transformer(config.model, vocab_size, batch_size, backend, *vectors)
 
         if config.run.profile:
@@ -50,15 +54,27 @@ class Replica:
             self.model = build(backend)
 
     def load(self) -> None:
-        """New weights have landed: let the layers see them."""
+        """New weights have landed, and stay until the next gradient is there: let the layers see
+        them."""
         if self._apart:
-            self.backend.to_device(self.weights, self._weights)
+            self.backend.to_device(self.weights, self.own_weights)
+
+    def unload(self) -> None:
+        """Make ``weights`` what is in ``own_weights``; it is complete on return."""
+        if self._apart:
+            self.backend.to_host(self.own_weights, self.weights)
 
     def clear(self) -> None:
-        """Set the gradient to zero, to be added to."""
-        self._gradient[...] = 0
+        """Set the gradient and the loss to zero, to be added to."""
+        self.backend.clear(self.own_gradient)
+        self.backend.clear(self.model.loss)
 
     def fetch(self) -> None:
-        """Make ``gradient`` what the layers have added up."""
+        """Make ``gradient`` what is in ``own_gradient``; it is complete on return."""
         if self._apart:
-            self.backend.to_host(self._gradient, self.gradient)
+            self.backend.to_host(self.own_gradient, self.gradient)
+
+    def put_back(self) -> None:
+        """Make ``own_gradient`` what is in ``gradient``."""
+        if self._apart:
+            self.backend.to_device(self.gradient, self.own_gradient)

@@ -1,7 +1,16 @@
 """What holds for every test."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # A loaded machine is slow, not wrong.
 settings.register_profile("psdp", deadline=None)
 settings.load_profile("psdp")
+
+
+@pytest.fixture(scope="session")
+def kernel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where CUDA kernels that were compiled for this CPU lie."""
+    return tmp_path_factory.mktemp("kernels")

@@ -18,6 +18,7 @@ CHOICES = [name for name, field in FIELDS.items() if field.metadata["choices"]]
 
 # What else has to be set for the least and the largest value of a setting to be allowed.
 COMPANIONS: dict[str, dict[str, Any]] = {
+    "precision": {"device": "gpu"},
     "staleness": {"mode": "ssp"},
     "lag_compensation": {"mode": "async"},
     "local_steps": {"mode": "local"},
@@ -197,7 +198,16 @@ def test_an_integer_is_a_number_too_and_none_where_it_means_by_default() -> None
         ({"mode": "async"}, "staleness", None),
         ({"mode": "local"}, "local_steps", 50),
         ({"mode": "local"}, "outer_optimizer", "nesterov"),
-        ({"mode": "local"}, "outer_momentum", 0.8),
+        ({"mode": "local"}, "outer_momentum", 0.65),
+        ({"mode": "local", "merge": "async"}, "local_steps", 8),
+        ({"mode": "local", "merge": "async"}, "outer_lr", 2.0),
+        ({"mode": "local", "merge": "async", "outer_lr": 1.0}, "outer_lr", 1.0),
+        ({"mode": "local", "merge": "async", "outer_optimizer": "nesterov"}, "outer_lr", 1.0),
+        ({"mode": "local", "outer_optimizer": "average"}, "outer_lr", 1.0),
+        ({"mode": "local"}, "beta1", 0.5),
+        ({"mode": "async"}, "beta1", 0.5),
+        ({"mode": "allreduce"}, "beta1", 0.9),
+        ({"mode": "sync", "beta1": 0.1}, "beta1", 0.1),
         ({"mode": "local", "merge": "async"}, "outer_optimizer", "average"),
         ({"mode": "local", "merge": "async"}, "outer_momentum", None),
         ({"mode": "local", "outer_optimizer": "momentum"}, "outer_momentum", 0.5),

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 
+from psdp.backend import cupy_device
 from psdp.backend.base import AdamStep, Backend
+from psdp.backend.gpu_backend import GpuBackend
 from psdp.backend.numpy_backend import NumpyBackend
-from psdp.errors import ConfigError
+from psdp.errors import ConfigError, NoDevice
 
 if "OMP_WAIT_POLICY" not in os.environ:
     # Threads of compiled kernels wait a few microseconds for the next one, then they sleep. The
@@ -41,11 +43,12 @@ def make_backend(
     """Return the backend of ``--device``, ``--dtype``, ``--kernels`` and ``--precision``.
 
     Args:
-        device: "cpu" or "gpu"; GPUs are dealt out by ``local_rank``.
+        device: "cpu", "gpu", or "auto": a GPU where there is one; they are dealt out by
+            ``local_rank``.
         dtype: of weights, gradients and activations.
         kernels: on a CPU, "compiled", "numpy", or "auto": compiled ones where there are
             some that are faster.
-        precision: of products: "float32" (that of ``dtype``), or "bf16".
+        precision: of products: "float32" (that of ``dtype``), "tf32" (on a GPU) or "bf16".
         threads: that compiled kernels of this process use from now on.
 
     Raises:
@@ -56,6 +59,8 @@ def make_backend(
     if dtype not in ("float32", "float64"):
         raise ConfigError(f"--dtype expects float32 or float64, got {dtype!r}")
     match device:
+        case "cpu" if precision == "tf32":
+            raise ConfigError("--precision tf32 is for --device gpu; drop one of the two")
         case "cpu" if kernels == "compiled" or precision == "bf16":
             _check_compiled(dtype, kernels, precision)
             return NativeBackend(threads, bf16=precision == "bf16")
@@ -64,13 +69,25 @@ def make_backend(
         case "cpu":
             return NativeBackend(threads)
         case "gpu":
-            from psdp.backend.cupy_backend import open_gpu
-
-            if precision == "bf16":
-                raise ConfigError("--precision bf16 is for --device cpu; drop one of the two")
-            return open_gpu(dtype, local_rank)
+            return _on_gpu(dtype, local_rank, precision)
+        case "auto":
+            try:
+                return _on_gpu(dtype, local_rank, precision)
+            except NoDevice:
+                return make_backend(
+                    "cpu", dtype, kernels=kernels, precision=precision, threads=threads
+                )
         case _:
-            raise ConfigError(f"--device expects cpu or gpu, got {device!r}")
+            raise ConfigError(f"--device expects auto, cpu or gpu, got {device!r}")
+
+
+def _on_gpu(dtype: str, local_rank: int, precision: str) -> GpuBackend:
+    if dtype != "float32" and precision != "float32":
+        raise ConfigError(
+            f"--precision {precision} works on float32, got --dtype {dtype}; drop one of the two"
+        )
+    device = cupy_device.open_device(local_rank, tf32=precision == "tf32")
+    return GpuBackend(device, dtype, precision)
 
 
 def _check_compiled(dtype: str, kernels: str, precision: str) -> None:

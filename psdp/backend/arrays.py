@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,11 @@ class Arrays:
 
     Attributes:
         name: "cpu" or "gpu".
-        kernels: "numpy", "compiled", "compiled bf16" or "cupy".
+        kernels: "numpy", "compiled", "cuda", or one of these and how it multiplies.
         xp: the array module, numpy or cupy.
-        dtype: of weights, gradients and activations.
+        dtype: of weights, gradients, sums, and the residual stream.
+        branch_dtype: of activations between the layers of a branch, as products take them; uint16
+            stands for bfloat16.
         tile: elements of one operand that a chain of kernels handles at a time.
         query_block: queries that causal attention handles at a time.
     """
@@ -33,7 +35,7 @@ class Arrays:
     query_block: int
 
     def __init__(self, dtype: str) -> None:
-        self.dtype = np.dtype(dtype)
+        self.dtype = self.branch_dtype = np.dtype(dtype)
         self._scratch: dict[int, Array] = {}
         self._ones = self.empty(0)
         self._future = self.empty(0, 0)
@@ -86,13 +88,56 @@ class Arrays:
         """Copy a NumPy array into a device array of the same shape."""
         raise NotImplementedError
 
+    def travels(self, host: Array) -> None:
+        """Make the most of it that this NumPy vector is copied to and from the device all the time.
+        What is copied from it must stay as it is until the device has been waited for."""
+
     def to_host(self, device: Array, out: Array) -> None:
         """Copy a device array into a NumPy array of the same shape; it is complete on return."""
         raise NotImplementedError
 
+    def on_host(self, vector: Array) -> Array:
+        """Return a device array as NumPy's: itself, or a copy."""
+        return vector
+
     def synchronize(self) -> None:
         """Return when the device has done everything asked of it so far."""
         raise NotImplementedError
+
+    def clear(self, out: Array) -> None:
+        """Set ``out`` to zero."""
+        out[...] = 0
+
+    def as_factor(self, x: Array, out: Array) -> Array:
+        """Return ``x`` as products take it: itself, or rounded into ``out``."""
+        return x
+
+    def new_factors(self, weights: Array) -> Array:
+        """Return where the weights lie as products take them: ``weights`` (P,) itself, or room for
+        them, rounded."""
+        return weights
+
+    def new_ids(self, count: int) -> Array:
+        """Return room for ``count`` token ids; its first axis counts them, the rest is the
+        backend's."""
+        return self.empty(count, dtype=np.intp)
+
+    def load_ids(self, host: Array, out: Array) -> None:
+        """Copy NumPy's token ids (N,) to such a room for as many."""
+        np.copyto(out, host)
+
+    def seed(self, rng: np.random.Generator) -> None:
+        """Take what this step's dropout masks are drawn from, where they are not drawn by
+        ``rng`` itself."""
+
+    def new_mask(self, size: int) -> Any:
+        """Return what a dropout mask of up to ``size`` elements needs for itself."""
+        return self.zeros(size)
+
+    def repeat(self, key: Hashable, step: Callable[[], None]) -> None:
+        """Do a step. What it asks of this backend must depend on ``key`` and on what arrays hold
+        alone: it may be recorded, and done again without being called."""
+        step()
 
     def row_dots(self, a: Array, b: Array, out: Array) -> None:
         """Write the dot products of the rows of ``a`` and ``b``, (..., C), to ``out`` (...)."""

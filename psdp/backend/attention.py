@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from psdp.backend.arrays import Array, Arrays
 
@@ -88,7 +88,7 @@ class CausalAttention(Arrays):
     """Attention as it is written against an array module."""
 
     def attention(
-        self, qkv: Array, batch: int, heads: int, mask: Array | None, out: Array, log_sums: Array
+        self, qkv: Array, batch: int, heads: int, mask: Any, out: Array, log_sums: Array
     ) -> None:
         """Write softmax(Q K^T / sqrt(D), past only) V to ``out`` (N, C).
 
@@ -96,8 +96,8 @@ class CausalAttention(Arrays):
             qkv: (N, 3C), rows of [queries | keys | values], each heads x D.
             batch: sequences, so that N = batch * T.
             heads: H.
-            mask: of dropout on the softmax, as :func:`causal_blocks` lays
-                it out, or None.
+            mask: of dropout on the softmax, as ``draw_mask`` returned it (here it is
+                laid out as :func:`causal_blocks` says), or None.
             out: (N, C).
             log_sums: (batch, H, T), becomes log sum exp of each query's scores.
         """
@@ -122,7 +122,7 @@ class CausalAttention(Arrays):
         qkv: Array,
         batch: int,
         heads: int,
-        mask: Array | None,
+        mask: Any,
         out: Array,
         log_sums: Array,
         dout: Array,

@@ -9,12 +9,13 @@ Nothing here knows of layers, parameters or the shape of a model.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from psdp.backend.arrays import Array
-from psdp.backend.attention import CausalAttention
+from psdp.backend.attention import CausalAttention, split_heads
+from psdp.backend.squares import sum_of_squares
 
 LAYER_NORM_EPS = 1e-5
 
@@ -42,12 +43,22 @@ class Backend(CausalAttention):
 
     # Rows named by ids ----------------------------------------------------------------------
 
-    def take_rows(self, table: Array, ids: Array, out: Array) -> None:
-        """Write the rows ``ids`` (N,) of ``table`` (V, C) to ``out`` (N, C); ids must be valid."""
+    def embed(
+        self,
+        table: Array,
+        ids: Array,
+        scale: float,
+        positions: Array | None,
+        length: int,
+        out: Array,
+    ) -> None:
+        """Write ``scale`` times the rows ``ids`` (N) of ``table`` (V, C), plus the rows of
+        ``positions`` (T, C) for each sequence of ``length`` T, to ``out`` (N, C)."""
         raise NotImplementedError
 
-    def add_rows(self, ids: Array, rows: Array, table: Array) -> None:
-        """Add ``rows`` (N, C) to the rows ``ids`` (N,) of ``table`` (V, C); ids may repeat."""
+    def add_rows(self, ids: Array, rows: Array, scale: float, table: Array) -> None:
+        """Add ``scale`` times ``rows`` (N, C), which may be destroyed, to the rows ``ids`` (N) of
+        ``table`` (V, C); ids may repeat."""
         raise NotImplementedError
 
     # Products and sums ----------------------------------------------------------------------
@@ -79,6 +90,17 @@ class Backend(CausalAttention):
         sums = self.scratch(0, x.shape[1])
         self.xp.matmul(self.ones(x.shape[0]), x, out=sums)
         out += sums
+
+    def add_total(self, x: Array, scale: float, out: Array) -> None:
+        """Add ``scale`` times the sum of ``x`` (N,) to ``out`` (1,) float64."""
+        out += scale * x.sum(dtype=np.float64)
+
+    def sum_of_squares(self, vector: Array) -> float:
+        """Return the sum of the squares of ``vector`` (P,); NaN or Inf only if it holds NaN or Inf.
+
+        It waits for the device.
+        """
+        return sum_of_squares(vector)
 
     # Activations ----------------------------------------------------------------------------
 
@@ -219,6 +241,30 @@ class Backend(CausalAttention):
         xp.multiply(logits, inverse_sums, out=logits)
         flat[places] -= scale
 
+    def likeliest(self, logits: Array, best: Array) -> None:
+        """Write the place of the greatest of each row of ``logits`` (N, V) to ``best`` (N,)."""
+        best[...] = logits.argmax(axis=1)
+
+    # Positions ------------------------------------------------------------------------------
+
+    def rotate(self, qkv: Array, batch: int, heads: int, cos: Array, sin: Array, sign: int) -> None:
+        """Turn the channel pairs (d, d + D/2) of queries and keys in ``qkv`` (N, 3C), in place, by
+        the angle of their position, or back if ``sign`` is -1.
+
+        Shapes: cos, sin (T, D/2), of the positions in a sequence.
+        """
+        sin = sin if sign > 0 else -sin
+        multiply, half = self.xp.multiply, cos.shape[1]
+        for part in split_heads(qkv, batch, heads)[:2]:
+            for sequence in part:
+                first, second = sequence[..., :half], sequence[..., half:]
+                from_first = multiply(first, sin, out=self.scratch(0, *first.shape))
+                from_second = multiply(second, sin, out=self.scratch(1, *first.shape))
+                first *= cos
+                first -= from_second
+                second *= cos
+                second += from_first
+
     # Optimizer ------------------------------------------------------------------------------
 
     def mean(self, vectors: list[Array], shares: list[float], out: Array) -> None:
@@ -263,6 +309,16 @@ class Backend(CausalAttention):
 
     # Dropout --------------------------------------------------------------------------------
 
-    def dropout_mask(self, rng: np.random.Generator, p: float, out: Array) -> None:
-        """Fill ``out`` with 0 (probability ``p``) or 1 / (1 - p), drawn from ``rng``."""
+    def draw_mask(self, rng: np.random.Generator, p: float, room: Any, size: int) -> Any:
+        """Return a mask of ``size`` elements, 0 (probability ``p``) or 1 / (1 - p), drawn in the
+        room that :meth:`new_mask` made for it."""
         raise NotImplementedError
+
+    def drop(self, x: Array, mask: Any, out: Array) -> None:
+        """Write ``x`` times a mask of as many elements to ``out``, which may be ``x``."""
+        self.xp.multiply(x, mask.reshape(x.shape), out=out)
+
+    def add_dropped(self, x: Array, mask: Any, out: Array) -> None:
+        """Add ``x`` times a mask of as many elements to ``out``; ``x`` may be destroyed."""
+        self.drop(x, mask, x)
+        out += x

@@ -4,6 +4,8 @@ read and write memory again and again. float32 only; NumPy's versions are the re
 
 from __future__ import annotations
 
+from typing import Any
+
 import psdp.backend._native as native
 from psdp.backend.arrays import Array
 from psdp.backend.base import AdamStep
@@ -102,7 +104,7 @@ class NativeBackend(NumpyBackend):
         native.cross_entropy(logits, targets, scale, losses, *logits.shape)
 
     def attention(
-        self, qkv: Array, batch: int, heads: int, mask: Array | None, out: Array, log_sums: Array
+        self, qkv: Array, batch: int, heads: int, mask: Any, out: Array, log_sums: Array
     ) -> None:
         native.attention(qkv, mask, out, log_sums, batch, heads, len(qkv), self.query_block)
 
@@ -111,7 +113,7 @@ class NativeBackend(NumpyBackend):
         qkv: Array,
         batch: int,
         heads: int,
-        mask: Array | None,
+        mask: Any,
         out: Array,
         log_sums: Array,
         dout: Array,

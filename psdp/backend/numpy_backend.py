@@ -41,27 +41,47 @@ class NumpyBackend(Backend):
     def row_dots(self, a: Array, b: Array, out: Array) -> None:
         np.vecdot(a, b, out=out)
 
-    def take_rows(self, table: Array, ids: Array, out: Array) -> None:
-        # The default mode, "raise", would take a buffer as large as ``out``.
-        np.take(table, ids, axis=0, out=out, mode="clip")
+    def embed(
+        self,
+        table: Array,
+        ids: Array,
+        scale: float,
+        positions: Array | None,
+        length: int,
+        out: Array,
+    ) -> None:
+        _take_rows(table, ids, out)
+        if scale != 1.0:
+            out *= scale
+        if positions is not None:
+            per_sequence = out.reshape(-1, length, out.shape[1])
+            per_sequence += positions
 
-    def add_rows(self, ids: Array, rows: Array, table: Array) -> None:
+    def add_rows(self, ids: Array, rows: Array, scale: float, table: Array) -> None:
+        if scale != 1.0:
+            rows *= scale
         # Equal ids become neighbours, each run is summed, and then every id occurs once: a fixed
         # order of additions, which np.add.at would give too but an element at a time.
         order = np.argsort(ids, kind="stable")
         sorted_ids = ids[order]
         starts = np.flatnonzero(np.diff(sorted_ids, prepend=-1))
         gathered = self.scratch(0, *rows.shape)
-        self.take_rows(rows, order, gathered)
+        _take_rows(rows, order, gathered)
         sums = self.scratch(1, starts.size, rows.shape[1])
         np.add.reduceat(gathered, starts, axis=0, out=sums)
         unique = sorted_ids[starts]
         for block in self.blocks(*sums.shape):
             table[unique[block]] += sums[block]
 
-    def dropout_mask(self, rng: np.random.Generator, p: float, out: Array) -> None:
-        rng.random(dtype=out.dtype, out=out)
-        flat = out.reshape(-1)
-        for block in self.blocks(flat.size, 1):
-            np.greater_equal(flat[block], p, out=flat[block])
-            np.multiply(flat[block], 1 / (1 - p), out=flat[block])
+    def draw_mask(self, rng: np.random.Generator, p: float, room: Array, size: int) -> Array:
+        mask = room[:size]
+        rng.random(dtype=mask.dtype, out=mask)
+        for block in self.blocks(size, 1):
+            np.greater_equal(mask[block], p, out=mask[block])
+            np.multiply(mask[block], 1 / (1 - p), out=mask[block])
+        return mask
+
+
+def _take_rows(table: Array, ids: Array, out: Array) -> None:
+    # The default mode, "raise", would take a buffer as large as ``out``.
+    np.take(table, ids, axis=0, out=out, mode="clip")

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from psdp.job import Job
 from psdp.loops.training import Gradient, OwnOptimizer, Trained
-from psdp.optim import sum_of_squares
 from psdp.params import Array
 from psdp.replica import Replica
 from psdp.shard import Snapshot
@@ -60,7 +59,9 @@ class ReducedTraining(OwnOptimizer):
             self.replica.fetch()
             total += losses[-1]
             self._reduce()
-            squares = sum_of_squares(self.replica.gradient) * self._share**2
+            self.replica.put_back()
+            backend = self.replica.backend
+            squares = backend.sum_of_squares(self.replica.own_gradient) * self._share**2
             finite = math.isfinite(squares)
             if finite:
                 self.update(clock, squares, self._share)
@@ -73,7 +74,9 @@ class ReducedTraining(OwnOptimizer):
         return Trained(total / order.steps, order.version)
 
     def state(self) -> list[Array]:
-        return [self.replica.weights, *self._optimizer.state().values()]
+        self.replica.unload()
+        vectors = self._optimizer.state().values()
+        return [self.replica.weights, *map(self.replica.backend.on_host, vectors)]
 
     def _recorded(self, clock: int) -> bool:
         """Say whether a train record is due after this step; one is after the first of a start."""

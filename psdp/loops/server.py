@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from psdp.backend.squares import sum_of_squares
 from psdp.checkpoint import BackgroundWriter, CheckpointStore
 from psdp.costs import UNPROFILED, Spans
 from psdp.errors import PeerLost, ProtocolError
 from psdp.job import Job
 from psdp.loops.snapshots import Snapshots
-from psdp.optim.clip import sum_of_squares
 from psdp.optim.schedule import Schedule
 from psdp.params import Array
 from psdp.protocol import Ranges

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psdp.backend import make_backend
 from psdp.job import Job
-from psdp.optim import Schedule, clip_factor, make_optimizer, sum_of_squares
+from psdp.optim import Schedule, clip_factor, make_optimizer
 from psdp.params import Array
 from psdp.replica import Replica
 from psdp.transport.messages import ALONE, Weights
@@ -98,19 +97,16 @@ class OverlappedTraining(Training):
 
 
 class OwnOptimizer(Training):
-    """Runs the job's optimizer on the worker's own weights."""
+    """Runs the job's optimizer on weights of the worker's own, where the layers see them."""
 
     def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
         super().__init__(job, replica, gradient)
-        config, table = job.config, job.table
-        backend = replica.backend
-        if backend.name != "cpu":
-            backend = make_backend("cpu", config.run.dtype, kernels=config.run.kernels)
+        config, table, backend = job.config, job.table, replica.backend
         self._optimizer = make_optimizer(config.optim, table.size, table.decayed_size, backend)
         self._schedule = Schedule(config.optim, config.run.max_steps)
 
     def update(self, steps: float, squares: float, share: float = 1.0) -> None:
-        """Update the weights with ``share`` times the replica's gradient, which is left as it is.
+        """Update the weights with ``share`` times the gradient, which is left as it is.
 
         Args:
             steps: of the schedule before this one.
@@ -118,13 +114,12 @@ class OwnOptimizer(Training):
         """
         optim = self.job.config.optim
         self._optimizer.step(
-            self.replica.weights,
-            self.replica.gradient,
+            self.replica.own_weights,
+            self.replica.own_gradient,
             self._schedule.lr(steps),
             scale=share * clip_factor(math.sqrt(squares), optim.grad_clip),
             clip_value=optim.grad_clip_value,
         )
-        self.replica.load()
 
 
 class LocalTraining(OwnOptimizer):
@@ -136,10 +131,12 @@ class LocalTraining(OwnOptimizer):
         self._start: Array = self._optimizer.backend.zeros(job.table.size)
 
     def train(self, order: Weights) -> Trained:
-        self._start[...] = self.replica.weights
+        replica, start = self.replica, self._start
+        start[...] = replica.own_weights
         loss = self.steps(order)
         if math.isfinite(loss):
-            np.subtract(self._start, self.replica.weights, out=self.replica.gradient)
+            np.subtract(start, replica.own_weights, out=replica.own_gradient)
+        replica.fetch()
         return Trained(loss, order.version)
 
     def steps(self, order: Weights) -> float:
@@ -151,8 +148,7 @@ class LocalTraining(OwnOptimizer):
         done = order.tokens / self.job.tokens_per_step
         for step in range(order.steps):
             loss = self._gradient(order.clock + step, order.batch + step)
-            self.replica.fetch()
-            squares = sum_of_squares(self.replica.gradient)
+            squares = self.replica.backend.sum_of_squares(self.replica.own_gradient)
             if not math.isfinite(squares):
                 return math.nan
             total += loss
@@ -183,12 +179,13 @@ class ElasticTraining(LocalTraining):
     def train(self, order: Weights) -> Trained:
         loss = self.steps(order)
         if math.isfinite(loss):
-            self.replica.gradient[...] = self.replica.weights
-        self._start[...] = self.replica.weights
+            self.replica.own_gradient[...] = self.replica.own_weights
+        self._start[...] = self.replica.own_weights
+        self.replica.fetch()
         return Trained(loss, order.version)
 
     def merged(self) -> None:
-        weights, own = self.replica.weights, self._start
+        weights, own = self.replica.own_weights, self._start
         np.subtract(weights, own, out=weights)
         np.multiply(weights, self._pull, out=weights)
         np.add(own, weights, out=own)
@@ -198,12 +195,11 @@ class ElasticTraining(LocalTraining):
         if self._begun:
             self._restore()
         else:
-            self._start[...] = self.replica.weights
+            self._start[...] = self.replica.own_weights
             self._begun = True
 
     def _restore(self) -> None:
-        self.replica.weights[...] = self._start
-        self.replica.load()
+        self.replica.own_weights[...] = self._start
 
 
 def training(job: Job, replica: Replica, gradient: Gradient) -> Training:

@@ -17,7 +17,6 @@ from psdp.handicap import Handicap, parse_jitter, parse_stragglers
 from psdp.job import Job
 from psdp.loops.reduced import ReducedTraining
 from psdp.loops.training import OverlappedTraining, Trained, Training, training
-from psdp.optim.clip import sum_of_squares
 from psdp.params import Array
 from psdp.replica import Replica
 from psdp.shard import Snapshot
@@ -102,7 +101,7 @@ class Worker:
             replica.model.pulse = self._look_after_messages
         self._computing_since_s = 0.0
         # Where workers share cores, the wall clock would count the steps of others.
-        self._busy = time.thread_time if job.config.run.device == "cpu" else now
+        self._busy = time.thread_time if replica.backend.name == "cpu" else now
         self._busy_start_s = self._busy()
         endpoint.landing = self._landing
 
@@ -135,7 +134,7 @@ class Worker:
         with span(OTHER):
             trained = self._training.train(order)
             with span("gradient norm", self.replica.gradient.nbytes):
-                squares = sum_of_squares(self.replica.gradient)
+                squares = self.replica.backend.sum_of_squares(self.replica.own_gradient)
         self._stop_computing()
         step_s = (self._ahead_s + self._compute_s - before_s) / order.steps
         pushed_bytes = self._pushed_bytes
@@ -162,17 +161,18 @@ class Worker:
         self.replica.clear()
         worker = self.job.workers.index(self.endpoint.rank)
         rng = np.random.default_rng([run.seed, worker, clock, DROPOUT_STREAM])
-        loss = 0.0
+        model = self.replica.model
         for micro in range(run.grad_accum):
             self._heed_signal()
             with span("batches"):
                 x, y = self._batches.batch(batch, micro)
-            loss += self.replica.model.forward_backward(x, y, 1 / run.grad_accum, rng)
+            model.forward_backward(x, y, 1 / run.grad_accum, rng)
+        loss = model.total_loss()
         busy_s = self._busy() - begin_s
         self._busy_s += busy_s
         # For as long as this worker is slower than it is, on purpose.
         self._sleep(self._handicap.extra_s(clock, busy_s))
-        return loss / run.grad_accum
+        return loss
 
     def _stop_computing(self) -> None:
         self._compute_s += self._now() - self._computing_since_s

@@ -6,19 +6,28 @@ All of it is allocated here, once; a training step allocates nothing of the size
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from psdp.backend import Backend
 from psdp.params import Array, ParamTable
 
 
 class Parameters:
-    """Named views of the flat weights and, while training, of the flat gradient.
+    """Named views of the flat weights (as they are, and as products take them) and, while training,
+    of the flat gradient.
 
     ``under("block.0")`` sees the same vectors through a longer prefix.
     """
 
-    def __init__(self, table: ParamTable, weights: Array, gradient: Array | None) -> None:
+    def __init__(
+        self,
+        table: ParamTable,
+        weights: Array,
+        gradient: Array | None,
+        factors: Array | None = None,
+    ) -> None:
         self._weights: dict[str, Array] = table.views(weights)
+        self._factors = self._weights if factors is None else table.views(factors)
         self._gradients: dict[str, Array] = {} if gradient is None else table.views(gradient)
         self._prefix = ""
 
@@ -26,12 +35,17 @@ class Parameters:
         """Return the parameters whose names begin with this prefix and ``name``."""
         child = Parameters.__new__(Parameters)
         child._weights, child._gradients = self._weights, self._gradients
+        child._factors = self._factors
         child._prefix = f"{self._prefix}{name}."
         return child
 
     def weight(self, name: str) -> Array:
         """Return the view of a weight."""
         return self._weights[self._prefix + name]
+
+    def factor(self, name: str) -> Array:
+        """Return the view of a matrix as products take it."""
+        return self._factors[self._prefix + name]
 
     def optional_weight(self, name: str) -> Array | None:
         """Return the view of a weight that the configuration may have left out."""
@@ -56,17 +70,23 @@ class Arena:
         self.backend, self.rows, self.training = backend, rows, training
         self._shared: dict[str, Array] = {}
 
-    def kept(self, name: str, *shape: int) -> Array:
-        """Return a buffer that keeps its contents until the backward pass.
+    def kept(self, name: str, *shape: int, dtype: Any = None) -> Array:
+        """Return a buffer that keeps its contents until the backward pass, of ``branch_dtype``
+        unless told.
 
         Without one, the layers that ask for the same name take turns with one buffer.
         """
-        return self.backend.zeros(*shape) if self.training else self.scratch(name, *shape)
+        if not self.training:
+            return self.scratch(name, *shape, dtype=dtype)
+        return self.backend.zeros(*shape, dtype=dtype or self.backend.branch_dtype)
 
-    def scratch(self, name: str, *shape: int) -> Array:
-        """Return a buffer shared by all who ask for ``name``; the next of them overwrites it."""
+    def scratch(self, name: str, *shape: int, dtype: Any = None) -> Array:
+        """Return a buffer shared by all who ask for ``name``, of ``branch_dtype`` unless told; the
+        next of them overwrites it."""
         size = math.prod(shape)
         buffer = self._shared.get(name)
         if buffer is None or buffer.size < size:
-            buffer = self._shared[name] = self.backend.zeros(size)
+            buffer = self._shared[name] = self.backend.zeros(
+                size, dtype=dtype or self.backend.branch_dtype
+            )
         return buffer[:size].reshape(shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psdp.backend.attention import causal_blocks, split_heads
+from psdp.backend.attention import causal_blocks
 from psdp.config import ModelConfig
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.dropout import Dropout
@@ -39,7 +39,7 @@ class Attention:
         self.out = ResidualLinear(config.dropout, parameters.under("out"), arena)
         self.rows_qkv = arena.kept("qkv", rows, 3 * width)
         self.context = arena.kept("context", rows, width)
-        self.log_sums = arena.kept("attention sums", rows * heads)
+        self.log_sums = arena.kept("attention sums", rows * heads, dtype=arena.backend.dtype)
         self.dropout = Dropout(config.dropout, self._weights(batch, length), arena)
         if arena.training:
             self.rows_dqkv = arena.scratch("wide", rows, 3 * width)
@@ -51,9 +51,7 @@ class Attention:
         qkv, context = self.rows_qkv[:count], self.context[:count]
         self.qkv.forward(x, qkv)
         if self.rotary is not None:
-            q, k, _ = split_heads(qkv, batch, self.heads)
-            self.rotary.forward(q)
-            self.rotary.forward(k)
+            self.rotary.forward(qkv, batch, self.heads)
         self.dropout.draw(self._weights(batch, count // batch), rng)
         self.backend.attention(
             qkv, batch, self.heads, self.dropout.mask, context, self._per_query(batch, count)
@@ -80,9 +78,7 @@ class Attention:
             dqkv,
         )
         if self.rotary is not None:
-            dq, dk, _ = split_heads(dqkv, batch, self.heads)
-            self.rotary.backward(dq)
-            self.rotary.backward(dk)
+            self.rotary.backward(dqkv, batch, self.heads)
         self.qkv.backward(x, dqkv, dx)
 
     def _weights(self, batch: int, length: int) -> int:

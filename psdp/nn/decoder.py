@@ -44,7 +44,7 @@ class Decoder:
         ]
         self.norm = LayerNorm(parameters.under("norm"), arena)
         self.head = TiedHead(self.embedding.tokens, arena)
-        self.ids = backend.empty(config.block_size, dtype=int)
+        self.ids = backend.new_ids(config.block_size)
         self.stream = backend.empty(config.block_size, config.n_embd)
         self.last = backend.empty(1, config.n_embd)
 
@@ -111,10 +111,9 @@ class _CachedBlock:
         matmul, new, seen = self.backend.xp.matmul, slice(start, start + len(x)), start + len(x)
         qkv, context = self.rows_qkv[: len(x)], self.context[: len(x)]
         self.qkv.forward(x, qkv)
-        q, k, v = split_heads(qkv, 1, self.heads)
         if self.rotary is not None:
-            self.rotary.forward(q, start)
-            self.rotary.forward(k, start)
+            self.rotary.forward(qkv, 1, self.heads, start)
+        q, k, v = split_heads(qkv, 1, self.heads)
         q *= q.shape[3] ** -0.5
         self.keys[:, :, new], self.values[:, :, new] = k, v
         weights = self.backend.scratch(0, 1, self.heads, len(x), seen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from psdp.nn.arena import Arena
@@ -17,25 +19,24 @@ class Dropout:
 
     def __init__(self, p: float, size: int, arena: Arena) -> None:
         self.p, self.backend = p, arena.backend
-        self._buffer = arena.kept("dropout mask", size if p and arena.training else 0)
-        self.mask: Array | None = None
+        self._room = arena.backend.new_mask(size if p and arena.training else 0)
+        self.mask: Any = None
 
-    def draw(self, size: int, rng: np.random.Generator | None) -> Array | None:
+    def draw(self, size: int, rng: np.random.Generator | None) -> Any:
         """Draw and return a mask of ``size`` elements; without ``rng`` everything passes: None."""
         self.mask = None
         if self.p and rng is not None:
-            self.mask = self._buffer[:size]
-            self.backend.dropout_mask(rng, self.p, self.mask)
+            self.mask = self.backend.draw_mask(rng, self.p, self._room, size)
         return self.mask
 
     def forward(self, x: Array) -> None:
         """Multiply ``x`` by the mask that was drawn, in place."""
         if self.mask is not None:
-            x *= self.mask.reshape(x.shape)
+            self.backend.drop(x, self.mask, x)
 
     def backward(self, dy: Array, dx: Array) -> Array:
-        """Return dL/dx: ``dx``, or ``dy`` itself where everything passed."""
+        """Return dL/dx as products take it: ``dx``, or ``dy`` itself where everything passed."""
         if self.mask is None:
-            return dy
-        self.backend.xp.multiply(dy, self.mask.reshape(dy.shape), out=dx)
+            return self.backend.as_factor(dy, dx)
+        self.backend.drop(dy, self.mask, dx)
         return dx

@@ -25,7 +25,7 @@ def load_ids(host: Array, vocab_size: int, buffer: Array, backend: Backend) -> A
     if low < 0 or high >= vocab_size:
         raise DataError(f"token ids must be in 0..{vocab_size - 1}, got {low}..{high}")
     ids = buffer[: host.size]
-    backend.to_device(host.reshape(-1), ids)
+    backend.load_ids(host.reshape(-1), ids)
     return ids
 
 
@@ -64,22 +64,16 @@ class Embedding:
         self, ids: Array, length: int, x: Array, rng: np.random.Generator | None, start: int = 0
     ) -> None:
         """Write the embedding of sequences of ``length`` that begin at position ``start``."""
-        self.backend.take_rows(self.tokens, ids, x)
-        if self.scale != 1.0:
-            x *= self.scale
-        if self.positions is not None:
-            per_sequence = x.reshape(-1, length, x.shape[1])
-            per_sequence += self.positions[start : start + length]
+        positions = None if self.positions is None else self.positions[start : start + length]
+        self.backend.embed(self.tokens, ids, self.scale, positions, length, x)
         self.dropout.draw(x.size, rng)
         self.dropout.forward(x)
 
     def backward(self, ids: Array, length: int, dx: Array) -> None:
         """Add dL/dtokens and dL/dpositions to their views; ``dx`` may be destroyed."""
-        dx = self.dropout.backward(dx, dx)
+        self.dropout.forward(dx)  # its own transpose
         if self.learned:
             per_sequence = dx.reshape(-1, length * dx.shape[1])
             gradient = self.parameters.gradient("positions")[:length].reshape(-1)
             self.backend.add_column_sums(per_sequence, gradient)
-        if self.scale != 1.0:
-            dx *= self.scale
-        self.backend.add_rows(ids, dx, self.parameters.gradient("tokens"))
+        self.backend.add_rows(ids, dx, self.scale, self.parameters.gradient("tokens"))

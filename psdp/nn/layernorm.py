@@ -24,7 +24,7 @@ class LayerNorm:
         self.gain = parameters.weight("gain")
         self.bias = parameters.optional_weight("bias")
         self.normal = arena.kept("normal", arena.rows, self.gain.size)
-        self.rstd = arena.kept("rstd", arena.rows)
+        self.rstd = arena.kept("rstd", arena.rows, dtype=arena.backend.dtype)
 
     def forward(self, x: Array, y: Array) -> None:
         """Write the normalised, scaled and shifted ``x`` to ``y``; keep what backward needs."""

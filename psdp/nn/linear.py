@@ -24,7 +24,7 @@ class Linear:
 
     def __init__(self, parameters: Parameters, arena: Arena) -> None:
         self.parameters, self.backend = parameters, arena.backend
-        self.weight = parameters.weight("weight")
+        self.weight = parameters.factor("weight")
         self.bias = parameters.optional_weight("bias")
 
     def forward(self, x: Array, y: Array) -> None:
@@ -69,8 +69,7 @@ class ResidualLinear:
         else:
             branch = self.branch[: len(y)]
             linear.forward(x, branch)
-            self.dropout.forward(branch)
-            y += branch
+            linear.backend.add_dropped(branch, self.dropout.mask, y)
 
     def backward(self, dy: Array) -> Array:
         """Return the gradient of x W + b, for the linear layer to go on with; ``dy`` stays."""

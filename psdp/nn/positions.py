@@ -27,7 +27,7 @@ class Rotary:
     """Turn channel pairs (d, d + D/2) of queries and keys by an angle that grows with the position,
     so that their products depend on distances alone (Su et al. 2021, arXiv:2104.09864).
 
-    Shapes: x (B, H, T, D), a strided view is fine; the tables are (block_size, D / 2).
+    Shapes: qkv, dqkv (N, 3C); the tables are (block_size, D / 2).
     """
 
     def __init__(self, block_size: int, head_size: int, backend: Backend) -> None:
@@ -37,27 +37,15 @@ class Rotary:
         backend.to_device(np.cos(angles), self.cos)
         backend.to_device(np.sin(angles), self.sin)
 
-    def forward(self, x: Array, start: int = 0) -> None:
-        """Turn ``x`` in place; its first position is ``start``."""
-        rows = slice(start, start + x.shape[2])
-        self._turn(x, self.cos[rows], self.sin[rows])
+    def forward(self, qkv: Array, batch: int, heads: int, start: int = 0) -> None:
+        """Turn queries and keys in place; their first position is ``start``."""
+        rows = slice(start, start + len(qkv) // batch)
+        self.backend.rotate(qkv, batch, heads, self.cos[rows], self.sin[rows], 1)
 
-    def backward(self, dx: Array) -> None:
+    def backward(self, dqkv: Array, batch: int, heads: int) -> None:
         """Turn the gradient back in place: the inverse of a rotation is its transpose."""
-        rows = slice(dx.shape[2])
-        self._turn(dx, self.cos[rows], -self.sin[rows])
-
-    def _turn(self, x: Array, cos: Array, sin: Array) -> None:
-        multiply, half = self.backend.xp.multiply, x.shape[3] // 2
-        for sequence in x:
-            first, second = sequence[..., :half], sequence[..., half:]
-            shape = first.shape
-            from_first = multiply(first, sin, out=self.backend.scratch(0, *shape))
-            from_second = multiply(second, sin, out=self.backend.scratch(1, *shape))
-            first *= cos
-            first -= from_second
-            second *= cos
-            second += from_first
+        rows = slice(len(dqkv) // batch)
+        self.backend.rotate(dqkv, batch, heads, self.cos[rows], self.sin[rows], -1)
 
 
 def _angles(block_size: int, pairs: int, width: int) -> Array:

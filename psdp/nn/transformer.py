@@ -67,6 +67,7 @@ class Transformer:
             needs far less memory.
 
     Attributes:
+        loss: (1,) float64 on the backend, to be cleared by whoever adds up losses in it.
         pulse: called between layers of a step, by default for nothing; for who has other things to
             look after meanwhile.
     """
@@ -81,12 +82,14 @@ class Transformer:
         gradient: Array | None,
     ) -> None:
         table = parameter_table(config, vocab_size)
-        parameters = Parameters(table, weights, gradient)
+        self.factors = backend.new_factors(weights)
+        parameters = Parameters(table, weights, gradient, self.factors)
         arena = Arena(backend, batch_size * config.block_size, training=gradient is not None)
         rotary = None
         if config.position == "rotary":
             rotary = Rotary(config.block_size, config.n_embd // config.n_head, backend)
         self.config, self.backend, self.batch_size = config, backend, batch_size
+        self._weights, self.decayed_size = weights, table.decayed_size
         self.vocab_size = vocab_size
         self.embedding = Embedding(config, parameters.under("embedding"), arena)
         self.blocks = [
@@ -94,17 +97,17 @@ class Transformer:
             for layer in range(config.n_layer)
         ]
         self.norm = LayerNorm(parameters.under("norm"), arena)
-        self.head = TiedHead(self.embedding.tokens, arena)
+        self.head = TiedHead(parameters.under("embedding").factor("tokens"), arena)
         self.parameters = parameters
         # The gradient flows back through the memory that the residual stream came up in.
         self.stream = backend.zeros(arena.rows, config.n_embd)
         self.normed = arena.kept("normed", arena.rows, config.n_embd)
         if arena.training:
             self.dnormed = arena.scratch("dbranch", arena.rows, config.n_embd)
-        self.ids = backend.empty(arena.rows, dtype=np.intp)
-        self.targets = backend.empty(arena.rows, dtype=np.intp)
-        self.best = backend.empty(arena.rows, dtype=np.intp)
+        self.ids, self.targets = backend.new_ids(arena.rows), backend.new_ids(arena.rows)
+        self.best = backend.empty(arena.rows, dtype=np.int32)
         self.losses = backend.empty(arena.rows)
+        self.loss = backend.zeros(1, dtype=np.float64)
         self.pulse: Callable[[], None] = lambda: None
 
     def forward_backward(
@@ -113,38 +116,44 @@ class Transformer:
         targets: Array,
         scale: float = 1.0,
         rng: np.random.Generator | None = None,
-    ) -> float:
-        """Return the mean loss, nats a token; add ``scale`` times its gradient to the gradient.
+    ) -> None:
+        """Add ``scale`` times the mean loss, nats a token, to ``loss``, and as much of its gradient
+        to the gradient. A GPU may still be at it on return.
 
         Args:
             tokens: integers (B, T), B <= batch_size and T <= block_size.
             targets: integers (B, T), the token that follows each.
-            scale: factor of the gradient, not of the loss that is returned.
+            scale: of the mean loss.
             rng: draws the dropout masks; without it nothing is dropped.
 
         Raises:
             DataError: a token is outside the vocabulary.
         """
         batch, length = tokens.shape
-        count = batch * length
-        dembedding = self.parameters.gradient("embedding.tokens")
-        normed = self._forward(tokens, rng)
+        self._load(tokens, self.ids)
+        self._load(targets, self.targets)
+        if rng is not None:
+            self.backend.seed(rng)
+        key = batch, length, scale, rng is not None
+        self.backend.repeat(key, lambda: self._step(batch, length, scale, rng))
+
+    def _step(self, batch: int, length: int, scale: float, rng: np.random.Generator | None) -> None:
+        count, backend = batch * length, self.backend
+        targets, dembedding = self.targets[:count], self.parameters.gradient("embedding.tokens")
         stream, dnormed, losses = self.stream[:count], self.dnormed[:count], self.losses[:count]
-        self.head.forward_backward(
-            normed,
-            self._load(targets, self.targets),
-            scale / count,
-            losses,
-            dnormed,
-            dembedding,
-        )
-        stream[...] = 0
+        normed = self._forward(batch, length, rng)
+        self.head.forward_backward(normed, targets, scale / count, losses, dnormed, dembedding)
+        backend.add_total(losses, scale / count, self.loss)
+        backend.clear(stream)
         self.norm.backward(dnormed, stream)
         for block in reversed(self.blocks):
             block.backward(batch, stream)
             self.pulse()
         self.embedding.backward(self.ids[:count], length, stream)
-        return float(losses.mean(dtype=np.float64))
+
+    def total_loss(self) -> float:
+        """Return what :meth:`forward_backward` has added to ``loss``; it waits for the device."""
+        return float(self.backend.on_host(self.loss)[0])
 
     def evaluate(self, tokens: Array, targets: Array) -> tuple[Array, Array]:
         """Return each token's loss, nats, and whether the likeliest token was right, both NumPy
@@ -153,30 +162,33 @@ class Transformer:
         Raises:
             DataError: a token is outside the vocabulary.
         """
-        count = tokens.size
-        normed = self._forward(tokens, None)
+        (batch, length), count = tokens.shape, tokens.size
+        self._load(tokens, self.ids)
+        normed = self._forward(batch, length, None)
         losses, best = self.losses[:count], self.best[:count]
         self.head.evaluate(normed, self._load(targets, self.targets), losses, best)
         host_losses = np.empty(count, self.backend.dtype)
-        host_best = np.empty(count, np.intp)
+        host_best = np.empty(count, np.int32)
         self.backend.to_host(losses, host_losses)
         self.backend.to_host(best, host_best)
         return host_losses.reshape(tokens.shape), host_best.reshape(tokens.shape) == targets
 
     def logits(self, tokens: Array) -> Array:
         """Return the logits (B, T, V) of ``tokens`` (B, T) in a fresh array of the backend."""
-        normed = self._forward(tokens, None)
+        self._load(tokens, self.ids)
+        batch, length = tokens.shape
+        normed = self._forward(batch, length, None)
         out = self.backend.empty(tokens.size, self.vocab_size)
         self.head.logits(normed, out)
         return out.reshape(*tokens.shape, self.vocab_size)
 
-    def _forward(self, tokens: Array, rng: np.random.Generator | None) -> Array:
-        """Return the last layer norm's output (N, C)."""
-        batch, length = tokens.shape
-        assert batch <= self.batch_size, f"{batch} sequences, room for {self.batch_size}"
-        assert length <= self.config.block_size, f"{length} tokens, room for {self.config}"
-        stream, normed = self.stream[: tokens.size], self.normed[: tokens.size]
-        self.embedding.forward(self._load(tokens, self.ids), length, stream, rng)
+    def _forward(self, batch: int, length: int, rng: np.random.Generator | None) -> Array:
+        """Return the last layer norm's output (N, C) for the tokens that were loaded."""
+        count, matrices = batch * length, slice(self.decayed_size)
+        # Whoever changed the weights need not say so: they are rounded anew each time.
+        self.backend.as_factor(self._weights[matrices], self.factors[matrices])
+        stream, normed = self.stream[:count], self.normed[:count]
+        self.embedding.forward(self.ids[:count], length, stream, rng)
         for block in self.blocks:
             block.forward(stream, batch, rng)
             self.pulse()
@@ -184,4 +196,7 @@ class Transformer:
         return normed
 
     def _load(self, host: Array, buffer: Array) -> Array:
+        batch, length = host.shape
+        assert batch <= self.batch_size, f"{batch} sequences, room for {self.batch_size}"
+        assert length <= self.config.block_size, f"{length} tokens, room for {self.config}"
         return load_ids(host, self.vocab_size, buffer, self.backend)

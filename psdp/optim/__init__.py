@@ -12,7 +12,7 @@ from psdp.optim.adagrad import Adagrad
 from psdp.optim.adam import Adam, AdamW
 from psdp.optim.average import weighted_mean
 from psdp.optim.base import Optimizer
-from psdp.optim.clip import clip_factor, sum_of_squares
+from psdp.optim.clip import clip_factor
 from psdp.optim.delay import DelayCompensation
 from psdp.optim.momentum import Momentum
 from psdp.optim.outer import Elastic, Outer
@@ -27,7 +27,6 @@ __all__ = [
     "Schedule",
     "clip_factor",
     "make_optimizer",
-    "sum_of_squares",
     "weighted_mean",
 ]
 

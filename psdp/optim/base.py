@@ -37,10 +37,10 @@ class Optimizer(ABC):
         self.updates = 0
         self._l2 = config.weight_decay
         self._l1 = config.l1
-        self._state = {name: np.zeros(size, self.dtype) for name in self.state_names}
-        self._block_size = block_size(self.dtype)
-        self._gradient_block: Array = np.empty(min(size, self._block_size), self.dtype)
-        self._scratch_block: Array = np.empty_like(self._gradient_block)
+        self._state = {name: backend.zeros(size) for name in self.state_names}
+        self._block_size = block_size(self.dtype, backend.name)
+        self._gradient_block = backend.empty(min(size, self._block_size))
+        self._scratch_block = backend.empty(min(size, self._block_size))
 
     @abstractmethod
     def step(
@@ -83,7 +83,7 @@ class Optimizer(ABC):
                     f"--dtype and number of servers that wrote the checkpoint"
                 )
         for name, vector in state.items():
-            self._state[name][...] = vector
+            self.backend.to_device(vector, self._state[name])
         self.updates = updates
 
     def _ranges(self, weights: Array, gradient: Array) -> tuple[tuple[bool, slice], ...]:

@@ -240,32 +240,6 @@ def test_sums_over_rows_and_columns(backend: Backend) -> None:
     assert_close(dots, (a.astype("float64") * b).sum(axis=1), backend)
 
 
-@pytest.mark.parametrize(
-    "ids", [[2, 0, 2, 2, 7, 0], [5] * 6, [0, 1, 2, 3, 4, 5], [3, 3, 7, 7, 0, 9]]
-)
-def test_rows_are_added_to_the_rows_that_ids_name(backend: Backend, ids: list[int]) -> None:
-    rows, table = normal(backend, 6, 9), np.ones((10, 9), backend.dtype)
-    expected = np.ones((10, 9))
-    np.add.at(expected, ids, rows)
-    backend.add_rows(np.array(ids), rows, table)
-    assert_close(table, expected, backend)
-
-
-def test_rows_are_taken(backend: Backend) -> None:
-    table, out = normal(backend, 10, 9), backend.empty(3, 9)
-    backend.take_rows(table, np.array([4, 0, 4]), out)
-    assert np.array_equal(out, table[[4, 0, 4]])
-
-
-def test_dropout_mask_is_drawn_from_the_generator(backend: Backend) -> None:
-    masks = [backend.empty(20_000) for _ in range(2)]
-    for mask in masks:
-        backend.dropout_mask(np.random.default_rng(4), 0.25, mask)
-    assert np.array_equal(*masks)
-    assert_close(np.unique(masks[0]), np.array([0, 1 / 0.75]), backend)
-    assert abs((masks[0] == 0).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 20_000)
-
-
 def test_blocks_cover_every_row_once(backend: Backend) -> None:
     for rows, width in [(0, 3), (1, 3), (13, 3), (14, 3), (5, 41)]:
         taken = [i for block in backend.blocks(rows, width) for i in range(rows)[block]]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from emulated.device import EmulatedDevice
 
 from psdp.backend import make_backend
 from psdp.errors import ConfigError
@@ -26,7 +30,7 @@ def test_cpu_backend_copies_both_ways(dtype: str) -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ConfigError, match="float32 or float64, got 'float16'"):
         make_backend("cpu", "float16")
-    with pytest.raises(ConfigError, match="cpu or gpu, got 'tpu'"):
+    with pytest.raises(ConfigError, match="auto, cpu or gpu, got 'tpu'"):
         make_backend("tpu", "float32")
 
 
@@ -53,8 +57,11 @@ def test_bf16_needs_compiled_kernels_and_a_processor_that_has_it(
         make_backend("cpu", "float64", precision="bf16")
     with pytest.raises(ConfigError, match=r"got --dtype float32 --kernels numpy"):
         make_backend("cpu", "float32", precision="bf16", kernels="numpy")
-    with pytest.raises(ConfigError, match="for --device cpu"):
-        make_backend("gpu", "float32", precision="bf16")
+    for precision in ("bf16", "tf32"):
+        with pytest.raises(ConfigError, match=f"{precision} works on float32, got --dtype float64"):
+            make_backend("gpu", "float64", precision=precision)
+    with pytest.raises(ConfigError, match="tf32 is for --device gpu"):
+        make_backend("cpu", "float32", precision="tf32")
     monkeypatch.setattr("psdp.backend.bf16_here", lambda: False)
     with pytest.raises(ConfigError, match=r"AVX512-BF16.*use --precision float32"):
         make_backend("cpu", "float32", precision="bf16")
@@ -64,6 +71,7 @@ def test_missing_cupy_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ConfigError, match=r"psdp\[cuda12\]' or 'psdp\[cuda13\]"):
         make_backend("gpu", "float32")
+    assert make_backend("auto", "float32").name == "cpu"
 
 
 class FakeCupy(ModuleType):
@@ -78,29 +86,52 @@ class FakeCupy(ModuleType):
                 raise error("cudaErrorInsufficientDriver")
             return count
 
-        self.used: list[int] = []
-        self.empty = np.empty
-        self.cuda = SimpleNamespace(
-            runtime=SimpleNamespace(getDeviceCount=get_device_count, CUDARuntimeError=error),
-            Device=lambda index: SimpleNamespace(use=lambda: self.used.append(index)),
-        )
+        runtime = SimpleNamespace(getDeviceCount=get_device_count, CUDARuntimeError=error)
+        self.cuda = SimpleNamespace(runtime=runtime)
 
 
-def test_missing_driver_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(None))
+@pytest.fixture
+def with_devices(
+    monkeypatch: pytest.MonkeyPatch, kernel_folder: Path
+) -> Callable[[int | None], list[Any]]:
+    """Make CuPy see so many devices; return what is opened of them: numbers, and TF32 or not."""
+
+    def make(count: int | None) -> list[Any]:
+        opened: list[Any] = []
+
+        def device(cupy: Any, cublas: Any, number: int, *, tf32: bool) -> EmulatedDevice:
+            opened.append((number, tf32))
+            return EmulatedDevice(kernel_folder)
+
+        libraries = ModuleType("cupy_backends.cuda.libs")
+        libraries.cublas = None  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "cupy", FakeCupy(count))
+        for name in ("cupy_backends", "cupy_backends.cuda"):
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", libraries)
+        monkeypatch.setattr("psdp.backend.cupy_device.CupyDevice", device)
+        return opened
+
+    return make
+
+
+def test_missing_driver_is_said(with_devices: Callable[[int | None], list[Any]]) -> None:
+    with_devices(None)
     with pytest.raises(ConfigError, match=r"driver and a GPU.*InsufficientDriver.*nvidia-smi"):
         make_backend("gpu", "float32")
+    assert make_backend("auto", "float32").name == "cpu"
 
 
-def test_missing_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(0))
+def test_missing_device_is_said(with_devices: Callable[[int | None], list[Any]]) -> None:
+    with_devices(0)
     with pytest.raises(ConfigError, match="no GPU; check CUDA_VISIBLE_DEVICES"):
         make_backend("gpu", "float32")
+    assert make_backend("auto", "float64").name == "cpu"
 
 
-def test_local_ranks_share_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    cupy = FakeCupy(2)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
+def test_local_ranks_share_the_devices(with_devices: Callable[[int | None], list[Any]]) -> None:
+    opened = with_devices(2)
     for local_rank in range(3):
         assert make_backend("gpu", "float32", local_rank).name == "gpu"
-    assert cupy.used == [0, 1, 0]
+    assert make_backend("auto", "float32", 3, precision="tf32").kernels == "cuda tf32"
+    assert opened == [(0, False), (1, False), (0, False), (1, True)]

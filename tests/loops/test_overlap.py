@@ -41,10 +41,10 @@ def test_each_gradient_of_sync_is_of_the_version_before(
                 worker: Any = worker,
                 compute: Any = compute,
             ) -> float:
-                before = worker.replica._weights.copy()
+                before = worker.replica.own_weights.copy()
                 loss: float = compute(clock, batch)
-                np.testing.assert_array_equal(worker.replica._weights, before)
-                computed[number, clock] = before, worker.replica._gradient.copy()
+                np.testing.assert_array_equal(worker.replica.own_weights, before)
+                computed[number, clock] = before, worker.replica.own_gradient.copy()
                 return loss
 
             worker._training._gradient = watched

@@ -29,6 +29,12 @@ class Built:
     tokens: Array
     targets: Array
 
+    def step(self, tokens: Array, targets: Array, **how: Any) -> float:
+        """Add to the gradient; return the loss of this step alone."""
+        self.model.backend.clear(self.model.loss)
+        self.model.forward_backward(tokens, targets, **how)
+        return self.model.total_loss()
+
     def gradients(self) -> dict[str, Array]:
         return self.table.views(self.gradient)
 

@@ -32,7 +32,7 @@ def assert_equals_torch(built: Built, dtype: str) -> None:
     got, correct = built.model.evaluate(built.tokens, built.targets)
     assert_close(got, losses.detach().numpy(), dtype, "losses")
     assert np.array_equal(correct, logits.argmax(-1).numpy() == built.targets)
-    loss = built.model.forward_backward(built.tokens, built.targets)
+    loss = built.step(built.tokens, built.targets)
     assert loss == pytest.approx(float(losses.detach().mean()), rel=TOLERANCE[dtype])
     for name, gradient in built.gradients().items():
         expected = parameters[name].grad.numpy()

@@ -52,7 +52,7 @@ def test_each_call_draws_anew_and_a_seed_repeats() -> None:
     built = build(dropout=P)
 
     def loss(rng: np.random.Generator | None) -> float:
-        return built.model.forward_backward(built.tokens, built.targets, rng=rng)
+        return built.step(built.tokens, built.targets, rng=rng)
 
     rng = np.random.default_rng(7)
     first, second = loss(rng), loss(rng)
@@ -69,7 +69,7 @@ def test_gradient_of_the_whole_model_under_a_fixed_mask(position: str) -> None:
 
     def loss() -> float:
         rng = np.random.default_rng(7)
-        return built.model.forward_backward(built.tokens, built.targets, rng=rng)
+        return built.step(built.tokens, built.targets, rng=rng)
 
     loss()
     expected = built.gradient.copy()

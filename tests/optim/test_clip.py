@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psdp.optim import clip_factor, sum_of_squares
+from psdp.backend.squares import sum_of_squares
+from psdp.optim import clip_factor
 
 every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 

@@ -1,0 +1,47 @@
+"""The CUDA sources, and what each is compiled for.
+
+Nothing here needs a GPU or CuPy: who compiles a source, and runs it, is handed in.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import NamedTuple
+
+FORMATS = {"float32": "float", "float64": "double", "bf16": "bf16"}
+"""C++ types of number formats."""
+
+OPTIONS = ("--std=c++17",)
+"""What every source is compiled with, beside its definitions."""
+
+
+class Source(NamedTuple):
+    """A file for two number formats and, for attention, the size of a head and of a tile."""
+
+    file: str
+    real: str
+    act: str
+    head: int = 0
+    tile: int = 0
+
+    def definitions(self) -> tuple[str, ...]:
+        """Return the compiler's options that say what this is compiled for."""
+        formats = (f"-DREAL={FORMATS[self.real]}", f"-DACT={FORMATS[self.act]}")
+        return (*formats, f"-DHEAD={self.head}", f"-DTILE={self.tile}") if self.head else formats
+
+    def text(self) -> str:
+        """Return the whole source, headers first."""
+        folder = files(__name__)
+        names = ["common.cuh", *(["attention.cuh"] if self.head else []), self.file]
+        return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+
+
+def all_sources(head: int = 64) -> list[Source]:
+    """Return every file in every pair of formats that a backend asks for."""
+    sources = []
+    for real, act in (("float32", "float32"), ("float64", "float64"), ("float32", "bf16")):
+        for name in ("adam", "elementwise", "layernorm", "loss", "rows", "sums"):
+            sources.append(Source(f"{name}.cu", real, act))
+        sources.append(Source("attention.cu", real, act, head, 32))
+    sources.append(Source("attention_mma.cu", "float32", "bf16", head, 0))
+    return sources

@@ -1,0 +1,202 @@
+// Causal attention for any format, as a flash: squares of TILE queries by TILE keys, never whole.
+// Compiled for one TILE, 32 or less where that many rows do not fit into shared memory.
+//
+// A block has THREADS threads, THREADS / TILE of them for each row of its tile; these lie side by
+// side in a warp. Each takes every PER_ROW-th column of scores and of the head.
+
+const int PER_ROW = 8, THREADS = TILE * PER_ROW, SCORES = TILE / PER_ROW;
+const int DEPTH = (HEAD + PER_ROW - 1) / PER_ROW, PITCH = HEAD + 1, SQUARE = TILE * (TILE + 1);
+
+// Copy TILE rows of a head into shared memory; rows beyond the sequence become 0.
+__device__ __forceinline__ void fetch(const act *from, long long pitch, long long first,
+                                      long long length, real *tile) {
+    for (int i = threadIdx.x; i < TILE * HEAD; i += THREADS) {
+        long long row = first + i / HEAD;
+        tile[i / HEAD * PITCH + i % HEAD] =
+            row < length ? load(from + row * pitch + i % HEAD) : real(0);
+    }
+}
+
+__device__ __forceinline__ real dot(const real *a, const real *b) {
+    real sum = 0;
+    for (int d = 0; d < HEAD; d++) sum += a[d] * b[d];
+    return sum;
+}
+
+// The sum, or the largest, over the threads of a row.
+__device__ __forceinline__ real row_sum(real value) {
+    for (int step = PER_ROW / 2; step; step /= 2)
+        value += __shfl_xor_sync(0xffffffffu, value, step);
+    return value;
+}
+
+__device__ __forceinline__ real row_max(real value) {
+    for (int step = PER_ROW / 2; step; step /= 2) {
+        real other = __shfl_xor_sync(0xffffffffu, value, step);
+        value = other > value || other != other ? other : value;
+    }
+    return value;
+}
+
+extern "C" __global__ void attention(const act *qkv, act *out, real *log_sums, const uint32 *seed,
+                                     long long stream, double p, long long length, long long heads,
+                                     double scale) {
+    SHARED(real, q);
+    real *k = q + TILE * PITCH, *v = k + TILE * PITCH, *weights = v + TILE * PITCH;
+    Place at = place_of(length, heads);
+    Mask mask = mask_of(seed, stream, p);
+    long long first = (long long)blockIdx.y * TILE, pitch = 3 * at.width;
+    int row = threadIdx.x / PER_ROW, part = threadIdx.x % PER_ROW;
+    long long query = first + row;
+    const act *base = qkv + at.queries;
+    fetch(base, pitch, first, length, q);
+    real largest = -INF, total = 0, context[DEPTH];
+    for (int d = 0; d < DEPTH; d++) context[d] = 0;
+    for (long long keys = 0; keys < first + TILE && keys < length; keys += TILE) {
+        __syncthreads();
+        fetch(base + at.width, pitch, keys, length, k);
+        fetch(base + 2 * at.width, pitch, keys, length, v);
+        __syncthreads();
+        real scores[SCORES], most = -INF;
+        for (int j = 0; j < SCORES; j++) {
+            int key = part + j * PER_ROW;
+            scores[j] = keys + key <= query ? dot(q + row * PITCH, k + key * PITCH) * real(scale)
+                                            : real(-INF);
+            most = scores[j] > most || scores[j] != scores[j] ? scores[j] : most;
+        }
+        most = row_max(most);
+        most = most > largest || most != most ? most : largest;
+        real shrink = exp(largest - most), sum = 0;
+        for (int j = 0; j < SCORES; j++) {
+            int key = part + j * PER_ROW;
+            real e = exp(scores[j] - most);
+            sum += e;
+            weights[row * (TILE + 1) + key] =
+                e * kept(mask, p > 0, at.pair, length, query, keys + key);
+        }
+        total = total * shrink + row_sum(sum);
+        largest = most;
+        __syncwarp();
+        for (int d = 0; d < DEPTH; d++) {
+            int column = part + d * PER_ROW;
+            if (column >= HEAD) break;
+            real sum_of_values = 0;
+            for (int key = 0; key < TILE; key++)
+                sum_of_values += weights[row * (TILE + 1) + key] * v[key * PITCH + column];
+            context[d] = context[d] * shrink + sum_of_values;
+        }
+    }
+    if (query >= length) return;
+    for (int d = 0; d < DEPTH; d++)
+        if (part + d * PER_ROW < HEAD)
+            store(out + at.rows + query * at.width + part + d * PER_ROW, context[d] / total);
+    if (part == 0) log_sums[at.pair * length + query] = largest + log(total);
+}
+
+// A block has a tile of keys and walks the queries that see them: dk = ds^T q, dv = w^T dout.
+extern "C" __global__ void attention_backward_keys(const act *qkv, const act *dout,
+                                                   const real *log_sums, const real *deltas,
+                                                   act *dqkv, const uint32 *seed, long long stream,
+                                                   double p, long long length, long long heads,
+                                                   double scale) {
+    SHARED(real, q);
+    real *k = q + TILE * PITCH, *v = k + TILE * PITCH, *g = v + TILE * PITCH;
+    real *slopes = g + TILE * PITCH, *weights = slopes + SQUARE;
+    Place at = place_of(length, heads);
+    Mask mask = mask_of(seed, stream, p);
+    long long first = (long long)blockIdx.y * TILE, pitch = 3 * at.width;
+    int row = threadIdx.x / PER_ROW, part = threadIdx.x % PER_ROW;
+    long long key = first + row;
+    const act *base = qkv + at.queries;
+    const real *sums = log_sums + at.pair * length, *dots = deltas + at.pair * length;
+    fetch(base + at.width, pitch, first, length, k);
+    fetch(base + 2 * at.width, pitch, first, length, v);
+    real dk[DEPTH], dv[DEPTH];
+    for (int d = 0; d < DEPTH; d++) dk[d] = dv[d] = 0;
+    for (long long queries = first; queries < length; queries += TILE) {
+        __syncthreads();
+        fetch(base, pitch, queries, length, q);
+        fetch(dout + at.rows, at.width, queries, length, g);
+        __syncthreads();
+        for (int j = 0; j < SCORES; j++) {
+            int local = part + j * PER_ROW;
+            long long query = queries + local;
+            real weight = 0, slope = 0;
+            if (query < length && key <= query) {
+                real w = exp(dot(q + local * PITCH, k + row * PITCH) * real(scale) - sums[query]);
+                real keep = kept(mask, p > 0, at.pair, length, query, key);
+                weight = w * keep;
+                slope = w * (dot(g + local * PITCH, v + row * PITCH) * keep - dots[query]) *
+                        real(scale);
+            }
+            weights[row * (TILE + 1) + local] = weight;
+            slopes[row * (TILE + 1) + local] = slope;
+        }
+        __syncwarp();
+        for (int d = 0; d < DEPTH; d++) {
+            int column = part + d * PER_ROW;
+            if (column >= HEAD) break;
+            for (int local = 0; local < TILE; local++) {
+                dk[d] += slopes[row * (TILE + 1) + local] * q[local * PITCH + column];
+                dv[d] += weights[row * (TILE + 1) + local] * g[local * PITCH + column];
+            }
+        }
+    }
+    if (key >= length) return;
+    act *to = dqkv + at.queries + at.width + key * pitch;
+    for (int d = 0; d < DEPTH; d++)
+        if (part + d * PER_ROW < HEAD) {
+            store(to + part + d * PER_ROW, dk[d]);
+            store(to + at.width + part + d * PER_ROW, dv[d]);
+        }
+}
+
+// A block has a tile of queries and walks the keys that they see: dq = ds k.
+extern "C" __global__ void attention_backward_queries(const act *qkv, const act *dout,
+                                                      const real *log_sums, const real *deltas,
+                                                      act *dqkv, const uint32 *seed,
+                                                      long long stream, double p, long long length,
+                                                      long long heads, double scale) {
+    SHARED(real, q);
+    real *k = q + TILE * PITCH, *v = k + TILE * PITCH, *g = v + TILE * PITCH;
+    real *slopes = g + TILE * PITCH;
+    Place at = place_of(length, heads);
+    Mask mask = mask_of(seed, stream, p);
+    long long first = (long long)blockIdx.y * TILE, pitch = 3 * at.width;
+    int row = threadIdx.x / PER_ROW, part = threadIdx.x % PER_ROW;
+    long long query = first + row;
+    const act *base = qkv + at.queries;
+    fetch(base, pitch, first, length, q);
+    fetch(dout + at.rows, at.width, first, length, g);
+    real log_sum = query < length ? log_sums[at.pair * length + query] : real(0);
+    real delta = query < length ? deltas[at.pair * length + query] : real(0), dq[DEPTH];
+    for (int d = 0; d < DEPTH; d++) dq[d] = 0;
+    for (long long keys = 0; keys < first + TILE && keys < length; keys += TILE) {
+        __syncthreads();
+        fetch(base + at.width, pitch, keys, length, k);
+        fetch(base + 2 * at.width, pitch, keys, length, v);
+        __syncthreads();
+        for (int j = 0; j < SCORES; j++) {
+            int local = part + j * PER_ROW;
+            long long key = keys + local;
+            real slope = 0;
+            if (query < length && key <= query) {
+                real w = exp(dot(q + row * PITCH, k + local * PITCH) * real(scale) - log_sum);
+                real keep = kept(mask, p > 0, at.pair, length, query, key);
+                slope = w * (dot(g + row * PITCH, v + local * PITCH) * keep - delta) * real(scale);
+            }
+            slopes[row * (TILE + 1) + local] = slope;
+        }
+        __syncwarp();
+        for (int d = 0; d < DEPTH; d++) {
+            int column = part + d * PER_ROW;
+            if (column >= HEAD) break;
+            for (int local = 0; local < TILE; local++)
+                dq[d] += slopes[row * (TILE + 1) + local] * k[local * PITCH + column];
+        }
+    }
+    if (query >= length) return;
+    act *to = dqkv + at.queries + query * pitch;
+    for (int d = 0; d < DEPTH; d++)
+        if (part + d * PER_ROW < HEAD) store(to + part + d * PER_ROW, dq[d]);
+}

@@ -1,0 +1,306 @@
+// Causal attention on tensor cores, for bf16: the flash of attention.cu, in squares of 64 queries
+// by 64 keys, by products of 16 x 16 by 16 x 8. HEAD is a multiple of 16. The kernels have the
+// names and arguments of those of attention.cu.
+//
+// A block has four warps, each with 16 rows of its tile. Of a product's 16 x 8 sums a lane has two
+// neighbours in row lane / 4 and two in that row + 8, in the columns 2 (lane % 4) and the next.
+
+const int TILE_ROWS = 64, THREADS = 128, STEPS = HEAD / 16, COLUMNS = HEAD / 8;
+// A walked tile; a wide head leaves registers for half of it.
+const int WALK = HEAD > 64 ? 32 : 64;
+// Rows are padded, so that the lanes of a warp read from different banks.
+const int PITCH = HEAD + 8, TURNED_PITCH = WALK + 8;
+const float LOG2E = 1.4426950408889634f;
+
+#ifndef MMA_IS_DEFINED
+// sums (16, 8) += a (16, 16) b (16, 8).
+__device__ __forceinline__ void multiply_add(float *sums, const uint32 *a, uint32 b0, uint32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+#endif
+
+__device__ __forceinline__ uint32 pack(float low, float high) {
+    return (uint32)round_bf16(low) | (uint32)round_bf16(high) << 16;
+}
+
+// Two neighbours of a row.
+__device__ __forceinline__ uint32 pair(const ushort_t *p) { return *(const uint32 *)p; }
+
+struct Lane {
+    int row, column; // of the first of its sums
+};
+
+__device__ __forceinline__ Lane lane_of() {
+    Lane lane = {(int)(threadIdx.x % WARP / 4), (int)(threadIdx.x % 4 * 2)};
+    return lane;
+}
+
+// The left factor of a product: this warp's 16 rows of a head, from global memory.
+__device__ __forceinline__ void fetch_factor(const ushort_t *from, long long pitch, long long row,
+                                             long long length, uint32 (*factor)[4]) {
+    Lane lane = lane_of();
+    for (int step = 0; step < STEPS; step++)
+        for (int i = 0; i < 4; i++) {
+            long long r = row + lane.row + i % 2 * 8;
+            int c = step * 16 + lane.column + i / 2 * 8;
+            factor[step][i] = r < length ? pair(from + r * pitch + c) : 0;
+        }
+}
+
+// WALK rows of a head into shared memory, as they are, turned, or both; rows beyond the end are 0.
+__device__ __forceinline__ void fetch(const ushort_t *from, long long pitch, long long first,
+                                      long long length, ushort_t *straight, ushort_t *turned) {
+    for (int i = threadIdx.x; i < WALK * HEAD / 2; i += THREADS) {
+        int row = i / (HEAD / 2), column = i % (HEAD / 2) * 2;
+        uint32 two = first + row < length ? pair(from + (first + row) * pitch + column) : 0;
+        if (straight) *(uint32 *)(straight + row * PITCH + column) = two;
+        if (turned) {
+            turned[column * TURNED_PITCH + row] = (ushort_t)two;
+            turned[(column + 1) * TURNED_PITCH + row] = (ushort_t)(two >> 16);
+        }
+    }
+}
+
+// sums (16, WALK) = factor times the transpose of the rows of a tile (WALK, HEAD).
+__device__ __forceinline__ void scores_of(const uint32 (*factor)[4], const ushort_t *tile,
+                                          float (*sums)[4]) {
+    Lane lane = lane_of();
+#pragma unroll
+    for (int n = 0; n < WALK / 8; n++) {
+        sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = 0;
+        const ushort_t *row = tile + (n * 8 + lane.row) * PITCH + lane.column;
+#pragma unroll
+        for (int step = 0; step < STEPS; step++)
+            multiply_add(sums[n], factor[step], pair(row + step * 16), pair(row + step * 16 + 8));
+    }
+}
+
+// sums (16, HEAD) += weights (16, WALK) times a tile that lies turned (HEAD, WALK).
+__device__ __forceinline__ void add_weighted(const float (*weights)[4], const ushort_t *turned,
+                                             float (*sums)[4]) {
+    Lane lane = lane_of();
+#pragma unroll
+    for (int step = 0; step < WALK / 16; step++) {
+        const float *low = weights[2 * step], *high = weights[2 * step + 1];
+        uint32 factor[4] = {pack(low[0], low[1]), pack(low[2], low[3]), pack(high[0], high[1]),
+                            pack(high[2], high[3])};
+#pragma unroll
+        for (int n = 0; n < COLUMNS; n++) {
+            const ushort_t *row =
+                turned + (n * 8 + lane.row) * TURNED_PITCH + step * 16 + lane.column;
+            multiply_add(sums[n], factor, pair(row), pair(row + 8));
+        }
+    }
+}
+
+// This warp's 16 rows of a head, to global memory.
+__device__ __forceinline__ void put(const float (*sums)[4], const float *scales, ushort_t *to,
+                                    long long pitch, long long row, long long length) {
+    Lane lane = lane_of();
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            long long r = row + lane.row + half * 8;
+            const float *two = sums[n] + half * 2;
+            if (r < length)
+                *(uint32 *)(to + r * pitch + n * 8 + lane.column) =
+                    pack(two[0] * scales[half], two[1] * scales[half]);
+        }
+}
+
+// Over the four lanes that have a row between them.
+__device__ __forceinline__ float row_sum(float value) {
+    value += __shfl_xor_sync(0xffffffffu, value, 2);
+    return value + __shfl_xor_sync(0xffffffffu, value, 1);
+}
+
+__device__ __forceinline__ float row_max(float value) {
+    for (int step = 2; step; step /= 2) {
+        float other = __shfl_xor_sync(0xffffffffu, value, step);
+        value = other > value || other != other ? other : value;
+    }
+    return value;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    attention(const act *qkv_, act *out_, real *log_sums, const uint32 *seed, long long stream,
+              double p, long long length, long long heads, double scale) {
+    SHARED(ushort_t, k);
+    ushort_t *turned_v = k + WALK * PITCH;
+    Place at = place_of(length, heads);
+    Mask mask = mask_of(seed, stream, p);
+    Lane lane = lane_of();
+    const ushort_t *base = (const ushort_t *)qkv_ + at.queries;
+    // The last tiles have the most keys: they begin first.
+    long long pitch = 3 * at.width, first = (long long)(gridDim.y - 1 - blockIdx.y) * TILE_ROWS;
+    long long row = first + threadIdx.x / WARP * 16;
+    float to_exponent = (float)scale * LOG2E;
+    uint32 q[STEPS][4];
+    fetch_factor(base, pitch, row, length, q);
+    float context[COLUMNS][4], largest[2] = {-INF, -INF}, total[2] = {0, 0};
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n++)
+        context[n][0] = context[n][1] = context[n][2] = context[n][3] = 0;
+    for (long long keys = 0; keys < first + TILE_ROWS && keys < length; keys += WALK) {
+        __syncthreads();
+        fetch(base + at.width, pitch, keys, length, k, nullptr);
+        fetch(base + 2 * at.width, pitch, keys, length, nullptr, turned_v);
+        __syncthreads();
+        float scores[WALK / 8][4], most[2] = {-INF, -INF};
+        scores_of(q, k, scores);
+#pragma unroll
+        for (int n = 0; n < WALK / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                long long query = row + lane.row + i / 2 * 8,
+                          key = keys + n * 8 + lane.column + i % 2;
+                float score = key <= query ? scores[n][i] * to_exponent : -INF;
+                scores[n][i] = score;
+                most[i / 2] = score > most[i / 2] || score != score ? score : most[i / 2];
+            }
+        float shrink[2], sum[2] = {0, 0};
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float new_most = row_max(most[half]);
+            new_most = new_most > largest[half] || new_most != new_most ? new_most : largest[half];
+            shrink[half] = exp2f(largest[half] - new_most);
+            largest[half] = new_most;
+        }
+#pragma unroll
+        for (int n = 0; n < WALK / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                long long query = row + lane.row + i / 2 * 8,
+                          key = keys + n * 8 + lane.column + i % 2;
+                float e = exp2f(scores[n][i] - largest[i / 2]);
+                sum[i / 2] += e;
+                scores[n][i] = e * kept(mask, p > 0, at.pair, length, query, key);
+            }
+        for (int half = 0; half < 2; half++)
+            total[half] = total[half] * shrink[half] + row_sum(sum[half]);
+#pragma unroll
+        for (int n = 0; n < COLUMNS; n++)
+            for (int i = 0; i < 4; i++) context[n][i] *= shrink[i / 2];
+        add_weighted(scores, turned_v, context);
+    }
+    float scales[2] = {1 / total[0], 1 / total[1]};
+    put(context, scales, (ushort_t *)out_ + at.rows, at.width, row, length);
+    for (int half = 0; half < 2; half++) {
+        long long query = row + lane.row + half * 8;
+        if (lane.column == 0 && query < length)
+            log_sums[at.pair * length + query] = (largest[half] + log2f(total[half])) / LOG2E;
+    }
+}
+
+// A block has 64 keys and walks the queries that see them. Its squares lie turned: a row a key.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    attention_backward_keys(const act *qkv_, const act *dout_, const real *log_sums,
+                            const real *deltas, act *dqkv_, const uint32 *seed, long long stream,
+                            double p, long long length, long long heads, double scale) {
+    SHARED(ushort_t, q);
+    ushort_t *g = q + WALK * PITCH, *turned_q = g + WALK * PITCH;
+    ushort_t *turned_g = turned_q + HEAD * TURNED_PITCH;
+    Place at = place_of(length, heads);
+    Mask mask = mask_of(seed, stream, p);
+    Lane lane = lane_of();
+    const ushort_t *base = (const ushort_t *)qkv_ + at.queries;
+    const ushort_t *dout = (const ushort_t *)dout_ + at.rows;
+    const real *sums = log_sums + at.pair * length, *dots = deltas + at.pair * length;
+    long long pitch = 3 * at.width, first = (long long)blockIdx.y * TILE_ROWS;
+    long long row = first + threadIdx.x / WARP * 16;
+    float to_exponent = (float)scale * LOG2E;
+    uint32 k[STEPS][4], v[STEPS][4];
+    fetch_factor(base + at.width, pitch, row, length, k);
+    fetch_factor(base + 2 * at.width, pitch, row, length, v);
+    float dk[COLUMNS][4], dv[COLUMNS][4];
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n++)
+        for (int i = 0; i < 4; i++) dk[n][i] = dv[n][i] = 0;
+    for (long long queries = first; queries < length; queries += WALK) {
+        __syncthreads();
+        fetch(base, pitch, queries, length, q, turned_q);
+        fetch(dout, at.width, queries, length, g, turned_g);
+        __syncthreads();
+        float weights[WALK / 8][4], slopes[WALK / 8][4];
+        scores_of(k, q, weights);
+        scores_of(v, g, slopes);
+#pragma unroll
+        for (int n = 0; n < WALK / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                long long key = row + lane.row + i / 2 * 8,
+                          query = queries + n * 8 + lane.column + i % 2;
+                float w = 0, keep = 1, delta = 0;
+                if (query < length && key <= query) {
+                    w = exp2f(weights[n][i] * to_exponent - sums[query] * LOG2E);
+                    keep = kept(mask, p > 0, at.pair, length, query, key);
+                    delta = dots[query];
+                }
+                weights[n][i] = w * keep;
+                slopes[n][i] = w * (slopes[n][i] * keep - delta);
+            }
+        add_weighted(slopes, turned_q, dk);
+        add_weighted(weights, turned_g, dv);
+    }
+    ushort_t *to = (ushort_t *)dqkv_ + at.queries + at.width;
+    float scales[2] = {(float)scale, (float)scale}, ones[2] = {1, 1};
+    put(dk, scales, to, pitch, row, length);
+    put(dv, ones, to + at.width, pitch, row, length);
+}
+
+// A block has 64 queries and walks the keys that they see.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    attention_backward_queries(const act *qkv_, const act *dout_, const real *log_sums,
+                               const real *deltas, act *dqkv_, const uint32 *seed, long long stream,
+                               double p, long long length, long long heads, double scale) {
+    SHARED(ushort_t, k);
+    ushort_t *v = k + WALK * PITCH, *turned_k = v + WALK * PITCH;
+    Place at = place_of(length, heads);
+    Mask mask = mask_of(seed, stream, p);
+    Lane lane = lane_of();
+    const ushort_t *base = (const ushort_t *)qkv_ + at.queries;
+    long long pitch = 3 * at.width, first = (long long)(gridDim.y - 1 - blockIdx.y) * TILE_ROWS;
+    long long row = first + threadIdx.x / WARP * 16;
+    float to_exponent = (float)scale * LOG2E, log_sum[2], delta[2];
+    for (int half = 0; half < 2; half++) {
+        long long query = row + lane.row + half * 8;
+        log_sum[half] = query < length ? log_sums[at.pair * length + query] * LOG2E : 0;
+        delta[half] = query < length ? deltas[at.pair * length + query] : 0;
+    }
+    uint32 q[STEPS][4], g[STEPS][4];
+    fetch_factor(base, pitch, row, length, q);
+    fetch_factor((const ushort_t *)dout_ + at.rows, at.width, row, length, g);
+    float dq[COLUMNS][4];
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n++)
+        for (int i = 0; i < 4; i++) dq[n][i] = 0;
+    for (long long keys = 0; keys < first + TILE_ROWS && keys < length; keys += WALK) {
+        __syncthreads();
+        fetch(base + at.width, pitch, keys, length, k, turned_k);
+        fetch(base + 2 * at.width, pitch, keys, length, v, nullptr);
+        __syncthreads();
+        float weights[WALK / 8][4], slopes[WALK / 8][4];
+        scores_of(q, k, weights);
+        scores_of(g, v, slopes);
+#pragma unroll
+        for (int n = 0; n < WALK / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                long long query = row + lane.row + i / 2 * 8,
+                          key = keys + n * 8 + lane.column + i % 2;
+                float w = 0, keep = 1;
+                if (query < length && key <= query) {
+                    w = exp2f(weights[n][i] * to_exponent - log_sum[i / 2]);
+                    keep = kept(mask, p > 0, at.pair, length, query, key);
+                }
+                slopes[n][i] = w * (slopes[n][i] * keep - delta[i / 2]);
+            }
+        add_weighted(slopes, turned_k, dq);
+    }
+    float scales[2] = {(float)scale, (float)scale};
+    put(dq, scales, (ushort_t *)dqkv_ + at.queries, pitch, row, length);
+}

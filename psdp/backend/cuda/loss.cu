@@ -1,0 +1,64 @@
+// Softmax and cross-entropy, a block a row. Shapes: logits (rows, width); ids (rows, 2), of which
+// the first is the target; losses (rows,).
+
+// losses = -log softmax(logits)[target]; logits become scale times their gradient.
+extern "C" __global__ void cross_entropy(act *logits, const int *ids, double scale, real *losses,
+                                         long long width) {
+    logits += blockIdx.x * width;
+    int target = ids[2 * (long long)blockIdx.x];
+    real largest = load(logits);
+    for (long long v = threadIdx.x; v < width; v += blockDim.x) {
+        real x = load(logits + v);
+        largest = x > largest || x != x ? x : largest;
+    }
+    largest = block_max(largest);
+    real sum = 0;
+    for (long long v = threadIdx.x; v < width; v += blockDim.x)
+        sum += exp(load(logits + v) - largest);
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) losses[blockIdx.x] = log(sum) - (load(logits + target) - largest);
+    __syncthreads();
+    real share = real(scale) / sum;
+    for (long long v = threadIdx.x; v < width; v += blockDim.x) {
+        real p = exp(load(logits + v) - largest) * share;
+        store(logits + v, v == target ? p - real(scale) : p);
+    }
+}
+
+// best (rows, 2): the place of the greatest logit, the first of equals.
+extern "C" __global__ void likeliest(const act *logits, int *best, long long width) {
+    __shared__ real values[WARP];
+    __shared__ int places[WARP];
+    logits += blockIdx.x * width;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP,
+        warps = (blockDim.x + WARP - 1) / WARP;
+    int place = threadIdx.x < width ? threadIdx.x : 0;
+    real value = load(logits + place);
+    for (long long v = threadIdx.x; v < width; v += blockDim.x) {
+        real x = load(logits + v);
+        if (x > value) {
+            value = x;
+            place = (int)v;
+        }
+    }
+    for (int stage = 0; stage < 2; stage++) {
+        for (int step = WARP / 2; step; step /= 2) {
+            real other = __shfl_xor_sync(0xffffffffu, value, step);
+            int there = __shfl_xor_sync(0xffffffffu, place, step);
+            if (other > value || (other == value && there < place)) {
+                value = other;
+                place = there;
+            }
+        }
+        if (stage == 0) {
+            if (lane == 0) {
+                values[warp] = value;
+                places[warp] = place;
+            }
+            __syncthreads();
+            value = lane < warps ? values[lane] : values[0];
+            place = lane < warps ? places[lane] : places[0];
+        }
+    }
+    if (threadIdx.x == 0) best[blockIdx.x] = place;
+}

@@ -1,0 +1,67 @@
+// Sums down columns and over whole vectors, in two steps and a fixed order: parts, then their sum.
+
+// parts (chunks, width): the sums of `chunk` rows each of x (rows, width); a thread a column.
+extern "C" __global__ void column_parts(const act *x, real *parts, long long rows, long long width,
+                                        long long chunk) {
+    long long c = (long long)blockIdx.x * blockDim.x + threadIdx.x, first = blockIdx.y * chunk;
+    if (c >= width) return;
+    long long last = first + chunk < rows ? first + chunk : rows;
+    real sum = 0;
+    for (long long r = first; r < last; r++) sum += load(x + r * width + c);
+    parts[blockIdx.y * width + c] = sum;
+}
+
+extern "C" __global__ void column_parts_real(const real *x, real *parts, long long rows,
+                                             long long width, long long chunk) {
+    long long c = (long long)blockIdx.x * blockDim.x + threadIdx.x, first = blockIdx.y * chunk;
+    if (c >= width) return;
+    long long last = first + chunk < rows ? first + chunk : rows;
+    real sum = 0;
+    for (long long r = first; r < last; r++) sum += x[r * width + c];
+    parts[blockIdx.y * width + c] = sum;
+}
+
+// The same for the products x y.
+extern "C" __global__ void column_dot_parts(const act *x, const act *y, real *parts, long long rows,
+                                            long long width, long long chunk) {
+    long long c = (long long)blockIdx.x * blockDim.x + threadIdx.x, first = blockIdx.y * chunk;
+    if (c >= width) return;
+    long long last = first + chunk < rows ? first + chunk : rows;
+    real sum = 0;
+    for (long long r = first; r < last; r++)
+        sum += load(x + r * width + c) * load(y + r * width + c);
+    parts[blockIdx.y * width + c] = sum;
+}
+
+// out (width,) += the sum of the rows of parts (chunks, width).
+extern "C" __global__ void add_parts(const real *parts, real *out, long long chunks,
+                                     long long width) {
+    long long c = thread_number();
+    if (c >= width) return;
+    real sum = 0;
+    for (long long r = 0; r < chunks; r++) sum += parts[r * width + c];
+    out[c] += sum;
+}
+
+// parts (blocks,): sums of squares in float64, so that they overflow only where the vector does.
+extern "C" __global__ void square_parts(const real *x, double *parts, long long size) {
+    double sum = 0;
+    for (long long i = thread_number(); i < size; i += thread_count()) sum += (double)x[i] * x[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+}
+
+// out (1,) = or += scale times the sum of x (size,): one block.
+extern "C" __global__ void total_of_parts(const double *x, double *out, long long size) {
+    double sum = 0;
+    for (long long i = threadIdx.x; i < size; i += blockDim.x) sum += x[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) *out = sum;
+}
+
+extern "C" __global__ void add_total(const real *x, double *out, long long size, double scale) {
+    double sum = 0;
+    for (long long i = threadIdx.x; i < size; i += blockDim.x) sum += (double)x[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) *out += scale * sum;
+}

@@ -1,0 +1,437 @@
+"""The GPU backend: every kernel of a training step as a launch of a CUDA kernel or a product.
+
+It asks a :class:`Device` for memory, launches and products, and never waits for it, so a step is
+queued ahead of the GPU and may be captured whole. Activations between the linear layers of a branch
+may be bfloat16, kept as ``uint16``; parameters, sums and the residual stream are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from psdp.backend.arrays import Array
+from psdp.backend.base import LAYER_NORM_EPS, AdamStep, Backend
+from psdp.backend.cuda import Source
+from psdp.backend.squares import sum_of_squares
+
+BLOCK = 256
+"""Threads of a block of most kernels."""
+
+MOST_BLOCKS = 4096
+"""Of a kernel whose threads go on to further elements: enough to fill any GPU."""
+
+CHUNKS = 256
+"""Parts that a sum down the columns is taken in."""
+
+SORTED_CHUNK = 64
+"""Tokens that a block adds to an embedding's gradient."""
+
+TENSOR_ROWS = 64
+"""Rows of a tile of attention on tensor cores."""
+
+
+class Device(Protocol):
+    """What a GPU does for a backend; all of it in order, and later than it is asked for."""
+
+    xp: Any
+    """The array module."""
+    shared_bytes: int
+    """The most shared memory of a block."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array: ...
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array: ...
+
+    def lock(self, vector: Array) -> None:
+        """Copies of this NumPy vector, which stays until they are done, may be the fastest."""
+
+    def upload(self, host: Array, out: Array) -> None:
+        """Copy a NumPy array; unless it was locked it may change as soon as this returns."""
+
+    def download(self, device: Array, out: Array) -> None:
+        """Copy to a NumPy array; complete on return."""
+
+    def clear(self, out: Array) -> None:
+        """Set a contiguous array to zero."""
+
+    def synchronize(self) -> None: ...
+
+    def launch(
+        self,
+        source: Source,
+        kernel: str,
+        grid: tuple[int, ...],
+        block: int,
+        arguments: tuple[Any, ...],
+        shared: int = 0,
+    ) -> None:
+        """Run a kernel on arrays, ``int`` (long long) and ``float`` (double), with so many bytes of
+        shared memory a block."""
+
+    def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
+        """Write ``a`` (M, K) times ``b`` (K, N) to ``out`` (M, N), or add it; ``a`` and ``b``
+        may be transposed views, and are of one format."""
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Return what does again, at once, all that ``work`` asks for; it is not done now."""
+
+
+class Mask(NamedTuple):
+    """A dropout mask, which kernels draw again wherever they need it: the stream of its layer."""
+
+    stream: int
+    p: float
+
+
+class GpuBackend(Backend):
+    """CUDA kernels in one pair of formats.
+
+    Args:
+        device: does it.
+        dtype: "float32" or "float64".
+        precision: "float32" (that of ``dtype``; "tf32" is the device's business) or "bf16".
+        captures: whether steps are captured and replayed.
+    """
+
+    name = "gpu"
+    tile = 2**27
+    query_block = 2**31
+
+    def __init__(
+        self, device: Device, dtype: str, precision: str = "float32", *, captures: bool = True
+    ) -> None:
+        self.device = device
+        self.xp = device.xp
+        self.kernels = "cuda" if precision == "float32" else f"cuda {precision}"
+        self._half = precision == "bf16"
+        self._captures = captures
+        self._real = dtype
+        super().__init__(dtype)
+        if self._half:
+            self.branch_dtype = np.dtype(np.uint16)
+        self._seed = device.zeros((2,), np.uint32)
+        self._streams = 0
+        self._squares = device.zeros((MOST_BLOCKS,), np.float64)
+        self._square_sum = device.zeros((1,), np.float64)
+        self._steps: dict[Hashable, Callable[[], None] | None] = {}
+
+    # Arrays ---------------------------------------------------------------------------------
+
+    def empty(self, *shape: int, dtype: Any = None) -> Array:
+        return self.device.empty(shape, self.dtype if dtype is None else dtype)
+
+    def zeros(self, *shape: int, dtype: Any = None) -> Array:
+        return self.device.zeros(shape, self.dtype if dtype is None else dtype)
+
+    def to_device(self, host: Array, out: Array) -> None:
+        self.device.upload(np.ascontiguousarray(host, out.dtype), out)
+
+    def travels(self, host: Array) -> None:
+        self.device.lock(host)
+
+    def to_host(self, device: Array, out: Array) -> None:
+        self.device.download(device, out)
+
+    def on_host(self, vector: Array) -> Array:
+        host: Array = np.empty(vector.shape, vector.dtype)
+        self.device.download(vector, host)
+        return host
+
+    def synchronize(self) -> None:
+        self.device.synchronize()
+
+    def clear(self, out: Array) -> None:
+        self.device.clear(out)
+
+    def repeat(self, key: Hashable, step: Callable[[], None]) -> None:
+        """The first time is as it comes, which allocates all scratch memory; the second is
+        captured, and launched like all that follow."""
+        if not self._captures or key not in self._steps:
+            self._steps[key] = None
+            step()
+            return
+        again = self._steps[key]
+        if again is None:
+            again = self._steps[key] = self.device.capture(step)
+        again()
+
+    # Rows named by ids ----------------------------------------------------------------------
+
+    def new_ids(self, count: int) -> Array:
+        return self.zeros(count, 2, dtype=np.int32)
+
+    def load_ids(self, host: Array, out: Array) -> None:
+        pairs = np.empty((host.size, 2), np.int32)
+        pairs[:, 0] = host
+        pairs[:, 1] = np.argsort(host, kind="stable")
+        self.device.upload(pairs, out)
+
+    def embed(
+        self,
+        table: Array,
+        ids: Array,
+        scale: float,
+        positions: Array | None,
+        length: int,
+        out: Array,
+    ) -> None:
+        width = out.shape[1]
+        arguments = (table, ids, scale, positions, out, length, width)
+        self._launch("rows", "embed", (len(ids),), _block_for(width), *arguments)
+
+    def add_rows(self, ids: Array, rows: Array, scale: float, table: Array) -> None:
+        count, width = rows.shape
+        chunks = _ceil(count, SORTED_CHUNK)
+        edges = self.scratch(0, chunks, 2, width)
+        block = _block_for(width)
+        columns, sizes = _ceil(width, block), (count, width, SORTED_CHUNK)
+        arguments = (ids, rows, scale, table, edges, *sizes)
+        self._launch("rows", "add_rows", (chunks, columns), block, *arguments)
+        self._launch("rows", "add_edges", (columns,), block, ids, table, edges, *sizes)
+
+    # Products and sums ----------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        self.device.product(a, b, out, add=False)
+
+    def add_product(self, a: Array, b: Array, out: Array) -> None:
+        self.device.product(a, b, out, add=True)
+
+    def add_bias(self, bias: Array, y: Array) -> None:
+        self._each("elementwise", f"add_bias_{self._kind(y)}", y.size, bias, y, y.size, y.shape[1])
+
+    def add_column_sums(self, x: Array, out: Array) -> None:
+        kernel = "column_parts" if self._kind(x) == "act" else "column_parts_real"
+        self._sum_columns(kernel, (x,), x.shape, out)
+
+    def _sum_columns(
+        self, kernel: str, factors: tuple[Array, ...], shape: tuple[int, ...], out: Array
+    ) -> None:
+        rows, width = shape
+        chunk = _ceil(rows, CHUNKS)
+        chunks = _ceil(rows, chunk)
+        parts = self.scratch(0, chunks, width)
+        block = _block_for(width)
+        grid = (_ceil(width, block), chunks)
+        self._launch("sums", kernel, grid, block, *factors, parts, rows, width, chunk)
+        self._launch("sums", "add_parts", (_ceil(width, block),), block, parts, out, chunks, width)
+
+    def add_total(self, x: Array, scale: float, out: Array) -> None:
+        self._launch("sums", "add_total", (1,), 1024, x, out, x.size, scale)
+
+    def sum_of_squares(self, vector: Array) -> float:
+        blocks = min(MOST_BLOCKS, _ceil(vector.size, BLOCK))
+        size = vector.size
+        self._launch("sums", "square_parts", (blocks,), BLOCK, vector, self._squares, size)
+        arguments = (self._squares, self._square_sum, blocks)
+        self._launch("sums", "total_of_parts", (1,), 1024, *arguments)
+        total = float(self.on_host(self._square_sum)[0])
+        if math.isfinite(total):
+            return total
+        # NaN, Inf, or squares beyond float64, which are told apart at leisure.
+        return sum_of_squares(self.on_host(vector))
+
+    def new_factors(self, weights: Array) -> Array:
+        return self.zeros(weights.size, dtype=self.branch_dtype) if self._half else weights
+
+    def as_factor(self, x: Array, out: Array) -> Array:
+        if self._kind(x) == "act":
+            return x
+        self._each("elementwise", "round_to_act", x.size, x, out, x.size)
+        return out
+
+    # Activations ----------------------------------------------------------------------------
+
+    def gelu(self, x: Array, y: Array) -> None:
+        self._each("elementwise", "gelu", x.size, x, y, x.size)
+
+    def gelu_backward(self, x: Array, dy: Array) -> None:
+        self._each("elementwise", "gelu_backward", x.size, x, dy, x.size)
+
+    def relu(self, x: Array, y: Array) -> None:
+        self._each("elementwise", "relu", x.size, x, y, x.size)
+
+    def relu_backward(self, x: Array, dy: Array) -> None:
+        self._each("elementwise", "relu_backward", x.size, x, dy, x.size)
+
+    # Layer norm -----------------------------------------------------------------------------
+
+    def layer_norm(
+        self, x: Array, gain: Array, bias: Array | None, normal: Array, rstd: Array, y: Array
+    ) -> None:
+        arguments = (x, gain, bias, normal, rstd, y, *x.shape, LAYER_NORM_EPS)
+        self._launch("layernorm", "layer_norm", _warps(x.shape[0]), BLOCK, *arguments)
+
+    def layer_norm_backward(
+        self,
+        dy: Array,
+        gain: Array,
+        normal: Array,
+        rstd: Array,
+        dx: Array,
+        dgain: Array,
+        dbias: Array | None,
+    ) -> None:
+        if dbias is not None:
+            self.add_column_sums(dy, dbias)
+        self._sum_columns("column_dot_parts", (dy, normal), dy.shape, dgain)
+        arguments = (dy, gain, normal, rstd, dx, *dy.shape)
+        self._launch("layernorm", "layer_norm_backward", _warps(dy.shape[0]), BLOCK, *arguments)
+
+    # Softmax --------------------------------------------------------------------------------
+
+    def cross_entropy(self, logits: Array, targets: Array, scale: float, losses: Array) -> None:
+        rows, width = logits.shape
+        arguments = (logits, targets, scale, losses, width)
+        self._launch("loss", "cross_entropy", (rows,), _block_for(width), *arguments)
+
+    def likeliest(self, logits: Array, best: Array) -> None:
+        rows, width = logits.shape
+        self._launch("loss", "likeliest", (rows,), _block_for(width), logits, best, width)
+
+    # Attention ------------------------------------------------------------------------------
+
+    def attention(
+        self,
+        qkv: Array,
+        batch: int,
+        heads: int,
+        mask: Any,
+        out: Array,
+        log_sums: Array,
+    ) -> None:
+        how = _AttentionPlan(self, qkv, batch, heads)
+        arguments = (qkv, out, log_sums, *self._drawn(mask), how.length, heads, how.scale)
+        how.launch("attention", *arguments)
+
+    def attention_backward(
+        self,
+        qkv: Array,
+        batch: int,
+        heads: int,
+        mask: Any,
+        out: Array,
+        log_sums: Array,
+        dout: Array,
+        dqkv: Array,
+    ) -> None:
+        how = _AttentionPlan(self, qkv, batch, heads)
+        count = len(qkv) * heads
+        deltas = self.scratch(0, count)
+        arguments: tuple[Any, ...] = (out, dout, deltas, how.length, heads, count)
+        self.device.launch(how.source, "attention_deltas", _warps(count), BLOCK, arguments)
+        drawn = self._drawn(mask)
+        arguments = (qkv, dout, log_sums, deltas, dqkv, *drawn, how.length, heads, how.scale)
+        how.launch("attention_backward_keys", *arguments)
+        how.launch("attention_backward_queries", *arguments)
+
+    def rotate(self, qkv: Array, batch: int, heads: int, cos: Array, sin: Array, sign: int) -> None:
+        rows, head = qkv.shape[0], qkv.shape[1] // (3 * heads)
+        size = rows * heads * (head // 2)
+        arguments = (qkv, cos, sin, rows // batch, heads, head, float(sign), size)
+        self._each("elementwise", "rotate", size, *arguments)
+
+    # Optimizer ------------------------------------------------------------------------------
+
+    def mean(self, vectors: list[Array], shares: list[float], out: Array) -> None:
+        assert all(vector is not out for vector in vectors[1:]), "it is written before it is read"
+        for index, (vector, share) in enumerate(zip(vectors, shares, strict=True)):
+            self._each("adam", "add_share", out.size, vector, share, out, out.size, int(index == 0))
+
+    def adam(self, w: Array, g: Array, mean: Array, mean_sq: Array, step: AdamStep) -> None:
+        scalars = (step.scale, step.beta1, step.beta2, step.step_size, step.eps, step.shrink)
+        arguments = (w, g, mean, mean_sq, *map(float, scalars), w.size)
+        self._each("adam", "adam", w.size, *arguments)
+
+    # Dropout --------------------------------------------------------------------------------
+
+    def seed(self, rng: np.random.Generator) -> None:
+        self.device.upload(rng.integers(2**32, size=2, dtype=np.uint32), self._seed)
+
+    def new_mask(self, size: int) -> int:
+        self._streams += 1
+        return self._streams
+
+    def draw_mask(self, rng: np.random.Generator, p: float, room: int, size: int) -> Mask:
+        return Mask(room, p)
+
+    def drop(self, x: Array, mask: Mask, out: Array) -> None:
+        assert self._kind(x) == "real" or not self._half
+        kernel = "drop_to_act" if self._kind(out) == "act" else "drop_real"
+        self._each("elementwise", kernel, x.size, x, *self._drawn(mask), out, x.size)
+
+    def add_dropped(self, x: Array, mask: Mask, out: Array) -> None:
+        self._each("elementwise", "add_dropped", x.size, x, *self._drawn(mask), out, x.size)
+
+    def _drawn(self, mask: Mask | None) -> tuple[Array, int, float]:
+        return (self._seed, 0, 0.0) if mask is None else (self._seed, mask.stream, mask.p)
+
+    # Launches -------------------------------------------------------------------------------
+
+    def source(self, file: str, head: int = 0, tile: int = 0) -> Source:
+        """Return a file of kernels in this backend's formats."""
+        act = "bf16" if self._half else self._real
+        return Source(f"{file}.cu", self._real, act, head, tile)
+
+    def _kind(self, array: Array) -> str:
+        """Return how kernels tell a format: "act", of branches, or "real". Where both are one, all
+        is "act" but what the kernel's name says."""
+        return "act" if array.dtype == self.branch_dtype else "real"
+
+    def _launch(
+        self, file: str, kernel: str, grid: tuple[int, ...], block: int, *arguments: Any
+    ) -> None:
+        self.device.launch(self.source(file), kernel, grid, block, arguments)
+
+    def _each(self, file: str, kernel: str, size: int, *arguments: Any) -> None:
+        """Run a kernel whose threads go through so many elements."""
+        blocks = max(1, min(MOST_BLOCKS, _ceil(size, BLOCK)))
+        self._launch(file, kernel, (blocks,), BLOCK, *arguments)
+
+
+class _AttentionPlan:
+    """Which kernels attend to heads of this size, and in what tiles."""
+
+    def __init__(self, backend: GpuBackend, qkv: Array, batch: int, heads: int) -> None:
+        self._device = backend.device
+        self.length, head = len(qkv) // batch, qkv.shape[1] // (3 * heads)
+        self.scale = head**-0.5
+        self._pairs = batch * heads
+        if qkv.dtype == np.uint16 and head % 16 == 0 and head <= 128:
+            walk = 32 if head > 64 else 64
+            self._tile, self._threads = TENSOR_ROWS, 128
+            # Two tiles as they are, and two turned; see attention_mma.cu.
+            self._shared = 2 * (2 * walk * (head + 8) + 2 * head * (walk + 8))
+            self.source = backend.source("attention_mma", head)
+            return
+        size = 8 if backend.dtype == np.float64 else 4
+        for tile in (32, 16, 8, 4):
+            self._tile, self._threads = tile, 8 * tile
+            self._shared = size * (4 * tile * (head + 1) + 2 * tile * (tile + 1))
+            if self._shared <= self._device.shared_bytes:
+                break
+        else:
+            raise AssertionError(f"a head of {head} fits into no block of this GPU")
+        self.source = backend.source("attention", head, tile)
+
+    def launch(self, kernel: str, *arguments: Any) -> None:
+        grid = (self._pairs, _ceil(self.length, self._tile))
+        self._device.launch(self.source, kernel, grid, self._threads, arguments, self._shared)
+
+
+def _ceil(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+def _warps(rows: int) -> tuple[int]:
+    """Return a grid of blocks with a warp for each row."""
+    return (_ceil(rows, BLOCK // 32),)
+
+
+def _block_for(width: int) -> int:
+    """Return the threads that share a row: whole warps, few where it is short."""
+    return min(1024, max(32, 1 << max(0, (width - 1).bit_length() - 2)))

@@ -1,0 +1,44 @@
+"""The size of a gradient, and whether it is finite."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from psdp.backend.arrays import Array
+
+# One dot product. Below the 10 000 elements from which OpenBLAS splits it over threads, so that
+# the sum has the same bits for every number of threads.
+_ROW = 8 * 1024
+
+# Stands for a finite sum beyond float64, and leaves room to add up a million shards of it.
+_LARGEST = 2.0**1000
+
+
+def sum_of_squares(vector: Array) -> float:
+    """Return the sum of the squares of ``vector`` (P,); NaN or Inf only if it holds NaN or Inf.
+
+    Rows are summed in the vector's own precision and added in float64, so a float32 vector of any
+    length comes out to ~1e-6. If a row overflows, all is summed again with care; what is beyond
+    float64 even so (elements around 1e150) counts as 2^1000.
+    """
+    whole = vector.size - vector.size % _ROW
+    rows, rest = vector[:whole].reshape(-1, _ROW), vector[whole:]
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(np.vecdot(rows, rows).sum(dtype=np.float64)) + float(np.dot(rest, rest))
+    return min(total, _LARGEST) if math.isfinite(total) else _sum_of_large_squares(vector)
+
+
+def _sum_of_large_squares(vector: Array) -> float:
+    total = 0.0
+    for start in range(0, vector.size, _ROW):
+        part = vector[start : start + _ROW]
+        largest = float(np.abs(part).max())
+        if not math.isfinite(largest):
+            return largest
+        if largest > 0:
+            scaled = part / np.float64(largest)
+            norm = math.sqrt(np.dot(scaled, scaled)) * largest
+            total += norm * norm if norm < math.sqrt(_LARGEST) else _LARGEST
+    return min(total, _LARGEST)

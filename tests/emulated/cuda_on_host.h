@@ -1,0 +1,191 @@
+// Enough of CUDA to run kernels on a CPU, one block after another, exactly and slowly.
+//
+// The threads of a block are fibers on one thread of the host. They change over only where threads
+// wait for one another: at a barrier of the block or of a warp. A kernel that forgets a barrier
+// reads what has not been written yet, since a fiber runs on until it must wait; memory that a
+// block did not write is filled with NaN. So missing barriers, reads beyond what was copied, and
+// results that depend on luck show as wrong results.
+
+#include <cassert>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __shared__ static
+#define __launch_bounds__(threads)
+#define SHARED(type, name) type *name = (type *)host::dynamic_shared
+
+using std::exp;
+using std::log;
+using std::sqrt;
+
+struct dim3 {
+    unsigned x, y, z;
+};
+
+static dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace host {
+
+const int STACK = 1 << 17, LANES = 32, LARGEST_SHARED = 232448;
+
+alignas(16) static unsigned char dynamic_shared[LARGEST_SHARED];
+
+struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack;
+    unsigned number;
+    bool done;
+    long waits; // barriers passed or waited for
+};
+
+static std::vector<Fiber> fibers;
+static ucontext_t scheduler;
+static Fiber *current;
+static std::function<void()> work;
+
+static void begin() {
+    work();
+    current->done = true;
+    swapcontext(&current->context, &scheduler);
+}
+
+static void change() { swapcontext(&current->context, &scheduler); }
+
+// Wait until all fibers of [first, last) that are not done have come to this barrier. Barriers of a
+// warp and of the block are counted alike, as all threads meet the same ones in the same order.
+static void wait(unsigned first, unsigned last) {
+    long own = ++current->waits;
+    for (;;) {
+        bool all = true;
+        for (unsigned i = first; i < last; i++) all &= fibers[i].done || fibers[i].waits >= own;
+        if (all) return;
+        change();
+    }
+}
+
+static unsigned first_of_warp() { return current->number / LANES * LANES; }
+
+static void wait_for_warp() {
+    unsigned first = first_of_warp(), last = first + LANES;
+    wait(first, last < fibers.size() ? last : fibers.size());
+}
+
+// What each lane hands to the others; two halves in turn, so that one barrier an exchange is
+// enough.
+struct Hand {
+    alignas(8) unsigned char bytes[48];
+};
+static std::vector<Hand> hands[2];
+
+template <typename T> static const T &hand_of(int half, unsigned thread) {
+    return *(const T *)hands[half][thread].bytes;
+}
+
+template <typename T> static int hand_out(const T &value) {
+    static_assert(sizeof(T) <= sizeof(Hand), "a hand is too small");
+    int half = (current->waits + 1) & 1;
+    std::memcpy(hands[half][current->number].bytes, &value, sizeof(T));
+    wait_for_warp();
+    return half;
+}
+
+static void run_block(unsigned threads) {
+    fibers.resize(threads);
+    for (auto &half : hands) half.assign((threads + LANES - 1) / LANES * LANES, Hand());
+    // Static shared memory cannot be filled from here; what a launch gives is.
+    std::memset(dynamic_shared, 0xff, sizeof dynamic_shared);
+    for (unsigned i = 0; i < threads; i++) {
+        Fiber &fiber = fibers[i];
+        fiber.stack.resize(STACK);
+        fiber.number = i;
+        fiber.done = false;
+        fiber.waits = 0;
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data();
+        fiber.context.uc_stack.ss_size = STACK;
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, begin, 0);
+    }
+    for (bool left = true; left;) {
+        left = false;
+        // Last first: what holds only where thread 0 comes first is wrong.
+        for (unsigned i = threads; i-- > 0;) {
+            if (fibers[i].done) continue;
+            left = true;
+            current = &fibers[i];
+            threadIdx = {i, 0, 0};
+            swapcontext(&scheduler, &current->context);
+        }
+    }
+}
+
+struct Launch {
+    unsigned grid[3], block, shared;
+};
+
+template <typename... P, std::size_t... I>
+static void run(void (*kernel)(P...), const Launch &launch, void **arguments,
+                std::index_sequence<I...>) {
+    gridDim = {launch.grid[0], launch.grid[1], launch.grid[2]};
+    blockDim = {launch.block, 1, 1};
+    if (launch.shared > LARGEST_SHARED || launch.block > 1024) std::abort();
+    work = [&] { kernel(*(P *)arguments[I]...); };
+    for (unsigned z = 0; z < gridDim.z; z++)
+        for (unsigned y = 0; y < gridDim.y; y++)
+            for (unsigned x = 0; x < gridDim.x; x++) {
+                blockIdx = {x, y, z};
+                run_block(launch.block);
+            }
+}
+
+template <typename... P>
+static void run(void (*kernel)(P...), const Launch &launch, void **arguments) {
+    run(kernel, launch, arguments, std::index_sequence_for<P...>());
+}
+
+} // namespace host
+
+static inline void __syncthreads() { host::wait(0, host::fibers.size()); }
+static inline void __syncwarp() { host::wait_for_warp(); }
+
+template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int mask) {
+    unsigned own = host::current->number;
+    int half = host::hand_out(value);
+    return host::hand_of<T>(half, own / host::LANES * host::LANES + ((own ^ mask) % host::LANES));
+}
+
+// The tensor core's product of 16 x 16 by 16 x 8 bfloat16, with the layout of its PTX instruction.
+#define MMA_IS_DEFINED
+struct Factors {
+    unsigned a[4], b[2];
+};
+
+static inline float low_or_high(unsigned two, int which) {
+    unsigned bits = which ? two & 0xffff0000u : two << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+static inline void multiply_add(float *sums, const unsigned *a, unsigned b0, unsigned b1) {
+    Factors own = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+    unsigned lane = host::current->number % 32, first = host::first_of_warp();
+    int half = host::hand_out(own);
+    for (int i = 0; i < 4; i++) {
+        int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        for (int k = 0; k < 16; k++) {
+            const Factors &left = host::hand_of<Factors>(half, first + row % 8 * 4 + k % 8 / 2);
+            const Factors &right = host::hand_of<Factors>(half, first + column * 4 + k % 8 / 2);
+            sums[i] += low_or_high(left.a[row / 8 + k / 8 * 2], k % 2) *
+                       low_or_high(right.b[k / 8], k % 2);
+        }
+    }
+}

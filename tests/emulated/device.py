@@ -1,0 +1,174 @@
+"""A GPU that is none: psdp's CUDA kernels compiled for this CPU, on NumPy arrays.
+
+It shows what the kernels compute and that they wait where they must; how fast they are it cannot.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psdp.backend.cuda import Source
+from psdp.params import Array
+
+HEADER = Path(__file__).with_name("cuda_on_host.h")
+SHARED_BYTES = 232448
+"""Of a block, as on an H100."""
+
+_KERNEL = re.compile(r"__global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\(")
+
+
+@cache
+def compiled(source: Source, folder: Path) -> ctypes.CDLL:
+    """Return a library with a function run_NAME for every kernel of a source."""
+    text = source.text()
+    launches = "\n".join(
+        f'extern "C" void run_{name}(const host::Launch *launch, void **arguments) '
+        f"{{ host::run({name}, *launch, arguments); }}"
+        for name in _KERNEL.findall(text)
+    )
+    whole = f'#include "{HEADER}"\n{text}\n{launches}\n'
+    digest = hashlib.sha256((whole + HEADER.read_text() + repr(source)).encode()).hexdigest()[:16]
+    library = folder / f"{source.file}.{digest}.so"
+    if not library.exists():
+        begun = folder / f"{digest}.{os.getpid()}"
+        begun.with_suffix(".cpp").write_text(whole)
+        options = ["-std=c++17", "-O1", "-fPIC", "-shared", "-w", *source.definitions()]
+        made = str(begun.with_suffix(".so"))
+        subprocess.run(
+            ["c++", *options, "-o", made, str(begun.with_suffix(".cpp"))], check=True, timeout=100
+        )
+        os.replace(made, library)
+    return ctypes.CDLL(str(library))
+
+
+class Launch(ctypes.Structure):
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint),
+        ("shared", ctypes.c_uint),
+    )
+
+
+class EmulatedDevice:
+    """What a GPU backend asks of a device, done by this CPU at once.
+
+    Attributes:
+        launches: names of the kernels that ran, in order.
+    """
+
+    xp = np
+    shared_bytes = SHARED_BYTES
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.launches: list[str] = []
+        self._recording: list[Callable[[], None]] | None = None
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        # What nobody wrote must not look like a result.
+        array = np.empty(shape, dtype)
+        array.reshape(-1).view(np.uint8)[...] = 0xFF
+        return array
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.zeros(shape, dtype)
+
+    def lock(self, vector: Array) -> None:
+        pass
+
+    def upload(self, host: Array, out: Array) -> None:
+        np.copyto(out, host)
+
+    def download(self, device: Array, out: Array) -> None:
+        np.copyto(out, device)
+
+    def clear(self, out: Array) -> None:
+        assert out.flags.c_contiguous, "cleared at once"
+        self._do(lambda: out.fill(0))
+
+    def synchronize(self) -> None:
+        pass
+
+    def launch(
+        self,
+        source: Source,
+        kernel: str,
+        grid: tuple[int, ...],
+        block: int,
+        arguments: tuple[Any, ...],
+        shared: int = 0,
+    ) -> None:
+        function = getattr(compiled(source, self._folder), f"run_{kernel}")
+        values = [_c_value(argument) for argument in arguments]
+        pointers = (ctypes.c_void_p * len(values))(
+            *[ctypes.cast(ctypes.pointer(value), ctypes.c_void_p) for value in values]
+        )
+        where = Launch((ctypes.c_uint * 3)(*grid, *[1] * (3 - len(grid))), block, shared)
+
+        def run() -> None:
+            function(ctypes.byref(where), pointers)
+
+        self._do(run)
+        self.launches.append(kernel)
+        del arguments
+
+    def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
+        def run() -> None:
+            product = np.matmul(_wide(a), _wide(b))
+            if add:
+                product = product + _wide(out)
+            out[...] = _narrow(product, out.dtype)
+
+        self._do(run)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Return what does again what ``work`` asks for, which is not done now."""
+        self._recording = recorded = []
+        try:
+            work()
+        finally:
+            self._recording = None
+        return lambda: [step() for step in recorded] and None
+
+    def _do(self, step: Callable[[], None]) -> None:
+        if self._recording is None:
+            step()
+        else:
+            self._recording.append(step)
+
+
+def _c_value(argument: Any) -> Any:
+    match argument:
+        case None:
+            return ctypes.c_void_p(0)
+        case np.ndarray():
+            return ctypes.c_void_p(argument.ctypes.data)
+        case int():
+            return ctypes.c_longlong(argument)
+        case float():
+            return ctypes.c_double(argument)
+    raise TypeError(f"a kernel takes arrays, int and float, got {argument!r}")
+
+
+def _wide(array: Array) -> Array:
+    """Return a factor in float32, or as it is where it is not bfloat16."""
+    if array.dtype != np.uint16:
+        return array
+    return (array.astype(np.uint32) << 16).view(np.float32)
+
+
+def _narrow(array: Array, dtype: Any) -> Array:
+    if dtype != np.uint16:
+        return array
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)

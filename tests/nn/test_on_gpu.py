@@ -1,0 +1,153 @@
+"""The Transformer on a GPU backend computes what it computes on a CPU; the GPU is emulated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from emulated.device import EmulatedDevice
+from models import TINY, VOCAB, Built, build
+
+from psdp.backend.gpu_backend import GpuBackend
+from psdp.config import ModelConfig
+from psdp.nn.decoder import Decoder
+from psdp.nn.transformer import Transformer
+from psdp.params import Array
+
+WIDE = replace(TINY, n_embd=32)  # heads that tensor cores take
+
+
+def twin(built: Built, backend: GpuBackend) -> tuple[Transformer, Array]:
+    """Return the same model on a GPU, and its gradient."""
+    weights, gradient = backend.zeros(built.table.size), backend.zeros(built.table.size)
+    backend.to_device(built.weights, weights)
+    batch = built.tokens.shape[0]
+    model = Transformer(built.config, built.model.vocab_size, batch, backend, weights, gradient)
+    return model, gradient
+
+
+def gpu(folder: Path, dtype: str, precision: str = "float32") -> GpuBackend:
+    return GpuBackend(EmulatedDevice(folder), dtype, precision)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"position": "rotary", "bias": False},
+        {"position": "sinusoidal", "activation": "relu"},
+        {"n_layer": 1, "n_head": 1, "n_embd": 6, "block_size": 1},
+    ],
+    ids=str,
+)
+def test_loss_and_gradient_are_those_of_the_cpu(
+    kernel_folder: Path, changes: dict[str, Any]
+) -> None:
+    built = build(dtype="float64", **changes)
+    model, gradient = twin(built, gpu(kernel_folder, "float64"))
+    loss = built.step(built.tokens, built.targets, scale=0.5)
+    # As it comes, captured, and done again.
+    for step in range(1, 4):
+        model.forward_backward(built.tokens, built.targets, scale=0.5)
+        assert model.total_loss() == pytest.approx(step * loss, rel=1e-13)
+        np.testing.assert_allclose(gradient, step * built.gradient, rtol=1e-9, atol=1e-12)
+    losses, right = built.model.evaluate(built.tokens, built.targets)
+    gpu_losses, gpu_right = model.evaluate(built.tokens, built.targets)
+    np.testing.assert_allclose(gpu_losses, losses, rtol=1e-12)
+    assert np.array_equal(gpu_right, right)
+    np.testing.assert_allclose(
+        model.logits(built.tokens), built.model.logits(built.tokens), rtol=1e-10, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "loss_limit", "limit"), [("float32", 1e-5, 1e-3), ("bf16", 0.01, 0.03)]
+)
+def test_float32_and_bfloat16_are_close_to_float64(
+    kernel_folder: Path, precision: str, loss_limit: float, limit: float
+) -> None:
+    built = build(WIDE, dtype="float64")
+    model, gradient = twin(built, gpu(kernel_folder, "float32", precision))
+    loss = built.step(built.tokens, built.targets)
+    model.forward_backward(built.tokens, built.targets)
+    assert abs(model.total_loss() - loss) < loss_limit
+    assert np.linalg.norm(gradient - built.gradient) < limit * np.linalg.norm(built.gradient)
+
+
+def test_a_captured_step_reads_new_tokens_weights_and_masks(kernel_folder: Path) -> None:
+    built = build(dtype="float64", dropout=0.3)
+    backend = gpu(kernel_folder, "float64")
+    model, gradient = twin(built, backend)
+    fresh, fresh_gradient = twin(built, gpu(kernel_folder, "float64"))
+    for step in range(4):
+        tokens = np.random.default_rng(step).integers(0, VOCAB, built.tokens.shape)
+        for either, vector in ((model, gradient), (fresh, fresh_gradient)):
+            vector[...] = 0
+            either.loss[...] = 0
+            either.forward_backward(tokens, built.targets, rng=np.random.default_rng([7, step]))
+            either._weights *= 0.9
+        fresh.backend._steps.clear()  # type: ignore[attr-defined]
+        assert model.total_loss() == fresh.total_loss()
+        assert np.array_equal(gradient, fresh_gradient)
+    kernels = backend.device.launches  # type: ignore[attr-defined]
+    steps = kernels.count("embed")
+    assert steps == 2, "the first step, and the captured one"
+
+
+def test_dropout_gradients_match_the_masks_of_the_forward_pass(kernel_folder: Path) -> None:
+    built = build(dtype="float64", dropout=0.4, position="rotary", length=6)
+    model, gradient = twin(built, gpu(kernel_folder, "float64"))
+
+    def loss() -> float:
+        model.loss[...] = 0
+        model.forward_backward(built.tokens, built.targets, rng=np.random.default_rng(3))
+        return model.total_loss()
+
+    loss()
+    slope, index_of_largest = gradient.copy(), int(np.abs(gradient).argmax())
+    for index in (index_of_largest, *np.random.default_rng(0).integers(0, gradient.size, 12)):
+        kept = model._weights[index]
+        model._weights[index] = kept + 1e-5
+        above = loss()
+        model._weights[index] = kept - 1e-5
+        below = loss()
+        model._weights[index] = kept
+        assert (above - below) / 2e-5 == pytest.approx(slope[index], rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_nan_in_the_weights_shows_in_the_gradient(kernel_folder: Path, precision: str) -> None:
+    built = build(WIDE, dtype="float32")
+    backend = gpu(kernel_folder, "float32", precision)
+    model, gradient = twin(built, backend)
+    model._weights[3] = math.nan
+    model.forward_backward(built.tokens, built.targets)
+    assert not math.isfinite(backend.sum_of_squares(gradient))
+
+
+def test_sum_of_squares_is_exact_or_says_that_it_is_not_finite(kernel_folder: Path) -> None:
+    backend = gpu(kernel_folder, "float32")
+    vector = np.full(1_000_001, 0.1, np.float32)
+    exact = vector.size * float(vector[0]) ** 2
+    assert backend.sum_of_squares(vector) == pytest.approx(exact, rel=1e-12)
+    vector[77] = 3e38
+    assert backend.sum_of_squares(vector) == pytest.approx(float(vector[77]) ** 2)
+    for poison in (math.nan, math.inf):
+        vector[-1] = poison
+        assert not math.isfinite(backend.sum_of_squares(vector))
+    wide = gpu(kernel_folder, "float64")
+    assert wide.sum_of_squares(np.full(3, 1e200)) == 2.0**1000
+
+
+def test_the_decoder_continues_on_a_gpu(kernel_folder: Path) -> None:
+    config = ModelConfig(n_layer=2, n_head=2, n_embd=12, block_size=8, position="rotary")
+    built = build(config, dtype="float64", batch=1)
+    backend = gpu(kernel_folder, "float64")
+    on_gpu = Decoder(config, VOCAB, backend, built.weights)
+    on_cpu = Decoder(config, VOCAB, built.model.backend, built.weights)
+    for tokens in (built.tokens[0, :3], built.tokens[0, 3:4], built.tokens[0, 4:8]):
+        np.testing.assert_allclose(on_gpu.feed(tokens), on_cpu.feed(tokens), rtol=1e-10)
