@@ -39,8 +39,13 @@ class Device(Protocol):
 
     xp: Any
     """The array module."""
+    name: str
+    """Which device it is, among those of this host."""
     shared_bytes: int
     """The most shared memory of a block."""
+
+    def memory(self) -> tuple[int, int]:
+        """Return the free bytes and all bytes."""
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array: ...
 
@@ -107,6 +112,7 @@ class GpuBackend(Backend):
         self.device = device
         self.xp = device.xp
         self.kernels = "cuda" if precision == "float32" else f"cuda {precision}"
+        self.precision = precision
         self._half = precision == "bf16"
         self._captures = captures
         self._real = dtype

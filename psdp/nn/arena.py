@@ -6,6 +6,7 @@ All of it is allocated here, once; a training step allocates nothing of the size
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 from psdp.backend import Backend
@@ -64,10 +65,12 @@ class Arena:
         backend: where the buffers live.
         rows: the largest N.
         training: whether activations must outlive the layer that wrote them.
+        bytes: of the buffers, by name.
     """
 
     def __init__(self, backend: Backend, rows: int, *, training: bool) -> None:
         self.backend, self.rows, self.training = backend, rows, training
+        self.bytes: Counter[str] = Counter()
         self._shared: dict[str, Array] = {}
 
     def kept(self, name: str, *shape: int, dtype: Any = None) -> Array:
@@ -78,7 +81,7 @@ class Arena:
         """
         if not self.training:
             return self.scratch(name, *shape, dtype=dtype)
-        return self.backend.zeros(*shape, dtype=dtype or self.backend.branch_dtype)
+        return self._new(name, shape, dtype)
 
     def scratch(self, name: str, *shape: int, dtype: Any = None) -> Array:
         """Return a buffer shared by all who ask for ``name``, of ``branch_dtype`` unless told; the
@@ -86,7 +89,11 @@ class Arena:
         size = math.prod(shape)
         buffer = self._shared.get(name)
         if buffer is None or buffer.size < size:
-            buffer = self._shared[name] = self.backend.zeros(
-                size, dtype=dtype or self.backend.branch_dtype
-            )
+            self.bytes[name] = 0
+            buffer = self._shared[name] = self._new(name, (size,), dtype)
         return buffer[:size].reshape(shape)
+
+    def _new(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        buffer = self.backend.zeros(*shape, dtype=dtype or self.backend.branch_dtype)
+        self.bytes[name] += buffer.nbytes
+        return buffer

@@ -84,7 +84,8 @@ class Transformer:
         table = parameter_table(config, vocab_size)
         self.factors = backend.new_factors(weights)
         parameters = Parameters(table, weights, gradient, self.factors)
-        arena = Arena(backend, batch_size * config.block_size, training=gradient is not None)
+        rows = batch_size * config.block_size
+        self.arena = arena = Arena(backend, rows, training=gradient is not None)
         rotary = None
         if config.position == "rotary":
             rotary = Rotary(config.block_size, config.n_embd // config.n_head, backend)
@@ -100,7 +101,7 @@ class Transformer:
         self.head = TiedHead(parameters.under("embedding").factor("tokens"), arena)
         self.parameters = parameters
         # The gradient flows back through the memory that the residual stream came up in.
-        self.stream = backend.zeros(arena.rows, config.n_embd)
+        self.stream = arena.kept("residual stream", rows, config.n_embd, dtype=backend.dtype)
         self.normed = arena.kept("normed", arena.rows, config.n_embd)
         if arena.training:
             self.dnormed = arena.scratch("dbranch", arena.rows, config.n_embd)

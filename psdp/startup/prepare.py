@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from psdp.backend import make_backend
+from psdp.backend import Backend, make_backend
 from psdp.checkpoint import CheckpointStore, Manifest, read_shard
 from psdp.config import Config
 from psdp.data.batches import Batches, Validation
@@ -21,6 +21,7 @@ from psdp.replica import Replica
 from psdp.runfolder import RunFolder
 from psdp.shard import Shard, Snapshot
 from psdp.startup.agree import same_corpus, same_settings, together
+from psdp.startup.device import check_room, needs_of
 from psdp.startup.folder import config_record, open_folder
 from psdp.startup.resume import check_replayable, check_resumable, settle
 from psdp.startup.share import Links, links, make_memory, mutual, open_windows
@@ -115,7 +116,24 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
 
     snapshot, _ = together(world, resuming)
 
+    def opening_device() -> tuple[Backend | None, dict[str, Any]]:
+        if rank in job.servers:
+            return None, {}
+        run = config.run
+        backend = make_backend(
+            run.device,
+            run.dtype,
+            local_rank,
+            kernels=run.kernels,
+            precision=run.precision,
+            threads=threads,
+        )
+        return backend, {"gpu": needs_of(backend, job, corpus.vocab_size)}
+
+    backend, devices = together(world, opening_device)
+
     def allocating() -> tuple[tuple[Shard | Replica, Memory | None], dict[str, Any]]:
+        check_room([fact.get("gpu") for fact in devices], [host["host"] for host in hosts], rank)
         memory = make_memory(job, rank)
         zeros = np.zeros if memory is None else memory.zeros
         own: Shard | Replica
@@ -123,15 +141,7 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
             own = Shard.initial(job, rank, zeros, threads=threads)
             offered = own.weights.values
         else:
-            run = config.run
-            backend = make_backend(
-                run.device,
-                run.dtype,
-                local_rank,
-                kernels=run.kernels,
-                precision=run.precision,
-                threads=threads,
-            )
+            assert backend is not None
             own = Replica(job, corpus.vocab_size, backend, zeros)
             offered = own.gradient
         card = None if memory is None else memory.card(offered)

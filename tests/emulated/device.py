@@ -40,7 +40,7 @@ def compiled(source: Source, folder: Path) -> ctypes.CDLL:
     digest = hashlib.sha256((whole + HEADER.read_text() + repr(source)).encode()).hexdigest()[:16]
     library = folder / f"{source.file}.{digest}.so"
     if not library.exists():
-        begun = folder / f"{digest}.{os.getpid()}"
+        begun = folder / f"{digest}-{os.getpid()}"
         begun.with_suffix(".cpp").write_text(whole)
         options = ["-std=c++17", "-O1", "-fPIC", "-shared", "-w", *source.definitions()]
         made = str(begun.with_suffix(".so"))
@@ -69,8 +69,9 @@ class EmulatedDevice:
     xp = np
     shared_bytes = SHARED_BYTES
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, free: int = 2**40) -> None:
+        self.name = "emulated GPU"
+        self._folder, self._free = folder, free
         self.launches: list[str] = []
         self._recording: list[Callable[[], None]] | None = None
 
@@ -82,6 +83,9 @@ class EmulatedDevice:
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return np.zeros(shape, dtype)
+
+    def memory(self) -> tuple[int, int]:
+        return self._free, 2**40
 
     def lock(self, vector: Array) -> None:
         pass

@@ -1,0 +1,42 @@
+"""How much of a GPU's memory a model takes to train, found by building it without one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+
+from psdp.backend.gpu_backend import GpuBackend
+from psdp.backend.ledger import Ledger
+from psdp.config import ModelConfig
+from psdp.nn.transformer import Transformer, parameter_table
+
+LIBRARIES = 64 * 2**20
+"""Bytes that cuBLAS takes for itself."""
+
+
+def training_memory(
+    config: ModelConfig, vocab_size: int, batch_size: int, dtype: str, precision: str
+) -> Counter[str]:
+    """Return the bytes of a model's buffers by name, in training on a GPU; they add up to all."""
+    ledger = Ledger()
+    backend = GpuBackend(ledger, dtype, precision)
+    size = parameter_table(config, vocab_size).size
+    weights, gradient = backend.empty(size), backend.empty(size)
+    model = Transformer(config, vocab_size, batch_size, backend, weights, gradient)
+    # Once through, for the scratch memory that kernels ask for on their way.
+    tokens = np.zeros((batch_size, config.block_size), np.int64)
+    model.forward_backward(tokens, tokens, rng=np.random.default_rng(0))
+    parts = Counter(model.arena.bytes)
+    parts["weights"], parts["gradient"] = weights.nbytes, gradient.nbytes
+    if model.factors is not weights:
+        parts["rounded weights"] = model.factors.nbytes
+    parts["all else"] = LIBRARIES + ledger.bytes - parts.total()
+    return parts
+
+
+def describe(parts: Mapping[str, int], most: int = 4) -> str:
+    """Return the largest of these buffers as a sentence has them: "logits 1.20 GiB, ..."."""
+    largest = Counter(parts).most_common(most)
+    return ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in largest)

@@ -1,0 +1,138 @@
+"""Real MPI jobs whose workers compute on a GPU, emulated: every mode, and what is said where the
+model does not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import numpy as np
+import pytest
+from tiny import summary, train, weights, write_corpus
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(150)]
+
+WITH_EMULATED_GPU = """
+import sys
+sys.path.append({tests!r})
+from pathlib import Path
+from emulated.device import EmulatedDevice
+from psdp.backend import cupy_device
+from psdp.worker import main
+def open_device(local_rank, *, tf32):
+    return EmulatedDevice(Path({kernels!r}), free={free})
+cupy_device.open_device = open_device
+sys.exit(main())
+"""
+STEPS = ("--max-steps", "6", "--eval-every", "0", "--eval-batches", "1")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "corpus.txt")
+    return tmp_path
+
+
+@pytest.fixture
+def on_gpu(folder: Path, kernel_folder: Path) -> Callable[..., CompletedProcess[str]]:
+    """Run a job whose workers find a GPU."""
+
+    def run(ranks: int, *flags: str, free: int = 2**40) -> CompletedProcess[str]:
+        tests = str(Path(__file__).parents[1])
+        code = WITH_EMULATED_GPU.format(tests=tests, kernels=str(kernel_folder), free=free)
+        return train(folder, ranks, *STEPS, *flags, code=code, timeout_s=120)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--mode", "sync"),
+        ("--mode", "sync", "--grad-accum", "2", "--position", "rotary"),
+        ("--mode", "local", "--local-steps", "3"),
+        ("--mode", "easgd", "--local-steps", "2"),
+        ("--mode", "allreduce"),
+        (
+            "--mode",
+            "local",
+            "--local-steps",
+            "3",
+            "--optimizer",
+            "adagrad",
+            "--grad-clip-value",
+            "1",
+        ),
+    ],
+    ids=" ".join,
+)
+def test_a_job_on_gpus_ends_where_one_on_cpus_does(
+    folder: Path, on_gpu: Callable[..., CompletedProcess[str]], flags: tuple[str, ...]
+) -> None:
+    ranks = 2 if "easgd" in flags else 3
+    same = ("--dtype", "float64", *flags)
+    gpu = on_gpu(ranks, *same, "--device", "gpu", "--out", "gpu")
+    assert gpu.returncode == 0, gpu.stdout
+    assert "cuda kernels" in gpu.stdout
+    cpu = train(folder, ranks, *STEPS, *same, "--kernels", "numpy", "--out", "cpu")
+    assert cpu.returncode == 0, cpu.stdout
+    np.testing.assert_allclose(weights(folder / "gpu"), weights(folder / "cpu"), atol=1e-7)
+    losses = [summary(folder / run)["val_loss"] for run in ("gpu", "cpu")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--mode", "async", "--dropout", "0.1"), ("--mode", "ssp", "--servers", "2")],
+    ids=" ".join,
+)
+def test_a_job_in_bfloat16_learns(
+    folder: Path, on_gpu: Callable[..., CompletedProcess[str]], flags: tuple[str, ...]
+) -> None:
+    job = on_gpu(4, "--device", "auto", "--precision", "bf16", *flags, "--eval-every", "6",
+                 "--max-steps", "12", "--out", "run")  # fmt: skip
+    assert job.returncode == 0, job.stdout
+    assert "cuda bf16 kernels" in job.stdout
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [record["val_loss"] for record in map(json.loads, lines) if record["kind"] == "eval"]
+    assert min(losses) < losses[0] - 0.5
+
+
+def test_a_run_goes_on_on_another_kind_of_device(
+    folder: Path, on_gpu: Callable[..., CompletedProcess[str]]
+) -> None:
+    same = ("--dtype", "float64", "--checkpoint-every", "3")
+    for out, start, end in (("to-cpu", "gpu", "cpu"), ("to-gpu", "cpu", "gpu")):
+        job = on_gpu(3, *same, "--device", start, "--out", out)
+        assert job.returncode == 0, job.stdout
+        checkpoint = folder / out / "checkpoints" / "step-000003"
+        job = on_gpu(3, "--resume", str(checkpoint), "--device", end, "--out", f"{out}-on")
+        assert job.returncode == 0, job.stdout
+        on = weights(folder / f"{out}-on")
+        np.testing.assert_allclose(on, weights(folder / out), atol=1e-7)
+
+
+def test_ranks_that_need_more_memory_than_their_gpu_has_are_refused(
+    folder: Path, on_gpu: Callable[..., CompletedProcess[str]]
+) -> None:
+    # The libraries' 64 MiB fit once, but not twice.
+    job = on_gpu(3, "--device", "gpu", "--out", "run", free=100 * 2**20)
+    assert job.returncode == 2
+    said = [line for line in job.stdout.splitlines() if line.startswith("psdp: ")]
+    assert len(said) == 1
+    assert "emulated GPU on" in said[0]
+    assert "its 2 workers need 0.1" in said[0]
+    assert "lower --batch-size or --block-size, or start fewer ranks" in said[0]
+    assert not (folder / "run").exists()
+    assert on_gpu(2, "--device", "gpu", "--out", "run", free=100 * 2**20).returncode == 0
+
+
+def test_a_profile_tells_the_kernels_of_a_gpu(
+    folder: Path, on_gpu: Callable[..., CompletedProcess[str]]
+) -> None:
+    job = on_gpu(2, "--device", "gpu", "--profile", "--precision", "tf32", "--out", "run")
+    assert job.returncode == 0, job.stdout
+    assert "cuda tf32 kernels" in job.stdout
+    assert "attention" in job.stdout
