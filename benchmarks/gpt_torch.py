@@ -61,7 +61,9 @@ class GPT(nn.Module):
         self.norm = nn.LayerNorm(config.n_embd)
 
     def forward(self, tokens: Any, targets: Any) -> Any:
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        x = self.tokens(tokens) + self.positions(
+            torch.arange(tokens.shape[1], device=tokens.device)
+        )
         for block in self.blocks:
             x = block(x)
         logits = F.linear(self.norm(x), self.tokens.weight)
@@ -83,7 +85,7 @@ def make_gpt(config: ModelConfig, vocab_size: int, seed: int) -> Any:
 
 
 def make_step(
-    model: Any, config: OptimConfig, precision: str = "float32"
+    model: Any, config: OptimConfig, precision: str = "float32", device: str = "cpu"
 ) -> Callable[[Array, Array], float]:
     """Return one training step of ``model``, which may be wrapped, with PyTorch's fastest AdamW.
 
@@ -105,8 +107,9 @@ def make_step(
 
     def step(tokens: Array, targets: Array) -> float:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(torch.from_numpy(tokens), torch.from_numpy(targets))
+        inputs = [torch.from_numpy(array).to(device) for array in (tokens, targets)]
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(*inputs)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step()

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from psdp.backend import make_backend
-from psdp.backend.squares import sum_of_squares
 from psdp.config import ModelConfig, OptimConfig
 from psdp.nn.transformer import Transformer, parameter_table
 from psdp.optim import clip_factor, make_optimizer
@@ -37,10 +36,12 @@ Step = Callable[[Array, Array], float]
 
 @dataclass(frozen=True)
 class Side:
-    """What is timed: a step, and what is to be said of it."""
+    """What is timed: a step, what is to be said of it, and, where that is not what the process has
+    resident, the peak of its memory in bytes."""
 
     step: Step
     facts: dict[str, Any] = field(default_factory=dict)
+    peak: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,15 @@ def batches(size: Size) -> Iterator[tuple[Array, Array]]:
 class PsdpTrainer:
     """A model of psdp with its optimizer, as a worker and a server have them between them."""
 
-    def __init__(self, size: Size, precision: str = "float32", threads: int = 1) -> None:
+    def __init__(
+        self, size: Size, precision: str = "float32", threads: int = 1, device: str = "cpu"
+    ) -> None:
         limit_blas(threads)
-        self.backend = make_backend("cpu", "float32", precision=precision, threads=threads)
+        self.backend = make_backend(device, "float32", precision=precision, threads=threads)
         table = parameter_table(size.model, size.vocab_size)
         self._weights = self.backend.zeros(table.size)
-        self._weights[...] = table.initial(SEED, "float32")
-        self._gradient = np.zeros_like(self._weights)
+        self.backend.to_device(table.initial(SEED, "float32"), self._weights)
+        self._gradient = self.backend.zeros(table.size)
         self._model = Transformer(
             size.model,
             size.vocab_size,
@@ -98,15 +101,24 @@ class PsdpTrainer:
         )
         self._optimizer = make_optimizer(OPTIM, table.size, table.decayed_size, self.backend)
 
+    def gradient(self, tokens: Array, targets: Array) -> Array:
+        """Compute the loss and its gradient (P,), which is returned."""
+        self.backend.clear(self._gradient)
+        self.backend.clear(self._model.loss)
+        self._model.forward_backward(tokens, targets)
+        return self._gradient
+
+    def loss(self) -> float:
+        """Return the loss that was computed last."""
+        return self._model.total_loss()
+
     def step(self, tokens: Array, targets: Array) -> float:
         """Take one training step; return the loss before it."""
-        self._gradient.fill(0)
-        self._model.loss.fill(0)
-        self._model.forward_backward(tokens, targets)
-        norm = math.sqrt(sum_of_squares(self._gradient))
+        self.gradient(tokens, targets)
+        norm = math.sqrt(self.backend.sum_of_squares(self._gradient))
         factor = clip_factor(norm, OPTIM.grad_clip)
         self._optimizer.step(self._weights, self._gradient, OPTIM.lr, scale=factor)
-        return self._model.total_loss()
+        return self.loss()
 
 
 def torch_step(size: Size, precision: str = "float32", *, compiled: bool = False) -> Step:

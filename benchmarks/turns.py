@@ -49,7 +49,7 @@ class SideFailed(Exception):
 
 def serve(make: Callable[[], Side], size: Size, cores: Collection[int], pipe: Connection) -> None:
     """Run in a process of its own: build the side, answer with its facts; for each number received
-    take so many steps and answer with a :class:`Turn`; at 0 answer with the peak of the memory."""
+    take so many steps and answer with a :class:`Turn`; at 0 answer with the peak of its memory."""
     try:
         side, data = make(), batches(size)
         pipe.send(side.facts)
@@ -60,7 +60,7 @@ def serve(make: Callable[[], Side], size: Size, cores: Collection[int], pipe: Co
             pipe.send(Turn(time.perf_counter() - start, losses))
             # Compilers, which work in the first turn, may use all cores.
             os.sched_setaffinity(0, cores)
-        pipe.send(peak_bytes())
+        pipe.send(side.peak() if side.peak else peak_bytes())
     except Exception as error:
         pipe.send(SideFailed.from_exception(error))
 

@@ -19,9 +19,9 @@ class Ledger:
         bytes: of all arrays so far.
     """
 
-
     def __init__(self) -> None:
-        self.xp, self.name, self.shared_bytes = np, "none", 2**20
+        self.xp: Any = np
+        self.name, self.shared_bytes = "none", 2**20
         self.bytes = 0
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:

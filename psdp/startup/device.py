@@ -30,9 +30,7 @@ def needs_of(backend: Backend, job: Job, vocab_size: int) -> dict[str, Any] | No
     }
 
 
-def check_room(
-    needs: Sequence[Mapping[str, Any] | None], hosts: Sequence[str], rank: int
-) -> None:
+def check_room(needs: Sequence[Mapping[str, Any] | None], hosts: Sequence[str], rank: int) -> None:
     """
     Args:
         needs: of every rank, see :func:`needs_of`.

@@ -1,6 +1,6 @@
 """What every backend promises, on random shapes, against plain formulas in float64.
 
-These are NumPy's kernels, the compiled ones, and the GPU's, which run on an emulated device here."""
+NumPy's kernels, the compiled ones, and those of a GPU, which run on an emulated device here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The emulated GPU finds what it is there to find: barriers that are missing, memory not written."""
+"""The emulated GPU finds what it is there to find: missing barriers, and memory not written."""
 
 from __future__ import annotations
 
