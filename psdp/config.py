@@ -240,6 +240,11 @@ class RunConfig:
         "where workers compute: auto is a GPU for each rank that finds one",
         choices=("auto", "cpu", "gpu"),
     )
+    server_device: str = setting(
+        "cpu",
+        "where servers keep the optimizer's vectors and update",
+        choices=("cpu", "gpu"),
+    )
     kernels: str = setting(
         "auto",
         "on a CPU: compiled (float32), numpy, or compiled where they are installed",
@@ -318,6 +323,11 @@ class Config:
         _check_mode(optim, run)
         if run.mode in ("ssp", "auto") and run.staleness is None:
             run = replace(run, staleness=4)
+        if run.server_device == "gpu" and run.mode in ("auto", "allreduce"):
+            raise ConfigError(
+                f"--server-device gpu does not go with --mode {run.mode}, where servers have two "
+                "optimizers, or none; drop one of the two"
+            )
         optim, run = _resolve_local(optim, run)
         _check_overlap(optim, run)
         if run.balance == "dynamic" and data.partition != "random":

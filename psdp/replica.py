@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from psdp.backend import Backend
@@ -24,6 +26,7 @@ class Replica:
 
     Attributes:
         own_weights, own_gradient: (P,) on the backend, what the layers are views of.
+        fetch_s: seconds that gradients took from ``own_gradient`` to ``gradient``.
         profile: takes note of what the layers cost, with ``--profile``.
     """
 
@@ -40,6 +43,7 @@ class Replica:
         if self._apart:
             backend.travels(self.weights)
             backend.travels(self.gradient)
+        self.fetch_s = 0.0
         self.profile: Spans = UNPROFILED
 
         def build(backend: Backend) -> Transformer:
@@ -54,10 +58,10 @@ class Replica:
             self.model = build(backend)
 
     def load(self) -> None:
-        """New weights have landed, and stay until the next gradient is there: let the layers see
-        them."""
+        """New weights have landed: let the layers see them. Others may land on return."""
         if self._apart:
             self.backend.to_device(self.weights, self.own_weights)
+            self.backend.synchronize()
 
     def unload(self) -> None:
         """Make ``weights`` what is in ``own_weights``; it is complete on return."""
@@ -72,7 +76,9 @@ class Replica:
     def fetch(self) -> None:
         """Make ``gradient`` what is in ``own_gradient``; it is complete on return."""
         if self._apart:
+            begin_s = time.monotonic()
             self.backend.to_host(self.own_gradient, self.gradient)
+            self.fetch_s += time.monotonic() - begin_s
 
     def put_back(self) -> None:
         """Make ``own_gradient`` what is in ``gradient``."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from psdp.backend import Backend, make_backend
 from psdp.job import Job
-from psdp.optim import DelayCompensation, Elastic, Optimizer, Outer, make_optimizer
+from psdp.optim import DelayCompensation, Elastic, OnDevice, Optimizer, Outer, make_optimizer
 from psdp.optim.average import weighted_mean
 from psdp.optim.clip import clip_factor
 from psdp.params import Array, Zeros
@@ -146,8 +146,20 @@ class Shard:
         self._delay: DelayCompensation | None = None
 
     @classmethod
-    def initial(cls, job: Job, server: int, zeros: Zeros = np.zeros, *, threads: int = 1) -> Shard:
-        """Return the fresh shard of a server; its values depend on the settings alone."""
+    def initial(
+        cls,
+        job: Job,
+        server: int,
+        zeros: Zeros = np.zeros,
+        *,
+        threads: int = 1,
+        device: Backend | None = None,
+    ) -> Shard:
+        """Return the fresh shard of a server; its values depend on the settings alone.
+
+        Args:
+            device: a GPU that keeps the optimizer's vectors and updates, if one does.
+        """
         config, place = job.config, job.shards[server]
         flat = job.table.initial(config.run.seed, config.run.dtype)
         decayed_size = min(max(job.table.decayed_size - place.start, 0), len(place))
@@ -156,8 +168,9 @@ class Shard:
         run = config.run
         backend = make_backend("cpu", run.dtype, kernels=run.kernels, threads=threads)
         optim = job.server_optim
+        optimizer = _optimizer(job, own.size, decayed_size, device or backend)
         return cls(
-            _optimizer(job, own.size, decayed_size, backend),
+            optimizer if device is None else OnDevice(optimizer, backend),
             own,
             0 if job.reduces else len(job.workers),
             clip=optim.grad_clip,

@@ -103,7 +103,7 @@ class CupyDevice:
     def lock(self, vector: Array) -> None:
         """Page-lock the memory of a host vector, so that copies of it are direct and need not be
         waited for; where the system forbids it they are as before, slower."""
-        if vector.size:
+        if vector.size and not self._is_locked(vector):
             try:
                 self._runtime.hostRegister(vector.ctypes.data, vector.nbytes, 0)
             except self._runtime.CUDARuntimeError:

@@ -130,12 +130,16 @@ class Worker:
     def _turn(self, order: m.Weights) -> m.Weights:
         """Train as ordered and push what came of it; return the answer."""
         before_s, span = self._compute_s, self.replica.profile.span
+        fetched_s = self.replica.fetch_s
         self._computing_since_s = self._now()
         with span(OTHER):
             trained = self._training.train(order)
             with span("gradient norm", self.replica.gradient.nbytes):
                 squares = self.replica.backend.sum_of_squares(self.replica.own_gradient)
         self._stop_computing()
+        fetched_s = self.replica.fetch_s - fetched_s  # on its way out already
+        self._compute_s -= fetched_s
+        self._push_s += fetched_s
         step_s = (self._ahead_s + self._compute_s - before_s) / order.steps
         pushed_bytes = self._pushed_bytes
         pushes = self._push(order, trained, squares, step_s)

@@ -15,6 +15,7 @@ from psdp.optim.base import Optimizer
 from psdp.optim.clip import clip_factor
 from psdp.optim.delay import DelayCompensation
 from psdp.optim.momentum import Momentum
+from psdp.optim.on_device import OnDevice
 from psdp.optim.outer import Elastic, Outer
 from psdp.optim.schedule import Schedule
 from psdp.optim.sgd import SGD
@@ -22,6 +23,7 @@ from psdp.optim.sgd import SGD
 __all__ = [
     "DelayCompensation",
     "Elastic",
+    "OnDevice",
     "Optimizer",
     "Outer",
     "Schedule",

@@ -1,7 +1,8 @@
-"""Whether the workers that share a GPU fit into it, before any of them fills it."""
+"""Filling GPUs: whether the ranks that share one fit into it is known before any of them does."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +11,22 @@ from psdp.backend.gpu_backend import GpuBackend
 from psdp.errors import DeviceMemoryError
 from psdp.job import Job
 from psdp.nn.memory import describe, training_memory
+from psdp.params import Zeros
+from psdp.replica import Replica
 
 
-def needs_of(backend: Backend, job: Job, vocab_size: int) -> dict[str, Any] | None:
-    """Return what a worker's GPU is, has and must hold, for :func:`check_room`; None on a CPU."""
+def needs_of(backend: Backend, job: Job, rank: int, vocab_size: int) -> dict[str, Any] | None:
+    """Return what a rank's GPU is, has and must hold, for :func:`check_room`; None on a CPU."""
     if not isinstance(backend, GpuBackend):
         return None
     run = job.config.run
-    parts = training_memory(
-        job.config.model, vocab_size, run.batch_size, run.dtype, backend.precision
-    )
+    if rank in job.servers:
+        # Weights, gradient, and no optimizer has more than two vectors of its own.
+        parts = Counter({"optimizer": 4 * len(job.shards[rank]) * backend.dtype.itemsize})
+    else:
+        parts = training_memory(
+            job.config.model, vocab_size, run.batch_size, run.dtype, backend.precision
+        )
     free, total = backend.device.memory()
     return {
         "name": backend.device.name,
@@ -37,7 +44,7 @@ def check_room(needs: Sequence[Mapping[str, Any] | None], hosts: Sequence[str], 
         hosts: of every rank.
 
     Raises:
-        DeviceMemoryError: the workers on this rank's GPU need more memory than it has free.
+        DeviceMemoryError: the ranks on this rank's GPU need more memory than it has free.
     """
     own = needs[rank]
     if own is None:
@@ -50,9 +57,26 @@ def check_room(needs: Sequence[Mapping[str, Any] | None], hosts: Sequence[str], 
     needed, free = sum(other["needed"] for other in sharing), min(o["free"] for o in sharing)
     if needed <= free:
         return
-    workers = "1 worker needs" if len(sharing) == 1 else f"{len(sharing)} workers need"
+    ranks = "1 rank needs" if len(sharing) == 1 else f"{len(sharing)} ranks need"
     raise DeviceMemoryError(
         f"{own['name']} on {hosts[rank]} has {free / 2**30:.2f} of {own['total'] / 2**30:.2f} GiB "
-        f"free, and its {workers} {needed / 2**30:.2f} GiB (of each: {own['largest']}); lower "
+        f"free, and its {ranks} {needed / 2**30:.2f} GiB (this one: {own['largest']}); lower "
         f"--batch-size or --block-size, or start fewer ranks on a GPU"
     )
+
+
+def make_replica(job: Job, vocab_size: int, backend: Backend, zeros: Zeros) -> Replica:
+    """Return a worker's model.
+
+    Raises:
+        DeviceMemoryError: its GPU has no room for it, though it seemed to have some.
+    """
+    try:
+        return Replica(job, vocab_size, backend, zeros)
+    except DeviceMemoryError as error:
+        needs = needs_of(backend, job, job.workers[0], vocab_size)
+        assert needs is not None, "a CPU has no such error"
+        raise DeviceMemoryError(
+            f"{error}; a worker holds {needs['needed'] / 2**30:.2f} GiB ({needs['largest']}): "
+            "lower --batch-size or --block-size, or free memory that others hold on it"
+        ) from error

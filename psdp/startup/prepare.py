@@ -21,7 +21,7 @@ from psdp.replica import Replica
 from psdp.runfolder import RunFolder
 from psdp.shard import Shard, Snapshot
 from psdp.startup.agree import same_corpus, same_settings, together
-from psdp.startup.device import check_room, needs_of
+from psdp.startup.device import check_room, make_replica, needs_of
 from psdp.startup.folder import config_record, open_folder
 from psdp.startup.resume import check_replayable, check_resumable, settle
 from psdp.startup.share import Links, links, make_memory, mutual, open_windows
@@ -117,20 +117,17 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
     snapshot, _ = together(world, resuming)
 
     def opening_device() -> tuple[Backend | None, dict[str, Any]]:
-        if rank in job.servers:
-            return None, {}
         run = config.run
-        backend = make_backend(
-            run.device,
-            run.dtype,
-            local_rank,
-            kernels=run.kernels,
-            precision=run.precision,
-            threads=threads,
-        )
-        return backend, {"gpu": needs_of(backend, job, corpus.vocab_size)}
+        if rank in job.servers:
+            if run.server_device == "cpu":
+                return None, {}
+            backend = make_backend("gpu", run.dtype, local_rank)
+        else:
+            how = {"kernels": run.kernels, "precision": run.precision}
+            backend = make_backend(run.device, run.dtype, local_rank, threads=threads, **how)
+        return backend, {"gpu": needs_of(backend, job, rank, corpus.vocab_size)}
 
-    backend, devices = together(world, opening_device)
+    device, devices = together(world, opening_device)
 
     def allocating() -> tuple[tuple[Shard | Replica, Memory | None], dict[str, Any]]:
         check_room([fact.get("gpu") for fact in devices], [host["host"] for host in hosts], rank)
@@ -138,11 +135,11 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
         zeros = np.zeros if memory is None else memory.zeros
         own: Shard | Replica
         if rank in job.servers:
-            own = Shard.initial(job, rank, zeros, threads=threads)
+            own = Shard.initial(job, rank, zeros, threads=threads, device=device)
             offered = own.weights.values
         else:
-            assert backend is not None
-            own = Replica(job, corpus.vocab_size, backend, zeros)
+            assert device is not None
+            own = make_replica(job, corpus.vocab_size, device, zeros)
             offered = own.gradient
         card = None if memory is None else memory.card(offered)
         return (own, memory), {"card": card, "kernels": own.backend.kernels}

@@ -18,8 +18,8 @@ CHANGEABLE = frozenset(
     {
         "max_steps", "eval_every", "eval_batches", "early_stop_patience", "out",
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
-        "kernels", "log_every", "profile", "quiet", "corpus", "straggler", "jitter", "link_mbps",
-        "record", "replay",
+        "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "straggler",
+        "jitter", "link_mbps", "record", "replay",
     }
 )  # fmt: skip
 """Settings that a resumed run may change; all others decide what its weights become."""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from psdp.backend.cuda import Source
+from psdp.errors import DeviceMemoryError
 from psdp.params import Array
 
 HEADER = Path(__file__).with_name("cuda_on_host.h")
@@ -62,6 +63,11 @@ class Launch(ctypes.Structure):
 class EmulatedDevice:
     """What a GPU backend asks of a device, done by this CPU at once.
 
+    Args:
+        folder: for compiled kernels.
+        free: bytes of its memory that it says are free.
+        room: bytes that it can really give.
+
     Attributes:
         launches: names of the kernels that ran, in order.
     """
@@ -69,20 +75,26 @@ class EmulatedDevice:
     xp = np
     shared_bytes = SHARED_BYTES
 
-    def __init__(self, folder: Path, free: int = 2**40) -> None:
+    def __init__(self, folder: Path, free: int = 2**40, room: int = 2**40) -> None:
         self.name = "emulated GPU"
-        self._folder, self._free = folder, free
+        self._folder, self._free, self._room = folder, free, room
         self.launches: list[str] = []
         self._recording: list[Callable[[], None]] | None = None
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        array = self._take(np.empty(shape, dtype))
         # What nobody wrote must not look like a result.
-        array = np.empty(shape, dtype)
         array.reshape(-1).view(np.uint8)[...] = 0xFF
         return array
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        return np.zeros(shape, dtype)
+        return self._take(np.zeros(shape, dtype))
+
+    def _take(self, array: Array) -> Array:
+        self._room -= array.nbytes
+        if self._room < 0:
+            raise DeviceMemoryError(f"{array.nbytes} bytes more were needed")
+        return array
 
     def memory(self) -> tuple[int, int]:
         return self._free, 2**40

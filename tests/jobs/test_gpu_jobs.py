@@ -22,7 +22,7 @@ from emulated.device import EmulatedDevice
 from psdp.backend import cupy_device
 from psdp.worker import main
 def open_device(local_rank, *, tf32):
-    return EmulatedDevice(Path({kernels!r}), free={free})
+    return EmulatedDevice(Path({kernels!r}), free={free}, room={room})
 cupy_device.open_device = open_device
 sys.exit(main())
 """
@@ -39,9 +39,12 @@ def folder(tmp_path: Path) -> Path:
 def on_gpu(folder: Path, kernel_folder: Path) -> Callable[..., CompletedProcess[str]]:
     """Run a job whose workers find a GPU."""
 
-    def run(ranks: int, *flags: str, free: int = 2**40) -> CompletedProcess[str]:
+    def run(
+        ranks: int, *flags: str, free: int = 2**40, room: int = 2**40
+    ) -> CompletedProcess[str]:
         tests = str(Path(__file__).parents[1])
-        code = WITH_EMULATED_GPU.format(tests=tests, kernels=str(kernel_folder), free=free)
+        kernels = str(kernel_folder)
+        code = WITH_EMULATED_GPU.format(tests=tests, kernels=kernels, free=free, room=room)
         return train(folder, ranks, *STEPS, *flags, code=code, timeout_s=120)
 
     return run
@@ -55,6 +58,7 @@ def on_gpu(folder: Path, kernel_folder: Path) -> Callable[..., CompletedProcess[
         ("--mode", "local", "--local-steps", "3"),
         ("--mode", "easgd", "--local-steps", "2"),
         ("--mode", "allreduce"),
+        ("--mode", "sync", "--servers", "2", "--server-device", "gpu"),
         (
             "--mode",
             "local",
@@ -71,12 +75,13 @@ def on_gpu(folder: Path, kernel_folder: Path) -> Callable[..., CompletedProcess[
 def test_a_job_on_gpus_ends_where_one_on_cpus_does(
     folder: Path, on_gpu: Callable[..., CompletedProcess[str]], flags: tuple[str, ...]
 ) -> None:
-    ranks = 2 if "easgd" in flags else 3
+    ranks = 2 if "easgd" in flags else 4 if "--servers" in flags else 3
     same = ("--dtype", "float64", *flags)
     gpu = on_gpu(ranks, *same, "--device", "gpu", "--out", "gpu")
     assert gpu.returncode == 0, gpu.stdout
     assert "cuda kernels" in gpu.stdout
-    cpu = train(folder, ranks, *STEPS, *same, "--kernels", "numpy", "--out", "cpu")
+    on_cpu = ("--server-device", "cpu", "--kernels", "numpy")
+    cpu = train(folder, ranks, *STEPS, *same, *on_cpu, "--out", "cpu")
     assert cpu.returncode == 0, cpu.stdout
     np.testing.assert_allclose(weights(folder / "gpu"), weights(folder / "cpu"), atol=1e-7)
     losses = [summary(folder / run)["val_loss"] for run in ("gpu", "cpu")]
@@ -105,10 +110,11 @@ def test_a_run_goes_on_on_another_kind_of_device(
 ) -> None:
     same = ("--dtype", "float64", "--checkpoint-every", "3")
     for out, start, end in (("to-cpu", "gpu", "cpu"), ("to-gpu", "cpu", "gpu")):
-        job = on_gpu(3, *same, "--device", start, "--out", out)
+        job = on_gpu(3, *same, "--device", start, "--server-device", start, "--out", out)
         assert job.returncode == 0, job.stdout
         checkpoint = folder / out / "checkpoints" / "step-000003"
-        job = on_gpu(3, "--resume", str(checkpoint), "--device", end, "--out", f"{out}-on")
+        job = on_gpu(3, "--resume", str(checkpoint), "--device", end, "--server-device", end,
+                     "--out", f"{out}-on")  # fmt: skip
         assert job.returncode == 0, job.stdout
         on = weights(folder / f"{out}-on")
         np.testing.assert_allclose(on, weights(folder / out), atol=1e-7)
@@ -123,7 +129,7 @@ def test_ranks_that_need_more_memory_than_their_gpu_has_are_refused(
     said = [line for line in job.stdout.splitlines() if line.startswith("psdp: ")]
     assert len(said) == 1
     assert "emulated GPU on" in said[0]
-    assert "its 2 workers need 0.1" in said[0]
+    assert "its 2 ranks need 0.1" in said[0]
     assert "lower --batch-size or --block-size, or start fewer ranks" in said[0]
     assert not (folder / "run").exists()
     assert on_gpu(2, "--device", "gpu", "--out", "run", free=100 * 2**20).returncode == 0
@@ -136,3 +142,14 @@ def test_a_profile_tells_the_kernels_of_a_gpu(
     assert job.returncode == 0, job.stdout
     assert "cuda tf32 kernels" in job.stdout
     assert "attention" in job.stdout
+
+
+def test_memory_that_others_take_meanwhile_is_told_with_what_was_to_be_held(
+    folder: Path, on_gpu: Callable[..., CompletedProcess[str]]
+) -> None:
+    job = on_gpu(2, "--device", "gpu", "--n-embd", "256", "--out", "run", room=4 * 2**20)
+    assert job.returncode == 2
+    (said,) = [line for line in job.stdout.splitlines() if line.startswith("psdp: ")]
+    assert "more were needed; a worker holds 0." in said
+    assert "mlp inner" in said
+    assert "lower --batch-size or --block-size" in said
