@@ -39,9 +39,7 @@ def folder(tmp_path: Path) -> Path:
 def on_gpu(folder: Path, kernel_folder: Path) -> Callable[..., CompletedProcess[str]]:
     """Run a job whose workers find a GPU."""
 
-    def run(
-        ranks: int, *flags: str, free: int = 2**40, room: int = 2**40
-    ) -> CompletedProcess[str]:
+    def run(ranks: int, *flags: str, free: int = 2**40, room: int = 2**40) -> CompletedProcess[str]:
         tests = str(Path(__file__).parents[1])
         kernels = str(kernel_folder)
         code = WITH_EMULATED_GPU.format(tests=tests, kernels=kernels, free=free, room=room)
