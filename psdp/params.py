@@ -69,6 +69,17 @@ class ParamTable:
             for spec in self.specs
         }
 
+    def matrices_under(self, prefix: str) -> slice:
+        """Return the place of the decayed parameters whose names begin so; they lie side by side.
+
+        The others of that name are behind all decayed ones.
+        """
+        specs = [spec for spec in self.specs if spec.decay and spec.name.startswith(prefix)]
+        start = self.offsets[specs[0].name]
+        stop = start + sum(spec.size for spec in specs)
+        assert self.offsets[specs[-1].name] + specs[-1].size == stop, f"{prefix} is in pieces"
+        return slice(start, stop)
+
     def shards(self, count: int) -> list[range]:
         """Cut the flat vector into contiguous ranges, of sizes that differ by one at most."""
         return [range(self.size * k // count, self.size * (k + 1) // count) for k in range(count)]

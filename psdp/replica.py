@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -40,9 +41,10 @@ class Replica:
         self.own_weights = backend.zeros(size)
         self.weights: Array = np.zeros(size, config.run.dtype) if self._apart else self.own_weights
         self.own_gradient = backend.zeros(size) if self._apart else self.gradient
+        self._sends_off = self._sent_off = False
         if self._apart:
             backend.travels(self.weights)
-            backend.travels(self.gradient)
+            self._sends_off = backend.travels(self.gradient)
         self.fetch_s = 0.0
         self.profile: Spans = UNPROFILED
 
@@ -73,11 +75,24 @@ class Replica:
         self.backend.clear(self.own_gradient)
         self.backend.clear(self.model.loss)
 
+    def outlet(self) -> Callable[[slice], None] | None:
+        """Return what copies parts of ``own_gradient`` to ``gradient`` while the layers go on, for
+        the last pass before :meth:`fetch`; None where it is :meth:`fetch` that copies."""
+        self._sent_off = self._sends_off
+        return self._send_off if self._sends_off else None
+
+    def _send_off(self, place: slice) -> None:
+        self.backend.send_off(self.own_gradient[place], self.gradient[place])
+
     def fetch(self) -> None:
         """Make ``gradient`` what is in ``own_gradient``; it is complete on return."""
         if self._apart:
             begin_s = time.monotonic()
-            self.backend.to_host(self.own_gradient, self.gradient)
+            if self._sent_off:
+                self.backend.synchronize()
+            else:
+                self.backend.to_host(self.own_gradient, self.gradient)
+            self._sent_off = False
             self.fetch_s += time.monotonic() - begin_s
 
     def put_back(self) -> None:

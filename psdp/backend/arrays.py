@@ -88,9 +88,18 @@ class Arrays:
         """Copy a NumPy array into a device array of the same shape."""
         raise NotImplementedError
 
-    def travels(self, host: Array) -> None:
-        """Make the most of it that this NumPy vector is copied to and from the device all the time.
-        What is copied from it must stay as it is until the device has been waited for."""
+    def travels(self, host: Array) -> bool:
+        """Make the most of it that this NumPy vector is copied to and from the device all the time;
+        say whether :meth:`send_off` may copy to it.
+
+        What is copied from it must stay as it is until the device has been waited for.
+        """
+        return False
+
+    def send_off(self, device: Array, out: Array) -> None:
+        """Copy a device array to a part of a NumPy vector, beside the work that comes after; it is
+        complete once the device has been waited for."""
+        raise NotImplementedError
 
     def to_host(self, device: Array, out: Array) -> None:
         """Copy a device array into a NumPy array of the same shape; it is complete on return."""

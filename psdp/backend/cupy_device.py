@@ -65,6 +65,8 @@ class CupyDevice:
         self.name = f"{name.decode() if isinstance(name, bytes) else name} at {bus}"
         self.shared_bytes = int(device.attributes["MaxSharedMemoryPerBlockOptin"])
         self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._copies = cupy.cuda.Stream(non_blocking=True)
+        self._under_way = False
         self._stream.use()
         self._handle = cupy.cuda.device.get_cublas_handle()
         cublas.setStream(self._handle, self._stream.ptr)
@@ -100,15 +102,16 @@ class CupyDevice:
             ) from error
         return array
 
-    def lock(self, vector: Array) -> None:
+    def lock(self, vector: Array) -> bool:
         """Page-lock the memory of a host vector, so that copies of it are direct and need not be
-        waited for; where the system forbids it they are as before, slower."""
+        waited for; where the system forbids it (False) they are as before, slower."""
         if vector.size and not self._is_locked(vector):
             try:
                 self._runtime.hostRegister(vector.ctypes.data, vector.nbytes, 0)
             except self._runtime.CUDARuntimeError:
-                return
+                return False
             self._locked[vector.ctypes.data] = vector.nbytes
+        return True
 
     # Copies ---------------------------------------------------------------------------------
 
@@ -147,11 +150,29 @@ class CupyDevice:
         )
         self.synchronize()
 
+    def send_off(self, device: Array, out: Array) -> None:
+        self._copies.wait_event(self._stream.record())
+        self._runtime.memcpyAsync(
+            out.ctypes.data,
+            device.data.ptr,  # type: ignore[attr-defined]
+            out.nbytes,
+            self._runtime.memcpyDeviceToHost,
+            self._copies.ptr,
+        )
+        self._under_way = True
+
+    def _rejoin(self) -> None:
+        """Let the stream wait for all that was sent off."""
+        if self._under_way:
+            self._stream.wait_event(self._copies.record())
+            self._under_way = False
+
     def clear(self, out: Array) -> None:
         pointer = out.data.ptr  # type: ignore[attr-defined]
         self._runtime.memsetAsync(pointer, 0, out.nbytes, self._stream.ptr)
 
     def synchronize(self) -> None:
+        self._rejoin()
         self._stream.synchronize()
 
     # Work -----------------------------------------------------------------------------------
@@ -203,6 +224,7 @@ class CupyDevice:
         self._stream.begin_capture()
         try:
             work()
+            self._rejoin()
         finally:
             graph = self._stream.end_capture()
 

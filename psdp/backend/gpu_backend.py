@@ -51,8 +51,13 @@ class Device(Protocol):
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array: ...
 
-    def lock(self, vector: Array) -> None:
-        """Copies of this NumPy vector, which stays until they are done, may be the fastest."""
+    def lock(self, vector: Array) -> bool:
+        """Keep a NumPy vector in memory, so that copies need not be waited for; say whether that
+        is possible."""
+
+    def send_off(self, device: Array, out: Array) -> None:
+        """Copy to a part of a locked vector, beside what is asked for next. Who waits for the
+        device waits for this too; what is captured ends when it has ended."""
 
     def upload(self, host: Array, out: Array) -> None:
         """Copy a NumPy array; unless it was locked it may change as soon as this returns."""
@@ -136,8 +141,11 @@ class GpuBackend(Backend):
     def to_device(self, host: Array, out: Array) -> None:
         self.device.upload(np.ascontiguousarray(host, out.dtype), out)
 
-    def travels(self, host: Array) -> None:
-        self.device.lock(host)
+    def travels(self, host: Array) -> bool:
+        return self.device.lock(host)
+
+    def send_off(self, device: Array, out: Array) -> None:
+        self.device.send_off(device, out)
 
     def to_host(self, device: Array, out: Array) -> None:
         self.device.download(device, out)

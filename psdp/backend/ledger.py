@@ -35,7 +35,10 @@ class Ledger:
     def memory(self) -> tuple[int, int]:
         return 2**63, 2**63
 
-    def lock(self, vector: Array) -> None:
+    def lock(self, vector: Array) -> bool:
+        return False
+
+    def send_off(self, device: Array, out: Array) -> None:
         pass
 
     def upload(self, host: Array, out: Array) -> None:

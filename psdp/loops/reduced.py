@@ -55,7 +55,7 @@ class ReducedTraining(OwnOptimizer):
         end, total = order.clock + order.steps, 0.0
         losses: list[float] = []
         for clock in range(order.clock, end):
-            losses.append(self._gradient(clock, clock))
+            losses.append(self._gradient(clock, clock, True))
             self.replica.fetch()
             total += losses[-1]
             self._reduce()

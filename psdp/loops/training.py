@@ -19,8 +19,9 @@ from psdp.params import Array
 from psdp.replica import Replica
 from psdp.transport.messages import ALONE, Weights
 
-Gradient = Callable[[int, int], float]
-"""Computes the gradient of a clock, of a batch, into the replica's; returns its loss."""
+Gradient = Callable[[int, int, bool], float]
+"""Computes the gradient of a clock, of a batch, into the replica's, which may leave it at once;
+returns its loss."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Training(ABC):
 
     def one_gradient(self, order: Weights) -> Trained:
         """Compute the first gradient of an order into the replica's."""
-        loss = self._gradient(order.clock, order.batch)
+        loss = self._gradient(order.clock, order.batch, True)
         self.replica.fetch()
         return Trained(loss, order.version)
 
@@ -93,7 +94,8 @@ class OverlappedTraining(Training):
             self._ahead = self._compute(order.clock + 1, order)
 
     def _compute(self, clock: int, order: Weights) -> Trained:
-        return Trained(self._gradient(clock, clock), order.version)
+        # What left last is still on its way out of the vector that this one would go to.
+        return Trained(self._gradient(clock, clock, False), order.version)
 
 
 class OwnOptimizer(Training):
@@ -147,7 +149,7 @@ class LocalTraining(OwnOptimizer):
         total = 0.0
         done = order.tokens / self.job.tokens_per_step
         for step in range(order.steps):
-            loss = self._gradient(order.clock + step, order.batch + step)
+            loss = self._gradient(order.clock + step, order.batch + step, False)
             squares = self.replica.backend.sum_of_squares(self.replica.own_gradient)
             if not math.isfinite(squares):
                 return math.nan

@@ -158,8 +158,11 @@ class Worker:
                 self._report_costs()
         return answer
 
-    def _compute(self, clock: int, batch: int) -> float:
-        """Compute gradient number ``clock``, of batch ``batch``; return its loss."""
+    def _compute(self, clock: int, batch: int, leaves: bool) -> float:
+        """Compute gradient number ``clock``, of batch ``batch``; return its loss.
+
+        One that ``leaves`` is fetched next: it may go out part by part, as it is computed.
+        """
         run, span = self.job.config.run, self.replica.profile.span
         begin_s = self._busy()
         self.replica.clear()
@@ -170,7 +173,9 @@ class Worker:
             self._heed_signal()
             with span("batches"):
                 x, y = self._batches.batch(batch, micro)
-            model.forward_backward(x, y, 1 / run.grad_accum, rng)
+            last = micro + 1 == run.grad_accum
+            ready = self.replica.outlet() if leaves and last else None
+            model.forward_backward(x, y, 1 / run.grad_accum, rng, ready)
         loss = model.total_loss()
         busy_s = self._busy() - begin_s
         self._busy_s += busy_s

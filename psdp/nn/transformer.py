@@ -91,6 +91,7 @@ class Transformer:
             rotary = Rotary(config.block_size, config.n_embd // config.n_head, backend)
         self.config, self.backend, self.batch_size = config, backend, batch_size
         self._weights, self.decayed_size = weights, table.decayed_size
+        self._places = [table.matrices_under(f"block.{i}.") for i in range(config.n_layer)]
         self.vocab_size = vocab_size
         self.embedding = Embedding(config, parameters.under("embedding"), arena)
         self.blocks = [
@@ -117,6 +118,7 @@ class Transformer:
         targets: Array,
         scale: float = 1.0,
         rng: np.random.Generator | None = None,
+        ready: Callable[[slice], None] | None = None,
     ) -> None:
         """Add ``scale`` times the mean loss, nats a token, to ``loss``, and as much of its gradient
         to the gradient. A GPU may still be at it on return.
@@ -126,6 +128,8 @@ class Transformer:
             targets: integers (B, T), the token that follows each.
             scale: of the mean loss.
             rng: draws the dropout masks; without it nothing is dropped.
+            ready: called with each part of the flat gradient that this step has added all to, as
+                soon as it has, until all were; what it asks of the backend is part of the step.
 
         Raises:
             DataError: a token is outside the vocabulary.
@@ -135,10 +139,17 @@ class Transformer:
         self._load(targets, self.targets)
         if rng is not None:
             self.backend.seed(rng)
-        key = batch, length, scale, rng is not None
-        self.backend.repeat(key, lambda: self._step(batch, length, scale, rng))
+        key = batch, length, scale, rng is not None, ready is not None
+        self.backend.repeat(key, lambda: self._step(batch, length, scale, rng, ready))
 
-    def _step(self, batch: int, length: int, scale: float, rng: np.random.Generator | None) -> None:
+    def _step(
+        self,
+        batch: int,
+        length: int,
+        scale: float,
+        rng: np.random.Generator | None,
+        ready: Callable[[slice], None] | None,
+    ) -> None:
         count, backend = batch * length, self.backend
         targets, dembedding = self.targets[:count], self.parameters.gradient("embedding.tokens")
         stream, dnormed, losses = self.stream[:count], self.dnormed[:count], self.losses[:count]
@@ -147,10 +158,15 @@ class Transformer:
         backend.add_total(losses, scale / count, self.loss)
         backend.clear(stream)
         self.norm.backward(dnormed, stream)
-        for block in reversed(self.blocks):
+        for block, place in zip(reversed(self.blocks), reversed(self._places), strict=True):
             block.backward(batch, stream)
             self.pulse()
+            if ready is not None:
+                ready(place)
         self.embedding.backward(self.ids[:count], length, stream)
+        if ready is not None:
+            ready(slice(self._places[0].start))
+            ready(slice(self._places[-1].stop, None))
 
     def total_loss(self) -> float:
         """Return what :meth:`forward_backward` has added to ``loss``; it waits for the device."""

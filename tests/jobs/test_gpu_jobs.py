@@ -103,6 +103,18 @@ def test_a_job_in_bfloat16_learns(
     assert min(losses) < losses[0] - 0.5
 
 
+def test_bfloat16_ends_within_a_hundredth_of_float32(
+    folder: Path, on_gpu: Callable[..., CompletedProcess[str]]
+) -> None:
+    losses = []
+    for precision in ("float32", "bf16"):
+        flags = ("--device", "gpu", "--precision", precision, "--max-steps", "12")
+        job = on_gpu(3, *flags, "--out", precision)
+        assert job.returncode == 0, job.stdout
+        losses.append(summary(folder / precision)["val_loss"])
+    assert abs(losses[0] - losses[1]) < 0.01
+
+
 def test_a_run_goes_on_on_another_kind_of_device(
     folder: Path, on_gpu: Callable[..., CompletedProcess[str]]
 ) -> None:

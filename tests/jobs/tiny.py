@@ -29,12 +29,12 @@ import os, sys
 from psdp.nn.transformer import Transformer
 from psdp.worker import main
 calls, compute = 0, Transformer.forward_backward
-def forward_backward(self, x, y, scale, rng):
+def forward_backward(self, x, y, scale, rng, ready):
     global calls
     calls += 1
     if calls == {number} and {RANK} == {rank}:
         {action}
-    return compute(self, x, y, scale, rng)
+    return compute(self, x, y, scale, rng, ready)
 Transformer.forward_backward = forward_backward
 sys.exit(main())
 """

@@ -37,12 +37,13 @@ def test_each_gradient_of_sync_is_of_the_version_before(
             def watched(
                 clock: int,
                 batch: int,
+                leaves: bool,
                 number: int = number,
                 worker: Any = worker,
                 compute: Any = compute,
             ) -> float:
                 before = worker.replica.own_weights.copy()
-                loss: float = compute(clock, batch)
+                loss: float = compute(clock, batch, leaves)
                 np.testing.assert_array_equal(worker.replica.own_weights, before)
                 computed[number, clock] = before, worker.replica.own_gradient.copy()
                 return loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,3 +179,19 @@ def test_steady_state_allocates_nothing(changes: dict[str, object]) -> None:
         tracemalloc.stop()
     smallest_activation = built.tokens.size * built.config.n_embd * 4
     assert peak < smallest_activation / 2, f"{peak} bytes"
+
+
+@pytest.mark.parametrize("changes", [{}, {"bias": False, "position": "rotary"}], ids=str)
+def test_each_part_of_the_gradient_is_complete_when_it_is_said_to_be_ready(
+    changes: dict[str, Any],
+) -> None:
+    built = build(**changes)
+    early, times = np.zeros_like(built.gradient), np.zeros_like(built.gradient)
+
+    def ready(place: slice) -> None:
+        early[place] = built.gradient[place]
+        times[place] += 1
+
+    built.step(built.tokens, built.targets, ready=ready)
+    assert np.array_equal(times, np.ones_like(times))
+    assert np.array_equal(early, built.gradient)
