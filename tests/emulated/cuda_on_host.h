@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <csetjmp>
 #include <functional>
 #include <ucontext.h>
 #include <utility>
@@ -38,36 +39,81 @@ const int STACK = 1 << 17, LANES = 32, LARGEST_SHARED = 232448;
 
 alignas(16) static unsigned char dynamic_shared[LARGEST_SHARED];
 
+// A stack that threads run on, one after another until one must wait; that one keeps it.
 struct Fiber {
-    ucontext_t context;
+    ucontext_t start;
+    jmp_buf place;
     std::vector<char> stack;
+    bool begun, taken;
+};
+
+struct Thread {
+    Fiber *fiber;
     unsigned number;
     bool done;
     long waits; // barriers passed or waited for
 };
 
-static std::vector<Fiber> fibers;
-static ucontext_t scheduler;
-static Fiber *current;
+static std::vector<Fiber *> fibers;
+static std::vector<Thread> threads;
+static unsigned unstarted; // the threads below this number
+static jmp_buf scheduler;
+static Thread *current;
 static std::function<void()> work;
+static unsigned shared_bytes;
 
-static void begin() {
-    work();
-    current->done = true;
-    swapcontext(&current->context, &scheduler);
+static void begin(unsigned low, unsigned high) {
+    Fiber *own = (Fiber *)((unsigned long)high << 32 | low);
+    for (;;) {
+        // Last first: what holds only where thread 0 comes first is wrong.
+        while (unstarted) {
+            current = &threads[--unstarted];
+            current->fiber = own;
+            threadIdx = {current->number, 0, 0};
+            work();
+            current->done = true;
+        }
+        own->taken = false;
+        if (!_setjmp(own->place)) _longjmp(scheduler, 1);
+    }
 }
 
-static void change() { swapcontext(&current->context, &scheduler); }
+// Go on with this fiber until its thread waits, or it has no more threads to run.
+static void resume(Fiber *fiber) {
+    if (_setjmp(scheduler)) return;
+    if (fiber->begun) _longjmp(fiber->place, 1);
+    fiber->begun = true;
+    setcontext(&fiber->start);
+}
 
-// Wait until all fibers of [first, last) that are not done have come to this barrier. Barriers of a
-// warp and of the block are counted alike, as all threads meet the same ones in the same order.
+static Fiber *free_fiber() {
+    for (Fiber *fiber : fibers)
+        if (!fiber->taken) return fiber;
+    Fiber *fiber = new Fiber();
+    fiber->stack.resize(STACK);
+    getcontext(&fiber->start);
+    fiber->start.uc_stack.ss_sp = fiber->stack.data();
+    fiber->start.uc_stack.ss_size = STACK;
+    fiber->start.uc_link = nullptr;
+    unsigned long address = (unsigned long)fiber;
+    makecontext(&fiber->start, (void (*)())begin, 2, (unsigned)address, (unsigned)(address >> 32));
+    fibers.push_back(fiber);
+    return fiber;
+}
+
+// Wait until all threads of [first, last) that are not done have come to this barrier. Barriers of
+// a warp and of the block are counted alike, as all threads meet the same ones in the same order.
 static void wait(unsigned first, unsigned last) {
-    long own = ++current->waits;
+    Thread *own = current;
+    long waits = ++own->waits;
     for (;;) {
         bool all = true;
-        for (unsigned i = first; i < last; i++) all &= fibers[i].done || fibers[i].waits >= own;
+        for (unsigned i = first; i < last && all; i++)
+            all = threads[i].done || threads[i].waits >= waits;
         if (all) return;
-        change();
+        if (!_setjmp(own->fiber->place)) _longjmp(scheduler, 1);
+        current = own;
+        threadIdx = {own->number, 0, 0};
     }
 }
 
@@ -75,7 +121,7 @@ static unsigned first_of_warp() { return current->number / LANES * LANES; }
 
 static void wait_for_warp() {
     unsigned first = first_of_warp(), last = first + LANES;
-    wait(first, last < fibers.size() ? last : fibers.size());
+    wait(first, last < threads.size() ? last : threads.size());
 }
 
 // What each lane hands to the others; two halves in turn, so that one barrier an exchange is
@@ -97,32 +143,24 @@ template <typename T> static int hand_out(const T &value) {
     return half;
 }
 
-static void run_block(unsigned threads) {
-    fibers.resize(threads);
-    for (auto &half : hands) half.assign((threads + LANES - 1) / LANES * LANES, Hand());
+static void run_block(unsigned count) {
+    threads.resize(count);
+    for (unsigned i = 0; i < count; i++) threads[i] = {nullptr, i, false, 0};
+    for (auto &half : hands) half.assign((count + LANES - 1) / LANES * LANES, Hand());
     // Static shared memory cannot be filled from here; what a launch gives is.
-    std::memset(dynamic_shared, 0xff, sizeof dynamic_shared);
-    for (unsigned i = 0; i < threads; i++) {
-        Fiber &fiber = fibers[i];
-        fiber.stack.resize(STACK);
-        fiber.number = i;
-        fiber.done = false;
-        fiber.waits = 0;
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.data();
-        fiber.context.uc_stack.ss_size = STACK;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, begin, 0);
+    std::memset(dynamic_shared, 0xff, shared_bytes);
+    unstarted = count;
+    while (unstarted) {
+        Fiber *fiber = free_fiber();
+        fiber->taken = true;
+        resume(fiber);
     }
     for (bool left = true; left;) {
         left = false;
-        // Last first: what holds only where thread 0 comes first is wrong.
-        for (unsigned i = threads; i-- > 0;) {
-            if (fibers[i].done) continue;
+        for (unsigned i = count; i-- > 0;) {
+            if (threads[i].done) continue;
             left = true;
-            current = &fibers[i];
-            threadIdx = {i, 0, 0};
-            swapcontext(&scheduler, &current->context);
+            resume(threads[i].fiber);
         }
     }
 }
@@ -138,6 +176,7 @@ static void run(void (*kernel)(P...), const Launch &launch, void **arguments,
     blockDim = {launch.block, 1, 1};
     if (launch.shared > LARGEST_SHARED || launch.block > 1024) std::abort();
     work = [&] { kernel(*(P *)arguments[I]...); };
+    shared_bytes = launch.shared;
     for (unsigned z = 0; z < gridDim.z; z++)
         for (unsigned y = 0; y < gridDim.y; y++)
             for (unsigned x = 0; x < gridDim.x; x++) {
@@ -153,7 +192,7 @@ static void run(void (*kernel)(P...), const Launch &launch, void **arguments) {
 
 } // namespace host
 
-static inline void __syncthreads() { host::wait(0, host::fibers.size()); }
+static inline void __syncthreads() { host::wait(0, host::threads.size()); }
 static inline void __syncwarp() { host::wait_for_warp(); }
 
 template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int mask) {

@@ -6,6 +6,7 @@ It shows what the kernels compute and that they wait where they must; how fast t
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import re
@@ -39,16 +40,15 @@ def compiled(source: Source, folder: Path) -> ctypes.CDLL:
     )
     whole = f'#include "{HEADER}"\n{text}\n{launches}\n'
     digest = hashlib.sha256((whole + HEADER.read_text() + repr(source)).encode()).hexdigest()[:16]
-    library = folder / f"{source.file}.{digest}.so"
-    if not library.exists():
-        begun = folder / f"{digest}-{os.getpid()}"
-        begun.with_suffix(".cpp").write_text(whole)
-        options = ["-std=c++17", "-O1", "-fPIC", "-shared", "-w", *source.definitions()]
-        made = str(begun.with_suffix(".so"))
-        subprocess.run(
-            ["c++", *options, "-o", made, str(begun.with_suffix(".cpp"))], check=True, timeout=100
-        )
-        os.replace(made, library)
+    library, code = folder / f"{digest}.so", folder / f"{digest}.cpp"
+    with open(folder / f"{digest}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several ranks one compiles, and the others wait
+        if not library.exists():
+            code.write_text(whole)
+            options = ["-std=c++17", "-O1", "-fPIC", "-shared", "-w", *source.definitions()]
+            made = str(library.with_suffix(".made"))
+            subprocess.run(["c++", *options, "-o", made, str(code)], check=True, timeout=100)
+            os.replace(made, library)
     return ctypes.CDLL(str(library))
 
 
