@@ -216,7 +216,9 @@ class GpuBackend(Backend):
         self.device.product(a, b, out, add=True)
 
     def add_bias(self, bias: Array, y: Array) -> None:
-        self._each("elementwise", f"add_bias_{self._kind(y)}", y.size, bias, y, y.size, y.shape[1])
+        rows, width = y.shape
+        kernel = f"add_bias_{self._kind(y)}"
+        self._launch("elementwise", kernel, (rows,), _block_for(width), bias, y, width)
 
     def add_column_sums(self, x: Array, out: Array) -> None:
         kernel = "column_parts" if self._kind(x) == "act" else "column_parts_real"

@@ -67,6 +67,16 @@ __device__ __forceinline__ long long thread_number() {
 
 __device__ __forceinline__ long long thread_count() { return (long long)gridDim.x * blockDim.x; }
 
+// As many neighbours as one access to memory moves at best; a vector is gone through in these where
+// it lies so, and by elements where not, and at its end.
+template <typename T> struct alignas(16) Pack {
+    T v[16 / sizeof(T)];
+};
+
+template <typename T> __device__ __forceinline__ long long packs_of(long long size, const T *x) {
+    return (uint64)x % 16 ? 0 : size / (16 / (long long)sizeof(T));
+}
+
 // Every lane gets the sum of all; the order is fixed.
 template <typename T> __device__ __forceinline__ T warp_sum(T value) {
     for (int step = WARP / 2; step; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);

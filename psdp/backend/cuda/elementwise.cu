@@ -6,56 +6,91 @@ __device__ __forceinline__ real logistic(real x) {
     return real(1) / (real(1) + exp(x * (linear + cubic * x * x)));
 }
 
-extern "C" __global__ void gelu(const act *x, act *y, long long size) {
-    for (long long i = thread_number(); i < size; i += thread_count()) {
-        real v = load(x + i);
-        store(y + i, v * logistic(v));
+const int PACK = 16 / sizeof(act);
+
+// y = f(x), element by element.
+template <typename F>
+__device__ __forceinline__ void map(const act *x, act *y, long long size, F f) {
+    long long packs = packs_of(size, x) && packs_of(size, y) ? size / PACK : 0;
+    for (long long i = thread_number(); i < packs; i += thread_count()) {
+        Pack<act> from = ((const Pack<act> *)x)[i], to;
+#pragma unroll
+        for (int k = 0; k < PACK; k++) store(to.v + k, f(load(from.v + k)));
+        ((Pack<act> *)y)[i] = to;
     }
+    for (long long i = packs * PACK + thread_number(); i < size; i += thread_count())
+        store(y + i, f(load(x + i)));
+}
+
+// f(x, y) changes both, element by element.
+template <typename F> __device__ __forceinline__ void change(act *x, act *y, long long size, F f) {
+    long long packs = packs_of(size, x) && packs_of(size, y) ? size / PACK : 0;
+    for (long long i = thread_number(); i < packs; i += thread_count()) {
+        Pack<act> first = ((Pack<act> *)x)[i], second = ((Pack<act> *)y)[i];
+#pragma unroll
+        for (int k = 0; k < PACK; k++) {
+            real u = load(first.v + k), v = load(second.v + k);
+            f(u, v);
+            store(first.v + k, u);
+            store(second.v + k, v);
+        }
+        ((Pack<act> *)x)[i] = first;
+        ((Pack<act> *)y)[i] = second;
+    }
+    for (long long i = packs * PACK + thread_number(); i < size; i += thread_count()) {
+        real u = load(x + i), v = load(y + i);
+        f(u, v);
+        store(x + i, u);
+        store(y + i, v);
+    }
+}
+
+extern "C" __global__ void gelu(const act *x, act *y, long long size) {
+    map(x, y, size, [](real v) { return v * logistic(v); });
 }
 
 // dy *= gelu'(x); x becomes gelu(x).
 extern "C" __global__ void gelu_backward(act *x, act *dy, long long size) {
-    const real linear = real(-1.5957691216057308), cubic = real(0.044715 * -1.5957691216057308);
-    for (long long i = thread_number(); i < size; i += thread_count()) {
-        real v = load(x + i), s = logistic(v);
+    change(x, dy, size, [](real &v, real &d) {
+        const real linear = real(-1.5957691216057308), cubic = real(0.044715 * -1.5957691216057308);
+        real s = logistic(v), bend = s * (real(1) - s), term = real(0);
         // Where s is 0 or 1 the slope's second term vanishes, however large its polynomial.
-        real bend = s * (real(1) - s), term = real(0);
         if (bend > real(0)) term = v * bend * -(linear + 3 * cubic * v * v);
         if (v != v) term = v;
-        store(dy + i, load(dy + i) * (s + term));
-        store(x + i, v * s);
-    }
+        d *= s + term;
+        v *= s;
+    });
 }
 
 extern "C" __global__ void relu(const act *x, act *y, long long size) {
-    for (long long i = thread_number(); i < size; i += thread_count()) {
-        real v = load(x + i);
-        store(y + i, v < real(0) ? real(0) : v);
-    }
+    map(x, y, size, [](real v) { return v < real(0) ? real(0) : v; });
 }
 
 // dy *= x > 0; x becomes max(x, 0).
 extern "C" __global__ void relu_backward(act *x, act *dy, long long size) {
-    for (long long i = thread_number(); i < size; i += thread_count()) {
-        real v = load(x + i);
-        if (v <= real(0)) {
-            store(dy + i, real(0));
-            store(x + i, real(0));
-        } else if (v != v) {
-            store(dy + i, v);
-        }
+    change(x, dy, size, [](real &v, real &d) {
+        if (v != v) d = v;
+        if (v <= real(0)) v = d = real(0);
+    });
+}
+
+// Every row of y (rows, width) += bias (width,); a block a row.
+extern "C" __global__ void add_bias_act(const real *bias, act *y, long long width) {
+    y += blockIdx.x * width;
+    long long packs = packs_of(width, y);
+    for (long long i = threadIdx.x; i < packs; i += blockDim.x) {
+        Pack<act> part = ((Pack<act> *)y)[i];
+#pragma unroll
+        for (int k = 0; k < PACK; k++) store(part.v + k, load(part.v + k) + bias[i * PACK + k]);
+        ((Pack<act> *)y)[i] = part;
     }
+    for (long long c = packs * PACK + threadIdx.x; c < width; c += blockDim.x)
+        store(y + c, load(y + c) + bias[c]);
 }
 
-// Every row of y (rows, width) += bias (width,).
-extern "C" __global__ void add_bias_act(const real *bias, act *y, long long size, long long width) {
-    for (long long i = thread_number(); i < size; i += thread_count())
-        store(y + i, load(y + i) + bias[i % width]);
-}
-
-extern "C" __global__ void add_bias_real(const real *bias, real *y, long long size,
-                                         long long width) {
-    for (long long i = thread_number(); i < size; i += thread_count()) y[i] += bias[i % width];
+extern "C" __global__ void add_bias_real(const real *bias, real *y, long long width) {
+    y += blockIdx.x * width;
+    for (long long c = threadIdx.x; c < width; c += blockDim.x) y[c] += bias[c];
 }
 
 extern "C" __global__ void round_to_act(const real *x, act *y, long long size) {

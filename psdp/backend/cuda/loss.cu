@@ -1,28 +1,48 @@
 // Softmax and cross-entropy, a block a row. Shapes: logits (rows, width); ids (rows, 2), of which
 // the first is the target; losses (rows,).
 
+const int PACK = 16 / sizeof(act);
+
 // losses = -log softmax(logits)[target]; logits become scale times their gradient.
 extern "C" __global__ void cross_entropy(act *logits, const int *ids, double scale, real *losses,
                                          long long width) {
     logits += blockIdx.x * width;
     int target = ids[2 * (long long)blockIdx.x];
+    long long packs = packs_of(width, logits);
+    const Pack<act> *packed = (const Pack<act> *)logits;
     real largest = load(logits);
-    for (long long v = threadIdx.x; v < width; v += blockDim.x) {
-        real x = load(logits + v);
-        largest = x > largest || x != x ? x : largest;
+    auto compare = [&](real x) { largest = x > largest || x != x ? x : largest; };
+    for (long long i = threadIdx.x; i < packs; i += blockDim.x) {
+        Pack<act> part = packed[i];
+#pragma unroll
+        for (int k = 0; k < PACK; k++) compare(load(part.v + k));
     }
+    for (long long v = packs * PACK + threadIdx.x; v < width; v += blockDim.x)
+        compare(load(logits + v));
     largest = block_max(largest);
     real sum = 0;
-    for (long long v = threadIdx.x; v < width; v += blockDim.x)
+    for (long long i = threadIdx.x; i < packs; i += blockDim.x) {
+        Pack<act> part = packed[i];
+#pragma unroll
+        for (int k = 0; k < PACK; k++) sum += exp(load(part.v + k) - largest);
+    }
+    for (long long v = packs * PACK + threadIdx.x; v < width; v += blockDim.x)
         sum += exp(load(logits + v) - largest);
     sum = block_sum(sum);
     if (threadIdx.x == 0) losses[blockIdx.x] = log(sum) - (load(logits + target) - largest);
     __syncthreads();
     real share = real(scale) / sum;
-    for (long long v = threadIdx.x; v < width; v += blockDim.x) {
-        real p = exp(load(logits + v) - largest) * share;
-        store(logits + v, v == target ? p - real(scale) : p);
+    auto slope = [&](act *logit, long long v) {
+        real p = exp(load(logit) - largest) * share;
+        store(logit, v == target ? p - real(scale) : p);
+    };
+    for (long long i = threadIdx.x; i < packs; i += blockDim.x) {
+        Pack<act> part = packed[i];
+#pragma unroll
+        for (int k = 0; k < PACK; k++) slope(part.v + k, i * PACK + k);
+        ((Pack<act> *)logits)[i] = part;
     }
+    for (long long v = packs * PACK + threadIdx.x; v < width; v += blockDim.x) slope(logits + v, v);
 }
 
 // best (rows, 2): the place of the greatest logit, the first of equals.
