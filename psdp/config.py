@@ -119,7 +119,8 @@ class OptimConfig:
     )
     outer_lr: float | None = setting(
         None,
-        "learning rate of the outer optimizer (default 1; 2 to average with --merge async)",
+        "learning rate of the outer optimizer (default 1; to average with --merge async 2, or 1 "
+        "for a lone worker)",
         low=0,
     )
     outer_momentum: float | None = setting(
@@ -452,10 +453,8 @@ def _resolve_local(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, Run
         if kind != "average" and momentum is None:
             momentum = {"momentum": 0.5, "nesterov": 0.65}[kind]
         lr = optim.outer_lr
-        if lr is None:
-            # A worker that is merged alone moves the weights by its share of 1 / workers, and goes
-            # on from there: less than it would move alone. Measured too.
-            lr = 2.0 if (kind, run.merge) == ("average", "async") else 1.0
+        if lr is None and (kind, run.merge) != ("average", "async"):
+            lr = 1.0  # else it depends on the number of workers
         optim = replace(optim, outer_optimizer=kind, outer_lr=lr, outer_momentum=momentum)
     return optim, run
 

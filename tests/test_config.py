@@ -200,7 +200,7 @@ def test_an_integer_is_a_number_too_and_none_where_it_means_by_default() -> None
         ({"mode": "local"}, "outer_optimizer", "nesterov"),
         ({"mode": "local"}, "outer_momentum", 0.65),
         ({"mode": "local", "merge": "async"}, "local_steps", 8),
-        ({"mode": "local", "merge": "async"}, "outer_lr", 2.0),
+        ({"mode": "local", "merge": "async"}, "outer_lr", None),
         ({"mode": "local", "merge": "async", "outer_lr": 1.0}, "outer_lr", 1.0),
         ({"mode": "local", "merge": "async", "outer_optimizer": "nesterov"}, "outer_lr", 1.0),
         ({"mode": "local", "outer_optimizer": "average"}, "outer_lr", 1.0),

@@ -51,7 +51,7 @@ def test_one_local_step_of_plain_sgd_and_the_average_equal_sync(
 def test_a_lone_worker_trains_as_if_there_were_no_rounds(
     tmp_path: Path, optimizer: str, steps: int, merge: str
 ) -> None:
-    common = {"max_steps": 20, "optimizer": optimizer, "lr": 1e-2, "grad_clip": 0.5}
+    common = {"max_steps": 20, "optimizer": optimizer, "lr": 1e-2, "grad_clip": 0.5, "beta1": 0.9}
     local = train(tmp_path / "local", local_steps=steps, merge=merge, **AVERAGE, **common)
     close(local, train(tmp_path / "sync", mode="sync", **common))
     assert local.summary["version"] == -(-20 // steps)
@@ -60,7 +60,9 @@ def test_a_lone_worker_trains_as_if_there_were_no_rounds(
 
 def test_the_average_of_two_workers_is_that_of_two_runs_of_their_own(tmp_path: Path) -> None:
     """A worker alone on its half, from the same weights, ends where its local steps do."""
-    common = {"max_steps": 5, "optimizer": "adamw", "lr": 1e-2, "lr_schedule": "constant"}
+    common = {
+        "max_steps": 5, "optimizer": "adamw", "lr": 1e-2, "lr_schedule": "constant", "beta1": 0.9
+    }  # fmt: skip
     together = train(tmp_path / "both", workers=2, local_steps=5, **AVERAGE, **common)
     assert together.summary["version"] == 1
     alone = []
