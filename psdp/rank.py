@@ -21,11 +21,12 @@ from psdp.checkpoint import CheckpointStore
 from psdp.config import RunConfig
 from psdp.console import Console
 from psdp.errors import ConfigError, PeerLost, PsdpError
+from psdp.loops.exchange import Interrupted
 from psdp.loops.follower import Follower
 from psdp.loops.keeper import leader_of
 from psdp.loops.leader import LAST_SAVE_S, Ended
 from psdp.loops.server import Server
-from psdp.loops.worker import Interrupted, Worker
+from psdp.loops.worker import Worker
 from psdp.metrics import Best
 from psdp.recorder import Recorder
 from psdp.replay import Record, Replay, events_file
@@ -123,7 +124,7 @@ def _work(worker: Worker, world: World, signals: Signals) -> None:
         raise
     except Exception as error:
         code = tell(world.rank, error, signals)
-        worker.say_goodbye(SIGNAL if isinstance(error, Interrupted) else ERROR, code)
+        worker.exchange.say_goodbye(SIGNAL if isinstance(error, Interrupted) else ERROR, code)
         time.sleep(LAST_SAVE_S + 1)
         world.abort(code)
 

@@ -24,11 +24,12 @@ from psdp.console import Console
 from psdp.data.batches import Batches, Validation
 from psdp.errors import PeerLost, PsdpError
 from psdp.job import Job
+from psdp.loops.exchange import Interrupted
 from psdp.loops.follower import Follower
 from psdp.loops.keeper import leader_of
 from psdp.loops.leader import LAST_SAVE_S, Leader
 from psdp.loops.server import Server
-from psdp.loops.worker import Interrupted, Worker
+from psdp.loops.worker import Worker
 from psdp.metrics import Best
 from psdp.nn.transformer import parameter_table
 from psdp.params import Array
@@ -198,7 +199,7 @@ class Training:
                 interrupted = isinstance(error, Interrupted)
                 status = error.exit_code if isinstance(error, PsdpError) else 1
                 with suppress(_Aborted):
-                    rank.role.say_goodbye(
+                    rank.role.exchange.say_goodbye(
                         SIGNAL if interrupted else ERROR, 143 if interrupted else status
                     )
                 self._over.wait(LAST_SAVE_S + 1)

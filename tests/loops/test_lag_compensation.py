@@ -37,11 +37,12 @@ def test_every_gradient_moves_the_weights_as_its_rule_says(
             def watched(
                 clock: int,
                 batch: int,
+                leaves: bool,
                 worker: Any = worker,
                 compute: Any = compute,
                 rank: int = rank,
             ) -> float:
-                loss: float = compute(clock, batch)
+                loss: float = compute(clock, batch, leaves)
                 vectors = worker.replica.weights.copy(), worker.replica.gradient.copy()
                 computed[rank, clock] = vectors
                 return loss

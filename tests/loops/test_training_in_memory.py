@@ -21,9 +21,10 @@ from psdp.backend import make_backend
 from psdp.checkpoint import find_checkpoint, read_manifest, read_shard, read_weights
 from psdp.data.batches import Validation
 from psdp.errors import CheckpointError, DataError, NumericsError, PeerLost, PsdpError, RankFailed
+from psdp.loops.exchange import Interrupted
 from psdp.loops.leader import Ended
 from psdp.loops.server import Server
-from psdp.loops.worker import Interrupted, Worker
+from psdp.loops.worker import Worker
 from psdp.nn.transformer import Transformer
 from psdp.params import Array
 from psdp.shard import Snapshot
@@ -588,7 +589,7 @@ def test_a_gradient_with_nan_ends_the_run_with_the_weights_before_it(
 
         def poisoned(*args: Any, **kwargs: Any) -> float:
             loss = compute(*args, **kwargs)
-            if worker._pushed_bytes >= 2 * worker.replica.gradient.nbytes:
+            if worker.exchange.pushed_bytes >= 2 * worker.replica.gradient.nbytes:
                 worker.replica.gradient[-1] = math.nan
             return loss
 
