@@ -284,7 +284,7 @@ OTHER: dict[str, Any] = {
     "batch_size": 7, "grad_accum": 7, "eval_every": 7, "eval_batches": 7,
     "early_stop_patience": 7, "out": "elsewhere", "checkpoint_every": 7, "keep_checkpoints": 7,
     "seed": 7, "threads": 7, "transport": "messages", "device": "gpu", "kernels": "numpy",
-    "server_device": "gpu", "precision": "bf16", "dtype": "float64",
+    "server_device": "gpu", "precision": "bf16", "dtype": "float64", "wire_dtype": "bf16",
     "outer_optimizer": "nesterov", "outer_lr": 0.5, "outer_momentum": 0.5, "elastic_rate": 0.5,
     "local_steps": 7, "merge": "async",
     "backup_workers": 1, "straggler": "2:4", "jitter": "pareto:2", "link_mbps": 7.0,
