@@ -1,4 +1,4 @@
-"""A worker's vectors: what leaves is the gradient, rounded where it is to be, on whatever device."""
+"""A worker's vectors: what leaves is the gradient, rounded where it is to be, on any device."""
 
 from __future__ import annotations
 
@@ -28,15 +28,20 @@ def job(**settings: Any) -> Job:
 
 
 class CountingDevice(EmulatedDevice):
-    """Notes the bytes of every vector that is fetched."""
+    """Notes the bytes of every vector that leaves it: at once, or beside other work."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.downloads: list[int] = []
+        self.sent_off: list[int] = []
 
     def download(self, device: Array, out: Array) -> None:
         self.downloads.append(device.nbytes)
         super().download(device, out)
+
+    def send_off(self, device: Array, out: Array) -> None:
+        self.sent_off.append(device.nbytes)
+        super().send_off(device, out)
 
 
 def filled(replica: Replica) -> Array:
@@ -57,6 +62,21 @@ def test_a_gpu_rounds_and_half_the_bytes_are_fetched(kernel_folder: Path, precis
     replica.fetch()
     assert device.downloads == [2 * rounding.table.size]
     assert device.launches[-1] == "round_to_bf16"
+    check_rounded(replica, gradient)
+
+
+def test_parts_that_leave_while_others_are_computed_are_rounded_too(kernel_folder: Path) -> None:
+    device = CountingDevice(kernel_folder)
+    rounding = job(wire_dtype="bf16")
+    replica = Replica(rounding, VOCAB, GpuBackend(device, "float32"))
+    gradient, size = filled(replica), rounding.table.size
+    outlet = replica.outlet()
+    assert outlet is not None
+    outlet(slice(33, None))
+    outlet(slice(33))
+    device.downloads.clear()
+    replica.fetch()
+    assert (device.sent_off, device.downloads) == ([2 * (size - 33), 2 * 33], [])
     check_rounded(replica, gradient)
 
 

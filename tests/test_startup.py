@@ -340,7 +340,7 @@ def test_a_gpu_needs_room_for_what_it_rounds(case: Case) -> None:
     needed = []
     for wire in ("float32", "bf16"):
         job = case.job_of(3, wire_dtype=wire)
-        needs = needs_of(GpuBackend(Ledger(), "float32"), job, case.corpus.vocab_size)
+        needs = needs_of(GpuBackend(Ledger(), "float32"), job, 1, case.corpus.vocab_size)
         assert needs is not None
         needed.append(needs["needed"])
     assert needed[1] - needed[0] == 2 * case.job.table.size
