@@ -258,6 +258,11 @@ class RunConfig:
         choices=("float32", "tf32", "bf16"),
     )
     dtype: str = setting("float32", "of weights and gradients", choices=("float32", "float64"))
+    wire_dtype: str | None = setting(
+        None,
+        "of what workers push; bf16 rounds it to bfloat16, half the bytes (default as --dtype)",
+        choices=("float32", "bf16"),
+    )
     log_every: int = setting(10, "steps between lines of metrics", low=1)
     profile: bool = setting(False, "measure where a step's time goes; a table at the end")
     quiet: bool = setting(False, "print nothing but errors")
@@ -347,6 +352,7 @@ class Config:
             raise ConfigError(
                 "--precision tf32 is for --device gpu, got --device cpu; drop one of the two"
             )
+        run = _resolve_wire(run)
         if optim.min_lr is None:
             optim = replace(optim, min_lr=optim.lr / 10)
         elif optim.min_lr > optim.lr:
@@ -375,6 +381,7 @@ ONLY_WITH = {
     "servers": _SERVED,
     "record": _SERVED,
     "replay": _SERVED,
+    "wire_dtype": _SERVED,
     "staleness": ("ssp", "auto"),
     "lag_compensation": ("async", "ssp"),
     "backup_workers": ("sync",),
@@ -423,6 +430,23 @@ def _check_overlap(optim: OptimConfig, run: RunConfig) -> None:
     else:
         return
     raise ConfigError(f"--overlap does not go with {other}: {reason}; drop one of the two")
+
+
+def _resolve_wire(run: RunConfig) -> RunConfig:
+    """Fill the default of what is pushed, where something is and there is a choice.
+
+    Raises:
+        ConfigError: a choice is made where there is none.
+    """
+    if run.dtype == "float32":
+        wire = run.wire_dtype or "float32"
+        return replace(run, wire_dtype=wire) if run.mode in ONLY_WITH["wire_dtype"] else run
+    if run.wire_dtype is not None:
+        raise ConfigError(
+            f"--wire-dtype {run.wire_dtype} needs float32 gradients, got --dtype {run.dtype}; drop "
+            "one of the two"
+        )
+    return run
 
 
 def _resolve_local(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, RunConfig]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from psdp.backend import BF16
 from psdp.config import Config, OptimConfig
 from psdp.errors import ConfigError
 from psdp.handicap import parse_stragglers
@@ -45,6 +48,12 @@ class Job:
     def shards(self) -> list[range]:
         """The range of the flat vector that each server holds."""
         return self.table.shards(len(self.servers))
+
+    @property
+    def wire_dtype(self) -> np.dtype[Any]:
+        """Of what workers push."""
+        run = self.config.run
+        return BF16 if run.wire_dtype == "bf16" else np.dtype(run.dtype)
 
     @property
     def tokens_per_gradient(self) -> int:

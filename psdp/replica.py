@@ -20,7 +20,8 @@ class Replica:
 
     Weights land in ``weights`` and the gradient leaves from ``gradient``, both (P,) on the host. On
     a CPU the layers are views of these two. A GPU has its own two, and so has a CPU that computes
-    while these two travel (``--overlap``); they are copied by :meth:`load` and :meth:`fetch`.
+    while these two travel (``--overlap``); they are copied by :meth:`load` and :meth:`fetch`. With
+    ``--wire-dtype bf16`` what leaves is the layers' gradient rounded.
 
     Args:
         zeros: makes ``gradient``, where servers on this host can see it.
@@ -28,6 +29,9 @@ class Replica:
     Attributes:
         own_weights, own_gradient: (P,) on the backend, what the layers are views of.
         fetch_s: seconds that gradients took from ``own_gradient`` to ``gradient``.
+        rounds: whether the gradient leaves in another type than it is computed in.
+        own_pushed: (P,) on the backend, what :meth:`fetch` brings to ``gradient``: ``own_gradient``
+            or, if it is rounded, a vector that nobody else writes.
         profile: takes note of what the layers cost, with ``--profile``.
     """
 
@@ -35,12 +39,18 @@ class Replica:
         self, job: Job, vocab_size: int, backend: Backend, zeros: Zeros = np.zeros
     ) -> None:
         config, size = job.config, job.table.size
-        self.gradient: Array = zeros(size, config.run.dtype)
+        self.gradient: Array = zeros(size, job.wire_dtype)
         self.backend = backend
         self._apart = backend.name == "gpu" or config.run.overlap
+        self.rounds = job.wire_dtype != backend.dtype
         self.own_weights = backend.zeros(size)
         self.weights: Array = np.zeros(size, config.run.dtype) if self._apart else self.own_weights
-        self.own_gradient = backend.zeros(size) if self._apart else self.gradient
+        alike = not (self._apart or self.rounds)
+        self.own_gradient = self.gradient if alike else backend.zeros(size)
+        self.own_pushed = self.own_gradient
+        if self.rounds:
+            on_gpu = backend.name == "gpu"
+            self.own_pushed = backend.empty(size, dtype=job.wire_dtype) if on_gpu else self.gradient
         self._sends_off = self._sent_off = False
         if self._apart:
             backend.travels(self.weights)
@@ -76,26 +86,34 @@ class Replica:
         self.backend.clear(self.model.loss)
 
     def outlet(self) -> Callable[[slice], None] | None:
-        """Return what copies parts of ``own_gradient`` to ``gradient`` while the layers go on, for
-        the last pass before :meth:`fetch`; None where it is :meth:`fetch` that copies."""
+        """Return what brings parts of ``own_gradient`` to ``gradient`` while the layers go on, for
+        the last pass before :meth:`fetch`; None where it is :meth:`fetch` that does."""
         self._sent_off = self._sends_off
         return self._send_off if self._sends_off else None
 
     def _send_off(self, place: slice) -> None:
-        self.backend.send_off(self.own_gradient[place], self.gradient[place])
+        if self.rounds:
+            self.backend.round_bf16(self.own_gradient[place], self.own_pushed[place])
+        self.backend.send_off(self.own_pushed[place], self.gradient[place])
 
     def fetch(self) -> None:
-        """Make ``gradient`` what is in ``own_gradient``; it is complete on return."""
-        if self._apart:
-            begin_s = time.monotonic()
-            if self._sent_off:
-                self.backend.synchronize()
-            else:
-                self.backend.to_host(self.own_gradient, self.gradient)
-            self._sent_off = False
-            self.fetch_s += time.monotonic() - begin_s
+        """Make ``gradient`` what is in ``own_gradient``, rounded if it is to be; it is complete on
+        return."""
+        if not (self._apart or self.rounds):
+            return
+        begin_s = time.monotonic()
+        if self._sent_off:
+            self.backend.synchronize()
+        else:
+            if self.rounds:
+                with self.profile.span("rounding"):
+                    self.backend.round_bf16(self.own_gradient, self.own_pushed)
+            if self.own_pushed is not self.gradient:
+                self.backend.to_host(self.own_pushed, self.gradient)
+        self._sent_off = False
+        self.fetch_s += time.monotonic() - begin_s
 
     def put_back(self) -> None:
-        """Make ``own_gradient`` what is in ``gradient``."""
+        """Make ``own_gradient`` what is in ``gradient``, which is not rounded."""
         if self._apart:
             self.backend.to_device(self.gradient, self.own_gradient)

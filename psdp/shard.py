@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from psdp.backend import Backend, make_backend
 from psdp.job import Job
@@ -116,6 +117,7 @@ class Shard:
         optimizer: of vectors (S,); its backend averages too.
         weights: (S,) this shard's initial values.
         slots: gradients that can be held at once.
+        slot_dtype: of these, if not that of the weights.
         clip: the largest global norm of a gradient; 0 for no limit.
         clip_value: its largest element; 0 for no limit.
         outer: takes what workers changed on their own in a run that has gradients too, with this
@@ -129,13 +131,17 @@ class Shard:
         weights: Array,
         slots: int,
         *,
+        slot_dtype: npt.DTypeLike | None = None,
         clip: float = 0.0,
         clip_value: float = 0.0,
         outer: tuple[Optimizer, float] | None = None,
         zeros: Zeros = np.zeros,
     ) -> None:
         self.weights = Weights(weights, zeros)
-        self.slots = [np.empty_like(weights) for _ in range(slots)]
+        dtype = weights.dtype if slot_dtype is None else np.dtype(slot_dtype)
+        self.slots: list[Array] = [np.empty(weights.size, dtype) for _ in range(slots)]
+        # Where a mean is of another type than what it is of, it needs a place of its own.
+        self._mean = None if dtype == weights.dtype else np.empty_like(weights)
         self._zeros = zeros
         self.optimizer = optimizer
         self._clip, self._clip_value = clip, clip_value
@@ -173,6 +179,7 @@ class Shard:
             optimizer if device is None else OnDevice(optimizer, backend),
             own,
             0 if job.reduces else len(job.workers),
+            slot_dtype=job.wire_dtype,
             clip=optim.grad_clip,
             clip_value=optim.grad_clip_value,
             outer=_outer(job, own.size, decayed_size, backend) if run.mode == "auto" else None,
@@ -191,13 +198,17 @@ class Shard:
         next push, and this server only between a push and its answer: that gradient is applied,
         or the run over, before the answer is sent (protocol/policy.py answers so in every mode).
         """
-        assert gradient.shape == self.slots[slot].shape
+        own = self.slots[slot]
+        assert (gradient.shape, gradient.dtype) == (own.shape, own.dtype)
         self.slots[slot] = gradient
 
     def average(self, slots: Sequence[int], weights: Sequence[float]) -> Array:
-        """Return the weighted mean (S,) of the slots, in this order; it takes the first's place."""
-        mean = self.slots[slots[0]]
-        if len(slots) > 1:
+        """Return the weighted mean (S,) of the slots, in this order, in the weights' type.
+
+        It takes the first one's place; where slots are bfloat16, that of the last mean.
+        """
+        mean = self.slots[slots[0]] if self._mean is None else self._mean
+        if len(slots) > 1 or self._mean is not None:
             weighted_mean(mean, [self.slots[slot] for slot in slots], weights, self.backend)
         return mean
 
@@ -237,6 +248,12 @@ class Shard:
                 vector[...] = 0
         self._outer_begun = True
         optimizer.step(self.weights.writable(), change, lr)
+
+    def average_bytes(self, slots: Sequence[int]) -> int:
+        """Bytes that :meth:`average` reads."""
+        if len(slots) == 1 and self._mean is None:
+            return 0
+        return sum(self.slots[slot].nbytes for slot in slots)
 
     @property
     def update_bytes(self) -> int:

@@ -135,6 +135,15 @@ def group_of(config: Config, name: str) -> Any:
             {"mode": "local", "merge": "async", "outer_momentum": 0.5},
             "--outer-momentum 0.5 .* momentum or nesterov only, got average",
         ),
+        (
+            {"wire_dtype": "bf16", "mode": "allreduce"},
+            "--wire-dtype bf16 has a meaning with --mode sync, .* got --mode allreduce; drop one",
+        ),
+        (
+            {"wire_dtype": "bf16", "dtype": "float64"},
+            "--wire-dtype bf16 needs float32 gradients, got --dtype float64; drop one of the two",
+        ),
+        ({"wire_dtype": "float32", "dtype": "float64"}, "--wire-dtype float32 needs float32"),
         ({"min_lr": 0.1, "lr": 0.01}, "--min-lr 0.1 is above --lr 0.01"),
         ({"early_stop_patience": 2, "eval_every": 0}, "--early-stop-patience 2 .* --eval-every 0"),
         (
@@ -215,6 +224,10 @@ def test_an_integer_is_a_number_too_and_none_where_it_means_by_default() -> None
         ({"mode": "local", "outer_lr": 0.0}, "outer_lr", 0.0),
         ({"mode": "easgd"}, "local_steps", 8),
         ({"mode": "sync"}, "local_steps", None),
+        ({"mode": "sync"}, "wire_dtype", "float32"),
+        ({"mode": "auto", "wire_dtype": "bf16"}, "wire_dtype", "bf16"),
+        ({"dtype": "float64"}, "wire_dtype", None),
+        ({"mode": "allreduce"}, "wire_dtype", None),
     ],
 )
 def test_what_depends_on_other_settings_is_filled(

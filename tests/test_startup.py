@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from psdp.backend.gpu_backend import GpuBackend
+from psdp.backend.ledger import Ledger
 from psdp.checkpoint import CheckpointStore, Manifest, read_manifest
 from psdp.config import Config, settings
 from psdp.data.corpus import Corpus, load_corpus
@@ -25,6 +27,7 @@ from psdp.runfolder import RunFolder
 
 try:
     from psdp.startup.agree import PER_RANK, same_corpus, same_settings, together
+    from psdp.startup.device import needs_of
     from psdp.startup.folder import config_record, open_folder
     from psdp.startup.prepare import cut_out, place_on_node
     from psdp.startup.resume import CHANGEABLE, check_resumable, identity_of, settle
@@ -54,11 +57,12 @@ class Case:
         config = Config.from_flat(self.given | changes).resolved()
         return Job(config, world_size, parameter_table(config.model, self.corpus.vocab_size))
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, identity: dict[str, Any] | None = None) -> None:
         store = CheckpointStore(self.folder, keep=0)
         weights = self.job.table.initial(1, "float32")
         file = store.write_shard(step, 0, 1, {"weights": weights})
-        store.commit(step, [file], identity_of(self.job, self.corpus) | {"version": step})
+        identity = identity or identity_of(self.job, self.corpus)
+        store.commit(step, [file], identity | {"version": step})
 
     def checkpoint(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:06d}"
@@ -284,7 +288,7 @@ OTHER: dict[str, Any] = {
     "batch_size": 7, "grad_accum": 7, "eval_every": 7, "eval_batches": 7,
     "early_stop_patience": 7, "out": "elsewhere", "checkpoint_every": 7, "keep_checkpoints": 7,
     "seed": 7, "threads": 7, "transport": "messages", "device": "gpu", "kernels": "numpy",
-    "server_device": "gpu", "precision": "bf16", "dtype": "float64",
+    "server_device": "gpu", "precision": "bf16", "dtype": "float64", "wire_dtype": "bf16",
     "outer_optimizer": "nesterov", "outer_lr": 0.5, "outer_momentum": 0.5, "elastic_rate": 0.5,
     "local_steps": 7, "merge": "async",
     "backup_workers": 1, "straggler": "2:4", "jitter": "pareto:2", "link_mbps": 7.0,
@@ -319,6 +323,27 @@ def test_saying_the_same_again_is_no_change(case: Case) -> None:
 def test_nothing_to_go_on_from_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no such folder"):
         settle({"resume": str(tmp_path / "nowhere")})
+
+
+def test_a_run_from_before_a_setting_had_its_default(case: Case) -> None:
+    """A checkpoint of before --wire-dtype is of float32."""
+    identity = identity_of(case.job, case.corpus)
+    del identity["settings"]["wire_dtype"]
+    case.save(20, identity)
+    given = {"resume": str(case.folder)}
+    assert settle(given | {"wire_dtype": "float32"})[0].run.wire_dtype == "float32"
+    with pytest.raises(CheckpointError, match="--wire-dtype bf16 differs from float32 of the run"):
+        settle(given | {"wire_dtype": "bf16"})
+
+
+def test_a_gpu_needs_room_for_what_it_rounds(case: Case) -> None:
+    needed = []
+    for wire in ("float32", "bf16"):
+        job = case.job_of(3, wire_dtype=wire)
+        needs = needs_of(GpuBackend(Ledger(), "float32"), job, 1, case.corpus.vocab_size)
+        assert needs is not None
+        needed.append(needs["needed"])
+    assert needed[1] - needed[0] == 2 * case.job.table.size
 
 
 def test_the_same_job_is_resumable(case: Case) -> None:

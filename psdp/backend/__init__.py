@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from psdp.backend import cupy_device
+from psdp.backend.arrays import BF16
 from psdp.backend.base import AdamStep, Backend
 from psdp.backend.gpu_backend import GpuBackend
 from psdp.backend.numpy_backend import NumpyBackend
@@ -28,7 +29,7 @@ except (ImportError, AttributeError) as error:
 else:
     _missing = None
 
-__all__ = ["AdamStep", "Backend", "NumpyBackend", "make_backend"]
+__all__ = ["BF16", "AdamStep", "Backend", "NumpyBackend", "make_backend"]
 
 
 def make_backend(

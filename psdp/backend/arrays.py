@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
+BF16 = np.dtype(np.uint16)
+"""Stands for bfloat16, which NumPy has not: the upper half of a float32, as bits."""
+
 
 class Arrays:
     """An array module, a dtype, and scratch memory; the ground floor of a backend.
@@ -22,8 +25,8 @@ class Arrays:
         kernels: "numpy", "compiled", "cuda", or one of these and how it multiplies.
         xp: the array module, numpy or cupy.
         dtype: of weights, gradients, sums, and the residual stream.
-        branch_dtype: of activations between the layers of a branch, as products take them; uint16
-            stands for bfloat16.
+        branch_dtype: of activations between the layers of a branch, as products take them; may be
+            BF16.
         tile: elements of one operand that a chain of kernels handles at a time.
         query_block: queries that causal attention handles at a time.
     """

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from psdp.backend.arrays import Array
+from psdp.backend.arrays import BF16, Array
 from psdp.backend.attention import CausalAttention, split_heads
 from psdp.backend.squares import sum_of_squares
 
@@ -96,11 +96,19 @@ class Backend(CausalAttention):
         out += scale * x.sum(dtype=np.float64)
 
     def sum_of_squares(self, vector: Array) -> float:
-        """Return the sum of the squares of ``vector`` (P,); NaN or Inf only if it holds NaN or Inf.
+        """Return the sum of the squares of ``vector`` (P,), which may be bfloat16; NaN or Inf only
+        if it holds NaN or Inf.
 
         It waits for the device.
         """
-        return sum_of_squares(vector)
+        if vector.dtype != BF16:
+            return sum_of_squares(vector)
+        total = 0.0
+        for block in self.blocks(vector.size, 1):
+            wide = self.scratch(2, vector[block].size)
+            self.mean([vector[block]], [1.0], wide)
+            total += sum_of_squares(wide)
+        return total
 
     # Activations ----------------------------------------------------------------------------
 
@@ -270,16 +278,48 @@ class Backend(CausalAttention):
     def mean(self, vectors: list[Array], shares: list[float], out: Array) -> None:
         """Write the sum of share times vector, (P,) each, in their order to ``out`` (P,).
 
-        ``out`` may be one of the vectors: a block is written after it has been read from all.
+        The vectors are all of ``out``'s type, or all bfloat16, to a float32 ``out``. ``out`` may be
+        one of them: a block is written after it has been read from all.
         """
         xp = self.xp
         for block in self.blocks(out.size, 1):
             sums, part = (self.scratch(index, out[block].size) for index in (0, 1))
-            xp.multiply(vectors[0][block], shares[0], out=sums)
+            xp.multiply(self._wide(vectors[0][block], sums), shares[0], out=sums)
             for vector, share in zip(vectors[1:], shares[1:], strict=True):
-                xp.multiply(vector[block], share, out=part)
+                xp.multiply(self._wide(vector[block], part), share, out=part)
                 xp.add(sums, part, out=sums)
             out[block] = sums
+
+    def _wide(self, vector: Array, room: Array) -> Array:
+        """Return ``vector`` (B,) itself, or if it is bfloat16 in ``room`` (B,), as float32."""
+        if vector.dtype != BF16:
+            return vector
+        bits = room.view(np.uint32)
+        bits[...] = vector
+        self.xp.left_shift(bits, 16, out=bits)
+        return room
+
+    def round_bf16(self, x: Array, out: Array) -> None:
+        """Write ``x`` (P,), float32, to ``out`` (P,) as bfloat16: the nearest, of two the even one.
+
+        What is closer to 2^128 than to the largest number becomes Inf; NaN stays NaN.
+        """
+        xp = self.xp
+        for block in self.blocks(x.size, 1):
+            bits = x[block].view(np.uint32)
+            rounded, room = (self.scratch(index, bits.size) for index in (0, 1))
+            rounded = rounded.view(np.uint32)
+            xp.right_shift(bits, 16, out=rounded)
+            xp.bitwise_and(rounded, 1, out=rounded)
+            xp.add(rounded, 0x7FFF, out=rounded)
+            xp.add(rounded, bits, out=rounded)
+            xp.right_shift(rounded, 16, out=rounded)
+            # The carry could turn NaN into Inf or 0: it keeps its upper half, with a bit that says
+            # NaN whatever was cut off.
+            is_nan = xp.isnan(x[block], out=room.view(np.bool_)[: bits.size])
+            if is_nan.any():
+                rounded[is_nan] = bits[is_nan] >> 16 | 0x40
+            out[block] = rounded
 
     def adam(self, w: Array, g: Array, mean: Array, mean_sq: Array, step: AdamStep) -> None:
         """Move the means towards g and g^2, g times ``step.scale``, and w by Adam's rule; all (P,),

@@ -2,7 +2,7 @@
 
 It asks a :class:`Device` for memory, launches and products, and never waits for it, so a step is
 queued ahead of the GPU and may be captured whole. Activations between the linear layers of a branch
-may be bfloat16, kept as ``uint16``; parameters, sums and the residual stream are not.
+may be bfloat16; parameters, sums and the residual stream are not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from psdp.backend.arrays import Array
+from psdp.backend.arrays import BF16, Array
 from psdp.backend.base import LAYER_NORM_EPS, AdamStep, Backend
 from psdp.backend.cuda import Source
 from psdp.backend.squares import sum_of_squares
@@ -123,7 +123,7 @@ class GpuBackend(Backend):
         self._real = dtype
         super().__init__(dtype)
         if self._half:
-            self.branch_dtype = np.dtype(np.uint16)
+            self.branch_dtype = BF16
         self._seed = device.zeros((2,), np.uint32)
         self._streams = 0
         self._squares = device.zeros((MOST_BLOCKS,), np.float64)
@@ -242,11 +242,12 @@ class GpuBackend(Backend):
     def sum_of_squares(self, vector: Array) -> float:
         blocks = min(MOST_BLOCKS, _ceil(vector.size, BLOCK))
         size = vector.size
-        self._launch("sums", "square_parts", (blocks,), BLOCK, vector, self._squares, size)
+        kernel = "square_parts_bf16" if vector.dtype == BF16 else "square_parts"
+        self._launch("sums", kernel, (blocks,), BLOCK, vector, self._squares, size)
         arguments = (self._squares, self._square_sum, blocks)
         self._launch("sums", "total_of_parts", (1,), 1024, *arguments)
         total = float(self.on_host(self._square_sum)[0])
-        if math.isfinite(total):
+        if math.isfinite(total) or vector.dtype == BF16:
             return total
         # NaN, Inf, or squares beyond float64, which are told apart at leisure.
         return sum_of_squares(self.on_host(vector))
@@ -355,8 +356,12 @@ class GpuBackend(Backend):
 
     def mean(self, vectors: list[Array], shares: list[float], out: Array) -> None:
         assert all(vector is not out for vector in vectors[1:]), "it is written before it is read"
+        kernel = "add_share_bf16" if vectors[0].dtype == BF16 else "add_share"
         for index, (vector, share) in enumerate(zip(vectors, shares, strict=True)):
-            self._each("adam", "add_share", out.size, vector, share, out, out.size, int(index == 0))
+            self._each("adam", kernel, out.size, vector, share, out, out.size, int(index == 0))
+
+    def round_bf16(self, x: Array, out: Array) -> None:
+        self._each("elementwise", "round_to_bf16", x.size, x, out, x.size)
 
     def adam(self, w: Array, g: Array, mean: Array, mean_sq: Array, step: AdamStep) -> None:
         scalars = (step.scale, step.beta1, step.beta2, step.step_size, step.eps, step.shrink)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import psdp.backend._native as native
-from psdp.backend.arrays import Array
+from psdp.backend.arrays import BF16, Array
 from psdp.backend.base import AdamStep
 from psdp.backend.blas import find_sgemm
 from psdp.backend.numpy_backend import NumpyBackend
@@ -124,7 +124,10 @@ class NativeBackend(NumpyBackend):
         )
 
     def mean(self, vectors: list[Array], shares: list[float], out: Array) -> None:
-        native.mean(out, vectors, shares)
+        native.mean(out, vectors, shares, vectors[0].dtype == BF16)
+
+    def round_bf16(self, x: Array, out: Array) -> None:
+        native.round_bf16(x, out)
 
     def adam(self, w: Array, g: Array, mean: Array, mean_sq: Array, step: AdamStep) -> None:
         native.adam(

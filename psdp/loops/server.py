@@ -181,8 +181,7 @@ class Server(ABC):
     ) -> None:
         """Average these slots; update as soon as the norm of the whole average is known, with the
         learning rate times ``rate``, or by the outer optimizer of a run that chooses its mode."""
-        slot_bytes = self.shard.weights.values.nbytes
-        with self.profile.span("average", len(slots) * slot_bytes if len(slots) > 1 else 0):
+        with self.profile.span("average", self.shard.average_bytes(slots)):
             gradient = self.shard.average(slots, weights)
         self.updating = Updating(version, tuple(slots), gradient, rate, outer)
         norms, own = self._norms[version], self.endpoint.rank
@@ -191,7 +190,7 @@ class Server(ABC):
             norms |= dict.fromkeys(self.job.servers, 0.0)
             norms[0] = self.gradients[slots[0]].sum_of_squares
         else:
-            with self.profile.span("gradient norm", slot_bytes):
+            with self.profile.span("gradient norm", gradient.nbytes):
                 norms[own] = sum_of_squares(gradient)
             for server in self.job.servers:
                 if server != own:

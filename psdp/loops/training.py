@@ -170,7 +170,8 @@ class ElasticTraining(LocalTraining):
     draws them to the server's (elastic averaging, Zhang et al. 2015, arXiv:1412.6651).
 
     The server moves its weights c by a (x - c) towards the worker's x, and answers with c'. The
-    worker moves by as much the other way, which it finds from c': c' - x = (1 - a) (c - x).
+    worker moves by as much the other way, which it finds from c': c' - x = (1 - a) (c - x). Where
+    x is rounded on its way, that holds of the rounded one, and the worker's own stays as it is.
     """
 
     def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
@@ -188,7 +189,7 @@ class ElasticTraining(LocalTraining):
 
     def merged(self) -> None:
         weights, own = self.replica.own_weights, self._start
-        np.subtract(weights, own, out=weights)
+        np.subtract(weights, self._seen(), out=weights)
         np.multiply(weights, self._pull, out=weights)
         np.add(own, weights, out=own)
         self._restore()
@@ -199,6 +200,14 @@ class ElasticTraining(LocalTraining):
         else:
             self._start[...] = self.replica.own_weights
             self._begun = True
+
+    def _seen(self) -> Array:
+        """Return the worker's weights (P,) as the server saw them."""
+        replica = self.replica
+        if not replica.rounds:
+            return self._start
+        replica.backend.mean([replica.own_pushed], [1.0], replica.own_gradient)
+        return replica.own_gradient
 
     def _restore(self) -> None:
         self.replica.own_weights[...] = self._start

@@ -31,7 +31,7 @@ _SETUP = {
 _OF_MODE = {
     *("mode", "staleness", "local_steps", "merge", "backup_workers", "lag_compensation"),
     *("outer_optimizer", "outer_lr", "outer_momentum", "elastic_rate", "beta1"),
-    *("overlap", "balance"),
+    *("overlap", "balance", "wire_dtype"),
 }
 """Settings whose meaning or default is the mode's."""
 

@@ -277,10 +277,10 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="All other flags are those of a job, see python -m psdp.worker --help; those that "
         "matter are the size of the model and of a batch, --max-steps (default "
         f"{USUAL_STEPS}), --link-mbps (of each rank's network port, both ways; 0: one host), "
-        "--merge, --backup-workers, --straggler, --jitter (slept, beside the processor time of a "
-        "step) and --seed. Example: python -m psdp.simulate --workers 8,64,512 --mode sync,ssp "
-        "--staleness 4 --step-ms 50 --latency-us 20 --link-mbps 10000 --apply-ms 1 --jitter "
-        "exponential:0.1",
+        "--merge, --backup-workers, --wire-dtype, --straggler, --jitter (slept, beside the "
+        "processor time of a step) and --seed. Example: python -m psdp.simulate --workers "
+        "8,64,512 --mode sync,ssp --staleness 4 --step-ms 50 --latency-us 20 --link-mbps 10000 "
+        "--apply-ms 1 --jitter exponential:0.1",
         allow_abbrev=False,
     )
     grid = parser.add_argument_group("what is varied")

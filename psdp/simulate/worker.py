@@ -26,7 +26,7 @@ class Worker:
         steps: the processor seconds of its steps.
         handicap: what it sleeps beyond them.
         shards: in which an answer comes.
-        size: bytes of a push, and of a pull.
+        push_size, pull_size: bytes of a push, and of a pull.
         inner_s: processor seconds of the optimizer that it runs itself after each step, if it does.
         overlaps: whether it computes its next gradient while it waits for an answer.
         push: called when what it was ordered is computed, with the mean seconds of a step.
@@ -48,7 +48,8 @@ class Worker:
         steps: Iterator[float],
         handicap: Handicap,
         shards: int,
-        size: int,
+        push_size: int,
+        pull_size: int,
         inner_s: float,
         overlaps: bool,
         push: Callable[[SendWeights, float], None],
@@ -63,7 +64,8 @@ class Worker:
         self._steps = steps
         self._handicap = handicap
         self._shards = shards
-        self._size = size
+        self._push_size = push_size
+        self._pull_size = pull_size
         self._inner_s = inner_s
         self._overlaps = overlaps
         self._push = push
@@ -99,7 +101,7 @@ class Worker:
         if self._arrived == self._shards:
             self._arrived = 0
             self.pulls += 1
-            busy_s = self._costs.worker_message_s + self._size * self._costs.pull_s_per_byte
+            busy_s = self._costs.worker_message_s + self._pull_size * self._costs.pull_s_per_byte
             self._run(busy_s, lambda: self._begin(answer))
 
     def _begin(self, answer: SendWeights) -> None:
@@ -142,7 +144,7 @@ class Worker:
 
     def _finish(self, answer: SendWeights, step_s: float) -> None:
         self.enter(State.WAITING)
-        busy_s = self._costs.worker_message_s + self._size * self._costs.push_s_per_byte
+        busy_s = self._costs.worker_message_s + self._push_size * self._costs.push_s_per_byte
         self._run(busy_s, lambda: self._pushed(answer, step_s))
 
     def _pushed(self, answer: SendWeights, step_s: float) -> None:

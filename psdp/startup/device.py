@@ -27,6 +27,8 @@ def needs_of(backend: Backend, job: Job, rank: int, vocab_size: int) -> dict[str
         parts = training_memory(
             job.config.model, vocab_size, run.batch_size, run.dtype, backend.precision
         )
+        if job.wire_dtype != backend.dtype:
+            parts["rounded gradient"] = job.table.size * job.wire_dtype.itemsize
     free, total = backend.device.memory()
     return {
         "name": backend.device.name,

@@ -158,7 +158,7 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
     if isinstance(own, Shard) and not job.reduces:
         for slot, worker in enumerate(job.workers):
             if worker in windows:
-                own.adopt(slot, windows[worker].vector(job.shards[rank], config.run.dtype))
+                own.adopt(slot, windows[worker].vector(job.shards[rank], job.wire_dtype))
 
     def opening() -> tuple[Links, dict[str, Any]]:
         how = links(job, met, [reason for fact in meetings for reason in fact["refused"]])

@@ -57,10 +57,12 @@ def _check_unchanged(
     run: Path,
     flag: str,
 ) -> None:
+    # Of a setting that is newer than the run, it had the default.
+    known = Config.from_flat(dict(values)).resolved().flat() | dict(values)
     for name, value in given.items():
-        if name not in changeable and value != values.get(name, value):
+        if name not in changeable and value != known.get(name, value):
             raise CheckpointError(
-                f"{flag_of(name)} {value} differs from {values[name]} of the run in {run}; drop "
+                f"{flag_of(name)} {value} differs from {known[name]} of the run in {run}; drop "
                 f"the flag to go on with that run, or start a new one without {flag}"
             )
 

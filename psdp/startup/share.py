@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.transport.shared import Memory, Window
@@ -56,14 +58,15 @@ def make_memory(job: Job, rank: int) -> Memory | None:
         return None
     if rank in job.servers:
         count, size = COPIES + len(job.workers), len(job.shards[rank])
+        dtype = np.dtype(job.config.run.dtype)
     else:
-        count, size = 1, job.table.size
+        count, size, dtype = 1, job.table.size, job.wire_dtype
 
     def say(text: str) -> None:
         print(f"psdp: rank {rank}: {text}", file=sys.stderr, flush=True)
 
     try:
-        return Memory(count, size, job.config.run.dtype, say)
+        return Memory(count, size, dtype, say)
     except OSError as error:
         say(f"no memory can be shared ({error.strerror}): vectors go as MPI messages")
         return None

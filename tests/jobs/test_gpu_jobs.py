@@ -115,6 +115,33 @@ def test_bfloat16_ends_within_a_hundredth_of_float32(
     assert abs(losses[0] - losses[1]) < 0.01
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--mode", "sync", "--servers", "2", "--server-device", "gpu"),
+        ("--mode", "sync", "--overlap", "--grad-accum", "2"),
+        ("--mode", "local", "--local-steps", "3"),
+        ("--mode", "easgd", "--local-steps", "2"),
+    ],
+    ids=" ".join,
+)
+def test_what_gpus_push_in_bfloat16_is_what_cpus_push(
+    folder: Path, on_gpu: Callable[..., CompletedProcess[str]], flags: tuple[str, ...]
+) -> None:
+    ranks = 2 if "easgd" in flags else 4
+    same = ("--wire-dtype", "bf16", "--optimizer", "sgd", *flags)
+    gpu = on_gpu(ranks, *same, "--device", "gpu", "--out", "gpu")
+    assert gpu.returncode == 0, gpu.stdout
+    cpu = train(folder, ranks, *STEPS, *same, "--server-device", "cpu", "--out", "cpu")
+    assert cpu.returncode == 0, cpu.stdout
+    # A number next to a tie may be rounded the other way, by 2^-8 of a small step.
+    np.testing.assert_allclose(weights(folder / "gpu"), weights(folder / "cpu"), atol=1e-3)
+    results = [summary(folder / run) for run in ("gpu", "cpu")]
+    assert results[0]["val_loss"] == pytest.approx(results[1]["val_loss"], abs=1e-3)
+    assert results[0]["bytes_pushed"] == results[1]["bytes_pushed"]
+    assert 2 * results[0]["bytes_pushed"] < results[0]["bytes_pulled"]
+
+
 def test_a_run_goes_on_on_another_kind_of_device(
     folder: Path, on_gpu: Callable[..., CompletedProcess[str]]
 ) -> None:

@@ -222,8 +222,11 @@ class Training:
     # Putting together
 
     def _memory(self, rank: int) -> Memory:
-        size = len(self.job.shards[rank]) if rank in self.job.servers else self.job.table.size
-        return Memory(8 + self.workers, size, self.job.config.run.dtype, pytest.fail)
+        if rank in self.job.servers:
+            size, dtype = len(self.job.shards[rank]), np.dtype(self.job.config.run.dtype)
+        else:
+            size, dtype = self.job.table.size, self.job.wire_dtype
+        return Memory(8 + self.workers, size, dtype, pytest.fail)
 
     def _part(self, rank: int) -> Shard | Replica:
         """Return what a rank may share."""
@@ -247,9 +250,7 @@ class Training:
             windows = {peer: Window(cards[peer]) for peer in hears}
             if isinstance(part, Shard) and not self.job.reduces:
                 for slot, worker in enumerate(self.job.workers):
-                    gradient = windows[worker].vector(
-                        self.job.shards[rank], self.job.config.run.dtype
-                    )
+                    gradient = windows[worker].vector(self.job.shards[rank], self.job.wire_dtype)
                     part.adopt(slot, gradient)
             neighbours[rank] = Neighbours(memory, windows)
         return neighbours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -161,6 +162,20 @@ def test_a_servers_port_carries_the_vectors_of_all_workers(workers: int, servers
     prediction = simulated(workers, servers=servers, **LINK)
     others_s = (workers - 1) * TRANSFER_S / servers
     assert period_s(prediction) == pytest.approx(STEP_S + others_s + 2 * TRANSFER_S)
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_pushes_in_bfloat16_take_half_their_bytes_and_time(servers: int) -> None:
+    prediction = simulated(1, servers=servers, wire_dtype="bf16", **LINK)
+    # The first server answers while the last shard is still on its way.
+    exchange_s = (1 / 2 / servers + 1) * TRANSFER_S
+    assert period_s(prediction) == pytest.approx(STEP_S + exchange_s)
+    assert prediction.pushed_bytes_per_step == 2 * SIZE
+    assert prediction.pulled_bytes_per_step == 4 * SIZE
+    copied = replace(FREE, push_s_per_byte=1e-6, pull_s_per_byte=1e-6)
+    assert period_s(simulated(1, copied, wire_dtype="bf16")) == pytest.approx(
+        STEP_S + (2 + 4) * SIZE * 1e-6
+    )
 
 
 @pytest.mark.parametrize("servers", [1, 2])

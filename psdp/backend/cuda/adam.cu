@@ -37,3 +37,10 @@ extern "C" __global__ void add_share(const real *x, double share, real *out, lon
     for (long long i = thread_number(); i < size; i += thread_count())
         out[i] = first ? part * x[i] : out[i] + part * x[i];
 }
+
+extern "C" __global__ void add_share_bf16(const bf16 *x, double share, real *out, long long size,
+                                          long long first) {
+    const real part = share;
+    for (long long i = thread_number(); i < size; i += thread_count())
+        out[i] = first ? part * load(x + i) : out[i] + part * load(x + i);
+}

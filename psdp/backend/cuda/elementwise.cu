@@ -97,6 +97,10 @@ extern "C" __global__ void round_to_act(const real *x, act *y, long long size) {
     for (long long i = thread_number(); i < size; i += thread_count()) store(y + i, x[i]);
 }
 
+extern "C" __global__ void round_to_bf16(const real *x, bf16 *y, long long size) {
+    for (long long i = thread_number(); i < size; i += thread_count()) store(y + i, x[i]);
+}
+
 // y += mask * x: the end of a branch.
 extern "C" __global__ void add_dropped(const act *x, const uint32 *seed, long long stream, double p,
                                        real *y, long long size) {

@@ -51,6 +51,16 @@ extern "C" __global__ void square_parts(const real *x, double *parts, long long 
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
+extern "C" __global__ void square_parts_bf16(const bf16 *x, double *parts, long long size) {
+    double sum = 0;
+    for (long long i = thread_number(); i < size; i += thread_count()) {
+        double value = load(x + i);
+        sum += value * value;
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+}
+
 // out (1,) = or += scale times the sum of x (size,): one block.
 extern "C" __global__ void total_of_parts(const double *x, double *out, long long size) {
     double sum = 0;

@@ -50,6 +50,17 @@ void end_sums(Sums s);
 /* Threads that in_parallel uses from now on. */
 extern size_t kernel_threads;
 
+typedef union {
+    uint32_t bits;
+    float value;
+} Float;
+
+INLINE uint32_t bits_of(float value) { return ((Float){.value = value}).bits; }
+INLINE float float_of(uint32_t bits) { return ((Float){.bits = bits}).value; }
+
+/* bfloat16 is the upper half of a float. */
+INLINE float wide(uint16_t bf16) { return float_of((uint32_t)bf16 << 16); }
+
 /* Sums are in the order of the text unless a loop says that it may be otherwise (omp simd
  * reduction): the two steps below, and what a kernel scales before it squares, depend on it.
  *
@@ -69,11 +80,7 @@ INLINE float exponential(float x) {
     p = p * (r * r) + (r + 1.0f);
     /* Of NaN this is any power; p is NaN already. */
     const int32_t exponent = (int32_t)k + 127;
-    union {
-        uint32_t bits;
-        float value;
-    } power = {.bits = (uint32_t)exponent << 23};
-    return p * power.value;
+    return p * float_of((uint32_t)exponent << 23);
 }
 
 INLINE float *sums_of(Sums s, size_t part) { return s.rows ? s.rows + part * s.size : s.sums; }
@@ -115,7 +122,9 @@ int attention_backward(AttentionShape shape, const float *qkv, const float *mask
                        const float *context, const float *log_sums, const float *dcontext,
                        float *dqkv);
 
-void mean(const float *const *vectors, const float *shares, size_t count, float *out, size_t size);
+void mean(const void *const *vectors, int bf16, const float *shares, size_t count, float *out,
+          size_t size);
+void round_bf16(const float *x, uint16_t *out, size_t size);
 
 typedef struct {
     float beta1, rate1, beta2, rate2, scale, step_size, eps, shrink; /* rate = 1 - beta */

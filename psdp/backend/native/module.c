@@ -25,7 +25,7 @@ static void release(Buffers *buffers) {
  * the rest, and RUN does nothing. */
 
 /* The memory of a C-contiguous array of at least `size` elements; NULL with an exception set where
- * it is none. `type` is 'f' (float32) or 'q' (int64). */
+ * it is none. `type` is 'f' (float32), 'H' (uint16) or 'q' (int64). */
 static void *array(Buffers *buffers, PyObject *object, char type, int writable, size_t size) {
     Py_buffer *view = &buffers->views[buffers->count];
     int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
@@ -277,29 +277,39 @@ FUNCTION(attention_backward) {
     END;
 }
 
-/* in: out, a list of gradients, a list of their shares. */
+/* in: out, a list of gradients, a list of their shares, whether these gradients are bfloat16. */
 FUNCTION(mean) {
-    BEGIN(3);
+    BEGIN(4);
     Py_ssize_t count = PyList_Size(in[1]);
     if (count < 1 || PyList_Size(in[2]) != count)
         return PyErr_Format(PyExc_TypeError, "expected a list of vectors and one of their shares");
     Py_buffer *views = calloc((size_t)count + 1, sizeof *views);
-    const float **vectors = calloc((size_t)count + 1, sizeof *vectors);
+    const void **vectors = calloc((size_t)count + 1, sizeof *vectors);
     float *shares = calloc((size_t)count + 1, sizeof *shares), *out = WRITE(in[0], 0);
     size_t size = out ? (size_t)buffers.views[0].len / sizeof(float) : 0;
+    const int bf16 = PyObject_IsTrue(in[3]);
     if (!views || !vectors || !shares) PyErr_NoMemory();
     Py_ssize_t held = 0;
     for (; held < count && !PyErr_Occurred(); held++) {
         Buffers one = {.count = 0};
-        vectors[held] = array(&one, PyList_GetItem(in[1], held), 'f', 0, size);
+        vectors[held] = array(&one, PyList_GetItem(in[1], held), bf16 ? 'H' : 'f', 0, size);
         shares[held] = real(PyList_GetItem(in[2], held));
         views[held] = one.views[0];
     }
-    RUN(mean(vectors, shares, (size_t)count, out, size));
+    RUN(mean(vectors, bf16, shares, (size_t)count, out, size));
     while (held) PyBuffer_Release(&views[--held]);
     free(views);
     free(vectors);
     free(shares);
+    END;
+}
+
+FUNCTION(round_bf16) {
+    BEGIN(2);
+    const float *x = READ(in[0], 0);
+    const size_t size = first_size(&buffers);
+    uint16_t *out = array(&buffers, in[1], 'H', 1, size);
+    RUN(round_bf16(x, out, size));
     END;
 }
 
@@ -333,6 +343,7 @@ static PyMethodDef methods[] = {
     METHOD(attention),
     METHOD(attention_backward),
     METHOD(mean),
+    METHOD(round_bf16),
     METHOD(adam),
     {NULL, NULL, 0, NULL},
 };

@@ -1,0 +1,146 @@
+"""Real jobs that push bfloat16: half the bytes on either transport, and said so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import RANK, at_gradient, metrics, summary, train, weights, write_corpus
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "corpus.txt")
+    return tmp_path
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("overlap", [(), ("--overlap",)], ids=["", "overlap"])
+def test_three_workers_end_alike_on_both_transports_and_close_to_float32(
+    folder: Path, servers: int, overlap: tuple[str, ...]
+) -> None:
+    flags = ("--servers", str(servers), "--max-steps", "60", "--eval-every", "20", *overlap)
+    for out, wire, transport in (
+        ("shared", "bf16", "shared"),
+        ("messages", "bf16", "messages"),
+        ("float32", "float32", "auto"),
+    ):
+        job = train(
+            folder, servers + 3, *flags, "--wire-dtype", wire, "--transport", transport,
+            "--out", out,
+        )  # fmt: skip
+        assert job.returncode == 0, job.stdout
+        assert (", pushed in bfloat16, " in job.stdout) == (wire == "bf16")
+        config = json.loads((folder / out / "config.json").read_text())
+        assert config["settings"]["wire_dtype"] == wire
+    shared, messages, plain = (summary(folder / out) for out in ("shared", "messages", "float32"))
+    assert shared["weights_sha256"] == messages["weights_sha256"] != plain["weights_sha256"]
+    assert (shared["transport"], messages["transport"]) == ("shared", "messages")
+    assert shared["val_loss"] == pytest.approx(plain["val_loss"], abs=0.01)
+    assert plain["val_loss"] < metrics(folder / "float32", "eval")[0]["val_loss"] - 1
+    assert weights(folder / "shared").dtype == np.float32
+    pushes, parameters = 60 * 3, config["parameters"]
+    assert shared["bytes_pushed"] == messages["bytes_pushed"] == pushes * parameters * 2
+    assert plain["bytes_pushed"] == pushes * parameters * 4
+    assert shared["bytes_pulled"] == messages["bytes_pulled"] == plain["bytes_pulled"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--mode", "async", "--lag-compensation", "dc-asgd"),
+        ("--mode", "ssp", "--overlap"),
+        ("--mode", "local", "--local-steps", "4"),
+        ("--mode", "easgd"),
+        ("--mode", "auto"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("transport", ["shared", "messages"])
+def test_every_other_mode_replays_bit_for_bit(
+    folder: Path, flags: tuple[str, ...], transport: str
+) -> None:
+    job = train(
+        folder, 5, *flags, "--servers", "2", "--wire-dtype", "bf16", "--transport", transport,
+        "--record", "--out", "run",
+    )  # fmt: skip
+    assert job.returncode == 0, job.stdout
+    job = train(folder, 5, "--replay", "run", "--out", "again")
+    assert job.returncode == 0, job.stdout
+    run, again = summary(folder / "run"), summary(folder / "again")
+    assert run["weights_sha256"] == again["weights_sha256"]
+    assert run["bytes_pushed"] == again["bytes_pushed"]
+    assert np.isfinite(weights(folder / "again")).all()
+
+
+def test_a_run_goes_on_bit_for_bit_and_only_as_it_was(folder: Path) -> None:
+    flags = ("--servers", "2", "--checkpoint-every", "10", "--keep-checkpoints", "0")
+    whole = train(folder, 5, *flags, "--wire-dtype", "bf16", "--out", "whole")
+    assert whole.returncode == 0, whole.stdout
+    resume = ("--resume", "whole/checkpoints/step-000010")
+    job = train(folder, 5, *resume, "--wire-dtype", "float32", "--out", "rest")
+    assert job.returncode != 0
+    assert "--wire-dtype float32 differs from bf16 of the run in whole" in job.stdout
+    job = train(folder, 5, *resume, "--transport", "messages", "--out", "rest")
+    assert job.returncode == 0, job.stdout
+    digests = {summary(folder / run)["weights_sha256"] for run in ("whole", "rest")}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("transport", ["shared", "messages"])
+@pytest.mark.parametrize("servers", [1, 2])
+def test_a_gradient_with_nan_names_rank_and_step(
+    folder: Path, servers: int, transport: str
+) -> None:
+    poison = at_gradient(5, servers + 1, "scale = float('nan')")
+    job = train(
+        folder, servers + 3, "--servers", str(servers), "--wire-dtype", "bf16",
+        "--transport", transport, "--out", "run", code=poison,
+    )  # fmt: skip
+    assert job.returncode != 0
+    assert f"rank {servers + 1} sent a gradient with NaN or Inf at step 5" in job.stdout
+
+
+def test_a_gradient_that_only_bfloat16_makes_infinite_names_its_rank(folder: Path) -> None:
+    code = """
+import os, sys
+import numpy as np
+from psdp.replica import Replica
+from psdp.worker import main
+fetch, calls = Replica.fetch, 0
+def overflowing(self):
+    global calls
+    calls += 1
+    if calls == 3 and RANK == 2:
+        self.own_gradient[-1] = np.finfo(np.float32).max
+    fetch(self)
+Replica.fetch = overflowing
+sys.exit(main())
+""".replace("RANK", RANK)
+    for wire, named in (("bf16", True), ("float32", False)):
+        job = train(folder, 3, "--wire-dtype", wire, "--out", wire, code=code)
+        assert ("rank 2 sent a gradient with NaN or Inf at step 3" in job.stdout) == named
+        assert (job.returncode == 0) != named
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--mode", "allreduce"), "--wire-dtype bf16 has a meaning with --mode sync, async,"),
+        (("--dtype", "float64"), "--wire-dtype bf16 needs float32 gradients, got --dtype float64"),
+    ],
+)
+def test_where_nothing_can_be_rounded_one_line_says_what_to_do(
+    folder: Path, flags: tuple[str, ...], said: str
+) -> None:
+    job = train(folder, 3, "--wire-dtype", "bf16", *flags, "--out", "run")
+    assert job.returncode == 2
+    lines = [line for line in job.stdout.splitlines() if line.startswith("psdp: ")]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert lines[0].endswith("drop one of the two")
+    assert not (folder / "run").exists()
