@@ -355,11 +355,11 @@ def before_gradient(worker: Worker, action: Callable[[int], None]) -> None:
     count = 0
     compute = worker.replica.model.forward_backward
 
-    def wrapped(*args: Any, **kwargs: Any) -> float:
+    def wrapped(*args: Any, **kwargs: Any) -> None:
         nonlocal count
         action(count)
         count += 1
-        return compute(*args, **kwargs)
+        compute(*args, **kwargs)
 
     worker.replica.model.forward_backward = wrapped  # type: ignore[method-assign]
 
