@@ -327,24 +327,12 @@ FUNCTION(adam) {
 
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
-    METHOD(set_threads),
-    METHOD(set_sgemm),
-    METHOD(add_product),
-    METHOD(product),
-    METHOD(product_support),
-    METHOD(are_fast),
-    METHOD(add_bias),
-    METHOD(add_column_sums),
-    METHOD(gelu),
-    METHOD(gelu_backward),
-    METHOD(layer_norm),
-    METHOD(layer_norm_backward),
-    METHOD(cross_entropy),
-    METHOD(attention),
-    METHOD(attention_backward),
-    METHOD(mean),
-    METHOD(round_bf16),
-    METHOD(adam),
+    METHOD(set_threads),   METHOD(set_sgemm),       METHOD(add_product),
+    METHOD(product),       METHOD(product_support), METHOD(are_fast),
+    METHOD(add_bias),      METHOD(add_column_sums), METHOD(gelu),
+    METHOD(gelu_backward), METHOD(layer_norm),      METHOD(layer_norm_backward),
+    METHOD(cross_entropy), METHOD(attention),       METHOD(attention_backward),
+    METHOD(mean),          METHOD(round_bf16),      METHOD(adam),
     {NULL, NULL, 0, NULL},
 };
 
