@@ -222,19 +222,15 @@ class GpuBackend(Backend):
 
     def add_column_sums(self, x: Array, out: Array) -> None:
         kernel = "column_parts" if self._kind(x) == "act" else "column_parts_real"
-        self._sum_columns(kernel, (x,), x.shape, out)
+        how = _ColumnPlan(*x.shape)
+        parts = self.scratch(0, how.chunks, how.width)
+        arguments = (x, parts, how.rows, how.width, how.chunk)
+        self._launch("sums", kernel, how.grid, how.block, *arguments)
+        self._add_parts(how, parts, out)
 
-    def _sum_columns(
-        self, kernel: str, factors: tuple[Array, ...], shape: tuple[int, ...], out: Array
-    ) -> None:
-        rows, width = shape
-        chunk = _ceil(rows, CHUNKS)
-        chunks = _ceil(rows, chunk)
-        parts = self.scratch(0, chunks, width)
-        block = _block_for(width)
-        grid = (_ceil(width, block), chunks)
-        self._launch("sums", kernel, grid, block, *factors, parts, rows, width, chunk)
-        self._launch("sums", "add_parts", (_ceil(width, block),), block, parts, out, chunks, width)
+    def _add_parts(self, how: _ColumnPlan, parts: Array, out: Array) -> None:
+        arguments = (parts, out, how.chunks, how.width)
+        self._launch("sums", "add_parts", how.grid[:1], how.block, *arguments)
 
     def add_total(self, x: Array, scale: float, out: Array) -> None:
         self._launch("sums", "add_total", (1,), 1024, x, out, x.size, scale)
@@ -293,9 +289,13 @@ class GpuBackend(Backend):
         dgain: Array,
         dbias: Array | None,
     ) -> None:
+        how = _ColumnPlan(*dy.shape)
+        parts = self.scratch(0, 2, how.chunks, how.width)
+        sizes = (how.rows, how.width, how.chunk, int(dbias is not None))
+        self._launch("sums", "column_dot_parts", how.grid, how.block, dy, normal, parts, *sizes)
+        self._add_parts(how, parts[0], dgain)
         if dbias is not None:
-            self.add_column_sums(dy, dbias)
-        self._sum_columns("column_dot_parts", (dy, normal), dy.shape, dgain)
+            self._add_parts(how, parts[1], dbias)
         arguments = (dy, gain, normal, rstd, dx, *dy.shape)
         self._launch("layernorm", "layer_norm_backward", _warps(dy.shape[0]), BLOCK, *arguments)
 
@@ -412,6 +412,17 @@ class GpuBackend(Backend):
         """Run a kernel whose threads go through so many elements."""
         blocks = max(1, min(MOST_BLOCKS, _ceil(size, BLOCK)))
         self._launch(file, kernel, (blocks,), BLOCK, *arguments)
+
+
+class _ColumnPlan:
+    """How sums down the columns of (rows, width) are cut into parts."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        self.rows, self.width = rows, width
+        self.chunk = _ceil(rows, CHUNKS)
+        self.chunks = _ceil(rows, self.chunk)
+        self.block = _block_for(width)
+        self.grid = (_ceil(width, self.block), self.chunks)
 
 
 class _AttentionPlan:

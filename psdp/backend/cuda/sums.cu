@@ -21,16 +21,20 @@ extern "C" __global__ void column_parts_real(const real *x, real *parts, long lo
     parts[blockIdx.y * width + c] = sum;
 }
 
-// The same for the products x y.
+// The same for the products x y and, in parts behind these if asked for, for x.
 extern "C" __global__ void column_dot_parts(const act *x, const act *y, real *parts, long long rows,
-                                            long long width, long long chunk) {
+                                            long long width, long long chunk, long long sums_too) {
     long long c = (long long)blockIdx.x * blockDim.x + threadIdx.x, first = blockIdx.y * chunk;
     if (c >= width) return;
     long long last = first + chunk < rows ? first + chunk : rows;
-    real sum = 0;
-    for (long long r = first; r < last; r++)
-        sum += load(x + r * width + c) * load(y + r * width + c);
-    parts[blockIdx.y * width + c] = sum;
+    real sum = 0, dot = 0;
+    for (long long r = first; r < last; r++) {
+        real value = load(x + r * width + c);
+        sum += value;
+        dot += value * load(y + r * width + c);
+    }
+    parts[blockIdx.y * width + c] = dot;
+    if (sums_too) parts[(gridDim.y + blockIdx.y) * width + c] = sum;
 }
 
 // out (width,) += the sum of the rows of parts (chunks, width).
