@@ -83,11 +83,8 @@ class Follower(Server):
 
     def _follow(self, instruction: Instruction) -> None:
         match instruction:
-            case m.Update(version, packed, rate, outer):
-                slots = m.unpack_slots(packed)
-                tokens = [self.gradients[slot].tokens for slot in slots]
-                weights = [n / sum(tokens) for n in tokens]
-                self.begin_update(version, slots, weights, rate, outer=outer)
+            case m.Update() as update:
+                self.begin_update(update)
             case m.Discard(slot):
                 del self.gradients[slot]
             case m.Answer(rank):

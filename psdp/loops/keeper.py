@@ -83,21 +83,13 @@ class Keeper(Leader):
     def note_update(self, norm: float) -> None:
         """Workers have told of it step by step."""
 
-    def begin_update(
-        self,
-        version: int,
-        slots: Sequence[int],
-        weights: Sequence[float],
-        rate: float,
-        *,
-        outer: bool,
-    ) -> None:
+    def begin_update(self, asked: m.Update) -> None:
         """Take over what all workers have reached."""
-        self._check_alike(version)
-        self._reached.updates = version
+        self._check_alike(asked.version)
+        self._reached.updates = asked.version
         with self.profile.span("copy", 2 * self.shard.update_bytes):
             self.shard.restore(self._reached)
-        self.reach(version, slots, self._norm)
+        self.reach(asked.version, m.unpack_slots(asked.slots), self._norm)
 
     def _check_alike(self, version: int) -> None:
         digests = {gradient.weights_sha256 for gradient in self.gradients.values()}

@@ -304,10 +304,11 @@ class Leader(Server):
     def proceed(self) -> None:
         while self._effects and self.updating is None:
             match self._effects.popleft():
-                case Apply(slots, weights, _, _, version, rate, outer) as apply:
+                case Apply(slots, _, _, _, version, rate, outer) as apply:
                     self._applying = apply
-                    self._tell(m.Update(version, m.pack_slots(slots), rate, outer))
-                    self.begin_update(version, slots, weights, rate, outer=outer)
+                    update = m.Update(version, m.pack_slots(slots), rate, outer)
+                    self._tell(update)
+                    self.begin_update(update)
                 case Drop(rank, slot):
                     del self.gradients[slot]
                     self._tell(m.Discard(slot))

@@ -50,11 +50,9 @@ class Saved:
 class Updating:
     """An update that waits for the other servers' parts of the gradient's norm."""
 
-    version: int
-    slots: tuple[int, ...]
+    asked: m.Update
+    slots: Sequence[int]
     gradient: Array
-    rate: float
-    outer: bool
 
 
 class Server(ABC):
@@ -170,21 +168,16 @@ class Server(ABC):
 
     # Updating
 
-    def begin_update(
-        self,
-        version: int,
-        slots: Sequence[int],
-        weights: Sequence[float],
-        rate: float,
-        *,
-        outer: bool,
-    ) -> None:
-        """Average these slots; update as soon as the norm of the whole average is known, with the
-        learning rate times ``rate``, or by the outer optimizer of a run that chooses its mode."""
+    def begin_update(self, asked: m.Update) -> None:
+        """Average the slots, weighted by tokens; update as soon as the norm of the whole average is
+        known."""
+        slots = m.unpack_slots(asked.slots)
+        tokens = [self.gradients[slot].tokens for slot in slots]
+        weights = [count / sum(tokens) for count in tokens]
         with self.profile.span("average", self.shard.average_bytes(slots)):
             gradient = self.shard.average(slots, weights)
-        self.updating = Updating(version, tuple(slots), gradient, rate, outer)
-        norms, own = self._norms[version], self.endpoint.rank
+        self.updating = Updating(asked, slots, gradient)
+        norms, own = self._norms[asked.version], self.endpoint.rank
         if len(slots) == 1:
             # The worker has the whole gradient and sent its sum of squares to every server.
             norms |= dict.fromkeys(self.job.servers, 0.0)
@@ -194,27 +187,28 @@ class Server(ABC):
                 norms[own] = sum_of_squares(gradient)
             for server in self.job.servers:
                 if server != own:
-                    self.endpoint.send(server, m.PartialNorm(version, norms[own]))
+                    self.endpoint.send(server, m.PartialNorm(asked.version, norms[own]))
         self._try_update()
 
     def _try_update(self) -> None:
         """Once every server's part is known, and added in the same order everywhere, update."""
         update = self.updating
-        if update is None or len(self._norms[update.version]) < len(self.job.servers):
+        if update is None or len(self._norms[update.asked.version]) < len(self.job.servers):
             return
-        parts = self._norms.pop(update.version)
+        asked = update.asked
+        parts = self._norms.pop(asked.version)
         norm = math.sqrt(sum(parts[server] for server in self.job.servers))
-        lr = update.rate * self._schedule.lr(self.tokens / self.job.tokens_per_step)
+        lr = asked.rate * self._schedule.lr(self.tokens / self.job.tokens_per_step)
         if self._compensates:
             self.shard.compensate(update.slots[0], update.gradient)
         with self.profile.span("update", self.shard.update_bytes):
-            if update.outer:
+            if asked.outer:
                 self.shard.update_outer(update.gradient)
             else:
                 self.shard.update(update.gradient, norm, lr)
         self.profile.step()
         self.updating = None
-        self.reach(update.version, update.slots, norm)
+        self.reach(asked.version, update.slots, norm)
 
     def reach(self, version: int, slots: Sequence[int], norm: float) -> None:
         """The shard is now this version, made of these slots: do what is due, and go on."""

@@ -404,10 +404,11 @@ def test_all_servers_apply_the_same_gradients_in_the_same_order(
     applied: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     begin_update = Server.begin_update
 
-    def noting(server: Server, version: int, slots: Any, *rest: Any, **more: Any) -> None:
+    def noting(server: Server, asked: m.Update) -> None:
+        slots = m.unpack_slots(asked.slots)
         gradients = [(slot, server.gradients[slot].clock) for slot in slots]
         applied[server.endpoint.rank].extend(gradients)
-        begin_update(server, version, slots, *rest, **more)
+        begin_update(server, asked)
 
     monkeypatch.setattr(Server, "begin_update", noting)
     common = {"workers": 3, "servers": 3, "max_steps": 6, "checkpoint_every": 1, **mode}
