@@ -436,8 +436,7 @@ class _AttentionPlan:
         if qkv.dtype == np.uint16 and head % 16 == 0 and head <= 128:
             walk = 32 if head > 64 else 64
             self._tile, self._threads = TENSOR_ROWS, 128
-            # Two tiles as they are, and two turned; see attention_mma.cu.
-            self._shared = 2 * (2 * walk * (head + 8) + 2 * head * (walk + 8))
+            self._shared = 2 * (2 * walk * (head + 8))  # two tiles of bfloat16, with padded rows
             self.source = backend.source("attention_mma", head)
             return
         size = 8 if backend.dtype == np.float64 else 4

@@ -9,7 +9,7 @@ const int TILE_ROWS = 64, THREADS = 128, STEPS = HEAD / 16, COLUMNS = HEAD / 8;
 // A walked tile; a wide head leaves registers for half of it.
 const int WALK = HEAD > 64 ? 32 : 64;
 // Rows are padded, so that the lanes of a warp read from different banks.
-const int PITCH = HEAD + 8, TURNED_PITCH = WALK + 8;
+const int PITCH = HEAD + 8;
 const float LOG2E = 1.4426950408889634f;
 
 #ifndef MMA_IS_DEFINED
@@ -19,6 +19,22 @@ __device__ __forceinline__ void multiply_add(float *sums, const uint32 *a, uint3
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The right factors of two products from shared memory: four 8 x 8 squares, of each of which eight
+// lanes, in their order, know the rows; turned ones become columns.
+__device__ __forceinline__ void load_squares(uint32 *factors, const ushort_t *row) {
+    unsigned address = (unsigned)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(factors[0]), "=r"(factors[1]), "=r"(factors[2]), "=r"(factors[3])
+                 : "r"(address));
+}
+
+__device__ __forceinline__ void load_turned_squares(uint32 *factors, const ushort_t *row) {
+    unsigned address = (unsigned)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(factors[0]), "=r"(factors[1]), "=r"(factors[2]), "=r"(factors[3])
+                 : "r"(address));
 }
 #endif
 
@@ -50,48 +66,54 @@ __device__ __forceinline__ void fetch_factor(const ushort_t *from, long long pit
         }
 }
 
-// WALK rows of a head into shared memory, as they are, turned, or both; rows beyond the end are 0.
+// WALK rows of a head into shared memory; rows beyond the end are 0.
 __device__ __forceinline__ void fetch(const ushort_t *from, long long pitch, long long first,
-                                      long long length, ushort_t *straight, ushort_t *turned) {
-    for (int i = threadIdx.x; i < WALK * HEAD / 2; i += THREADS) {
-        int row = i / (HEAD / 2), column = i % (HEAD / 2) * 2;
-        uint32 two = first + row < length ? pair(from + (first + row) * pitch + column) : 0;
-        if (straight) *(uint32 *)(straight + row * PITCH + column) = two;
-        if (turned) {
-            turned[column * TURNED_PITCH + row] = (ushort_t)two;
-            turned[(column + 1) * TURNED_PITCH + row] = (ushort_t)(two >> 16);
-        }
+                                      long long length, ushort_t *tile) {
+    const int WIDTH = sizeof(Pack<ushort_t>) / sizeof(ushort_t), PACKS = HEAD / WIDTH;
+    for (int i = threadIdx.x; i < WALK * PACKS; i += THREADS) {
+        int row = i / PACKS, column = i % PACKS * WIDTH;
+        Pack<ushort_t> part = {};
+        if (first + row < length)
+            part = *(const Pack<ushort_t> *)(from + (first + row) * pitch + column);
+        *(Pack<ushort_t> *)(tile + row * PITCH + column) = part;
     }
 }
 
 // sums (16, WALK) = factor times the transpose of the rows of a tile (WALK, HEAD).
 __device__ __forceinline__ void scores_of(const uint32 (*factor)[4], const ushort_t *tile,
                                           float (*sums)[4]) {
-    Lane lane = lane_of();
+    int lane = threadIdx.x % WARP;
+    // Of two neighbouring squares of rows: which one, which row of it, which half of the columns.
+    tile += (lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 8;
 #pragma unroll
-    for (int n = 0; n < WALK / 8; n++) {
-        sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = 0;
-        const ushort_t *row = tile + (n * 8 + lane.row) * PITCH + lane.column;
+    for (int n = 0; n < WALK / 8; n += 2) {
+        for (int i = 0; i < 4; i++) sums[n][i] = sums[n + 1][i] = 0;
 #pragma unroll
-        for (int step = 0; step < STEPS; step++)
-            multiply_add(sums[n], factor[step], pair(row + step * 16), pair(row + step * 16 + 8));
+        for (int step = 0; step < STEPS; step++) {
+            uint32 right[4];
+            load_squares(right, tile + n * 8 * PITCH + step * 16);
+            multiply_add(sums[n], factor[step], right[0], right[1]);
+            multiply_add(sums[n + 1], factor[step], right[2], right[3]);
+        }
     }
 }
 
-// sums (16, HEAD) += weights (16, WALK) times a tile that lies turned (HEAD, WALK).
-__device__ __forceinline__ void add_weighted(const float (*weights)[4], const ushort_t *turned,
+// sums (16, HEAD) += weights (16, WALK) times a tile (WALK, HEAD).
+__device__ __forceinline__ void add_weighted(const float (*weights)[4], const ushort_t *tile,
                                              float (*sums)[4]) {
-    Lane lane = lane_of();
+    int lane = threadIdx.x % WARP;
+    tile += lane % 16 * PITCH + lane / 16 * 8;
 #pragma unroll
     for (int step = 0; step < WALK / 16; step++) {
         const float *low = weights[2 * step], *high = weights[2 * step + 1];
         uint32 factor[4] = {pack(low[0], low[1]), pack(low[2], low[3]), pack(high[0], high[1]),
                             pack(high[2], high[3])};
 #pragma unroll
-        for (int n = 0; n < COLUMNS; n++) {
-            const ushort_t *row =
-                turned + (n * 8 + lane.row) * TURNED_PITCH + step * 16 + lane.column;
-            multiply_add(sums[n], factor, pair(row), pair(row + 8));
+        for (int n = 0; n < COLUMNS; n += 2) {
+            uint32 right[4];
+            load_turned_squares(right, tile + step * 16 * PITCH + n * 8);
+            multiply_add(sums[n], factor, right[0], right[1]);
+            multiply_add(sums[n + 1], factor, right[2], right[3]);
         }
     }
 }
@@ -130,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     attention(const act *qkv_, act *out_, real *log_sums, const uint32 *seed, long long stream,
               double p, long long length, long long heads, double scale) {
     SHARED(ushort_t, k);
-    ushort_t *turned_v = k + WALK * PITCH;
+    ushort_t *v = k + WALK * PITCH;
     Place at = place_of(length, heads);
     Mask mask = mask_of(seed, stream, p);
     Lane lane = lane_of();
@@ -147,8 +169,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         context[n][0] = context[n][1] = context[n][2] = context[n][3] = 0;
     for (long long keys = 0; keys < first + TILE_ROWS && keys < length; keys += WALK) {
         __syncthreads();
-        fetch(base + at.width, pitch, keys, length, k, nullptr);
-        fetch(base + 2 * at.width, pitch, keys, length, nullptr, turned_v);
+        fetch(base + at.width, pitch, keys, length, k);
+        fetch(base + 2 * at.width, pitch, keys, length, v);
         __syncthreads();
         float scores[WALK / 8][4], most[2] = {-INF, -INF};
         scores_of(q, k, scores);
@@ -185,7 +207,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
         for (int n = 0; n < COLUMNS; n++)
             for (int i = 0; i < 4; i++) context[n][i] *= shrink[i / 2];
-        add_weighted(scores, turned_v, context);
+        add_weighted(scores, v, context);
     }
     float scales[2] = {1 / total[0], 1 / total[1]};
     put(context, scales, (ushort_t *)out_ + at.rows, at.width, row, length);
@@ -202,8 +224,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                             const real *deltas, act *dqkv_, const uint32 *seed, long long stream,
                             double p, long long length, long long heads, double scale) {
     SHARED(ushort_t, q);
-    ushort_t *g = q + WALK * PITCH, *turned_q = g + WALK * PITCH;
-    ushort_t *turned_g = turned_q + HEAD * TURNED_PITCH;
+    ushort_t *g = q + WALK * PITCH;
     Place at = place_of(length, heads);
     Mask mask = mask_of(seed, stream, p);
     Lane lane = lane_of();
@@ -222,8 +243,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         for (int i = 0; i < 4; i++) dk[n][i] = dv[n][i] = 0;
     for (long long queries = first; queries < length; queries += WALK) {
         __syncthreads();
-        fetch(base, pitch, queries, length, q, turned_q);
-        fetch(dout, at.width, queries, length, g, turned_g);
+        fetch(base, pitch, queries, length, q);
+        fetch(dout, at.width, queries, length, g);
         __syncthreads();
         float weights[WALK / 8][4], slopes[WALK / 8][4];
         scores_of(k, q, weights);
@@ -243,8 +264,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 weights[n][i] = w * keep;
                 slopes[n][i] = w * (slopes[n][i] * keep - delta);
             }
-        add_weighted(slopes, turned_q, dk);
-        add_weighted(weights, turned_g, dv);
+        add_weighted(slopes, q, dk);
+        add_weighted(weights, g, dv);
     }
     ushort_t *to = (ushort_t *)dqkv_ + at.queries + at.width;
     float scales[2] = {(float)scale, (float)scale}, ones[2] = {1, 1};
@@ -258,7 +279,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                const real *deltas, act *dqkv_, const uint32 *seed, long long stream,
                                double p, long long length, long long heads, double scale) {
     SHARED(ushort_t, k);
-    ushort_t *v = k + WALK * PITCH, *turned_k = v + WALK * PITCH;
+    ushort_t *v = k + WALK * PITCH;
     Place at = place_of(length, heads);
     Mask mask = mask_of(seed, stream, p);
     Lane lane = lane_of();
@@ -280,8 +301,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         for (int i = 0; i < 4; i++) dq[n][i] = 0;
     for (long long keys = 0; keys < first + TILE_ROWS && keys < length; keys += WALK) {
         __syncthreads();
-        fetch(base + at.width, pitch, keys, length, k, turned_k);
-        fetch(base + 2 * at.width, pitch, keys, length, v, nullptr);
+        fetch(base + at.width, pitch, keys, length, k);
+        fetch(base + 2 * at.width, pitch, keys, length, v);
         __syncthreads();
         float weights[WALK / 8][4], slopes[WALK / 8][4];
         scores_of(q, k, weights);
@@ -299,7 +320,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 }
                 slopes[n][i] = w * (slopes[n][i] * keep - delta[i / 2]);
             }
-        add_weighted(slopes, turned_k, dq);
+        add_weighted(slopes, k, dq);
     }
     float scales[2] = {(float)scale, (float)scale};
     put(dq, scales, (ushort_t *)dqkv_ + at.queries, pitch, row, length);
