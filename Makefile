@@ -1,5 +1,6 @@
 # make train    train on the Python standard library's source with 1 server + 2 workers
 # make test     the whole test suite, MPI jobs included
+# make test-mpi these alone
 # make lint     ruff, mypy --strict, clang-format
 # make bench    one core and two against PyTorch; the server; the transport
 #
@@ -16,7 +17,7 @@ PYTEST_FLAGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test lint bench clean
+.PHONY: train test test-mpi lint bench clean
 
 train: $(VENV)/.train
 	$(BIN)/python -m psdp.launch -n $(RANKS) --max-steps $(STEPS) --out $(RUN)
@@ -24,7 +25,11 @@ train: $(VENV)/.train
 	$(BIN)/python -m psdp.generate --checkpoint $(RUN) --prompt "def " --tokens 200 --temperature 0.8 --top-k 40
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n auto -m "not mpi" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m mpi $(PYTEST_FLAGS)
+
+test-mpi: $(VENV)/.test
+	$(BIN)/python -m pytest -m mpi $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
