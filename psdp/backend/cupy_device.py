@@ -17,6 +17,9 @@ _COMPUTE_32F, _COMPUTE_64F, _COMPUTE_TF32 = 68, 70, 77
 _DEFAULT_ALGORITHM = -1
 _POINTERS_ON_HOST = 0
 
+_USUAL_SHARED = 48 * 1024
+"""Bytes of shared memory that a block may have without asking."""
+
 
 def open_device(local_rank: int, *, tf32: bool = False) -> CupyDevice:
     """Return GPU ``local_rank`` modulo the number of GPUs of this host.
@@ -187,7 +190,7 @@ class CupyDevice:
         shared: int = 0,
     ) -> None:
         function = self._kernels.get((source, kernel)) or self._compile(source, kernel)
-        if shared > function.max_dynamic_shared_size_bytes:
+        if shared > _USUAL_SHARED and shared > function.max_dynamic_shared_size_bytes:
             function.max_dynamic_shared_size_bytes = shared
         values = tuple(np.uintp(0) if value is None else value for value in arguments)
         function(grid, (block,), values, shared_mem=shared)

@@ -104,22 +104,18 @@ class GpuBackend(Backend):
         device: does it.
         dtype: "float32" or "float64".
         precision: "float32" (that of ``dtype``; "tf32" is the device's business) or "bf16".
-        captures: whether steps are captured and replayed.
     """
 
     name = "gpu"
     tile = 2**27
     query_block = 2**31
 
-    def __init__(
-        self, device: Device, dtype: str, precision: str = "float32", *, captures: bool = True
-    ) -> None:
+    def __init__(self, device: Device, dtype: str, precision: str = "float32") -> None:
         self.device = device
         self.xp = device.xp
         self.kernels = "cuda" if precision == "float32" else f"cuda {precision}"
         self.precision = precision
         self._half = precision == "bf16"
-        self._captures = captures
         self._real = dtype
         super().__init__(dtype)
         if self._half:
@@ -129,6 +125,7 @@ class GpuBackend(Backend):
         self._squares = device.zeros((MOST_BLOCKS,), np.float64)
         self._square_sum = device.zeros((1,), np.float64)
         self._steps: dict[Hashable, Callable[[], None] | None] = {}
+        self._outgrown: list[Array] = []
 
     # Arrays ---------------------------------------------------------------------------------
 
@@ -137,6 +134,13 @@ class GpuBackend(Backend):
 
     def zeros(self, *shape: int, dtype: Any = None) -> Array:
         return self.device.zeros(shape, self.dtype if dtype is None else dtype)
+
+    def scratch(self, index: int, *shape: int) -> Array:
+        before = self._scratch.get(index)
+        memory = super().scratch(index, *shape)
+        if before is not None and self._scratch[index] is not before:
+            self._outgrown.append(before)  # a step that was captured goes on using it
+        return memory
 
     def to_device(self, host: Array, out: Array) -> None:
         self.device.upload(np.ascontiguousarray(host, out.dtype), out)
@@ -164,7 +168,7 @@ class GpuBackend(Backend):
     def repeat(self, key: Hashable, step: Callable[[], None]) -> None:
         """The first time is as it comes, which allocates all scratch memory; the second is
         captured, and launched like all that follow."""
-        if not self._captures or key not in self._steps:
+        if key not in self._steps:
             self._steps[key] = None
             step()
             return

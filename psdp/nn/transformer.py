@@ -139,7 +139,7 @@ class Transformer:
         self._load(targets, self.targets)
         if rng is not None:
             self.backend.seed(rng)
-        key = batch, length, scale, rng is not None, ready is not None
+        key = self, batch, length, scale, rng is not None, ready is not None
         self.backend.repeat(key, lambda: self._step(batch, length, scale, rng, ready))
 
     def _step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,23 @@ def test_the_decoder_continues_on_a_gpu(kernel_folder: Path) -> None:
     on_cpu = Decoder(config, VOCAB, built.model.backend, built.weights)
     for tokens in (built.tokens[0, :3], built.tokens[0, 3:4], built.tokens[0, 4:8]):
         np.testing.assert_allclose(on_gpu.feed(tokens), on_cpu.feed(tokens), rtol=1e-10)
+
+
+def test_two_models_on_one_backend_do_not_take_each_others_steps(kernel_folder: Path) -> None:
+    backend = gpu(kernel_folder, "float64")
+    for seed in (1, 2):
+        built = build(dtype="float64")
+        built.weights *= seed
+        model, gradient = twin(built, backend)
+        built.step(built.tokens, built.targets)
+        for _ in range(3):
+            gradient[...] = 0
+            model.forward_backward(built.tokens, built.targets)
+            np.testing.assert_allclose(gradient, built.gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_scratch_memory_that_a_captured_step_uses_stays(kernel_folder: Path) -> None:
+    backend = gpu(kernel_folder, "float64")
+    used = weakref.ref(backend.scratch(0, 10).base)
+    backend.scratch(0, 1000)
+    assert used() is not None
