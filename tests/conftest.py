@@ -11,6 +11,7 @@ settings.load_profile("psdp")
 
 
 @pytest.fixture(scope="session")
-def kernel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where CUDA kernels that were compiled for this CPU lie."""
-    return tmp_path_factory.mktemp("kernels")
+def kernel_folder(pytestconfig: pytest.Config) -> Path:
+    """Where CUDA kernels that were compiled for this CPU lie, named by what they were made of."""
+    assert pytestconfig.cache is not None
+    return pytestconfig.cache.mkdir("emulated-kernels")

@@ -18,8 +18,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("servers", [1, 2])
-@pytest.mark.parametrize("overlap", [(), ("--overlap",)], ids=["", "overlap"])
+@pytest.mark.parametrize(
+    ("servers", "overlap"), [(1, ()), (2, ("--overlap",))], ids=["1", "2 overlap"]
+)
 def test_three_workers_end_alike_on_both_transports_and_close_to_float32(
     folder: Path, servers: int, overlap: tuple[str, ...]
 ) -> None:
@@ -52,22 +53,18 @@ def test_three_workers_end_alike_on_both_transports_and_close_to_float32(
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--mode", "async", "--lag-compensation", "dc-asgd"),
-        ("--mode", "ssp", "--overlap"),
-        ("--mode", "local", "--local-steps", "4"),
-        ("--mode", "easgd"),
-        ("--mode", "auto"),
+        ("--mode", "async", "--lag-compensation", "dc-asgd", "--transport", "messages"),
+        ("--mode", "ssp", "--overlap", "--transport", "shared"),
+        ("--mode", "local", "--local-steps", "4", "--transport", "messages"),
+        ("--mode", "easgd", "--transport", "shared"),
+        ("--mode", "auto", "--transport", "shared"),
     ],
     ids=" ".join,
 )
-@pytest.mark.parametrize("transport", ["shared", "messages"])
-def test_every_other_mode_replays_bit_for_bit(
-    folder: Path, flags: tuple[str, ...], transport: str
-) -> None:
+def test_every_other_mode_replays_bit_for_bit(folder: Path, flags: tuple[str, ...]) -> None:
     job = train(
-        folder, 5, *flags, "--servers", "2", "--wire-dtype", "bf16", "--transport", transport,
-        "--record", "--out", "run",
-    )  # fmt: skip
+        folder, 5, *flags, "--servers", "2", "--wire-dtype", "bf16", "--record", "--out", "run"
+    )
     assert job.returncode == 0, job.stdout
     job = train(folder, 5, "--replay", "run", "--out", "again")
     assert job.returncode == 0, job.stdout
@@ -91,8 +88,7 @@ def test_a_run_goes_on_bit_for_bit_and_only_as_it_was(folder: Path) -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("transport", ["shared", "messages"])
-@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize(("servers", "transport"), [(1, "shared"), (2, "messages")])
 def test_a_gradient_with_nan_names_rank_and_step(
     folder: Path, servers: int, transport: str
 ) -> None:
