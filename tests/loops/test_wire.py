@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs import Training, before_gradient, train
+from jobs import PATIENCE_S, Training, before_gradient, train
 
 from psdp.errors import NumericsError
 from psdp.loops.training import ElasticTraining
@@ -124,19 +126,33 @@ def test_training_ends_within_a_hundredth_of_float32(tmp_path: Path, mode: dict[
 def test_a_gradient_that_is_not_finite_when_it_is_pushed_is_named(
     tmp_path: Path, mode: dict[str, Any], poison: float, servers: int
 ) -> None:
-    def prepare(run: Training) -> None:
-        replica = run.worker(1).replica
-        fetch, count = replica.fetch, 0
+    poisoned = threading.Event()
 
-        def poisoned() -> None:
-            nonlocal count
-            count += 1
+    def before_fetch(replica: Replica, action: Callable[[int], None]) -> None:
+        fetch, counts = replica.fetch, itertools.count(1)
+
+        def wrapped() -> None:
+            action(next(counts))
+            fetch()
+
+        replica.fetch = wrapped  # type: ignore[method-assign]
+
+    def prepare(run: Training) -> None:
+        other, replica = run.worker(0).replica, run.worker(1).replica
+
+        def wait(count: int) -> None:
+            # Alone it could spend the whole budget before the gradient in question is computed.
+            if count > 1:
+                assert poisoned.wait(PATIENCE_S)
+
+        def poison_second(count: int) -> None:
             if count == 2:
                 # The largest float32 is finite, and rounds to Inf.
                 replica.own_gradient[-1] = poison
-            fetch()
+                poisoned.set()
 
-        replica.fetch = poisoned  # type: ignore[method-assign]
+        before_fetch(other, wait)
+        before_fetch(replica, poison_second)
 
     rank = servers + 1
     with pytest.raises(NumericsError, match=f"rank {rank} sent a gradient with NaN or Inf at step"):
