@@ -126,7 +126,7 @@ def test_training_ends_within_a_hundredth_of_float32(tmp_path: Path, mode: dict[
 def test_a_gradient_that_is_not_finite_when_it_is_pushed_is_named(
     tmp_path: Path, mode: dict[str, Any], poison: float, servers: int
 ) -> None:
-    poisoned = threading.Event()
+    poisoned, fetched = threading.Event(), 0
 
     def before_fetch(replica: Replica, action: Callable[[int], None]) -> None:
         fetch, counts = replica.fetch, itertools.count(1)
@@ -146,6 +146,8 @@ def test_a_gradient_that_is_not_finite_when_it_is_pushed_is_named(
                 assert poisoned.wait(PATIENCE_S)
 
         def poison_second(count: int) -> None:
+            nonlocal fetched
+            fetched = count
             if count == 2:
                 # The largest float32 is finite, and rounds to Inf.
                 replica.own_gradient[-1] = poison
@@ -160,6 +162,7 @@ def test_a_gradient_that_is_not_finite_when_it_is_pushed_is_named(
             tmp_path, workers=2, servers=servers, prepare=prepare, wire_dtype="bf16",
             **COMMON | mode,
         )  # fmt: skip
+    assert fetched == 2, "it is this gradient that is named, not one on weights that it spoilt"
 
 
 @pytest.mark.parametrize("transport", ["auto", "messages"])
