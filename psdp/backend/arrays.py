@@ -134,8 +134,9 @@ class Arrays:
         backend's."""
         return self.empty(count, dtype=np.intp)
 
-    def load_ids(self, host: Array, out: Array) -> None:
-        """Copy NumPy's token ids (N,) to such a room for as many."""
+    def load_ids(self, host: Array, out: Array, *, ordered: bool = False) -> None:
+        """Copy NumPy's token ids (N,) to such a room for as many; ``ordered`` if rows are to be
+        added by them."""
         np.copyto(out, host)
 
     def seed(self, rng: np.random.Generator) -> None:

@@ -182,10 +182,11 @@ class GpuBackend(Backend):
     def new_ids(self, count: int) -> Array:
         return self.zeros(count, 2, dtype=np.int32)
 
-    def load_ids(self, host: Array, out: Array) -> None:
-        pairs = np.empty((host.size, 2), np.int32)
+    def load_ids(self, host: Array, out: Array, *, ordered: bool = False) -> None:
+        pairs = np.zeros((host.size, 2), np.int32)
         pairs[:, 0] = host
-        pairs[:, 1] = np.argsort(host, kind="stable")
+        if ordered:
+            pairs[:, 1] = np.argsort(host, kind="stable")
         self.device.upload(pairs, out)
 
     def embed(

@@ -15,8 +15,11 @@ from psdp.nn.positions import sinusoids
 from psdp.params import Array, Init, ParamSpec
 
 
-def load_ids(host: Array, vocab_size: int, buffer: Array, backend: Backend) -> Array:
-    """Copy token ids of any shape to the front of ``buffer`` and return that, (N,).
+def load_ids(
+    host: Array, vocab_size: int, buffer: Array, backend: Backend, *, ordered: bool = False
+) -> Array:
+    """Copy token ids of any shape to the front of ``buffer`` and return that, (N,); ``ordered`` if
+    gradients are to be added by them.
 
     Raises:
         DataError: an id is outside the vocabulary.
@@ -25,7 +28,7 @@ def load_ids(host: Array, vocab_size: int, buffer: Array, backend: Backend) -> A
     if low < 0 or high >= vocab_size:
         raise DataError(f"token ids must be in 0..{vocab_size - 1}, got {low}..{high}")
     ids = buffer[: host.size]
-    backend.load_ids(host.reshape(-1), ids)
+    backend.load_ids(host.reshape(-1), ids, ordered=ordered)
     return ids
 
 

@@ -135,7 +135,7 @@ class Transformer:
             DataError: a token is outside the vocabulary.
         """
         batch, length = tokens.shape
-        self._load(tokens, self.ids)
+        self._load(tokens, self.ids, ordered=True)
         self._load(targets, self.targets)
         if rng is not None:
             self.backend.seed(rng)
@@ -212,8 +212,8 @@ class Transformer:
         self.norm.forward(stream, normed)
         return normed
 
-    def _load(self, host: Array, buffer: Array) -> Array:
+    def _load(self, host: Array, buffer: Array, *, ordered: bool = False) -> Array:
         batch, length = host.shape
         assert batch <= self.batch_size, f"{batch} sequences, room for {self.batch_size}"
         assert length <= self.config.block_size, f"{length} tokens, room for {self.config}"
-        return load_ids(host, self.vocab_size, buffer, self.backend)
+        return load_ids(host, self.vocab_size, buffer, self.backend, ordered=ordered)

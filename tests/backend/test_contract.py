@@ -76,7 +76,7 @@ class Bench:
 
     def ids(self, values: Any) -> Array:
         room = self.backend.new_ids(len(values))
-        self.backend.load_ids(np.array(values), room)
+        self.backend.load_ids(np.array(values), room, ordered=True)
         return room
 
     def wide(self, array: Array) -> Array:

@@ -31,16 +31,20 @@ extern "C" __global__ void adam(real *w, const real *g, real *mean, real *mean_s
 }
 
 // out = share x, or out += share x: one vector of a weighted mean.
-extern "C" __global__ void add_share(const real *x, double share, real *out, long long size,
-                                     long long first) {
+template <typename T>
+__device__ __forceinline__ void add_part(const T *x, double share, real *out, long long size,
+                                         long long first) {
     const real part = share;
     for (long long i = thread_number(); i < size; i += thread_count())
-        out[i] = first ? part * x[i] : out[i] + part * x[i];
+        out[i] = first ? part * load(x + i) : out[i] + part * load(x + i);
+}
+
+extern "C" __global__ void add_share(const real *x, double share, real *out, long long size,
+                                     long long first) {
+    add_part(x, share, out, size, first);
 }
 
 extern "C" __global__ void add_share_bf16(const bf16 *x, double share, real *out, long long size,
                                           long long first) {
-    const real part = share;
-    for (long long i = thread_number(); i < size; i += thread_count())
-        out[i] = first ? part * load(x + i) : out[i] + part * load(x + i);
+    add_part(x, share, out, size, first);
 }

@@ -23,21 +23,6 @@ __device__ __forceinline__ real dot(const real *a, const real *b) {
     return sum;
 }
 
-// The sum, or the largest, over the threads of a row.
-__device__ __forceinline__ real row_sum(real value) {
-    for (int step = PER_ROW / 2; step; step /= 2)
-        value += __shfl_xor_sync(0xffffffffu, value, step);
-    return value;
-}
-
-__device__ __forceinline__ real row_max(real value) {
-    for (int step = PER_ROW / 2; step; step /= 2) {
-        real other = __shfl_xor_sync(0xffffffffu, value, step);
-        value = other > value || other != other ? other : value;
-    }
-    return value;
-}
-
 extern "C" __global__ void attention(const act *qkv, act *out, real *log_sums, const uint32 *seed,
                                      long long stream, double p, long long length, long long heads,
                                      double scale) {
@@ -62,10 +47,9 @@ extern "C" __global__ void attention(const act *qkv, act *out, real *log_sums, c
             int key = part + j * PER_ROW;
             scores[j] = keys + key <= query ? dot(q + row * PITCH, k + key * PITCH) * real(scale)
                                             : real(-INF);
-            most = scores[j] > most || scores[j] != scores[j] ? scores[j] : most;
+            most = larger(most, scores[j]);
         }
-        most = row_max(most);
-        most = most > largest || most != most ? most : largest;
+        most = larger(largest, warp_max(most, PER_ROW));
         real shrink = exp(largest - most), sum = 0;
         for (int j = 0; j < SCORES; j++) {
             int key = part + j * PER_ROW;
@@ -74,7 +58,7 @@ extern "C" __global__ void attention(const act *qkv, act *out, real *log_sums, c
             weights[row * (TILE + 1) + key] =
                 e * kept(mask, p > 0, at.pair, length, query, keys + key);
         }
-        total = total * shrink + row_sum(sum);
+        total = total * shrink + warp_sum(sum, PER_ROW);
         largest = most;
         __syncwarp();
         for (int d = 0; d < DEPTH; d++) {

@@ -10,6 +10,8 @@ const int TILE_ROWS = 64, THREADS = 128, STEPS = HEAD / 16, COLUMNS = HEAD / 8;
 const int WALK = HEAD > 64 ? 32 : 64;
 // Rows are padded, so that the lanes of a warp read from different banks.
 const int PITCH = HEAD + 8;
+// Lanes that have a row of sums between them.
+const int ROW_LANES = 4;
 const float LOG2E = 1.4426950408889634f;
 
 #ifndef MMA_IS_DEFINED
@@ -134,20 +136,6 @@ __device__ __forceinline__ void put(const float (*sums)[4], const float *scales,
         }
 }
 
-// Over the four lanes that have a row between them.
-__device__ __forceinline__ float row_sum(float value) {
-    value += __shfl_xor_sync(0xffffffffu, value, 2);
-    return value + __shfl_xor_sync(0xffffffffu, value, 1);
-}
-
-__device__ __forceinline__ float row_max(float value) {
-    for (int step = 2; step; step /= 2) {
-        float other = __shfl_xor_sync(0xffffffffu, value, step);
-        value = other > value || other != other ? other : value;
-    }
-    return value;
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS)
     attention(const act *qkv_, act *out_, real *log_sums, const uint32 *seed, long long stream,
               double p, long long length, long long heads, double scale) {
@@ -182,13 +170,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                           key = keys + n * 8 + lane.column + i % 2;
                 float score = key <= query ? scores[n][i] * to_exponent : -INF;
                 scores[n][i] = score;
-                most[i / 2] = score > most[i / 2] || score != score ? score : most[i / 2];
+                most[i / 2] = larger(most[i / 2], score);
             }
         float shrink[2], sum[2] = {0, 0};
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float new_most = row_max(most[half]);
-            new_most = new_most > largest[half] || new_most != new_most ? new_most : largest[half];
+            float new_most = larger(largest[half], warp_max(most[half], ROW_LANES));
             shrink[half] = exp2f(largest[half] - new_most);
             largest[half] = new_most;
         }
@@ -203,7 +190,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 scores[n][i] = e * kept(mask, p > 0, at.pair, length, query, key);
             }
         for (int half = 0; half < 2; half++)
-            total[half] = total[half] * shrink[half] + row_sum(sum[half]);
+            total[half] = total[half] * shrink[half] + warp_sum(sum[half], ROW_LANES);
 #pragma unroll
         for (int n = 0; n < COLUMNS; n++)
             for (int i = 0; i < 4; i++) context[n][i] *= shrink[i / 2];

@@ -77,18 +77,20 @@ template <typename T> __device__ __forceinline__ long long packs_of(long long si
     return (uint64)x % 16 ? 0 : size / (16 / (long long)sizeof(T));
 }
 
-// Every lane gets the sum of all; the order is fixed.
-template <typename T> __device__ __forceinline__ T warp_sum(T value) {
-    for (int step = WARP / 2; step; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+// The larger of two. NaN is not lost: a comparison with it is false.
+template <typename T> __device__ __forceinline__ T larger(T value, T other) {
+    return other > value || other != other ? other : value;
+}
+
+// Every lane gets the sum of all of its warp, or of its so many neighbours; the order is fixed.
+template <typename T> __device__ __forceinline__ T warp_sum(T value, int lanes = WARP) {
+    for (int step = lanes / 2; step; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
     return value;
 }
 
-template <typename T> __device__ __forceinline__ T warp_max(T value) {
-    for (int step = WARP / 2; step; step /= 2) {
-        T other = __shfl_xor_sync(0xffffffffu, value, step);
-        // NaN must not be lost: a comparison with it is false.
-        value = other > value || other != other ? other : value;
-    }
+template <typename T> __device__ __forceinline__ T warp_max(T value, int lanes = WARP) {
+    for (int step = lanes / 2; step; step /= 2)
+        value = larger(value, __shfl_xor_sync(0xffffffffu, value, step));
     return value;
 }
 

@@ -3,31 +3,27 @@
 
 const int PACK = 16 / sizeof(act);
 
+// f(x) for this thread's elements of a row.
+template <typename F>
+__device__ __forceinline__ void each_of_row(const act *row, long long width, F f) {
+    long long packs = packs_of(width, row);
+    for (long long i = threadIdx.x; i < packs; i += blockDim.x) {
+        Pack<act> part = ((const Pack<act> *)row)[i];
+#pragma unroll
+        for (int k = 0; k < PACK; k++) f(load(part.v + k));
+    }
+    for (long long v = packs * PACK + threadIdx.x; v < width; v += blockDim.x) f(load(row + v));
+}
+
 // losses = -log softmax(logits)[target]; logits become scale times their gradient.
 extern "C" __global__ void cross_entropy(act *logits, const int *ids, double scale, real *losses,
                                          long long width) {
     logits += blockIdx.x * width;
     int target = ids[2 * (long long)blockIdx.x];
-    long long packs = packs_of(width, logits);
-    const Pack<act> *packed = (const Pack<act> *)logits;
-    real largest = load(logits);
-    auto compare = [&](real x) { largest = x > largest || x != x ? x : largest; };
-    for (long long i = threadIdx.x; i < packs; i += blockDim.x) {
-        Pack<act> part = packed[i];
-#pragma unroll
-        for (int k = 0; k < PACK; k++) compare(load(part.v + k));
-    }
-    for (long long v = packs * PACK + threadIdx.x; v < width; v += blockDim.x)
-        compare(load(logits + v));
+    real largest = load(logits), sum = 0;
+    each_of_row(logits, width, [&](real x) { largest = larger(largest, x); });
     largest = block_max(largest);
-    real sum = 0;
-    for (long long i = threadIdx.x; i < packs; i += blockDim.x) {
-        Pack<act> part = packed[i];
-#pragma unroll
-        for (int k = 0; k < PACK; k++) sum += exp(load(part.v + k) - largest);
-    }
-    for (long long v = packs * PACK + threadIdx.x; v < width; v += blockDim.x)
-        sum += exp(load(logits + v) - largest);
+    each_of_row(logits, width, [&](real x) { sum += exp(x - largest); });
     sum = block_sum(sum);
     if (threadIdx.x == 0) losses[blockIdx.x] = log(sum) - (load(logits + target) - largest);
     __syncthreads();
@@ -36,8 +32,9 @@ extern "C" __global__ void cross_entropy(act *logits, const int *ids, double sca
         real p = exp(load(logit) - largest) * share;
         store(logit, v == target ? p - real(scale) : p);
     };
+    long long packs = packs_of(width, logits);
     for (long long i = threadIdx.x; i < packs; i += blockDim.x) {
-        Pack<act> part = packed[i];
+        Pack<act> part = ((const Pack<act> *)logits)[i];
 #pragma unroll
         for (int k = 0; k < PACK; k++) slope(part.v + k, i * PACK + k);
         ((Pack<act> *)logits)[i] = part;

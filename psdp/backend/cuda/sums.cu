@@ -1,8 +1,9 @@
 // Sums down columns and over whole vectors, in two steps and a fixed order: parts, then their sum.
 
 // parts (chunks, width): the sums of `chunk` rows each of x (rows, width); a thread a column.
-extern "C" __global__ void column_parts(const act *x, real *parts, long long rows, long long width,
-                                        long long chunk) {
+template <typename T>
+__device__ __forceinline__ void sum_columns(const T *x, real *parts, long long rows,
+                                            long long width, long long chunk) {
     long long c = (long long)blockIdx.x * blockDim.x + threadIdx.x, first = blockIdx.y * chunk;
     if (c >= width) return;
     long long last = first + chunk < rows ? first + chunk : rows;
@@ -11,14 +12,14 @@ extern "C" __global__ void column_parts(const act *x, real *parts, long long row
     parts[blockIdx.y * width + c] = sum;
 }
 
+extern "C" __global__ void column_parts(const act *x, real *parts, long long rows, long long width,
+                                        long long chunk) {
+    sum_columns(x, parts, rows, width, chunk);
+}
+
 extern "C" __global__ void column_parts_real(const real *x, real *parts, long long rows,
                                              long long width, long long chunk) {
-    long long c = (long long)blockIdx.x * blockDim.x + threadIdx.x, first = blockIdx.y * chunk;
-    if (c >= width) return;
-    long long last = first + chunk < rows ? first + chunk : rows;
-    real sum = 0;
-    for (long long r = first; r < last; r++) sum += x[r * width + c];
-    parts[blockIdx.y * width + c] = sum;
+    sum_columns(x, parts, rows, width, chunk);
 }
 
 // The same for the products x y and, in parts behind these if asked for, for x.
@@ -48,14 +49,8 @@ extern "C" __global__ void add_parts(const real *parts, real *out, long long chu
 }
 
 // parts (blocks,): sums of squares in float64, so that they overflow only where the vector does.
-extern "C" __global__ void square_parts(const real *x, double *parts, long long size) {
-    double sum = 0;
-    for (long long i = thread_number(); i < size; i += thread_count()) sum += (double)x[i] * x[i];
-    sum = block_sum(sum);
-    if (threadIdx.x == 0) parts[blockIdx.x] = sum;
-}
-
-extern "C" __global__ void square_parts_bf16(const bf16 *x, double *parts, long long size) {
+template <typename T>
+__device__ __forceinline__ void sum_squares(const T *x, double *parts, long long size) {
     double sum = 0;
     for (long long i = thread_number(); i < size; i += thread_count()) {
         double value = load(x + i);
@@ -63,6 +58,14 @@ extern "C" __global__ void square_parts_bf16(const bf16 *x, double *parts, long 
     }
     sum = block_sum(sum);
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+}
+
+extern "C" __global__ void square_parts(const real *x, double *parts, long long size) {
+    sum_squares(x, parts, size);
+}
+
+extern "C" __global__ void square_parts_bf16(const bf16 *x, double *parts, long long size) {
+    sum_squares(x, parts, size);
 }
 
 // out (1,) = or += scale times the sum of x (size,): one block.
