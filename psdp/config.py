@@ -248,7 +248,8 @@ class RunConfig:
     )
     kernels: str = setting(
         "auto",
-        "on a CPU: compiled (float32), numpy, or compiled where they are installed",
+        "compiled: psdp's own alone; numpy: NumPy's (on a CPU); auto: the fastest installed, on a "
+        "GPU cuDNN and cuBLASLt among them",
         choices=("auto", "compiled", "numpy"),
     )
     precision: str = setting(

@@ -10,8 +10,10 @@ import os
 from psdp.backend import cupy_device
 from psdp.backend.arrays import BF16
 from psdp.backend.base import AdamStep, Backend
+from psdp.backend.fused import NO_LIBRARIES
 from psdp.backend.gpu_backend import GpuBackend
 from psdp.backend.numpy_backend import NumpyBackend
+from psdp.backend.trial import trusted
 from psdp.errors import ConfigError, NoDevice
 
 if "OMP_WAIT_POLICY" not in os.environ:
@@ -48,7 +50,8 @@ def make_backend(
             ``local_rank``.
         dtype: of weights, gradients and activations.
         kernels: on a CPU, "compiled", "numpy", or "auto": compiled ones where there are
-            some that are faster.
+            some that are faster. On a GPU, "auto" leaves to libraries what they do faster, where
+            they are installed; all others are psdp's kernels alone.
         precision: of products: "float32" (that of ``dtype``), "tf32" (on a GPU) or "bf16".
         threads: that compiled kernels of this process use from now on.
 
@@ -70,10 +73,10 @@ def make_backend(
         case "cpu":
             return NativeBackend(threads)
         case "gpu":
-            return _on_gpu(dtype, local_rank, precision)
+            return _on_gpu(dtype, local_rank, precision, kernels)
         case "auto":
             try:
-                return _on_gpu(dtype, local_rank, precision)
+                return _on_gpu(dtype, local_rank, precision, kernels)
             except NoDevice:
                 return make_backend(
                     "cpu", dtype, kernels=kernels, precision=precision, threads=threads
@@ -82,13 +85,14 @@ def make_backend(
             raise ConfigError(f"--device expects auto, cpu or gpu, got {device!r}")
 
 
-def _on_gpu(dtype: str, local_rank: int, precision: str) -> GpuBackend:
+def _on_gpu(dtype: str, local_rank: int, precision: str, kernels: str) -> GpuBackend:
     if dtype != "float32" and precision != "float32":
         raise ConfigError(
             f"--precision {precision} works on float32, got --dtype {dtype}; drop one of the two"
         )
     device = cupy_device.open_device(local_rank, tf32=precision == "tf32")
-    return GpuBackend(device, dtype, precision)
+    libraries = trusted(device, dtype, precision) if kernels == "auto" else NO_LIBRARIES
+    return GpuBackend(device, dtype, precision, libraries)
 
 
 def _check_compiled(dtype: str, kernels: str, precision: str) -> None:

@@ -29,6 +29,7 @@ class Arrays:
             BF16.
         tile: elements of one operand that a chain of kernels handles at a time.
         query_block: queries that causal attention handles at a time.
+        fuses_gelu: whether gelu after a product is best asked for with it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Arrays:
     xp: Any
     tile: int
     query_block: int
+    fuses_gelu = False
 
     def __init__(self, dtype: str) -> None:
         self.dtype = self.branch_dtype = np.dtype(dtype)

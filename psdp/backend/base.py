@@ -76,13 +76,28 @@ class Backend(CausalAttention):
         out += product
 
     def affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
-        """Write ``x`` (N, I) times ``weight`` (I, O) plus ``bias`` (O,) to ``y`` (N, O)."""
+        """Write ``x`` (N, I) times ``weight`` (I, O) plus ``bias`` (O,), of y's type, to ``y``
+        (N, O)."""
         self.matmul(x, weight, y)
         if bias is not None:
             self.add_bias(bias, y)
 
+    def affine_gelu(
+        self, x: Array, weight: Array, bias: Array | None, inner: Array, y: Array
+    ) -> None:
+        """Write what :meth:`affine` makes of ``x`` to ``inner``, and its gelu to ``y``."""
+        self.affine(x, weight, bias, inner)
+        self.gelu(inner, y)
+
+    def add_affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
+        """Add ``x`` (N, I) times ``weight`` (I, O) plus ``bias`` (O,), of y's type, to ``y``
+        (N, O)."""
+        if bias is not None:
+            self.add_bias(bias, y)
+        self.add_product(x, weight, y)
+
     def add_bias(self, bias: Array, y: Array) -> None:
-        """Add ``bias`` (C,) to every row of ``y`` (N, C)."""
+        """Add ``bias`` (C,), of y's type, to every row of ``y`` (N, C)."""
         y += bias
 
     def add_column_sums(self, x: Array, out: Array) -> None:

@@ -9,13 +9,10 @@ import numpy as np
 
 from psdp.backend.arrays import Array
 from psdp.backend.cuda import OPTIONS, Source
+from psdp.backend.cudnn_attention import CudnnAttention
+from psdp.backend.fused import Libraries
+from psdp.backend.products import WORKSPACE_BYTES, CublasProducts, LtProducts
 from psdp.errors import DeviceMemoryError, NoDevice
-
-# What cuBLAS calls number formats, ways to compute, and its own choice of an algorithm.
-_CUDA_R = {"float32": 0, "float64": 1, "uint16": 14}
-_COMPUTE_32F, _COMPUTE_64F, _COMPUTE_TF32 = 68, 70, 77
-_DEFAULT_ALGORITHM = -1
-_POINTERS_ON_HOST = 0
 
 _USUAL_SHARED = 48 * 1024
 """Bytes of shared memory that a block may have without asking."""
@@ -59,7 +56,6 @@ class CupyDevice:
 
     def __init__(self, cupy: Any, cublas: Any, number: int, *, tf32: bool) -> None:
         self.xp = self._cupy = cupy
-        self._cublas = cublas
         self._runtime = cupy.cuda.runtime
         device = cupy.cuda.Device(number)
         device.use()
@@ -71,11 +67,10 @@ class CupyDevice:
         self._copies = cupy.cuda.Stream(non_blocking=True)
         self._under_way = False
         self._stream.use()
-        self._handle = cupy.cuda.device.get_cublas_handle()
-        cublas.setStream(self._handle, self._stream.ptr)
-        cublas.setPointerMode(self._handle, _POINTERS_ON_HOST)
+        handle = cupy.cuda.device.get_cublas_handle()
+        cublas.setStream(handle, self._stream.ptr)
         self._tf32 = tf32
-        self._factors = {dtype: np.array([0, 1], dtype) for dtype in ("float32", "float64")}
+        self._products = CublasProducts(cublas, handle, tf32=tf32)
         self._kernels: dict[tuple[Source, str], Any] = {}
         self._modules: dict[Source, Any] = {}
         self._waiting: list[tuple[Any, Array]] = []
@@ -205,23 +200,27 @@ class CupyDevice:
         return function
 
     def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
-        # cuBLAS counts down the columns, and so sees every matrix transposed: out^T = b^T a^T.
-        (m, k), n = a.shape, b.shape[1]
-        assert b.shape[0] == k, (a.shape, b.shape)
-        assert out.shape == (m, n), (out.shape, m, n)
-        wide = out.dtype == np.float64
-        compute = _COMPUTE_64F if wide else _COMPUTE_TF32 if self._tf32 else _COMPUTE_32F
-        zero_and_one = self._factors["float64" if wide else "float32"]
-        step = zero_and_one.itemsize
-        first = zero_and_one.ctypes.data
-        (left, turn_a, pitch_a), (right, turn_b, pitch_b) = _stored(a), _stored(b)
-        formats = [_CUDA_R[array.dtype.name] for array in (b, a, out)]
-        self._cublas.gemmEx(
-            self._handle, turn_b, turn_a, n, m, k, first + step,
-            right, formats[0], pitch_b, left, formats[1], pitch_a,
-            first + step * add, out.data.ptr, formats[2], n,  # type: ignore[attr-defined]
-            compute, _DEFAULT_ALGORITHM,
-        )  # fmt: skip
+        self._products.product(a, b, out, add=add)
+
+    def libraries(self) -> Libraries:
+        return Libraries(self._attention(), self._fused_products())
+
+    def _attention(self) -> CudnnAttention | None:
+        try:
+            import cudnn
+        except ImportError:
+            return None
+        handle = cudnn.create_handle()
+        cudnn.set_stream(handle=handle, stream=self._stream.ptr)
+        return CudnnAttention(cudnn, handle)
+
+    def _fused_products(self) -> LtProducts | None:
+        try:
+            from nvmath.bindings import cublasLt
+        except ImportError:
+            return None
+        workspace = self.empty((WORKSPACE_BYTES,), np.uint8)
+        return LtProducts(cublasLt, workspace, self._stream.ptr, tf32=self._tf32)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         self._stream.begin_capture()
@@ -235,12 +234,3 @@ class CupyDevice:
             graph.launch(self._stream)
 
         return again
-
-
-def _stored(matrix: Array) -> tuple[int, int, int]:
-    """Return a matrix's address, whether it lies transposed, and the length of its stored rows."""
-    address = matrix.data.ptr  # type: ignore[attr-defined]
-    if matrix.flags.c_contiguous:
-        return address, 0, matrix.shape[1]
-    assert matrix.flags.f_contiguous, "a factor is stored by rows, or is such a matrix turned"
-    return address, 1, matrix.shape[0]

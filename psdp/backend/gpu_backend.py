@@ -16,6 +16,13 @@ import numpy as np
 from psdp.backend.arrays import BF16, Array
 from psdp.backend.base import LAYER_NORM_EPS, AdamStep, Backend
 from psdp.backend.cuda import Source
+from psdp.backend.fused import (
+    NO_LIBRARIES,
+    AttentionPlan,
+    AttentionShape,
+    Libraries,
+    Unsupported,
+)
 from psdp.backend.squares import sum_of_squares
 
 BLOCK = 256
@@ -30,6 +37,9 @@ CHUNKS = 256
 SORTED_CHUNK = 64
 """Tokens that a block adds to an embedding's gradient."""
 
+MOST_MASKS = 2**14
+"""Dropout masks of the models of a backend."""
+
 TENSOR_ROWS = 64
 """Rows of a tile of attention on tensor cores."""
 
@@ -43,6 +53,9 @@ class Device(Protocol):
     """Which device it is, among those of this host."""
     shared_bytes: int
     """The most shared memory of a block."""
+
+    def libraries(self) -> Libraries:
+        """Return those that are installed, and work."""
 
     def memory(self) -> tuple[int, int]:
         """Return the free bytes and all bytes."""
@@ -104,16 +117,27 @@ class GpuBackend(Backend):
         device: does it.
         dtype: "float32" or "float64".
         precision: "float32" (that of ``dtype``; "tf32" is the device's business) or "bf16".
+        libraries: to use where they do something; without them all kernels are psdp's.
     """
 
     name = "gpu"
+    fuses_gelu = True
     tile = 2**27
     query_block = 2**31
 
-    def __init__(self, device: Device, dtype: str, precision: str = "float32") -> None:
+    def __init__(
+        self,
+        device: Device,
+        dtype: str,
+        precision: str = "float32",
+        libraries: Libraries = NO_LIBRARIES,
+    ) -> None:
         self.device = device
         self.xp = device.xp
+        self.libraries = libraries
         self.kernels = "cuda" if precision == "float32" else f"cuda {precision}"
+        if names := [library.name for library in libraries if library is not None]:
+            self.kernels += f" ({', '.join(names)})"
         self.precision = precision
         self._half = precision == "bf16"
         self._real = dtype
@@ -124,6 +148,9 @@ class GpuBackend(Backend):
         self._streams = 0
         self._squares = device.zeros((MOST_BLOCKS,), np.float64)
         self._square_sum = device.zeros((1,), np.float64)
+        self._offsets = device.zeros((MOST_MASKS,), np.int64)
+        device.upload(np.arange(MOST_MASKS, dtype=np.int64) << 32, self._offsets)
+        self._plans: dict[AttentionShape, AttentionPlan | None] = {}
         self._steps: dict[Hashable, Callable[[], None] | None] = {}
         self._outgrown: list[Array] = []
 
@@ -219,6 +246,34 @@ class GpuBackend(Backend):
 
     def add_product(self, a: Array, b: Array, out: Array) -> None:
         self.device.product(a, b, out, add=True)
+
+    def affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
+        if bias is None or not self._fused(x, weight, bias, y):
+            super().affine(x, weight, bias, y)
+
+    def affine_gelu(
+        self, x: Array, weight: Array, bias: Array | None, inner: Array, y: Array
+    ) -> None:
+        if self._fused(x, weight, bias, y, inner=inner):
+            return
+        self.matmul(x, weight, inner)
+        rows, width = y.shape
+        arguments = (bias, inner, y, width)
+        self._launch("elementwise", "bias_gelu", (rows,), _block_for(width), *arguments)
+
+    def add_affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
+        if bias is None or not self._fused(x, weight, bias, y, add=True):
+            super().add_affine(x, weight, bias, y)
+
+    def _fused(self, *arrays: Array | None, **how: Any) -> bool:
+        """Have a library do a product and what follows it; say whether one did."""
+        if self.libraries.products is None:
+            return False
+        try:
+            self.libraries.products.product(*arrays, **how)  # type: ignore[arg-type]
+        except Unsupported:
+            return False
+        return True
 
     def add_bias(self, bias: Array, y: Array) -> None:
         rows, width = y.shape
@@ -326,7 +381,11 @@ class GpuBackend(Backend):
         out: Array,
         log_sums: Array,
     ) -> None:
-        how = _AttentionPlan(self, qkv, batch, heads)
+        plan = self._plan(qkv, batch, heads, mask)
+        if plan is not None:
+            plan.forward(qkv, out, log_sums, *self._drawn_by(plan, mask))
+            return
+        how = _AttentionKernels(self, qkv, batch, heads)
         arguments = (qkv, out, log_sums, *self._drawn(mask), how.length, heads, how.scale)
         how.launch("attention", *arguments)
 
@@ -341,7 +400,11 @@ class GpuBackend(Backend):
         dout: Array,
         dqkv: Array,
     ) -> None:
-        how = _AttentionPlan(self, qkv, batch, heads)
+        plan = self._plan(qkv, batch, heads, mask)
+        if plan is not None:
+            plan.backward(qkv, out, log_sums, dout, dqkv, *self._drawn_by(plan, mask))
+            return
+        how = _AttentionKernels(self, qkv, batch, heads)
         count = len(qkv) * heads
         deltas = self.scratch(0, count)
         arguments: tuple[Any, ...] = (out, dout, deltas, how.length, heads, count)
@@ -350,6 +413,25 @@ class GpuBackend(Backend):
         arguments = (qkv, dout, log_sums, deltas, dqkv, *drawn, how.length, heads, how.scale)
         how.launch("attention_backward_keys", *arguments)
         how.launch("attention_backward_queries", *arguments)
+
+    def _plan(self, qkv: Array, batch: int, heads: int, mask: Mask | None) -> AttentionPlan | None:
+        """Return how a library attends to a shape, or None where psdp does."""
+        if self.libraries.attention is None or qkv.dtype != BF16:
+            return None
+        length, head = len(qkv) // batch, qkv.shape[1] // (3 * heads)
+        shape = AttentionShape(batch, heads, length, head, 0.0 if mask is None else mask.p)
+        if shape not in self._plans:
+            try:
+                self._plans[shape] = self.libraries.attention.plan(shape)
+            except Unsupported:
+                self._plans[shape] = None
+        return self._plans[shape]
+
+    def _drawn_by(self, plan: AttentionPlan, mask: Mask | None) -> tuple[Array, Array, Array]:
+        """Return the seed and the offset of a library's mask, and its workspace."""
+        workspace = self.scratch(0, _ceil(plan.workspace_bytes, self.dtype.itemsize))
+        stream = 0 if mask is None else mask.stream
+        return self._seed.view(np.int64), self._offsets[stream : stream + 1], workspace
 
     def rotate(self, qkv: Array, batch: int, heads: int, cos: Array, sin: Array, sign: int) -> None:
         rows, head = qkv.shape[0], qkv.shape[1] // (3 * heads)
@@ -380,6 +462,7 @@ class GpuBackend(Backend):
 
     def new_mask(self, size: int) -> int:
         self._streams += 1
+        assert self._streams < MOST_MASKS
         return self._streams
 
     def draw_mask(self, rng: np.random.Generator, p: float, room: int, size: int) -> Mask:
@@ -430,7 +513,7 @@ class _ColumnPlan:
         self.grid = (_ceil(width, self.block), self.chunks)
 
 
-class _AttentionPlan:
+class _AttentionKernels:
     """Which kernels attend to heads of this size, and in what tiles."""
 
     def __init__(self, backend: GpuBackend, qkv: Array, batch: int, heads: int) -> None:

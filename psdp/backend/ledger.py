@@ -9,6 +9,13 @@ import numpy as np
 
 from psdp.backend.arrays import Array
 from psdp.backend.cuda import Source
+from psdp.backend.fused import (
+    NO_LIBRARIES,
+    AttentionPlan,
+    AttentionShape,
+    FusedAttention,
+    Libraries,
+)
 
 
 class Ledger:
@@ -23,6 +30,9 @@ class Ledger:
         self.xp: Any = np
         self.name, self.shared_bytes = "none", 2**20
         self.bytes = 0
+
+    def libraries(self) -> Libraries:
+        return NO_LIBRARIES
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         array: Array = np.empty(shape, dtype)
@@ -69,3 +79,21 @@ class Ledger:
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         return work
+
+
+class LedgerAttention:
+    """A library's attention that is planned, and not carried out; see
+    :class:`psdp.backend.fused.FusedAttention`."""
+
+    def __init__(self, library: FusedAttention) -> None:
+        self.name, self._library, self.workspace_bytes = library.name, library, 0
+
+    def plan(self, shape: AttentionShape) -> AttentionPlan:
+        self.workspace_bytes = self._library.plan(shape).workspace_bytes
+        return self
+
+    def forward(self, *arrays: Array) -> None:
+        pass
+
+    def backward(self, *arrays: Array) -> None:
+        pass

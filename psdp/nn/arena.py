@@ -45,8 +45,12 @@ class Parameters:
         return self._weights[self._prefix + name]
 
     def factor(self, name: str) -> Array:
-        """Return the view of a matrix as products take it."""
+        """Return the view of a weight as products take it."""
         return self._factors[self._prefix + name]
+
+    def optional_factor(self, name: str) -> Array | None:
+        """Return the same of one that the configuration may have left out."""
+        return self._factors.get(self._prefix + name)
 
     def optional_weight(self, name: str) -> Array | None:
         """Return the view of a weight that the configuration may have left out."""

@@ -25,11 +25,15 @@ class Linear:
     def __init__(self, parameters: Parameters, arena: Arena) -> None:
         self.parameters, self.backend = parameters, arena.backend
         self.weight = parameters.factor("weight")
-        self.bias = parameters.optional_weight("bias")
+        self.bias = parameters.optional_factor("bias")
 
     def forward(self, x: Array, y: Array) -> None:
         """Write x W + b to ``y``."""
         self.backend.affine(x, self.weight, self.bias, y)
+
+    def forward_gelu(self, x: Array, inner: Array, y: Array) -> None:
+        """Write x W + b to ``inner``, and gelu of that to ``y``."""
+        self.backend.affine_gelu(x, self.weight, self.bias, inner, y)
 
     def backward(self, x: Array, dy: Array, dx: Array) -> None:
         """Add dL/dW and dL/db to their views; write dL/dx to ``dx``."""
@@ -55,6 +59,7 @@ class ResidualLinear:
 
     def __init__(self, p: float, parameters: Parameters, arena: Arena) -> None:
         self.linear = Linear(parameters, arena)
+        self.bias = parameters.optional_weight("bias")  # in the type of the stream
         width = self.linear.weight.shape[1]
         self.dropout = Dropout(p, arena.rows * width, arena)
         self.branch = arena.scratch("branch", arena.rows, width)
@@ -63,9 +68,7 @@ class ResidualLinear:
         """Add to ``y``; keep the dropout mask."""
         linear = self.linear
         if self.dropout.draw(y.size, rng) is None:
-            if linear.bias is not None:
-                linear.backend.add_bias(linear.bias, y)
-            linear.backend.add_product(x, linear.weight, y)
+            linear.backend.add_affine(x, linear.weight, self.bias, y)
         else:
             branch = self.branch[: len(y)]
             linear.forward(x, branch)

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from psdp.backend.fused import NO_LIBRARIES, Libraries
 from psdp.backend.gpu_backend import GpuBackend
-from psdp.backend.ledger import Ledger
+from psdp.backend.ledger import Ledger, LedgerAttention
+from psdp.backend.products import WORKSPACE_BYTES
 from psdp.config import ModelConfig
 from psdp.nn.transformer import Transformer, parameter_table
 
@@ -17,11 +19,18 @@ LIBRARIES = 64 * 2**20
 
 
 def training_memory(
-    config: ModelConfig, vocab_size: int, batch_size: int, dtype: str, precision: str
+    config: ModelConfig,
+    vocab_size: int,
+    batch_size: int,
+    dtype: str,
+    precision: str,
+    libraries: Libraries = NO_LIBRARIES,
 ) -> Counter[str]:
-    """Return the bytes of a model's buffers by name, in training on a GPU; they add up to all."""
+    """Return the bytes of a model's buffers by name, in training on a GPU with these libraries;
+    they add up to all."""
     ledger = Ledger()
-    backend = GpuBackend(ledger, dtype, precision)
+    planned = None if libraries.attention is None else LedgerAttention(libraries.attention)
+    backend = GpuBackend(ledger, dtype, precision, Libraries(planned))
     size = parameter_table(config, vocab_size).size
     weights, gradient = backend.empty(size), backend.empty(size)
     model = Transformer(config, vocab_size, batch_size, backend, weights, gradient)
@@ -32,7 +41,9 @@ def training_memory(
     parts["weights"], parts["gradient"] = weights.nbytes, gradient.nbytes
     if model.factors is not weights:
         parts["rounded weights"] = model.factors.nbytes
-    parts["all else"] = LIBRARIES + ledger.bytes - parts.total()
+    parts["all else"] = ledger.bytes - parts.total() + LIBRARIES
+    if libraries.products is not None:
+        parts["all else"] += WORKSPACE_BYTES
     return parts
 
 

@@ -34,6 +34,7 @@ class MLP:
             "gelu": (arena.backend.gelu, arena.backend.gelu_backward),
             "relu": (arena.backend.relu, arena.backend.relu_backward),
         }[config.activation]
+        self.fused = config.activation == "gelu" and arena.backend.fuses_gelu
         wide = WIDENING * config.n_embd
         self.inner = arena.kept("mlp inner", arena.rows, wide)
         self.hidden = arena.scratch("mlp hidden", arena.rows, wide)
@@ -44,8 +45,11 @@ class MLP:
         """Add the network's output to ``y``; keep what backward needs."""
         count = x.shape[0]
         inner, hidden = self.inner[:count], self.hidden[:count]
-        self.up.forward(x, inner)
-        self.activation(inner, hidden)
+        if self.fused:
+            self.up.forward_gelu(x, inner, hidden)
+        else:
+            self.up.forward(x, inner)
+            self.activation(inner, hidden)
         self.down.forward(hidden, y, rng)
 
     def backward(self, x: Array, dy: Array, dx: Array) -> None:

@@ -34,7 +34,7 @@ KINDS = {
 }
 """What the work counts for that a class does itself, not through other layers."""
 
-_PRODUCTS = ("matmul", "add_product", "affine")
+_PRODUCTS = ("matmul", "add_product", "affine", "affine_gelu", "add_affine")
 
 
 def profiled(

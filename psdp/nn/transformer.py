@@ -90,7 +90,7 @@ class Transformer:
         if config.position == "rotary":
             rotary = Rotary(config.block_size, config.n_embd // config.n_head, backend)
         self.config, self.backend, self.batch_size = config, backend, batch_size
-        self._weights, self.decayed_size = weights, table.decayed_size
+        self._weights = weights
         self._places = [table.matrices_under(f"block.{i}.") for i in range(config.n_layer)]
         self.vocab_size = vocab_size
         self.embedding = Embedding(config, parameters.under("embedding"), arena)
@@ -201,9 +201,9 @@ class Transformer:
 
     def _forward(self, batch: int, length: int, rng: np.random.Generator | None) -> Array:
         """Return the last layer norm's output (N, C) for the tokens that were loaded."""
-        count, matrices = batch * length, slice(self.decayed_size)
+        count = batch * length
         # Whoever changed the weights need not say so: they are rounded anew each time.
-        self.backend.as_factor(self._weights[matrices], self.factors[matrices])
+        self.backend.as_factor(self._weights, self.factors)
         stream, normed = self.stream[:count], self.normed[:count]
         self.embedding.forward(self.ids[:count], length, stream, rng)
         for block in self.blocks:

@@ -24,9 +24,8 @@ def needs_of(backend: Backend, job: Job, rank: int, vocab_size: int) -> dict[str
         # Weights, gradient, and no optimizer has more than two vectors of its own.
         parts = Counter({"optimizer": 4 * len(job.shards[rank]) * backend.dtype.itemsize})
     else:
-        parts = training_memory(
-            job.config.model, vocab_size, run.batch_size, run.dtype, backend.precision
-        )
+        how = run.batch_size, run.dtype, backend.precision, backend.libraries
+        parts = training_memory(job.config.model, vocab_size, *how)
         if job.wire_dtype != backend.dtype:
             parts["rounded gradient"] = job.table.size * job.wire_dtype.itemsize
     free, total = backend.device.memory()

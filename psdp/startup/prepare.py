@@ -121,7 +121,7 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
         if rank in job.servers:
             if run.server_device == "cpu":
                 return None, {}
-            backend = make_backend("gpu", run.dtype, local_rank)
+            backend = make_backend("gpu", run.dtype, local_rank, kernels="compiled")
         else:
             how = {"kernels": run.kernels, "precision": run.precision}
             backend = make_backend(run.device, run.dtype, local_rank, threads=threads, **how)

@@ -35,14 +35,16 @@ class Text(Source):
 
 @pytest.mark.parametrize(("wait", "right"), [("__syncthreads()", True), ("", False)])
 def test_a_missing_barrier_shows(kernel_folder: Path, wait: str, right: bool) -> None:
-    device, x = EmulatedDevice(kernel_folder), np.arange(70, dtype=np.float32)
+    device = EmulatedDevice(kernel_folder)
+    x = device.holding(np.arange(70, dtype=np.float32))
     device.launch(Text(wait, "", ""), "reverse", (1,), 70, (x, 70), 4 * 70)
     assert np.array_equal(x, np.arange(70)[::-1]) == right
     assert np.isnan(x).any() != right
 
 
 def test_lanes_of_a_warp_exchange_values(kernel_folder: Path) -> None:
-    device, x = EmulatedDevice(kernel_folder), np.arange(64, dtype=np.float32)
+    device = EmulatedDevice(kernel_folder)
+    x = device.holding(np.arange(64, dtype=np.float32))
     device.launch(Text("__syncthreads()", "", ""), "neighbour", (1,), 64, (x,))
     assert x[:4].tolist() == [1, 0, 3, 2]
     assert x[62:].tolist() == [63, 62]
@@ -53,7 +55,8 @@ def test_fresh_memory_is_not_a_number(kernel_folder: Path) -> None:
 
 
 def test_what_is_captured_is_done_when_it_is_asked_for(kernel_folder: Path) -> None:
-    device, x = EmulatedDevice(kernel_folder), np.ones(3)
+    device = EmulatedDevice(kernel_folder)
+    x = device.holding(np.ones(3))
     again = device.capture(lambda: device.clear(x))
     assert x.tolist() == [1, 1, 1]
     again()

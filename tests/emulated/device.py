@@ -14,11 +14,15 @@ import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from emulated.blas import Cublas
 
 from psdp.backend.cuda import Source
+from psdp.backend.fused import NO_LIBRARIES, Libraries
+from psdp.backend.products import CublasProducts
 from psdp.errors import DeviceMemoryError
 from psdp.params import Array
 
@@ -52,6 +56,14 @@ def compiled(source: Source, folder: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
+class DeviceArray(np.ndarray):  # type: ignore[type-arg]
+    """An array that says where it lies as CuPy's do."""
+
+    @property
+    def data(self) -> Any:  # type: ignore[override]
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+
 class Launch(ctypes.Structure):
     _fields_ = (
         ("grid", ctypes.c_uint * 3),
@@ -70,6 +82,7 @@ class EmulatedDevice:
 
     Attributes:
         launches: names of the kernels that ran, in order.
+        offered: libraries that it says it has.
     """
 
     xp = np
@@ -80,6 +93,11 @@ class EmulatedDevice:
         self._folder, self._free, self._room = folder, free, room
         self.launches: list[str] = []
         self._recording: list[Callable[[], None]] | None = None
+        self._products = CublasProducts(Cublas(self.do), handle=0, tf32=False)
+        self.offered = NO_LIBRARIES
+
+    def libraries(self) -> Libraries:
+        return self.offered
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         array = self._take(np.empty(shape, dtype))
@@ -90,11 +108,17 @@ class EmulatedDevice:
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self._take(np.zeros(shape, dtype))
 
+    def holding(self, values: Array) -> Array:
+        """Return an array with these values."""
+        array = self.empty(values.shape, values.dtype)
+        np.copyto(array, values)
+        return array
+
     def _take(self, array: Array) -> Array:
         self._room -= array.nbytes
         if self._room < 0:
             raise DeviceMemoryError(f"{array.nbytes} bytes more were needed")
-        return array
+        return array.view(DeviceArray)
 
     def memory(self) -> tuple[int, int]:
         return self._free, 2**40
@@ -103,17 +127,24 @@ class EmulatedDevice:
         return True
 
     def send_off(self, device: Array, out: Array) -> None:
-        self._do(lambda: np.copyto(out, device))
+        assert isinstance(device, DeviceArray)
+        assert not isinstance(out, DeviceArray)
+        self.do(lambda: np.copyto(out, device))
 
     def upload(self, host: Array, out: Array) -> None:
+        assert isinstance(out, DeviceArray)
+        assert not isinstance(host, DeviceArray)
         np.copyto(out, host)
 
     def download(self, device: Array, out: Array) -> None:
+        assert isinstance(device, DeviceArray)
+        assert not isinstance(out, DeviceArray)
         np.copyto(out, device)
 
     def clear(self, out: Array) -> None:
+        assert isinstance(out, DeviceArray)
         assert out.flags.c_contiguous, "cleared at once"
-        self._do(lambda: out.fill(0))
+        self.do(lambda: out.fill(0))
 
     def synchronize(self) -> None:
         pass
@@ -137,18 +168,12 @@ class EmulatedDevice:
         def run() -> None:
             function(ctypes.byref(where), pointers)
 
-        self._do(run)
+        self.do(run)
         self.launches.append(kernel)
         del arguments
 
     def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
-        def run() -> None:
-            product = np.matmul(_wide(a), _wide(b))
-            if add:
-                product = product + _wide(out)
-            out[...] = _narrow(product, out.dtype)
-
-        self._do(run)
+        self._products.product(a, b, out, add=add)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Return what does again what ``work`` asks for, which is not done now."""
@@ -159,7 +184,8 @@ class EmulatedDevice:
             self._recording = None
         return lambda: [step() for step in recorded] and None
 
-    def _do(self, step: Callable[[], None]) -> None:
+    def do(self, step: Callable[[], None]) -> None:
+        """Do something in its turn: now, or whenever what is being captured is done."""
         if self._recording is None:
             step()
         else:
@@ -170,24 +196,10 @@ def _c_value(argument: Any) -> Any:
     match argument:
         case None:
             return ctypes.c_void_p(0)
-        case np.ndarray():
+        case DeviceArray():
             return ctypes.c_void_p(argument.ctypes.data)
         case int():
             return ctypes.c_longlong(argument)
         case float():
             return ctypes.c_double(argument)
-    raise TypeError(f"a kernel takes arrays, int and float, got {argument!r}")
-
-
-def _wide(array: Array) -> Array:
-    """Return a factor in float32, or as it is where it is not bfloat16."""
-    if array.dtype != np.uint16:
-        return array
-    return (array.astype(np.uint32) << 16).view(np.float32)
-
-
-def _narrow(array: Array, dtype: Any) -> Array:
-    if dtype != np.uint16:
-        return array
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    raise TypeError(f"a kernel takes the device's arrays, int and float, got {argument!r}")

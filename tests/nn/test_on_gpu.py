@@ -131,8 +131,9 @@ def test_nan_in_the_weights_shows_in_the_gradient(kernel_folder: Path, precision
 
 
 def test_sum_of_squares_is_exact_or_says_that_it_is_not_finite(kernel_folder: Path) -> None:
-    backend = gpu(kernel_folder, "float32")
-    vector = np.full(1_000_001, 0.1, np.float32)
+    device = EmulatedDevice(kernel_folder)
+    backend = GpuBackend(device, "float32")
+    vector = device.holding(np.full(1_000_001, 0.1, np.float32))
     exact = vector.size * float(vector[0]) ** 2
     assert backend.sum_of_squares(vector) == pytest.approx(exact, rel=1e-12)
     vector[77] = 3e38
@@ -140,15 +141,17 @@ def test_sum_of_squares_is_exact_or_says_that_it_is_not_finite(kernel_folder: Pa
     for poison in (math.nan, math.inf):
         vector[-1] = poison
         assert not math.isfinite(backend.sum_of_squares(vector))
-    wide = gpu(kernel_folder, "float64")
-    assert wide.sum_of_squares(np.full(3, 1e200)) == 2.0**1000
+    wide = GpuBackend(device, "float64")
+    assert wide.sum_of_squares(device.holding(np.full(3, 1e200))) == 2.0**1000
 
 
 def test_the_decoder_continues_on_a_gpu(kernel_folder: Path) -> None:
     config = ModelConfig(n_layer=2, n_head=2, n_embd=12, block_size=8, position="rotary")
     built = build(config, dtype="float64", batch=1)
     backend = gpu(kernel_folder, "float64")
-    on_gpu = Decoder(config, VOCAB, backend, built.weights)
+    weights = backend.empty(built.weights.size)
+    backend.to_device(built.weights, weights)
+    on_gpu = Decoder(config, VOCAB, backend, weights)
     on_cpu = Decoder(config, VOCAB, built.model.backend, built.weights)
     for tokens in (built.tokens[0, :3], built.tokens[0, 3:4], built.tokens[0, 4:8]):
         np.testing.assert_allclose(on_gpu.feed(tokens), on_cpu.feed(tokens), rtol=1e-10)

@@ -75,17 +75,38 @@ extern "C" __global__ void relu_backward(act *x, act *dy, long long size) {
 }
 
 // Every row of y (rows, width) += bias (width,); a block a row.
-extern "C" __global__ void add_bias_act(const real *bias, act *y, long long width) {
+extern "C" __global__ void add_bias_act(const act *bias, act *y, long long width) {
     y += blockIdx.x * width;
     long long packs = packs_of(width, y);
     for (long long i = threadIdx.x; i < packs; i += blockDim.x) {
         Pack<act> part = ((Pack<act> *)y)[i];
 #pragma unroll
-        for (int k = 0; k < PACK; k++) store(part.v + k, load(part.v + k) + bias[i * PACK + k]);
+        for (int k = 0; k < PACK; k++)
+            store(part.v + k, load(part.v + k) + load(bias + i * PACK + k));
         ((Pack<act> *)y)[i] = part;
     }
     for (long long c = packs * PACK + threadIdx.x; c < width; c += blockDim.x)
-        store(y + c, load(y + c) + bias[c]);
+        store(y + c, load(y + c) + load(bias + c));
+}
+
+// Every row of x (rows, width) += bias (width,), if there is one, and y = gelu(x); a block a row.
+extern "C" __global__ void bias_gelu(const act *bias, act *x, act *y, long long width) {
+    x += blockIdx.x * width, y += blockIdx.x * width;
+    auto both = [bias](act *v, act *to, long long c) {
+        if (bias) store(v, load(v) + load(bias + c));
+        real inner = load(v); // as the backward pass will see it
+        store(to, inner * logistic(inner));
+    };
+    long long packs = packs_of(width, x) && packs_of(width, y) ? width / PACK : 0;
+    for (long long i = threadIdx.x; i < packs; i += blockDim.x) {
+        Pack<act> inner = ((Pack<act> *)x)[i], out;
+#pragma unroll
+        for (int k = 0; k < PACK; k++) both(inner.v + k, out.v + k, i * PACK + k);
+        if (bias) ((Pack<act> *)x)[i] = inner;
+        ((Pack<act> *)y)[i] = out;
+    }
+    for (long long c = packs * PACK + threadIdx.x; c < width; c += blockDim.x)
+        both(x + c, y + c, c);
 }
 
 extern "C" __global__ void add_bias_real(const real *bias, real *y, long long width) {

@@ -1,0 +1,102 @@
+"""What a library may do in one kernel where psdp has several, or one that is slower.
+
+Libraries are optional: a backend does the same without them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from psdp.backend.arrays import Array
+
+
+class Unsupported(Exception):
+    """A library does not do this; the text says why. Nothing was written."""
+
+
+class AttentionShape(NamedTuple):
+    """What causal attention is planned for: ``p`` is the probability that a weight is dropped."""
+
+    batch: int
+    heads: int
+    length: int
+    head: int
+    p: float
+
+
+class AttentionPlan(Protocol):
+    """Attention of one shape, forward and backward, on bfloat16.
+
+    Shapes: qkv, dqkv (N, 3C); out, dout (N, C); log_sums (B, H, T) float32, which only the same
+    plan reads; seed and offset (1,) int64, which name a dropout mask.
+
+    Attributes:
+        workspace_bytes: that both passes need for themselves.
+    """
+
+    workspace_bytes: int
+
+    def forward(
+        self, qkv: Array, out: Array, log_sums: Array, seed: Array, offset: Array, workspace: Array
+    ) -> None:
+        """Write ``out`` and ``log_sums``."""
+
+    def backward(
+        self,
+        qkv: Array,
+        out: Array,
+        log_sums: Array,
+        dout: Array,
+        dqkv: Array,
+        seed: Array,
+        offset: Array,
+        workspace: Array,
+    ) -> None:
+        """Write ``dqkv``, the same bits each time."""
+
+
+class FusedAttention(Protocol):
+    """A library's attention."""
+
+    name: str
+
+    def plan(self, shape: AttentionShape) -> AttentionPlan:
+        """
+        Raises:
+            Unsupported: it does not do this shape.
+        """
+
+
+class FusedProducts(Protocol):
+    """A library's products."""
+
+    name: str
+
+    def product(
+        self,
+        a: Array,
+        b: Array,
+        bias: Array | None,
+        out: Array,
+        *,
+        add: bool = False,
+        inner: Array | None = None,
+    ) -> None:
+        """Write ``a`` (M, K) times ``b`` (K, N) plus ``bias`` (N,) to ``out`` (M, N), or add it;
+        or write it to ``inner`` (M, N), and its gelu to ``out``.
+
+        ``a`` and ``b`` may be transposed views, and are of one format; ``bias`` is of out's.
+
+        Raises:
+            Unsupported: it does not do these shapes or formats.
+        """
+
+
+class Libraries(NamedTuple):
+    """Those of a device."""
+
+    attention: FusedAttention | None = None
+    products: FusedProducts | None = None
+
+
+NO_LIBRARIES = Libraries()

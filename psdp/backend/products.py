@@ -1,0 +1,237 @@
+"""Products of matrices by cuBLAS, and by cuBLASLt with what follows a product in the same kernel.
+
+Both libraries count down the columns, and so see every matrix transposed: out^T = b^T a^T.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from psdp.backend.arrays import Array
+from psdp.backend.fused import Unsupported
+
+# What both call number formats and ways to compute.
+_CUDA_R = {"float32": 0, "float64": 1, "uint16": 14}
+_COMPUTE_32F, _COMPUTE_64F, _COMPUTE_TF32 = 68, 70, 77
+
+_DEFAULT_ALGORITHM = -1
+_POINTERS_ON_HOST = 0
+
+WORKSPACE_BYTES = 32 * 2**20
+"""What NVIDIA advises for cuBLASLt on Hopper."""
+
+
+class Stored(NamedTuple):
+    """How a matrix lies in memory: its address, whether transposed, and its stored rows."""
+
+    address: int
+    turned: int
+    pitch: int
+    rows: int
+
+
+def stored(matrix: Array) -> Stored:
+    """Return how a matrix lies, which is stored by rows or is such a matrix turned."""
+    address = matrix.data.ptr  # type: ignore[attr-defined]
+    if matrix.flags.c_contiguous:
+        return Stored(address, 0, matrix.shape[1], matrix.shape[0])
+    assert matrix.flags.f_contiguous, "a factor is stored by rows, or is such a matrix turned"
+    return Stored(address, 1, matrix.shape[0], matrix.shape[1])
+
+
+class Factors:
+    """The numbers 0 and 1 where a library can read them, in the type that it computes in."""
+
+    def __init__(self) -> None:
+        self._pairs = {wide: np.array([0, 1], "float64" if wide else "float32") for wide in (0, 1)}
+
+    def addresses(self, wide: bool) -> tuple[int, int]:
+        """Return where 0 and 1 are, of double or single precision."""
+        pair = self._pairs[wide]
+        return pair.ctypes.data, pair.ctypes.data + pair.itemsize
+
+
+def compute_type(out: Array, tf32: bool) -> int:
+    """Return the way to compute products that go to ``out``."""
+    if out.dtype == np.float64:
+        return _COMPUTE_64F
+    return _COMPUTE_TF32 if tf32 else _COMPUTE_32F
+
+
+class CublasProducts:
+    """Plain products.
+
+    Args:
+        cublas: CuPy's binding.
+        handle: of cuBLAS, on the stream that products are asked for on.
+    """
+
+    def __init__(self, cublas: Any, handle: int, *, tf32: bool) -> None:
+        self._cublas, self._handle, self._tf32 = cublas, handle, tf32
+        cublas.setPointerMode(handle, _POINTERS_ON_HOST)
+        self._factors = Factors()
+
+    def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
+        """See :meth:`psdp.backend.gpu_backend.Device.product`."""
+        (m, k), n = a.shape, b.shape[1]
+        assert b.shape[0] == k, (a.shape, b.shape)
+        assert out.shape == (m, n), (out.shape, m, n)
+        zero, one = self._factors.addresses(out.dtype == np.float64)
+        left, right = stored(a), stored(b)
+        formats = [_CUDA_R[array.dtype.name] for array in (b, a, out)]
+        self._cublas.gemmEx(
+            self._handle, right.turned, left.turned, n, m, k, one,
+            right.address, formats[0], right.pitch, left.address, formats[1], left.pitch,
+            one if add else zero, out.data.ptr, formats[2], n,  # type: ignore[attr-defined]
+            compute_type(out, self._tf32), _DEFAULT_ALGORITHM,
+        )  # fmt: skip
+
+
+class _Plan(NamedTuple):
+    """What cuBLASLt needs to multiply: descriptors, and the algorithm that it chose."""
+
+    operation: int
+    first: int
+    second: int
+    out: int
+    algorithm: Array
+
+
+class LtProducts:
+    """Products with a bias, and with gelu, in the kernel that multiplies.
+
+    Args:
+        lt: nvmath's binding of cuBLASLt.
+        workspace: that its kernels may use, at least :data:`WORKSPACE_BYTES`.
+        stream: the address of the stream that products are asked for on.
+    """
+
+    def __init__(self, lt: Any, workspace: Array, stream: int, *, tf32: bool) -> None:
+        self._lt, self._workspace, self._stream, self._tf32 = lt, workspace, stream, tf32
+        self._handle = lt.create()
+        version = lt.get_version()
+        self.name = f"cuBLASLt {version // 10000}.{version // 100 % 100}"
+        self._factors = Factors()
+        self._plans: dict[Any, _Plan | str] = {}
+
+    def product(
+        self,
+        a: Array,
+        b: Array,
+        bias: Array | None,
+        out: Array,
+        *,
+        add: bool = False,
+        inner: Array | None = None,
+    ) -> None:
+        """See :class:`psdp.backend.fused.FusedProducts`."""
+        first, second = stored(b), stored(a)
+        addresses = [array.data.ptr for array in (out, bias, inner) if array is not None]  # type: ignore[attr-defined]
+        key = (
+            *(first[1:], second[1:], a.dtype.name, out.dtype.name),
+            *(bias is not None, inner is not None),
+            *(_alignment(place) for place in (first.address, second.address, *addresses)),
+        )
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._plan(first, second, bias, inner, a, out)
+        if isinstance(plan, str):
+            raise Unsupported(plan)
+        lt, attribute = self._lt, self._lt.MatmulDescAttribute
+        if bias is not None:
+            _set(lt, plan.operation, attribute.BIAS_POINTER, bias.data.ptr)  # type: ignore[attr-defined]
+        if inner is not None:
+            pointer = inner.data.ptr  # type: ignore[attr-defined]
+            _set(lt, plan.operation, attribute.EPILOGUE_AUX_POINTER, pointer)
+        zero, one = self._factors.addresses(out.dtype == np.float64)
+        there = out.data.ptr  # type: ignore[attr-defined]
+        lt.matmul(
+            self._handle, plan.operation, one, first.address, plan.first,
+            second.address, plan.second, one if add else zero, there, plan.out, there, plan.out,
+            plan.algorithm.ctypes.data, self._workspace.data.ptr,  # type: ignore[attr-defined]
+            WORKSPACE_BYTES, self._stream,
+        )  # fmt: skip
+
+    def _plan(
+        self,
+        first: Stored,
+        second: Stored,
+        bias: Array | None,
+        inner: Array | None,
+        a: Array,
+        out: Array,
+    ) -> _Plan | str:
+        """Return how to multiply, or why that cannot be."""
+        lt, attribute, kinds = self._lt, self._lt.MatmulDescAttribute, self._lt.Epilogue
+        name = "_".join(
+            ["GELU_AUX"] * (inner is not None) + ["BIAS"] * (bias is not None) or ["DEFAULT"]
+        )
+        width = out.shape[1]
+        if inner is not None and width % 8:
+            return f"rows of {width} are no multiple of 8"
+        scale = _CUDA_R["float64" if out.dtype == np.float64 else "float32"]
+        operation = lt.matmul_desc_create(compute_type(out, self._tf32), scale)
+        _set(lt, operation, attribute.TRANSA, first.turned)
+        _set(lt, operation, attribute.TRANSB, second.turned)
+        _set(lt, operation, attribute.EPILOGUE, kinds[name])
+        if inner is not None:
+            _set(lt, operation, attribute.EPILOGUE_AUX_LD, width)
+        form = _CUDA_R[a.dtype.name]
+        layouts = (
+            lt.matrix_layout_create(form, first.pitch, first.rows, first.pitch),
+            lt.matrix_layout_create(form, second.pitch, second.rows, second.pitch),
+            lt.matrix_layout_create(_CUDA_R[out.dtype.name], width, out.shape[0], width),
+        )
+        algorithm = self._choose(operation, layouts, first, second, out)
+        if algorithm is None:
+            return f"it has no {name} for {a.shape} times {(a.shape[1], width)}"
+        return _Plan(operation, *layouts, algorithm)
+
+    def _choose(
+        self,
+        operation: int,
+        layouts: tuple[int, int, int],
+        first: Stored,
+        second: Stored,
+        out: Array,
+    ) -> Array | None:
+        """Return the algorithm that cuBLASLt likes best, or None if it has none."""
+        lt, wish = self._lt, self._lt.MatmulPreferenceAttribute
+        preference = lt.matmul_preference_create()
+        limit = np.array([WORKSPACE_BYTES], np.uint64)
+        lt.matmul_preference_set_attribute(
+            preference, wish.MAX_WORKSPACE_BYTES, limit.ctypes.data, limit.nbytes
+        )
+        there = out.data.ptr  # type: ignore[attr-defined]
+        for letter, place in zip("ABCD", (first[0], second[0], there, there), strict=True):
+            least = np.array([_alignment(place)], np.uint32)
+            lt.matmul_preference_set_attribute(
+                preference,
+                wish[f"MIN_ALIGNMENT_{letter}_BYTES"],
+                least.ctypes.data,
+                least.nbytes,
+            )
+        found: Array = np.zeros(1, lt.matmul_heuristic_result_dtype)
+        count = np.zeros(1, np.int32)
+        try:
+            lt.matmul_algo_get_heuristic(
+                self._handle, operation, layouts[0], layouts[1], layouts[2], layouts[2],
+                preference, 1, found.ctypes.data, count.ctypes.data,
+            )  # fmt: skip
+        except lt.cuBLASLtError:
+            return None
+        finally:
+            lt.matmul_preference_destroy(preference)
+        return found["algo"].copy() if count[0] and not found["state"][0] else None
+
+
+def _set(lt: Any, operation: int, attribute: Any, value: int) -> None:
+    held = np.array([value], lt.get_matmul_desc_attribute_dtype(attribute))
+    lt.matmul_desc_set_attribute(operation, attribute, held.ctypes.data, held.nbytes)
+
+
+def _alignment(address: int) -> int:
+    """Return the largest power of two, up to 256, that divides an address."""
+    return min(256, address & -address)
