@@ -35,7 +35,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror psdp/backend/native/*.[ch] psdp/backend/cuda/*.cu* tests/emulated/*.h
+	$(BIN)/clang-format --dry-run --Werror psdp/backend/native/*.[ch] psdp/backend/cuda/*.cu* tests/emulated/*.[ch]
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/compute.py
