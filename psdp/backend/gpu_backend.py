@@ -385,7 +385,7 @@ class GpuBackend(Backend):
         if plan is not None:
             plan.forward(qkv, out, log_sums, *self._drawn_by(plan, mask))
             return
-        how = _AttentionKernels(self, qkv, batch, heads)
+        how = _AttentionKernels(self, qkv, batch, heads, drops=mask is not None)
         arguments = (qkv, out, log_sums, *self._drawn(mask), how.length, heads, how.scale)
         how.launch("attention", *arguments)
 
@@ -404,7 +404,7 @@ class GpuBackend(Backend):
         if plan is not None:
             plan.backward(qkv, out, log_sums, dout, dqkv, *self._drawn_by(plan, mask))
             return
-        how = _AttentionKernels(self, qkv, batch, heads)
+        how = _AttentionKernels(self, qkv, batch, heads, drops=mask is not None)
         count = len(qkv) * heads
         deltas = self.scratch(0, count)
         arguments: tuple[Any, ...] = (out, dout, deltas, how.length, heads, count)
@@ -481,10 +481,10 @@ class GpuBackend(Backend):
 
     # Launches -------------------------------------------------------------------------------
 
-    def source(self, file: str, head: int = 0, tile: int = 0) -> Source:
+    def source(self, file: str, head: int = 0, tile: int = 0, *, drops: bool = False) -> Source:
         """Return a file of kernels in this backend's formats."""
         act = "bf16" if self._half else self._real
-        return Source(f"{file}.cu", self._real, act, head, tile)
+        return Source(f"{file}.cu", self._real, act, head, tile, drops)
 
     def _kind(self, array: Array) -> str:
         """Return how kernels tell a format: "act", of branches, or "real". Where both are one, all
@@ -516,7 +516,9 @@ class _ColumnPlan:
 class _AttentionKernels:
     """Which kernels attend to heads of this size, and in what tiles."""
 
-    def __init__(self, backend: GpuBackend, qkv: Array, batch: int, heads: int) -> None:
+    def __init__(
+        self, backend: GpuBackend, qkv: Array, batch: int, heads: int, *, drops: bool
+    ) -> None:
         self._device = backend.device
         self.length, head = len(qkv) // batch, qkv.shape[1] // (3 * heads)
         self.scale = head**-0.5
@@ -525,7 +527,7 @@ class _AttentionKernels:
             walk = 32 if head > 64 else 64
             self._tile, self._threads = TENSOR_ROWS, 128
             self._shared = 2 * (2 * walk * (head + 8))  # two tiles of bfloat16, with padded rows
-            self.source = backend.source("attention_mma", head)
+            self.source = backend.source("attention_mma", head, drops=drops)
             return
         size = 8 if backend.dtype == np.float64 else 4
         for tile in (32, 16, 8, 4):
@@ -535,7 +537,7 @@ class _AttentionKernels:
                 break
         else:
             raise AssertionError(f"a head of {head} fits into no block of this GPU")
-        self.source = backend.source("attention", head, tile)
+        self.source = backend.source("attention", head, tile, drops=drops)
 
     def launch(self, kernel: str, *arguments: Any) -> None:
         grid = (self._pairs, _ceil(self.length, self._tile))

@@ -38,7 +38,7 @@ def compile_with(nvrtc: ctypes.CDLL, source: Source, *options: str) -> tuple[int
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("source", SOURCES, ids=lambda s: f"{s.file} {s.act} {s.head or ''}")
+@pytest.mark.parametrize("source", SOURCES, ids=lambda s: " ".join(map(str, s)))
 def test_every_source_compiles_without_a_warning(
     nvrtc: ctypes.CDLL, source: Source, architecture: str
 ) -> None:

@@ -16,18 +16,22 @@ OPTIONS = ("--std=c++17",)
 
 
 class Source(NamedTuple):
-    """A file for two number formats and, for attention, the size of a head and of a tile."""
+    """A file for two number formats and, for attention, the size of a head and of a tile, and
+    whether weights are dropped."""
 
     file: str
     real: str
     act: str
     head: int = 0
     tile: int = 0
+    drops: bool = False
 
     def definitions(self) -> tuple[str, ...]:
         """Return the compiler's options that say what this is compiled for."""
         formats = (f"-DREAL={FORMATS[self.real]}", f"-DACT={FORMATS[self.act]}")
-        return (*formats, f"-DHEAD={self.head}", f"-DTILE={self.tile}") if self.head else formats
+        if not self.head:
+            return formats
+        return (*formats, f"-DHEAD={self.head}", f"-DTILE={self.tile}", f"-DDROPS={self.drops:d}")
 
     def text(self) -> str:
         """Return the whole source, headers first."""
@@ -42,6 +46,7 @@ def all_sources(head: int = 64) -> list[Source]:
     for real, act in (("float32", "float32"), ("float64", "float64"), ("float32", "bf16")):
         for name in ("adam", "elementwise", "layernorm", "loss", "rows", "sums"):
             sources.append(Source(f"{name}.cu", real, act))
-        sources.append(Source("attention.cu", real, act, head, 32))
-    sources.append(Source("attention_mma.cu", "float32", "bf16", head, 0))
+        sources += [Source("attention.cu", real, act, head, 32, drops) for drops in (False, True)]
+    for drops in (False, True):
+        sources.append(Source("attention_mma.cu", "float32", "bf16", head, drops=drops))
     return sources

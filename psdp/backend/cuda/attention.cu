@@ -55,8 +55,7 @@ extern "C" __global__ void attention(const act *qkv, act *out, real *log_sums, c
             int key = part + j * PER_ROW;
             real e = exp(scores[j] - most);
             sum += e;
-            weights[row * (TILE + 1) + key] =
-                e * kept(mask, p > 0, at.pair, length, query, keys + key);
+            weights[row * (TILE + 1) + key] = e * kept(mask, at.pair, length, query, keys + key);
         }
         total = total * shrink + warp_sum(sum, PER_ROW);
         largest = most;
@@ -108,7 +107,7 @@ extern "C" __global__ void attention_backward_keys(const act *qkv, const act *do
             real weight = 0, slope = 0;
             if (query < length && key <= query) {
                 real w = exp(dot(q + local * PITCH, k + row * PITCH) * real(scale) - sums[query]);
-                real keep = kept(mask, p > 0, at.pair, length, query, key);
+                real keep = kept(mask, at.pair, length, query, key);
                 weight = w * keep;
                 slope = w * (dot(g + local * PITCH, v + row * PITCH) * keep - dots[query]) *
                         real(scale);
@@ -166,7 +165,7 @@ extern "C" __global__ void attention_backward_queries(const act *qkv, const act 
             real slope = 0;
             if (query < length && key <= query) {
                 real w = exp(dot(q + row * PITCH, k + local * PITCH) * real(scale) - log_sum);
-                real keep = kept(mask, p > 0, at.pair, length, query, key);
+                real keep = kept(mask, at.pair, length, query, key);
                 slope = w * (dot(g + row * PITCH, v + local * PITCH) * keep - delta) * real(scale);
             }
             slopes[row * (TILE + 1) + local] = slope;

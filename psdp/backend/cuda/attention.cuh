@@ -1,4 +1,5 @@
-// What both ways to compute attention share. Compiled for one HEAD, the size of a head.
+// What both ways to compute attention share. Compiled for one HEAD, the size of a head, and for
+// whether it DROPS weights.
 // Shapes: qkv, dqkv (batch * length, 3 * heads * HEAD), out, dout (batch * length, heads * HEAD),
 // log_sums and deltas (batch, heads, length). A block of the grid is (sequence and head, tile).
 
@@ -18,9 +19,11 @@ __device__ __forceinline__ Place place_of(long long length, long long heads) {
 }
 
 // What a weight is multiplied by where dropout acts on them.
-__device__ __forceinline__ real kept(const Mask &mask, bool drops, long long pair, long long length,
+__device__ __forceinline__ real kept(const Mask &mask, long long pair, long long length,
                                      long long query, long long key) {
-    return drops ? factor(mask, (uint64)((pair * length + query) * length + key)) : real(1);
+    // The branch keeps the compiler from drawing for many weights at once, out of registers.
+    if (!DROPS || mask.threshold == 0) return real(1);
+    return factor(mask, (uint64)((pair * length + query) * length + key));
 }
 
 // deltas = the dot products of the rows of out and dout, a warp a row of a head.

@@ -187,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                           key = keys + n * 8 + lane.column + i % 2;
                 float e = exp2f(scores[n][i] - largest[i / 2]);
                 sum[i / 2] += e;
-                scores[n][i] = e * kept(mask, p > 0, at.pair, length, query, key);
+                scores[n][i] = e * kept(mask, at.pair, length, query, key);
             }
         for (int half = 0; half < 2; half++)
             total[half] = total[half] * shrink[half] + warp_sum(sum[half], ROW_LANES);
@@ -245,7 +245,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 float w = 0, keep = 1, delta = 0;
                 if (query < length && key <= query) {
                     w = exp2f(weights[n][i] * to_exponent - sums[query] * LOG2E);
-                    keep = kept(mask, p > 0, at.pair, length, query, key);
+                    keep = kept(mask, at.pair, length, query, key);
                     delta = dots[query];
                 }
                 weights[n][i] = w * keep;
@@ -303,7 +303,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 float w = 0, keep = 1;
                 if (query < length && key <= query) {
                     w = exp2f(weights[n][i] * to_exponent - log_sum[i / 2]);
-                    keep = kept(mask, p > 0, at.pair, length, query, key);
+                    keep = kept(mask, at.pair, length, query, key);
                 }
                 slopes[n][i] = w * (slopes[n][i] * keep - delta[i / 2]);
             }
