@@ -7,7 +7,6 @@ and see the same batches, so they must report the same losses while rounding err
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from psdp.backend import make_backend
 from psdp.config import ModelConfig, OptimConfig
 from psdp.nn.transformer import Transformer, parameter_table
-from psdp.optim import clip_factor, make_optimizer
+from psdp.optim import make_optimizer
 from psdp.params import Array
 from psdp.threads import limit_blas
 
@@ -115,8 +114,7 @@ class PsdpTrainer:
     def step(self, tokens: Array, targets: Array) -> float:
         """Take one training step; return the loss before it."""
         self.gradient(tokens, targets)
-        norm = math.sqrt(self.backend.sum_of_squares(self._gradient))
-        factor = clip_factor(norm, OPTIM.grad_clip)
+        factor = self.backend.clip_factor(self._gradient, OPTIM.grad_clip)
         self._optimizer.step(self._weights, self._gradient, OPTIM.lr, scale=factor)
         return self.loss()
 

@@ -119,6 +119,9 @@ class Handicap:
 
     Args:
         worker: counted from 0, for the seed.
+
+    Attributes:
+        acts: whether any step takes longer.
     """
 
     def __init__(
@@ -133,10 +136,11 @@ class Handicap:
         self._factor = stragglers.get(rank, 1.0)
         self._jitter = jitter
         self._key = (seed, worker, _STREAM)
+        self.acts = self._factor != 1 or jitter is not NO_JITTER
 
     def extra_s(self, step: int, took_s: float) -> float:
         """Return the seconds to add to step number ``step``, which took so many by itself."""
-        if self._factor == 1 and self._jitter is NO_JITTER:
+        if not self.acts:
             return 0.0
         rng = np.random.default_rng([*self._key, step])
         return took_s * (self._factor * self._jitter.draw(rng) - 1)

@@ -81,9 +81,14 @@ class Replica:
             self.backend.to_host(self.own_weights, self.weights)
 
     def clear(self) -> None:
-        """Set the gradient and the loss to zero, to be added to."""
+        """Set the gradient to zero, to be added to."""
         self.backend.clear(self.own_gradient)
+
+    def take_loss(self) -> float:
+        """Return the losses that were added up since this was last asked, nats a token."""
+        loss = self.model.total_loss()
         self.backend.clear(self.model.loss)
+        return loss
 
     def outlet(self) -> Callable[[slice], None] | None:
         """Return what brings parts of ``own_gradient`` to ``gradient`` while the layers go on, for

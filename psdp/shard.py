@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from psdp.backend import Backend, make_backend
+from psdp.backend.squares import clip_factor
 from psdp.job import Job
 from psdp.optim import DelayCompensation, Elastic, OnDevice, Optimizer, Outer, make_optimizer
 from psdp.optim.average import weighted_mean
-from psdp.optim.clip import clip_factor
 from psdp.params import Array, Zeros
 from psdp.transport import Sending
 

@@ -9,7 +9,7 @@ import os
 
 from psdp.backend import cupy_device
 from psdp.backend.arrays import BF16
-from psdp.backend.base import AdamStep, Backend
+from psdp.backend.base import AdamStep, Backend, Factor
 from psdp.backend.fused import NO_LIBRARIES
 from psdp.backend.gpu_backend import GpuBackend
 from psdp.backend.numpy_backend import NumpyBackend
@@ -31,7 +31,7 @@ except (ImportError, AttributeError) as error:
 else:
     _missing = None
 
-__all__ = ["BF16", "AdamStep", "Backend", "NumpyBackend", "make_backend"]
+__all__ = ["BF16", "AdamStep", "Backend", "Factor", "NumpyBackend", "make_backend"]
 
 
 def make_backend(

@@ -15,7 +15,7 @@ import numpy as np
 
 from psdp.backend.arrays import BF16, Array
 from psdp.backend.attention import CausalAttention, split_heads
-from psdp.backend.squares import sum_of_squares
+from psdp.backend.squares import clip_factor, sum_of_squares
 
 LAYER_NORM_EPS = 1e-5
 
@@ -25,11 +25,15 @@ GELU_LINEAR = -2.0 * math.sqrt(2.0 / math.pi)
 GELU_CUBIC = 0.044715 * GELU_LINEAR
 
 
+Factor = float | Array
+"""A factor: a number, or (1,) float64 on a device that is not waited for."""
+
+
 class AdamStep(NamedTuple):
     """The scalars of one update: w = shrink w - step_size mean / (sqrt(mean_sq) + eps), with the
     means of scale g and its square."""
 
-    scale: float
+    scale: Factor
     beta1: float
     beta2: float
     step_size: float
@@ -124,6 +128,12 @@ class Backend(CausalAttention):
             self.mean([vector[block]], [1.0], wide)
             total += sum_of_squares(wide)
         return total
+
+    def clip_factor(self, vector: Array, limit: float) -> Factor:
+        """Return min(1, limit / norm) of ``vector`` (P,), 1 where the limit is 0, and NaN where the
+        vector is not finite. A GPU's is not waited for."""
+        squares = self.sum_of_squares(vector)
+        return clip_factor(math.sqrt(squares), limit) if math.isfinite(squares) else math.nan
 
     # Activations ----------------------------------------------------------------------------
 
@@ -343,6 +353,7 @@ class Backend(CausalAttention):
             self._adam(w[block], g[block], mean[block], mean_sq[block], step)
 
     def _adam(self, w: Array, g: Array, mean: Array, mean_sq: Array, step: AdamStep) -> None:
+        assert isinstance(step.scale, float), "only a device has it elsewhere"
         xp, scratch = self.xp, self.scratch(0, w.size)
         xp.multiply(g, step.scale * (1.0 - step.beta1), out=scratch)
         xp.multiply(mean, step.beta1, out=mean)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from psdp.backend.arrays import BF16, Array
-from psdp.backend.base import LAYER_NORM_EPS, AdamStep, Backend
+from psdp.backend.base import LAYER_NORM_EPS, AdamStep, Backend, Factor
 from psdp.backend.cuda import Source
 from psdp.backend.fused import (
     NO_LIBRARIES,
@@ -148,6 +148,7 @@ class GpuBackend(Backend):
         self._streams = 0
         self._squares = device.zeros((MOST_BLOCKS,), np.float64)
         self._square_sum = device.zeros((1,), np.float64)
+        self._factor = device.zeros((1,), np.float64)
         self._offsets = device.zeros((MOST_MASKS,), np.int64)
         device.upload(np.arange(MOST_MASKS, dtype=np.int64) << 32, self._offsets)
         self._plans: dict[AttentionShape, AttentionPlan | None] = {}
@@ -296,17 +297,29 @@ class GpuBackend(Backend):
         self._launch("sums", "add_total", (1,), 1024, x, out, x.size, scale)
 
     def sum_of_squares(self, vector: Array) -> float:
-        blocks = min(MOST_BLOCKS, _ceil(vector.size, BLOCK))
-        size = vector.size
-        kernel = "square_parts_bf16" if vector.dtype == BF16 else "square_parts"
-        self._launch("sums", kernel, (blocks,), BLOCK, vector, self._squares, size)
-        arguments = (self._squares, self._square_sum, blocks)
+        arguments = (self._squares, self._square_sum, self._square_parts(vector))
         self._launch("sums", "total_of_parts", (1,), 1024, *arguments)
         total = float(self.on_host(self._square_sum)[0])
         if math.isfinite(total) or vector.dtype == BF16:
             return total
         # NaN, Inf, or squares beyond float64, which are told apart at leisure.
         return sum_of_squares(self.on_host(vector))
+
+    def _square_parts(self, vector: Array) -> int:
+        """Write parts of the sum of the squares of a vector; return how many."""
+        blocks = min(MOST_BLOCKS, _ceil(vector.size, BLOCK))
+        kernel = "square_parts_bf16" if vector.dtype == BF16 else "square_parts"
+        self._launch("sums", kernel, (blocks,), BLOCK, vector, self._squares, vector.size)
+        return blocks
+
+    def clip_factor(self, vector: Array, limit: float) -> Factor:
+        if not limit:
+            return 1.0
+        if vector.dtype == np.float64:  # whose squares may be beyond float64
+            return super().clip_factor(vector, limit)
+        arguments = (self._squares, self._factor, self._square_parts(vector), float(limit))
+        self._launch("sums", "factor_of_parts", (1,), 1024, *arguments)
+        return self._factor
 
     def new_factors(self, weights: Array) -> Array:
         return self.zeros(weights.size, dtype=self.branch_dtype) if self._half else weights
@@ -451,8 +464,10 @@ class GpuBackend(Backend):
         self._each("elementwise", "round_to_bf16", x.size, x, out, x.size)
 
     def adam(self, w: Array, g: Array, mean: Array, mean_sq: Array, step: AdamStep) -> None:
-        scalars = (step.scale, step.beta1, step.beta2, step.step_size, step.eps, step.shrink)
-        arguments = (w, g, mean, mean_sq, *map(float, scalars), w.size)
+        known = isinstance(step.scale, float)
+        scale = (None, step.scale) if known else (step.scale, 1.0)
+        scalars = (step.beta1, step.beta2, step.step_size, step.eps, step.shrink)
+        arguments = (w, g, mean, mean_sq, *scale, *map(float, scalars), w.size)
         self._each("adam", "adam", w.size, *arguments)
 
     # Dropout --------------------------------------------------------------------------------

@@ -130,6 +130,7 @@ class NativeBackend(NumpyBackend):
         native.round_bf16(x, out)
 
     def adam(self, w: Array, g: Array, mean: Array, mean_sq: Array, step: AdamStep) -> None:
+        assert isinstance(step.scale, float), "only a device has it elsewhere"
         native.adam(
             w,
             g,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from psdp.backend.squares import clip_factor
 from psdp.job import Job
 from psdp.loops.training import Gradient, OwnOptimizer, Trained
 from psdp.params import Array
@@ -55,8 +56,9 @@ class ReducedTraining(OwnOptimizer):
         end, total = order.clock + order.steps, 0.0
         losses: list[float] = []
         for clock in range(order.clock, end):
-            losses.append(self._gradient(clock, clock, True))
+            self._gradient(clock, clock, True)
             self.replica.fetch()
+            losses.append(self.replica.take_loss())
             total += losses[-1]
             self._reduce()
             self.replica.put_back()
@@ -64,7 +66,8 @@ class ReducedTraining(OwnOptimizer):
             squares = backend.sum_of_squares(self.replica.own_gradient) * self._share**2
             finite = math.isfinite(squares)
             if finite:
-                self.update(clock, squares, self._share)
+                limit = self.job.config.optim.grad_clip
+                self.update(clock, self._share * clip_factor(math.sqrt(squares), limit))
             if self._recorded(clock) or clock + 1 == end or not finite:
                 begin, count = clock + 1 - len(losses), len(losses)
                 self._report(begin, count, sum(losses) / count, squares)

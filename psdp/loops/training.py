@@ -13,15 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from psdp.backend import Factor
 from psdp.job import Job
-from psdp.optim import Schedule, clip_factor, make_optimizer
+from psdp.optim import Schedule, make_optimizer
 from psdp.params import Array
 from psdp.replica import Replica
 from psdp.transport.messages import ALONE, Weights
 
-Gradient = Callable[[int, int, bool], float]
-"""Computes the gradient of a clock, of a batch, into the replica's, which may leave it at once;
-returns its loss."""
+Gradient = Callable[[int, int, bool], None]
+"""Computes the gradient of a clock, of a batch, into the replica's, which may leave it at once, and
+adds up its loss there."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Training(ABC):
 
     def one_gradient(self, order: Weights) -> Trained:
         """Compute the first gradient of an order into the replica's."""
-        loss = self._gradient(order.clock, order.batch, True)
+        self._gradient(order.clock, order.batch, True)
         self.replica.fetch()
-        return Trained(loss, order.version)
+        return Trained(self.replica.take_loss(), order.version)
 
     def merged(self) -> None:  # noqa: B027 (most keep what has landed)
         """The answer to a push has landed in the replica's weights."""
@@ -95,7 +96,8 @@ class OverlappedTraining(Training):
 
     def _compute(self, clock: int, order: Weights) -> Trained:
         # What left last is still on its way out of the vector that this one would go to.
-        return Trained(self._gradient(clock, clock, False), order.version)
+        self._gradient(clock, clock, False)
+        return Trained(self.replica.take_loss(), order.version)
 
 
 class OwnOptimizer(Training):
@@ -107,20 +109,18 @@ class OwnOptimizer(Training):
         self._optimizer = make_optimizer(config.optim, table.size, table.decayed_size, backend)
         self._schedule = Schedule(config.optim, config.run.max_steps)
 
-    def update(self, steps: float, squares: float, share: float = 1.0) -> None:
-        """Update the weights with ``share`` times the gradient, which is left as it is.
+    def update(self, steps: float, scale: Factor) -> None:
+        """Update the weights with ``scale`` times the gradient, which is left as it is.
 
         Args:
             steps: of the schedule before this one.
-            squares: sum of the squares of what the update is made with.
         """
-        optim = self.job.config.optim
         self._optimizer.step(
             self.replica.own_weights,
             self.replica.own_gradient,
             self._schedule.lr(steps),
-            scale=share * clip_factor(math.sqrt(squares), optim.grad_clip),
-            clip_value=optim.grad_clip_value,
+            scale=scale,
+            clip_value=self.job.config.optim.grad_clip_value,
         )
 
 
@@ -144,18 +144,18 @@ class LocalTraining(OwnOptimizer):
     def steps(self, order: Weights) -> float:
         """Train for the steps of an order; return the mean loss.
 
-        It ends early with a gradient that is not finite, which rank 0 is to see.
+        It ends early with a gradient that is not finite, which rank 0 is to see. A GPU, which is
+        not waited for between steps, goes on to the last with weights that such a one has spoilt.
         """
-        total = 0.0
+        replica, limit = self.replica, self.job.config.optim.grad_clip
         done = order.tokens / self.job.tokens_per_step
         for step in range(order.steps):
-            loss = self._gradient(order.clock + step, order.batch + step, False)
-            squares = self.replica.backend.sum_of_squares(self.replica.own_gradient)
-            if not math.isfinite(squares):
+            self._gradient(order.clock + step, order.batch + step, False)
+            factor = replica.backend.clip_factor(replica.own_gradient, limit)
+            if isinstance(factor, float) and math.isnan(factor):
                 return math.nan
-            total += loss
-            self.update(done + step, squares)
-        return total / order.steps
+            self.update(done + step, factor)
+        return replica.take_loss() / order.steps
 
 
 class AdaptiveTraining(LocalTraining):

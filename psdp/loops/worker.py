@@ -59,7 +59,9 @@ class Worker:
         self._ahead_s = 0.0
         """Of the time that this worker computed, on what is pushed next."""
         self._busy_s = 0.0
-        """Processor time of the steps that are pushed next."""
+        """Processor time of the gradients that are pushed next."""
+        self._slept_s = 0.0
+        """What this worker's handicap added to them."""
         self._handicap = Handicap(
             endpoint.rank,
             job.workers.index(endpoint.rank),
@@ -79,7 +81,8 @@ class Worker:
             replica.model.pulse = self.exchange.move_on
         self._computing_since_s = 0.0
         # Where workers share cores, the wall clock would count the steps of others.
-        self._busy = time.thread_time if replica.backend.name == "cpu" else now
+        self._on_cpu = replica.backend.name == "cpu"
+        self._busy = time.thread_time if self._on_cpu else now
         self._busy_start_s = self._busy()
 
     def run(self) -> None:
@@ -117,7 +120,9 @@ class Worker:
         fetched_s = self.replica.fetch_s - fetched_s  # on its way out already
         exchange.compute_s -= fetched_s
         exchange.push_s += fetched_s
-        step_s = (self._ahead_s + exchange.compute_s - before_s) / order.steps
+        took_s = self._ahead_s + exchange.compute_s - before_s
+        # A GPU is still at it when a step has been asked for: it is busy for as long as all takes.
+        busy_s = self._busy_s if self._on_cpu else took_s - self._slept_s
         pushed_bytes = exchange.pushed_bytes
         pushes = exchange.push(
             self._training.state(),
@@ -128,11 +133,12 @@ class Worker:
             tokens=order.steps * self.job.tokens_per_gradient,
             loss=trained.loss,
             sum_of_squares=squares,
-            step_s=step_s,
-            busy_s=self._busy_s / order.steps,
+            step_s=took_s / order.steps,
+            busy_s=busy_s / order.steps,
             cpu_s=self._busy() - self._busy_start_s,
         )
         pushed_bytes, self._busy_s = exchange.pushed_bytes - pushed_bytes, 0.0
+        self._slept_s = 0.0
         if isinstance(self._training, OverlappedTraining):
             before_s, self._computing_since_s = exchange.compute_s, self._now()
             with span(OTHER):
@@ -147,8 +153,8 @@ class Worker:
                 exchange.report_costs()
         return answer
 
-    def _compute(self, clock: int, batch: int, leaves: bool) -> float:
-        """Compute gradient number ``clock``, of batch ``batch``; return its loss.
+    def _compute(self, clock: int, batch: int, leaves: bool) -> None:
+        """Compute gradient number ``clock``, of batch ``batch``; the replica adds up its loss.
 
         One that ``leaves`` is fetched next: it may go out part by part, as it is computed.
         """
@@ -165,12 +171,14 @@ class Worker:
             last = micro + 1 == run.grad_accum
             ready = self.replica.outlet() if leaves and last else None
             model.forward_backward(x, y, 1 / run.grad_accum, rng, ready)
-        loss = model.total_loss()
+        if self._handicap.acts:
+            self.replica.backend.synchronize()
         busy_s = self._busy() - begin_s
         self._busy_s += busy_s
         # For as long as this worker is slower than it is, on purpose.
-        self._sleep(self._handicap.extra_s(clock, busy_s))
-        return loss
+        extra_s = self._handicap.extra_s(clock, busy_s)
+        self._sleep(extra_s)
+        self._slept_s += extra_s
 
     def _stop_computing(self) -> None:
         self.exchange.compute_s += self._now() - self._computing_since_s

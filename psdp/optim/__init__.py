@@ -12,7 +12,6 @@ from psdp.optim.adagrad import Adagrad
 from psdp.optim.adam import Adam, AdamW
 from psdp.optim.average import weighted_mean
 from psdp.optim.base import Optimizer
-from psdp.optim.clip import clip_factor
 from psdp.optim.delay import DelayCompensation
 from psdp.optim.momentum import Momentum
 from psdp.optim.on_device import OnDevice
@@ -27,7 +26,6 @@ __all__ = [
     "Optimizer",
     "Outer",
     "Schedule",
-    "clip_factor",
     "make_optimizer",
     "weighted_mean",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from psdp.backend import Factor
 from psdp.optim.base import Optimizer
 from psdp.params import Array
 
@@ -20,7 +21,7 @@ class Adagrad(Optimizer):
         weights: Array,
         gradient: Array,
         lr: float,
-        scale: float = 1.0,
+        scale: Factor = 1.0,
         clip_value: float = 0.0,
     ) -> None:
         self.updates += 1

@@ -17,7 +17,7 @@ def weighted_mean(
 
     Adds in the given order, so the same gradients in the same order give the same bits. ``into``
     may be any one of the gradients. NaN and Inf pass through silently for
-    :func:`~psdp.optim.clip.sum_of_squares` to find.
+    :func:`~psdp.backend.squares.sum_of_squares` to find.
     """
     assert len(gradients) == len(weights) > 0, (len(gradients), len(weights))
     total = sum(weights)

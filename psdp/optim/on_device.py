@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from psdp.backend import Backend
+from psdp.backend import Backend, Factor
 from psdp.optim.base import Optimizer
 from psdp.params import Array
 
@@ -37,7 +37,7 @@ class OnDevice(Optimizer):
         weights: Array,
         gradient: Array,
         lr: float,
-        scale: float = 1.0,
+        scale: Factor = 1.0,
         clip_value: float = 0.0,
     ) -> None:
         device = self.rule.backend

@@ -18,7 +18,7 @@ from emulated.libraries import products
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from psdp.backend import AdamStep, Backend, make_backend
+from psdp.backend import AdamStep, Backend, Factor, make_backend
 from psdp.backend.attention import CausalAttention, causal_blocks
 from psdp.backend.fused import NO_LIBRARIES, Libraries
 from psdp.backend.gpu_backend import GpuBackend, Mask
@@ -406,6 +406,21 @@ def test_dropout_keeps_its_share_and_the_same_mask_within_a_step(
     assert not np.array_equal(masks[0][1], masks[2][1])
 
 
+def number(backend: Backend, factor: Factor) -> float:
+    return factor if isinstance(factor, float) else float(backend.on_host(factor)[0])
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+def test_what_limits_a_gradient_that_is_not_finite_is_not_a_number(
+    backend: Backend, poison: float
+) -> None:
+    bench = Bench(backend, 0)
+    g, wide = bench.real(3000)
+    wide[2500] = poison
+    backend.to_device(wide, g)
+    assert math.isnan(number(backend, backend.clip_factor(g, 1.0)))
+
+
 @random_shapes
 @given(size=st.sampled_from([1, 3, 255, 257, 5000]), shrink=st.sampled_from([1.0, 0.9]))
 def test_adam_and_weighted_means(backend: Backend, size: int, shrink: float) -> None:
@@ -422,6 +437,13 @@ def test_adam_and_weighted_means(backend: Backend, size: int, shrink: float) -> 
     bench.close(m, wide_m)
     bench.close(v, wide_v)
     bench.close(w, shrink * wide_w - 0.01 * wide_m / (np.sqrt(wide_v) + 1e-8))
+    for limit in (0.0, 0.25, 1e9):
+        expected = min(1.0, limit / (np.linalg.norm(wide_g) + 1e-6)) if limit else 1.0
+        scale = backend.clip_factor(g, limit)
+        assert number(backend, scale) == pytest.approx(expected, rel=1e-6)
+        backend.adam(w, g, m, v, step._replace(scale=scale))
+        wide_m = 0.9 * wide_m + 0.1 * expected * wide_g
+        bench.close(m, wide_m)
     vectors = [bench.real(size) for _ in range(3)]
     shares, out = [0.2, 0.3, 0.5], vectors[0][0]
     expected = sum(s * wide for s, (_, wide) in zip(shares, vectors, strict=True))

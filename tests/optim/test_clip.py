@@ -11,8 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psdp.backend.squares import sum_of_squares
-from psdp.optim import clip_factor
+from psdp.backend.squares import clip_factor, sum_of_squares
 
 every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
