@@ -1,11 +1,14 @@
 """How fast one GPU trains: psdp against the same GPT in PyTorch (torch.compile, bfloat16 autocast,
-flash attention, fused AdamW), and psdp's jobs on it.
+flash attention, fused AdamW), with the libraries that are installed (cuDNN, cuBLASLt) and with its
+own kernels alone, and psdp's jobs on it.
 
     python benchmarks/gpu.py [--sizes gpt2 baby] [--rounds 15] [--json FILE] [--no-jobs]
+                             [--shakespeare tinyshakespeare.txt]
 
-A step is forward, backward, gradient clipping and AdamW. Both sides start from the same weights and
+A step is forward, backward, gradient clipping and AdamW. All sides start from the same weights and
 see the same batches; each lives in a process of its own, and they take turns (turns.py). Then one
-worker, and two, train the largest of the sizes as a job on this GPU. Model FLOPs are 6 a parameter
+worker, and two, train the largest of the sizes as a job on this GPU; given the text, one trains
+nanoGPT's setting for a GPU to its best validation loss. Model FLOPs are 6 a parameter
 that multiplies and 12 L C T for attention, a token (arXiv:2204.02311, appendix B), over the card's
 dense bfloat16 peak.
 """
@@ -18,6 +21,7 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -50,6 +54,27 @@ SIZES = {
 }
 ROUNDS = 15
 JOB_STEPS, JOB_TIMEOUT_S = 60, 900.0
+SHAKESPEARE = {
+    "tokenizer": "char",
+    "n-layer": 6,
+    "n-head": 6,
+    "n-embd": 384,
+    "block-size": 256,
+    "batch-size": 64,
+    "max-steps": 5000,
+    "dropout": 0.2,
+    "lr": 1e-3,
+    "min-lr": 1e-4,
+    "lr-schedule": "cosine",
+    "warmup-steps": 100,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "weight-decay": 0.1,
+    "grad-clip": 1,
+    "eval-every": 250,
+    "eval-batches": 0,
+}
+"""nanoGPT's setting of tiny Shakespeare for a GPU."""
 
 PEAKS = {"H100 PCIe": 756e12, "H100": 989.4e12, "H200": 989.4e12, "A100": 312e12, "L40S": 362e12}
 """Dense bfloat16 FLOP/s by a part of the card's name, the first that fits."""
@@ -57,11 +82,17 @@ PEAKS = {"H100 PCIe": 756e12, "H100": 989.4e12, "H200": 989.4e12, "A100": 312e12
 
 @dataclass(frozen=True)
 class Speed:
-    """psdp and PyTorch on one size; ``ratio`` is of their tokens/s, ``memory`` of their peaks."""
+    """psdp, psdp with its own kernels alone, and PyTorch on one size.
+
+    ``ratio`` is of the tokens/s of the first and the last, ``libraries`` of the first two,
+    ``memory`` of the first's peak and the last's.
+    """
 
     size: str
+    kernels: dict[str, str]
     tokens_per_s: dict[str, float]
     ratio: Median
+    libraries: Median
     utilisation: dict[str, float]
     peak_bytes: dict[str, int]
     memory: float
@@ -87,8 +118,8 @@ class Jobs:
     exchange: float
 
 
-def psdp_side(size: Size) -> Side:
-    trainer = PsdpTrainer(size, "bf16", device="gpu")
+def psdp_side(size: Size, kernels: str = "auto") -> Side:
+    trainer = PsdpTrainer(size, "bf16", device="gpu", kernels=kernels)
     pool = trainer.backend.xp.get_default_memory_pool()
     return Side(trainer.step, {"kernels": trainer.backend.kernels}, peak=pool.total_bytes)
 
@@ -125,7 +156,12 @@ def measure(name: str, rounds: int, card: str) -> Speed:
         SideFailed: one of the two cannot run.
     """
     size, runners = SIZES[name], {}
-    for side, make in {"psdp": psdp_side, "compile": torch_side}.items():
+    sides: dict[str, Callable[[Size], Side]] = {
+        "psdp": psdp_side,
+        "own": partial(psdp_side, kernels="compiled"),
+        "compile": torch_side,
+    }
+    for side, make in sides.items():
         print(f"{name}: starting {side}", file=sys.stderr, flush=True)
         runner = Runner(partial(make, size), size, os.sched_getaffinity(0))
         runner.warm_up()
@@ -138,19 +174,21 @@ def measure(name: str, rounds: int, card: str) -> Speed:
 
 def judge(name: str, ran: dict[str, Any], card: str) -> Speed:
     """Return what the turns of a size came to; ratios are taken within a round."""
-    ours, theirs = ran["psdp"], ran["compile"]
+    ours, own, theirs = ran["psdp"], ran["own"], ran["compile"]
     tokens = SIZES[name].tokens_per_step
     rates = {side: tokens / statistics.median(of.seconds) for side, of in ran.items()}
     peak, flops = peak_of(card), flops_per_token(SIZES[name])
-    losses = [np.array(of.losses[:COMPARED_STEPS]) for of in (ours, theirs)]
+    losses = [np.array(of.losses[:COMPARED_STEPS]) for of in (ours, own, theirs)]
     return Speed(
         size=name,
+        kernels={side: of.facts["kernels"] for side, of in (("psdp", ours), ("own", own))},
         tokens_per_s=rates,
         ratio=median(np.divide(theirs.seconds, ours.seconds)),
+        libraries=median(np.divide(own.seconds, ours.seconds)),
         utilisation={side: rate * flops / peak for side, rate in rates.items()} if peak else {},
         peak_bytes={side: of.peak_bytes for side, of in ran.items()},
         memory=ours.peak_bytes / theirs.peak_bytes,
-        largest_loss_difference=float(np.abs(losses[0] - losses[1]).max()),
+        largest_loss_difference=max(float(np.abs(of - losses[2]).max()) for of in losses),
     )
 
 
@@ -186,15 +224,40 @@ def run_jobs(name: str) -> Jobs:
 
 
 def run_job(size: Size, corpus: Path, folder: Path, workers: int) -> dict[str, Any]:
-    model, out = size.model, folder / f"run-{workers}"
-    shape = [model.n_layer, model.n_head, model.n_embd, model.block_size, size.batch_size]
-    names = ["--n-layer", "--n-head", "--n-embd", "--block-size", "--batch-size"]
-    flags = [word for pair in zip(names, map(str, shape), strict=True) for word in pair]
+    model, rest = size.model, ["--val-fraction", "0", "--eval-every", "0"]
+    shape = {
+        "n-layer": model.n_layer,
+        "n-head": model.n_head,
+        "n-embd": model.n_embd,
+        "block-size": model.block_size,
+        "batch-size": size.batch_size,
+        "vocab-size": size.vocab_size,
+        "max-steps": JOB_STEPS,
+    }
+    return launch(corpus, folder / f"run-{workers}", workers, shape, rest)
+
+
+def learn(corpus: Path) -> float:
+    """Train nanoGPT's setting for a GPU; return the best loss over the whole validation split.
+
+    Raises:
+        SideFailed: the job failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        summary = launch(corpus, Path(folder) / "run", 1, SHAKESPEARE, [])
+    return float(summary["best_val_loss"])
+
+
+def launch(
+    corpus: Path, out: Path, workers: int, settings: Mapping[str, Any], rest: Sequence[str]
+) -> dict[str, Any]:
+    """Run a job on this GPU; return its summary."""
+    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     command = [
         *(sys.executable, "-m", "psdp.launch", "-n", str(workers + 1), "--out", str(out)),
-        *("--corpus", str(corpus), "--vocab-size", str(size.vocab_size), *flags),
-        *("--device", "gpu", "--precision", "bf16", "--max-steps", str(JOB_STEPS)),
-        *("--eval-every", "0", "--val-fraction", "0", "--quiet"),
+        *("--corpus", str(corpus), "--device", "gpu", "--precision", "bf16"),
+        *("--server-device", "gpu", "--quiet"),
+        *(*flags, *rest),
     ]
     ended = run_session(command, timeout_s=JOB_TIMEOUT_S)
     if ended.status != 0:
@@ -212,15 +275,17 @@ def exchange_of(summary: dict[str, Any]) -> float:
 
 
 def table(speeds: list[Speed]) -> str:
-    lines = [
-        f"{'':6}{'psdp':>12}{'compile':>12}  {'tokens/s over compile':26}{'MFU':>14}{'memory':>8}"
-    ]
+    sides = ("psdp", "own", "compile")
+    heads = [f"{'':6}", *(f"{side:>12}" for side in sides)]
+    heads += [f"  {'psdp over compile':26}{'psdp over own':26}{'MFU':>22}{'memory':>8}"]
+    lines = ["".join(heads)]
     for speed in speeds:
-        used = [f"{speed.utilisation.get(side, float('nan')):.1%}" for side in ("psdp", "compile")]
+        used = [f"{speed.utilisation.get(side, float('nan')):.1%}" for side in sides]
         lines.append(
-            f"{speed.size:6}{speed.tokens_per_s['psdp']:12,.0f}{speed.tokens_per_s['compile']:12,.0f}"
-            f"  {speed.ratio!s:26}{' / '.join(used):>14}{speed.memory:8.2f}"
+            "".join([f"{speed.size:6}", *(f"{speed.tokens_per_s[side]:12,.0f}" for side in sides)])
+            + f"  {speed.ratio!s:26}{speed.libraries!s:26}{' / '.join(used):>22}{speed.memory:8.2f}"
         )
+    lines += [f"{speed.size}: psdp is {speed.kernels['psdp']}" for speed in speeds]
     return "\n".join(lines)
 
 
@@ -236,10 +301,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rounds", type=int, metavar="N", default=ROUNDS)
     parser.add_argument("--jobs", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--shakespeare", type=Path, metavar="FILE", help="tiny Shakespeare")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    if options.shakespeare and not options.shakespeare.is_file():
+        parser.error(f"--shakespeare: there is no file {options.shakespeare}")
     return options
 
 
@@ -252,7 +320,7 @@ def main() -> int:
         return error.exit_code
     card = backend.device.name  # type: ignore[attr-defined]
     print(card)
-    speeds, agreements, jobs = [], [], None
+    speeds, agreements, jobs, best_loss = [], [], None, None
     try:
         for name in options.sizes:
             speeds.append(measure(name, options.rounds, card))
@@ -270,12 +338,16 @@ def main() -> int:
                 f"{jobs.tokens_per_s[2]:,.0f} with 2 ({jobs.kept:.3f}); push and pull take "
                 f"{jobs.exchange:.1%} of a step"
             )
+        if options.shakespeare:
+            best_loss = learn(options.shakespeare)
+            print(f"nanoGPT's setting: best validation loss {best_loss:.3f}")
     except SideFailed as error:
         print(f"gpu.py: {error}", file=sys.stderr)
         return 1
     if options.json:
         record = {"card": card, "speeds": [*map(asdict, speeds)], "jobs": jobs and asdict(jobs)}
         record["agreements"] = [*map(asdict, agreements)]
+        record["best_val_loss"] = best_loss
         Path(options.json).write_text(json.dumps(record, indent=2))
     apart = [s.size for s in speeds if not s.largest_loss_difference < BF16_LOSS_TOLERANCE]
     if apart:

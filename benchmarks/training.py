@@ -82,10 +82,17 @@ class PsdpTrainer:
     """A model of psdp with its optimizer, as a worker and a server have them between them."""
 
     def __init__(
-        self, size: Size, precision: str = "float32", threads: int = 1, device: str = "cpu"
+        self,
+        size: Size,
+        precision: str = "float32",
+        threads: int = 1,
+        device: str = "cpu",
+        kernels: str = "auto",
     ) -> None:
         limit_blas(threads)
-        self.backend = make_backend(device, "float32", precision=precision, threads=threads)
+        self.backend = make_backend(
+            device, "float32", kernels=kernels, precision=precision, threads=threads
+        )
         table = parameter_table(size.model, size.vocab_size)
         self._weights = self.backend.zeros(table.size)
         self.backend.to_device(table.initial(SEED, "float32"), self._weights)

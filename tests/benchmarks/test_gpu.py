@@ -59,23 +59,28 @@ def test_the_peak_is_that_of_the_card(card: str, peak: float | None) -> None:
 
 
 def ran(seconds: list[float], losses: list[float], peak_bytes: int) -> Any:
-    return SimpleNamespace(seconds=seconds, losses=losses, peak_bytes=peak_bytes)
+    facts = {"kernels": "cuda bf16"}
+    return SimpleNamespace(seconds=seconds, losses=losses, peak_bytes=peak_bytes, facts=facts)
 
 
 def test_ratios_are_taken_within_a_round() -> None:
     sides = {
         "psdp": ran([0.1, 0.2, 0.4], [4.0, 3.0], 600),
+        "own": ran([0.15, 0.3, 0.6], [4.0, 3.0], 500),
         "compile": ran([0.2, 0.4, 0.8], [4.0, 3.125], 1000),
     }
     speed = gpu.judge("gpt2", sides, "NVIDIA H100 80GB HBM3")
     assert (speed.ratio.value, speed.ratio.low, speed.ratio.high) == (2, 2, 2)
+    assert speed.libraries.value == pytest.approx(1.5)
     assert speed.memory == 0.6
     assert speed.largest_loss_difference == 0.125
-    assert speed.tokens_per_s == {"psdp": 16 * 1024 / 0.2, "compile": 16 * 1024 / 0.4}
+    rates = {"psdp": 16 * 1024 / 0.2, "own": 16 * 1024 / 0.3, "compile": 16 * 1024 / 0.4}
+    assert speed.tokens_per_s == rates
     flops = gpu.flops_per_token(gpu.SIZES["gpt2"])
     assert speed.utilisation["psdp"] == pytest.approx(16 * 1024 / 0.2 * flops / 989.4e12)
     lines = gpu.table([speed]).splitlines()
-    assert lines[1].split()[:3] == ["gpt2", "81,920", "40,960"]
+    assert lines[1].split()[:4] == ["gpt2", "81,920", "54,613", "40,960"]
+    assert lines[2] == "gpt2: psdp is cuda bf16"
     assert gpu.judge("gpt2", sides, "a card of 2031").utilisation == {}
 
 
@@ -92,22 +97,42 @@ def test_a_step_of_the_gpu_agrees_with_numpys(
     assert 0 < found.gradient < 1e-3
 
 
+def on_a_cpu(command: Sequence[str], *, timeout_s: float) -> Ended:
+    """Run a job that wants a GPU without one."""
+    wanted = ["--device", "gpu", "--precision", "bf16", "--server-device", "gpu"]
+    assert [word for word in command if word in wanted] == wanted
+    instead = [*command, "--device", "cpu", "--precision", "float32", "--server-device", "cpu"]
+    return run_session(instead, timeout_s=100, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
 @pytest.mark.mpi
 def test_jobs_are_started_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gpu.SIZES, "tiny", TINY)
-
-    def without_gpu(command: Sequence[str], *, timeout_s: float) -> Ended:
-        wanted = ["--device", "gpu", "--precision", "bf16"]
-        assert [word for word in command if word in wanted] == wanted
-        threads = os.environ | {"OMP_NUM_THREADS": "1"}
-        return run_session([*command, "--device", "cpu", "--precision", "float32"],
-                           timeout_s=100, env=threads)  # fmt: skip
-
-    monkeypatch.setattr(gpu, "run_session", without_gpu)
+    monkeypatch.setattr(gpu, "run_session", on_a_cpu)
     jobs = gpu.run_jobs("tiny")
     assert jobs.tokens_per_s.keys() == {1, 2}
     assert jobs.kept == pytest.approx(jobs.tokens_per_s[2] / jobs.tokens_per_s[1])
     assert 0 < jobs.exchange < 1
+
+
+@pytest.mark.mpi
+def test_the_setting_of_nanogpt_is_one_that_psdp_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(gpu.SHAKESPEARE, "max-steps", 1)
+    monkeypatch.setitem(gpu.SHAKESPEARE, "batch-size", 2)
+    monkeypatch.setattr(gpu, "run_session", on_a_cpu)
+    text = tmp_path / "text.txt"
+    text.write_text("Before we proceed any further, hear me speak. " * 300)
+    assert 2.0 < gpu.learn(text) < 5.0
+
+
+@pytest.mark.parametrize("text", ["no-such-file", "."])
+def test_a_text_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--shakespeare", text])
+    with pytest.raises(SystemExit) as exited:
+        gpu.parse()
+    assert exited.value.code == 2
 
 
 def test_the_exchange_is_what_is_not_computing() -> None:
