@@ -10,7 +10,7 @@ import numpy as np
 from psdp.backend.arrays import Array
 from psdp.backend.cuda import OPTIONS, Source
 from psdp.backend.cudnn_attention import CudnnAttention
-from psdp.backend.fused import Libraries
+from psdp.backend.fused import Libraries, opened
 from psdp.backend.products import WORKSPACE_BYTES, CublasProducts, LtProducts
 from psdp.errors import DeviceMemoryError, NoDevice
 
@@ -203,22 +203,19 @@ class CupyDevice:
         self._products.product(a, b, out, add=add)
 
     def libraries(self) -> Libraries:
-        return Libraries(self._attention(), self._fused_products())
+        attention = opened("cuDNN", self._attention)
+        return Libraries(attention, opened("cuBLASLt", self._fused_products))
 
-    def _attention(self) -> CudnnAttention | None:
-        try:
-            import cudnn
-        except ImportError:
-            return None
+    def _attention(self) -> CudnnAttention:
+        import cudnn
+
         handle = cudnn.create_handle()
         cudnn.set_stream(handle=handle, stream=self._stream.ptr)
         return CudnnAttention(cudnn, handle)
 
-    def _fused_products(self) -> LtProducts | None:
-        try:
-            from nvmath.bindings import cublasLt
-        except ImportError:
-            return None
+    def _fused_products(self) -> LtProducts:
+        from nvmath.bindings import cublasLt
+
         workspace = self.empty((WORKSPACE_BYTES,), np.uint8)
         return LtProducts(cublasLt, workspace, self._stream.ptr, tf32=self._tf32)
 

@@ -5,9 +5,13 @@ Libraries are optional: a backend does the same without them.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import sys
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
 
 from psdp.backend.arrays import Array
+
+T = TypeVar("T")
 
 
 class Unsupported(Exception):
@@ -100,3 +104,22 @@ class Libraries(NamedTuple):
 
 
 NO_LIBRARIES = Libraries()
+
+
+def opened(name: str, library: Callable[[], T]) -> T | None:
+    """Return what opens a library; None if it is not installed, or cannot be used, of which it
+    says why."""
+    try:
+        return library()
+    except ImportError:
+        return None
+    except Exception as error:  # whatever it is, there are kernels that work
+        say_unused(name, error)
+        return None
+
+
+def say_unused(name: str, why: Exception) -> None:
+    """Say, in a line, why a library is not used."""
+    first = (str(why).splitlines() or [""])[0]
+    text = f"psdp: {name} is not used ({type(why).__name__}: {first})"
+    print(text, file=sys.stderr, flush=True)

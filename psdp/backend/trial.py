@@ -5,13 +5,12 @@ So a library that is broken, or another than psdp was written for, costs speed a
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import numpy as np
 
 from psdp.backend.arrays import BF16, Array
-from psdp.backend.fused import AttentionShape, Libraries
+from psdp.backend.fused import AttentionShape, Libraries, say_unused
 from psdp.backend.gpu_backend import Device, GpuBackend, Mask
 
 CLOSE = 2.0**-6
@@ -46,9 +45,7 @@ def _passes(name: str, trial: Callable[[], None]) -> bool:
     try:
         trial()
     except Exception as error:  # whatever it is, there are kernels that work
-        first = (str(error).splitlines() or [""])[0]
-        text = f"psdp: {name} is not used ({type(error).__name__}: {first})"
-        print(text, file=sys.stderr, flush=True)
+        say_unused(name, error)
         return False
     return True
 

@@ -12,7 +12,7 @@ from emulated.libraries import attention, products
 
 from psdp.backend import make_backend
 from psdp.backend.cudnn_attention import LEAST_TOKENS
-from psdp.backend.fused import AttentionShape, Libraries, Unsupported
+from psdp.backend.fused import AttentionShape, Libraries, Unsupported, opened
 from psdp.backend.gpu_backend import GpuBackend
 from psdp.backend.products import WORKSPACE_BYTES
 from psdp.backend.trial import trusted
@@ -69,6 +69,23 @@ def test_a_library_that_does_not_is_named_and_left_out(
     assert (found.products is None) == of_products
     assert (found.attention is None) == (not of_products or fault == "refuses")
     assert ("cuBLASLt 12.9 is not used" in error) == of_products
+
+
+def test_a_library_that_is_not_installed_is_not_spoken_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def raising(error: Exception) -> Callable[[], str]:
+        def library() -> str:
+            raise error
+
+        return library
+
+    assert opened("cuDNN", lambda: "cuDNN 9") == "cuDNN 9"
+    assert opened("cuDNN", raising(ModuleNotFoundError("no module"))) is None
+    assert capsys.readouterr().err == ""
+    assert opened("cuDNN", raising(OSError("libcudnn.so.9: of another world\nTraceback"))) is None
+    said = "psdp: cuDNN is not used (OSError: libcudnn.so.9: of another world)\n"
+    assert capsys.readouterr().err == said
 
 
 def step(backend: GpuBackend, config: ModelConfig, times: int = 1) -> tuple[float, Array]:
