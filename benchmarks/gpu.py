@@ -314,7 +314,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     options = parse()
     try:
-        backend = make_backend("gpu", "float32")
+        backend = make_backend("gpu", "float32", kernels="compiled")
     except ConfigError as error:
         print(f"gpu.py: {error}", file=sys.stderr)
         return error.exit_code
