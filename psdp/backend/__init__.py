@@ -31,6 +31,9 @@ except (ImportError, AttributeError) as error:
 else:
     _missing = None
 
+BF16_CAPABILITY = 80
+"""Of the first GPUs whose tensor cores multiply bfloat16, times ten."""
+
 __all__ = ["BF16", "AdamStep", "Backend", "Factor", "NumpyBackend", "make_backend"]
 
 
@@ -91,6 +94,11 @@ def _on_gpu(dtype: str, local_rank: int, precision: str, kernels: str) -> GpuBac
             f"--precision {precision} works on float32, got --dtype {dtype}; drop one of the two"
         )
     device = cupy_device.open_device(local_rank, tf32=precision == "tf32")
+    if precision == "bf16" and device.capability < BF16_CAPABILITY:
+        raise ConfigError(
+            f"--precision bf16 needs a GPU of compute capability {BF16_CAPABILITY / 10} (A100, RTX "
+            f"30) or later, and {device.name} has {device.capability / 10}; use --precision float32"
+        )
     libraries = trusted(device, dtype, precision) if kernels == "auto" else NO_LIBRARIES
     return GpuBackend(device, dtype, precision, libraries)
 

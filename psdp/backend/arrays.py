@@ -118,6 +118,10 @@ class Arrays:
         """Return when the device has done everything asked of it so far."""
         raise NotImplementedError
 
+    def is_idle(self) -> bool:
+        """Say whether the device has done everything asked of it so far."""
+        return True
+
     def clear(self, out: Array) -> None:
         """Set ``out`` to zero."""
         out[...] = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,9 @@ from psdp.backend.cudnn_attention import CudnnAttention
 from psdp.backend.fused import Libraries, opened
 from psdp.backend.products import WORKSPACE_BYTES, CublasProducts, LtProducts
 from psdp.errors import DeviceMemoryError, NoDevice
+
+_MOST_STAGED = 16 * 2**20
+"""Bytes of the largest upload by way of page-locked memory, which CuPy's pool never gives back."""
 
 _USUAL_SHARED = 48 * 1024
 """Bytes of shared memory that a block may have without asking."""
@@ -29,7 +34,6 @@ def open_device(local_rank: int, *, tf32: bool = False) -> CupyDevice:
     """
     try:
         import cupy
-        from cupy_backends.cuda.libs import cublas
     except ImportError as error:
         raise NoDevice(
             "--device gpu needs CuPy: pip install 'psdp[cuda12]' or 'psdp[cuda13]', whichever "
@@ -44,7 +48,11 @@ def open_device(local_rank: int, *, tf32: bool = False) -> CupyDevice:
         ) from error
     if count == 0:
         raise NoDevice("--device gpu: CUDA sees no GPU; check CUDA_VISIBLE_DEVICES")
-    return CupyDevice(cupy, cublas, local_rank % count, tf32=tf32)
+    number = local_rank % count
+    try:
+        return CupyDevice(cupy, number, tf32=tf32)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise NoDevice(f"--device gpu: GPU {number} cannot be used ({error})") from error
 
 
 class CupyDevice:
@@ -54,7 +62,7 @@ class CupyDevice:
     again and again are locked once (:meth:`lock`), and copied from where they are.
     """
 
-    def __init__(self, cupy: Any, cublas: Any, number: int, *, tf32: bool) -> None:
+    def __init__(self, cupy: Any, number: int, *, tf32: bool) -> None:
         self.xp = self._cupy = cupy
         self._runtime = cupy.cuda.runtime
         device = cupy.cuda.Device(number)
@@ -62,19 +70,21 @@ class CupyDevice:
         properties = self._runtime.getDeviceProperties(number)
         name, bus = properties["name"], device.pci_bus_id
         self.name = f"{name.decode() if isinstance(name, bytes) else name} at {bus}"
+        self.capability = int(device.compute_capability)
         self.shared_bytes = int(device.attributes["MaxSharedMemoryPerBlockOptin"])
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._copies = cupy.cuda.Stream(non_blocking=True)
         self._under_way = False
         self._stream.use()
-        handle = cupy.cuda.device.get_cublas_handle()
-        cublas.setStream(handle, self._stream.ptr)
         self._tf32 = tf32
-        self._products = CublasProducts(cublas, handle, tf32=tf32)
+        self._workspace = self.empty((WORKSPACE_BYTES,), np.uint8)
+        self._products = CublasProducts(
+            _load_cublas(), self._stream.ptr, self._workspace, tf32=tf32
+        )
         self._kernels: dict[tuple[Source, str], Any] = {}
         self._modules: dict[Source, Any] = {}
         self._waiting: list[tuple[Any, Array]] = []
-        self._locked: dict[int, int] = {}
+        self._locked: dict[int, Array] = {}
 
     # Memory ---------------------------------------------------------------------------------
 
@@ -108,13 +118,14 @@ class CupyDevice:
                 self._runtime.hostRegister(vector.ctypes.data, vector.nbytes, 0)
             except self._runtime.CUDARuntimeError:
                 return False
-            self._locked[vector.ctypes.data] = vector.nbytes
+            self._locked[vector.ctypes.data] = vector  # which stays as long as it is locked
         return True
 
     # Copies ---------------------------------------------------------------------------------
 
     def upload(self, host: Array, out: Array) -> None:
-        if not self._is_locked(host):
+        locked, staged = self._is_locked(host), host.nbytes <= _MOST_STAGED
+        if not locked and staged:
             host = self._staged(host)
         self._runtime.memcpyAsync(
             out.data.ptr,  # type: ignore[attr-defined]
@@ -123,12 +134,15 @@ class CupyDevice:
             self._runtime.memcpyHostToDevice,
             self._stream.ptr,
         )
-        if not self._is_locked(host):
+        if not locked and staged:
             self._waiting.append((self._stream.record(), host))
+        elif not locked:
+            self._stream.synchronize()
 
     def _is_locked(self, host: Array) -> bool:
         """Say whether this is the front of a vector that was locked."""
-        return self._locked.get(host.ctypes.data, -1) >= host.nbytes
+        locked = self._locked.get(host.ctypes.data)
+        return locked is not None and locked.nbytes >= host.nbytes
 
     def _staged(self, host: Array) -> Array:
         """Return a copy in page-locked memory, which is taken from CuPy's pool."""
@@ -173,6 +187,10 @@ class CupyDevice:
         self._rejoin()
         self._stream.synchronize()
 
+    def is_idle(self) -> bool:
+        self._rejoin()
+        return bool(self._stream.done)
+
     # Work -----------------------------------------------------------------------------------
 
     def launch(
@@ -216,18 +234,29 @@ class CupyDevice:
     def _fused_products(self) -> LtProducts:
         from nvmath.bindings import cublasLt
 
-        workspace = self.empty((WORKSPACE_BYTES,), np.uint8)
-        return LtProducts(cublasLt, workspace, self._stream.ptr, tf32=self._tf32)
+        return LtProducts(cublasLt, self._workspace, self._stream.ptr, tf32=self._tf32)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         self._stream.begin_capture()
         try:
             work()
             self._rejoin()
-        finally:
-            graph = self._stream.end_capture()
+        except BaseException:
+            # What was sent off may not have been rejoined, which would hide what went wrong.
+            self._under_way = False
+            with contextlib.suppress(self._runtime.CUDARuntimeError):
+                self._stream.end_capture()
+            raise
+        graph = self._stream.end_capture()
 
         def again() -> None:
             graph.launch(self._stream)
 
         return again
+
+
+def _load_cublas() -> ctypes.CDLL:
+    """Return the cuBLAS that CuPy has, or would have."""
+    from cuda.pathfinder import load_nvidia_dynamic_lib
+
+    return ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)

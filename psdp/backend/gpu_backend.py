@@ -51,6 +51,8 @@ class Device(Protocol):
     """The array module."""
     name: str
     """Which device it is, among those of this host."""
+    capability: int
+    """CUDA's compute capability, times ten."""
     shared_bytes: int
     """The most shared memory of a block."""
 
@@ -82,6 +84,9 @@ class Device(Protocol):
         """Set a contiguous array to zero."""
 
     def synchronize(self) -> None: ...
+
+    def is_idle(self) -> bool:
+        """Say whether all that was asked for is done."""
 
     def launch(
         self,
@@ -189,6 +194,9 @@ class GpuBackend(Backend):
 
     def synchronize(self) -> None:
         self.device.synchronize()
+
+    def is_idle(self) -> bool:
+        return self.device.is_idle()
 
     def clear(self, out: Array) -> None:
         self.device.clear(out)
@@ -464,7 +472,7 @@ class GpuBackend(Backend):
         self._each("elementwise", "round_to_bf16", x.size, x, out, x.size)
 
     def adam(self, w: Array, g: Array, mean: Array, mean_sq: Array, step: AdamStep) -> None:
-        known = isinstance(step.scale, float)
+        known = isinstance(step.scale, int | float)
         scale = (None, step.scale) if known else (step.scale, 1.0)
         scalars = (step.beta1, step.beta2, step.step_size, step.eps, step.shrink)
         arguments = (w, g, mean, mean_sq, *scale, *map(float, scalars), w.size)

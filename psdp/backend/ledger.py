@@ -28,7 +28,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.xp: Any = np
-        self.name, self.shared_bytes = "none", 2**20
+        self.name, self.capability, self.shared_bytes = "none", 0, 2**20
         self.bytes = 0
 
     def libraries(self) -> Libraries:
@@ -62,6 +62,9 @@ class Ledger:
 
     def synchronize(self) -> None:
         pass
+
+    def is_idle(self) -> bool:
+        return True
 
     def launch(
         self,

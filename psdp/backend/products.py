@@ -5,6 +5,7 @@ Both libraries count down the columns, and so see every matrix transposed: out^T
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +18,9 @@ _CUDA_R = {"float32": 0, "float64": 1, "uint16": 14}
 _COMPUTE_32F, _COMPUTE_64F, _COMPUTE_TF32 = 68, 70, 77
 
 _DEFAULT_ALGORITHM = -1
-_POINTERS_ON_HOST = 0
 
 WORKSPACE_BYTES = 32 * 2**20
-"""What NVIDIA advises for cuBLASLt on Hopper."""
+"""What NVIDIA advises for both on Hopper."""
 
 
 class Stored(NamedTuple):
@@ -63,15 +63,27 @@ def compute_type(out: Array, tf32: bool) -> int:
 class CublasProducts:
     """Plain products.
 
+    CuPy's binding refuses all work while a stream is captured, so the library is called as it is.
+
     Args:
-        cublas: CuPy's binding.
-        handle: of cuBLAS, on the stream that products are asked for on.
+        cublas: the library.
+        stream: the address of the stream that products are asked for on.
+        workspace: that its kernels may use, :data:`WORKSPACE_BYTES`; so it takes none of its own,
+            which it must not while a stream is captured.
+
+    Raises:
+        RuntimeError: cuBLAS refuses something; so does :meth:`product`.
     """
 
-    def __init__(self, cublas: Any, handle: int, *, tf32: bool) -> None:
-        self._cublas, self._handle, self._tf32 = cublas, handle, tf32
-        cublas.setPointerMode(handle, _POINTERS_ON_HOST)
+    def __init__(self, cublas: Any, stream: int, workspace: Array, *, tf32: bool) -> None:
+        self._cublas, self._tf32, self._workspace = cublas, tf32, workspace
         self._factors = Factors()
+        self._handle = ctypes.c_void_p()
+        _check("cublasCreate", cublas.cublasCreate_v2(ctypes.byref(self._handle)))
+        _check("cublasSetStream", cublas.cublasSetStream_v2(self._handle, _pointer(stream)))
+        room = _pointer(workspace.data.ptr)  # type: ignore[attr-defined]
+        size = ctypes.c_size_t(WORKSPACE_BYTES)
+        _check("cublasSetWorkspace", cublas.cublasSetWorkspace_v2(self._handle, room, size))
 
     def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
         """See :meth:`psdp.backend.gpu_backend.Device.product`."""
@@ -81,12 +93,23 @@ class CublasProducts:
         zero, one = self._factors.addresses(out.dtype == np.float64)
         left, right = stored(a), stored(b)
         formats = [_CUDA_R[array.dtype.name] for array in (b, a, out)]
-        self._cublas.gemmEx(
-            self._handle, right.turned, left.turned, n, m, k, one,
-            right.address, formats[0], right.pitch, left.address, formats[1], left.pitch,
-            one if add else zero, out.data.ptr, formats[2], n,  # type: ignore[attr-defined]
+        there = _pointer(out.data.ptr)  # type: ignore[attr-defined]
+        status = self._cublas.cublasGemmEx(
+            self._handle, right.turned, left.turned, n, m, k, _pointer(one),
+            _pointer(right.address), formats[0], right.pitch,
+            _pointer(left.address), formats[1], left.pitch,
+            _pointer(one if add else zero), there, formats[2], n,
             compute_type(out, self._tf32), _DEFAULT_ALGORITHM,
         )  # fmt: skip
+        _check(f"a product of {a.shape} and {b.shape}", status)
+
+
+_pointer = ctypes.c_void_p
+
+
+def _check(what: str, status: int) -> None:
+    if status:
+        raise RuntimeError(f"{what}: cuBLAS says status {status}")
 
 
 class _Plan(NamedTuple):
@@ -104,7 +127,7 @@ class LtProducts:
 
     Args:
         lt: nvmath's binding of cuBLASLt.
-        workspace: that its kernels may use, at least :data:`WORKSPACE_BYTES`.
+        workspace: that its kernels may use, :data:`WORKSPACE_BYTES`.
         stream: the address of the stream that products are asked for on.
     """
 
@@ -128,15 +151,19 @@ class LtProducts:
     ) -> None:
         """See :class:`psdp.backend.fused.FusedProducts`."""
         first, second = stored(b), stored(a)
-        addresses = [array.data.ptr for array in (out, bias, inner) if array is not None]  # type: ignore[attr-defined]
+        # What follows the product is read or written like its result.
+        beside = [array.data.ptr for array in (bias, inner) if array is not None]  # type: ignore[attr-defined]
+        there = out.data.ptr  # type: ignore[attr-defined]
+        least = min(map(_alignment, [there, *beside]))
+        alignments = _alignment(first.address), _alignment(second.address), least, least
         key = (
             *(first[1:], second[1:], a.dtype.name, out.dtype.name),
             *(bias is not None, inner is not None),
-            *(_alignment(place) for place in (first.address, second.address, *addresses)),
+            alignments,
         )
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[key] = self._plan(first, second, bias, inner, a, out)
+            plan = self._plans[key] = self._plan(first, second, bias, inner, a, out, alignments)
         if isinstance(plan, str):
             raise Unsupported(plan)
         lt, attribute = self._lt, self._lt.MatmulDescAttribute
@@ -146,7 +173,6 @@ class LtProducts:
             pointer = inner.data.ptr  # type: ignore[attr-defined]
             _set(lt, plan.operation, attribute.EPILOGUE_AUX_POINTER, pointer)
         zero, one = self._factors.addresses(out.dtype == np.float64)
-        there = out.data.ptr  # type: ignore[attr-defined]
         lt.matmul(
             self._handle, plan.operation, one, first.address, plan.first,
             second.address, plan.second, one if add else zero, there, plan.out, there, plan.out,
@@ -162,6 +188,7 @@ class LtProducts:
         inner: Array | None,
         a: Array,
         out: Array,
+        alignments: tuple[int, int, int, int],
     ) -> _Plan | str:
         """Return how to multiply, or why that cannot be."""
         lt, attribute, kinds = self._lt, self._lt.MatmulDescAttribute, self._lt.Epilogue
@@ -184,7 +211,7 @@ class LtProducts:
             lt.matrix_layout_create(form, second.pitch, second.rows, second.pitch),
             lt.matrix_layout_create(_CUDA_R[out.dtype.name], width, out.shape[0], width),
         )
-        algorithm = self._choose(operation, layouts, first, second, out)
+        algorithm = self._choose(operation, layouts, alignments)
         if algorithm is None:
             return f"it has no {name} for {a.shape} times {(a.shape[1], width)}"
         return _Plan(operation, *layouts, algorithm)
@@ -193,9 +220,7 @@ class LtProducts:
         self,
         operation: int,
         layouts: tuple[int, int, int],
-        first: Stored,
-        second: Stored,
-        out: Array,
+        alignments: tuple[int, int, int, int],
     ) -> Array | None:
         """Return the algorithm that cuBLASLt likes best, or None if it has none."""
         lt, wish = self._lt, self._lt.MatmulPreferenceAttribute
@@ -204,9 +229,8 @@ class LtProducts:
         lt.matmul_preference_set_attribute(
             preference, wish.MAX_WORKSPACE_BYTES, limit.ctypes.data, limit.nbytes
         )
-        there = out.data.ptr  # type: ignore[attr-defined]
-        for letter, place in zip("ABCD", (first[0], second[0], there, there), strict=True):
-            least = np.array([_alignment(place)], np.uint32)
+        for letter, least_bytes in zip("ABCD", alignments, strict=True):
+            least = np.array([least_bytes], np.uint32)
             lt.matmul_preference_set_attribute(
                 preference,
                 wish[f"MIN_ALIGNMENT_{letter}_BYTES"],

@@ -21,6 +21,9 @@ from psdp.transport import messages as m
 from psdp.transport.link import seconds_on_link
 from psdp.transport.reducer import Reducer
 
+IDLE_S = 0.0005
+"""How often a worker that overlaps looks whether its GPU has done what it was asked for."""
+
 DROPOUT_STREAM = 0x64726F70
 """Tells dropout's random numbers from others of the same seed."""
 
@@ -171,7 +174,12 @@ class Worker:
             last = micro + 1 == run.grad_accum
             ready = self.replica.outlet() if leaves and last else None
             model.forward_backward(x, y, 1 / run.grad_accum, rng, ready)
-        if self._handicap.acts:
+        if run.overlap:
+            # What travels moves on while a GPU is at it, too.
+            while not self.replica.backend.is_idle():
+                self.exchange.heed_signal()
+                self.exchange.move_on(IDLE_S)
+        elif self._handicap.acts:
             self.replica.backend.synchronize()
         busy_s = self._busy() - begin_s
         self._busy_s += busy_s

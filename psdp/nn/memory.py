@@ -10,12 +10,11 @@ import numpy as np
 from psdp.backend.fused import NO_LIBRARIES, Libraries
 from psdp.backend.gpu_backend import GpuBackend
 from psdp.backend.ledger import Ledger, LedgerAttention
-from psdp.backend.products import WORKSPACE_BYTES
 from psdp.config import ModelConfig
 from psdp.nn.transformer import Transformer, parameter_table
 
 LIBRARIES = 64 * 2**20
-"""Bytes that cuBLAS takes for itself."""
+"""Bytes that kernels, graphs and libraries take for themselves once they are used."""
 
 
 def training_memory(
@@ -42,8 +41,6 @@ def training_memory(
     if model.factors is not weights:
         parts["rounded weights"] = model.factors.nbytes
     parts["all else"] = ledger.bytes - parts.total() + LIBRARIES
-    if libraries.products is not None:
-        parts["all else"] += WORKSPACE_BYTES
     return parts
 
 

@@ -74,6 +74,10 @@ def test_missing_cupy_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_backend("auto", "float32").name == "cpu"
 
 
+OLD, BROKEN = 4, 5
+"""The numbers of a device without tensor cores for bfloat16, and of one that cannot be opened."""
+
+
 class FakeCupy(ModuleType):
     """A cupy whose runtime sees ``count`` devices, or no driver (None)."""
 
@@ -99,16 +103,15 @@ def with_devices(
     def make(count: int | None) -> list[Any]:
         opened: list[Any] = []
 
-        def device(cupy: Any, cublas: Any, number: int, *, tf32: bool) -> EmulatedDevice:
+        def device(cupy: Any, number: int, *, tf32: bool) -> EmulatedDevice:
+            if number == BROKEN:
+                raise RuntimeError("cudaErrorDevicesUnavailable: all are busy")
             opened.append((number, tf32))
-            return EmulatedDevice(kernel_folder)
+            emulated = EmulatedDevice(kernel_folder)
+            emulated.capability = 75 if number == OLD else 90
+            return emulated
 
-        libraries = ModuleType("cupy_backends.cuda.libs")
-        libraries.cublas = None  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "cupy", FakeCupy(count))
-        for name in ("cupy_backends", "cupy_backends.cuda"):
-            monkeypatch.setitem(sys.modules, name, ModuleType(name))
-        monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", libraries)
         monkeypatch.setattr("psdp.backend.cupy_device.CupyDevice", device)
         return opened
 
@@ -127,6 +130,22 @@ def test_missing_device_is_said(with_devices: Callable[[int | None], list[Any]])
     with pytest.raises(ConfigError, match="no GPU; check CUDA_VISIBLE_DEVICES"):
         make_backend("gpu", "float32")
     assert make_backend("auto", "float64").name == "cpu"
+
+
+def test_a_device_that_cannot_be_opened_is_said(
+    with_devices: Callable[[int | None], list[Any]],
+) -> None:
+    with_devices(8)
+    with pytest.raises(ConfigError, match=r"GPU 5 cannot be used \(cudaErrorDevicesUnavailable"):
+        make_backend("gpu", "float32", BROKEN)
+    assert make_backend("auto", "float32", BROKEN).name == "cpu"
+
+
+def test_bf16_needs_a_gpu_that_has_it(with_devices: Callable[[int | None], list[Any]]) -> None:
+    with_devices(8)
+    with pytest.raises(ConfigError, match=r"capability 8\.0 .* emulated GPU has 7\.5"):
+        make_backend("gpu", "float32", OLD, precision="bf16")
+    assert make_backend("gpu", "float32", OLD).name == "gpu"
 
 
 def test_local_ranks_share_the_devices(with_devices: Callable[[int | None], list[Any]]) -> None:

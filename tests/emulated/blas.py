@@ -53,32 +53,52 @@ def gelu(x: Array) -> Array:
 
 
 class Cublas:
-    """CuPy's binding, as far as psdp uses it."""
+    """The library, as far as psdp uses it; pointers come as ctypes has them."""
 
     def __init__(self, do: Do) -> None:
         self._do = do
+        self._streams: dict[int, int] = {}
+        self._rooms: dict[int, tuple[int, int]] = {}
 
-    def setPointerMode(self, handle: int, mode: int) -> None:
-        assert mode == 0, "scalars are on the host"
+    def cublasCreate_v2(self, handle: Any) -> int:
+        handle._obj.value = 7
+        return 0
 
-    def gemmEx(
-        self, handle: int, turn_a: int, turn_b: int, m: int, n: int, k: int, alpha: int,
-        a: int, kind_a: int, pitch_a: int, b: int, kind_b: int, pitch_b: int,
-        beta: int, c: int, kind_c: int, pitch_c: int, compute: int, algorithm: int,
-    ) -> None:  # fmt: skip
+    def cublasSetStream_v2(self, handle: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:
+        self._streams[handle.value or 0] = stream.value or 0
+        self._rooms.pop(handle.value or 0, None)  # a new stream takes the workspace away
+        return 0
+
+    def cublasSetWorkspace_v2(
+        self, handle: ctypes.c_void_p, room: ctypes.c_void_p, size: ctypes.c_size_t
+    ) -> int:
+        assert (room.value or 0) % 256 == 0, "NVIDIA asks for that"
+        self._rooms[handle.value or 0] = room.value or 0, size.value
+        return 0
+
+    def cublasGemmEx(
+        self, handle: ctypes.c_void_p, turn_a: int, turn_b: int, m: int, n: int, k: int,
+        alpha: ctypes.c_void_p, a: ctypes.c_void_p, kind_a: int, pitch_a: int,
+        b: ctypes.c_void_p, kind_b: int, pitch_b: int, beta: ctypes.c_void_p,
+        c: ctypes.c_void_p, kind_c: int, pitch_c: int, compute: int, algorithm: int,
+    ) -> int:  # fmt: skip
+        if handle.value not in self._rooms:
+            return 1  # it would allocate
         assert algorithm == -1
         scalar = TYPES[COMPUTE[compute]]
-        one, rest = (float(at(place, 1, scalar)[0]) for place in (alpha, beta))
+        one, rest = (float(at(place.value or 0, 1, scalar)[0]) for place in (alpha, beta))
+        place_a, place_b, place_c = (place.value or 0 for place in (a, b, c))
 
         def run() -> None:
-            left = by_columns(a, k if turn_a else m, m if turn_a else k, pitch_a, kind_a)
-            right = by_columns(b, n if turn_b else k, k if turn_b else n, pitch_b, kind_b)
-            out = by_columns(c, m, n, pitch_c, kind_c)
+            left = by_columns(place_a, k if turn_a else m, m if turn_a else k, pitch_a, kind_a)
+            right = by_columns(place_b, n if turn_b else k, k if turn_b else n, pitch_b, kind_b)
+            out = by_columns(place_c, m, n, pitch_c, kind_c)
             first = wide(left.T if turn_a else left)
             product = one * first @ wide(right.T if turn_b else right)
             put(out, product + (rest * wide(out) if rest else 0))
 
         self._do(run)
+        return 0
 
 
 class LtError(Exception):

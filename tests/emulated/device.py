@@ -22,7 +22,7 @@ from emulated.blas import Cublas
 
 from psdp.backend.cuda import Source
 from psdp.backend.fused import NO_LIBRARIES, Libraries
-from psdp.backend.products import CublasProducts
+from psdp.backend.products import WORKSPACE_BYTES, CublasProducts
 from psdp.errors import DeviceMemoryError
 from psdp.params import Array
 
@@ -86,6 +86,7 @@ class EmulatedDevice:
     """
 
     xp = np
+    capability = 90
     shared_bytes = SHARED_BYTES
 
     def __init__(self, folder: Path, free: int = 2**40, room: int = 2**40) -> None:
@@ -93,7 +94,10 @@ class EmulatedDevice:
         self._folder, self._free, self._room = folder, free, room
         self.launches: list[str] = []
         self._recording: list[Callable[[], None]] | None = None
-        self._products = CublasProducts(Cublas(self.do), handle=0, tf32=False)
+        # Apart from all that is counted: it was taken before anybody asked what is free.
+        self.workspace = np.zeros(WORKSPACE_BYTES + 256, np.uint8).view(DeviceArray)
+        self.workspace = self.workspace[-self.workspace.ctypes.data % 256 :][:WORKSPACE_BYTES]
+        self._products = CublasProducts(Cublas(self.do), 0, self.workspace, tf32=False)
         self.offered = NO_LIBRARIES
 
     def libraries(self) -> Libraries:
@@ -148,6 +152,9 @@ class EmulatedDevice:
 
     def synchronize(self) -> None:
         pass
+
+    def is_idle(self) -> bool:
+        return True
 
     def launch(
         self,

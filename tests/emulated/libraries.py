@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 from emulated.blas import CublasLt
 from emulated.cudnn import Cudnn
 from emulated.device import EmulatedDevice
 
 from psdp.backend.cudnn_attention import CudnnAttention
-from psdp.backend.products import WORKSPACE_BYTES, LtProducts
+from psdp.backend.products import LtProducts
 
 
 def attention(device: EmulatedDevice, *faults: str) -> tuple[Cudnn, CudnnAttention]:
@@ -18,5 +17,4 @@ def attention(device: EmulatedDevice, *faults: str) -> tuple[Cudnn, CudnnAttenti
 
 def products(device: EmulatedDevice, *faults: str) -> tuple[CublasLt, LtProducts]:
     binding = CublasLt(device.do, *faults)
-    workspace = device.empty((WORKSPACE_BYTES,), np.uint8)
-    return binding, LtProducts(binding, workspace, stream=0, tf32=False)
+    return binding, LtProducts(binding, device.workspace, stream=0, tf32=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from jobs import Training, before_gradient, train
 
+from psdp.loops.worker import IDLE_S
 from psdp.params import Array
 
 pytestmark = pytest.mark.timeout(90)
@@ -85,6 +87,24 @@ def test_the_next_is_begun_before_the_server_has_seen_the_last(tmp_path: Path) -
 
     run = train(tmp_path, max_steps=6, overlap=True, prepare=prepare)
     assert run.summary["version"] == 6
+
+
+def test_what_travels_moves_on_while_a_gpu_is_at_it(tmp_path: Path) -> None:
+    moved: list[float] = []
+
+    def prepare(run: Training) -> None:
+        worker, move_on = run.worker(0), run.worker(0).exchange.move_on
+        looks = itertools.cycle([False, False, True])
+        worker.replica.backend.is_idle = lambda: next(looks)  # type: ignore[method-assign]
+
+        def watched(timeout_s: float = 0.0) -> None:
+            moved.append(timeout_s)
+            move_on(timeout_s)
+
+        worker.exchange.move_on = watched  # type: ignore[method-assign]
+
+    train(tmp_path, max_steps=6, overlap=True, prepare=prepare)
+    assert moved.count(IDLE_S) == 2 * 6
 
 
 @pytest.mark.parametrize("mode", ["async", "ssp"])
