@@ -7,6 +7,11 @@
 const int PER_ROW = 8, THREADS = TILE * PER_ROW, SCORES = TILE / PER_ROW;
 const int DEPTH = (HEAD + PER_ROW - 1) / PER_ROW, PITCH = HEAD + 1, SQUARE = TILE * (TILE + 1);
 
+// Whether the head has a column for this thread in round d.
+__device__ __forceinline__ bool has(int part, int d) {
+    return HEAD % PER_ROW == 0 || part + d * PER_ROW < HEAD;
+}
+
 // Copy TILE rows of a head into shared memory; rows beyond the sequence become 0.
 __device__ __forceinline__ void fetch(const act *from, long long pitch, long long first,
                                       long long length, real *tile) {
@@ -36,6 +41,7 @@ extern "C" __global__ void attention(const act *qkv, act *out, real *log_sums, c
     const act *base = qkv + at.queries;
     fetch(base, pitch, first, length, q);
     real largest = -INF, total = 0, context[DEPTH];
+#pragma unroll
     for (int d = 0; d < DEPTH; d++) context[d] = 0;
     for (long long keys = 0; keys < first + TILE && keys < length; keys += TILE) {
         __syncthreads();
@@ -60,18 +66,19 @@ extern "C" __global__ void attention(const act *qkv, act *out, real *log_sums, c
         total = total * shrink + warp_sum(sum, PER_ROW);
         largest = most;
         __syncwarp();
-        for (int d = 0; d < DEPTH; d++) {
-            int column = part + d * PER_ROW;
-            if (column >= HEAD) break;
-            real sum_of_values = 0;
-            for (int key = 0; key < TILE; key++)
-                sum_of_values += weights[row * (TILE + 1) + key] * v[key * PITCH + column];
-            context[d] = context[d] * shrink + sum_of_values;
+#pragma unroll
+        for (int d = 0; d < DEPTH; d++) context[d] *= shrink;
+        for (int key = 0; key < TILE; key++) {
+            real weight = weights[row * (TILE + 1) + key];
+#pragma unroll
+            for (int d = 0; d < DEPTH; d++)
+                if (has(part, d)) context[d] += weight * v[key * PITCH + part + d * PER_ROW];
         }
     }
     if (query >= length) return;
+#pragma unroll
     for (int d = 0; d < DEPTH; d++)
-        if (part + d * PER_ROW < HEAD)
+        if (has(part, d))
             store(out + at.rows + query * at.width + part + d * PER_ROW, context[d] / total);
     if (part == 0) log_sums[at.pair * length + query] = largest + log(total);
 }
@@ -95,6 +102,7 @@ extern "C" __global__ void attention_backward_keys(const act *qkv, const act *do
     fetch(base + at.width, pitch, first, length, k);
     fetch(base + 2 * at.width, pitch, first, length, v);
     real dk[DEPTH], dv[DEPTH];
+#pragma unroll
     for (int d = 0; d < DEPTH; d++) dk[d] = dv[d] = 0;
     for (long long queries = first; queries < length; queries += TILE) {
         __syncthreads();
@@ -116,19 +124,22 @@ extern "C" __global__ void attention_backward_keys(const act *qkv, const act *do
             slopes[row * (TILE + 1) + local] = slope;
         }
         __syncwarp();
-        for (int d = 0; d < DEPTH; d++) {
-            int column = part + d * PER_ROW;
-            if (column >= HEAD) break;
-            for (int local = 0; local < TILE; local++) {
-                dk[d] += slopes[row * (TILE + 1) + local] * q[local * PITCH + column];
-                dv[d] += weights[row * (TILE + 1) + local] * g[local * PITCH + column];
-            }
+        for (int local = 0; local < TILE; local++) {
+            real slope = slopes[row * (TILE + 1) + local];
+            real weight = weights[row * (TILE + 1) + local];
+#pragma unroll
+            for (int d = 0; d < DEPTH; d++)
+                if (has(part, d)) {
+                    dk[d] += slope * q[local * PITCH + part + d * PER_ROW];
+                    dv[d] += weight * g[local * PITCH + part + d * PER_ROW];
+                }
         }
     }
     if (key >= length) return;
     act *to = dqkv + at.queries + at.width + key * pitch;
+#pragma unroll
     for (int d = 0; d < DEPTH; d++)
-        if (part + d * PER_ROW < HEAD) {
+        if (has(part, d)) {
             store(to + part + d * PER_ROW, dk[d]);
             store(to + at.width + part + d * PER_ROW, dv[d]);
         }
@@ -153,6 +164,7 @@ extern "C" __global__ void attention_backward_queries(const act *qkv, const act 
     fetch(dout + at.rows, at.width, first, length, g);
     real log_sum = query < length ? log_sums[at.pair * length + query] : real(0);
     real delta = query < length ? deltas[at.pair * length + query] : real(0), dq[DEPTH];
+#pragma unroll
     for (int d = 0; d < DEPTH; d++) dq[d] = 0;
     for (long long keys = 0; keys < first + TILE && keys < length; keys += TILE) {
         __syncthreads();
@@ -171,15 +183,16 @@ extern "C" __global__ void attention_backward_queries(const act *qkv, const act 
             slopes[row * (TILE + 1) + local] = slope;
         }
         __syncwarp();
-        for (int d = 0; d < DEPTH; d++) {
-            int column = part + d * PER_ROW;
-            if (column >= HEAD) break;
-            for (int local = 0; local < TILE; local++)
-                dq[d] += slopes[row * (TILE + 1) + local] * k[local * PITCH + column];
+        for (int local = 0; local < TILE; local++) {
+            real slope = slopes[row * (TILE + 1) + local];
+#pragma unroll
+            for (int d = 0; d < DEPTH; d++)
+                if (has(part, d)) dq[d] += slope * k[local * PITCH + part + d * PER_ROW];
         }
     }
     if (query >= length) return;
     act *to = dqkv + at.queries + query * pitch;
+#pragma unroll
     for (int d = 0; d < DEPTH; d++)
-        if (part + d * PER_ROW < HEAD) store(to + part + d * PER_ROW, dq[d]);
+        if (has(part, d)) store(to + part + d * PER_ROW, dq[d]);
 }
