@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,9 @@ _COMPUTE_32F, _COMPUTE_64F, _COMPUTE_TF32 = 68, 70, 77
 _DEFAULT_ALGORITHM = -1
 _POINTERS_ON_HOST = 0
 
+_BLOCK = 2 * 2**20
+"""Bytes in which CUDA shares memory between processes."""
+
 _USUAL_SHARED = 48 * 1024
 """Bytes of shared memory that a block may have without asking."""
 
@@ -28,25 +32,24 @@ def open_device(local_rank: int, *, tf32: bool = False) -> CupyDevice:
         tf32: whether products of float32 round their factors to TF32.
 
     Raises:
-        NoDevice: CuPy, the driver or a device is missing; the text says which.
+        NoDevice: CuPy, the driver or a device is missing; the text goes on from who asked.
     """
     try:
         import cupy
         from cupy_backends.cuda.libs import cublas
     except ImportError as error:
         raise NoDevice(
-            "--device gpu needs CuPy: pip install 'psdp[cuda12]' or 'psdp[cuda13]', whichever "
-            f"your driver supports ({error})"
+            "needs CuPy: pip install 'psdp[cuda12]' or 'psdp[cuda13]', whichever your driver "
+            f"supports ({error})"
         ) from error
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise NoDevice(
-            f"--device gpu needs an NVIDIA driver and a GPU, and CUDA found none ({error}); "
-            "check nvidia-smi, or use --device cpu"
+            f"needs an NVIDIA driver and a GPU, and CUDA found none ({error}); check nvidia-smi"
         ) from error
     if count == 0:
-        raise NoDevice("--device gpu: CUDA sees no GPU; check CUDA_VISIBLE_DEVICES")
+        raise NoDevice("needs a GPU, and CUDA sees no GPU; check CUDA_VISIBLE_DEVICES")
     return CupyDevice(cupy, cublas, local_rank % count, tf32=tf32)
 
 
@@ -61,6 +64,7 @@ class CupyDevice:
         self.xp = self._cupy = cupy
         self._cublas = cublas
         self._runtime = cupy.cuda.runtime
+        self._number = number
         device = cupy.cuda.Device(number)
         device.use()
         properties = self._runtime.getDeviceProperties(number)
@@ -116,7 +120,57 @@ class CupyDevice:
             self._locked[vector.ctypes.data] = vector.nbytes
         return True
 
+    # Memory of several processes ------------------------------------------------------------
+
+    def export(self, nbytes: int) -> tuple[Array, bytes]:
+        # Not of CuPy's pool: a handle is of a whole allocation. Of whole blocks, since CUDA shares
+        # them with all that is in them.
+        nbytes = -(-nbytes // _BLOCK) * _BLOCK
+        try:
+            pointer = self._runtime.malloc(nbytes)
+        except self._runtime.CUDARuntimeError as error:
+            raise OSError(0, f"no {nbytes / 1e6:,.1f} MB of {self.name} ({error})") from error
+        array = self._bytes_at(pointer, nbytes, self._runtime.free, at_exit=False)
+        try:
+            handle: bytes = self._runtime.ipcGetMemHandle(pointer)
+        except self._runtime.CUDARuntimeError as error:
+            raise OSError(0, f"no memory of {self.name} can be exported ({error})") from error
+        self.clear(array)
+        return array, nbytes.to_bytes(8, "little") + handle
+
+    def open(self, handle: bytes) -> Array:
+        try:
+            pointer = self._runtime.ipcOpenMemHandle(
+                handle[8:], self._runtime.cudaIpcMemLazyEnablePeerAccess
+            )
+        except self._runtime.CUDARuntimeError as error:
+            raise OSError(0, f"{self.name} cannot reach it ({error})") from error
+        nbytes = int.from_bytes(handle[:8], "little")
+        return self._bytes_at(pointer, nbytes, self._runtime.ipcCloseMemHandle, at_exit=True)
+
+    def _bytes_at(
+        self, pointer: int, nbytes: int, end: Callable[[int], None], *, at_exit: bool
+    ) -> Array:
+        """Return the bytes behind a pointer; ``end`` is called with it once nobody has them, and
+        ``at_exit`` if somebody has until then."""
+        owner = _Owner()
+        weakref.finalize(owner, end, pointer).atexit = at_exit
+        # As of this device wherever it lies: kernels of this device may use it.
+        memory = self._cupy.cuda.UnownedMemory(pointer, nbytes, owner, self._number)
+        at = self._cupy.cuda.MemoryPointer(memory, 0)
+        array: Array = self._cupy.ndarray((nbytes,), np.uint8, at)
+        return array
+
     # Copies ---------------------------------------------------------------------------------
+
+    def copy(self, source: Array, out: Array) -> None:
+        self._runtime.memcpyAsync(
+            out.data.ptr,  # type: ignore[attr-defined]
+            source.data.ptr,  # type: ignore[attr-defined]
+            out.nbytes,
+            self._runtime.memcpyDefault,
+            self._stream.ptr,
+        )
 
     def upload(self, host: Array, out: Array) -> None:
         if not self._is_locked(host):
@@ -235,6 +289,10 @@ class CupyDevice:
             graph.launch(self._stream)
 
         return again
+
+
+class _Owner:
+    """Stands for memory that CuPy does not own."""
 
 
 def _stored(matrix: Array) -> tuple[int, int, int]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import hashlib
+import json
+import mmap
 import os
 import re
 import subprocess
@@ -60,6 +62,42 @@ class Launch(ctypes.Structure):
     )
 
 
+class DeviceArray(np.ndarray[Any, Any]):
+    """An array that refuses what CuPy's do: to be mixed with NumPy's, or read by NumPy's functions
+    that are no operation on elements. Operations on it come after all that was asked before."""
+
+    device: EmulatedDevice | None = None
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.device = getattr(source, "device", None)
+
+    def _in_turn(self, *others: Any, what: str) -> None:
+        for other in others:
+            if isinstance(other, np.ndarray) and other.ndim and not isinstance(other, DeviceArray):
+                raise TypeError(f"{what} of an array on a GPU and one on the host")
+        if self.device is not None:
+            self.device.synchronize()
+
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: Any, out: tuple[Any, ...] = (), **how: Any
+    ) -> Any:
+        self._in_turn(*inputs, *out, what=ufunc.__name__)
+        outs = tuple(map(np.asarray, out))
+        plain = [np.asarray(x) if isinstance(x, DeviceArray) else x for x in inputs]
+        result = getattr(ufunc, method)(*plain, **(how | {"out": outs} if outs else how))
+        return out[0] if out else np.asarray(result).view(DeviceArray)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, how: Any) -> Any:
+        if function is not np.clip:
+            raise TypeError(f"{function.__name__} of an array on a GPU")
+        self._in_turn(what="np.clip")
+        return super().__array_function__(function, types, args, how)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._in_turn(value, what="an assignment")
+        super().__setitem__(key, value)
+
+
 class EmulatedDevice:
     """What a GPU backend asks of a device, done by this CPU at once.
 
@@ -67,6 +105,8 @@ class EmulatedDevice:
         folder: for compiled kernels.
         free: bytes of its memory that it says are free.
         room: bytes that it can really give.
+        apart: whether its arrays refuse what those of a GPU do, and it puts off all that it is
+            asked for until it is waited for; otherwise they are NumPy's, and it is done at once.
 
     Attributes:
         launches: names of the kernels that ran, in order.
@@ -75,17 +115,22 @@ class EmulatedDevice:
     xp = np
     shared_bytes = SHARED_BYTES
 
-    def __init__(self, folder: Path, free: int = 2**40, room: int = 2**40) -> None:
+    def __init__(
+        self, folder: Path, free: int = 2**40, room: int = 2**40, *, apart: bool = False
+    ) -> None:
         self.name = "emulated GPU"
         self._folder, self._free, self._room = folder, free, room
+        self._apart = apart
+        self._queue: list[Callable[[], None]] = []
         self.launches: list[str] = []
         self._recording: list[Callable[[], None]] | None = None
+        self._exported: list[bytes] = []
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        array = self._take(np.empty(shape, dtype))
+        array = np.empty(shape, dtype)
         # What nobody wrote must not look like a result.
         array.reshape(-1).view(np.uint8)[...] = 0xFF
-        return array
+        return self._take(array)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self._take(np.zeros(shape, dtype))
@@ -94,6 +139,12 @@ class EmulatedDevice:
         self._room -= array.nbytes
         if self._room < 0:
             raise DeviceMemoryError(f"{array.nbytes} bytes more were needed")
+        return self._own(array)
+
+    def _own(self, array: Array) -> Array:
+        if self._apart:
+            array = array.view(DeviceArray)
+            array.device = self
         return array
 
     def memory(self) -> tuple[int, int]:
@@ -103,20 +154,49 @@ class EmulatedDevice:
         return True
 
     def send_off(self, device: Array, out: Array) -> None:
-        self._do(lambda: np.copyto(out, device))
+        self._do(lambda: np.copyto(out, np.asarray(device)))
+
+    def copy(self, source: Array, out: Array) -> None:
+        self._do(lambda: np.copyto(np.asarray(out), np.asarray(source)))
+
+    def export(self, nbytes: int) -> tuple[Array, bytes]:
+        """As psdp.transport.shared does: a file in memory, that others see below /proc."""
+        file = os.memfd_create("psdp-emulated-gpu")
+        os.ftruncate(file, nbytes)
+        seen = self._take(np.frombuffer(mmap.mmap(file, nbytes), np.uint8))
+        handle = json.dumps([os.getpid(), file, nbytes]).encode()
+        self._exported.append(handle)
+        return seen, handle
+
+    def open(self, handle: bytes) -> Array:
+        if handle in self._exported:
+            raise OSError(0, "a process cannot open what it exported")
+        process, number, nbytes = json.loads(handle)
+        file = os.open(f"/proc/{process}/fd/{number}", os.O_RDWR)
+        try:
+            return self._own(np.frombuffer(mmap.mmap(file, nbytes), np.uint8))
+        finally:
+            os.close(file)
 
     def upload(self, host: Array, out: Array) -> None:
-        np.copyto(out, host)
+        assert not isinstance(host, DeviceArray)
+        assert self._recording is None, "it would always be the same"
+        kept = host.copy()
+        self._do(lambda: np.copyto(np.asarray(out), kept))
 
     def download(self, device: Array, out: Array) -> None:
-        np.copyto(out, device)
+        assert not isinstance(out, DeviceArray)
+        self.synchronize()
+        np.copyto(out, np.asarray(device))
 
     def clear(self, out: Array) -> None:
         assert out.flags.c_contiguous, "cleared at once"
         self._do(lambda: out.fill(0))
 
     def synchronize(self) -> None:
-        pass
+        queue, self._queue = self._queue, []
+        for step in queue:
+            step()
 
     def launch(
         self,
@@ -143,10 +223,10 @@ class EmulatedDevice:
 
     def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
         def run() -> None:
-            product = np.matmul(_wide(a), _wide(b))
+            product = np.matmul(_wide(np.asarray(a)), _wide(np.asarray(b)))
             if add:
-                product = product + _wide(out)
-            out[...] = _narrow(product, out.dtype)
+                product = product + _wide(np.asarray(out))
+            np.asarray(out)[...] = _narrow(product, out.dtype)
 
         self._do(run)
 
@@ -157,13 +237,15 @@ class EmulatedDevice:
             work()
         finally:
             self._recording = None
-        return lambda: [step() for step in recorded] and None
+        return lambda: [self._do(step) for step in recorded] and None
 
     def _do(self, step: Callable[[], None]) -> None:
-        if self._recording is None:
-            step()
-        else:
+        if self._recording is not None:
             self._recording.append(step)
+        elif self._apart:
+            self._queue.append(step)
+        else:
+            step()
 
 
 def _c_value(argument: Any) -> Any:
