@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -161,6 +162,34 @@ def test_what_gpus_push_in_bfloat16_is_what_cpus_push(
     assert 2 * results[0]["bytes_pushed"] < results[0]["bytes_pulled"]
 
 
+COUNTED = """
+import atexit
+moved = []
+def counting(copy):
+    def counted(self, source, out):
+        moved.extend([None] * (source.size > 10_000))
+        copy(self, source, out)
+    return counted
+EmulatedDevice.upload = counting(EmulatedDevice.upload)
+EmulatedDevice.download = counting(EmulatedDevice.download)
+EmulatedDevice.send_off = counting(EmulatedDevice.send_off)
+if __name__ == "__main__":
+    atexit.register(lambda: print(f"moved {len(moved)} vectors", flush=True))
+"""
+
+
+def test_no_vector_leaves_the_gpus_but_to_be_saved_or_compared(
+    folder: Path, on_gpu: Callable[..., CompletedProcess[str]]
+) -> None:
+    """The server begins with weights of the host's, copies these and two vectors of AdamW at the
+    end, and hands that copy out to be evaluated; one of the workers says what its weights are."""
+    flags = ("--server-device", "gpu", "--device", "gpu", "--backup-workers", "1", "--out", "run")
+    job = on_gpu(4, *flags, change=COUNTED)
+    assert job.returncode == 0, job.stdout
+    moved = [int(count) for count in re.findall(r"moved (\d+) vectors", job.stdout)]
+    assert sorted(moved) == [0, 0, 1, 5]
+
+
 SAID = {
     "gpu shared": "vectors in GPU memory (CUDA IPC), cuda",
     "gpu messages": "vectors from GPU to GPU as MPI messages, cuda",
@@ -189,7 +218,7 @@ def check_transport(job: CompletedProcess[str], run: Path, transport: str) -> No
         ("gpu mixed", ("--mode", "local", "--local-steps", "3")),
         (
             "gpu messages",
-            ("--mode", "async", "--overlap", "--servers", "2", "--lag-compensation", "dc-asgd"),
+            ("--mode", "async", "--servers", "2", "--lag-compensation", "dc-asgd", "--l1", "0.01"),
         ),
         ("gpu messages", ("--mode", "easgd", "--local-steps", "2", "--eval-every", "2")),
     ],
