@@ -95,12 +95,12 @@ def _run(
     link = Link(mbps) if mbps else None
     others = set(range(world.size)) - {world.rank}
     if world.rank in job.servers:
-        endpoint = world.endpoint(sorted(others), ready.neighbours, link)
+        endpoint = world.endpoint(sorted(others), ready.neighbours, link, ready.vectors_on)
         _server(ready, endpoint, signals).run()
     else:
         assert ready.reads is not None
         assert ready.replica is not None
-        endpoint = world.endpoint(job.servers, ready.neighbours, link)
+        endpoint = world.endpoint(job.servers, ready.neighbours, link, ready.vectors_on)
         worker = Worker(
             job,
             endpoint,

@@ -18,13 +18,15 @@ from psdp.params import Array, Zeros
 class Replica:
     """The model of one worker.
 
-    Weights land in ``weights`` and the gradient leaves from ``gradient``, both (P,) on the host. On
-    a CPU the layers are views of these two. A GPU has its own two, and so has a CPU that computes
-    while these two travel (``--overlap``); they are copied by :meth:`load` and :meth:`fetch`. With
+    Weights land in ``weights`` and the gradient leaves from ``gradient``, both (P,) on the host or,
+    where vectors go from GPU to GPU, on the backend. The layers are views of these two where they
+    can be: a GPU has its own two if these are on the host, and so has whoever computes while these
+    two travel (``--overlap``); they are copied by :meth:`load` and :meth:`fetch`. With
     ``--wire-dtype bf16`` what leaves is the layers' gradient rounded.
 
     Args:
         zeros: makes ``gradient``, where servers on this host can see it.
+        on_device: whether ``weights`` and ``gradient`` are in the memory of a GPU.
 
     Attributes:
         own_weights, own_gradient: (P,) on the backend, what the layers are views of.
@@ -36,23 +38,31 @@ class Replica:
     """
 
     def __init__(
-        self, job: Job, vocab_size: int, backend: Backend, zeros: Zeros = np.zeros
+        self,
+        job: Job,
+        vocab_size: int,
+        backend: Backend,
+        zeros: Zeros = np.zeros,
+        *,
+        on_device: bool = False,
     ) -> None:
         config, size = job.config, job.table.size
         self.gradient: Array = zeros(size, job.wire_dtype)
         self.backend = backend
-        self._apart = backend.name == "gpu" or config.run.overlap
+        self._far = backend.name == "gpu" and not on_device
+        self._apart = self._far or config.run.overlap
         self.rounds = job.wire_dtype != backend.dtype
-        self.own_weights = backend.zeros(size)
-        self.weights: Array = np.zeros(size, config.run.dtype) if self._apart else self.own_weights
+        self.own_weights = self.weights = backend.zeros(size)
+        if self._apart:
+            self.weights = np.zeros(size, config.run.dtype) if self._far else backend.zeros(size)
         alike = not (self._apart or self.rounds)
         self.own_gradient = self.gradient if alike else backend.zeros(size)
         self.own_pushed = self.own_gradient
         if self.rounds:
-            on_gpu = backend.name == "gpu"
-            self.own_pushed = backend.empty(size, dtype=job.wire_dtype) if on_gpu else self.gradient
+            far = self._far
+            self.own_pushed = backend.empty(size, dtype=job.wire_dtype) if far else self.gradient
         self._sends_off = self._sent_off = False
-        if self._apart:
+        if self._far:
             backend.travels(self.weights)
             self._sends_off = backend.travels(self.gradient)
         self.fetch_s = 0.0
@@ -72,8 +82,13 @@ class Replica:
     def load(self) -> None:
         """New weights have landed: let the layers see them. Others may land on return."""
         if self._apart:
-            self.backend.to_device(self.weights, self.own_weights)
+            bring = self.backend.to_device if self._far else self.backend.copy
+            bring(self.weights, self.own_weights)
             self.backend.synchronize()
+
+    def weights_on_host(self) -> Array:
+        """Return ``weights`` as NumPy's: themselves, or a copy."""
+        return self.weights if self._far else self.backend.on_host(self.weights)
 
     def unload(self) -> None:
         """Make ``weights`` what is in ``own_weights``; it is complete on return."""
@@ -102,8 +117,8 @@ class Replica:
         self.backend.send_off(self.own_pushed[place], self.gradient[place])
 
     def fetch(self) -> None:
-        """Make ``gradient`` what is in ``own_gradient``, rounded if it is to be; it is complete on
-        return."""
+        """Make ``gradient`` what is in ``own_gradient``, rounded if it is to be; on the host it is
+        complete on return, on a GPU once that was waited for."""
         if not (self._apart or self.rounds):
             return
         begin_s = time.monotonic()
@@ -114,7 +129,8 @@ class Replica:
                 with self.profile.span("rounding"):
                     self.backend.round_bf16(self.own_gradient, self.own_pushed)
             if self.own_pushed is not self.gradient:
-                self.backend.to_host(self.own_pushed, self.gradient)
+                bring = self.backend.to_host if self._far else self.backend.copy
+                bring(self.own_pushed, self.gradient)
         self._sent_off = False
         self.fetch_s += time.monotonic() - begin_s
 

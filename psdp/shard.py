@@ -5,7 +5,7 @@ Knows nothing of what a mode decides, nor of who sent a gradient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,50 +18,7 @@ from psdp.optim import DelayCompensation, Elastic, OnDevice, Optimizer, Outer, m
 from psdp.optim.average import weighted_mean
 from psdp.params import Array, Zeros
 from psdp.transport import Sending
-
-
-class Weights:
-    """A shard's weights (S,), copied on write: who still sends or copies them keeps what it began
-    with.
-
-    So a pull is one version, never a mixture, and no update waits for a slow reader.
-
-    Args:
-        zeros: makes the copies.
-    """
-
-    def __init__(self, values: Array, zeros: Zeros = np.zeros) -> None:
-        self.values = values
-        self._zeros = zeros
-        self._readers: list[Sending] = []
-        self._retired: list[tuple[Array, list[Sending]]] = []
-
-    def reading(self, sending: Sending) -> None:
-        """Note that the present values are read until this is done: as a message that is under
-        way, or by a worker on this host that copies them."""
-        self._readers.append(sending)
-
-    def writable(self) -> Array:
-        """Return the vector to update in place; it is a copy if a message still reads the last."""
-        if not _under_way(self._readers):
-            self._readers.clear()
-            return self.values
-        fresh = self._spare()
-        fresh[...] = self.values
-        self._retired.append((self.values, self._readers))
-        self.values, self._readers = fresh, []
-        return self.values
-
-    def _spare(self) -> Array:
-        for index, (vector, readers) in enumerate(self._retired):
-            if not _under_way(readers):
-                del self._retired[index]
-                return vector
-        return self._zeros(self.values.size, self.values.dtype)
-
-
-def _under_way(readers: list[Sending]) -> bool:
-    return not all(sending.done for sending in readers)
+from psdp.weights import Weights
 
 
 @dataclass
@@ -110,6 +67,35 @@ class Snapshot:
         )
 
 
+class Slots:
+    """Places for gradients (S,), each made when it is first asked for.
+
+    Args:
+        make: returns a new one.
+    """
+
+    def __init__(self, count: int, make: Callable[[], Array]) -> None:
+        self._count = count
+        self._make = make
+        self._made: dict[int, Array] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, slot: int) -> Array:
+        assert 0 <= slot < self._count, slot
+        if slot not in self._made:
+            self._made[slot] = self._make()
+        return self._made[slot]
+
+    def __iter__(self) -> Iterator[Array]:
+        return (self[slot] for slot in range(self._count))
+
+    def __setitem__(self, slot: int, gradient: Array) -> None:
+        assert 0 <= slot < self._count, slot
+        self._made[slot] = gradient
+
+
 class Shard:
     """The parameters ``place`` of the flat vector, updated in place by this server's optimizer.
 
@@ -139,11 +125,14 @@ class Shard:
     ) -> None:
         self.weights = Weights(weights, zeros)
         dtype = weights.dtype if slot_dtype is None else np.dtype(slot_dtype)
-        self.slots: list[Array] = [np.empty(weights.size, dtype) for _ in range(slots)]
-        # Where a mean is of another type than what it is of, it needs a place of its own.
-        self._mean = None if dtype == weights.dtype else np.empty_like(weights)
-        self._zeros = zeros
         self.optimizer = optimizer
+        self._slot_dtype = dtype
+        self.slots = Slots(slots, lambda: self.backend.empty(weights.size, dtype=dtype))
+        # Where a mean is of another type than what it is of, it needs a place of its own.
+        self._mean = None if dtype == weights.dtype else self.backend.empty(weights.size)
+        # Copies to save and to evaluate on are the host's, wherever the weights are.
+        self._on_host = self.backend.name == "cpu"
+        self._host_zeros = zeros if self._on_host else np.zeros
         self._clip, self._clip_value = clip, clip_value
         self._outer = outer
         self._outer_begun = False
@@ -160,23 +149,27 @@ class Shard:
         *,
         threads: int = 1,
         device: Backend | None = None,
+        on_device: bool = False,
     ) -> Shard:
         """Return the fresh shard of a server; its values depend on the settings alone.
 
         Args:
             device: a GPU that keeps the optimizer's vectors and updates, if one does.
+            on_device: whether it keeps the weights and the gradients too; ``zeros`` are its own.
         """
         config, place = job.config, job.shards[server]
         flat = job.table.initial(config.run.seed, config.run.dtype)
         decayed_size = min(max(job.table.decayed_size - place.start, 0), len(place))
         own = zeros(len(place), config.run.dtype)
-        own[...] = flat[place.start : place.stop]
         run = config.run
         backend = make_backend("cpu", run.dtype, kernels=run.kernels, threads=threads)
         optim = job.server_optim
         optimizer = _optimizer(job, own.size, decayed_size, device or backend)
+        if device is not None and not on_device:
+            optimizer = OnDevice(optimizer, backend)
+        optimizer.backend.to_device(flat[place.start : place.stop], own)
         return cls(
-            optimizer if device is None else OnDevice(optimizer, backend),
+            optimizer,
             own,
             0 if job.reduces else len(job.workers),
             slot_dtype=job.wire_dtype,
@@ -198,8 +191,8 @@ class Shard:
         next push, and this server only between a push and its answer: that gradient is applied,
         or the run over, before the answer is sent (protocol/policy.py answers so in every mode).
         """
-        own = self.slots[slot]
-        assert (gradient.shape, gradient.dtype) == (own.shape, own.dtype)
+        assert gradient.shape == self.weights.values.shape, gradient.shape
+        assert gradient.dtype == self._slot_dtype, gradient.dtype
         self.slots[slot] = gradient
 
     def average(self, slots: Sequence[int], weights: Sequence[float]) -> Array:
@@ -212,6 +205,22 @@ class Shard:
             weighted_mean(mean, [self.slots[slot] for slot in slots], weights, self.backend)
         return mean
 
+    def sum_of_squares(self, gradient: Array) -> float:
+        """Return the sum of the squares of a mean (S,); NaN or Inf only if it holds NaN or Inf."""
+        return self.backend.sum_of_squares(gradient)
+
+    def send(self, snapshot: Snapshot, way: Callable[[Array], Sending]) -> None:
+        """Send the weights of a snapshot some way, from where the shard's own are."""
+        if self._on_host:
+            way(snapshot.weights)
+            return
+
+        def fill(vector: Array) -> None:
+            self.backend.to_device(snapshot.weights, vector)
+
+        lent = self.weights.beside(snapshot.version, fill)
+        lent.readers.append(way(lent.values))
+
     def remember(self, slot: int) -> None:
         """Keep the present weights: the next gradient in this slot is computed on them."""
         if slot in self._computed_on:
@@ -223,7 +232,7 @@ class Shard:
     def compensate(self, slot: int, gradient: Array) -> None:
         """Correct a gradient (S,) in place for what the weights have moved since it was begun."""
         if self._delay is None:
-            self._delay = DelayCompensation(gradient.size, gradient.dtype)
+            self._delay = DelayCompensation(gradient.size, self.backend)
         then, _ = self._computed_on[slot]
         self._delay.correct(gradient, self.weights.values, then)
 
@@ -267,18 +276,17 @@ class Shard:
         clocks: dict[int, int],
         batches: Sequence[tuple[int, int]] = (),
     ) -> Snapshot:
-        """Return a copy of everything that training changes."""
+        """Return a copy, on the host, of everything that training changes."""
         values, state = self.weights.values, self.optimizer.state()
         if self._spare:
             copy = self._spare.pop()
-            copy.weights[...] = values
-            for name, vector in state.items():
-                copy.optimizer[name][...] = vector
         else:
-            copied = {name: vector.copy() for name, vector in state.items()}
-            weights = self._zeros(values.size, values.dtype)
-            weights[...] = values
+            copied = {name: np.empty(vector.size, vector.dtype) for name, vector in state.items()}
+            weights = self._host_zeros(values.size, values.dtype)
             copy = Snapshot(0, 0, 0, {}, weights, copied)
+        self.backend.to_host(values, copy.weights)
+        for name, vector in state.items():
+            self.backend.to_host(vector, copy.optimizer[name])
         copy.version, copy.tokens, copy.clocks = version, tokens, dict(clocks)
         copy.batches, copy.updates = batches, self.optimizer.updates
         return copy
@@ -289,7 +297,7 @@ class Shard:
         Raises:
             CheckpointError: the optimizer's vectors are not those of this optimizer.
         """
-        self.weights.writable()[...] = snapshot.weights
+        self.backend.to_device(snapshot.weights, self.weights.writable())
         self.optimizer.load(snapshot.optimizer, snapshot.updates)
 
     def recycle(self, snapshot: Snapshot) -> None:

@@ -20,7 +20,7 @@ FLOORS = (
     ("handicap", "protocol", "params"),
     ("config",),
     ("backend", "data", "transport", "metrics", "costs", "console", "runfolder", "threads"),
-    ("nn", "optim", "checkpoint", "job"),
+    ("nn", "optim", "checkpoint", "job", "weights"),
     ("shard", "replica", "recorder", "replay", "generation"),
     ("loops", "startup"),
     ("rank", "cli"),

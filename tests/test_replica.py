@@ -80,6 +80,37 @@ def test_parts_that_leave_while_others_are_computed_are_rounded_too(kernel_folde
     check_rounded(replica, gradient)
 
 
+@pytest.mark.parametrize("wire_dtype", ["float32", "bf16"])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_what_leaves_a_gpu_for_another_one_never_meets_the_host(
+    kernel_folder: Path, overlap: bool, wire_dtype: str
+) -> None:
+    device = CountingDevice(kernel_folder)
+    pushing = job(wire_dtype=wire_dtype, overlap=overlap)
+    rounds, backend = wire_dtype == "bf16", GpuBackend(device, "float32")
+
+    def zeros(size: int, dtype: Any) -> Array:
+        return backend.zeros(size, dtype=dtype)
+
+    replica = Replica(pushing, VOCAB, backend, zeros, on_device=True)
+    assert (replica.own_weights is replica.weights) == (not overlap)
+    assert (replica.own_gradient is replica.gradient) == (not overlap and not rounds)
+    gradient = filled(replica)
+    device.downloads.clear()
+    outlet = replica.outlet()
+    assert outlet is None, "it need not leave part by part"
+    replica.fetch()
+    backend.to_device(gradient, replica.weights)
+    replica.load()
+    assert (device.downloads, device.sent_off) == ([], [])
+    assert np.array_equal(backend.on_host(replica.own_weights), gradient)
+    assert np.array_equal(replica.weights_on_host(), gradient)
+    if rounds:
+        check_rounded(replica, gradient)
+    else:
+        assert np.array_equal(backend.on_host(replica.gradient), gradient)
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("kernels", ["numpy", "compiled"])
 def test_a_cpu_rounds_straight_into_what_leaves(kernels: str, overlap: bool) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from emulated.device import EmulatedDevice
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psdp.backend.gpu_backend import GpuBackend
 from psdp.config import Config
 from psdp.errors import CheckpointError
 from psdp.job import Job
 from psdp.nn.transformer import parameter_table
 from psdp.params import Array
-from psdp.shard import Shard, Snapshot, Weights
+from psdp.shard import Shard, Snapshot
 from psdp.transport import Sending
+from psdp.weights import Weights
 
 OPTIMIZERS = ("sgd", "momentum", "adagrad", "adam", "adamw")
 SMALL: dict[str, Any] = {"n_layer": 1, "n_head": 1, "n_embd": 6, "block_size": 4}
@@ -196,6 +201,92 @@ def test_every_worker_has_a_slot_of_the_shards_size() -> None:
         shard = Shard.initial(split, server)
         assert [slot.shape for slot in shard.slots] == [(len(place),)] * 4
         assert len({id(slot) for slot in shard.slots}) == 4
+
+
+# Vectors on a GPU
+
+
+class OnGpu:
+    """A shard whose vectors are on a GPU that does nothing before it is waited for."""
+
+    def __init__(self, folder: Path, single: Job) -> None:
+        self.device = EmulatedDevice(folder, apart=True)
+        self.backend = GpuBackend(self.device, single.config.run.dtype)
+        self.made = 0
+        self.shard = Shard.initial(
+            single, 0, self.zeros, device=self.backend, on_device=True
+        )  # fmt: skip
+
+    def zeros(self, size: int, dtype: Any) -> Array:
+        self.made += 1
+        return self.backend.zeros(size, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"optimizer": "momentum", "l1": 0.01, "grad_clip_value": 0.5}, {"wire_dtype": "bf16"},
+     {"mode": "async", "lag_compensation": "dc-asgd"}, {"mode": "easgd"}],
+    ids=str,
+)  # fmt: skip
+def test_a_shard_on_a_gpu_does_what_one_on_a_cpu_does(
+    kernel_folder: Path, settings: dict[str, Any]
+) -> None:
+    single = job(1, **({"dtype": "float64"} if "wire_dtype" not in settings else {}), **settings)
+    gpu, cpu = OnGpu(kernel_folder, single), Shard.initial(single, 0)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        whole = [rng.standard_normal(single.table.size) for _ in single.workers]
+        for slot, gradient in enumerate(whole):
+            pushed = gradient.astype(single.config.run.dtype)
+            if "wire_dtype" in settings:
+                pushed = (pushed.view(np.uint32) >> 16).astype(np.uint16)
+            cpu.slots[slot][...] = pushed
+            gpu.backend.to_device(pushed, gpu.shard.slots[slot])
+        squares = []
+        for shard in (cpu, gpu.shard):
+            shard.remember(0)
+            shard.update(shard.average([1], [1.0]), 2.0, 0.1)
+            average = shard.average([0, 2], [0.25, 0.75])
+            squares.append(shard.sum_of_squares(average))
+            if "lag_compensation" in settings:
+                shard.compensate(0, average)
+            shard.update(average, math.sqrt(squares[-1]), 0.1)
+        assert squares[0] == pytest.approx(squares[1], rel=1e-5)
+    snapshots = [shard.snapshot(3, 30, {1: 3}) for shard in (cpu, gpu.shard)]
+    for name, tensor in snapshots[0].tensors().items():
+        other = snapshots[1].tensors()[name]
+        assert type(other) is np.ndarray, "a snapshot is the host's"
+        np.testing.assert_allclose(other, tensor, rtol=1e-5, atol=1e-7)  # float32, or float64
+    again = OnGpu(kernel_folder, single)
+    again.shard.restore(snapshots[1])
+    on_host = again.backend.on_host(again.shard.weights.values)
+    assert np.array_equal(on_host, snapshots[1].weights)
+
+
+def test_a_snapshot_is_sent_from_a_gpu_by_few_copies(kernel_folder: Path) -> None:
+    gpu = OnGpu(kernel_folder, job())
+    sent: list[tuple[Array, Sending]] = []
+
+    def way(vector: Array) -> Sending:
+        sent.append((vector, Sending()))
+        return sent[-1][1]
+
+    for version in range(20):
+        gpu.backend.to_device(
+            np.full(gpu.shard.weights.values.size, version), gpu.shard.weights.values
+        )
+        snapshot = gpu.shard.snapshot(version, 0, {})
+        gpu.backend.clear(gpu.shard.weights.values)
+        for _ in range(2):
+            gpu.shard.send(snapshot, way)
+        assert sent[-1][0] is sent[-2][0]
+        assert set(gpu.backend.on_host(sent[-1][0]).tolist()) == {version}
+        if version >= 2:  # a slow one still reads the version before the last
+            assert set(gpu.backend.on_host(sent[2 * version - 2][0]).tolist()) == {version - 1}
+            for _, sending in sent[: 2 * version]:
+                sending.done = True
+        gpu.shard.recycle(snapshot)
+    assert gpu.made <= 4, "the weights, and what is read at once"
 
 
 # Snapshots

@@ -27,11 +27,12 @@ from psdp.runfolder import RunFolder
 
 try:
     from psdp.startup.agree import PER_RANK, same_corpus, same_settings, together
-    from psdp.startup.device import needs_of
+    from psdp.startup.device import copies_of_weights, needs_of
     from psdp.startup.folder import config_record, open_folder
+    from psdp.startup.on_devices import lack_of_room
     from psdp.startup.prepare import cut_out, place_on_node
     from psdp.startup.resume import CHANGEABLE, check_resumable, identity_of, settle
-    from psdp.startup.share import links, make_memory, mutual, open_windows
+    from psdp.startup.share import Links, links, make_memory, mutual, open_windows
 except ConfigError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
@@ -346,6 +347,66 @@ def test_a_gpu_needs_room_for_what_it_rounds(case: Case) -> None:
     assert needed[1] - needed[0] == 2 * case.job.table.size
 
 
+def gpu_needs(job: Job, rank: int, vocab_size: int) -> dict[str, Any]:
+    needs = needs_of(GpuBackend(Ledger(), "float32"), job, rank, vocab_size)
+    assert needs is not None
+    return needs
+
+
+@pytest.mark.parametrize(
+    ("settings", "copies", "vectors"),
+    [
+        ({}, 3, 1),
+        ({"wire_dtype": "bf16"}, 3, 2),
+        ({"mode": "local"}, 3, 1),
+        ({"mode": "local", "merge": "async"}, 5, 3),
+        ({"backup_workers": 1}, 5, 3),
+        ({"mode": "ssp"}, 5, 3),
+        ({"mode": "async", "lag_compensation": "dc-asgd"}, 8, 7),
+    ],
+    ids=str,
+)
+def test_a_server_on_a_gpu_keeps_each_version_that_may_be_read(
+    case: Case, settings: dict[str, Any], copies: int, vectors: int
+) -> None:
+    job = case.job_of(4, **settings)
+    assert copies_of_weights(job) == copies
+    needs = gpu_needs(job, 0, case.corpus.vocab_size)
+    assert (needs["needed"], needs["vectors"]) == (
+        16 * job.table.size,
+        4 * vectors * job.table.size,
+    )
+    assert needs["slot"] == job.wire_dtype.itemsize * job.table.size
+
+
+def test_a_worker_on_a_gpu_needs_more_for_vectors_only_where_they_travel_meanwhile(
+    case: Case,
+) -> None:
+    for given, vectors in (
+        ({}, 0), ({"wire_dtype": "bf16"}, 0), ({"overlap": True}, 2),
+        ({"overlap": True, "wire_dtype": "bf16"}, 1),
+    ):  # fmt: skip
+        job = case.job_of(4, **given)
+        needs = gpu_needs(job, 1, case.corpus.vocab_size)
+        assert (needs["vectors"], needs["slot"]) == (4 * vectors * job.table.size, 0)
+
+
+def test_vectors_stay_on_gpus_that_have_room_for_them(case: Case) -> None:
+    job = case.job_of(3)
+
+    def lack(shared: set[tuple[int, int]], free: int) -> str | None:
+        server = {"name": "A", "needed": 2**30, "vectors": 2**30, "slot": 2**29, "free": free}
+        worker = {"name": "A", "needed": 2**30, "vectors": 0, "slot": 0, "free": 2**40}
+        needs = [server, worker, worker | {"free": 2**30}]
+        return lack_of_room(job, needs, ["a", "a", "b"], frozenset(shared))
+
+    assert lack({(0, 1), (0, 2)}, 3 * 2**30) is None
+    assert lack({(0, 1)}, 3 * 2**30) == (
+        "A on a would have to hold 3.50 GiB, and has 3.00 GiB free"
+    )
+    assert lack({(0, 1)}, 7 * 2**29) is None
+
+
 def test_the_same_job_is_resumable(case: Case) -> None:
     check_resumable(case.job, case.corpus, case.manifest())
 
@@ -462,7 +523,16 @@ def test_ranks_that_open_each_others_memory_share_it(case: Case) -> None:
         "vectors of 1 of 2 server-worker pairs in shared memory, others as MPI messages "
         "(rank 2 cannot open the memory of rank 0: no)"
     )
-    assert links(job, [[], [], []], []).describe() == "vectors as MPI messages"
+    without = links(job, [[], [], []], [], "worker 2 computes on a CPU")
+    assert without.describe() == (
+        "vectors as MPI messages, not in GPU memory (worker 2 computes on a CPU)"
+    )
+
+
+def test_vectors_on_gpus_are_told_from_those_on_hosts() -> None:
+    pairs = [(0, 1), (0, 2)]
+    kinds = [Links(frozenset(pairs[:count]), 2, None, on_devices=True) for count in range(3)]
+    assert [kind.name for kind in kinds] == ["gpu messages", "gpu mixed", "gpu shared"]
 
 
 def test_insisting_on_shared_memory_where_there_is_none_is_an_error(case: Case) -> None:

@@ -45,6 +45,7 @@ def make_backend(
     kernels: str = "auto",
     precision: str = "float32",
     threads: int = 1,
+    flag: str = "--device",
 ) -> Backend:
     """Return the backend of ``--device``, ``--dtype``, ``--kernels`` and ``--precision``.
 
@@ -57,6 +58,7 @@ def make_backend(
             they are installed; all others are psdp's kernels alone.
         precision: of products: "float32" (that of ``dtype``), "tf32" (on a GPU) or "bf16".
         threads: that compiled kernels of this process use from now on.
+        flag: that asks for the device, for errors to name.
 
     Raises:
         ConfigError: the device or dtype is unknown; a GPU was asked for and CuPy, the driver or the
@@ -76,7 +78,10 @@ def make_backend(
         case "cpu":
             return NativeBackend(threads)
         case "gpu":
-            return _on_gpu(dtype, local_rank, precision, kernels)
+            try:
+                return _on_gpu(dtype, local_rank, precision, kernels)
+            except NoDevice as error:
+                raise NoDevice(f"{flag} gpu {error}, or use {flag} cpu") from error
         case "auto":
             try:
                 return _on_gpu(dtype, local_rank, precision, kernels)
@@ -85,7 +90,7 @@ def make_backend(
                     "cpu", dtype, kernels=kernels, precision=precision, threads=threads
                 )
         case _:
-            raise ConfigError(f"--device expects auto, cpu or gpu, got {device!r}")
+            raise ConfigError(f"{flag} expects auto, cpu or gpu, got {device!r}")
 
 
 def _on_gpu(dtype: str, local_rank: int, precision: str, kernels: str) -> GpuBackend:

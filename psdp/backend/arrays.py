@@ -89,6 +89,10 @@ class Arrays:
         for start in range(0, rows, step):
             yield slice(start, min(start + step, rows))
 
+    def copy(self, source: Array, out: Array) -> None:
+        """Copy an array of the device into another one of the same shape and type."""
+        raise NotImplementedError
+
     def to_device(self, host: Array, out: Array) -> None:
         """Copy a NumPy array into a device array of the same shape."""
         raise NotImplementedError

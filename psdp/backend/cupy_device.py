@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,9 @@ from psdp.errors import DeviceMemoryError, NoDevice
 _MOST_STAGED = 16 * 2**20
 """Bytes of the largest upload by way of page-locked memory, which CuPy's pool never gives back."""
 
+_BLOCK = 2 * 2**20
+"""Bytes in which CUDA shares memory between processes."""
+
 _USUAL_SHARED = 48 * 1024
 """Bytes of shared memory that a block may have without asking."""
 
@@ -30,29 +34,28 @@ def open_device(local_rank: int, *, tf32: bool = False) -> CupyDevice:
         tf32: whether products of float32 round their factors to TF32.
 
     Raises:
-        NoDevice: CuPy, the driver or a device is missing; the text says which.
+        NoDevice: CuPy, the driver or a device is missing; the text goes on from who asked.
     """
     try:
         import cupy
     except ImportError as error:
         raise NoDevice(
-            "--device gpu needs CuPy: pip install 'psdp[cuda12]' or 'psdp[cuda13]', whichever "
-            f"your driver supports ({error})"
+            "needs CuPy: pip install 'psdp[cuda12]' or 'psdp[cuda13]', whichever your driver "
+            f"supports ({error})"
         ) from error
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise NoDevice(
-            f"--device gpu needs an NVIDIA driver and a GPU, and CUDA found none ({error}); "
-            "check nvidia-smi, or use --device cpu"
+            f"needs an NVIDIA driver and a GPU, and CUDA found none ({error}); check nvidia-smi"
         ) from error
     if count == 0:
-        raise NoDevice("--device gpu: CUDA sees no GPU; check CUDA_VISIBLE_DEVICES")
+        raise NoDevice("needs a GPU, and CUDA sees no GPU; check CUDA_VISIBLE_DEVICES")
     number = local_rank % count
     try:
         return CupyDevice(cupy, number, tf32=tf32)
     except (ImportError, OSError, RuntimeError) as error:
-        raise NoDevice(f"--device gpu: GPU {number} cannot be used ({error})") from error
+        raise NoDevice(f"cannot use GPU {number} ({error})") from error
 
 
 class CupyDevice:
@@ -65,6 +68,7 @@ class CupyDevice:
     def __init__(self, cupy: Any, number: int, *, tf32: bool) -> None:
         self.xp = self._cupy = cupy
         self._runtime = cupy.cuda.runtime
+        self._number = number
         device = cupy.cuda.Device(number)
         device.use()
         properties = self._runtime.getDeviceProperties(number)
@@ -121,7 +125,57 @@ class CupyDevice:
             self._locked[vector.ctypes.data] = vector  # which stays as long as it is locked
         return True
 
+    # Memory of several processes ------------------------------------------------------------
+
+    def export(self, nbytes: int) -> tuple[Array, bytes]:
+        # Not of CuPy's pool: a handle is of a whole allocation. Of whole blocks, since CUDA shares
+        # them with all that is in them.
+        nbytes = -(-nbytes // _BLOCK) * _BLOCK
+        try:
+            pointer = self._runtime.malloc(nbytes)
+        except self._runtime.CUDARuntimeError as error:
+            raise OSError(0, f"no {nbytes / 1e6:,.1f} MB of {self.name} ({error})") from error
+        array = self._bytes_at(pointer, nbytes, self._runtime.free, at_exit=False)
+        try:
+            handle: bytes = self._runtime.ipcGetMemHandle(pointer)
+        except self._runtime.CUDARuntimeError as error:
+            raise OSError(0, f"no memory of {self.name} can be exported ({error})") from error
+        self.clear(array)
+        return array, nbytes.to_bytes(8, "little") + handle
+
+    def open(self, handle: bytes) -> Array:
+        try:
+            pointer = self._runtime.ipcOpenMemHandle(
+                handle[8:], self._runtime.cudaIpcMemLazyEnablePeerAccess
+            )
+        except self._runtime.CUDARuntimeError as error:
+            raise OSError(0, f"{self.name} cannot reach it ({error})") from error
+        nbytes = int.from_bytes(handle[:8], "little")
+        return self._bytes_at(pointer, nbytes, self._runtime.ipcCloseMemHandle, at_exit=True)
+
+    def _bytes_at(
+        self, pointer: int, nbytes: int, end: Callable[[int], None], *, at_exit: bool
+    ) -> Array:
+        """Return the bytes behind a pointer; ``end`` is called with it once nobody has them, and
+        ``at_exit`` if somebody has until then."""
+        owner = _Owner()
+        weakref.finalize(owner, end, pointer).atexit = at_exit
+        # As of this device wherever it lies: kernels of this device may use it.
+        memory = self._cupy.cuda.UnownedMemory(pointer, nbytes, owner, self._number)
+        at = self._cupy.cuda.MemoryPointer(memory, 0)
+        array: Array = self._cupy.ndarray((nbytes,), np.uint8, at)
+        return array
+
     # Copies ---------------------------------------------------------------------------------
+
+    def copy(self, source: Array, out: Array) -> None:
+        self._runtime.memcpyAsync(
+            out.data.ptr,  # type: ignore[attr-defined]
+            source.data.ptr,  # type: ignore[attr-defined]
+            out.nbytes,
+            self._runtime.memcpyDefault,
+            self._stream.ptr,
+        )
 
     def upload(self, host: Array, out: Array) -> None:
         locked, staged = self._is_locked(host), host.nbytes <= _MOST_STAGED
@@ -253,6 +307,10 @@ class CupyDevice:
             graph.launch(self._stream)
 
         return again
+
+
+class _Owner:
+    """Stands for memory that CuPy does not own."""
 
 
 def _load_cublas() -> ctypes.CDLL:

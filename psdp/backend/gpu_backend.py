@@ -74,6 +74,9 @@ class Device(Protocol):
         """Copy to a part of a locked vector, beside what is asked for next. Who waits for the
         device waits for this too; what is captured ends when it has ended."""
 
+    def copy(self, source: Array, out: Array) -> None:
+        """Copy a contiguous array to another one, of this device or opened."""
+
     def upload(self, host: Array, out: Array) -> None:
         """Copy a NumPy array; unless it was locked it may change as soon as this returns."""
 
@@ -87,6 +90,21 @@ class Device(Protocol):
 
     def is_idle(self) -> bool:
         """Say whether all that was asked for is done."""
+
+    def export(self, nbytes: int) -> tuple[Array, bytes]:
+        """Return zeros (nbytes or some more,) uint8 that other processes of this host may open, and
+        the handle by which they do; they must close it before the array goes.
+
+        Raises:
+            OSError: there is no such memory here, or not so much.
+        """
+
+    def open(self, handle: bytes) -> Array:
+        """Return the memory (nbytes,) uint8 that another process exported, until the array goes.
+
+        Raises:
+            OSError: it cannot be reached from this device.
+        """
 
     def launch(
         self,
@@ -174,6 +192,9 @@ class GpuBackend(Backend):
         if before is not None and self._scratch[index] is not before:
             self._outgrown.append(before)  # a step that was captured goes on using it
         return memory
+
+    def copy(self, source: Array, out: Array) -> None:
+        self.device.copy(source, out)
 
     def to_device(self, host: Array, out: Array) -> None:
         self.device.upload(np.ascontiguousarray(host, out.dtype), out)

@@ -29,6 +29,9 @@ class NumpyBackend(Backend):
     def zeros(self, *shape: int, dtype: Any = None) -> Array:
         return self._pages.zeros(shape, self.dtype if dtype is None else dtype)
 
+    def copy(self, source: Array, out: Array) -> None:
+        np.copyto(out, source)
+
     def to_device(self, host: Array, out: Array) -> None:
         np.copyto(out, host)
 

@@ -88,7 +88,7 @@ class Exchange:
             fields: of :class:`messages.Gradient`, but its totals.
         """
         pushed = self.replica.gradient[:0] if state else self.replica.gradient
-        digest = sha256_of(self.replica.weights) if state else ""
+        digest = sha256_of(self.replica.weights_on_host()) if state else ""
         sendings = self._hand_over(state)
         for server, place in zip(self.job.servers, self.job.shards, strict=True):
             message = m.Gradient(**fields, **self._totals(), weights_sha256=digest)
@@ -186,7 +186,7 @@ class Exchange:
 
     def report_evaluation(self, order: m.Weights, loss: float, correct: int, tokens: int) -> None:
         """Tell rank 0 what one part of an evaluation came to."""
-        digest = sha256_of(self.replica.weights) if order.part == 0 else ""
+        digest = sha256_of(self.replica.weights_on_host()) if order.part == 0 else ""
         message = m.Evaluated(order.snapshot, order.part, loss, correct, tokens, digest)
         self.endpoint.send(0, message)
 

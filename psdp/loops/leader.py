@@ -18,6 +18,7 @@ from psdp.loops.commits import Commits, Committed
 from psdp.loops.follower import Instruction
 from psdp.loops.server import TICK_S, Saved, Server
 from psdp.metrics import Best
+from psdp.nn.profile import clock_of
 from psdp.optim import Schedule
 from psdp.protocol import (
     Adaptive,
@@ -80,7 +81,7 @@ class Leader(Server):
         signalled: Callable[[], str | None] = lambda: None,
     ) -> None:
         super().__init__(job, endpoint, shard, store, snapshot)
-        self.profile = Profile()
+        self.profile = Profile(clock_of(shard.backend))
         if job.config.run.profile:
             recorder.profiles[endpoint.rank] = self.profile
         self.policy = job.policy(self.version, self.clocks, self.batches.pairs())

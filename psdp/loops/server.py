@@ -12,9 +12,9 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from psdp.backend.squares import sum_of_squares
 from psdp.checkpoint import BackgroundWriter, CheckpointStore
 from psdp.costs import UNPROFILED, Spans
 from psdp.errors import PeerLost, ProtocolError
@@ -184,7 +184,7 @@ class Server(ABC):
             norms[0] = self.gradients[slots[0]].sum_of_squares
         else:
             with self.profile.span("gradient norm", gradient.nbytes):
-                norms[own] = sum_of_squares(gradient)
+                norms[own] = self.shard.sum_of_squares(gradient)
             for server in self.job.servers:
                 if server != own:
                     self.endpoint.send(server, m.PartialNorm(asked.version, norms[own]))
@@ -261,7 +261,7 @@ class Server(ABC):
                 del self._snapshot_pulls[version]
                 for rank in ranks:
                     message = m.Weights(version, 0, m.EVALUATE, version, 0, 0)
-                    self.endpoint.send(rank, message, snapshot.weights)
+                    self.shard.send(snapshot, partial(self.endpoint.send, rank, message))
 
     def _take(self) -> Snapshot:
         return self.shard.snapshot(self.version, self.tokens, self.clocks, self.batches.pairs())

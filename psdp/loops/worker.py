@@ -80,7 +80,8 @@ class Worker:
             self._training = ReducedTraining(
                 job, replica, self._compute, self._reduce, self.exchange.report_steps, snapshot
             )
-        if job.config.run.overlap:
+        if job.config.run.overlap and replica.backend.name == "cpu":
+            # Of a GPU's step nothing is left to call: it is captured, and queued at once.
             replica.model.pulse = self.exchange.move_on
         self._computing_since_s = 0.0
         # Where workers share cores, the wall clock would count the steps of others.

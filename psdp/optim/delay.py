@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from psdp.backend import Backend
 from psdp.optim.blocks import block_size, blocks
 from psdp.params import Array
 
@@ -23,11 +23,11 @@ class DelayCompensation:
         size: elements (S,) of the shard.
     """
 
-    def __init__(self, size: int, dtype: npt.DTypeLike) -> None:
-        self._mean_square: Array = np.zeros(size, dtype)
-        self._block_size = block_size(dtype)
-        self._square: Array = np.empty(min(size, self._block_size), dtype)
-        self._moved: Array = np.empty_like(self._square)
+    def __init__(self, size: int, backend: Backend) -> None:
+        self._mean_square = backend.zeros(size)
+        self._block_size = block_size(backend.dtype, backend.name)
+        self._square = backend.empty(min(size, self._block_size))
+        self._moved = backend.empty(self._square.size)
 
     def correct(self, gradient: Array, weights: Array, weights_then: Array) -> None:
         """Correct ``gradient`` (S,) in place, given the weights (S,) now and then."""

@@ -57,7 +57,7 @@ class Run:
     Attributes:
         name: the folder's, or its path where several have that name.
         settings: as resolved, by field name; of an older psdp, with defaults of what came since.
-        transport: how vectors went: shared, messages or mixed.
+        transport: how vectors went: shared, messages or mixed; on GPUs "gpu shared" and so on.
         began_tokens: processed before its last start: times and bytes are of what came after.
         lags: version lags of applied gradients, how many of each.
         gaps: clock gaps with which workers were told to go on, how many of each; None if that was

@@ -257,7 +257,7 @@ def _row(runs: Sequence[Run], target: float | None, equal_tokens: int | None) ->
         dropped=sum(run.dropped for run in runs),
         shares=_shares(runs),
         step_s=_step_s(runs),
-        linked=any(run.transport != "shared" for run in runs),
+        linked=any(not run.transport.endswith("shared") for run in runs),
         resumed=any(run.resumed for run in runs),
     )
 

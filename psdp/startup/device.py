@@ -16,18 +16,31 @@ from psdp.replica import Replica
 
 
 def needs_of(backend: Backend, job: Job, rank: int, vocab_size: int) -> dict[str, Any] | None:
-    """Return what a rank's GPU is, has and must hold, for :func:`check_room`; None on a CPU."""
+    """Return what a rank's GPU is, has and must hold, for :func:`check_room`; None on a CPU.
+
+    ``vectors`` is what it must hold beside it where vectors are on GPUs, and ``slot`` as much again
+    for each worker whose gradient it receives.
+    """
     if not isinstance(backend, GpuBackend):
         return None
     run = job.config.run
     if rank in job.servers:
         # Weights, gradient, and no optimizer has more than two vectors of its own.
-        parts = Counter({"optimizer": 4 * len(job.shards[rank]) * backend.dtype.itemsize})
+        size = len(job.shards[rank])
+        parts = Counter({"optimizer": 4 * size * backend.dtype.itemsize})
+        compensates = job.config.optim.lag_compensation == "dc-asgd"
+        others = copies_of_weights(job) - 2 + (job.wire_dtype != backend.dtype) + compensates
+        vectors, slot = others * size * backend.dtype.itemsize, size * job.wire_dtype.itemsize
     else:
+        vectors, slot = 0, 0
         how = run.batch_size, run.dtype, backend.precision, backend.libraries
         parts = training_memory(job.config.model, vocab_size, *how)
         if job.wire_dtype != backend.dtype:
             parts["rounded gradient"] = job.table.size * job.wire_dtype.itemsize
+        if run.overlap:
+            # What travels is not what is computed on, or to, unless it is rounded anyhow.
+            plain = job.wire_dtype == backend.dtype
+            vectors = (1 + plain) * job.table.size * backend.dtype.itemsize
     free, total = backend.device.memory()
     return {
         "name": backend.device.name,
@@ -35,7 +48,24 @@ def needs_of(backend: Backend, job: Job, rank: int, vocab_size: int) -> dict[str
         "total": total,
         "needed": parts.total(),
         "largest": describe(parts),
+        "vectors": vectors,
+        "slot": slot,
     }
+
+
+def copies_of_weights(job: Job) -> int:
+    """Return how many versions of its weights a server may have to keep at once.
+
+    Beside the present one each worker may read one, and be computing on another one that delay
+    compensation goes back to. In a round of all nobody reads any more when all have pushed; beside
+    it there is what is evaluated.
+    """
+    run = job.config.run
+    in_rounds = run.mode == "sync" or (run.mode == "local" and run.merge != "async")
+    if in_rounds and not run.backup_workers:
+        return 3
+    compensates = job.config.optim.lag_compensation == "dc-asgd"
+    return 2 + len(job.workers) * (1 + compensates)
 
 
 def check_room(needs: Sequence[Mapping[str, Any] | None], hosts: Sequence[str], rank: int) -> None:
@@ -66,14 +96,16 @@ def check_room(needs: Sequence[Mapping[str, Any] | None], hosts: Sequence[str], 
     )
 
 
-def make_replica(job: Job, vocab_size: int, backend: Backend, zeros: Zeros) -> Replica:
+def make_replica(
+    job: Job, vocab_size: int, backend: Backend, zeros: Zeros, *, on_device: bool
+) -> Replica:
     """Return a worker's model.
 
     Raises:
         DeviceMemoryError: its GPU has no room for it, though it seemed to have some.
     """
     try:
-        return Replica(job, vocab_size, backend, zeros)
+        return Replica(job, vocab_size, backend, zeros, on_device=on_device)
     except DeviceMemoryError as error:
         needs = needs_of(backend, job, job.workers[0], vocab_size)
         assert needs is not None, "a CPU has no such error"

@@ -23,11 +23,13 @@ from psdp.shard import Shard, Snapshot
 from psdp.startup.agree import same_corpus, same_settings, together
 from psdp.startup.device import check_room, make_replica, needs_of
 from psdp.startup.folder import config_record, open_folder
+from psdp.startup.on_devices import meet_on_devices
 from psdp.startup.resume import check_replayable, check_resumable, settle
-from psdp.startup.share import Links, links, make_memory, mutual, open_windows
+from psdp.startup.share import Links, Meeting, make_memory, meet
 from psdp.threads import fair_share, limit_blas, own_cores
+from psdp.transport.devices import Device
 from psdp.transport.mpi import World
-from psdp.transport.shared import Memory, Neighbours, Window
+from psdp.transport.shared import Memory, Neighbours
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Ready:
         snapshot: of a server of a resumed run, and of its workers where each has the optimizer.
         links: how vectors go between servers and workers.
         neighbours: what this rank shares with others on its host.
+        vectors_on: the GPU that holds this rank's vectors, if one does.
         kernels: that each rank computes with.
     """
 
@@ -64,6 +67,7 @@ class Ready:
     snapshot: Snapshot | None
     links: Links
     neighbours: Neighbours
+    vectors_on: Device | None
     kernels: list[str]
 
 
@@ -121,60 +125,64 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
         if rank in job.servers:
             if run.server_device == "cpu":
                 return None, {}
-            backend = make_backend("gpu", run.dtype, local_rank, kernels="compiled")
+            backend = make_backend(
+                "gpu", run.dtype, local_rank, kernels="compiled", flag="--server-device"
+            )
         else:
             how = {"kernels": run.kernels, "precision": run.precision}
             backend = make_backend(run.device, run.dtype, local_rank, threads=threads, **how)
         return backend, {"gpu": needs_of(backend, job, rank, corpus.vocab_size)}
 
     device, devices = together(world, opening_device)
+    names, needs = [host["host"] for host in hosts], [fact.get("gpu") for fact in devices]
+    local_ranks = [local_rank for local_rank, _ in places]
+    on_gpus, why_not = meet_on_devices(world, job, device, needs, names, local_ranks)
 
     def allocating() -> tuple[tuple[Shard | Replica, Memory | None], dict[str, Any]]:
-        check_room([fact.get("gpu") for fact in devices], [host["host"] for host in hosts], rank)
-        memory = make_memory(job, rank)
-        zeros = np.zeros if memory is None else memory.zeros
+        memory, card = None, None
+        if on_gpus is None:
+            check_room(needs, names, rank)
+            memory = make_memory(job, rank)
+        zeros = on_gpus.zeros if on_gpus else memory.zeros if memory else np.zeros
+        how: dict[str, Any] = {"on_device": on_gpus is not None}
         own: Shard | Replica
         if rank in job.servers:
-            own = Shard.initial(job, rank, zeros, threads=threads, device=device)
+            own = Shard.initial(job, rank, zeros, threads=threads, device=device, **how)
             offered = own.weights.values
         else:
             assert device is not None
-            own = make_replica(job, corpus.vocab_size, device, zeros)
+            own = make_replica(job, corpus.vocab_size, device, zeros, **how)
             offered = own.gradient
-        card = None if memory is None else memory.card(offered)
+        if memory is not None:
+            card = memory.card(offered)
         return (own, memory), {"card": card, "kernels": own.backend.kernels}
 
     (own, memory), allocated = together(world, allocating)
     kernels = [fact["kernels"] for fact in allocated]
-
-    def meeting() -> tuple[dict[int, Window], dict[str, Any]]:
-        names = [fact["host"] for fact in hosts]
-        windows, refused = open_windows(job, rank, names, [fact["card"] for fact in allocated])
-        return windows, {"met": sorted(windows), "refused": list(refused.values())}
-
-    windows, meetings = together(world, meeting)
-    met = [fact["met"] for fact in meetings]
-    windows = mutual(windows, rank, met)
+    meeting: Meeting
+    if on_gpus is not None:
+        meeting = on_gpus
+    else:
+        meeting = meet(world, job, names, memory, [fact["card"] for fact in allocated], why_not)
     if isinstance(own, Shard) and not job.reduces:
         for slot, worker in enumerate(job.workers):
-            if worker in windows:
-                own.adopt(slot, windows[worker].vector(job.shards[rank], job.wire_dtype))
+            if worker in meeting.windows:
+                window = meeting.windows[worker]
+                own.adopt(slot, window.vector(job.shards[rank], job.wire_dtype))
 
-    def opening() -> tuple[Links, dict[str, Any]]:
-        how = links(job, met, [reason for fact in meetings for reason in fact["refused"]])
+    def opening() -> tuple[None, dict[str, Any]]:
         if rank != 0:
-            return how, {}
+            return None, {}
         folder = open_folder(config, manifest)
         CheckpointStore(folder.path, config.run.keep_checkpoints).discard_leftovers()
-        facts = {"mpi": world.library, "transport": how.name, "kernels": kernels}
+        facts = {"mpi": world.library, "transport": meeting.links.name, "kernels": kernels}
         folder.write_config(config_record(job, corpus, folder, hosts, places, facts))
-        return how, {"folder": str(folder.path)}
+        return None, {"folder": str(folder.path)}
 
-    how, folders = together(world, opening)
+    _, folders = together(world, opening)
     folder = RunFolder(Path(folders[0]["folder"]))
     replica = own if isinstance(own, Replica) else None
     shard = own if isinstance(own, Shard) else None
-    neighbours = Neighbours(memory, windows)
     return Ready(
         job,
         corpus,
@@ -184,8 +192,9 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
         shard,
         manifest,
         snapshot,
-        how,
-        neighbours,
+        meeting.links,
+        Neighbours(meeting.memory, meeting.windows),
+        None if on_gpus is None else on_gpus.device,
         kernels,
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 from psdp.errors import ProtocolError
 from psdp.params import Array
 from psdp.transport.backoff import Backoff
+from psdp.transport.devices import Host, Place
 from psdp.transport.link import Link
 from psdp.transport.messages import (
     FOLLOWS,
@@ -68,6 +69,7 @@ class Endpoint(ABC):
         peers: ranks that this one exchanges messages with.
         neighbours: those of them on this host, and what is shared with them.
         link: what messages leave through, if they are to be slow.
+        vectors: where payloads and their landings lie, if not in the host's memory.
 
     Attributes:
         rank: of this endpoint.
@@ -81,12 +83,14 @@ class Endpoint(ABC):
         peers: Iterable[int],
         neighbours: Neighbours | None = None,
         link: Link | None = None,
+        vectors: Place | None = None,
     ) -> None:
         self.rank = rank
         self.landing: Landing = _no_landing
         self.landing_s = 0.0
         self._neighbours = neighbours or Neighbours()
         self._link = link
+        self._vectors = vectors or Host()
         self._all_ring = self._neighbours.are(peers)
         self._lent: defaultdict[int, deque[Sending]] = defaultdict(deque)
         self._gone: set[int] = set()
@@ -99,6 +103,9 @@ class Endpoint(ABC):
         others are still to be sent to could take this rank's core.
         """
         raw = None if payload is None else as_bytes(payload)
+        if raw is not None:
+            # Who is told of a vector may read it, and write whatever else was used to make it.
+            self._vectors.synchronize()
         sending = Sending()
         if self._link is None:
             self._dispatch(peer, message, raw, sending)
@@ -172,7 +179,8 @@ class Endpoint(ABC):
             target = landing_bytes(self.landing, peer, message, payload_bytes)
             if not same_memory(source, target):
                 begin_s = time.monotonic()
-                np.copyto(target, source)
+                self._vectors.copy(source, target)
+                self._vectors.synchronize()
                 self.landing_s += time.monotonic() - begin_s
             if isinstance(message, Weights):
                 self.send(peer, Taken())
@@ -230,7 +238,7 @@ def as_bytes(vector: Array) -> Array:
     """Return a contiguous vector's memory as uint8, without a copy."""
     assert vector.flags.c_contiguous
     assert vector.ndim == 1
-    return vector.view("uint8")
+    return vector.view(np.uint8)
 
 
 def _no_landing(peer: int, message: Message) -> Array:

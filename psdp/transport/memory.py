@@ -16,6 +16,7 @@ import numpy as np
 
 from psdp.params import Array
 from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
+from psdp.transport.devices import Place
 from psdp.transport.messages import decode
 from psdp.transport.reducer import Reducer
 from psdp.transport.shared import Neighbours
@@ -34,14 +35,26 @@ class MemoryNetwork:
 
     Args:
         neighbours: of each rank: what it shares with which others.
+        vectors: of each rank: where its payloads lie, if not in the host's memory.
     """
 
-    def __init__(self, size: int, neighbours: Mapping[int, Neighbours] | None = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        neighbours: Mapping[int, Neighbours] | None = None,
+        vectors: Mapping[int, Place] | None = None,
+    ) -> None:
         self._lock = threading.Lock()
         self._inboxes: list[deque[_Parcel | Lost]] = [deque() for _ in range(size)]
         self._dead: set[int] = set()
         self.endpoints = [
-            MemoryEndpoint(self, rank, set(range(size)) - {rank}, (neighbours or {}).get(rank))
+            MemoryEndpoint(
+                self,
+                rank,
+                set(range(size)) - {rank},
+                (neighbours or {}).get(rank),
+                (vectors or {}).get(rank),
+            )
             for rank in range(size)
         ]
 
@@ -76,8 +89,9 @@ class MemoryEndpoint(Endpoint):
         rank: int,
         peers: Iterable[int],
         neighbours: Neighbours | None,
+        vectors: Place | None,
     ) -> None:
-        super().__init__(rank, peers, neighbours)
+        super().__init__(rank, peers, neighbours, vectors=vectors)
         self._network = network
 
     def _post(self, peer: int, header: bytes, raw: Array | None, sending: Sending) -> None:

@@ -18,6 +18,7 @@ from psdp.errors import ConfigError, PeerLost, ProtocolError
 from psdp.params import Array
 from psdp.transport.backoff import Backoff
 from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
+from psdp.transport.devices import Place
 from psdp.transport.link import Link
 from psdp.transport.messages import MAX_HEADER_BYTES, Header, decode
 from psdp.transport.reducer import Reducer
@@ -76,10 +77,11 @@ class MpiEndpoint(Endpoint):
         peers: Iterable[int],
         neighbours: Neighbours | None = None,
         link: Link | None = None,
+        vectors: Place | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._peers = list(peers)
-        super().__init__(comm.rank, self._peers, neighbours, link)
+        super().__init__(comm.rank, self._peers, neighbours, link, vectors)
         self._comm = comm
         comm.Set_errhandler(MPI.ERRORS_RETURN)
         self._chunk_bytes = chunk_bytes
@@ -181,6 +183,7 @@ class MpiEndpoint(Endpoint):
         if has_payload(header):
             target = landing_bytes(self.landing, peer, header.message, header.payload_bytes)
             incoming.rest = self._chunks(target)
+            self._vectors.synchronize()  # what was there may still be read
             if not self._incoming:
                 self._incoming_since_s = time.monotonic()
             self._incoming[peer] = incoming
@@ -313,14 +316,24 @@ class World:
         peers: Iterable[int],
         neighbours: Neighbours | None = None,
         link: Link | None = None,
+        vectors: Place | None = None,
     ) -> MpiEndpoint:
         """Return this rank's endpoint for exchanges with ``peers``."""
-        return MpiEndpoint(self.comm, peers, neighbours, link)
+        return MpiEndpoint(self.comm, peers, neighbours, link, vectors)
 
     def reducer(self, ranks: Iterable[int]) -> MpiReducer:
         """Return what sums vectors over these ranks, which must call this together."""
         group = self.comm.group.Incl(list(ranks))
         return MpiReducer(self.comm.Create_group(group))
+
+    def echo(self, sent: Array, received: Array) -> None:
+        """Send a vector (N,) uint8 of any memory to this rank itself, and wait until it is there.
+
+        An MPI that cannot read that memory may end the process.
+        """
+        own = MPI.COMM_SELF
+        requests = [own.Irecv([received, MPI.BYTE], 0), own.Isend([sent, MPI.BYTE], 0)]
+        MPI.Request.Waitall(requests)
 
     def abort(self, code: int) -> None:
         """End every rank of the job; does not return.

@@ -1,4 +1,4 @@
-"""Memory that ranks of one host share, and the bell by which they wake one another.
+"""Memory that ranks of one host share.
 
 A rank's :class:`Memory` is a file in memory without a name in any folder (memfd), so nothing can
 outlive the job, however it ends, and the size of /dev/shm does not matter. Peers reach it through
@@ -8,12 +8,9 @@ whatever their host names say.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import mmap
 import os
 import secrets
-import select
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -23,13 +20,33 @@ import numpy.typing as npt
 
 from psdp.errors import ProtocolError
 from psdp.params import Array
+from psdp.transport.bell import Bell, Ringer
 from psdp.transport.messages import FOLLOWS
 
-FD_SETSIZE = 1024
-"""What select can listen to; unlike poll it takes timeouts below a millisecond."""
+
+class Arena:
+    """Bytes of this rank that its peers on the same host see, with the bell by which they wake it.
+
+    Args:
+        seen: all of them, (N,) uint8.
+    """
+
+    def __init__(self, seen: Array) -> None:
+        self._bytes = seen
+        self._bell = Bell()
+
+    def place(self, raw: Array) -> int | None:
+        """Return where these bytes lie in this memory; None if they are elsewhere, or none."""
+        place = _address(raw) - _address(self._bytes)
+        inside = place >= 0 and place + raw.nbytes <= self._bytes.nbytes
+        return place if inside and raw.nbytes else None
+
+    def listen(self, timeout_s: float) -> bool:
+        """Sleep until a peer rings, or for so long; say whether one did."""
+        return self._bell.listen(timeout_s)
 
 
-class Memory:
+class Memory(Arena):
     """Vectors of this rank that its peers on the same host can read and write.
 
     Args:
@@ -51,13 +68,7 @@ class Memory:
         self._file = os.memfd_create(self._name)
         weakref.finalize(self, os.close, self._file)
         os.ftruncate(self._file, self._capacity)
-        self._bytes = np.frombuffer(mmap.mmap(self._file, self._capacity), np.uint8)
-        self._bell, own_end = os.pipe()  # one end to ring is kept, so that it never ends
-        weakref.finalize(self, os.close, self._bell)
-        weakref.finalize(self, os.close, own_end)
-        os.set_blocking(self._bell, False)
-        if self._bell >= FD_SETSIZE:
-            raise OSError(errno.EMFILE, f"more than {FD_SETSIZE} files are open")
+        super().__init__(np.frombuffer(mmap.mmap(self._file, self._capacity), np.uint8))
 
     def zeros(self, size: int, dtype: npt.DTypeLike) -> Array:
         """Return a vector (size,) of zeros; in private memory if there is no room to share it."""
@@ -88,33 +99,18 @@ class Memory:
         self._used = end
         return place
 
-    def place(self, raw: Array) -> int | None:
-        """Return where these bytes lie in this memory; None if they are elsewhere, or none."""
-        place = _address(raw) - _address(self._bytes)
-        inside = place >= 0 and place + raw.nbytes <= self._capacity
-        return place if inside and raw.nbytes else None
-
     def card(self, vector: Array) -> dict[str, Any] | None:
         """Return what a peer needs to open this memory and find a vector in it, as plain JSON
         types; None if the vector is elsewhere."""
         place = self.place(vector.view(np.uint8))
         if place is None:
             return None
-        return {
-            "pid": os.getpid(),
+        return self._bell.card() | {
             "file": self._file,
-            "bell": self._bell,
             "name": self._name,
             "capacity": self._capacity,
             "place": place,
         }
-
-    def listen(self, timeout_s: float) -> bool:
-        """Sleep until a peer rings, or for so long; say whether one did."""
-        if not select.select([self._bell], [], [], timeout_s)[0]:
-            return False
-        os.read(self._bell, 1 << 16)
-        return True
 
 
 class Window:
@@ -125,19 +121,22 @@ class Window:
     """
 
     def __init__(self, card: Mapping[str, Any]) -> None:
-        path = f"/proc/{card['pid']}/fd"
+        self._bytes = self._open(card)
+        self._place: int = card["place"]
+        self._bell = Ringer(card)
+
+    def _open(self, card: Mapping[str, Any]) -> Array:
+        """Return all bytes (N,) of the peer's memory."""
+        path = f"/proc/{card['pid']}/fd/{card['file']}"
         # Read the link before opening: elsewhere this number may be of any process and file.
-        link = os.readlink(f"{path}/{card['file']}")
+        link = os.readlink(path)
         if card["name"] not in link:
-            raise OSError(0, f"{path}/{card['file']} is {link}, not {card['name']}")
-        file = os.open(f"{path}/{card['file']}", os.O_RDWR)
+            raise OSError(0, f"{path} is {link}, not {card['name']}")
+        file = os.open(path, os.O_RDWR)
         try:
-            self._bytes = np.frombuffer(mmap.mmap(file, card["capacity"]), np.uint8)
+            return np.frombuffer(mmap.mmap(file, card["capacity"]), np.uint8)
         finally:
             os.close(file)
-        self._place: int = card["place"]
-        self._bell = os.open(f"{path}/{card['bell']}", os.O_WRONLY | os.O_NONBLOCK)
-        weakref.finalize(self, os.close, self._bell)
 
     def vector(self, place: range, dtype: npt.DTypeLike) -> Array:
         """Return the elements ``place`` of the vector that the peer's card names."""
@@ -152,16 +151,14 @@ class Window:
 
     def ring(self) -> None:
         """Wake the peer if it sleeps."""
-        # A full pipe has woken it already; a broken one has nobody behind it.
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.write(self._bell, b"!")
+        self._bell.ring()
 
 
 class Neighbours:
     """What a rank shares with its peers on the same host; without any, nothing is shared."""
 
     def __init__(
-        self, memory: Memory | None = None, windows: Mapping[int, Window] | None = None
+        self, memory: Arena | None = None, windows: Mapping[int, Window] | None = None
     ) -> None:
         assert memory is not None or not windows
         self._memory = memory
@@ -200,7 +197,7 @@ class Neighbours:
 
     @property
     def listen(self) -> Callable[[float], bool] | None:
-        """:meth:`Memory.listen`, or None where nobody rings."""
+        """:meth:`Arena.listen`, or None where nobody rings."""
         return self._memory.listen if self._memory is not None and self._windows else None
 
 
@@ -210,7 +207,9 @@ def same_memory(a: Array, b: Array) -> bool:
 
 
 def _address(vector: Array) -> int:
-    address: int = vector.__array_interface__["data"][0]
+    # A GPU's array has the second one alone.
+    host = getattr(vector, "__array_interface__", None)
+    address: int = (host or vector.__cuda_array_interface__)["data"][0]  # type: ignore[attr-defined]
     return address
 
 

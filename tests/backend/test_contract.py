@@ -112,6 +112,16 @@ def test_all_backends_have_the_same_kernels_with_the_same_arguments() -> None:
             assert list(other) == list(inspect.signature(kernel).parameters), (backend, name)
 
 
+def test_a_part_of_a_vector_is_copied_to_a_part_of_another(backend: Backend) -> None:
+    bench = Bench(backend, 3)
+    (source, values), (out, before) = bench.real(20), bench.real(20)
+    backend.copy(source[3:8], out[10:15])
+    expected = before.copy()
+    expected[10:15] = values[3:8]
+    assert np.array_equal(backend.on_host(out), expected)
+    assert np.array_equal(backend.on_host(source), values)
+
+
 @random_shapes
 @rows_and_width
 def test_products_add_or_overwrite_and_take_transposed_views(

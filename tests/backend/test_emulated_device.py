@@ -54,6 +54,37 @@ def test_fresh_memory_is_not_a_number(kernel_folder: Path) -> None:
     assert np.isnan(EmulatedDevice(kernel_folder).empty((3,), np.float32)).all()
 
 
+def test_arrays_that_are_apart_refuse_what_those_of_a_gpu_do(kernel_folder: Path) -> None:
+    device, host = EmulatedDevice(kernel_folder, apart=True), np.ones(3)
+    x, y = device.zeros((3,), np.float64), device.empty((3,), np.float64)
+    for mixed in (
+        lambda: np.add(x, host, out=y),
+        lambda: np.add(host, host, out=x),
+        lambda: x.__setitem__(slice(1), host[:1]),
+        lambda: np.copyto(x, host),
+        lambda: np.empty_like(x),
+    ):
+        with pytest.raises(TypeError, match="of an array on a GPU"):
+            mixed()
+    np.add(np.clip(x, 1, 2, out=y), 1, out=y)
+    x[...] = y
+    device.download(x, host)
+    assert host.tolist() == [2, 2, 2]
+
+
+def test_what_is_asked_of_a_device_apart_is_done_once_it_is_waited_for(kernel_folder: Path) -> None:
+    device, host = EmulatedDevice(kernel_folder, apart=True), np.ones(3)
+    x, y = device.zeros((3,), np.float64), device.zeros((3,), np.float64)
+    device.upload(host, x)
+    device.copy(x, y)
+    assert np.asarray(y).tolist() == [0, 0, 0]
+    device.synchronize()
+    assert np.asarray(y).tolist() == [1, 1, 1]
+    device.clear(x)
+    np.add(x, y, out=y)  # in the same order
+    assert np.asarray(y).tolist() == [1, 1, 1]
+
+
 def test_what_is_captured_is_done_when_it_is_asked_for(kernel_folder: Path) -> None:
     device = EmulatedDevice(kernel_folder)
     x = device.holding(np.ones(3))

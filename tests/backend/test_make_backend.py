@@ -71,6 +71,9 @@ def test_missing_cupy_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ConfigError, match=r"psdp\[cuda12\]' or 'psdp\[cuda13\]"):
         make_backend("gpu", "float32")
+    for flag in ("--device", "--server-device"):
+        with pytest.raises(ConfigError, match=f"^{flag} gpu needs CuPy: .*, or use {flag} cpu$"):
+            make_backend("gpu", "float32", flag=flag)
     assert make_backend("auto", "float32").name == "cpu"
 
 
@@ -136,7 +139,7 @@ def test_a_device_that_cannot_be_opened_is_said(
     with_devices: Callable[[int | None], list[Any]],
 ) -> None:
     with_devices(8)
-    with pytest.raises(ConfigError, match=r"GPU 5 cannot be used \(cudaErrorDevicesUnavailable"):
+    with pytest.raises(ConfigError, match=r"cannot use GPU 5 \(cudaErrorDevicesUnavailable"):
         make_backend("gpu", "float32", BROKEN)
     assert make_backend("auto", "float32", BROKEN).name == "cpu"
 

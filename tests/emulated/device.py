@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import hashlib
+import json
+import mmap
 import os
 import re
 import subprocess
@@ -56,7 +58,15 @@ def compiled(source: Source, folder: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-class DeviceArray(np.ndarray):  # type: ignore[type-arg]
+class Launch(ctypes.Structure):
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint),
+        ("shared", ctypes.c_uint),
+    )
+
+
+class DeviceArray(np.ndarray[Any, Any]):
     """An array that says where it lies as CuPy's do."""
 
     @property
@@ -64,12 +74,40 @@ class DeviceArray(np.ndarray):  # type: ignore[type-arg]
         return SimpleNamespace(ptr=self.ctypes.data)
 
 
-class Launch(ctypes.Structure):
-    _fields_ = (
-        ("grid", ctypes.c_uint * 3),
-        ("block", ctypes.c_uint),
-        ("shared", ctypes.c_uint),
-    )
+class StrictArray(DeviceArray):
+    """An array that refuses what CuPy's do: to be mixed with NumPy's, or read by NumPy's functions
+    that are no operation on elements. Operations on it come after all that was asked before."""
+
+    device: EmulatedDevice | None = None
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.device = getattr(source, "device", None)
+
+    def _in_turn(self, *others: Any, what: str) -> None:
+        for other in others:
+            if isinstance(other, np.ndarray) and other.ndim and not isinstance(other, DeviceArray):
+                raise TypeError(f"{what} of an array on a GPU and one on the host")
+        if self.device is not None:
+            self.device.synchronize()
+
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: Any, out: tuple[Any, ...] = (), **how: Any
+    ) -> Any:
+        self._in_turn(*inputs, *out, what=ufunc.__name__)
+        outs = tuple(map(np.asarray, out))
+        plain = [np.asarray(x) if isinstance(x, DeviceArray) else x for x in inputs]
+        result = getattr(ufunc, method)(*plain, **(how | {"out": outs} if outs else how))
+        return out[0] if out else np.asarray(result).view(StrictArray)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, how: Any) -> Any:
+        if function is not np.clip:
+            raise TypeError(f"{function.__name__} of an array on a GPU")
+        self._in_turn(what="np.clip")
+        return super().__array_function__(function, types, args, how)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._in_turn(value, what="an assignment")
+        super().__setitem__(key, value)
 
 
 class EmulatedDevice:
@@ -79,6 +117,8 @@ class EmulatedDevice:
         folder: for compiled kernels.
         free: bytes of its memory that it says are free.
         room: bytes that it can really give.
+        apart: whether its arrays refuse what those of a GPU do, and it puts off all that it is
+            asked for until it is waited for; otherwise they are NumPy's, and it is done at once.
 
     Attributes:
         launches: names of the kernels that ran, in order.
@@ -89,9 +129,13 @@ class EmulatedDevice:
     capability = 90
     shared_bytes = SHARED_BYTES
 
-    def __init__(self, folder: Path, free: int = 2**40, room: int = 2**40) -> None:
+    def __init__(
+        self, folder: Path, free: int = 2**40, room: int = 2**40, *, apart: bool = False
+    ) -> None:
         self.name = "emulated GPU"
         self._folder, self._free, self._room = folder, free, room
+        self._apart = apart
+        self._queue: list[Callable[[], None]] = []
         self.launches: list[str] = []
         self._recording: list[Callable[[], None]] | None = None
         # Apart from all that is counted: it was taken before anybody asked what is free.
@@ -99,15 +143,16 @@ class EmulatedDevice:
         self.workspace = self.workspace[-self.workspace.ctypes.data % 256 :][:WORKSPACE_BYTES]
         self._products = CublasProducts(Cublas(self.do), 0, self.workspace, tf32=False)
         self.offered = NO_LIBRARIES
+        self._exported: list[bytes] = []
 
     def libraries(self) -> Libraries:
         return self.offered
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        array = self._take(np.empty(shape, dtype))
+        array = np.empty(shape, dtype)
         # What nobody wrote must not look like a result.
         array.reshape(-1).view(np.uint8)[...] = 0xFF
-        return array
+        return self._take(array)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self._take(np.zeros(shape, dtype))
@@ -122,7 +167,14 @@ class EmulatedDevice:
         self._room -= array.nbytes
         if self._room < 0:
             raise DeviceMemoryError(f"{array.nbytes} bytes more were needed")
-        return array.view(DeviceArray)
+        return self._own(array)
+
+    def _own(self, array: Array) -> Array:
+        if not self._apart:
+            return array.view(DeviceArray)
+        own = array.view(StrictArray)
+        own.device = self
+        return own
 
     def memory(self) -> tuple[int, int]:
         return self._free, 2**40
@@ -133,17 +185,44 @@ class EmulatedDevice:
     def send_off(self, device: Array, out: Array) -> None:
         assert isinstance(device, DeviceArray)
         assert not isinstance(out, DeviceArray)
-        self.do(lambda: np.copyto(out, device))
+        self.do(lambda: np.copyto(out, np.asarray(device)))
+
+    def copy(self, source: Array, out: Array) -> None:
+        assert isinstance(source, DeviceArray)
+        assert isinstance(out, DeviceArray)
+        self.do(lambda: np.copyto(np.asarray(out), np.asarray(source)))
+
+    def export(self, nbytes: int) -> tuple[Array, bytes]:
+        """As psdp.transport.shared does: a file in memory, that others see below /proc."""
+        file = os.memfd_create("psdp-emulated-gpu")
+        os.ftruncate(file, nbytes)
+        seen = self._take(np.frombuffer(mmap.mmap(file, nbytes), np.uint8))
+        handle = json.dumps([os.getpid(), file, nbytes]).encode()
+        self._exported.append(handle)
+        return seen, handle
+
+    def open(self, handle: bytes) -> Array:
+        if handle in self._exported:
+            raise OSError(0, "a process cannot open what it exported")
+        process, number, nbytes = json.loads(handle)
+        file = os.open(f"/proc/{process}/fd/{number}", os.O_RDWR)
+        try:
+            return self._own(np.frombuffer(mmap.mmap(file, nbytes), np.uint8))
+        finally:
+            os.close(file)
 
     def upload(self, host: Array, out: Array) -> None:
         assert isinstance(out, DeviceArray)
         assert not isinstance(host, DeviceArray)
-        np.copyto(out, host)
+        assert self._recording is None, "it would always be the same"
+        kept = host.copy()
+        self.do(lambda: np.copyto(np.asarray(out), kept))
 
     def download(self, device: Array, out: Array) -> None:
         assert isinstance(device, DeviceArray)
         assert not isinstance(out, DeviceArray)
-        np.copyto(out, device)
+        self.synchronize()
+        np.copyto(out, np.asarray(device))
 
     def clear(self, out: Array) -> None:
         assert isinstance(out, DeviceArray)
@@ -151,10 +230,14 @@ class EmulatedDevice:
         self.do(lambda: out.fill(0))
 
     def synchronize(self) -> None:
-        pass
+        queue, self._queue = self._queue, []
+        for step in queue:
+            step()
 
     def is_idle(self) -> bool:
-        return True
+        if self._queue:
+            self._queue.pop(0)()
+        return not self._queue
 
     def launch(
         self,
@@ -189,14 +272,17 @@ class EmulatedDevice:
             work()
         finally:
             self._recording = None
-        return lambda: [step() for step in recorded] and None
+        return lambda: [self.do(step) for step in recorded] and None
 
     def do(self, step: Callable[[], None]) -> None:
-        """Do something in its turn: now, or whenever what is being captured is done."""
-        if self._recording is None:
-            step()
-        else:
+        """Do something in its turn: now, when this device is waited for, or whenever what is being
+        captured is done."""
+        if self._recording is not None:
             self._recording.append(step)
+        elif self._apart:
+            self._queue.append(step)
+        else:
+            step()
 
 
 def _c_value(argument: Any) -> Any:

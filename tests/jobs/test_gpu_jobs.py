@@ -4,28 +4,41 @@ model does not fit."""
 from __future__ import annotations
 
 import json
+import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
-from tiny import summary, train, weights, write_corpus
+from mpi import CODE
+from tiny import RANK, summary, train, weights, write_corpus
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(150)]
 
 WITH_EMULATED_GPU = """
-import sys
+import os, signal, sys
 sys.path.append({tests!r})
 from pathlib import Path
 from emulated.device import EmulatedDevice
 from psdp.backend import cupy_device
+from psdp.startup import probe
 from psdp.worker import main
-def open_device(local_rank, *, tf32):
-    return EmulatedDevice(Path({kernels!r}), free={free}, room={room})
+def open_device(local_rank, *, tf32=False):
+    return EmulatedDevice(Path({kernels!r}), free={free}, room={room}, apart=True)
+def refuse(self, handle):
+    raise OSError(0, "no peer access")
 cupy_device.open_device = open_device
-sys.exit(main())
+probe.OPENER = "{module}:open_device"
+{change}
+if __name__ == "__main__":
+    sys.exit(main())
 """
+NO_IPC = f'if __name__ == "__main__" and {RANK} == 2: EmulatedDevice.open = refuse'
+"""One worker of two cannot see the server's memory."""
+NO_MPI = 'if __name__ != "__main__": os.kill(os.getpid(), signal.SIGSEGV)'
+"""A trial of MPI, which is no rank of the job, ends so."""
 STEPS = ("--max-steps", "6", "--eval-every", "0", "--eval-batches", "1")
 
 
@@ -39,10 +52,17 @@ def folder(tmp_path: Path) -> Path:
 def on_gpu(folder: Path, kernel_folder: Path) -> Callable[..., CompletedProcess[str]]:
     """Run a job whose workers find a GPU."""
 
-    def run(ranks: int, *flags: str, free: int = 2**40, room: int = 2**40) -> CompletedProcess[str]:
-        tests = str(Path(__file__).parents[1])
-        kernels = str(kernel_folder)
-        code = WITH_EMULATED_GPU.format(tests=tests, kernels=kernels, free=free, room=room)
+    def run(
+        ranks: int, *flags: str, free: int = 2**40, room: int = 2**40, change: str = ""
+    ) -> CompletedProcess[str]:
+        code = WITH_EMULATED_GPU.format(
+            tests=str(Path(__file__).parents[1]),
+            kernels=str(kernel_folder),
+            free=free,
+            room=room,
+            module=CODE,
+            change=change,
+        )
         return train(folder, ranks, *STEPS, *flags, code=code, timeout_s=120)
 
     return run
@@ -140,6 +160,89 @@ def test_what_gpus_push_in_bfloat16_is_what_cpus_push(
     assert results[0]["val_loss"] == pytest.approx(results[1]["val_loss"], abs=1e-3)
     assert results[0]["bytes_pushed"] == results[1]["bytes_pushed"]
     assert 2 * results[0]["bytes_pushed"] < results[0]["bytes_pulled"]
+
+
+COUNTED = """
+import atexit
+moved = []
+def counting(copy):
+    def counted(self, source, out):
+        moved.extend([None] * (source.size > 10_000))
+        copy(self, source, out)
+    return counted
+EmulatedDevice.upload = counting(EmulatedDevice.upload)
+EmulatedDevice.download = counting(EmulatedDevice.download)
+EmulatedDevice.send_off = counting(EmulatedDevice.send_off)
+if __name__ == "__main__":
+    atexit.register(lambda: print(f"moved {len(moved)} vectors", flush=True))
+"""
+
+
+def test_no_vector_leaves_the_gpus_but_to_be_saved_or_compared(
+    folder: Path, on_gpu: Callable[..., CompletedProcess[str]]
+) -> None:
+    """The server begins with weights of the host's, copies these and two vectors of AdamW at the
+    end, and hands that copy out to be evaluated; one of the workers says what its weights are."""
+    flags = ("--server-device", "gpu", "--device", "gpu", "--backup-workers", "1", "--out", "run")
+    job = on_gpu(4, *flags, change=COUNTED)
+    assert job.returncode == 0, job.stdout
+    moved = [int(count) for count in re.findall(r"moved (\d+) vectors", job.stdout)]
+    assert sorted(moved) == [0, 0, 1, 5]
+
+
+SAID = {
+    "gpu shared": "vectors in GPU memory (CUDA IPC), cuda",
+    "gpu messages": "vectors from GPU to GPU as MPI messages, cuda",
+    "gpu mixed": "vectors of 1 of 2 server-worker pairs in GPU memory (CUDA IPC), others from GPU "
+    "to GPU as MPI messages (rank 2 cannot open the memory of rank 0: no peer access), cuda",
+    "shared": "vectors in shared memory, not in GPU memory (rank 2 cannot open the memory of rank "
+    "0: no peer access; HOST: MPI is not CUDA-aware: sending from GPU memory ended a trial by "
+    "SIGSEGV), cuda",
+    "messages": "vectors as MPI messages, not in GPU memory (HOST: MPI is not CUDA-aware: sending "
+    "from GPU memory ended a trial by SIGSEGV), cuda",
+}
+
+
+def check_transport(job: CompletedProcess[str], run: Path, transport: str) -> None:
+    """See that a job says how its vectors went, wherever one looks."""
+    assert job.returncode == 0, job.stdout
+    assert SAID[transport].replace("HOST", platform.node()) in job.stdout
+    config = json.loads((run / "config.json").read_text())
+    assert (config["transport"], summary(run)["transport"]) == (transport, transport)
+
+
+@pytest.mark.parametrize(
+    ("transport", "flags"),
+    [
+        ("gpu shared", ("--mode", "sync", "--overlap", "--grad-clip-value", "0.1")),
+        ("gpu mixed", ("--mode", "local", "--local-steps", "3")),
+        (
+            "gpu messages",
+            ("--mode", "async", "--servers", "2", "--lag-compensation", "dc-asgd", "--l1", "0.01"),
+        ),
+        ("gpu messages", ("--mode", "easgd", "--local-steps", "2", "--eval-every", "2")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_vectors_that_stay_on_gpus_are_those_that_go_by_the_hosts(
+    folder: Path,
+    on_gpu: Callable[..., CompletedProcess[str]],
+    transport: str,
+    flags: tuple[str, ...],
+) -> None:
+    """Where workers do not wait for one another there is one, so that all is in one order."""
+    ranks = 3 if "sync" in flags or "local" in flags or "--servers" in flags else 2
+    same = ("--dtype", "float64", "--device", "gpu", "--server-device", "gpu", *flags)
+    by = ("--transport", "messages") if transport == "gpu messages" else ()
+    without = NO_IPC if transport == "gpu mixed" else ""
+    job = on_gpu(ranks, *same, *by, "--out", "gpu", change=without)
+    check_transport(job, folder / "gpu", transport)
+    host = on_gpu(ranks, *same, *by, "--out", "host", change=f"{NO_IPC}\n{NO_MPI}")
+    check_transport(host, folder / "host", "messages" if by else "shared")
+    np.testing.assert_allclose(weights(folder / "gpu"), weights(folder / "host"), atol=1e-9)
+    results = [summary(folder / run) for run in ("gpu", "host")]
+    assert results[0]["val_loss"] == pytest.approx(results[1]["val_loss"], rel=1e-9)
+    assert results[0]["bytes_pushed"] == results[1]["bytes_pushed"]
 
 
 def test_a_run_goes_on_on_another_kind_of_device(

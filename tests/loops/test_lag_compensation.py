@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jobs import Training, before_gradient, train
 
+from psdp.backend import make_backend
 from psdp.optim import DelayCompensation
 from psdp.params import Array
 
@@ -57,7 +58,7 @@ def test_every_gradient_moves_the_weights_as_its_rule_says(
     lines = (tmp_path / "events-000000.jsonl").read_text().splitlines()
     pushes = [event for event in map(json.loads, lines) if event[0] == "push"]
     versions = [computed[pushes[0][1], 0][0]]
-    rule = DelayCompensation(versions[0].size, "float64")
+    rule = DelayCompensation(versions[0].size, make_backend("cpu", "float64"))
     for _, rank, clock, version, *_ in pushes:
         now, (then, gradient) = versions[-1], computed[rank, clock]
         np.testing.assert_allclose(then, versions[version], rtol=0, atol=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from psdp.backend import make_backend
 from psdp.optim import DelayCompensation
 from psdp.optim.blocks import block_size
 from psdp.optim.delay import DECAY, EPS, STRENGTH
@@ -13,7 +14,7 @@ from psdp.optim.delay import DECAY, EPS, STRENGTH
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", [1, 7, block_size("float32") + 3])
 def test_it_is_the_formula_of_the_paper(size: int, dtype: str) -> None:
-    rng, rule = np.random.default_rng(2), DelayCompensation(size, dtype)
+    rng, rule = np.random.default_rng(2), DelayCompensation(size, make_backend("cpu", dtype))
     mean = np.zeros(size)
     for _ in range(4):
         g, w, then = (rng.standard_normal(size).astype(dtype) for _ in range(3))
@@ -29,5 +30,5 @@ def test_it_is_the_formula_of_the_paper(size: int, dtype: str) -> None:
 
 def test_weights_that_have_not_moved_leave_the_gradient_as_it_is() -> None:
     g, w = np.arange(5.0), np.ones(5)
-    DelayCompensation(5, "float64").correct(g, w, w.copy())
+    DelayCompensation(5, make_backend("cpu", "float64")).correct(g, w, w.copy())
     np.testing.assert_array_equal(g, np.arange(5.0))

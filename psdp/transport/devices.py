@@ -1,0 +1,113 @@
+"""Vectors in the memory of GPUs: how they are copied, and shared between ranks of one host.
+
+A rank's :class:`DeviceMemory` is one allocation, which its peers open by its handle (CUDA IPC).
+What a GPU is asked for is done later, so it is waited for before a header names its memory.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from psdp.params import Array
+from psdp.transport.shared import Arena, Window
+
+ALIGNMENT = 256
+"""Bytes; vectors begin at multiples of it, and the first one behind a name of fewer bytes."""
+
+
+class Place(Protocol):
+    """Where vectors lie: in the memory of the host, or of a GPU."""
+
+    def copy(self, source: Array, out: Array) -> None:
+        """Copy a vector to another one there; complete when this place was waited for."""
+
+    def synchronize(self) -> None:
+        """Return when all that was asked so far is done."""
+
+
+class Device(Place, Protocol):
+    """A GPU, as far as vectors travel between its memory and that of others; see
+    :class:`psdp.backend.gpu_backend.Device`."""
+
+    def upload(self, host: Array, out: Array) -> None: ...
+
+    def download(self, device: Array, out: Array) -> None: ...
+
+    def export(self, nbytes: int) -> tuple[Array, bytes]: ...
+
+    def open(self, handle: bytes) -> Array: ...
+
+
+class Host:
+    """The memory of this host, where everything is done at once."""
+
+    def copy(self, source: Array, out: Array) -> None:
+        np.copyto(out, source)
+
+    def synchronize(self) -> None:
+        pass
+
+
+class DeviceMemory(Arena):
+    """Vectors of this rank on its GPU that its peers on the same host can read and write.
+
+    Args:
+        count: vectors of ``size`` elements of ``dtype`` for which there is a place.
+
+    Raises:
+        OSError: the GPU shares no memory, or has not so much.
+    """
+
+    def __init__(self, count: int, size: int, dtype: npt.DTypeLike, device: Device) -> None:
+        nbytes = ALIGNMENT + count * _aligned(size * np.dtype(dtype).itemsize)
+        seen, self._handle = device.export(nbytes)
+        self._name = secrets.token_bytes(32)
+        device.upload(np.frombuffer(self._name, np.uint8), seen[: len(self._name)])
+        device.synchronize()
+        self._used = ALIGNMENT
+        super().__init__(seen)
+
+    def zeros(self, size: int, dtype: npt.DTypeLike) -> Array:
+        """Return a vector (size,) of zeros; there must be a place left."""
+        start, count = self._used, size * np.dtype(dtype).itemsize
+        self._used += _aligned(count)
+        assert self._used <= self._bytes.nbytes, "there is a place for all that peers read at once"
+        return self._bytes[start : start + count].view(dtype)
+
+    def card(self) -> dict[str, Any]:
+        """Return what a peer needs to open this memory and find the first vector in it, as plain
+        JSON types."""
+        card = {"handle": self._handle.hex(), "name": self._name.hex(), "place": ALIGNMENT}
+        return self._bell.card() | card
+
+
+class DeviceWindow(Window):
+    """The GPU memory of a peer on the same host, seen from this rank's GPU.
+
+    Raises:
+        OSError: it cannot be reached from here, or what is there is not that peer's.
+    """
+
+    def __init__(self, card: Mapping[str, Any], device: Device) -> None:
+        self._device = device
+        super().__init__(card)
+
+    def _open(self, card: Mapping[str, Any]) -> Array:
+        seen, name = self._device.open(bytes.fromhex(card["handle"])), bytes.fromhex(card["name"])
+        found = np.zeros(len(name), np.uint8)
+        try:
+            self._device.download(seen[: len(name)], found)
+        except RuntimeError as error:  # as CuPy has it
+            raise OSError(0, f"it cannot be read ({error})") from error
+        if found.tobytes() != name:
+            raise OSError(0, "what is there is not its own")
+        return seen
+
+
+def _aligned(count: int) -> int:
+    return -(-count // ALIGNMENT) * ALIGNMENT
