@@ -172,8 +172,9 @@ class GpuBackend(Backend):
         self._squares = device.zeros((MOST_BLOCKS,), np.float64)
         self._square_sum = device.zeros((1,), np.float64)
         self._factor = device.zeros((1,), np.float64)
-        self._offsets = device.zeros((MOST_MASKS,), np.int64)
-        device.upload(np.arange(MOST_MASKS, dtype=np.int64) << 32, self._offsets)
+        if libraries.attention is not None:
+            self._offsets = device.zeros((MOST_MASKS,), np.int64)
+            device.upload(np.arange(MOST_MASKS, dtype=np.int64) << 32, self._offsets)
         self._plans: dict[AttentionShape, AttentionPlan | None] = {}
         self._steps: dict[Hashable, Callable[[], None] | None] = {}
         self._outgrown: list[Array] = []

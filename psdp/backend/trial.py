@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from psdp.backend.arrays import BF16, Array
-from psdp.backend.fused import AttentionShape, Libraries, say_unused
+from psdp.backend.fused import NO_LIBRARIES, AttentionShape, Libraries, say_unused
 from psdp.backend.gpu_backend import Device, GpuBackend, Mask
 
 CLOSE = 2.0**-6
@@ -26,8 +26,10 @@ P = 0.25
 def trusted(device: Device, dtype: str, precision: str) -> Libraries:
     """Return the libraries of a device that agree with psdp's kernels in these formats; say of the
     others why they are not used."""
-    offered, own = device.libraries(), GpuBackend(device, dtype, precision)
-    found = Libraries()
+    offered, found = device.libraries(), NO_LIBRARIES
+    if offered == found:
+        return found
+    own = GpuBackend(device, dtype, precision)
     if offered.products is not None and dtype == "float32":
         only = Libraries(products=offered.products)
         theirs = GpuBackend(device, dtype, precision, only)
