@@ -59,7 +59,7 @@ def open_device(local_rank: int, *, tf32: bool = False) -> CupyDevice:
 
 
 class CupyDevice:
-    """One GPU and one stream of this process; see :class:`psdp.backend.gpu_backend.Device`.
+    """One GPU and one stream of this process; see :class:`psdp.backend.device.Device`.
 
     What goes to the device waits in page-locked memory for as long as it must. Vectors that travel
     again and again are locked once (:meth:`lock`), and copied from where they are.

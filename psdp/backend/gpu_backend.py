@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from psdp.backend.arrays import BF16, Array
 from psdp.backend.base import LAYER_NORM_EPS, AdamStep, Backend, Factor
 from psdp.backend.cuda import Source
+from psdp.backend.device import Device
 from psdp.backend.fused import (
     NO_LIBRARIES,
     AttentionPlan,
@@ -23,107 +25,14 @@ from psdp.backend.fused import (
     Libraries,
     Unsupported,
 )
+from psdp.backend.grids import BLOCK, MOST_BLOCKS, Columns, Squares, block_for, ceil, warps
 from psdp.backend.squares import sum_of_squares
-
-BLOCK = 256
-"""Threads of a block of most kernels."""
-
-MOST_BLOCKS = 4096
-"""Of a kernel whose threads go on to further elements: enough to fill any GPU."""
-
-CHUNKS = 256
-"""Parts that a sum down the columns is taken in."""
 
 SORTED_CHUNK = 64
 """Tokens that a block adds to an embedding's gradient."""
 
 MOST_MASKS = 2**14
 """Dropout masks of the models of a backend."""
-
-TENSOR_ROWS = 64
-"""Rows of a tile of attention on tensor cores."""
-
-
-class Device(Protocol):
-    """What a GPU does for a backend; all of it in order, and later than it is asked for."""
-
-    xp: Any
-    """The array module."""
-    name: str
-    """Which device it is, among those of this host."""
-    capability: int
-    """CUDA's compute capability, times ten."""
-    shared_bytes: int
-    """The most shared memory of a block."""
-
-    def libraries(self) -> Libraries:
-        """Return those that are installed, and work."""
-
-    def memory(self) -> tuple[int, int]:
-        """Return the free bytes and all bytes."""
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array: ...
-
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array: ...
-
-    def lock(self, vector: Array) -> bool:
-        """Keep a NumPy vector in memory, so that copies need not be waited for; say whether that
-        is possible."""
-
-    def send_off(self, device: Array, out: Array) -> None:
-        """Copy to a part of a locked vector, beside what is asked for next. Who waits for the
-        device waits for this too; what is captured ends when it has ended."""
-
-    def copy(self, source: Array, out: Array) -> None:
-        """Copy a contiguous array to another one, of this device or opened."""
-
-    def upload(self, host: Array, out: Array) -> None:
-        """Copy a NumPy array; unless it was locked it may change as soon as this returns."""
-
-    def download(self, device: Array, out: Array) -> None:
-        """Copy to a NumPy array; complete on return."""
-
-    def clear(self, out: Array) -> None:
-        """Set a contiguous array to zero."""
-
-    def synchronize(self) -> None: ...
-
-    def is_idle(self) -> bool:
-        """Say whether all that was asked for is done."""
-
-    def export(self, nbytes: int) -> tuple[Array, bytes]:
-        """Return zeros (nbytes or some more,) uint8 that other processes of this host may open, and
-        the handle by which they do; they must close it before the array goes.
-
-        Raises:
-            OSError: there is no such memory here, or not so much.
-        """
-
-    def open(self, handle: bytes) -> Array:
-        """Return the memory (nbytes,) uint8 that another process exported, until the array goes.
-
-        Raises:
-            OSError: it cannot be reached from this device.
-        """
-
-    def launch(
-        self,
-        source: Source,
-        kernel: str,
-        grid: tuple[int, ...],
-        block: int,
-        arguments: tuple[Any, ...],
-        shared: int = 0,
-    ) -> None:
-        """Run a kernel on arrays, ``int`` (long long) and ``float`` (double), with so many bytes of
-        shared memory a block."""
-
-    def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
-        """Write ``a`` (M, K) times ``b`` (K, N) to ``out`` (M, N), or add it; ``a`` and ``b``
-        may be transposed views, and are of one format."""
-
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Return what does again, at once, all that ``work`` asks for; it is not done now."""
 
 
 class Mask(NamedTuple):
@@ -258,14 +167,14 @@ class GpuBackend(Backend):
     ) -> None:
         width = out.shape[1]
         arguments = (table, ids, scale, positions, out, length, width)
-        self._launch("rows", "embed", (len(ids),), _block_for(width), *arguments)
+        self._launch("rows", "embed", (len(ids),), block_for(width), *arguments)
 
     def add_rows(self, ids: Array, rows: Array, scale: float, table: Array) -> None:
         count, width = rows.shape
-        chunks = _ceil(count, SORTED_CHUNK)
+        chunks = ceil(count, SORTED_CHUNK)
         edges = self.scratch(0, chunks, 2, width)
-        block = _block_for(width)
-        columns, sizes = _ceil(width, block), (count, width, SORTED_CHUNK)
+        block = block_for(width)
+        columns, sizes = ceil(width, block), (count, width, SORTED_CHUNK)
         arguments = (ids, rows, scale, table, edges, *sizes)
         self._launch("rows", "add_rows", (chunks, columns), block, *arguments)
         self._launch("rows", "add_edges", (columns,), block, ids, table, edges, *sizes)
@@ -290,7 +199,7 @@ class GpuBackend(Backend):
         self.matmul(x, weight, inner)
         rows, width = y.shape
         arguments = (bias, inner, y, width)
-        self._launch("elementwise", "bias_gelu", (rows,), _block_for(width), *arguments)
+        self._launch("elementwise", "bias_gelu", (rows,), block_for(width), *arguments)
 
     def add_affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
         if bias is None or not self._fused(x, weight, bias, y, add=True):
@@ -309,17 +218,17 @@ class GpuBackend(Backend):
     def add_bias(self, bias: Array, y: Array) -> None:
         rows, width = y.shape
         kernel = f"add_bias_{self._kind(y)}"
-        self._launch("elementwise", kernel, (rows,), _block_for(width), bias, y, width)
+        self._launch("elementwise", kernel, (rows,), block_for(width), bias, y, width)
 
     def add_column_sums(self, x: Array, out: Array) -> None:
         kernel = "column_parts" if self._kind(x) == "act" else "column_parts_real"
-        how = _ColumnPlan(*x.shape)
+        how = Columns(*x.shape)
         parts = self.scratch(0, how.chunks, how.width)
         arguments = (x, parts, how.rows, how.width, how.chunk)
         self._launch("sums", kernel, how.grid, how.block, *arguments)
         self._add_parts(how, parts, out)
 
-    def _add_parts(self, how: _ColumnPlan, parts: Array, out: Array) -> None:
+    def _add_parts(self, how: Columns, parts: Array, out: Array) -> None:
         arguments = (parts, out, how.chunks, how.width)
         self._launch("sums", "add_parts", how.grid[:1], how.block, *arguments)
 
@@ -337,7 +246,7 @@ class GpuBackend(Backend):
 
     def _square_parts(self, vector: Array) -> int:
         """Write parts of the sum of the squares of a vector; return how many."""
-        blocks = min(MOST_BLOCKS, _ceil(vector.size, BLOCK))
+        blocks = min(MOST_BLOCKS, ceil(vector.size, BLOCK))
         kernel = "square_parts_bf16" if vector.dtype == BF16 else "square_parts"
         self._launch("sums", kernel, (blocks,), BLOCK, vector, self._squares, vector.size)
         return blocks
@@ -380,7 +289,7 @@ class GpuBackend(Backend):
         self, x: Array, gain: Array, bias: Array | None, normal: Array, rstd: Array, y: Array
     ) -> None:
         arguments = (x, gain, bias, normal, rstd, y, *x.shape, LAYER_NORM_EPS)
-        self._launch("layernorm", "layer_norm", _warps(x.shape[0]), BLOCK, *arguments)
+        self._launch("layernorm", "layer_norm", warps(x.shape[0]), BLOCK, *arguments)
 
     def layer_norm_backward(
         self,
@@ -392,7 +301,7 @@ class GpuBackend(Backend):
         dgain: Array,
         dbias: Array | None,
     ) -> None:
-        how = _ColumnPlan(*dy.shape)
+        how = Columns(*dy.shape)
         parts = self.scratch(0, 2, how.chunks, how.width)
         sizes = (how.rows, how.width, how.chunk, int(dbias is not None))
         self._launch("sums", "column_dot_parts", how.grid, how.block, dy, normal, parts, *sizes)
@@ -400,18 +309,18 @@ class GpuBackend(Backend):
         if dbias is not None:
             self._add_parts(how, parts[1], dbias)
         arguments = (dy, gain, normal, rstd, dx, *dy.shape)
-        self._launch("layernorm", "layer_norm_backward", _warps(dy.shape[0]), BLOCK, *arguments)
+        self._launch("layernorm", "layer_norm_backward", warps(dy.shape[0]), BLOCK, *arguments)
 
     # Softmax --------------------------------------------------------------------------------
 
     def cross_entropy(self, logits: Array, targets: Array, scale: float, losses: Array) -> None:
         rows, width = logits.shape
         arguments = (logits, targets, scale, losses, width)
-        self._launch("loss", "cross_entropy", (rows,), _block_for(width), *arguments)
+        self._launch("loss", "cross_entropy", (rows,), block_for(width), *arguments)
 
     def likeliest(self, logits: Array, best: Array) -> None:
         rows, width = logits.shape
-        self._launch("loss", "likeliest", (rows,), _block_for(width), logits, best, width)
+        self._launch("loss", "likeliest", (rows,), block_for(width), logits, best, width)
 
     # Attention ------------------------------------------------------------------------------
 
@@ -428,7 +337,7 @@ class GpuBackend(Backend):
         if plan is not None:
             plan.forward(qkv, out, log_sums, *self._drawn_by(plan, mask))
             return
-        how = _AttentionKernels(self, qkv, batch, heads, drops=mask is not None)
+        how = self._squares_of(qkv, batch, heads, mask)
         arguments = (qkv, out, log_sums, *self._drawn(mask), how.length, heads, how.scale)
         how.launch("attention", *arguments)
 
@@ -447,15 +356,19 @@ class GpuBackend(Backend):
         if plan is not None:
             plan.backward(qkv, out, log_sums, dout, dqkv, *self._drawn_by(plan, mask))
             return
-        how = _AttentionKernels(self, qkv, batch, heads, drops=mask is not None)
+        how = self._squares_of(qkv, batch, heads, mask)
         count = len(qkv) * heads
         deltas = self.scratch(0, count)
         arguments: tuple[Any, ...] = (out, dout, deltas, how.length, heads, count)
-        self.device.launch(how.source, "attention_deltas", _warps(count), BLOCK, arguments)
+        self.device.launch(how.source, "attention_deltas", warps(count), BLOCK, arguments)
         drawn = self._drawn(mask)
         arguments = (qkv, dout, log_sums, deltas, dqkv, *drawn, how.length, heads, how.scale)
         how.launch("attention_backward_keys", *arguments)
         how.launch("attention_backward_queries", *arguments)
+
+    def _squares_of(self, qkv: Array, batch: int, heads: int, mask: Mask | None) -> Squares:
+        source = partial(self.source, drops=mask is not None)
+        return Squares(self.device, source, qkv, batch, heads)
 
     def _plan(self, qkv: Array, batch: int, heads: int, mask: Mask | None) -> AttentionPlan | None:
         """Return how a library attends to a shape, or None where psdp does."""
@@ -472,7 +385,7 @@ class GpuBackend(Backend):
 
     def _drawn_by(self, plan: AttentionPlan, mask: Mask | None) -> tuple[Array, Array, Array]:
         """Return the seed and the offset of a library's mask, and its workspace."""
-        workspace = self.scratch(0, _ceil(plan.workspace_bytes, self.dtype.itemsize))
+        workspace = self.scratch(0, ceil(plan.workspace_bytes, self.dtype.itemsize))
         stream = 0 if mask is None else mask.stream
         return self._seed.view(np.int64), self._offsets[stream : stream + 1], workspace
 
@@ -543,61 +456,5 @@ class GpuBackend(Backend):
 
     def _each(self, file: str, kernel: str, size: int, *arguments: Any) -> None:
         """Run a kernel whose threads go through so many elements."""
-        blocks = max(1, min(MOST_BLOCKS, _ceil(size, BLOCK)))
+        blocks = max(1, min(MOST_BLOCKS, ceil(size, BLOCK)))
         self._launch(file, kernel, (blocks,), BLOCK, *arguments)
-
-
-class _ColumnPlan:
-    """How sums down the columns of (rows, width) are cut into parts."""
-
-    def __init__(self, rows: int, width: int) -> None:
-        self.rows, self.width = rows, width
-        self.chunk = _ceil(rows, CHUNKS)
-        self.chunks = _ceil(rows, self.chunk)
-        self.block = _block_for(width)
-        self.grid = (_ceil(width, self.block), self.chunks)
-
-
-class _AttentionKernels:
-    """Which kernels attend to heads of this size, and in what tiles."""
-
-    def __init__(
-        self, backend: GpuBackend, qkv: Array, batch: int, heads: int, *, drops: bool
-    ) -> None:
-        self._device = backend.device
-        self.length, head = len(qkv) // batch, qkv.shape[1] // (3 * heads)
-        self.scale = head**-0.5
-        self._pairs = batch * heads
-        if qkv.dtype == np.uint16 and head % 16 == 0 and head <= 128:
-            walk = 32 if head > 64 else 64
-            self._tile, self._threads = TENSOR_ROWS, 128
-            self._shared = 2 * (2 * walk * (head + 8))  # two tiles of bfloat16, with padded rows
-            self.source = backend.source("attention_mma", head, drops=drops)
-            return
-        size = 8 if backend.dtype == np.float64 else 4
-        for tile in (32, 16, 8, 4):
-            self._tile, self._threads = tile, 8 * tile
-            self._shared = size * (4 * tile * (head + 1) + 2 * tile * (tile + 1))
-            if self._shared <= self._device.shared_bytes:
-                break
-        else:
-            raise AssertionError(f"a head of {head} fits into no block of this GPU")
-        self.source = backend.source("attention", head, tile, drops=drops)
-
-    def launch(self, kernel: str, *arguments: Any) -> None:
-        grid = (self._pairs, _ceil(self.length, self._tile))
-        self._device.launch(self.source, kernel, grid, self._threads, arguments, self._shared)
-
-
-def _ceil(count: int, size: int) -> int:
-    return -(-count // size)
-
-
-def _warps(rows: int) -> tuple[int]:
-    """Return a grid of blocks with a warp for each row."""
-    return (_ceil(rows, BLOCK // 32),)
-
-
-def _block_for(width: int) -> int:
-    """Return the threads that share a row: whole warps, few where it is short."""
-    return min(1024, max(32, 1 << max(0, (width - 1).bit_length() - 2)))

@@ -19,7 +19,7 @@ from psdp.backend.fused import (
 
 
 class Ledger:
-    """See :class:`psdp.backend.gpu_backend.Device`. Its arrays are never touched, so the system
+    """See :class:`psdp.backend.device.Device`. Its arrays are never touched, so the system
     has no memory to find for them.
 
     Attributes:

@@ -86,7 +86,7 @@ class CublasProducts:
         _check("cublasSetWorkspace", cublas.cublasSetWorkspace_v2(self._handle, room, size))
 
     def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
-        """See :meth:`psdp.backend.gpu_backend.Device.product`."""
+        """See :meth:`psdp.backend.device.Device.product`."""
         (m, k), n = a.shape, b.shape[1]
         assert b.shape[0] == k, (a.shape, b.shape)
         assert out.shape == (m, n), (out.shape, m, n)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from psdp.backend.arrays import BF16, Array
+from psdp.backend.device import Device
 from psdp.backend.fused import NO_LIBRARIES, AttentionShape, Libraries, say_unused
-from psdp.backend.gpu_backend import Device, GpuBackend, Mask
+from psdp.backend.gpu_backend import GpuBackend, Mask
 
 CLOSE = 2.0**-6
 """The largest difference, relative to the largest number: some roundings of bfloat16."""

@@ -32,7 +32,7 @@ class Place(Protocol):
 
 class Device(Place, Protocol):
     """A GPU, as far as vectors travel between its memory and that of others; see
-    :class:`psdp.backend.gpu_backend.Device`."""
+    :class:`psdp.backend.device.Device`."""
 
     def upload(self, host: Array, out: Array) -> None: ...
 
