@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 import subprocess
+import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -136,6 +137,7 @@ class EmulatedDevice:
         self._folder, self._free, self._room = folder, free, room
         self._apart = apart
         self._queue: list[Callable[[], None]] = []
+        self._freed: list[Array] = []
         self.launches: list[str] = []
         self._recording: list[Callable[[], None]] | None = None
         # Apart from all that is counted: it was taken before anybody asked what is free.
@@ -174,6 +176,8 @@ class EmulatedDevice:
             return array.view(DeviceArray)
         own = array.view(StrictArray)
         own.device = self
+        # What was put off may still use memory that nobody else has.
+        weakref.finalize(own, self._freed.append, array).atexit = False
         return own
 
     def memory(self) -> tuple[int, int]:
@@ -233,6 +237,7 @@ class EmulatedDevice:
         queue, self._queue = self._queue, []
         for step in queue:
             step()
+        self._freed.clear()
 
     def is_idle(self) -> bool:
         if self._queue:
