@@ -243,8 +243,8 @@ class RunConfig:
     )
     server_device: str = setting(
         "cpu",
-        "where servers keep the optimizer's vectors and update; on GPUs like the workers' vectors "
-        "stay there on their way, where CUDA IPC or a CUDA-aware MPI takes them",
+        "where servers keep the optimizer's vectors and update; on GPUs, like the workers', "
+        "vectors stay there on their way, where CUDA IPC or a CUDA-aware MPI takes them",
         choices=("cpu", "gpu"),
     )
     kernels: str = setting(

@@ -20,6 +20,10 @@ class NoDevice(ConfigError):
     """There is no GPU to be had here."""
 
 
+class UnusableDevice(NoDevice):
+    """There is a GPU, and it cannot be opened."""
+
+
 class DeviceMemoryError(ConfigError):
     """A GPU has too little memory for what it was asked to hold."""
 

@@ -162,7 +162,9 @@ class Shard:
         decayed_size = min(max(job.table.decayed_size - place.start, 0), len(place))
         own = zeros(len(place), config.run.dtype)
         run = config.run
-        backend = make_backend("cpu", run.dtype, kernels=run.kernels, threads=threads)
+        # Where workers are on GPUs the flag is about kernels of theirs.
+        kernels = run.kernels if run.device == "cpu" else "auto"
+        backend = make_backend("cpu", run.dtype, kernels=kernels, threads=threads)
         optim = job.server_optim
         optimizer = _optimizer(job, own.size, decayed_size, device or backend)
         if device is not None and not on_device:

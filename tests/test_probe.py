@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,9 @@ def spoils(local_rank):
 def ends(local_rank):
     os.kill(os.getpid(), signal.SIGSEGV)
 
+def killed(local_rank):
+    os.kill(os.getpid(), signal.SIGKILL)
+
 def hangs(local_rank):
     Path({pid!r}).write_text(str(os.getpid()))
     time.sleep(60)
@@ -65,6 +69,7 @@ def pid_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("works", None),
         ("spoils", r"by MPI failed in a trial \(other bytes came than were sent\)"),
         ("ends", "MPI is not CUDA-aware: sending from GPU memory ended a trial by SIGSEGV"),
+        ("killed", "^sending from GPU memory ended a trial by SIGKILL"),
         ("fails", r"failed in a trial \(RuntimeError: no GPU is to be had\)"),
     ],
 )
@@ -83,11 +88,19 @@ def test_a_trial_that_hangs_is_ended(pid_file: Path, monkeypatch: pytest.MonkeyP
         assert not Path(f"/proc/{pid_file.read_text()}").exists()
 
 
+def test_a_trial_that_cannot_begin_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    said = "whether MPI takes GPU memory could not be tried (No such file or directory)"
+    assert probe.why_not_aware(0) == said
+
+
 def test_a_trial_is_no_rank_of_the_job_but_sends_as_a_person_told_it_to() -> None:
     environment = {
         "OMPI_COMM_WORLD_RANK": "2", "PMIX_RANK": "2", "PMI_RANK": "2", "PRTE_LAUNCHED": "1",
         "MPI_LOCALRANKID": "0", "HYDRA_PROXY_ID": "0", "OMPI_MCA_num_procs": "3",
-        "OMPI_MCA_pml": "ucx", "UCX_TLS": "cuda", "PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1",
+        "OMPI_MCA_pml": "ucx", "OMPI_MCA_opal_cuda_support": "0", "MPIR_CVAR_ENABLE_GPU": "0",
+        "UCX_TLS": "cuda", "PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1",
     }  # fmt: skip
     kept = probe.alone(environment)
-    assert list(kept) == ["OMPI_MCA_pml", "UCX_TLS", "PATH", "CUDA_VISIBLE_DEVICES"]
+    choices = ["OMPI_MCA_pml", "OMPI_MCA_opal_cuda_support", "MPIR_CVAR_ENABLE_GPU", "UCX_TLS"]
+    assert list(kept) == [*choices, "PATH", "CUDA_VISIBLE_DEVICES"]

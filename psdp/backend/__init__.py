@@ -6,6 +6,7 @@ A :class:`Backend` is an explicit object passed down to the layers; there is no 
 from __future__ import annotations
 
 import os
+import sys
 
 from psdp.backend import cupy_device
 from psdp.backend.arrays import BF16
@@ -14,7 +15,7 @@ from psdp.backend.fused import NO_LIBRARIES
 from psdp.backend.gpu_backend import GpuBackend
 from psdp.backend.numpy_backend import NumpyBackend
 from psdp.backend.trial import trusted
-from psdp.errors import ConfigError, NoDevice
+from psdp.errors import ConfigError, NoDevice, UnusableDevice
 
 if "OMP_WAIT_POLICY" not in os.environ:
     # Threads of compiled kernels wait a few microseconds for the next one, then they sleep. The
@@ -85,7 +86,10 @@ def make_backend(
         case "auto":
             try:
                 return _on_gpu(dtype, local_rank, precision, kernels)
-            except NoDevice:
+            except NoDevice as error:
+                if isinstance(error, UnusableDevice):
+                    text = f"psdp: {flag} auto takes the CPU: it {error}"
+                    print(text, file=sys.stderr, flush=True)
                 return make_backend(
                     "cpu", dtype, kernels=kernels, precision=precision, threads=threads
                 )

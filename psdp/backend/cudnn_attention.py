@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from psdp.backend.arrays import Array
-from psdp.backend.fused import AttentionShape, Unsupported
+from psdp.backend.fused import AttentionShape, Unsupported, first_line
 
 LEAST_TOKENS = 2048
 """Of a batch for which a plan is made: that takes a good part of a second, for each shape."""
@@ -30,12 +30,19 @@ class CudnnAttention:
         self._cudnn, self._handle, self._device_properties = cudnn, handle, device_properties
         version = cudnn.backend_version()
         self.name = f"cuDNN {version // 10000}.{version // 100 % 100}"
+        self._plans: dict[AttentionShape, CudnnPlan] = {}
 
     def plan(self, shape: AttentionShape) -> CudnnPlan:
         """
         Raises:
             Unsupported: cuDNN does not do this shape, or it is too small to plan for.
         """
+        plan = self._plans.get(shape)
+        if plan is None:
+            plan = self._plans[shape] = self._plan(shape)
+        return plan
+
+    def _plan(self, shape: AttentionShape) -> CudnnPlan:
         if shape.batch * shape.length < LEAST_TOKENS:
             raise Unsupported(f"{shape.batch} x {shape.length} tokens are few")
         try:
@@ -49,7 +56,7 @@ class CudnnAttention:
                 graph.check_support()
                 graph.build_plans()
         except (self._cudnn.cudnnGraphNotSupportedError, RuntimeError, ValueError) as error:
-            raise Unsupported(str(error).splitlines()[0]) from error
+            raise Unsupported(first_line(error)) from error
         return CudnnPlan(shape, forward, backward, self._handle)
 
     def _graph(self, shape: AttentionShape) -> Any:

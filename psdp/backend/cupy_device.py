@@ -15,7 +15,7 @@ from psdp.backend.cuda import OPTIONS, Source
 from psdp.backend.cudnn_attention import CudnnAttention
 from psdp.backend.fused import Libraries, opened
 from psdp.backend.products import WORKSPACE_BYTES, CublasProducts, LtProducts
-from psdp.errors import DeviceMemoryError, NoDevice
+from psdp.errors import DeviceMemoryError, NoDevice, UnusableDevice
 
 _MOST_STAGED = 16 * 2**20
 """Bytes of the largest upload by way of page-locked memory, which CuPy's pool never gives back."""
@@ -35,6 +35,7 @@ def open_device(local_rank: int, *, tf32: bool = False) -> CupyDevice:
 
     Raises:
         NoDevice: CuPy, the driver or a device is missing; the text goes on from who asked.
+        UnusableDevice: there is one, but it cannot be opened.
     """
     try:
         import cupy
@@ -55,7 +56,7 @@ def open_device(local_rank: int, *, tf32: bool = False) -> CupyDevice:
     try:
         return CupyDevice(cupy, number, tf32=tf32)
     except (ImportError, OSError, RuntimeError) as error:
-        raise NoDevice(f"cannot use GPU {number} ({error})") from error
+        raise UnusableDevice(f"cannot use GPU {number} ({error}); free it") from error
 
 
 class CupyDevice:

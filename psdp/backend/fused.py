@@ -111,7 +111,7 @@ def opened(name: str, library: Callable[[], T]) -> T | None:
     says why."""
     try:
         return library()
-    except ImportError:
+    except ModuleNotFoundError:
         return None
     except Exception as error:  # whatever it is, there are kernels that work
         say_unused(name, error)
@@ -120,6 +120,10 @@ def opened(name: str, library: Callable[[], T]) -> T | None:
 
 def say_unused(name: str, why: Exception) -> None:
     """Say, in a line, why a library is not used."""
-    first = (str(why).splitlines() or [""])[0]
-    text = f"psdp: {name} is not used ({type(why).__name__}: {first})"
+    text = f"psdp: {name} is not used ({type(why).__name__}: {first_line(why)})"
     print(text, file=sys.stderr, flush=True)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, if it says anything."""
+    return (str(error).splitlines() or [""])[0]

@@ -25,7 +25,7 @@ from psdp.backend.fused import (
     Libraries,
     Unsupported,
 )
-from psdp.backend.grids import BLOCK, MOST_BLOCKS, Columns, Squares, block_for, ceil, warps
+from psdp.backend.grids import BLOCK, MOST_BLOCKS, Columns, Tiles, block_for, ceil, warps
 from psdp.backend.squares import sum_of_squares
 
 SORTED_CHUNK = 64
@@ -252,8 +252,6 @@ class GpuBackend(Backend):
         return blocks
 
     def clip_factor(self, vector: Array, limit: float) -> Factor:
-        if not limit:
-            return 1.0
         if vector.dtype == np.float64:  # whose squares may be beyond float64
             return super().clip_factor(vector, limit)
         arguments = (self._squares, self._factor, self._square_parts(vector), float(limit))
@@ -337,7 +335,7 @@ class GpuBackend(Backend):
         if plan is not None:
             plan.forward(qkv, out, log_sums, *self._drawn_by(plan, mask))
             return
-        how = self._squares_of(qkv, batch, heads, mask)
+        how = self._tiles_of(qkv, batch, heads, mask)
         arguments = (qkv, out, log_sums, *self._drawn(mask), how.length, heads, how.scale)
         how.launch("attention", *arguments)
 
@@ -356,7 +354,7 @@ class GpuBackend(Backend):
         if plan is not None:
             plan.backward(qkv, out, log_sums, dout, dqkv, *self._drawn_by(plan, mask))
             return
-        how = self._squares_of(qkv, batch, heads, mask)
+        how = self._tiles_of(qkv, batch, heads, mask)
         count = len(qkv) * heads
         deltas = self.scratch(0, count)
         arguments: tuple[Any, ...] = (out, dout, deltas, how.length, heads, count)
@@ -366,9 +364,9 @@ class GpuBackend(Backend):
         how.launch("attention_backward_keys", *arguments)
         how.launch("attention_backward_queries", *arguments)
 
-    def _squares_of(self, qkv: Array, batch: int, heads: int, mask: Mask | None) -> Squares:
+    def _tiles_of(self, qkv: Array, batch: int, heads: int, mask: Mask | None) -> Tiles:
         source = partial(self.source, drops=mask is not None)
-        return Squares(self.device, source, qkv, batch, heads)
+        return Tiles(self.device, source, qkv, batch, heads)
 
     def _plan(self, qkv: Array, batch: int, heads: int, mask: Mask | None) -> AttentionPlan | None:
         """Return how a library attends to a shape, or None where psdp does."""

@@ -35,8 +35,8 @@ class Columns:
         self.grid = (ceil(width, self.block), self.chunks)
 
 
-class Squares:
-    """Which kernels attend to heads of this size, and in squares of what sides.
+class Tiles:
+    """Which kernels attend to heads of this size, and in tiles of how many rows.
 
     Args:
         source: returns a file of kernels for a size of head and tile.

@@ -1,6 +1,6 @@
 """Libraries on trial: one is trusted once it has computed what psdp's own kernels do, here and now.
 
-So a library that is broken, or another than psdp was written for, costs speed and no gradients.
+So a library that computes something else than psdp was written for costs speed and no gradients.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class Worker:
             ready = self.replica.outlet() if leaves and last else None
             model.forward_backward(x, y, 1 / run.grad_accum, rng, ready)
         if run.overlap:
-            # What travels moves on while a GPU is at it, too.
+            # What travels by way of the host moves on while a GPU is at it, too.
             while not self.replica.backend.is_idle():
                 self.exchange.heed_signal()
                 self.exchange.move_on(IDLE_S)

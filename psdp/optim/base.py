@@ -54,10 +54,9 @@ class Optimizer(ABC):
         """Update ``weights`` (size,) in place; ``gradient`` (size,) is only read.
 
         The gradient is multiplied by ``scale`` (the factor of the global-norm clip; one that is on
-        a device is not waited for), then clipped
-        to [-clip_value, clip_value] element by element (0: no clip), as calling PyTorch's
-        ``clip_grad_norm_`` and then ``clip_grad_value_`` would. The penalties are added after
-        that, so clipping never weakens them.
+        a device is not waited for), then clipped to [-clip_value, clip_value] element by element
+        (0: no clip), as calling PyTorch's ``clip_grad_norm_`` and then ``clip_grad_value_`` would.
+        The penalties are added after that, so clipping never weakens them.
         """
 
     def state(self) -> dict[str, Array]:

@@ -18,7 +18,7 @@ from psdp.params import Array, Zeros
 from psdp.startup.agree import together
 from psdp.startup.device import copies_of_weights
 from psdp.startup.probe import why_not_aware
-from psdp.startup.share import Links, Meeting, mutual, open_windows, sharing
+from psdp.startup.share import Links, Meeting, mutual, open_one_another, sharing
 from psdp.transport.devices import Device, DeviceMemory, DeviceWindow
 from psdp.transport.mpi import World
 from psdp.transport.shared import Window
@@ -67,7 +67,7 @@ def meet_on_devices(
         if needs[worker] is None:
             return None, f"worker {worker} computes on a CPU"
     assert isinstance(backend, GpuBackend)
-    tried = _open_one_another(world, job, backend.device, hosts)
+    tried = _attempt(world, job, backend.device, hosts)
     shared, pairs = sharing(job, tried.met), len(job.servers) * len(job.workers)
     why_not = None
     if len(shared) < pairs:
@@ -91,7 +91,7 @@ def meet_on_devices(
     return OnDevices(memory, windows, links, backend.device, make), None
 
 
-def _open_one_another(world: World, job: Job, device: Device, hosts: Sequence[str]) -> _Attempt:
+def _attempt(world: World, job: Job, device: Device, hosts: Sequence[str]) -> _Attempt:
     rank = world.rank
 
     def sharing_own() -> tuple[DeviceMemory | None, dict[str, Any]]:
@@ -109,16 +109,13 @@ def _open_one_another(world: World, job: Job, device: Device, hosts: Sequence[st
 
     memory, offers = together(world, sharing_own)
 
-    def opening() -> tuple[dict[int, Window], dict[str, Any]]:
-        def window(card: Mapping[str, Any]) -> Window:
-            return DeviceWindow(card, device)
+    def window(card: Mapping[str, Any]) -> Window:
+        return DeviceWindow(card, device)
 
-        windows, refused = open_windows(job, rank, hosts, [o["card"] for o in offers], window)
-        return windows, {"met": sorted(windows), "refused": list(refused.values())}
-
-    windows, meetings = together(world, opening)
-    refused = [reason for fact in (*offers, *meetings) for reason in fact["refused"]]
-    return _Attempt(memory, windows, [fact["met"] for fact in meetings], refused)
+    cards = [offer["card"] for offer in offers]
+    windows, met, refused = open_one_another(world, job, hosts, cards, window)
+    lacking = [reason for offer in offers for reason in offer["refused"]]
+    return _Attempt(memory, windows, met, lacking + refused)
 
 
 def _why_no_messages(

@@ -6,6 +6,7 @@ world of its own, which sends vectors from its GPU to itself.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -23,33 +24,43 @@ OPENER = "psdp.backend.cupy_device:open_device"
 SIZES = (64, 1 << 20)
 """Bytes: of a message that goes with its header, and of one that its receiver asks for."""
 
-_LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PMI2_", "PRTE_", "HYDRA_", "HYDI_", "MPI_", "MPIR_")
-_CHOICES = ("OMPI_MCA_pml", "OMPI_MCA_btl", "OMPI_MCA_mtl", "OMPI_MCA_accelerator")
+_LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PMI2_", "PRTE_", "HYDRA_", "HYDI_", "MPI_")
+_CHOICES = tuple(
+    f"OMPI_MCA_{name}"
+    for name in ("pml", "btl", "mtl", "accelerator", "opal_cuda", "mca_base_param_files")
+)
 """What a launcher says of the job, and what a person says of how messages go."""
+
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)
 
 
 def why_not_aware(local_rank: int, timeout_s: float = TIMEOUT_S) -> str | None:
     """Return why vectors cannot go from GPU to GPU as MPI messages here; None if they can."""
     code = f"from psdp.startup.probe import main; main({OPENER!r}, {local_rank}, {timeout_s})"
-    trial = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=alone(os.environ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    try:
+        trial = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=alone(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        return f"whether MPI takes GPU memory could not be tried ({error.strerror})"
     try:
         said, _ = trial.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         os.killpg(trial.pid, signal.SIGKILL)
-        trial.communicate()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the driver
+            trial.communicate(timeout=1)
         return f"MPI did not send from GPU memory within {timeout_s:g} s"
     if trial.returncode < 0:
-        name = signal.Signals(-trial.returncode).name
-        return f"MPI is not CUDA-aware: sending from GPU memory ended a trial by {name}"
+        end = signal.Signals(-trial.returncode)
+        why = "MPI is not CUDA-aware: " if end in _CRASHES else ""
+        return f"{why}sending from GPU memory ended a trial by {end.name}"
     if trial.returncode:
         lines = said.strip().splitlines() or [f"status {trial.returncode}"]
         return f"sending from GPU memory by MPI failed in a trial ({lines[-1]})"

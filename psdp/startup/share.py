@@ -130,6 +130,25 @@ def open_windows(
     return windows, refused
 
 
+def open_one_another(
+    world: World,
+    job: Job,
+    host: Sequence[str],
+    cards: Sequence[Mapping[str, Any] | None],
+    window: Callable[[Mapping[str, Any]], Window] = Window,
+) -> tuple[dict[int, Window], list[list[int]], list[str]]:
+    """Return what this rank opened of its peers, which each rank opened, and why others could not
+    be. All ranks must call this together."""
+
+    def opening() -> tuple[dict[int, Window], dict[str, Any]]:
+        windows, refused = open_windows(job, world.rank, host, cards, window)
+        return windows, {"met": sorted(windows), "refused": list(refused.values())}
+
+    windows, meetings = together(world, opening)
+    refused = [reason for fact in meetings for reason in fact["refused"]]
+    return windows, [fact["met"] for fact in meetings], refused
+
+
 def meet(
     world: World,
     job: Job,
@@ -143,14 +162,7 @@ def meet(
     Raises:
         SystemExit: ``--transport shared`` asked for what is not possible; rank 0 has said so.
     """
-
-    def opening() -> tuple[dict[int, Window], dict[str, Any]]:
-        windows, refused = open_windows(job, world.rank, host, cards)
-        return windows, {"met": sorted(windows), "refused": list(refused.values())}
-
-    windows, meetings = together(world, opening)
-    met = [fact["met"] for fact in meetings]
-    refused = [reason for fact in meetings for reason in fact["refused"]]
+    windows, met, refused = open_one_another(world, job, host, cards)
 
     def agreeing() -> tuple[Links, dict[str, Any]]:
         return links(job, met, refused, why_not_on_devices), {}

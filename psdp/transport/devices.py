@@ -34,6 +34,8 @@ class Device(Place, Protocol):
     """A GPU, as far as vectors travel between its memory and that of others; see
     :class:`psdp.backend.device.Device`."""
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array: ...
+
     def upload(self, host: Array, out: Array) -> None: ...
 
     def download(self, device: Array, out: Array) -> None: ...
@@ -64,6 +66,7 @@ class DeviceMemory(Arena):
     """
 
     def __init__(self, count: int, size: int, dtype: npt.DTypeLike, device: Device) -> None:
+        self._device = device
         nbytes = ALIGNMENT + count * _aligned(size * np.dtype(dtype).itemsize)
         seen, self._handle = device.export(nbytes)
         self._name = secrets.token_bytes(32)
@@ -73,10 +76,13 @@ class DeviceMemory(Arena):
         super().__init__(seen)
 
     def zeros(self, size: int, dtype: npt.DTypeLike) -> Array:
-        """Return a vector (size,) of zeros; there must be a place left."""
+        """Return a vector (size,) of zeros; one that is not shared, and so goes as a message, if
+        there is no place left."""
         start, count = self._used, size * np.dtype(dtype).itemsize
-        self._used += _aligned(count)
-        assert self._used <= self._bytes.nbytes, "there is a place for all that peers read at once"
+        end = start + _aligned(count)
+        if end > self._bytes.nbytes:
+            return self._device.zeros((size,), dtype)
+        self._used = end
         return self._bytes[start : start + count].view(dtype)
 
     def card(self) -> dict[str, Any]:

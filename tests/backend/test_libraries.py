@@ -82,6 +82,10 @@ def test_a_library_that_is_not_installed_is_not_spoken_of(
     assert opened("cuDNN", lambda: "cuDNN 9") == "cuDNN 9"
     assert opened("cuDNN", raising(ModuleNotFoundError("no module"))) is None
     assert capsys.readouterr().err == ""
+    assert opened("cuDNN", raising(ImportError("GLIBC_2.99 not found"))) is None
+    assert capsys.readouterr().err == (
+        "psdp: cuDNN is not used (ImportError: GLIBC_2.99 not found)\n"
+    )
     assert opened("cuDNN", raising(OSError("libcudnn.so.9: of another world\nTraceback"))) is None
     said = "psdp: cuDNN is not used (OSError: libcudnn.so.9: of another world)\n"
     assert capsys.readouterr().err == said

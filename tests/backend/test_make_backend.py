@@ -136,12 +136,14 @@ def test_missing_device_is_said(with_devices: Callable[[int | None], list[Any]])
 
 
 def test_a_device_that_cannot_be_opened_is_said(
-    with_devices: Callable[[int | None], list[Any]],
+    with_devices: Callable[[int | None], list[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_devices(8)
     with pytest.raises(ConfigError, match=r"cannot use GPU 5 \(cudaErrorDevicesUnavailable"):
         make_backend("gpu", "float32", BROKEN)
     assert make_backend("auto", "float32", BROKEN).name == "cpu"
+    said = "psdp: --device auto takes the CPU: it cannot use GPU 5 (cudaErrorDevicesUnavailable"
+    assert capsys.readouterr().err.startswith(said)
 
 
 def test_bf16_needs_a_gpu_that_has_it(with_devices: Callable[[int | None], list[Any]]) -> None:

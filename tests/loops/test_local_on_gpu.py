@@ -50,10 +50,10 @@ class WatchedDevice(EmulatedDevice):
 
 
 def train(
-    backend: Any, optimizer: str = "adamw", poison: int | None = None
+    backend: Any, optimizer: str = "adamw", poison: int | None = None, **settings: Any
 ) -> tuple[Trained, Replica]:
-    """Train for a round; gradient number ``poison`` holds NaN."""
-    config = Config.from_flat(SMALL | {"optimizer": optimizer}).resolved()
+    """Train for a round; gradient number ``poison`` holds Inf."""
+    config = Config.from_flat(SMALL | {"optimizer": optimizer} | settings).resolved()
     job = Job(config, 2, parameter_table(config.model, VOCAB))
     replica = Replica(job, VOCAB, backend)
     backend.to_device(job.table.initial(1, "float32"), replica.own_weights)
@@ -64,7 +64,7 @@ def train(
         replica.clear()
         replica.model.forward_backward(x, np.roll(x, -1, axis=1))
         if clock == poison:
-            backend.to_device(np.full(1, math.nan), replica.own_gradient[7:8])
+            backend.to_device(np.full(1, math.inf), replica.own_gradient[7:8])
 
     order = Weights(0, 0, TRAIN, -1, 0, 0, steps=STEPS)
     return LocalTraining(job, replica, gradient).train(order), replica
@@ -82,10 +82,13 @@ def test_a_round_is_the_same_as_on_a_cpu_and_waits_at_its_end(
     assert device.waits < STEPS
 
 
-def test_a_gradient_that_is_not_finite_shows_in_what_is_pushed(kernel_folder: Path) -> None:
-    for last in (False, True):
-        poison = STEPS - 1 if last else 1
-        _, gpu = train(GpuBackend(WatchedDevice(kernel_folder), "float32"), poison=poison)
-        assert not math.isfinite(gpu.backend.sum_of_squares(gpu.own_pushed))
-        trained, _ = train(make_backend("cpu", "float32"), poison=poison)
-        assert math.isnan(trained.loss)
+@pytest.mark.parametrize("settings", [{}, {"grad_clip": 0.0, "grad_clip_value": 0.1}], ids=str)
+@pytest.mark.parametrize("poison", [1, STEPS - 1])
+def test_a_gradient_that_is_not_finite_shows_in_what_is_pushed(
+    kernel_folder: Path, poison: int, settings: dict[str, Any]
+) -> None:
+    device = WatchedDevice(kernel_folder)
+    _, gpu = train(GpuBackend(device, "float32"), poison=poison, **settings)
+    assert not math.isfinite(gpu.backend.sum_of_squares(gpu.own_pushed))
+    trained, _ = train(make_backend("cpu", "float32"), poison=poison, **settings)
+    assert math.isnan(trained.loss)

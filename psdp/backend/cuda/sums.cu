@@ -68,15 +68,15 @@ extern "C" __global__ void square_parts_bf16(const bf16 *x, double *parts, long 
     sum_squares(x, parts, size);
 }
 
-// out (1,) = what limits a norm to `limit`, given parts of its square; NaN if it is not finite. One
-// block.
+// out (1,) = what limits a norm to `limit` (0: nothing does), given parts of its square; NaN if it
+// is not finite. One block.
 extern "C" __global__ void factor_of_parts(const double *parts, double *out, long long size,
                                            double limit) {
     double sum = 0;
     for (long long i = threadIdx.x; i < size; i += blockDim.x) sum += parts[i];
     sum = block_sum(sum);
     if (threadIdx.x) return;
-    double factor = limit / (sqrt(sum) + 1e-6);
+    double factor = limit > 0 ? limit / (sqrt(sum) + 1e-6) : 1;
     *out = sum < INF ? (factor < 1 ? factor : 1) : sum - sum;
 }
 
