@@ -207,10 +207,6 @@ class Shard:
             weighted_mean(mean, [self.slots[slot] for slot in slots], weights, self.backend)
         return mean
 
-    def sum_of_squares(self, gradient: Array) -> float:
-        """Return the sum of the squares of a mean (S,); NaN or Inf only if it holds NaN or Inf."""
-        return self.backend.sum_of_squares(gradient)
-
     def send(self, snapshot: Snapshot, way: Callable[[Array], Sending]) -> None:
         """Send the weights of a snapshot some way, from where the shard's own are."""
         if self._on_host:

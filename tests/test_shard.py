@@ -247,7 +247,7 @@ def test_a_shard_on_a_gpu_does_what_one_on_a_cpu_does(
             shard.remember(0)
             shard.update(shard.average([1], [1.0]), 2.0, 0.1)
             average = shard.average([0, 2], [0.25, 0.75])
-            squares.append(shard.sum_of_squares(average))
+            squares.append(shard.backend.sum_of_squares(average))
             if "lag_compensation" in settings:
                 shard.compensate(0, average)
             shard.update(average, math.sqrt(squares[-1]), 0.1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from psdp.backend.arrays import Array
+from psdp.backend.device import address
 from psdp.backend.fused import AttentionShape, Unsupported, first_line
 
 LEAST_TOKENS = 2048
@@ -84,8 +85,8 @@ class CudnnPlan:
         self, qkv: Array, out: Array, log_sums: Array, seed: Array, offset: Array, workspace: Array
     ) -> None:
         places = self._thirds(qkv, (_Q, _K, _V)) | self._drawn(seed, offset)
-        places |= {_OUT: _address(out), _SUMS: _address(log_sums)}
-        self._forward.execute(places, _address(workspace), handle=self._handle)
+        places |= {_OUT: address(out), _SUMS: address(log_sums)}
+        self._forward.execute(places, address(workspace), handle=self._handle)
 
     def backward(
         self,
@@ -99,17 +100,17 @@ class CudnnPlan:
         workspace: Array,
     ) -> None:
         places = self._thirds(qkv, (_Q, _K, _V)) | self._drawn(seed, offset)
-        places |= {_OUT: _address(out), _SUMS: _address(log_sums), _DOUT: _address(dout)}
+        places |= {_OUT: address(out), _SUMS: address(log_sums), _DOUT: address(dout)}
         places |= self._thirds(dqkv, (_DQ, _DK, _DV))
-        self._backward.execute(places, _address(workspace), handle=self._handle)
+        self._backward.execute(places, address(workspace), handle=self._handle)
 
     def _thirds(self, rows: Array, numbers: tuple[int, ...]) -> dict[int, int]:
         """Return where queries, keys and values lie, side by side in every row."""
         width = rows.itemsize * self._shape.heads * self._shape.head
-        return {number: _address(rows) + i * width for i, number in enumerate(numbers)}
+        return {number: address(rows) + i * width for i, number in enumerate(numbers)}
 
     def _drawn(self, seed: Array, offset: Array) -> dict[int, int]:
-        return {_SEED: _address(seed), _OFFSET: _address(offset)} if self._shape.p else {}
+        return {_SEED: address(seed), _OFFSET: address(offset)} if self._shape.p else {}
 
 
 def _describe_forward(cudnn: Any, graph: Any, shape: AttentionShape) -> None:
@@ -173,7 +174,3 @@ def _layout(shape: AttentionShape, parts: int) -> tuple[list[int], list[int]]:
 def _sums_layout(shape: AttentionShape) -> tuple[list[int], list[int]]:
     dims = [shape.batch, shape.heads, shape.length, 1]
     return dims, [shape.heads * shape.length, shape.length, 1, 1]
-
-
-def _address(array: Array) -> int:
-    return int(array.data.ptr)  # type: ignore[attr-defined]

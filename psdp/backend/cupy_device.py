@@ -13,6 +13,7 @@ import numpy as np
 from psdp.backend.arrays import Array
 from psdp.backend.cuda import OPTIONS, Source
 from psdp.backend.cudnn_attention import CudnnAttention
+from psdp.backend.device import address
 from psdp.backend.fused import Libraries, opened
 from psdp.backend.products import WORKSPACE_BYTES, CublasProducts, LtProducts
 from psdp.errors import DeviceMemoryError, NoDevice, UnusableDevice
@@ -171,8 +172,8 @@ class CupyDevice:
 
     def copy(self, source: Array, out: Array) -> None:
         self._runtime.memcpyAsync(
-            out.data.ptr,  # type: ignore[attr-defined]
-            source.data.ptr,  # type: ignore[attr-defined]
+            address(out),
+            address(source),
             out.nbytes,
             self._runtime.memcpyDefault,
             self._stream.ptr,
@@ -183,7 +184,7 @@ class CupyDevice:
         if not locked and staged:
             host = self._staged(host)
         self._runtime.memcpyAsync(
-            out.data.ptr,  # type: ignore[attr-defined]
+            address(out),
             host.ctypes.data,
             host.nbytes,
             self._runtime.memcpyHostToDevice,
@@ -210,7 +211,7 @@ class CupyDevice:
     def download(self, device: Array, out: Array) -> None:
         self._runtime.memcpyAsync(
             out.ctypes.data,
-            device.data.ptr,  # type: ignore[attr-defined]
+            address(device),
             out.nbytes,
             self._runtime.memcpyDeviceToHost,
             self._stream.ptr,
@@ -221,7 +222,7 @@ class CupyDevice:
         self._copies.wait_event(self._stream.record())
         self._runtime.memcpyAsync(
             out.ctypes.data,
-            device.data.ptr,  # type: ignore[attr-defined]
+            address(device),
             out.nbytes,
             self._runtime.memcpyDeviceToHost,
             self._copies.ptr,
@@ -235,7 +236,7 @@ class CupyDevice:
             self._under_way = False
 
     def clear(self, out: Array) -> None:
-        pointer = out.data.ptr  # type: ignore[attr-defined]
+        pointer = address(out)
         self._runtime.memsetAsync(pointer, 0, out.nbytes, self._stream.ptr)
 
     def synchronize(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from psdp.backend.arrays import Array
+from psdp.backend.device import address
 from psdp.backend.fused import Unsupported
 
 # What both call number formats and ways to compute.
@@ -34,11 +35,10 @@ class Stored(NamedTuple):
 
 def stored(matrix: Array) -> Stored:
     """Return how a matrix lies, which is stored by rows or is such a matrix turned."""
-    address = matrix.data.ptr  # type: ignore[attr-defined]
     if matrix.flags.c_contiguous:
-        return Stored(address, 0, matrix.shape[1], matrix.shape[0])
+        return Stored(address(matrix), 0, matrix.shape[1], matrix.shape[0])
     assert matrix.flags.f_contiguous, "a factor is stored by rows, or is such a matrix turned"
-    return Stored(address, 1, matrix.shape[0], matrix.shape[1])
+    return Stored(address(matrix), 1, matrix.shape[0], matrix.shape[1])
 
 
 class Factors:
@@ -81,7 +81,7 @@ class CublasProducts:
         self._handle = ctypes.c_void_p()
         _check("cublasCreate", cublas.cublasCreate_v2(ctypes.byref(self._handle)))
         _check("cublasSetStream", cublas.cublasSetStream_v2(self._handle, _pointer(stream)))
-        room = _pointer(workspace.data.ptr)  # type: ignore[attr-defined]
+        room = _pointer(address(workspace))
         size = ctypes.c_size_t(WORKSPACE_BYTES)
         _check("cublasSetWorkspace", cublas.cublasSetWorkspace_v2(self._handle, room, size))
 
@@ -93,7 +93,7 @@ class CublasProducts:
         zero, one = self._factors.addresses(out.dtype == np.float64)
         left, right = stored(a), stored(b)
         formats = [_CUDA_R[array.dtype.name] for array in (b, a, out)]
-        there = _pointer(out.data.ptr)  # type: ignore[attr-defined]
+        there = _pointer(address(out))
         status = self._cublas.cublasGemmEx(
             self._handle, right.turned, left.turned, n, m, k, _pointer(one),
             _pointer(right.address), formats[0], right.pitch,
@@ -152,8 +152,8 @@ class LtProducts:
         """See :class:`psdp.backend.fused.FusedProducts`."""
         first, second = stored(b), stored(a)
         # What follows the product is read or written like its result.
-        beside = [array.data.ptr for array in (bias, inner) if array is not None]  # type: ignore[attr-defined]
-        there = out.data.ptr  # type: ignore[attr-defined]
+        beside = [address(array) for array in (bias, inner) if array is not None]
+        there = address(out)
         least = min(map(_alignment, [there, *beside]))
         alignments = _alignment(first.address), _alignment(second.address), least, least
         key = (
@@ -168,15 +168,14 @@ class LtProducts:
             raise Unsupported(plan)
         lt, attribute = self._lt, self._lt.MatmulDescAttribute
         if bias is not None:
-            _set(lt, plan.operation, attribute.BIAS_POINTER, bias.data.ptr)  # type: ignore[attr-defined]
+            _set(lt, plan.operation, attribute.BIAS_POINTER, address(bias))
         if inner is not None:
-            pointer = inner.data.ptr  # type: ignore[attr-defined]
-            _set(lt, plan.operation, attribute.EPILOGUE_AUX_POINTER, pointer)
+            _set(lt, plan.operation, attribute.EPILOGUE_AUX_POINTER, address(inner))
         zero, one = self._factors.addresses(out.dtype == np.float64)
         lt.matmul(
             self._handle, plan.operation, one, first.address, plan.first,
             second.address, plan.second, one if add else zero, there, plan.out, there, plan.out,
-            plan.algorithm.ctypes.data, self._workspace.data.ptr,  # type: ignore[attr-defined]
+            plan.algorithm.ctypes.data, address(self._workspace),
             WORKSPACE_BYTES, self._stream,
         )  # fmt: skip
 
@@ -256,6 +255,6 @@ def _set(lt: Any, operation: int, attribute: Any, value: int) -> None:
     lt.matmul_desc_set_attribute(operation, attribute, held.ctypes.data, held.nbytes)
 
 
-def _alignment(address: int) -> int:
+def _alignment(place: int) -> int:
     """Return the largest power of two, up to 256, that divides an address."""
-    return min(256, address & -address)
+    return min(256, place & -place)

@@ -184,7 +184,7 @@ class Server(ABC):
             norms[0] = self.gradients[slots[0]].sum_of_squares
         else:
             with self.profile.span("gradient norm", gradient.nbytes):
-                norms[own] = self.shard.sum_of_squares(gradient)
+                norms[own] = self.shard.backend.sum_of_squares(gradient)
             for server in self.job.servers:
                 if server != own:
                     self.endpoint.send(server, m.PartialNorm(asked.version, norms[own]))

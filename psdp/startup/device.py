@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,6 +68,17 @@ def copies_of_weights(job: Job) -> int:
     return 2 + len(job.workers) * (1 + compensates)
 
 
+def needs_by_gpu(
+    needs: Sequence[Mapping[str, Any] | None], hosts: Sequence[str]
+) -> dict[tuple[str, str], list[tuple[int, Mapping[str, Any]]]]:
+    """Return the ranks that share each GPU, a host and a name, and what each needs of it."""
+    found: defaultdict[tuple[str, str], list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
+    for rank, (need, host) in enumerate(zip(needs, hosts, strict=True)):
+        if need is not None:
+            found[host, need["name"]].append((rank, need))
+    return found
+
+
 def check_room(needs: Sequence[Mapping[str, Any] | None], hosts: Sequence[str], rank: int) -> None:
     """
     Args:
@@ -80,11 +91,7 @@ def check_room(needs: Sequence[Mapping[str, Any] | None], hosts: Sequence[str], 
     own = needs[rank]
     if own is None:
         return
-    sharing = [
-        other
-        for other, host in zip(needs, hosts, strict=True)
-        if other is not None and (host, other["name"]) == (hosts[rank], own["name"])
-    ]
+    sharing = [need for _, need in needs_by_gpu(needs, hosts)[hosts[rank], own["name"]]]
     needed, free = sum(other["needed"] for other in sharing), min(o["free"] for o in sharing)
     if needed <= free:
         return

@@ -16,7 +16,7 @@ from psdp.backend.gpu_backend import GpuBackend
 from psdp.job import Job
 from psdp.params import Array, Zeros
 from psdp.startup.agree import together
-from psdp.startup.device import copies_of_weights
+from psdp.startup.device import copies_of_weights, needs_by_gpu
 from psdp.startup.probe import why_not_aware
 from psdp.startup.share import Links, Meeting, mutual, open_one_another, sharing
 from psdp.transport.devices import Device, DeviceMemory, DeviceWindow
@@ -141,21 +141,16 @@ def lack_of_room(
     shared: frozenset[tuple[int, int]],
 ) -> str | None:
     """Return which GPU has no room for vectors beside all else that is to be there."""
-    needed: dict[tuple[str, str], int] = {}
-    free: dict[tuple[str, str], int] = {}
-    for rank, (need, host) in enumerate(zip(needs, hosts, strict=True)):
-        assert need is not None
-        gpu = host, need["name"]
-        received = 0
-        if rank in job.servers:
-            received = sum((rank, worker) not in shared for worker in job.workers)
-        own = need["needed"] + need["vectors"] + received * need["slot"]
-        needed[gpu] = needed.get(gpu, 0) + own
-        free[gpu] = min(free.get(gpu, need["free"]), need["free"])
-    for (host, name), count in needed.items():
-        if count > free[host, name]:
+    for (host, name), sharing_it in needs_by_gpu(needs, hosts).items():
+        needed, free = 0, min(need["free"] for _, need in sharing_it)
+        for rank, need in sharing_it:
+            received = 0
+            if rank in job.servers:
+                received = sum((rank, worker) not in shared for worker in job.workers)
+            needed += need["needed"] + need["vectors"] + received * need["slot"]
+        if needed > free:
             return (
-                f"{name} on {host} would have to hold {count / 2**30:.2f} GiB, and has "
-                f"{free[host, name] / 2**30:.2f} GiB free"
+                f"{name} on {host} would have to hold {needed / 2**30:.2f} GiB, and has "
+                f"{free / 2**30:.2f} GiB free"
             )
     return None

@@ -68,13 +68,18 @@ extern "C" __global__ void square_parts_bf16(const bf16 *x, double *parts, long 
     sum_squares(x, parts, size);
 }
 
+// The sum of x (size,) in float64, for the first thread of the only block.
+template <typename T> __device__ __forceinline__ double total(const T *x, long long size) {
+    double sum = 0;
+    for (long long i = threadIdx.x; i < size; i += blockDim.x) sum += (double)x[i];
+    return block_sum(sum);
+}
+
 // out (1,) = what limits a norm to `limit` (0: nothing does), given parts of its square; NaN if it
 // is not finite. One block.
 extern "C" __global__ void factor_of_parts(const double *parts, double *out, long long size,
                                            double limit) {
-    double sum = 0;
-    for (long long i = threadIdx.x; i < size; i += blockDim.x) sum += parts[i];
-    sum = block_sum(sum);
+    double sum = total(parts, size);
     if (threadIdx.x) return;
     double factor = limit > 0 ? limit / (sqrt(sum) + 1e-6) : 1;
     *out = sum < INF ? (factor < 1 ? factor : 1) : sum - sum;
@@ -82,15 +87,11 @@ extern "C" __global__ void factor_of_parts(const double *parts, double *out, lon
 
 // out (1,) = or += scale times the sum of x (size,): one block.
 extern "C" __global__ void total_of_parts(const double *x, double *out, long long size) {
-    double sum = 0;
-    for (long long i = threadIdx.x; i < size; i += blockDim.x) sum += x[i];
-    sum = block_sum(sum);
+    double sum = total(x, size);
     if (threadIdx.x == 0) *out = sum;
 }
 
 extern "C" __global__ void add_total(const real *x, double *out, long long size, double scale) {
-    double sum = 0;
-    for (long long i = threadIdx.x; i < size; i += blockDim.x) sum += (double)x[i];
-    sum = block_sum(sum);
+    double sum = total(x, size);
     if (threadIdx.x == 0) *out += scale * sum;
 }
