@@ -35,7 +35,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror psdp/backend/native/*.[ch] psdp/backend/cuda/*.cu* tests/emulated/*.[ch]
+	$(BIN)/clang-format --dry-run --Werror psdp/backend/cpu/native/*.[ch] psdp/backend/gpu/cuda/*.cu* tests/emulated/*.[ch]
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/compute.py
@@ -49,7 +49,7 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-SOURCES := pyproject.toml $(wildcard psdp/backend/native/*)
+SOURCES := pyproject.toml $(wildcard psdp/backend/cpu/native/*)
 
 $(VENV)/.train: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) -e '.[$(MPI)]'

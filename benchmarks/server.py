@@ -25,9 +25,9 @@ from training import OPTIM
 
 from psdp.backend import make_backend
 from psdp.backend.squares import sum_of_squares
+from psdp.backend.threads import limit_blas
 from psdp.optim import make_optimizer
-from psdp.shard import Shard
-from psdp.threads import limit_blas
+from psdp.servers.shard import Shard
 
 ITEM_BYTES = 4
 

@@ -32,9 +32,9 @@ from typing import Any
 from tqdm import tqdm
 
 from psdp.errors import ConfigError, PsdpError
+from psdp.records.folder import CONFIG, SUMMARY
 from psdp.report.files import check_extra, write_report
 from psdp.report.runs import FINISHED, LeftOut
-from psdp.runfolder import CONFIG, SUMMARY
 
 # With `python -m` the folder above is on the path; the other benchmarks are run by their file.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from psdp.backend import make_backend
+from psdp.backend.threads import limit_blas
 from psdp.config import ModelConfig, OptimConfig
 from psdp.nn.transformer import Transformer, parameter_table
 from psdp.optim import make_optimizer
 from psdp.params import Array
-from psdp.threads import limit_blas
 
 SEED = 1337
 OPTIM = OptimConfig(lr=3e-4, beta1=0.9)

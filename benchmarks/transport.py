@@ -37,7 +37,7 @@ from psdp.config import OptimConfig
 from psdp.launch import Job, find_launcher, mpirun_command, this_host, vendor_of
 from psdp.optim import make_optimizer
 from psdp.params import Array
-from psdp.shard import Shard
+from psdp.servers.shard import Shard
 from psdp.transport import Arrival, Endpoint
 from psdp.transport import messages as m
 from psdp.transport.mpi import MpiEndpoint, World

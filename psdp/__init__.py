@@ -1,3 +1,3 @@
 """psdp: an MPI parameter server that trains Transformer language models."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from psdp.backend.threads import limit_blas, own_cores
 from psdp.cli import Parser
 from psdp.errors import ConfigError, DataError, PsdpError
 from psdp.generation import Sampling, choose_checkpoint, continuation, load_model
-from psdp.threads import limit_blas, own_cores
 
 
 @dataclass(frozen=True)

@@ -19,23 +19,23 @@ import numpy as np
 from psdp import __version__
 from psdp.checkpoint import CheckpointStore
 from psdp.config import RunConfig
-from psdp.console import Console
 from psdp.errors import ConfigError, PeerLost, PsdpError
-from psdp.loops.exchange import Interrupted
-from psdp.loops.follower import Follower
-from psdp.loops.keeper import leader_of
-from psdp.loops.leader import LAST_SAVE_S, Ended
-from psdp.loops.server import Server
-from psdp.loops.worker import Worker
-from psdp.metrics import Best
-from psdp.recorder import Recorder
-from psdp.replay import Record, Replay, events_file
+from psdp.records.console import Console
+from psdp.records.metrics import Best
+from psdp.records.recorder import Recorder
+from psdp.records.replay import Record, Replay, events_file
+from psdp.servers.follower import Follower
+from psdp.servers.keeper import leader_of
+from psdp.servers.leader import LAST_SAVE_S, Ended
+from psdp.servers.server import Server
 from psdp.startup import Ready, prepare
 from psdp.startup.resume import identity_of
 from psdp.transport import Endpoint
 from psdp.transport.link import Link
 from psdp.transport.messages import ERROR, SIGNAL
 from psdp.transport.mpi import World
+from psdp.workers.exchange import Interrupted
+from psdp.workers.worker import Worker
 
 
 class Signals:

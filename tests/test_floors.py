@@ -19,10 +19,12 @@ FLOORS = (
     ("errors",),
     ("handicap", "protocol", "params"),
     ("config",),
-    ("backend", "data", "transport", "metrics", "costs", "console", "runfolder", "threads"),
-    ("nn", "optim", "checkpoint", "job", "weights"),
-    ("shard", "replica", "recorder", "replay", "generation"),
-    ("loops", "startup"),
+    ("backend", "data", "transport"),
+    ("job",),
+    ("records",),
+    ("nn", "optim", "checkpoint"),
+    ("servers", "workers", "generation"),
+    ("startup",),
     ("rank", "cli"),
     ("worker", "generate", "launch", "report", "simulate"),
 )
@@ -88,7 +90,7 @@ MODULES = sorted(TREES.keys() - {"psdp"})
 
 def test_the_walk_sees_the_house() -> None:
     assert len(MODULES) > 40
-    assert "psdp.backend.native_backend" in own_imports("psdp.backend"), "imports inside try"
+    assert "psdp.backend.cpu.native_backend" in own_imports("psdp.backend"), "imports inside try"
 
 
 def test_the_package_itself_imports_nothing() -> None:
@@ -135,9 +137,9 @@ def test_mpi4py_is_imported_in_one_file() -> None:
 
 
 def test_cupy_is_imported_in_one_file() -> None:
-    assert who_imports("cupy") == {"psdp.backend.cupy_device"}
+    assert who_imports("cupy") == {"psdp.backend.gpu.cupy_device"}
     for library in ("cuda", "cudnn", "nvmath"):
-        assert who_imports(library) == {"psdp.backend.cupy_device"}
+        assert who_imports(library) == {"psdp.backend.gpu.cupy_device"}
 
 
 @pytest.mark.parametrize("package", ["pickle", "marshal", "shelve", "dill", "cloudpickle"])

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from psdp.errors import ConfigError, DataError, PeerLost, RankFailed
-from psdp.loops.exchange import Interrupted
-from psdp.loops.leader import Ended
+from psdp.servers.leader import Ended
+from psdp.workers.exchange import Interrupted
 
 try:
     from psdp.rank import Signals, tell

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from psdp.backend.gpu_backend import GpuBackend
-from psdp.backend.ledger import Ledger
+from psdp.backend.gpu.gpu_backend import GpuBackend
+from psdp.backend.gpu.ledger import Ledger
 from psdp.checkpoint import CheckpointStore, Manifest, read_manifest
 from psdp.config import Config, settings
 from psdp.data.corpus import Corpus, load_corpus
@@ -23,7 +23,7 @@ from psdp.errors import CheckpointError, ConfigError, DataError
 from psdp.generation import load_model
 from psdp.job import Job
 from psdp.nn.transformer import parameter_table
-from psdp.runfolder import RunFolder
+from psdp.records.folder import RunFolder
 
 try:
     from psdp.startup.agree import PER_RANK, same_corpus, same_settings, together

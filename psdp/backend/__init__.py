@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import sys
 
-from psdp.backend import cupy_device
 from psdp.backend.arrays import BF16
 from psdp.backend.base import AdamStep, Backend, Factor
-from psdp.backend.fused import NO_LIBRARIES
-from psdp.backend.gpu_backend import GpuBackend
-from psdp.backend.numpy_backend import NumpyBackend
-from psdp.backend.trial import trusted
+from psdp.backend.cpu.numpy_backend import NumpyBackend
+from psdp.backend.gpu import cupy_device
+from psdp.backend.gpu.gpu_backend import GpuBackend
+from psdp.backend.gpu.libraries import NO_LIBRARIES
+from psdp.backend.gpu.trial import trusted
 from psdp.errors import ConfigError, NoDevice, UnusableDevice
 
 if "OMP_WAIT_POLICY" not in os.environ:
@@ -23,7 +23,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 try:
-    from psdp.backend.native_backend import ARE_FAST, NativeBackend, bf16_here
+    from psdp.backend.cpu.native_backend import ARE_FAST, NativeBackend, bf16_here
 except (ImportError, AttributeError) as error:
     # Installed without a C compiler, or compiled for another version of psdp; the reason is told to
     # whoever asks for compiled kernels.

@@ -14,6 +14,7 @@ from __future__ import annotations
 from psdp.checkpoint.background import BackgroundWriter
 from psdp.checkpoint.manifest import Manifest, ShardFile, read_manifest
 from psdp.checkpoint.read import find_checkpoint, read_shard, read_weights, run_of
+from psdp.checkpoint.snapshot import Snapshot
 from psdp.checkpoint.store import CheckpointStore
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointStore",
     "Manifest",
     "ShardFile",
+    "Snapshot",
     "find_checkpoint",
     "read_manifest",
     "read_shard",

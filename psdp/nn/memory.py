@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from psdp.backend.fused import NO_LIBRARIES, Libraries
-from psdp.backend.gpu_backend import GpuBackend
-from psdp.backend.ledger import Ledger, LedgerAttention
+from psdp.backend.gpu.gpu_backend import GpuBackend
+from psdp.backend.gpu.ledger import Ledger, LedgerAttention
+from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries
 from psdp.config import ModelConfig
 from psdp.nn.transformer import Transformer, parameter_table
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from psdp.backend import Backend
 from psdp.backend.attention import CausalAttention
-from psdp.costs import OTHER, Profile
 from psdp.nn.transformer import Transformer
+from psdp.records.profile import OTHER, Profile
 
 KINDS = {
     "Embedding": "embedding",

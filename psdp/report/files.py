@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from psdp.errors import ConfigError
-from psdp.metrics import percentile
+from psdp.records.metrics import percentile
 from psdp.report.measures import loss_at, time_to_loss
 from psdp.report.runs import PARTS, LeftOut, Run, read_runs
 from psdp.report.tables import Row, Scenario, compare, worker_shares

@@ -13,7 +13,7 @@ from typing import Any
 
 from psdp.config import Config
 from psdp.errors import ConfigError
-from psdp.runfolder import CONFIG, METRICS, SUMMARY
+from psdp.records.folder import CONFIG, METRICS, SUMMARY
 
 FINISHED = ("budget", "early_stop")
 """What stops a run that came to its end (``stopped_by`` of a summary)."""

@@ -17,8 +17,8 @@ from typing import Any
 from psdp.errors import ConfigError, ReplayError
 from psdp.job import Job
 from psdp.protocol import Push
-from psdp.replay import Happened, Timing, events_file, read_record
-from psdp.runfolder import CONFIG, SUMMARY
+from psdp.records.folder import CONFIG, SUMMARY
+from psdp.records.replay import Happened, Timing, events_file, read_record
 from psdp.simulate.costs import UPDATE_VECTORS, Costs
 from psdp.simulate.scenario import job_of
 from psdp.simulate.world import WARM_UP, World, rate

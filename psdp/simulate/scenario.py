@@ -8,9 +8,9 @@ from typing import Any
 
 from psdp.config import Config
 from psdp.job import Job, check_world
-from psdp.metrics import percentile
 from psdp.nn.transformer import parameter_table
 from psdp.params import Init, ParamSpec, ParamTable
+from psdp.records.metrics import percentile
 from psdp.simulate.costs import Costs
 from psdp.simulate.worker import State
 from psdp.simulate.world import Course, World

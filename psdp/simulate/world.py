@@ -9,8 +9,8 @@ import numpy as np
 
 from psdp.handicap import Handicap, parse_jitter, parse_stragglers
 from psdp.job import Job
-from psdp.metrics import Histogram
 from psdp.protocol import Apply, Drained, Drop, Effect, Leave, Pull, Push, SendWeights
+from psdp.records.metrics import Histogram
 from psdp.simulate.clock import Action, Clock, Cores, Network, Ring
 from psdp.simulate.costs import Costs
 from psdp.simulate.server import Server

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psdp.backend import Backend
-from psdp.backend.gpu_backend import GpuBackend
+from psdp.backend.gpu.gpu_backend import GpuBackend
 from psdp.errors import DeviceMemoryError
 from psdp.job import Job
 from psdp.nn.memory import describe, training_memory
 from psdp.params import Zeros
-from psdp.replica import Replica
+from psdp.workers.replica import Replica
 
 
 def needs_of(backend: Backend, job: Job, rank: int, vocab_size: int) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from psdp.config import Config
 from psdp.data.corpus import Corpus
 from psdp.errors import ConfigError
 from psdp.job import Job
-from psdp.runfolder import RunFolder
+from psdp.records.folder import RunFolder
 
 
 def open_folder(config: Config, manifest: Manifest | None) -> RunFolder:

@@ -10,26 +10,26 @@ from typing import Any
 import numpy as np
 
 from psdp.backend import Backend, make_backend
-from psdp.checkpoint import CheckpointStore, Manifest, read_shard
+from psdp.backend.threads import fair_share, limit_blas, own_cores
+from psdp.checkpoint import CheckpointStore, Manifest, Snapshot, read_shard
 from psdp.config import Config
 from psdp.data.batches import Batches, Validation
 from psdp.data.corpus import Corpus, load_corpus
 from psdp.errors import ConfigError
 from psdp.job import Job, check_world
 from psdp.nn.transformer import parameter_table
-from psdp.replica import Replica
-from psdp.runfolder import RunFolder
-from psdp.shard import Shard, Snapshot
+from psdp.records.folder import RunFolder
+from psdp.servers.shard import Shard
 from psdp.startup.agree import same_corpus, same_settings, together
 from psdp.startup.device import check_room, make_replica, needs_of
 from psdp.startup.folder import config_record, open_folder
 from psdp.startup.on_devices import meet_on_devices
 from psdp.startup.resume import check_replayable, check_resumable, settle
 from psdp.startup.share import Links, Meeting, make_memory, meet
-from psdp.threads import fair_share, limit_blas, own_cores
 from psdp.transport.devices import Device
 from psdp.transport.mpi import World
 from psdp.transport.shared import Memory, Neighbours
+from psdp.workers.replica import Replica
 
 
 @dataclass(frozen=True)

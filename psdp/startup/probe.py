@@ -18,7 +18,7 @@ from importlib import import_module
 import numpy as np
 
 TIMEOUT_S = 30.0
-OPENER = "psdp.backend.cupy_device:open_device"
+OPENER = "psdp.backend.gpu.cupy_device:open_device"
 """Module and function that open a GPU, by its number among those of the host."""
 
 SIZES = (64, 1 << 20)

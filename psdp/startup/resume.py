@@ -12,7 +12,7 @@ from psdp.config import Config, flag_of
 from psdp.data.corpus import Corpus
 from psdp.errors import CheckpointError, ReplayError
 from psdp.job import Job
-from psdp.runfolder import CONFIG
+from psdp.records.folder import CONFIG
 
 CHANGEABLE = frozenset(
     {

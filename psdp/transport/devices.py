@@ -32,7 +32,7 @@ class Place(Protocol):
 
 class Device(Place, Protocol):
     """A GPU, as far as vectors travel between its memory and that of others; see
-    :class:`psdp.backend.device.Device`."""
+    :class:`psdp.backend.gpu.device.Device`."""
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array: ...
 

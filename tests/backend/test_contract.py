@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from psdp.backend import AdamStep, Backend, Factor, make_backend
 from psdp.backend.attention import CausalAttention, causal_blocks
-from psdp.backend.fused import NO_LIBRARIES, Libraries
-from psdp.backend.gpu_backend import GpuBackend, Mask
-from psdp.backend.native_backend import NativeBackend
-from psdp.backend.numpy_backend import NumpyBackend
+from psdp.backend.cpu.native_backend import NativeBackend
+from psdp.backend.cpu.numpy_backend import NumpyBackend
+from psdp.backend.gpu.gpu_backend import GpuBackend, Mask
+from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries
 from psdp.params import Array
 
 BACKENDS = [

@@ -8,7 +8,7 @@ from importlib.metadata import files
 
 import pytest
 
-from psdp.backend.cuda import OPTIONS, Source, all_sources
+from psdp.backend.gpu.cuda import OPTIONS, Source, all_sources
 
 SOURCES = [*all_sources(), *(s for s in all_sources(head=128) if s.head)]
 REPORT = re.compile(r"ptxas\s+(info\s+:|\.) ")

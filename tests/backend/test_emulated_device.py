@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from emulated.device import EmulatedDevice
 
-from psdp.backend.cuda import Source
+from psdp.backend.gpu.cuda import Source
 
 REVERSE = """
 extern "C" __global__ void reverse(float *x, long long size) {

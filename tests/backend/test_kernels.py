@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from psdp.backend import AdamStep, Backend, make_backend
 from psdp.backend.attention import causal_blocks
-from psdp.backend.native_backend import SUPPORT, NativeBackend, bf16_here
+from psdp.backend.cpu.native_backend import SUPPORT, NativeBackend, bf16_here
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-13}
 
@@ -370,9 +370,9 @@ def test_threads_that_come_and_go_leave_no_memory_behind() -> None:
 def test_without_avx512_products_are_those_of_blas(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psdp.backend.native_backend.SUPPORT", 0)
+    monkeypatch.setattr("psdp.backend.cpu.native_backend.SUPPORT", 0)
     test_products_and_biases(backend, 37)
-    monkeypatch.setattr("psdp.backend.native_backend.SGEMM", None)
+    monkeypatch.setattr("psdp.backend.cpu.native_backend.SGEMM", None)
     test_products_and_biases(backend, 37)
 
 

@@ -11,10 +11,10 @@ from emulated.device import EmulatedDevice
 from emulated.libraries import attention, products
 
 from psdp.backend import make_backend
-from psdp.backend.cudnn_attention import LEAST_TOKENS
-from psdp.backend.fused import AttentionShape, Libraries, Unsupported, opened
-from psdp.backend.gpu_backend import GpuBackend
-from psdp.backend.trial import trusted
+from psdp.backend.gpu.cudnn import LEAST_TOKENS
+from psdp.backend.gpu.gpu_backend import GpuBackend
+from psdp.backend.gpu.libraries import AttentionShape, Libraries, Unsupported, opened
+from psdp.backend.gpu.trial import trusted
 from psdp.config import ModelConfig
 from psdp.nn.memory import training_memory
 from psdp.nn.transformer import Transformer, parameter_table
@@ -191,6 +191,6 @@ def test_kernels_say_whether_libraries_are_used(
 ) -> None:
     offer(device)
     opened: Callable[..., EmulatedDevice] = lambda *_, **__: device  # noqa: E731
-    monkeypatch.setattr("psdp.backend.cupy_device.open_device", opened)
+    monkeypatch.setattr("psdp.backend.gpu.cupy_device.open_device", opened)
     backend = make_backend("gpu", "float32", kernels=kernels, precision="bf16")
     assert backend.kernels == "cuda bf16" + " (cuDNN 9.28, cuBLASLt 12.9)" * named

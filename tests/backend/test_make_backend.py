@@ -115,7 +115,7 @@ def with_devices(
             return emulated
 
         monkeypatch.setitem(sys.modules, "cupy", FakeCupy(count))
-        monkeypatch.setattr("psdp.backend.cupy_device.CupyDevice", device)
+        monkeypatch.setattr("psdp.backend.gpu.cupy_device.CupyDevice", device)
         return opened
 
     return make

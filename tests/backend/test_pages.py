@@ -7,7 +7,7 @@ import mmap
 import numpy as np
 import pytest
 
-from psdp.backend.pages import LEAST, LINE, SLAB, LargePages
+from psdp.backend.cpu.pages import LEAST, LINE, SLAB, LargePages
 
 linux = pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="asks Linux for large pages")
 

@@ -89,7 +89,7 @@ def test_a_step_of_the_gpu_agrees_with_numpys(
 ) -> None:
     monkeypatch.setitem(gpu.SIZES, "tiny", TINY)
     monkeypatch.setattr(
-        "psdp.backend.cupy_device.open_device",
+        "psdp.backend.gpu.cupy_device.open_device",
         lambda _rank, *, tf32: EmulatedDevice(kernel_folder),
     )
     found = gpu.agree("tiny")

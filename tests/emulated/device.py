@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from emulated.blas import Cublas
 
-from psdp.backend.cuda import Source
-from psdp.backend.fused import NO_LIBRARIES, Libraries
-from psdp.backend.products import WORKSPACE_BYTES, CublasProducts
+from psdp.backend.gpu.cublas import WORKSPACE_BYTES, CublasProducts
+from psdp.backend.gpu.cuda import Source
+from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries
 from psdp.errors import DeviceMemoryError
 from psdp.params import Array
 

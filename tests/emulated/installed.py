@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from psdp.backend.cudnn_attention import CudnnAttention
-from psdp.backend.fused import AttentionShape, Unsupported
+from psdp.backend.gpu.cudnn import CudnnAttention
+from psdp.backend.gpu.libraries import AttentionShape, Unsupported
 
 H100 = {
     "deviceName": "NVIDIA H100 80GB HBM3", "deviceVer": 900, "driverVer": 12090, "smVersion": 900,

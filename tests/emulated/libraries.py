@@ -6,8 +6,8 @@ from emulated.blas import CublasLt
 from emulated.cudnn import Cudnn
 from emulated.device import EmulatedDevice
 
-from psdp.backend.cudnn_attention import CudnnAttention
-from psdp.backend.products import LtProducts
+from psdp.backend.gpu.cublas import LtProducts
+from psdp.backend.gpu.cudnn import CudnnAttention
 
 
 def attention(device: EmulatedDevice, *faults: str) -> tuple[Cudnn, CudnnAttention]:

@@ -22,7 +22,7 @@ import os, signal, sys
 sys.path.append({tests!r})
 from pathlib import Path
 from emulated.device import EmulatedDevice
-from psdp.backend import cupy_device
+from psdp.backend.gpu import cupy_device
 from psdp.startup import probe
 from psdp.worker import main
 def open_device(local_rank, *, tf32=False):
@@ -286,7 +286,7 @@ def test_a_profile_tells_the_kernels_of_a_gpu(
 
 WITH_LIBRARIES = """
 from emulated.libraries import attention, products
-from psdp.backend.fused import Libraries
+from psdp.backend.gpu.libraries import Libraries
 def libraries(self):
     return Libraries(attention(self)[1], products(self{fault})[1])
 EmulatedDevice.libraries = libraries

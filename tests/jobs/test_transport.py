@@ -108,7 +108,7 @@ def test_nothing_is_left_in_dev_shm_by_a_job_that_ends_or_fails(folder: Path) ->
     before = leftovers()
     assert train(folder, 3, "--out", "run").returncode == 0
     crash = (
-        "import os, sys\nfrom psdp.replica import Replica\nfrom psdp.worker import main\n"
+        "import os, sys\nfrom psdp.workers.replica import Replica\nfrom psdp.worker import main\n"
         "def fail(self):\n    raise ValueError('no such luck')\n"
         f"if {RANK} == 2:\n    Replica.fetch = fail\n"
         "sys.exit(main())\n"

@@ -105,7 +105,7 @@ def test_a_gradient_that_only_bfloat16_makes_infinite_names_its_rank(folder: Pat
     code = """
 import os, sys
 import numpy as np
-from psdp.replica import Replica
+from psdp.workers.replica import Replica
 from psdp.worker import main
 fetch, calls = Replica.fetch, 0
 def overflowing(self):

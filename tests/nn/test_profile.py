@@ -16,9 +16,9 @@ from models import TINY, VOCAB
 import psdp.nn
 from psdp.backend import make_backend
 from psdp.config import ModelConfig
-from psdp.costs import OTHER, Profile
 from psdp.nn.profile import KINDS, cost_of, profiled
 from psdp.nn.transformer import Transformer, parameter_table
+from psdp.records.profile import OTHER, Profile
 
 BATCH, LENGTH, WIDTH, LAYERS = 3, TINY.block_size, TINY.n_embd, TINY.n_layer
 TOKENS = BATCH * LENGTH

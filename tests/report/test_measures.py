@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from psdp.metrics import percentile
+from psdp.records.metrics import percentile
 from psdp.report.measures import Stat, loss_at, time_to_loss
 from psdp.report.runs import Evaluation
 

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from psdp.errors import ProtocolError
 from psdp.params import Array
+from psdp.servers.weights import Weights
 from psdp.transport import Arrival, Endpoint, Sending
 from psdp.transport import messages as m
 from psdp.transport.memory import MemoryEndpoint, MemoryNetwork
 from psdp.transport.shared import Memory, Neighbours, Window
-from psdp.weights import Weights
 
 SERVER, WORKER = 0, 1
 

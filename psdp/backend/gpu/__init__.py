@@ -1,0 +1,1 @@
+"""Kernels on NVIDIA GPUs: our own in CUDA, and what libraries do faster."""

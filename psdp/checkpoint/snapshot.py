@@ -1,0 +1,56 @@
+"""A copy of a shard at one version, as it is kept in a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from psdp.params import Array
+
+
+@dataclass
+class Snapshot:
+    """A copy of a shard at one version: weights (S,) and the optimizer's vectors (S,) each.
+
+    ``batches`` are ranges of those that are in the weights, where rank 0 deals them out.
+    """
+
+    version: int
+    tokens: int
+    updates: int
+    clocks: dict[int, int]
+    weights: Array
+    optimizer: dict[str, Array]
+    batches: Sequence[tuple[int, int]] = ()
+
+    def tensors(self) -> dict[str, Array]:
+        """Return everything by name, as it is kept in a checkpoint; the vectors are not copied."""
+        ranks = sorted(self.clocks)
+        return {
+            "weights": self.weights,
+            **{f"optimizer.{name}": vector for name, vector in self.optimizer.items()},
+            "progress": np.array([self.version, self.tokens, self.updates], np.int64),
+            "clocks": np.array([(rank, self.clocks[rank]) for rank in ranks], np.int64),
+            "batches": np.array(self.batches, np.int64).reshape(-1, 2),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Array]) -> Snapshot:
+        """Return what :meth:`tensors` described."""
+        version, tokens, updates = tensors["progress"].tolist()
+        prefix = "optimizer."
+        return cls(
+            version=version,
+            tokens=tokens,
+            updates=updates,
+            clocks=dict(tensors["clocks"].tolist()),
+            batches=[(start, stop) for start, stop in tensors["batches"].tolist()],
+            weights=tensors["weights"],
+            optimizer={
+                name.removeprefix(prefix): vector
+                for name, vector in tensors.items()
+                if name.startswith(prefix)
+            },
+        )

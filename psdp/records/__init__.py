@@ -1,0 +1,1 @@
+"""What is written down and shown of a run: metrics, summary, events, profiles, the console."""

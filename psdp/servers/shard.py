@@ -1,0 +1,278 @@
+"""One server's range of the flat vector: weights, optimizer, gradient slots, snapshots.
+
+Knows nothing of what a mode decides, nor of who sent a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from psdp.backend import Backend, make_backend
+from psdp.backend.squares import clip_factor
+from psdp.checkpoint import Snapshot
+from psdp.job import Job
+from psdp.optim import DelayCompensation, Elastic, OnDevice, Optimizer, Outer, make_optimizer
+from psdp.optim.average import weighted_mean
+from psdp.params import Array, Zeros
+from psdp.servers.weights import Weights
+from psdp.transport import Sending
+
+
+class Slots:
+    """Places for gradients (S,), each made when it is first asked for.
+
+    Args:
+        make: returns a new one.
+    """
+
+    def __init__(self, count: int, make: Callable[[], Array]) -> None:
+        self._count = count
+        self._make = make
+        self._made: dict[int, Array] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, slot: int) -> Array:
+        assert 0 <= slot < self._count, slot
+        if slot not in self._made:
+            self._made[slot] = self._make()
+        return self._made[slot]
+
+    def __iter__(self) -> Iterator[Array]:
+        return (self[slot] for slot in range(self._count))
+
+    def __setitem__(self, slot: int, gradient: Array) -> None:
+        assert 0 <= slot < self._count, slot
+        self._made[slot] = gradient
+
+
+class Shard:
+    """The parameters ``place`` of the flat vector, updated in place by this server's optimizer.
+
+    Args:
+        optimizer: of vectors (S,); its backend averages too.
+        weights: (S,) this shard's initial values.
+        slots: gradients that can be held at once.
+        slot_dtype: of these, if not that of the weights.
+        clip: the largest global norm of a gradient; 0 for no limit.
+        clip_value: its largest element; 0 for no limit.
+        outer: takes what workers changed on their own in a run that has gradients too, with this
+            learning rate.
+        zeros: makes copies of the weights, where workers on this host can see them.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        weights: Array,
+        slots: int,
+        *,
+        slot_dtype: npt.DTypeLike | None = None,
+        clip: float = 0.0,
+        clip_value: float = 0.0,
+        outer: tuple[Optimizer, float] | None = None,
+        zeros: Zeros = np.zeros,
+    ) -> None:
+        self.weights = Weights(weights, zeros)
+        dtype = weights.dtype if slot_dtype is None else np.dtype(slot_dtype)
+        self.optimizer = optimizer
+        self._slot_dtype = dtype
+        self.slots = Slots(slots, lambda: self.backend.empty(weights.size, dtype=dtype))
+        # Where a mean is of another type than what it is of, it needs a place of its own.
+        self._mean = None if dtype == weights.dtype else self.backend.empty(weights.size)
+        # Copies to save and to evaluate on are the host's, wherever the weights are.
+        self._on_host = self.backend.name == "cpu"
+        self._host_zeros = zeros if self._on_host else np.zeros
+        self._clip, self._clip_value = clip, clip_value
+        self._outer = outer
+        self._outer_begun = False
+        self._spare: list[Snapshot] = []
+        self._computed_on: dict[int, tuple[Array, Sending]] = {}
+        self._delay: DelayCompensation | None = None
+
+    @classmethod
+    def initial(
+        cls,
+        job: Job,
+        server: int,
+        zeros: Zeros = np.zeros,
+        *,
+        threads: int = 1,
+        device: Backend | None = None,
+        on_device: bool = False,
+    ) -> Shard:
+        """Return the fresh shard of a server; its values depend on the settings alone.
+
+        Args:
+            device: a GPU that keeps the optimizer's vectors and updates, if one does.
+            on_device: whether it keeps the weights and the gradients too; ``zeros`` are its own.
+        """
+        config, place = job.config, job.shards[server]
+        flat = job.table.initial(config.run.seed, config.run.dtype)
+        decayed_size = min(max(job.table.decayed_size - place.start, 0), len(place))
+        own = zeros(len(place), config.run.dtype)
+        run = config.run
+        # Where workers are on GPUs the flag is about kernels of theirs.
+        kernels = run.kernels if run.device == "cpu" else "auto"
+        backend = make_backend("cpu", run.dtype, kernels=kernels, threads=threads)
+        optim = job.server_optim
+        optimizer = _optimizer(job, own.size, decayed_size, device or backend)
+        if device is not None and not on_device:
+            optimizer = OnDevice(optimizer, backend)
+        optimizer.backend.to_device(flat[place.start : place.stop], own)
+        return cls(
+            optimizer,
+            own,
+            0 if job.reduces else len(job.workers),
+            slot_dtype=job.wire_dtype,
+            clip=optim.grad_clip,
+            clip_value=optim.grad_clip_value,
+            outer=_outer(job, own.size, decayed_size, backend) if run.mode == "auto" else None,
+            zeros=zeros,
+        )
+
+    @property
+    def backend(self) -> Backend:
+        return self.optimizer.backend
+
+    def adopt(self, slot: int, gradient: Array) -> None:
+        """Let a slot be a worker's own gradient (S,) from now on.
+
+        What the worker adds up there is then in place when it says so, and :meth:`average` writes
+        there. Both are safe since a worker touches its gradient only between an answer and its
+        next push, and this server only between a push and its answer: that gradient is applied,
+        or the run over, before the answer is sent (protocol/policy.py answers so in every mode).
+        """
+        assert gradient.shape == self.weights.values.shape, gradient.shape
+        assert gradient.dtype == self._slot_dtype, gradient.dtype
+        self.slots[slot] = gradient
+
+    def average(self, slots: Sequence[int], weights: Sequence[float]) -> Array:
+        """Return the weighted mean (S,) of the slots, in this order, in the weights' type.
+
+        It takes the first one's place; where slots are bfloat16, that of the last mean.
+        """
+        mean = self.slots[slots[0]] if self._mean is None else self._mean
+        if len(slots) > 1 or self._mean is not None:
+            weighted_mean(mean, [self.slots[slot] for slot in slots], weights, self.backend)
+        return mean
+
+    def send(self, snapshot: Snapshot, way: Callable[[Array], Sending]) -> None:
+        """Send the weights of a snapshot some way, from where the shard's own are."""
+        if self._on_host:
+            way(snapshot.weights)
+            return
+
+        def fill(vector: Array) -> None:
+            self.backend.to_device(snapshot.weights, vector)
+
+        lent = self.weights.beside(snapshot.version, fill)
+        lent.readers.append(way(lent.values))
+
+    def remember(self, slot: int) -> None:
+        """Keep the present weights: the next gradient in this slot is computed on them."""
+        if slot in self._computed_on:
+            self._computed_on[slot][1].done = True
+        pin = Sending()
+        self.weights.reading(pin)
+        self._computed_on[slot] = self.weights.values, pin
+
+    def compensate(self, slot: int, gradient: Array) -> None:
+        """Correct a gradient (S,) in place for what the weights have moved since it was begun."""
+        if self._delay is None:
+            self._delay = DelayCompensation(gradient.size, self.backend)
+        then, _ = self._computed_on[slot]
+        self._delay.correct(gradient, self.weights.values, then)
+
+    def update(self, gradient: Array, norm: float, lr: float) -> None:
+        """Do one update in place with a gradient (S,) that is part of one of this global norm."""
+        self.optimizer.step(
+            self.weights.writable(),
+            gradient,
+            lr,
+            scale=clip_factor(norm, self._clip),
+            clip_value=self._clip_value,
+        )
+        self._outer_begun = False
+
+    def update_outer(self, change: Array) -> None:
+        """Do one update with what workers changed on their own (S,), where other updates are made
+        with gradients. Its momentum begins anew after these."""
+        assert self._outer is not None
+        optimizer, lr = self._outer
+        if not self._outer_begun:
+            for vector in optimizer.state().values():
+                vector[...] = 0
+        self._outer_begun = True
+        optimizer.step(self.weights.writable(), change, lr)
+
+    def average_bytes(self, slots: Sequence[int]) -> int:
+        """Bytes that :meth:`average` reads."""
+        if len(slots) == 1 and self._mean is None:
+            return 0
+        return sum(self.slots[slot].nbytes for slot in slots)
+
+    @property
+    def update_bytes(self) -> int:
+        """Bytes of the vectors that an update reads or writes, each once."""
+        return (2 + len(self.optimizer.state())) * self.weights.values.nbytes
+
+    def snapshot(
+        self,
+        version: int,
+        tokens: int,
+        clocks: dict[int, int],
+        batches: Sequence[tuple[int, int]] = (),
+    ) -> Snapshot:
+        """Return a copy, on the host, of everything that training changes."""
+        values, state = self.weights.values, self.optimizer.state()
+        if self._spare:
+            copy = self._spare.pop()
+        else:
+            copied = {name: np.empty(vector.size, vector.dtype) for name, vector in state.items()}
+            weights = self._host_zeros(values.size, values.dtype)
+            copy = Snapshot(0, 0, 0, {}, weights, copied)
+        self.backend.to_host(values, copy.weights)
+        for name, vector in state.items():
+            self.backend.to_host(vector, copy.optimizer[name])
+        copy.version, copy.tokens, copy.clocks = version, tokens, dict(clocks)
+        copy.batches, copy.updates = batches, self.optimizer.updates
+        return copy
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Copy a snapshot's weights and optimizer back.
+
+        Raises:
+            CheckpointError: the optimizer's vectors are not those of this optimizer.
+        """
+        self.backend.to_device(snapshot.weights, self.weights.writable())
+        self.optimizer.load(snapshot.optimizer, snapshot.updates)
+
+    def recycle(self, snapshot: Snapshot) -> None:
+        """Take back a snapshot that nobody reads any more."""
+        self._spare.append(snapshot)
+
+
+def _optimizer(job: Job, size: int, decayed_size: int, backend: Backend) -> Optimizer:
+    """Return what a server does with what workers push in this job's mode."""
+    optim, run = job.server_optim, job.config.run
+    match run.mode:
+        case "local":
+            return _outer(job, size, decayed_size, backend)[0]
+        case "easgd":
+            return Elastic(optim, size, decayed_size, backend)
+        case _:
+            return make_optimizer(optim, size, decayed_size, backend)
+
+
+def _outer(job: Job, size: int, decayed_size: int, backend: Backend) -> tuple[Optimizer, float]:
+    """Return the outer optimizer, and its learning rate."""
+    optim = job.outer_optim
+    assert optim.outer_optimizer is not None, "settings are resolved"
+    arrivals = len(job.workers) if job.config.run.merge == "async" else 1
+    outer = Outer(optim, size, decayed_size, backend, kind=optim.outer_optimizer, arrivals=arrivals)
+    return outer, optim.lr

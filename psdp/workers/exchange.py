@@ -1,0 +1,232 @@
+"""What a worker exchanges with the servers, and where its time goes: push, wait, pull, report."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from psdp.errors import PeerLost, ProtocolError
+from psdp.job import Job
+from psdp.params import Array
+from psdp.transport import Arrival, Endpoint, Lost, Sending
+from psdp.transport import messages as m
+from psdp.workers.replica import Replica
+
+LOOK_UP_S = 0.5
+"""How often a wait looks up, to heed a signal."""
+
+GOODBYE_S = 1.0
+"""How long a rank that fails tries to tell rank 0 so."""
+
+
+class Interrupted(Exception):
+    """A signal asked this rank to end."""
+
+
+class Exchange:
+    """One worker's side of all messages.
+
+    Args:
+        signalled: returns the name of a signal that asked this rank to end, or None.
+        now: a clock in seconds.
+
+    Attributes:
+        compute_s: seconds in which this worker computed, for its owner to add to.
+        push_s, wait_s, pull_s: seconds of the others, which add up to the rest.
+        pushed_bytes, pulled_bytes: of vectors.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        endpoint: Endpoint,
+        replica: Replica,
+        signalled: Callable[[], str | None] = lambda: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.job = job
+        self.endpoint = endpoint
+        self.replica = replica
+        self.compute_s = self.push_s = self.wait_s = self.pull_s = 0.0
+        self.pushed_bytes = self.pulled_bytes = 0
+        self._signalled = signalled
+        self._now = now
+        self._events: deque[Arrival | Lost] = deque()
+        endpoint.landing = self._landing
+
+    def heed_signal(self) -> None:
+        """
+        Raises:
+            Interrupted: a signal asked this rank to end.
+        """
+        if self._signalled() is not None:
+            raise Interrupted
+
+    # Vectors
+
+    def pull(self, snapshot: int) -> m.Weights:
+        """Ask for the current weights or a snapshot's; return the order that comes with them.
+
+        Raises:
+            PeerLost: a server is gone.
+            Interrupted: a signal asked this rank to end.
+        """
+        # Rank 0 passes a pull of the current weights on, so that all servers answer it alike.
+        for server in self.job.servers[:1] if snapshot == m.CURRENT else self.job.servers:
+            self.endpoint.send(server, m.PullRequest(snapshot))
+        return self._await_weights()
+
+    def push(self, state: Sequence[Array], **fields: Any) -> list[Sending]:
+        """Start sending every server its part of the replica's gradient.
+
+        Args:
+            state: that all workers share; where there is some, one of them hands it to rank 0,
+                and there is no gradient.
+            fields: of :class:`messages.Gradient`, but its totals.
+        """
+        pushed = self.replica.gradient[:0] if state else self.replica.gradient
+        digest = sha256_of(self.replica.weights_on_host()) if state else ""
+        sendings = self._hand_over(state)
+        for server, place in zip(self.job.servers, self.job.shards, strict=True):
+            message = m.Gradient(**fields, **self._totals(), weights_sha256=digest)
+            shard = pushed[place.start : place.stop]
+            sendings.append(self.endpoint.send(server, message, shard))
+            self.pushed_bytes += shard.nbytes
+        return sendings
+
+    def _hand_over(self, state: Sequence[Array]) -> list[Sending]:
+        if self.endpoint.rank != self.job.workers[0]:
+            return []
+        self.pushed_bytes += sum(vector.nbytes for vector in state)
+        return [self.endpoint.send(0, m.State(i), vector) for i, vector in enumerate(state)]
+
+    def await_answer(self, pushes: Sequence[Sending], pushed_bytes: int) -> m.Weights:
+        """Wait for the answer to these pushes; note where the time went.
+
+        Raises:
+            PeerLost: a server is gone.
+            Interrupted: a signal asked this rank to end.
+        """
+        before = self.push_s, self.wait_s, self.pull_s
+        answer = self._await_weights(pushes)
+        after = self.push_s, self.wait_s, self.pull_s
+        push_s, wait_s, pull_s = (end - start for end, start in zip(after, before, strict=True))
+        self.replica.profile.add("push", push_s, pushed_bytes)
+        self.replica.profile.add("wait", wait_s)
+        self.replica.profile.add("pull", pull_s, self.replica.weights.nbytes)
+        return answer
+
+    def _await_weights(self, pushes: Sequence[Sending] = ()) -> m.Weights:
+        """Wait until these pushes have left, then for every server's shard; return rank 0's order.
+
+        Until then the gradient and the weights belong to the servers: a server on this host reads
+        and averages the gradient where it lies.
+        """
+        begin_s, landing_s = self._now(), self.endpoint.landing_s
+        while not all(push.done for push in pushes):
+            self.heed_signal()
+            self._events += self.endpoint.flush(pushes, timeout_s=LOOK_UP_S)
+        pushed_s = self._now()
+        answers: dict[int, m.Weights] = {}
+        while len(answers) < len(self.job.servers):
+            self.heed_signal()
+            match self._events.popleft() if self._events else self.endpoint.receive(LOOK_UP_S):
+                case Arrival(peer, m.Weights() as answer):
+                    answers[peer] = answer
+                case None:
+                    pass
+                case event:
+                    _refuse(event)
+        loading_s = self._now()
+        self.replica.load()
+        end_s = self._now()
+        pull_s = self.endpoint.landing_s - landing_s + end_s - loading_s
+        self.push_s += pushed_s - begin_s
+        self.pull_s += pull_s
+        self.wait_s += max(0.0, end_s - pushed_s - pull_s)
+        self.pulled_bytes += self.replica.weights.nbytes
+        return answers[0]
+
+    def _landing(self, peer: int, message: m.Message) -> Array:
+        if not isinstance(message, m.Weights) or peer not in self.job.servers:
+            raise ProtocolError(f"rank {peer} sent a payload with {message}")
+        place = self.job.shards[peer]
+        return self.replica.weights[place.start : place.stop]
+
+    # While this worker is busy
+
+    def move_on(self, timeout_s: float = 0.0) -> None:
+        """Move on what travels, and keep what arrives for later."""
+        event = self.endpoint.receive(timeout_s)
+        if event is not None:
+            self._events.append(event)
+
+    def let_out(self) -> None:
+        """Move on what was sent, where nothing is to arrive.
+
+        Raises:
+            PeerLost: a server is gone.
+            ProtocolError: something arrived.
+        """
+        event = self.endpoint.receive(timeout_s=0)
+        if event is not None:
+            _refuse(event)
+
+    # Reports
+
+    def report_steps(self, clock: int, steps: int, loss: float, squares: float) -> None:
+        """Tell rank 0 of steps that all workers did together; see :class:`messages.Progress`."""
+        message = m.Progress(
+            **self._totals(), clock=clock, steps=steps, loss=loss, sum_of_squares=squares
+        )
+        self.endpoint.send(0, message)
+
+    def report_evaluation(self, order: m.Weights, loss: float, correct: int, tokens: int) -> None:
+        """Tell rank 0 what one part of an evaluation came to."""
+        digest = sha256_of(self.replica.weights_on_host()) if order.part == 0 else ""
+        message = m.Evaluated(order.snapshot, order.part, loss, correct, tokens, digest)
+        self.endpoint.send(0, message)
+
+    def report_costs(self) -> None:
+        """Tell rank 0 where this worker's time went so far, if that is measured."""
+        profile = self.replica.profile
+        for kind, cost in profile.costs.items():
+            message = m.Spent(profile.steps, kind, cost.calls, cost.seconds, cost.flops, cost.bytes)
+            self.endpoint.send(0, message)
+
+    def say_goodbye(self, why: str, status: int = 0) -> None:
+        """Tell rank 0 that this worker computes no more; see :class:`messages.Goodbye`."""
+        sending = self.endpoint.send(0, m.Goodbye(**self._totals(), why=why, status=status))
+        if why == m.DONE:
+            self.endpoint.flush([sending])
+            return
+        # Other messages may be under way, and rank 0 gone: try for a while, then go.
+        deadline = self._now() + GOODBYE_S
+        while not sending.done and self._now() < deadline:
+            self.endpoint.receive(timeout_s=0.01)
+
+    def _totals(self) -> dict[str, Any]:
+        """Return the fields of :class:`messages.Totals`."""
+        return {
+            "compute_s": self.compute_s,
+            "push_s": self.push_s,
+            "wait_s": self.wait_s,
+            "pull_s": self.pull_s,
+            "pushed_bytes": self.pushed_bytes,
+            "pulled_bytes": self.pulled_bytes,
+        }
+
+
+def _refuse(event: Arrival | Lost) -> None:
+    match event:
+        case Lost(peer, why):
+            raise PeerLost(f"server rank {peer} is gone ({why})")
+        case Arrival(peer, message):
+            raise ProtocolError(f"server rank {peer} sent {message} out of turn")
+
+
+def sha256_of(vector: Array) -> str:
+    return hashlib.sha256(vector.data).hexdigest()

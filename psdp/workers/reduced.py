@@ -1,0 +1,87 @@
+"""Training in which workers reduce gradients among themselves, as data-parallel training without a
+server does (Horovod, arXiv:1802.05799; PyTorch DDP, arXiv:2006.15704).
+
+Every worker holds all weights and the whole optimizer, and makes every update itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from psdp.backend.squares import clip_factor
+from psdp.checkpoint import Snapshot
+from psdp.job import Job
+from psdp.params import Array
+from psdp.transport.messages import Weights
+from psdp.workers.replica import Replica
+from psdp.workers.training import Gradient, OwnOptimizer, Trained
+
+Report = Callable[[int, int, float, float], None]
+"""Tells rank 0 of steps that are done: the first one's number, how many, this worker's mean loss
+in them, and the sum of squares of the last mean gradient."""
+
+
+class ReducedTraining(OwnOptimizer):
+    """Steps of ``sync`` without its server: gradient, allreduce, mean, clip, update.
+
+    Args:
+        reduce: makes the replica's gradient the sum of all workers'.
+        snapshot: of a resumed run: its optimizer is taken up.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        replica: Replica,
+        gradient: Gradient,
+        reduce: Callable[[], None],
+        report: Report,
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        super().__init__(job, replica, gradient)
+        self._reduce = reduce
+        self._report = report
+        self._share = 1 / len(job.workers)
+        self._first = True
+        if snapshot is not None:
+            self._optimizer.load(snapshot.optimizer, snapshot.updates)
+
+    def train(self, order: Weights) -> Trained:
+        """Take the steps of an order, and report those where a record is due.
+
+        It ends early with a mean gradient that is not finite, which is the same for all workers
+        and is reported.
+        """
+        end, total = order.clock + order.steps, 0.0
+        losses: list[float] = []
+        for clock in range(order.clock, end):
+            self._gradient(clock, clock, True)
+            self.replica.fetch()
+            losses.append(self.replica.take_loss())
+            total += losses[-1]
+            self._reduce()
+            self.replica.put_back()
+            backend = self.replica.backend
+            squares = backend.sum_of_squares(self.replica.own_gradient) * self._share**2
+            finite = math.isfinite(squares)
+            if finite:
+                limit = self.job.config.optim.grad_clip
+                self.update(clock, self._share * clip_factor(math.sqrt(squares), limit))
+            if self._recorded(clock) or clock + 1 == end or not finite:
+                begin, count = clock + 1 - len(losses), len(losses)
+                self._report(begin, count, sum(losses) / count, squares)
+                losses.clear()
+            if not finite:
+                return Trained(math.nan, order.version)
+        return Trained(total / order.steps, order.version)
+
+    def state(self) -> list[Array]:
+        self.replica.unload()
+        vectors = self._optimizer.state().values()
+        return [self.replica.weights, *map(self.replica.backend.on_host, vectors)]
+
+    def _recorded(self, clock: int) -> bool:
+        """Say whether a train record is due after this step; one is after the first of a start."""
+        first, self._first = self._first, False
+        return first or (clock + 1) % self.job.config.run.log_every == 0

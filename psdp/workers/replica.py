@@ -1,0 +1,140 @@
+"""One worker's copy of the model: two flat vectors, and the layers that are views of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from psdp.backend import Backend
+from psdp.job import Job
+from psdp.nn.profile import clock_of, profiled
+from psdp.nn.transformer import Transformer
+from psdp.params import Array, Zeros
+from psdp.records.profile import UNPROFILED, Profile, Spans
+
+
+class Replica:
+    """The model of one worker.
+
+    Weights land in ``weights`` and the gradient leaves from ``gradient``, both (P,) on the host or,
+    where vectors go from GPU to GPU, on the backend. The layers are views of these two where they
+    can be: a GPU has its own two if these are on the host, and so has whoever computes while these
+    two travel (``--overlap``); they are copied by :meth:`load` and :meth:`fetch`. With
+    ``--wire-dtype bf16`` what leaves is the layers' gradient rounded.
+
+    Args:
+        zeros: makes ``gradient``, where servers on this host can see it.
+        on_device: whether ``weights`` and ``gradient`` are in the memory of a GPU.
+
+    Attributes:
+        own_weights, own_gradient: (P,) on the backend, what the layers are views of.
+        fetch_s: seconds that gradients took from ``own_gradient`` to ``gradient``.
+        rounds: whether the gradient leaves in another type than it is computed in.
+        own_pushed: (P,) on the backend, what :meth:`fetch` brings to ``gradient``: ``own_gradient``
+            or, if it is rounded, a vector that nobody else writes.
+        profile: takes note of what the layers cost, with ``--profile``.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        vocab_size: int,
+        backend: Backend,
+        zeros: Zeros = np.zeros,
+        *,
+        on_device: bool = False,
+    ) -> None:
+        config, size = job.config, job.table.size
+        self.gradient: Array = zeros(size, job.wire_dtype)
+        self.backend = backend
+        self._far = backend.name == "gpu" and not on_device
+        self._apart = self._far or config.run.overlap
+        self.rounds = job.wire_dtype != backend.dtype
+        self.own_weights = self.weights = backend.zeros(size)
+        if self._apart:
+            self.weights = np.zeros(size, config.run.dtype) if self._far else backend.zeros(size)
+        alike = not (self._apart or self.rounds)
+        self.own_gradient = self.gradient if alike else backend.zeros(size)
+        self.own_pushed = self.own_gradient
+        if self.rounds:
+            far = self._far
+            self.own_pushed = backend.empty(size, dtype=job.wire_dtype) if far else self.gradient
+        self._sends_off = self._sent_off = False
+        if self._far:
+            backend.travels(self.weights)
+            self._sends_off = backend.travels(self.gradient)
+        self.fetch_s = 0.0
+        self.profile: Spans = UNPROFILED
+
+        def build(backend: Backend) -> Transformer:
+            batch_size = config.run.batch_size
+            vectors = self.own_weights, self.own_gradient
+            return Transformer(config.model, vocab_size, batch_size, backend, *vectors)
+
+        if config.run.profile:
+            self.profile = profile = Profile(clock_of(backend))
+            self.model = profiled(build, backend, profile)
+        else:
+            self.model = build(backend)
+
+    def load(self) -> None:
+        """New weights have landed: let the layers see them. Others may land on return."""
+        if self._apart:
+            bring = self.backend.to_device if self._far else self.backend.copy
+            bring(self.weights, self.own_weights)
+            self.backend.synchronize()
+
+    def weights_on_host(self) -> Array:
+        """Return ``weights`` as NumPy's: themselves, or a copy."""
+        return self.weights if self._far else self.backend.on_host(self.weights)
+
+    def unload(self) -> None:
+        """Make ``weights`` what is in ``own_weights``; it is complete on return."""
+        if self._apart:
+            self.backend.to_host(self.own_weights, self.weights)
+
+    def clear(self) -> None:
+        """Set the gradient to zero, to be added to."""
+        self.backend.clear(self.own_gradient)
+
+    def take_loss(self) -> float:
+        """Return the losses that were added up since this was last asked, nats a token."""
+        loss = self.model.total_loss()
+        self.backend.clear(self.model.loss)
+        return loss
+
+    def outlet(self) -> Callable[[slice], None] | None:
+        """Return what brings parts of ``own_gradient`` to ``gradient`` while the layers go on, for
+        the last pass before :meth:`fetch`; None where it is :meth:`fetch` that does."""
+        self._sent_off = self._sends_off
+        return self._send_off if self._sends_off else None
+
+    def _send_off(self, place: slice) -> None:
+        if self.rounds:
+            self.backend.round_bf16(self.own_gradient[place], self.own_pushed[place])
+        self.backend.send_off(self.own_pushed[place], self.gradient[place])
+
+    def fetch(self) -> None:
+        """Make ``gradient`` what is in ``own_gradient``, rounded if it is to be; on the host it is
+        complete on return, on a GPU once that was waited for."""
+        if not (self._apart or self.rounds):
+            return
+        begin_s = time.monotonic()
+        if self._sent_off:
+            self.backend.synchronize()
+        else:
+            if self.rounds:
+                with self.profile.span("rounding"):
+                    self.backend.round_bf16(self.own_gradient, self.own_pushed)
+            if self.own_pushed is not self.gradient:
+                bring = self.backend.to_host if self._far else self.backend.copy
+                bring(self.own_pushed, self.gradient)
+        self._sent_off = False
+        self.fetch_s += time.monotonic() - begin_s
+
+    def put_back(self) -> None:
+        """Make ``own_gradient`` what is in ``gradient``, which is not rounded."""
+        if self._apart:
+            self.backend.to_device(self.gradient, self.own_gradient)

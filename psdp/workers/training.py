@@ -1,0 +1,224 @@
+"""What a worker computes between two exchanges: a gradient, or steps of an optimizer of its own.
+
+A worker's inner optimizer keeps its moments from round to round; they are nobody else's, and a
+resumed run starts them afresh.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from psdp.backend import Factor
+from psdp.job import Job
+from psdp.optim import Schedule, make_optimizer
+from psdp.params import Array
+from psdp.transport.messages import ALONE, Weights
+from psdp.workers.replica import Replica
+
+Gradient = Callable[[int, int, bool], None]
+"""Computes the gradient of a clock, of a batch, into the replica's, which may leave it at once, and
+adds up its loss there."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is to be pushed: its mean loss, nats a token, and the version that it began from."""
+
+    loss: float
+    version: int
+
+
+class Training(ABC):
+    """What a worker does with the weights of an answer, until it pushes."""
+
+    def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
+        self.job = job
+        self.replica = replica
+        self._gradient = gradient
+
+    @abstractmethod
+    def train(self, order: Weights) -> Trained:
+        """Leave in the replica's gradient what is to be pushed."""
+
+    def one_gradient(self, order: Weights) -> Trained:
+        """Compute the first gradient of an order into the replica's."""
+        self._gradient(order.clock, order.batch, True)
+        self.replica.fetch()
+        return Trained(self.replica.take_loss(), order.version)
+
+    def merged(self) -> None:  # noqa: B027 (most keep what has landed)
+        """The answer to a push has landed in the replica's weights."""
+
+    def pulled(self) -> None:  # noqa: B027
+        """The server's weights have landed there without a push."""
+
+    def state(self) -> list[Array]:
+        """Return the weights and the optimizer's vectors (P,) that this worker shares with all
+        others, for rank 0 to keep; nothing where it pushes its gradient."""
+        return []
+
+
+class GradientTraining(Training):
+    """One gradient."""
+
+    def train(self, order: Weights) -> Trained:
+        return self.one_gradient(order)
+
+
+class OverlappedTraining(Training):
+    """One gradient, and the next while it travels: on the weights of before, one exchange older
+    than without overlap (pipelined SGD, Li et al. 2018, arXiv:1811.03619).
+
+    It is in the replica's own vectors until it is pushed, with the order to do so.
+    """
+
+    def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
+        super().__init__(job, replica, gradient)
+        self._ahead: Trained | None = None
+
+    def train(self, order: Weights) -> Trained:
+        trained = self._ahead or self._compute(order.clock, order)
+        self._ahead = None
+        self.replica.fetch()
+        return trained
+
+    def meanwhile(self, order: Weights) -> None:
+        """What was trained as ordered is on its way: compute what comes after it."""
+        # With one gradient each that is out now the budget may be spent.
+        out = len(self.job.workers) * self.job.tokens_per_gradient
+        if order.tokens + out < self.job.tokens:
+            self._ahead = self._compute(order.clock + 1, order)
+
+    def _compute(self, clock: int, order: Weights) -> Trained:
+        # What left last is still on its way out of the vector that this one would go to.
+        self._gradient(clock, clock, False)
+        return Trained(self.replica.take_loss(), order.version)
+
+
+class OwnOptimizer(Training):
+    """Runs the job's optimizer on weights of the worker's own, where the layers see them."""
+
+    def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
+        super().__init__(job, replica, gradient)
+        config, table, backend = job.config, job.table, replica.backend
+        self._optimizer = make_optimizer(config.optim, table.size, table.decayed_size, backend)
+        self._schedule = Schedule(config.optim, config.run.max_steps)
+
+    def update(self, steps: float, scale: Factor) -> None:
+        """Update the weights with ``scale`` times the gradient, which is left as it is.
+
+        Args:
+            steps: of the schedule before this one.
+        """
+        self._optimizer.step(
+            self.replica.own_weights,
+            self.replica.own_gradient,
+            self._schedule.lr(steps),
+            scale=scale,
+            clip_value=self.job.config.optim.grad_clip_value,
+        )
+
+
+class LocalTraining(OwnOptimizer):
+    """Some steps of the job's optimizer; pushed is the weights at the start minus those at the end
+    (local SGD, Stich 2018, arXiv:1805.09767; DiLoCo, arXiv:2311.08105)."""
+
+    def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
+        super().__init__(job, replica, gradient)
+        self._start: Array = self._optimizer.backend.zeros(job.table.size)
+
+    def train(self, order: Weights) -> Trained:
+        replica, start = self.replica, self._start
+        start[...] = replica.own_weights
+        loss = self.steps(order)
+        if math.isfinite(loss):
+            np.subtract(start, replica.own_weights, out=replica.own_gradient)
+        replica.fetch()
+        return Trained(loss, order.version)
+
+    def steps(self, order: Weights) -> float:
+        """Train for the steps of an order; return the mean loss.
+
+        It ends early with a gradient that is not finite, which rank 0 is to see. A GPU, which is
+        not waited for between steps, goes on to the last with weights that such a one has spoilt.
+        """
+        replica, limit = self.replica, self.job.config.optim.grad_clip
+        done = order.tokens / self.job.tokens_per_step
+        for step in range(order.steps):
+            self._gradient(order.clock + step, order.batch + step, False)
+            factor = replica.backend.clip_factor(replica.own_gradient, limit)
+            if isinstance(factor, float) and math.isnan(factor):
+                return math.nan
+            self.update(done + step, factor)
+        return replica.take_loss() / order.steps
+
+
+class AdaptiveTraining(LocalTraining):
+    """One gradient, or some steps alone, as rank 0 orders (``--mode auto``)."""
+
+    def train(self, order: Weights) -> Trained:
+        return super().train(order) if order.order == ALONE else self.one_gradient(order)
+
+
+class ElasticTraining(LocalTraining):
+    """Some steps on weights that stay this worker's own; pushed are these weights, and each answer
+    draws them to the server's (elastic averaging, Zhang et al. 2015, arXiv:1412.6651).
+
+    The server moves its weights c by a (x - c) towards the worker's x, and answers with c'. The
+    worker moves by as much the other way, which it finds from c': c' - x = (1 - a) (c - x). Where
+    x is rounded on its way, that holds of the rounded one, and the worker's own stays as it is.
+    """
+
+    def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
+        super().__init__(job, replica, gradient)
+        self._pull = job.elastic_rate / (1 - job.elastic_rate)
+        self._begun = False
+
+    def train(self, order: Weights) -> Trained:
+        loss = self.steps(order)
+        if math.isfinite(loss):
+            self.replica.own_gradient[...] = self.replica.own_weights
+        self._start[...] = self.replica.own_weights
+        self.replica.fetch()
+        return Trained(loss, order.version)
+
+    def merged(self) -> None:
+        weights, own = self.replica.own_weights, self._start
+        np.subtract(weights, self._seen(), out=weights)
+        np.multiply(weights, self._pull, out=weights)
+        np.add(own, weights, out=own)
+        self._restore()
+
+    def pulled(self) -> None:
+        if self._begun:
+            self._restore()
+        else:
+            self._start[...] = self.replica.own_weights
+            self._begun = True
+
+    def _seen(self) -> Array:
+        """Return the worker's weights (P,) as the server saw them."""
+        replica = self.replica
+        if not replica.rounds:
+            return self._start
+        replica.backend.mean([replica.own_pushed], [1.0], replica.own_gradient)
+        return replica.own_gradient
+
+    def _restore(self) -> None:
+        self.replica.own_weights[...] = self._start
+
+
+def training(job: Job, replica: Replica, gradient: Gradient) -> Training:
+    """Return what a worker does in this job's mode."""
+    kinds: dict[str, type[Training]] = {
+        "local": LocalTraining,
+        "easgd": ElasticTraining,
+        "auto": AdaptiveTraining,
+    }
+    usual = OverlappedTraining if job.config.run.overlap else GradientTraining
+    return kinds.get(job.config.run.mode, usual)(job, replica, gradient)

@@ -1,0 +1,243 @@
+"""The loop of a rank that computes: gradients as rank 0 orders, and its part of each evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from psdp.checkpoint import Snapshot
+from psdp.data.batches import Batches, Validation
+from psdp.handicap import Handicap, parse_jitter, parse_stragglers
+from psdp.job import Job
+from psdp.records.profile import OTHER
+from psdp.transport import Endpoint
+from psdp.transport import messages as m
+from psdp.transport.link import seconds_on_link
+from psdp.transport.reducer import Reducer
+from psdp.workers.exchange import LOOK_UP_S, Exchange
+from psdp.workers.reduced import ReducedTraining
+from psdp.workers.replica import Replica
+from psdp.workers.training import OverlappedTraining, Training, training
+
+IDLE_S = 0.0005
+"""How often a worker that overlaps looks whether its GPU has done what it was asked for."""
+
+DROPOUT_STREAM = 0x64726F70
+"""Tells dropout's random numbers from others of the same seed."""
+
+
+class Worker:
+    """Computes what rank 0 orders until it says stop.
+
+    Args:
+        batches: this worker's training data.
+        validation: None without a validation split.
+        reducer: adds up the workers' gradients, with ``--mode allreduce``.
+        snapshot: to go on from, where this worker's optimizer is in it.
+        signalled: returns the name of a signal that asked this rank to end, or None.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        endpoint: Endpoint,
+        replica: Replica,
+        batches: Batches,
+        validation: Validation | None,
+        *,
+        reducer: Reducer | None = None,
+        snapshot: Snapshot | None = None,
+        signalled: Callable[[], str | None] = lambda: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.job = job
+        self.endpoint = endpoint
+        self.replica = replica
+        self._batches = batches
+        self._validation = validation
+        self._now = now
+        self.exchange = Exchange(job, endpoint, replica, signalled, now)
+        self._ahead_s = 0.0
+        """Of the time that this worker computed, on what is pushed next."""
+        self._busy_s = 0.0
+        """Processor time of the gradients that are pushed next."""
+        self._slept_s = 0.0
+        """What this worker's handicap added to them."""
+        self._handicap = Handicap(
+            endpoint.rank,
+            job.workers.index(endpoint.rank),
+            job.config.run.seed,
+            stragglers=parse_stragglers(job.config.run.straggler),
+            jitter=parse_jitter(job.config.run.jitter),
+        )
+        self._reducer = reducer
+        self._training: Training
+        if reducer is None:
+            self._training = training(job, replica, self._compute)
+        else:
+            self._training = ReducedTraining(
+                job, replica, self._compute, self._reduce, self.exchange.report_steps, snapshot
+            )
+        if job.config.run.overlap and replica.backend.name == "cpu":
+            # Of a GPU's step nothing is left to call: it is captured, and queued at once.
+            replica.model.pulse = self.exchange.move_on
+        self._computing_since_s = 0.0
+        # Where workers share cores, the wall clock would count the steps of others.
+        self._on_cpu = replica.backend.name == "cpu"
+        self._busy = time.thread_time if self._on_cpu else now
+        self._busy_start_s = self._busy()
+
+    def run(self) -> None:
+        """Do what rank 0 orders until it says stop.
+
+        Raises:
+            PeerLost: a server is gone.
+            Interrupted: a signal asked this rank to end.
+        """
+        order = self._pull_current()
+        while order.order != m.STOP:
+            if order.order == m.EVALUATE:
+                self._evaluate(order)
+                order = self._pull_current()
+            else:
+                order = self._turn(order)
+        self.exchange.report_costs()
+        self.exchange.say_goodbye(m.DONE)
+
+    def _pull_current(self) -> m.Weights:
+        order = self.exchange.pull(m.CURRENT)
+        self._training.pulled()
+        return order
+
+    def _turn(self, order: m.Weights) -> m.Weights:
+        """Train as ordered and push what came of it; return the answer."""
+        exchange, span = self.exchange, self.replica.profile.span
+        before_s, fetched_s = exchange.compute_s, self.replica.fetch_s
+        self._computing_since_s = self._now()
+        with span(OTHER):
+            trained = self._training.train(order)
+            with span("gradient norm", self.replica.gradient.nbytes):
+                squares = self.replica.backend.sum_of_squares(self.replica.own_pushed)
+        self._stop_computing()
+        fetched_s = self.replica.fetch_s - fetched_s  # on its way out already
+        exchange.compute_s -= fetched_s
+        exchange.push_s += fetched_s
+        took_s = self._ahead_s + exchange.compute_s - before_s
+        # A GPU is still at it when a step has been asked for: it is busy for as long as all takes.
+        busy_s = self._busy_s if self._on_cpu else took_s - self._slept_s
+        pushed_bytes = exchange.pushed_bytes
+        pushes = exchange.push(
+            self._training.state(),
+            clock=order.clock,
+            steps=order.steps,
+            batch=order.batch,
+            version=trained.version,
+            tokens=order.steps * self.job.tokens_per_gradient,
+            loss=trained.loss,
+            sum_of_squares=squares,
+            step_s=took_s / order.steps,
+            busy_s=busy_s / order.steps,
+            cpu_s=self._busy() - self._busy_start_s,
+        )
+        pushed_bytes, self._busy_s = exchange.pushed_bytes - pushed_bytes, 0.0
+        self._slept_s = 0.0
+        if isinstance(self._training, OverlappedTraining):
+            before_s, self._computing_since_s = exchange.compute_s, self._now()
+            with span(OTHER):
+                self._training.meanwhile(order)
+            self._stop_computing()
+            self._ahead_s = exchange.compute_s - before_s
+        answer = exchange.await_answer(pushes, pushed_bytes)
+        self._training.merged()
+        for clock in range(order.clock, order.clock + order.steps):
+            self.replica.profile.step()
+            if (clock + 1) % self.job.config.run.log_every == 0:
+                exchange.report_costs()
+        return answer
+
+    def _compute(self, clock: int, batch: int, leaves: bool) -> None:
+        """Compute gradient number ``clock``, of batch ``batch``; the replica adds up its loss.
+
+        One that ``leaves`` is fetched next: it may go out part by part, as it is computed.
+        """
+        run, span = self.job.config.run, self.replica.profile.span
+        begin_s = self._busy()
+        self.replica.clear()
+        worker = self.job.workers.index(self.endpoint.rank)
+        rng = np.random.default_rng([run.seed, worker, clock, DROPOUT_STREAM])
+        model = self.replica.model
+        for micro in range(run.grad_accum):
+            self.exchange.heed_signal()
+            with span("batches"):
+                x, y = self._batches.batch(batch, micro)
+            last = micro + 1 == run.grad_accum
+            ready = self.replica.outlet() if leaves and last else None
+            model.forward_backward(x, y, 1 / run.grad_accum, rng, ready)
+        if run.overlap:
+            # What travels by way of the host moves on while a GPU is at it, too.
+            while not self.replica.backend.is_idle():
+                self.exchange.heed_signal()
+                self.exchange.move_on(IDLE_S)
+        elif self._handicap.acts:
+            self.replica.backend.synchronize()
+        busy_s = self._busy() - begin_s
+        self._busy_s += busy_s
+        # For as long as this worker is slower than it is, on purpose.
+        extra_s = self._handicap.extra_s(clock, busy_s)
+        self._sleep(extra_s)
+        self._slept_s += extra_s
+
+    def _stop_computing(self) -> None:
+        self.exchange.compute_s += self._now() - self._computing_since_s
+
+    def _sleep(self, seconds: float) -> None:
+        end_s = self._now() + seconds
+        while (left_s := end_s - self._now()) > 0:
+            self.exchange.heed_signal()
+            if self.job.config.run.overlap:
+                self.exchange.move_on(min(left_s, LOOK_UP_S))
+            else:
+                time.sleep(min(left_s, LOOK_UP_S))
+
+    def _evaluate(self, order: m.Weights) -> None:
+        """Evaluate one part of the validation split on a snapshot; report it to rank 0."""
+        self.exchange.pull(order.snapshot)
+        loss, correct, tokens = 0.0, 0, 0
+        if self._validation is not None:
+            part = self._validation.parts(order.parts)[order.part]
+            for x, y, counted in self._validation.batches(part):
+                self.exchange.heed_signal()
+                losses, right = self.replica.model.evaluate(x, y)
+                loss += float(losses[counted].sum(dtype=np.float64))
+                correct += int(right[counted].sum())
+                tokens += int(counted.sum())
+        self.exchange.report_evaluation(order, loss, correct, tokens)
+
+    # Exchanges with other workers
+
+    def _reduce(self) -> None:
+        """Make the replica's gradient the sum of all workers' gradients.
+
+        The time counts as waiting. Counted as sent and received are the bytes that a ring moves,
+        the least that an allreduce can do with; a slow link makes all sleep for as long as these
+        take (``--link-mbps``).
+        """
+        assert self._reducer is not None
+        begin_s = self._now()
+        self._stop_computing()
+        gradient, workers = self.replica.gradient, len(self.job.workers)
+        moved = 2 * (workers - 1) * gradient.nbytes // workers
+        with self.replica.profile.span("allreduce", gradient.nbytes):
+            self._reducer.begin(gradient)
+            self.exchange.let_out()
+            while not self._reducer.wait(LOOK_UP_S):
+                self.exchange.heed_signal()
+                self.exchange.let_out()
+            if mbps := self.job.config.run.link_mbps:
+                self._sleep(seconds_on_link(moved, mbps))
+        self.exchange.pushed_bytes += moved
+        self.exchange.pulled_bytes += moved
+        self._computing_since_s = self._now()
+        self.exchange.wait_s += self._computing_since_s - begin_s

@@ -1,0 +1,94 @@
+"""Steps that a worker takes on its own on a GPU: nothing is waited for between them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from emulated.device import EmulatedDevice
+
+from psdp.backend import make_backend
+from psdp.backend.gpu.gpu_backend import GpuBackend
+from psdp.config import Config
+from psdp.job import Job
+from psdp.nn.transformer import parameter_table
+from psdp.params import Array
+from psdp.transport.messages import TRAIN, Weights
+from psdp.workers.replica import Replica
+from psdp.workers.training import LocalTraining, Trained
+
+SMALL: dict[str, Any] = {
+    "n_layer": 1,
+    "n_head": 2,
+    "n_embd": 8,
+    "block_size": 4,
+    "batch_size": 2,
+    "bias": False,
+    "mode": "local",
+    "local_steps": 5,
+    "max_steps": 10,
+    "grad_clip": 0.3,
+    "lr": 1e-2,
+}
+VOCAB, STEPS = 11, 5
+
+
+class WatchedDevice(EmulatedDevice):
+    """Counts how often it is waited for."""
+
+    waits = 0
+
+    def download(self, device: Array, out: Array) -> None:
+        self.waits += 1
+        super().download(device, out)
+
+    def synchronize(self) -> None:
+        self.waits += 1
+
+
+def train(
+    backend: Any, optimizer: str = "adamw", poison: int | None = None, **settings: Any
+) -> tuple[Trained, Replica]:
+    """Train for a round; gradient number ``poison`` holds Inf."""
+    config = Config.from_flat(SMALL | {"optimizer": optimizer} | settings).resolved()
+    job = Job(config, 2, parameter_table(config.model, VOCAB))
+    replica = Replica(job, VOCAB, backend)
+    backend.to_device(job.table.initial(1, "float32"), replica.own_weights)
+    rng = np.random.default_rng(0)
+
+    def gradient(clock: int, batch: int, leaves: bool) -> None:
+        x = rng.integers(VOCAB, size=(2, 4))
+        replica.clear()
+        replica.model.forward_backward(x, np.roll(x, -1, axis=1))
+        if clock == poison:
+            backend.to_device(np.full(1, math.inf), replica.own_gradient[7:8])
+
+    order = Weights(0, 0, TRAIN, -1, 0, 0, steps=STEPS)
+    return LocalTraining(job, replica, gradient).train(order), replica
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_round_is_the_same_as_on_a_cpu_and_waits_at_its_end(
+    kernel_folder: Path, optimizer: str
+) -> None:
+    device = WatchedDevice(kernel_folder)
+    on_gpu, gpu = train(GpuBackend(device, "float32"), optimizer)
+    on_cpu, cpu = train(make_backend("cpu", "float32", kernels="numpy"), optimizer)
+    assert on_gpu.loss == pytest.approx(on_cpu.loss, rel=1e-5)
+    np.testing.assert_allclose(gpu.gradient, cpu.gradient, atol=1e-5)
+    assert device.waits < STEPS
+
+
+@pytest.mark.parametrize("settings", [{}, {"grad_clip": 0.0, "grad_clip_value": 0.1}], ids=str)
+@pytest.mark.parametrize("poison", [1, STEPS - 1])
+def test_a_gradient_that_is_not_finite_shows_in_what_is_pushed(
+    kernel_folder: Path, poison: int, settings: dict[str, Any]
+) -> None:
+    device = WatchedDevice(kernel_folder)
+    _, gpu = train(GpuBackend(device, "float32"), poison=poison, **settings)
+    assert not math.isfinite(gpu.backend.sum_of_squares(gpu.own_pushed))
+    trained, _ = train(make_backend("cpu", "float32"), poison=poison, **settings)
+    assert math.isnan(trained.loss)

@@ -1,0 +1,215 @@
+"""Recorded runs of every mode end with the same bits in a replay, whatever the timing."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jobs import Killed, Training, before_gradient, die_at, train
+
+from psdp.errors import ReplayError
+from psdp.servers.leader import Ended
+
+pytestmark = pytest.mark.timeout(90)
+
+MODES: list[dict[str, Any]] = [
+    {"mode": "sync"},
+    {"mode": "sync", "backup_workers": 1},
+    {"mode": "async"},
+    {"mode": "ssp", "staleness": 1},
+    {"mode": "async", "lag_compensation": "dc-asgd"},
+    {"mode": "async", "lag_compensation": "inverse"},
+    {"mode": "local", "local_steps": 3},
+    {"mode": "local", "local_steps": 5, "merge": "async", "outer_optimizer": "nesterov"},
+    {"mode": "easgd", "local_steps": 2},
+    {"mode": "async", "balance": "dynamic"},
+    {"mode": "ssp", "staleness": 1, "overlap": True},
+]
+COMMON: dict[str, Any] = {"workers": 3, "max_steps": 15, "lr": 1e-2, "dropout": 0.1}
+
+
+def mode_name(mode: dict[str, Any]) -> str:
+    return "-".join(str(value) for value in mode.values())
+
+
+def at_random(seed: int, slow: int) -> Any:
+    """Let workers take their time, one of them more than the others."""
+
+    def prepare(run: Training) -> None:
+        for number in range(run.workers):
+            rng = random.Random(seed * 100 + number)
+            most_s = 4e-3 if number == slow else 1e-3
+
+            def action(_count: int, rng: random.Random = rng, most_s: float = most_s) -> None:
+                time.sleep(rng.random() * most_s)
+
+            before_gradient(run.worker(number), action)
+
+    return prepare
+
+
+def same(a: Training, b: Training) -> None:
+    np.testing.assert_array_equal(a.weights, b.weights)
+    assert a.summary["version_lag"] == b.summary["version_lag"]
+    assert a.summary["dropped"] == b.summary["dropped"]
+    assert a.summary["val_loss"] == b.summary["val_loss"]
+
+
+def events(folder: Path) -> list[list[Any]]:
+    """Return the events of a start; of pushes without when they came and what they cost."""
+    lines = (folder / "events-000000.jsonl").read_text().splitlines()
+    return [json.loads(line)[:8] for line in lines]
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("mode", MODES, ids=mode_name)
+def test_a_replay_ends_with_the_bits_of_its_record(
+    tmp_path: Path, mode: dict[str, Any], servers: int
+) -> None:
+    settings = COMMON | {"servers": servers, "eval_every": 5} | mode
+    run = train(tmp_path / "run", prepare=at_random(1, slow=0), record=True, **settings)
+    for seed, slow in ((2, 2), (3, 1)):
+        again = train(
+            tmp_path / f"again{seed}",
+            prepare=at_random(seed, slow),
+            record=True,
+            replay=str(run.folder),
+            **settings,
+        )
+        same(again, run)
+        assert events(again.folder) == events(run.folder)
+
+
+def test_without_its_record_the_same_run_ends_elsewhere(tmp_path: Path) -> None:
+    """Or the tests above would show nothing."""
+    settings = COMMON | {"mode": "async"}
+    runs = [
+        train(tmp_path / str(seed), prepare=at_random(seed, slow=seed), **settings)
+        for seed in (0, 1, 2)
+    ]
+    assert len({run.weights_sha256 for run in runs}) > 1
+
+
+@pytest.mark.parametrize("mode", [MODES[2], MODES[3], MODES[7]], ids=mode_name)
+def test_the_loss_of_a_worker_is_replayed_too(tmp_path: Path, mode: dict[str, Any]) -> None:
+    settings = COMMON | mode | {"eval_every": 5}
+    run = train(
+        tmp_path / "run", prepare=lambda run: die_at(run.worker(1), 7), record=True, **settings
+    )
+    assert ["leave", 2] in events(run.folder)
+    again = train(
+        tmp_path / "again", prepare=at_random(4, slow=0), replay=str(run.folder), **settings
+    )
+    np.testing.assert_array_equal(again.weights, run.weights)
+
+
+@pytest.mark.parametrize("mode", [MODES[2], MODES[3], MODES[7]], ids=mode_name)
+def test_a_worker_that_was_lost_while_it_evaluated(tmp_path: Path, mode: dict[str, Any]) -> None:
+    """Others did its part then, and do so again, though its twin reports that part too."""
+    settings = COMMON | mode | {"eval_every": 3}
+
+    def die(run: Training) -> None:
+        def evaluate(*_args: Any) -> Any:
+            raise Killed
+
+        run.worker(1).replica.model.evaluate = evaluate  # type: ignore[method-assign]
+
+    run = train(tmp_path / "run", prepare=die, record=True, **settings)
+    assert ["leave", 2] in events(run.folder)
+    for seed, slow in ((4, 0), (5, 2)):
+        again = train(
+            tmp_path / f"again{seed}",
+            prepare=at_random(seed, slow),
+            replay=str(run.folder),
+            **settings,
+        )
+        np.testing.assert_array_equal(again.weights, run.weights)
+        assert again.summary["val_loss"] == run.summary["val_loss"]
+
+
+def test_an_early_stop_is_replayed_where_it_was(tmp_path: Path) -> None:
+    settings = COMMON | {"mode": "async", "max_steps": 200, "lr": 0.0, "eval_every": 1}
+    settings |= {"early_stop_patience": 2}
+    run = train(tmp_path / "run", prepare=at_random(1, slow=0), record=True, **settings)
+    again = train(
+        tmp_path / "again", prepare=at_random(2, slow=2), replay=str(run.folder), **settings
+    )
+    assert again.summary["stopped_by"] == run.summary["stopped_by"] == "early_stop"
+    assert again.summary["version"] == run.summary["version"]
+
+
+def test_a_run_that_was_stopped_is_replayed_as_far_as_it_came(tmp_path: Path) -> None:
+    settings = COMMON | {"mode": "async", "max_steps": 100}
+    told: list[bool] = []
+
+    def watch(run: Training) -> None:
+        before_gradient(run.worker(0), lambda count: told.append(True) if count == 9 else None)
+
+    with pytest.raises(Ended):
+        train(
+            tmp_path / "run",
+            prepare=watch,
+            signalled=lambda rank: "SIGTERM" if told and rank == 0 else None,
+            record=True,
+            **settings,
+        )
+    again = Training(
+        tmp_path / "again",
+        settings.pop("workers"),
+        None,
+        settings | {"replay": str(tmp_path / "run")},
+    )
+    with pytest.raises(Ended, match="ends before its run did; the weights so far are in"):
+        again.run()
+    pushes = sum(event[0] == "push" for event in events(tmp_path / "run"))
+    assert again.leader.version == pushes
+
+
+def test_a_divergence_is_told_at_its_first_gradient(tmp_path: Path) -> None:
+    settings = COMMON | {"mode": "ssp", "staleness": 2}
+    run = train(tmp_path / "run", record=True, **settings)
+    lines = (run.folder / "events-000000.jsonl").read_text().splitlines()
+    pushes = [number for number, line in enumerate(lines, start=1) if "push" in line]
+    other = pushes[12]
+
+    def spoil(run: Training) -> None:
+        rank, clock = json.loads(lines[other - 1])[1:3]
+        worker = run.worker(rank - 1)
+
+        def action(count: int) -> None:
+            if count == clock:
+                worker.replica.weights[3] += 1e-9
+
+        before_gradient(worker, action)
+
+    with pytest.raises(ReplayError, match=rf"diverges at line {other} of .*expected gradient"):
+        train(tmp_path / "again", prepare=spoil, replay=str(run.folder), **settings)
+
+
+def test_a_resumed_start_has_a_record_of_its_own(tmp_path: Path) -> None:
+    settings = COMMON | {"mode": "async", "checkpoint_every": 5}
+    train(tmp_path / "run", record=True, **settings)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000005"
+    rest = train(tmp_path / "rest", resume=checkpoint, record=True, **settings)
+    assert [path.name for path in rest.folder.glob("events-*")] == ["events-000015.jsonl"]
+    again = train(
+        tmp_path / "again", resume=checkpoint, replay=str(rest.folder),
+        prepare=at_random(5, slow=1), **settings,
+    )  # fmt: skip
+    np.testing.assert_array_equal(again.weights, rest.weights)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "takes the folder of a run that was made with --record"), ("x\n[]\n", "line 1 is no")],
+)
+def test_a_record_that_cannot_be_read(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "events-000000.jsonl").write_text(text)
+    with pytest.raises(ReplayError, match=message):
+        train(tmp_path / "again", replay=str(tmp_path), **COMMON)

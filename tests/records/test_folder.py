@@ -1,0 +1,120 @@
+"""The run folder: another run is never overwritten, and readers see whole files only."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from psdp.errors import CheckpointError, ConfigError
+from psdp.records.folder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    made = RunFolder(tmp_path / "runs" / "mine")
+    made.create()
+    return made
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ConfigError) as refused:
+        RunFolder(path).create()
+    return str(refused.value)
+
+
+def test_it_is_made_with_its_parents_or_taken_if_it_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    RunFolder(path).create()
+    RunFolder(path).create()
+    assert list(path.iterdir()) == []
+
+
+def test_another_run_is_left_alone_and_resuming_it_is_offered(folder: RunFolder) -> None:
+    folder.write_config({})
+    text = refusal(folder.path)
+    assert text.startswith(f"--out {folder.path} holds another run;")
+    assert text.endswith(f"go on with it by --resume {folder.path}")
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert refusal(tmp_path) == (
+        f"--out {tmp_path} is not empty (it holds thesis.tex); choose another folder"
+    )
+
+
+def test_what_cannot_be_made_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert refusal(file) == f"--out {file}: File exists"
+    assert refusal(file / "below") == f"--out {file / 'below'}: Not a directory"
+
+
+def test_records_are_json_files_for_people(folder: RunFolder) -> None:
+    folder.write_config({"corpus": "天地", "lr": 0.1})
+    folder.write_summary({"loss": None})
+    text = (folder.path / "config.json").read_text("utf-8")
+    assert text == '{\n  "corpus": "天地",\n  "lr": 0.1\n}\n'
+    assert json.loads((folder.path / "summary.json").read_text()) == {"loss": None}
+    assert {path.name for path in folder.path.iterdir()} == {"config.json", "summary.json"}
+
+
+def test_a_record_is_replaced_as_a_whole(folder: RunFolder) -> None:
+    folder.write_summary({"steps": 1})
+    with open(folder.path / "summary.json") as reader:
+        folder.write_summary({"steps": 2})
+        assert json.load(reader) == {"steps": 1}, "who was reading it reads on undisturbed"
+    assert json.loads((folder.path / "summary.json").read_text()) == {"steps": 2}
+
+
+def test_metrics_are_lines_that_a_reader_sees_at_once(folder: RunFolder) -> None:
+    folder.append_metrics({"kind": "train", "loss": 2.5})
+    path = folder.path / "metrics.jsonl"
+    assert path.read_text() == '{"kind": "train", "loss": 2.5}\n'
+    folder.append_metrics({"kind": "eval"})
+    assert [json.loads(line)["kind"] for line in path.read_text().splitlines()] == ["train", "eval"]
+
+
+def test_metrics_of_a_resumed_run_follow_those_before(folder: RunFolder) -> None:
+    folder.append_metrics({"version": 1})
+    RunFolder(folder.path).append_metrics({"version": 2})
+    assert (folder.path / "metrics.jsonl").read_text() == '{"version": 1}\n{"version": 2}\n'
+
+
+@pytest.mark.parametrize("write", ["append_metrics", "write_config", "write_summary"])
+def test_a_number_that_json_does_not_know_is_our_mistake(folder: RunFolder, write: str) -> None:
+    with pytest.raises(ValueError, match="Out of range float values"):
+        getattr(folder, write)({"loss": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        ("append_metrics", "metrics.jsonl"),
+        ("write_config", "config.json"),
+        ("write_summary", "summary.json"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_named(folder: RunFolder, write: str, name: str) -> None:
+    folder.path.rmdir()
+    with pytest.raises(CheckpointError) as refused:
+        getattr(folder, write)({})
+    reason = "No such file or directory; the run stops here"
+    assert str(refused.value) == f"cannot write {folder.path / name}: {reason}"
+
+
+def test_a_full_disk_leaves_the_record_before_and_no_scraps(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder.write_summary({"steps": 1})
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"summary\.json: No space left on device"):
+        folder.write_summary({"steps": 2})
+    assert json.loads((folder.path / "summary.json").read_text()) == {"steps": 1}
+    assert [path.name for path in folder.path.iterdir()] == ["summary.json"]

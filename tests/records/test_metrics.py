@@ -1,0 +1,74 @@
+"""What is measured: sums over updates, the best loss, and records that JSON can hold."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from psdp.records.metrics import Best, Histogram, Interval, finite, perplexity
+
+
+def test_lags_are_counted() -> None:
+    lags = Histogram()
+    lags.add((0, 0, 2))
+    lags.add((10,))
+    assert lags.mean() == 3.0
+    assert lags.record() == {"mean": 3.0, "max": 10, "histogram": {"0": 2, "2": 1, "10": 1}}
+    assert list(lags.record()["histogram"]) == ["0", "2", "10"], "in the order of the numbers"
+
+
+def test_no_lags_are_no_error() -> None:
+    assert Histogram().record() == {"mean": 0.0, "max": 0, "histogram": {}}
+
+
+def test_an_interval_averages_its_updates() -> None:
+    interval = Interval(since_s=100.0)
+    interval.add(tokens=500, loss=2.0, lags=(0, 1))
+    interval.add(tokens=1500, loss=4.0, lags=(2,))
+    assert (interval.tokens, interval.updates, interval.loss) == (2000, 2, 3.5), "by tokens"
+    assert interval.tokens_per_s(now_s=104.0) == 500.0
+    assert interval.lags.mean() == 1.0
+
+
+def test_two_looks_at_a_coarse_clock_are_no_division_by_zero() -> None:
+    interval = Interval(since_s=5.0)
+    interval.add(tokens=10, loss=1.0, lags=(0,))
+    assert math.isfinite(interval.tokens_per_s(now_s=5.0))
+
+
+def test_intervals_do_not_share_their_lags() -> None:
+    Interval(0.0).add(1, 1.0, (7,))
+    assert Interval(0.0).lags.record()["histogram"] == {}
+
+
+def test_the_best_loss_is_the_lowest_and_the_others_are_counted_since() -> None:
+    best = Best()
+    losses = [(10, 3.0), (20, 2.0), (30, 2.0), (40, math.nan), (50, 2.5), (60, 1.0)]
+    seen = [(best.better(loss, version), best.evaluations_since) for version, loss in losses]
+    assert seen == [(True, 0), (True, 0), (False, 1), (False, 2), (False, 3), (True, 0)]
+    assert best == Best(1.0, 0, 60)
+
+
+@pytest.mark.parametrize("best", [Best(), Best(2.5, 3, 40)])
+def test_the_best_survives_a_checkpoint(best: Best) -> None:
+    record = json.loads(json.dumps(best.record(), allow_nan=False))
+    assert Best.from_record(record) == best
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1.5, 1.5), (math.nan, None), (math.inf, None), (-math.inf, None)]
+)
+def test_what_json_cannot_hold_is_none(value: float, expected: float | None) -> None:
+    assert finite(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [(0.0, 1.0), (math.log(256), 256.0), (800.0, None), (math.inf, None), (math.nan, None)],
+)
+def test_perplexity_is_exp_of_the_loss_as_far_as_floats_go(
+    loss: float, expected: float | None
+) -> None:
+    assert perplexity(loss) == (None if expected is None else pytest.approx(expected))
