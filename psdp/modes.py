@@ -1,0 +1,183 @@
+"""The table of modes: what each is called, what it needs, and what it is.
+
+Everyone else reads these rows and their traits. A mode's name stands here and where its policy is
+built (psdp/policies.py), and nowhere else. Pure: no settings are parsed here and nothing is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+
+class Pushed(StrEnum):
+    """What a worker pushes. It says by which rule a server takes it, and how it is trained."""
+
+    GRADIENT = "gradient"
+    """Of the loss, on the weights of the last answer: the job's optimizer takes it."""
+    CHANGE = "change"
+    """A pseudo-gradient, the weights before some steps of its own minus those after: for the outer
+    optimizer."""
+    WEIGHTS = "weights"
+    """The worker's own, towards which the server's are drawn."""
+    NOTHING = "nothing"
+    """Workers have made the updates among themselves; one of them hands over what they reached."""
+
+
+class Merge(StrEnum):
+    """When what workers changed on their own is merged (``--merge``)."""
+
+    TOGETHER = "sync"
+    """The average of all, once all are there."""
+    EACH = "async"
+    """Each as it comes."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One mode.
+
+    Attributes:
+        help: what it does, in a line.
+        settings: those with a meaning in some modes alone that have one here, with their defaults
+            (None: it depends on others, see psdp.config).
+        defaults: of settings with a meaning in all modes, where this one's differ.
+        pushes: what its workers push; of a mode that goes over from one to another, all of it.
+        served: whether what workers push goes to servers, in an order of its own. If not, workers
+            make the updates themselves, all at once.
+        in_rounds: whether an update waits for one push of every worker (``--merge`` may differ).
+        own_optimizer: whether workers run an optimizer of their own.
+        exact: whether W workers with batch b do what one does with batch W x b.
+        survives_loss: whether a run goes on when it loses a worker.
+        worth: what a token teaches beside one in the first mode of the table, cautiously, for who
+            chooses among modes; None: it is not to be chosen.
+        chooses: whether it is now in one and now in another of those that have a worth.
+        label: what a report calls a run, with its settings in braces.
+        order: in reports, rising.
+    """
+
+    name: str
+    help: str
+    order: int
+    label: str
+    pushes: tuple[Pushed, ...] = (Pushed.GRADIENT,)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    served: bool = True
+    in_rounds: bool = False
+    own_optimizer: bool = False
+    exact: bool = False
+    survives_loss: bool = True
+    worth: float | None = None
+    chooses: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+        object.__setattr__(self, "defaults", MappingProxyType(dict(self.defaults)))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+# Stale gradients act like momentum of their own (Mitliagkas et al. 2016, arXiv:1605.09774), and
+# outer optimizers have some; without either, more is better.
+_NO_MOMENTUM_ELSEWHERE = {"beta1": 0.9}
+_MOMENTUM_ELSEWHERE = {"beta1": 0.5}
+_OUTER = {"outer_optimizer": None, "outer_lr": None, "outer_momentum": None}
+
+_TABLE = (
+    Mode(
+        "sync",
+        "one gradient of every worker, averaged, for each update",
+        order=0,
+        label="sync",
+        settings={"backup_workers": 0, "overlap": False},
+        defaults=_NO_MOMENTUM_ELSEWHERE,
+        in_rounds=True,
+        exact=True,
+        worth=1.0,
+    ),
+    Mode(
+        "async",
+        "every gradient is applied on arrival, and answered at once",
+        order=3,
+        label="async",
+        settings={"lag_compensation": "none", "overlap": False},
+        defaults=_MOMENTUM_ELSEWHERE,
+    ),
+    Mode(
+        "ssp",
+        "as async, but no worker goes on more than --staleness clocks ahead of the slowest",
+        order=2,
+        label="ssp S={staleness}",
+        settings={"staleness": 4, "lag_compensation": "none", "overlap": False},
+        defaults=_MOMENTUM_ELSEWHERE,
+        worth=1.1,
+    ),
+    Mode(
+        "local",
+        "workers train alone for some steps, then their weights are averaged",
+        order=4,
+        label="local H={local_steps} {outer_optimizer}",
+        pushes=(Pushed.CHANGE,),
+        settings={"local_steps": 50, "merge": Merge.TOGETHER.value, **_OUTER},
+        defaults=_MOMENTUM_ELSEWHERE,
+        in_rounds=True,
+        own_optimizer=True,
+        worth=0.75,
+    ),
+    Mode(
+        "easgd",
+        "workers keep weights of their own, which the server's draw together",
+        order=5,
+        label="easgd H={local_steps}",
+        pushes=(Pushed.WEIGHTS,),
+        settings={"local_steps": 8, "elastic_rate": None},
+        defaults=_MOMENTUM_ELSEWHERE,
+        own_optimizer=True,
+    ),
+    Mode(
+        "allreduce",
+        "workers reduce gradients among themselves by MPI, as sync without a server in the way",
+        order=1,
+        label="allreduce",
+        pushes=(Pushed.NOTHING,),
+        defaults=_NO_MOMENTUM_ELSEWHERE,
+        served=False,
+        in_rounds=True,
+        own_optimizer=True,
+        exact=True,
+        survives_loss=False,
+    ),
+    Mode(
+        "auto",
+        "sync, ssp or local, whichever is seen to be fastest",
+        order=6,
+        label="auto",
+        pushes=(Pushed.GRADIENT, Pushed.CHANGE),
+        settings={"staleness": 4, "local_steps": 16, **_OUTER},
+        defaults=_MOMENTUM_ELSEWHERE,
+        chooses=True,
+    ),
+)
+
+MODES: Mapping[str, Mode] = MappingProxyType({mode.name: mode for mode in _TABLE})
+"""Every mode by its name, the default first."""
+
+CHOSEN_FROM = tuple(mode for mode in _TABLE if mode.worth is not None)
+"""The modes that one that ``chooses`` goes over between; it begins in the first."""
+
+SERVED = ("servers", "record", "replay", "wire_dtype", "balance")
+"""Settings with a meaning where a mode is served."""
+
+
+def modes_with(setting: str) -> tuple[str, ...]:
+    """Return the names of the modes in which a setting has a meaning; of all if that is not said of
+    any."""
+    if setting in SERVED:
+        return tuple(mode.name for mode in _TABLE if mode.served)
+    found = tuple(mode.name for mode in _TABLE if setting in mode.settings)
+    return found or tuple(MODES)
