@@ -60,7 +60,7 @@ def recorded(backend: Backend) -> Iterator[Products]:
         note(x, weight, y, adds=False)
 
     def note_attention(
-        qkv: Array, batch: int, heads: int, mask: Array | None, out: Array, log_sums: Array
+        qkv: Array, batch: int, heads: int, mask: Array | None, out: Array, logsumexp: Array
     ) -> None:
         products.items += attention_products(backend, qkv, batch, heads, out)
         products.flops += 2 * _causal_flops(qkv, batch)
@@ -71,7 +71,7 @@ def recorded(backend: Backend) -> Iterator[Products]:
         heads: int,
         mask: Array | None,
         out: Array,
-        log_sums: Array,
+        logsumexp: Array,
         dout: Array,
         dqkv: Array,
     ) -> None:

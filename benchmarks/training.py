@@ -121,8 +121,8 @@ class PsdpTrainer:
     def step(self, tokens: Array, targets: Array) -> float:
         """Take one training step; return the loss before it."""
         self.gradient(tokens, targets)
-        factor = self.backend.clip_factor(self._gradient, OPTIM.grad_clip)
-        self._optimizer.step(self._weights, self._gradient, OPTIM.lr, scale=factor)
+        coefficient = self.backend.clip_coefficient(self._gradient, OPTIM.grad_clip)
+        self._optimizer.step(self._weights, self._gradient, OPTIM.lr, scale=coefficient)
         return self.loss()
 
 

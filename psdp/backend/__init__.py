@@ -9,7 +9,7 @@ import os
 import sys
 
 from psdp.backend.arrays import BF16
-from psdp.backend.base import AdamStep, Backend, Factor
+from psdp.backend.base import AdamStep, Backend, Scalar
 from psdp.backend.cpu.numpy_backend import NumpyBackend
 from psdp.backend.gpu import cupy_device
 from psdp.backend.gpu.gpu_backend import GpuBackend
@@ -35,7 +35,7 @@ else:
 BF16_CAPABILITY = 80
 """Of the first GPUs whose tensor cores multiply bfloat16, times ten."""
 
-__all__ = ["BF16", "AdamStep", "Backend", "Factor", "NumpyBackend", "make_backend"]
+__all__ = ["BF16", "AdamStep", "Backend", "Scalar", "NumpyBackend", "make_backend"]
 
 
 def make_backend(

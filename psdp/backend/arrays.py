@@ -25,8 +25,8 @@ class Arrays:
         kernels: "numpy", "compiled", "cuda", or one of these and how it multiplies.
         xp: the array module, numpy or cupy.
         dtype: of weights, gradients, sums, and the residual stream.
-        branch_dtype: of activations between the layers of a branch, as products take them; may be
-            BF16.
+        compute_dtype: of the operands of GEMMs, and so of activations between the layers of a
+            branch; may be BF16.
         tile: elements of one operand that a chain of kernels handles at a time.
         query_block: queries that causal attention handles at a time.
         fuses_gelu: whether gelu after a product is best asked for with it.
@@ -40,10 +40,10 @@ class Arrays:
     fuses_gelu = False
 
     def __init__(self, dtype: str) -> None:
-        self.dtype = self.branch_dtype = np.dtype(dtype)
+        self.dtype = self.compute_dtype = np.dtype(dtype)
         self._scratch: dict[int, Array] = {}
         self._ones = self.empty(0)
-        self._future = self.empty(0, 0)
+        self._causal_mask = self.empty(0, 0)
 
     # Arrays ---------------------------------------------------------------------------------
 
@@ -75,13 +75,13 @@ class Arrays:
             self._ones[...] = 1
         return self._ones[:size]
 
-    def future(self, size: int) -> Array:
+    def causal_mask(self, size: int) -> Array:
         """Return (size, size): 0 where a key is not after its query, -inf where it is."""
-        if self._future.shape[0] < size:
-            self._future = self.empty(size, size)
+        if self._causal_mask.shape[0] < size:
+            self._causal_mask = self.empty(size, size)
             hidden = np.triu(np.full((size, size), -np.inf), k=1)
-            self.to_device(hidden, self._future)
-        return self._future[:size, :size]
+            self.to_device(hidden, self._causal_mask)
+        return self._causal_mask[:size, :size]
 
     def blocks(self, rows: int, width: int) -> Iterator[slice]:
         """Cut ``rows`` rows of ``width`` elements into slices of at most a tile each."""
@@ -97,17 +97,17 @@ class Arrays:
         """Copy a NumPy array into a device array of the same shape."""
         raise NotImplementedError
 
-    def travels(self, host: Array) -> bool:
-        """Make the most of it that this NumPy vector is copied to and from the device all the time;
-        say whether :meth:`send_off` may copy to it.
+    def pin(self, host: Array) -> bool:
+        """Pin a NumPy vector that is copied to and from the device all the time, where there is
+        something to pin; say whether :meth:`to_host_async` may copy to it.
 
         What is copied from it must stay as it is until the device has been waited for.
         """
         return False
 
-    def send_off(self, device: Array, out: Array) -> None:
-        """Copy a device array to a part of a NumPy vector, beside the work that comes after; it is
-        complete once the device has been waited for."""
+    def to_host_async(self, device: Array, out: Array) -> None:
+        """Copy a device array to a part of a pinned vector, asynchronously: beside the work that
+        comes after, complete once the device has been waited for."""
         raise NotImplementedError
 
     def to_host(self, device: Array, out: Array) -> None:
@@ -130,13 +130,13 @@ class Arrays:
         """Set ``out`` to zero."""
         out[...] = 0
 
-    def as_factor(self, x: Array, out: Array) -> Array:
-        """Return ``x`` as products take it: itself, or rounded into ``out``."""
+    def cast(self, x: Array, out: Array) -> Array:
+        """Return ``x`` in the compute dtype: itself, or cast into ``out``."""
         return x
 
-    def new_factors(self, weights: Array) -> Array:
-        """Return where the weights lie as products take them: ``weights`` (P,) itself, or room for
-        them, rounded."""
+    def new_cast_weights(self, weights: Array) -> Array:
+        """Return the vector that weights are cast into: ``weights`` (P,) itself where they are of
+        the compute dtype, or a new one."""
         return weights
 
     def new_ids(self, count: int) -> Array:
@@ -157,9 +157,9 @@ class Arrays:
         """Return what a dropout mask of up to ``size`` elements needs for itself."""
         return self.zeros(size)
 
-    def repeat(self, key: Hashable, step: Callable[[], None]) -> None:
-        """Do a step. What it asks of this backend must depend on ``key`` and on what arrays hold
-        alone: it may be recorded, and done again without being called."""
+    def run_captured(self, key: Hashable, step: Callable[[], None]) -> None:
+        """Do a step, which may be captured as a graph and replayed without being called again: what
+        it asks of this backend must depend on ``key`` and on what arrays hold alone."""
         step()
 
     def row_dots(self, a: Array, b: Array, out: Array) -> None:

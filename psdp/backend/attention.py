@@ -2,7 +2,7 @@
 
 The (T, T) squares are never made whole, and nothing of that size is kept: a tile of queries meets
 only the keys that it may see, for as many sequences as fit in the cache, and the backward pass
-makes the weights again from the scores and one number a query, log sum exp (Dao et al. 2022,
+makes the weights again from the scores and one number a query, log-sum-exp (Dao et al. 2022,
 arXiv:2205.14135).
 
 Shapes: qkv (N, 3C); q, k, v (B, H, T, D); the weights of a tile (sequences, H, queries, keys).
@@ -80,7 +80,7 @@ def _scores(arrays: Arrays, q: Array, k: Array, tile: _Tile) -> Array:
     arrays.xp.matmul(q[some, :, queries], k[some, :, keys].swapaxes(2, 3), out=scores)
     scores *= q.shape[3] ** -0.5
     corner = scores[..., queries]
-    corner += arrays.future(shape[2])
+    corner += arrays.causal_mask(shape[2])
     return scores
 
 
@@ -88,7 +88,7 @@ class CausalAttention(Arrays):
     """Attention as it is written against an array module."""
 
     def attention(
-        self, qkv: Array, batch: int, heads: int, mask: Any, out: Array, log_sums: Array
+        self, qkv: Array, batch: int, heads: int, mask: Any, out: Array, logsumexp: Array
     ) -> None:
         """Write softmax(Q K^T / sqrt(D), past only) V to ``out`` (N, C).
 
@@ -99,7 +99,7 @@ class CausalAttention(Arrays):
             mask: of dropout on the softmax, as ``draw_mask`` returned it (here it is
                 laid out as :func:`causal_blocks` says), or None.
             out: (N, C).
-            log_sums: (batch, H, T), becomes log sum exp of each query's scores.
+            logsumexp: (batch, H, T), becomes log-sum-exp of each query's scores.
         """
         xp = self.xp
         q, k, v = split_heads(qkv, batch, heads)
@@ -109,7 +109,7 @@ class CausalAttention(Arrays):
             weights = _scores(self, q, k, tile)
             inverse_sums = self.scratch(1, *weights.shape[:3], 1)
             largest = self.softmax_parts(weights, inverse_sums)
-            log_sums[some, :, queries] = (largest - xp.log(inverse_sums))[..., 0]
+            logsumexp[some, :, queries] = (largest - xp.log(inverse_sums))[..., 0]
             if kept is not None:
                 weights *= kept
             # The outputs, which are fewer than the weights, are divided instead of them.
@@ -124,7 +124,7 @@ class CausalAttention(Arrays):
         heads: int,
         mask: Any,
         out: Array,
-        log_sums: Array,
+        logsumexp: Array,
         dout: Array,
         dqkv: Array,
     ) -> None:
@@ -138,7 +138,7 @@ class CausalAttention(Arrays):
         for tile in _tiles(self, batch, heads, length, self.query_block, mask):
             some, queries, keys, kept = tile
             weights = _scores(self, q, k, tile)
-            weights -= log_sums[some, :, queries, None]
+            weights -= logsumexp[some, :, queries, None]
             xp.exp(weights, out=weights)
             dscores = self.scratch(1, *weights.shape)
             do = dcontext[some, :, queries]

@@ -15,7 +15,7 @@ import numpy as np
 
 from psdp.backend.arrays import BF16, Array
 from psdp.backend.attention import CausalAttention, split_heads
-from psdp.backend.squares import clip_factor, sum_of_squares
+from psdp.backend.squares import clip_coefficient, sum_of_squares
 
 LAYER_NORM_EPS = 1e-5
 
@@ -25,15 +25,15 @@ GELU_LINEAR = -2.0 * math.sqrt(2.0 / math.pi)
 GELU_CUBIC = 0.044715 * GELU_LINEAR
 
 
-Factor = float | Array
-"""A factor: a number, or (1,) float64 on a device that is not waited for."""
+Scalar = float | Array
+"""A number, or (1,) float64 on a device that is not waited for."""
 
 
 class AdamStep(NamedTuple):
     """The scalars of one update: w = shrink w - step_size mean / (sqrt(mean_sq) + eps), with the
     means of scale g and its square."""
 
-    scale: Factor
+    scale: Scalar
     beta1: float
     beta2: float
     step_size: float
@@ -60,7 +60,7 @@ class Backend(CausalAttention):
         ``positions`` (T, C) for each sequence of ``length`` T, to ``out`` (N, C)."""
         raise NotImplementedError
 
-    def add_rows(self, ids: Array, rows: Array, scale: float, table: Array) -> None:
+    def scatter_add(self, ids: Array, rows: Array, scale: float, table: Array) -> None:
         """Add ``scale`` times ``rows`` (N, C), which may be destroyed, to the rows ``ids`` (N) of
         ``table`` (V, C); ids may repeat."""
         raise NotImplementedError
@@ -129,11 +129,11 @@ class Backend(CausalAttention):
             total += sum_of_squares(wide)
         return total
 
-    def clip_factor(self, vector: Array, limit: float) -> Factor:
+    def clip_coefficient(self, vector: Array, limit: float) -> Scalar:
         """Return min(1, limit / norm) of ``vector`` (P,), 1 where the limit is 0, and NaN where the
         vector is not finite. A GPU's is not waited for."""
         squares = self.sum_of_squares(vector)
-        return clip_factor(math.sqrt(squares), limit) if math.isfinite(squares) else math.nan
+        return clip_coefficient(math.sqrt(squares), limit) if math.isfinite(squares) else math.nan
 
     # Activations ----------------------------------------------------------------------------
 
@@ -274,8 +274,8 @@ class Backend(CausalAttention):
         xp.multiply(logits, inverse_sums, out=logits)
         flat[places] -= scale
 
-    def likeliest(self, logits: Array, best: Array) -> None:
-        """Write the place of the greatest of each row of ``logits`` (N, V) to ``best`` (N,)."""
+    def argmax(self, logits: Array, best: Array) -> None:
+        """Write the index of the greatest of each row of ``logits`` (N, V) to ``best`` (N,)."""
         best[...] = logits.argmax(axis=1)
 
     # Positions ------------------------------------------------------------------------------

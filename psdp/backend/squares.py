@@ -1,8 +1,8 @@
-"""The size of a gradient, whether it is finite, and the factor that limits it.
+"""The size of a gradient, whether it is finite, and the coefficient that clips it.
 
 Of a gradient that servers have in shards each sends its sum of squares, the sums are added, and
-every server derives the same factor. Nothing here writes to a gradient; the update rules apply the
-factor on the fly.
+every server derives the same coefficient. Nothing here writes to a gradient; the update rules apply
+the coefficient on the fly.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def _sum_of_large_squares(vector: Array) -> float:
     return min(total, _LARGEST)
 
 
-def clip_factor(norm: float, limit: float) -> float:
-    """Return min(1, limit / norm), the factor that keeps a gradient's norm within ``limit``
+def clip_coefficient(norm: float, limit: float) -> float:
+    """Return min(1, limit / norm), the coefficient that keeps a gradient's norm within ``limit``
     (Pascanu et al. 2012, arXiv:1211.5063); a limit of 0 is none.
 
     1e-6 is added to the norm, as PyTorch does. NaN gives NaN and Inf gives 0: check the norm first.
     """
     if not limit:
         return 1.0
-    factor = limit / (norm + 1e-6)
-    return 1.0 if factor > 1.0 else factor
+    coefficient = limit / (norm + 1e-6)
+    return 1.0 if coefficient > 1.0 else coefficient

@@ -14,8 +14,8 @@ from psdp.params import Array, ParamTable
 
 
 class Parameters:
-    """Named views of the flat weights (as they are, and as products take them) and, while training,
-    of the flat gradient.
+    """Named views of the flat weights (as they are, and cast to the compute dtype) and, while
+    training, of the flat gradient.
 
     ``under("block.0")`` sees the same vectors through a longer prefix.
     """
@@ -25,10 +25,10 @@ class Parameters:
         table: ParamTable,
         weights: Array,
         gradient: Array | None,
-        factors: Array | None = None,
+        cast_weights: Array | None = None,
     ) -> None:
         self._weights: dict[str, Array] = table.views(weights)
-        self._factors = self._weights if factors is None else table.views(factors)
+        self._cast_weights = self._weights if cast_weights is None else table.views(cast_weights)
         self._gradients: dict[str, Array] = {} if gradient is None else table.views(gradient)
         self._prefix = ""
 
@@ -36,7 +36,7 @@ class Parameters:
         """Return the parameters whose names begin with this prefix and ``name``."""
         child = Parameters.__new__(Parameters)
         child._weights, child._gradients = self._weights, self._gradients
-        child._factors = self._factors
+        child._cast_weights = self._cast_weights
         child._prefix = f"{self._prefix}{name}."
         return child
 
@@ -44,13 +44,13 @@ class Parameters:
         """Return the view of a weight."""
         return self._weights[self._prefix + name]
 
-    def factor(self, name: str) -> Array:
-        """Return the view of a weight as products take it."""
-        return self._factors[self._prefix + name]
+    def cast_weight(self, name: str) -> Array:
+        """Return the view of a weight in the compute dtype."""
+        return self._cast_weights[self._prefix + name]
 
-    def optional_factor(self, name: str) -> Array | None:
+    def optional_cast_weight(self, name: str) -> Array | None:
         """Return the same of one that the configuration may have left out."""
-        return self._factors.get(self._prefix + name)
+        return self._cast_weights.get(self._prefix + name)
 
     def optional_weight(self, name: str) -> Array | None:
         """Return the view of a weight that the configuration may have left out."""
@@ -78,7 +78,7 @@ class Arena:
         self._shared: dict[str, Array] = {}
 
     def kept(self, name: str, *shape: int, dtype: Any = None) -> Array:
-        """Return a buffer that keeps its contents until the backward pass, of ``branch_dtype``
+        """Return a buffer that keeps its contents until the backward pass, of ``compute_dtype``
         unless told.
 
         Without one, the layers that ask for the same name take turns with one buffer.
@@ -88,7 +88,7 @@ class Arena:
         return self._new(name, shape, dtype)
 
     def scratch(self, name: str, *shape: int, dtype: Any = None) -> Array:
-        """Return a buffer shared by all who ask for ``name``, of ``branch_dtype`` unless told; the
+        """Return a buffer shared by all who ask for ``name``, of ``compute_dtype`` unless told; the
         next of them overwrites it."""
         size = math.prod(shape)
         buffer = self._shared.get(name)
@@ -98,6 +98,6 @@ class Arena:
         return buffer[:size].reshape(shape)
 
     def _new(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        buffer = self.backend.zeros(*shape, dtype=dtype or self.backend.branch_dtype)
+        buffer = self.backend.zeros(*shape, dtype=dtype or self.backend.compute_dtype)
         self.bytes[name] += buffer.nbytes
         return buffer

@@ -18,7 +18,7 @@ class Attention:
 
     What lies between the two linear layers is the backend's: it is where the time goes.
 
-    Shapes: x, y (N, C); qkv (N, 3C); context (N, C); log_sums (B, H, T).
+    Shapes: x, y (N, C); qkv (N, 3C); context (N, C); logsumexp (B, H, T).
     """
 
     @staticmethod
@@ -39,7 +39,7 @@ class Attention:
         self.out = ResidualLinear(config.dropout, parameters.under("out"), arena)
         self.rows_qkv = arena.kept("qkv", rows, 3 * width)
         self.context = arena.kept("context", rows, width)
-        self.log_sums = arena.kept("attention sums", rows * heads, dtype=arena.backend.dtype)
+        self.logsumexp = arena.kept("log-sum-exp", rows * heads, dtype=arena.backend.dtype)
         self.dropout = Dropout(config.dropout, self._weights(batch, length), arena)
         if arena.training:
             self.rows_dqkv = arena.scratch("wide", rows, 3 * width)
@@ -87,5 +87,5 @@ class Attention:
         return int(place.stop)
 
     def _per_query(self, batch: int, count: int) -> Array:
-        """View the log sums of ``count`` tokens as (B, H, T)."""
-        return self.log_sums[: count * self.heads].reshape(batch, self.heads, -1)
+        """View the log-sum-exp of ``count`` tokens as (B, H, T)."""
+        return self.logsumexp[: count * self.heads].reshape(batch, self.heads, -1)

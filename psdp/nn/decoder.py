@@ -119,7 +119,7 @@ class _CachedBlock:
         weights = self.backend.scratch(0, 1, self.heads, len(x), seen)
         inverse_sums = self.backend.scratch(1, 1, self.heads, len(x), 1)
         matmul(q, self.keys[:, :, :seen].swapaxes(2, 3), out=weights)
-        weights += self.backend.future(self.rows)[new, :seen]
+        weights += self.backend.causal_mask(self.rows)[new, :seen]
         self.backend.softmax_parts(weights, inverse_sums)
         merged = merge_heads(context, 1, self.heads)
         matmul(weights, self.values[:, :, :seen], out=merged)

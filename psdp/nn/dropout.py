@@ -37,6 +37,6 @@ class Dropout:
     def backward(self, dy: Array, dx: Array) -> Array:
         """Return dL/dx as products take it: ``dx``, or ``dy`` itself where everything passed."""
         if self.mask is None:
-            return self.backend.as_factor(dy, dx)
+            return self.backend.cast(dy, dx)
         self.backend.drop(dy, self.mask, dx)
         return dx

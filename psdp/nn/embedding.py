@@ -79,4 +79,4 @@ class Embedding:
             per_sequence = dx.reshape(-1, length * dx.shape[1])
             gradient = self.parameters.gradient("positions")[:length].reshape(-1)
             self.backend.add_column_sums(per_sequence, gradient)
-        self.backend.add_rows(ids, dx, self.scale, self.parameters.gradient("tokens"))
+        self.backend.scatter_add(ids, dx, self.scale, self.parameters.gradient("tokens"))

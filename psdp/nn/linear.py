@@ -24,8 +24,8 @@ class Linear:
 
     def __init__(self, parameters: Parameters, arena: Arena) -> None:
         self.parameters, self.backend = parameters, arena.backend
-        self.weight = parameters.factor("weight")
-        self.bias = parameters.optional_factor("bias")
+        self.weight = parameters.cast_weight("weight")
+        self.bias = parameters.optional_cast_weight("bias")
 
     def forward(self, x: Array, y: Array) -> None:
         """Write x W + b to ``y``."""

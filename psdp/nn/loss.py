@@ -30,11 +30,11 @@ class TiedHead:
         self.backend.matmul(x, self.embedding.T, out)
 
     def evaluate(self, x: Array, targets: Array, losses: Array, best: Array) -> None:
-        """Write the losses, and the likeliest token of each place to ``best`` (N,)."""
+        """Write the losses, and the argmax of each row of logits to ``best`` (N,)."""
         for rows in self._chunks(x.shape[0]):
             logits = self.chunk[: rows.stop - rows.start]
             self.logits(x[rows], logits)
-            self.backend.likeliest(logits, best[rows])
+            self.backend.argmax(logits, best[rows])
             self.backend.cross_entropy(logits, targets[rows], 1.0, losses[rows])
 
     def forward_backward(

@@ -38,8 +38,8 @@ def training_memory(
     model.forward_backward(tokens, tokens, rng=np.random.default_rng(0))
     parts = Counter(model.arena.bytes)
     parts["weights"], parts["gradient"] = weights.nbytes, gradient.nbytes
-    if model.factors is not weights:
-        parts["rounded weights"] = model.factors.nbytes
+    if model.cast_weights is not weights:
+        parts["rounded weights"] = model.cast_weights.nbytes
     parts["all else"] = ledger.bytes - parts.total() + LIBRARIES
     return parts
 

@@ -43,8 +43,8 @@ def profiled(
     """Return the model that ``build`` makes, measured by ``profile``; ``backend``, whose kernels
     are counted from now on, should serve this model alone."""
     _count_kernels(backend, profile)
-    # A step that is recorded and done again would not come by what is measured.
-    setattr(backend, "repeat", lambda key, step: step())  # noqa: B010
+    # A graph that is replayed would not come by what is measured.
+    setattr(backend, "run_captured", lambda key, step: step())  # noqa: B010
     model = build(backend)
     for layer in _layers(model, set()):
         kind = KINDS[type(layer).__name__]
@@ -70,7 +70,7 @@ def cost_of(kernel: str, arguments: tuple[Any, ...]) -> tuple[float, int]:
     match kernel:
         case "embed":
             return 0.0, sizes[1] + sizes[3] + 2 * sizes[5]
-        case "add_rows":
+        case "scatter_add":
             return 0.0, sizes[0] + 2 * sizes[1]
         case "attention":
             return 2 * _causal_flops(*arguments[:2]), sum(sizes)

@@ -82,8 +82,8 @@ class Transformer:
         gradient: Array | None,
     ) -> None:
         table = parameter_table(config, vocab_size)
-        self.factors = backend.new_factors(weights)
-        parameters = Parameters(table, weights, gradient, self.factors)
+        self.cast_weights = backend.new_cast_weights(weights)
+        parameters = Parameters(table, weights, gradient, self.cast_weights)
         rows = batch_size * config.block_size
         self.arena = arena = Arena(backend, rows, training=gradient is not None)
         rotary = None
@@ -99,7 +99,7 @@ class Transformer:
             for layer in range(config.n_layer)
         ]
         self.norm = LayerNorm(parameters.under("norm"), arena)
-        self.head = TiedHead(parameters.under("embedding").factor("tokens"), arena)
+        self.head = TiedHead(parameters.under("embedding").cast_weight("tokens"), arena)
         self.parameters = parameters
         # The gradient flows back through the memory that the residual stream came up in.
         self.stream = arena.kept("residual stream", rows, config.n_embd, dtype=backend.dtype)
@@ -140,7 +140,7 @@ class Transformer:
         if rng is not None:
             self.backend.seed(rng)
         key = self, batch, length, scale, rng is not None, ready is not None
-        self.backend.repeat(key, lambda: self._step(batch, length, scale, rng, ready))
+        self.backend.run_captured(key, lambda: self._step(batch, length, scale, rng, ready))
 
     def _step(
         self,
@@ -203,7 +203,7 @@ class Transformer:
         """Return the last layer norm's output (N, C) for the tokens that were loaded."""
         count = batch * length
         # Whoever changed the weights need not say so: they are rounded anew each time.
-        self.backend.as_factor(self._weights, self.factors)
+        self.backend.cast(self._weights, self.cast_weights)
         stream, normed = self.stream[:count], self.normed[:count]
         self.embedding.forward(self.ids[:count], length, stream, rng)
         for block in self.blocks:

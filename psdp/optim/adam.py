@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from psdp.backend import AdamStep, Backend, Factor
+from psdp.backend import AdamStep, Backend, Scalar
 from psdp.config import OptimConfig
 from psdp.optim.base import Optimizer
 from psdp.params import Array
@@ -36,7 +36,7 @@ class Adam(Optimizer):
         weights: Array,
         gradient: Array,
         lr: float,
-        scale: Factor = 1.0,
+        scale: Scalar = 1.0,
         clip_value: float = 0.0,
     ) -> None:
         self.updates += 1

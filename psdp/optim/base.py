@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from psdp.backend import Backend, Factor
+from psdp.backend import Backend, Scalar
 from psdp.config import OptimConfig
 from psdp.errors import CheckpointError
 from psdp.optim.blocks import block_size, blocks
@@ -48,14 +48,15 @@ class Optimizer(ABC):
         weights: Array,
         gradient: Array,
         lr: float,
-        scale: Factor = 1.0,
+        scale: Scalar = 1.0,
         clip_value: float = 0.0,
     ) -> None:
         """Update ``weights`` (size,) in place; ``gradient`` (size,) is only read.
 
-        The gradient is multiplied by ``scale`` (the factor of the global-norm clip; one that is on
-        a device is not waited for), then clipped to [-clip_value, clip_value] element by element
-        (0: no clip), as calling PyTorch's ``clip_grad_norm_`` and then ``clip_grad_value_`` would.
+        The gradient is multiplied by ``scale`` (the coefficient of the global-norm clip; one that
+        is on a device is not waited for), then clipped to [-clip_value, clip_value] element by
+        element (0: no clip), as calling PyTorch's ``clip_grad_norm_`` and then
+        ``clip_grad_value_`` would.
         The penalties are added after that, so clipping never weakens them.
         """
 
@@ -94,7 +95,7 @@ class Optimizer(ABC):
         return (True, slice(0, boundary)), (False, slice(boundary, self.size))
 
     def _blocks(
-        self, weights: Array, gradient: Array, scale: Factor, clip_value: float
+        self, weights: Array, gradient: Array, scale: Scalar, clip_value: float
     ) -> Iterator[tuple[slice, Array, Array, Array, bool]]:
         """Yield (place, weights, gradient, scratch, decayed) of each block, in order.
 
@@ -110,7 +111,7 @@ class Optimizer(ABC):
                     g = self._penalised(w, g, scratch)
                 yield place, w, g, scratch, decayed
 
-    def _clipped(self, g: Array, scale: Factor, clip_value: float) -> Array:
+    def _clipped(self, g: Array, scale: Scalar, clip_value: float) -> Array:
         """Return clip(scale * g), which is ``g`` itself where neither does anything."""
         clipped = self._gradient_block[: g.size]
         if not (isinstance(scale, float) and scale == 1.0):

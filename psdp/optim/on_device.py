@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from psdp.backend import Backend, Factor
+from psdp.backend import Backend, Scalar
 from psdp.optim.base import Optimizer
 from psdp.params import Array
 
@@ -37,7 +37,7 @@ class OnDevice(Optimizer):
         weights: Array,
         gradient: Array,
         lr: float,
-        scale: Factor = 1.0,
+        scale: Scalar = 1.0,
         clip_value: float = 0.0,
     ) -> None:
         device = self.rule.backend
@@ -45,7 +45,7 @@ class OnDevice(Optimizer):
             device.to_device(weights, self._weights)
             self._stale = False
         for vector in (gradient, weights):
-            device.travels(vector)
+            device.pin(vector)
         device.to_device(gradient, self._gradient)
         self.rule.step(self._weights, self._gradient, lr, scale, clip_value)
         device.to_host(self._weights, weights)

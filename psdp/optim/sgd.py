@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psdp.backend import Factor
+from psdp.backend import Scalar
 from psdp.optim.base import Optimizer
 from psdp.params import Array
 
@@ -17,7 +17,7 @@ class SGD(Optimizer):
         weights: Array,
         gradient: Array,
         lr: float,
-        scale: Factor = 1.0,
+        scale: Scalar = 1.0,
         clip_value: float = 0.0,
     ) -> None:
         self.updates += 1

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from psdp.backend import Backend, make_backend
-from psdp.backend.squares import clip_factor
+from psdp.backend.squares import clip_coefficient
 from psdp.checkpoint import Snapshot
 from psdp.job import Job
 from psdp.optim import DelayCompensation, Elastic, OnDevice, Optimizer, Outer, make_optimizer
@@ -194,7 +194,7 @@ class Shard:
             self.weights.writable(),
             gradient,
             lr,
-            scale=clip_factor(norm, self._clip),
+            scale=clip_coefficient(norm, self._clip),
             clip_value=self._clip_value,
         )
         self._outer_begun = False

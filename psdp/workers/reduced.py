@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from psdp.backend.squares import clip_factor
+from psdp.backend.squares import clip_coefficient
 from psdp.checkpoint import Snapshot
 from psdp.job import Job
 from psdp.params import Array
@@ -67,7 +67,7 @@ class ReducedTraining(OwnOptimizer):
             finite = math.isfinite(squares)
             if finite:
                 limit = self.job.config.optim.grad_clip
-                self.update(clock, self._share * clip_factor(math.sqrt(squares), limit))
+                self.update(clock, self._share * clip_coefficient(math.sqrt(squares), limit))
             if self._recorded(clock) or clock + 1 == end or not finite:
                 begin, count = clock + 1 - len(losses), len(losses)
                 self._report(begin, count, sum(losses) / count, squares)

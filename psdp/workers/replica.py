@@ -61,10 +61,10 @@ class Replica:
         if self.rounds:
             far = self._far
             self.own_pushed = backend.empty(size, dtype=job.wire_dtype) if far else self.gradient
-        self._sends_off = self._sent_off = False
+        self._copies_async = self._sent_off = False
         if self._far:
-            backend.travels(self.weights)
-            self._sends_off = backend.travels(self.gradient)
+            backend.pin(self.weights)
+            self._copies_async = backend.pin(self.gradient)
         self.fetch_s = 0.0
         self.profile: Spans = UNPROFILED
 
@@ -108,13 +108,13 @@ class Replica:
     def outlet(self) -> Callable[[slice], None] | None:
         """Return what brings parts of ``own_gradient`` to ``gradient`` while the layers go on, for
         the last pass before :meth:`fetch`; None where it is :meth:`fetch` that does."""
-        self._sent_off = self._sends_off
-        return self._send_off if self._sends_off else None
+        self._sent_off = self._copies_async
+        return self._copy_async if self._copies_async else None
 
-    def _send_off(self, place: slice) -> None:
+    def _copy_async(self, place: slice) -> None:
         if self.rounds:
             self.backend.round_bf16(self.own_gradient[place], self.own_pushed[place])
-        self.backend.send_off(self.own_pushed[place], self.gradient[place])
+        self.backend.to_host_async(self.own_pushed[place], self.gradient[place])
 
     def fetch(self) -> None:
         """Make ``gradient`` what is in ``own_gradient``, rounded if it is to be; on the host it is

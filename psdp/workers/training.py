@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psdp.backend import Factor
+from psdp.backend import Scalar
 from psdp.job import Job
 from psdp.optim import Schedule, make_optimizer
 from psdp.params import Array
@@ -109,7 +109,7 @@ class OwnOptimizer(Training):
         self._optimizer = make_optimizer(config.optim, table.size, table.decayed_size, backend)
         self._schedule = Schedule(config.optim, config.run.max_steps)
 
-    def update(self, steps: float, scale: Factor) -> None:
+    def update(self, steps: float, scale: Scalar) -> None:
         """Update the weights with ``scale`` times the gradient, which is left as it is.
 
         Args:
@@ -151,10 +151,10 @@ class LocalTraining(OwnOptimizer):
         done = order.tokens / self.job.tokens_per_step
         for step in range(order.steps):
             self._gradient(order.clock + step, order.batch + step, False)
-            factor = replica.backend.clip_factor(replica.own_gradient, limit)
-            if isinstance(factor, float) and math.isnan(factor):
+            coefficient = replica.backend.clip_coefficient(replica.own_gradient, limit)
+            if isinstance(coefficient, float) and math.isnan(coefficient):
                 return math.nan
-            self.update(done + step, factor)
+            self.update(done + step, coefficient)
         return replica.take_loss() / order.steps
 
 

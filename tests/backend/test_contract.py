@@ -18,7 +18,7 @@ from emulated.libraries import products
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from psdp.backend import AdamStep, Backend, Factor, make_backend
+from psdp.backend import AdamStep, Backend, Scalar, make_backend
 from psdp.backend.attention import CausalAttention, causal_blocks
 from psdp.backend.cpu.native_backend import NativeBackend
 from psdp.backend.cpu.numpy_backend import NumpyBackend
@@ -64,7 +64,7 @@ class Bench:
 
     def __init__(self, backend: Backend, seed: int) -> None:
         self.backend, self.rng = backend, np.random.default_rng(seed)
-        self.half = backend.branch_dtype != backend.dtype
+        self.half = backend.compute_dtype != backend.dtype
         self.tolerance = {"float32": 1e-5, "float64": 1e-12}[str(backend.dtype)]
 
     def real(self, *shape: int) -> tuple[Array, Array]:
@@ -75,12 +75,12 @@ class Bench:
 
     def branch(self, *shape: int) -> tuple[Array, Array]:
         array, _ = self.real(*shape)
-        room = self.backend.empty(*shape, dtype=self.backend.branch_dtype)
-        room = self.backend.as_factor(array, room)
+        room = self.backend.empty(*shape, dtype=self.backend.compute_dtype)
+        room = self.backend.cast(array, room)
         return room, self.wide(room)
 
     def room(self, *shape: int) -> Array:
-        return self.backend.empty(*shape, dtype=self.backend.branch_dtype)
+        return self.backend.empty(*shape, dtype=self.backend.compute_dtype)
 
     def ids(self, values: Any) -> Array:
         room = self.backend.new_ids(len(values))
@@ -96,7 +96,7 @@ class Bench:
 
     def close(self, got: Array, expected: Array, terms: int = 1) -> None:
         """Assert equality up to rounding: of float, of bfloat16 in a branch, of a sum of terms."""
-        rounded = self.half and got.dtype == self.backend.branch_dtype
+        rounded = self.half and got.dtype == self.backend.compute_dtype
         relative = 2.0**-7 if rounded else self.tolerance
         absolute = relative * math.sqrt(terms)
         np.testing.assert_allclose(self.wide(got), expected, rtol=relative, atol=absolute)
@@ -210,7 +210,7 @@ def test_nan_comes_through_activations_and_large_inputs_do_not_become_nan(
     real = backend.empty(1, 8)
     for activation in ("gelu", "relu"):
         backend.to_device(values, real)
-        x = backend.as_factor(real, bench.room(1, 8))
+        x = backend.cast(real, bench.room(1, 8))
         dy, _ = bench.branch(1, 8)
         getattr(backend, f"{activation}_backward")(x, dy)
         for array in (bench.wide(x)[0], bench.wide(dy)[0]):
@@ -258,7 +258,7 @@ def test_cross_entropy_its_gradient_and_the_likeliest(
     )
     (0.5 * expected.sum()).backward()
     losses, best = backend.empty(rows), backend.empty(rows, dtype=np.int32)
-    backend.likeliest(logits, best)
+    backend.argmax(logits, best)
     assert np.array_equal(bench.wide(best), wide.argmax(axis=1))
     backend.cross_entropy(logits, bench.ids(targets), 0.5, losses)
     bench.close(losses, expected.detach().numpy())
@@ -294,10 +294,10 @@ def test_embedding_and_its_gradient(
     again = backend.empty(10, width)
     backend.to_device(before, again)
     np.add.at(before, ids, scale * wide_rows)
-    backend.add_rows(room, rows, scale, gradient)
+    backend.scatter_add(room, rows, scale, gradient)
     bench.close(gradient, before, len(ids))
     if scale == 1.0:  # what is added in the same order has the same bits
-        backend.add_rows(room, rows, scale, again)
+        backend.scatter_add(room, rows, scale, again)
         assert np.array_equal(bench.wide(again), bench.wide(gradient))
 
 
@@ -351,9 +351,9 @@ def test_attention_and_its_gradient(
     expected = reference_attention(tensor, batch, heads, square)
     expected.backward(torch.from_numpy(wide_dout))
     out, dqkv = bench.room(count, width), bench.room(count, 3 * width)
-    log_sums = backend.empty(batch, heads, length)
-    backend.attention(qkv, batch, heads, mask, out, log_sums)
-    backend.attention_backward(qkv, batch, heads, mask, out, log_sums, dout, dqkv)
+    logsumexp = backend.empty(batch, heads, length)
+    backend.attention(qkv, batch, heads, mask, out, logsumexp)
+    backend.attention_backward(qkv, batch, heads, mask, out, logsumexp, dout, dqkv)
     assert tensor.grad is not None
     got, gradient = bench.wide(out), bench.wide(dqkv)
     limit = 0.02 if bench.half else 10 * bench.tolerance
@@ -416,7 +416,7 @@ def test_dropout_keeps_its_share_and_the_same_mask_within_a_step(
     assert not np.array_equal(masks[0][1], masks[2][1])
 
 
-def number(backend: Backend, factor: Factor) -> float:
+def number(backend: Backend, factor: Scalar) -> float:
     return factor if isinstance(factor, float) else float(backend.on_host(factor)[0])
 
 
@@ -429,7 +429,7 @@ def test_what_limits_a_gradient_that_is_not_finite_is_not_a_number(
     wide[2500] = poison
     backend.to_device(wide, g)
     for limit in (0.0, 1.0):
-        assert math.isnan(number(backend, backend.clip_factor(g, limit)))
+        assert math.isnan(number(backend, backend.clip_coefficient(g, limit)))
 
 
 @random_shapes
@@ -450,7 +450,7 @@ def test_adam_and_weighted_means(backend: Backend, size: int, shrink: float) -> 
     bench.close(w, shrink * wide_w - 0.01 * wide_m / (np.sqrt(wide_v) + 1e-8))
     for limit in (0.0, 0.25, 1e9):
         expected = min(1.0, limit / (np.linalg.norm(wide_g) + 1e-6)) if limit else 1.0
-        scale = backend.clip_factor(g, limit)
+        scale = backend.clip_coefficient(g, limit)
         assert number(backend, scale) == pytest.approx(expected, rel=1e-6)
         backend.adam(w, g, m, v, step._replace(scale=scale))
         wide_m = 0.9 * wide_m + 0.1 * expected * wide_g

@@ -175,9 +175,9 @@ def test_attention_and_its_gradient(
     expected = attention(wide, batch, heads, square)
     expected.backward(torch.from_numpy(dout.astype("float64")))
     out, dqkv = backend.empty(count, width), backend.empty(count, 3 * width)
-    log_sums = backend.empty(batch, heads, length)
-    backend.attention(qkv, batch, heads, mask, out, log_sums)
-    backend.attention_backward(qkv, batch, heads, mask, out, log_sums, dout, dqkv)
+    logsumexp = backend.empty(batch, heads, length)
+    backend.attention(qkv, batch, heads, mask, out, logsumexp)
+    backend.attention_backward(qkv, batch, heads, mask, out, logsumexp, dout, dqkv)
     assert_close(out, expected.detach().numpy(), backend)
     assert wide.grad is not None
     tolerance = 1e-4 if backend.dtype == np.float32 else 1e-12
@@ -198,8 +198,8 @@ def dropout_mask(
 
 def test_attention_survives_large_scores(backend: Backend) -> None:
     qkv = 100 * normal(backend, 30, 12)
-    out, log_sums = backend.empty(30, 4), backend.empty(1, 1, 30)
-    backend.attention(qkv, 1, 1, None, out, log_sums)
+    out, logsumexp = backend.empty(30, 4), backend.empty(1, 1, 30)
+    backend.attention(qkv, 1, 1, None, out, logsumexp)
     expected = attention(torch.from_numpy(qkv.astype("float64")), 1, 1, None).numpy()
     np.testing.assert_allclose(out, expected, rtol=1e-2, atol=1e-2)
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psdp.backend.squares import clip_factor, sum_of_squares
+from psdp.backend.squares import clip_coefficient, sum_of_squares
 
 every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -67,7 +67,7 @@ def test_rows_of_zeros_beside_huge_ones_are_no_special_case(dtype: str) -> None:
 def test_finite_float64_beyond_every_range_saturates_and_can_be_added() -> None:
     shards = [sum_of_squares(np.full(20_000, 1e300)) for _ in range(1000)]
     assert math.isfinite(sum(shards))
-    assert clip_factor(math.sqrt(sum(shards)), 1.0) < 1e-100
+    assert clip_coefficient(math.sqrt(sum(shards)), 1.0) < 1e-100
 
 
 def test_sum_allocates_no_vector() -> None:
@@ -90,14 +90,14 @@ def test_factor_equals_pytorchs_clip_grad_norm(limit: float) -> None:
     norm = torch.nn.utils.clip_grad_norm_([parameter], limit).item()
     assert math.sqrt(sum_of_squares(vector)) == pytest.approx(norm, rel=1e-12)
     np.testing.assert_allclose(
-        vector * clip_factor(norm, limit), parameter.grad.numpy(), rtol=1e-12
+        vector * clip_coefficient(norm, limit), parameter.grad.numpy(), rtol=1e-12
     )
 
 
 def test_no_limit_leaves_the_gradient_alone() -> None:
-    assert clip_factor(1e30, 0.0) == 1.0
+    assert clip_coefficient(1e30, 0.0) == 1.0
 
 
 def test_a_norm_that_is_not_finite_never_passes_as_a_good_factor() -> None:
-    assert math.isnan(clip_factor(math.nan, 1.0))
-    assert clip_factor(math.inf, 1.0) == 0.0
+    assert math.isnan(clip_coefficient(math.nan, 1.0))
+    assert clip_coefficient(math.inf, 1.0) == 0.0

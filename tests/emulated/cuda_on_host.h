@@ -249,6 +249,6 @@ static inline void load_squares(unsigned *factors, const unsigned short *row) {
     emulated_squares(factors, row, false);
 }
 
-static inline void load_turned_squares(unsigned *factors, const unsigned short *row) {
+static inline void load_transposed_squares(unsigned *factors, const unsigned short *row) {
     emulated_squares(factors, row, true);
 }

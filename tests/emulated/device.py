@@ -183,10 +183,10 @@ class EmulatedDevice:
     def memory(self) -> tuple[int, int]:
         return self._free, 2**40
 
-    def lock(self, vector: Array) -> bool:
+    def pin(self, vector: Array) -> bool:
         return True
 
-    def send_off(self, device: Array, out: Array) -> None:
+    def download_async(self, device: Array, out: Array) -> None:
         assert isinstance(device, DeviceArray)
         assert not isinstance(out, DeviceArray)
         self.do(lambda: np.copyto(out, np.asarray(device)))

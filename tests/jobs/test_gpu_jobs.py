@@ -172,7 +172,7 @@ def counting(copy):
     return counted
 EmulatedDevice.upload = counting(EmulatedDevice.upload)
 EmulatedDevice.download = counting(EmulatedDevice.download)
-EmulatedDevice.send_off = counting(EmulatedDevice.send_off)
+EmulatedDevice.download_async = counting(EmulatedDevice.download_async)
 if __name__ == "__main__":
     atexit.register(lambda: print(f"moved {len(moved)} vectors", flush=True))
 """

@@ -91,7 +91,7 @@ def test_a_captured_step_reads_new_tokens_weights_and_masks(kernel_folder: Path)
             either.loss[...] = 0
             either.forward_backward(tokens, built.targets, rng=np.random.default_rng([7, step]))
             either._weights *= 0.9
-        fresh.backend._steps.clear()  # type: ignore[attr-defined]
+        fresh.backend._graphs.clear()  # type: ignore[attr-defined]
         assert model.total_loss() == fresh.total_loss()
         assert np.array_equal(gradient, fresh_gradient)
     kernels = backend.device.launches  # type: ignore[attr-defined]
@@ -157,7 +157,7 @@ def test_the_decoder_continues_on_a_gpu(kernel_folder: Path) -> None:
         np.testing.assert_allclose(on_gpu.feed(tokens), on_cpu.feed(tokens), rtol=1e-10)
 
 
-def test_two_models_on_one_backend_do_not_take_each_others_steps(kernel_folder: Path) -> None:
+def test_two_models_on_one_backend_do_not_take_each_others_graphs(kernel_folder: Path) -> None:
     backend = gpu(kernel_folder, "float64")
     for seed in (1, 2):
         built = build(dtype="float64")

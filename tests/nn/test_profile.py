@@ -124,7 +124,7 @@ def test_the_bytes_of_a_product_are_those_of_its_three_matrices() -> None:
 def test_of_a_table_only_the_rows_that_are_taken_or_added_to_count() -> None:
     table, ids, rows = np.zeros((1000, 4)), np.zeros(3, np.int64), np.zeros((3, 4))
     assert cost_of("embed", (table, ids, 1.0, None, 3, rows)) == (0.0, 24 + 2 * 96)
-    assert cost_of("add_rows", (ids, rows, 1.0, table)) == (0.0, 24 + 2 * 96)
+    assert cost_of("scatter_add", (ids, rows, 1.0, table)) == (0.0, 24 + 2 * 96)
 
 
 def test_numbers_beside_the_arrays_have_no_bytes() -> None:

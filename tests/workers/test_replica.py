@@ -39,9 +39,9 @@ class CountingDevice(EmulatedDevice):
         self.downloads.append(device.nbytes)
         super().download(device, out)
 
-    def send_off(self, device: Array, out: Array) -> None:
+    def to_host_async(self, device: Array, out: Array) -> None:
         self.sent_off.append(device.nbytes)
-        super().send_off(device, out)
+        super().to_host_async(device, out)
 
 
 def filled(replica: Replica) -> Array:

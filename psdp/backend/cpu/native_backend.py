@@ -104,9 +104,9 @@ class NativeBackend(NumpyBackend):
         native.cross_entropy(logits, targets, scale, losses, *logits.shape)
 
     def attention(
-        self, qkv: Array, batch: int, heads: int, mask: Any, out: Array, log_sums: Array
+        self, qkv: Array, batch: int, heads: int, mask: Any, out: Array, logsumexp: Array
     ) -> None:
-        native.attention(qkv, mask, out, log_sums, batch, heads, len(qkv), self.query_block)
+        native.attention(qkv, mask, out, logsumexp, batch, heads, len(qkv), self.query_block)
 
     def attention_backward(
         self,
@@ -115,12 +115,12 @@ class NativeBackend(NumpyBackend):
         heads: int,
         mask: Any,
         out: Array,
-        log_sums: Array,
+        logsumexp: Array,
         dout: Array,
         dqkv: Array,
     ) -> None:
         native.attention_backward(
-            qkv, mask, out, log_sums, dout, dqkv, batch, heads, len(qkv), self.query_block
+            qkv, mask, out, logsumexp, dout, dqkv, batch, heads, len(qkv), self.query_block
         )
 
     def mean(self, vectors: list[Array], shares: list[float], out: Array) -> None:

@@ -60,7 +60,7 @@ class NumpyBackend(Backend):
             per_sequence = out.reshape(-1, length, out.shape[1])
             per_sequence += positions
 
-    def add_rows(self, ids: Array, rows: Array, scale: float, table: Array) -> None:
+    def scatter_add(self, ids: Array, rows: Array, scale: float, table: Array) -> None:
         if scale != 1.0:
             rows *= scale
         # Equal ids become neighbours, each run is summed, and then every id occurs once: a fixed

@@ -28,16 +28,16 @@ class Stored(NamedTuple):
     """How a matrix lies in memory: its address, whether transposed, and its stored rows."""
 
     address: int
-    turned: int
+    transposed: int
     pitch: int
     rows: int
 
 
 def stored(matrix: Array) -> Stored:
-    """Return how a matrix lies, which is stored by rows or is such a matrix turned."""
+    """Return how a matrix lies, which is stored by rows or is such a matrix transposed."""
     if matrix.flags.c_contiguous:
         return Stored(address(matrix), 0, matrix.shape[1], matrix.shape[0])
-    assert matrix.flags.f_contiguous, "a factor is stored by rows, or is such a matrix turned"
+    assert matrix.flags.f_contiguous, "a factor is stored by rows, or is such a matrix transposed"
     return Stored(address(matrix), 1, matrix.shape[0], matrix.shape[1])
 
 
@@ -95,7 +95,7 @@ class CublasProducts:
         formats = [_CUDA_R[array.dtype.name] for array in (b, a, out)]
         there = _pointer(address(out))
         status = self._cublas.cublasGemmEx(
-            self._handle, right.turned, left.turned, n, m, k, _pointer(one),
+            self._handle, right.transposed, left.transposed, n, m, k, _pointer(one),
             _pointer(right.address), formats[0], right.pitch,
             _pointer(left.address), formats[1], left.pitch,
             _pointer(one if add else zero), there, formats[2], n,
@@ -199,8 +199,8 @@ class LtProducts:
             return f"rows of {width} are no multiple of 8"
         scale = _CUDA_R["float64" if out.dtype == np.float64 else "float32"]
         operation = lt.matmul_desc_create(compute_type(out, self._tf32), scale)
-        _set(lt, operation, attribute.TRANSA, first.turned)
-        _set(lt, operation, attribute.TRANSB, second.turned)
+        _set(lt, operation, attribute.TRANSA, first.transposed)
+        _set(lt, operation, attribute.TRANSB, second.transposed)
         _set(lt, operation, attribute.EPILOGUE, kinds[name])
         if inner is not None:
             _set(lt, operation, attribute.EPILOGUE_AUX_LD, width)

@@ -82,17 +82,17 @@ class CudnnPlan:
         self.workspace_bytes = int(max(forward.get_workspace_size(), backward.get_workspace_size()))
 
     def forward(
-        self, qkv: Array, out: Array, log_sums: Array, seed: Array, offset: Array, workspace: Array
+        self, qkv: Array, out: Array, logsumexp: Array, seed: Array, offset: Array, workspace: Array
     ) -> None:
         places = self._thirds(qkv, (_Q, _K, _V)) | self._drawn(seed, offset)
-        places |= {_OUT: address(out), _SUMS: address(log_sums)}
+        places |= {_OUT: address(out), _SUMS: address(logsumexp)}
         self._forward.execute(places, address(workspace), handle=self._handle)
 
     def backward(
         self,
         qkv: Array,
         out: Array,
-        log_sums: Array,
+        logsumexp: Array,
         dout: Array,
         dqkv: Array,
         seed: Array,
@@ -100,7 +100,7 @@ class CudnnPlan:
         workspace: Array,
     ) -> None:
         places = self._thirds(qkv, (_Q, _K, _V)) | self._drawn(seed, offset)
-        places |= {_OUT: address(out), _SUMS: address(log_sums), _DOUT: address(dout)}
+        places |= {_OUT: address(out), _SUMS: address(logsumexp), _DOUT: address(dout)}
         places |= self._thirds(dqkv, (_DQ, _DK, _DV))
         self._backward.execute(places, address(workspace), handle=self._handle)
 
@@ -116,12 +116,12 @@ class CudnnPlan:
 def _describe_forward(cudnn: Any, graph: Any, shape: AttentionShape) -> None:
     q, k, v = _inputs(cudnn, graph, shape, (_Q, _K, _V), 3)
     settings = _settings(cudnn, graph, shape)
-    out, log_sums = graph.sdpa(name="attention", q=q, k=k, v=v, generate_stats=True, **settings)
+    out, logsumexp = graph.sdpa(name="attention", q=q, k=k, v=v, generate_stats=True, **settings)
     dims, strides = _layout(shape, 1)
     out.set_output(True).set_dim(dims).set_stride(strides).set_uid(_OUT)
-    log_sums.set_output(True).set_data_type(cudnn.data_type.FLOAT).set_uid(_SUMS)
+    logsumexp.set_output(True).set_data_type(cudnn.data_type.FLOAT).set_uid(_SUMS)
     dims, strides = _sums_layout(shape)
-    log_sums.set_dim(dims).set_stride(strides)
+    logsumexp.set_dim(dims).set_stride(strides)
 
 
 def _describe_backward(cudnn: Any, graph: Any, shape: AttentionShape) -> None:
@@ -129,9 +129,9 @@ def _describe_backward(cudnn: Any, graph: Any, shape: AttentionShape) -> None:
     out, dout = _inputs(cudnn, graph, shape, (_OUT, _DOUT), 1)
     dims, strides = _sums_layout(shape)
     kind = cudnn.data_type.FLOAT
-    log_sums = graph.tensor(name="sums", dim=dims, stride=strides, data_type=kind, uid=_SUMS)
+    logsumexp = graph.tensor(name="sums", dim=dims, stride=strides, data_type=kind, uid=_SUMS)
     gradients = graph.sdpa_backward(
-        name="attention backward", q=q, k=k, v=v, o=out, dO=dout, stats=log_sums,
+        name="attention backward", q=q, k=k, v=v, o=out, dO=dout, stats=logsumexp,
         use_deterministic_algorithm=True, **_settings(cudnn, graph, shape),
     )  # fmt: skip
     dims, strides = _layout(shape, 3)

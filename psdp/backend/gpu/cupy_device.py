@@ -19,7 +19,7 @@ from psdp.backend.gpu.libraries import Libraries, opened
 from psdp.errors import DeviceMemoryError, NoDevice, UnusableDevice
 
 _MOST_STAGED = 16 * 2**20
-"""Bytes of the largest upload by way of page-locked memory, which CuPy's pool never gives back."""
+"""Bytes of the largest upload by way of pinned memory, which CuPy's pool never gives back."""
 
 _BLOCK = 2 * 2**20
 """Bytes in which CUDA shares memory between processes."""
@@ -32,7 +32,7 @@ def open_device(local_rank: int, *, tf32: bool = False) -> CupyDevice:
     """Return GPU ``local_rank`` modulo the number of GPUs of this host.
 
     Args:
-        tf32: whether products of float32 round their factors to TF32.
+        tf32: whether GEMMs of float32 round their operands to TF32.
 
     Raises:
         NoDevice: CuPy, the driver or a device is missing; the text goes on from who asked.
@@ -63,8 +63,8 @@ def open_device(local_rank: int, *, tf32: bool = False) -> CupyDevice:
 class CupyDevice:
     """One GPU and one stream of this process; see :class:`psdp.backend.gpu.device.Device`.
 
-    What goes to the device waits in page-locked memory for as long as it must. Vectors that travel
-    again and again are locked once (:meth:`lock`), and copied from where they are.
+    What goes to the device waits in pinned memory for as long as it must. Vectors that are
+    copied again and again are pinned once (:meth:`pin`), and copied from where they are.
     """
 
     def __init__(self, cupy: Any, number: int, *, tf32: bool) -> None:
@@ -90,7 +90,7 @@ class CupyDevice:
         self._kernels: dict[tuple[Source, str], Any] = {}
         self._modules: dict[Source, Any] = {}
         self._waiting: list[tuple[Any, Array]] = []
-        self._locked: dict[int, Array] = {}
+        self._pinned: dict[int, Array] = {}
 
     # Memory ---------------------------------------------------------------------------------
 
@@ -116,15 +116,15 @@ class CupyDevice:
             ) from error
         return array
 
-    def lock(self, vector: Array) -> bool:
-        """Page-lock the memory of a host vector, so that copies of it are direct and need not be
+    def pin(self, vector: Array) -> bool:
+        """Pin the memory of a host vector, so that copies of it are direct and need not be
         waited for; where the system forbids it (False) they are as before, slower."""
-        if vector.size and not self._is_locked(vector):
+        if vector.size and not self._is_pinned(vector):
             try:
                 self._runtime.hostRegister(vector.ctypes.data, vector.nbytes, 0)
             except self._runtime.CUDARuntimeError:
                 return False
-            self._locked[vector.ctypes.data] = vector  # which stays as long as it is locked
+            self._pinned[vector.ctypes.data] = vector  # which stays as long as it is pinned
         return True
 
     # Memory of several processes ------------------------------------------------------------
@@ -180,8 +180,8 @@ class CupyDevice:
         )
 
     def upload(self, host: Array, out: Array) -> None:
-        locked, staged = self._is_locked(host), host.nbytes <= _MOST_STAGED
-        if not locked and staged:
+        pinned, staged = self._is_pinned(host), host.nbytes <= _MOST_STAGED
+        if not pinned and staged:
             host = self._staged(host)
         self._runtime.memcpyAsync(
             address(out),
@@ -190,18 +190,18 @@ class CupyDevice:
             self._runtime.memcpyHostToDevice,
             self._stream.ptr,
         )
-        if not locked and staged:
+        if not pinned and staged:
             self._waiting.append((self._stream.record(), host))
-        elif not locked:
+        elif not pinned:
             self._stream.synchronize()
 
-    def _is_locked(self, host: Array) -> bool:
-        """Say whether this is the front of a vector that was locked."""
-        locked = self._locked.get(host.ctypes.data)
-        return locked is not None and locked.nbytes >= host.nbytes
+    def _is_pinned(self, host: Array) -> bool:
+        """Say whether this is the front of a vector that was pinned."""
+        pinned = self._pinned.get(host.ctypes.data)
+        return pinned is not None and pinned.nbytes >= host.nbytes
 
     def _staged(self, host: Array) -> Array:
-        """Return a copy in page-locked memory, which is taken from CuPy's pool."""
+        """Return a copy in pinned memory, which is taken from CuPy's pool."""
         self._waiting = [(event, kept) for event, kept in self._waiting if not event.done]
         memory = self._cupy.cuda.alloc_pinned_memory(host.nbytes)
         copy: Array = np.frombuffer(memory, host.dtype, host.size).reshape(host.shape)
@@ -218,7 +218,7 @@ class CupyDevice:
         )
         self.synchronize()
 
-    def send_off(self, device: Array, out: Array) -> None:
+    def download_async(self, device: Array, out: Array) -> None:
         self._copies.wait_event(self._stream.record())
         self._runtime.memcpyAsync(
             out.ctypes.data,
@@ -305,10 +305,10 @@ class CupyDevice:
             raise
         graph = self._stream.end_capture()
 
-        def again() -> None:
+        def replay() -> None:
             graph.launch(self._stream)
 
-        return again
+        return replay
 
 
 class _Owner:

@@ -32,19 +32,19 @@ class Device(Protocol):
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array: ...
 
-    def lock(self, vector: Array) -> bool:
-        """Keep a NumPy vector in memory, so that copies need not be waited for; say whether that
-        is possible."""
+    def pin(self, vector: Array) -> bool:
+        """Pin a NumPy vector, so that copies of it may be asynchronous; say whether that is
+        possible."""
 
-    def send_off(self, device: Array, out: Array) -> None:
-        """Copy to a part of a locked vector, beside what is asked for next. Who waits for the
+    def download_async(self, device: Array, out: Array) -> None:
+        """Copy to a part of a pinned vector, beside what is asked for next. Who waits for the
         device waits for this too; what is captured ends when it has ended."""
 
     def copy(self, source: Array, out: Array) -> None:
         """Copy a contiguous array to another one, of this device or opened."""
 
     def upload(self, host: Array, out: Array) -> None:
-        """Copy a NumPy array; unless it was locked it may change as soon as this returns."""
+        """Copy a NumPy array; unless it was pinned it may change as soon as this returns."""
 
     def download(self, device: Array, out: Array) -> None:
         """Copy to a NumPy array; complete on return."""
@@ -89,7 +89,8 @@ class Device(Protocol):
         may be transposed views, and are of one format."""
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Return what does again, at once, all that ``work`` asks for; it is not done now."""
+        """Capture what ``work`` asks for, which is not done now, as a graph; return what replays
+        it."""
 
 
 def address(array: Array) -> int:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from psdp.backend.arrays import BF16, Array
-from psdp.backend.base import LAYER_NORM_EPS, AdamStep, Backend, Factor
+from psdp.backend.base import LAYER_NORM_EPS, AdamStep, Backend, Scalar
 from psdp.backend.gpu.cuda import Source
 from psdp.backend.gpu.device import Device
 from psdp.backend.gpu.grids import BLOCK, MOST_BLOCKS, Columns, Tiles, block_for, ceil, warps
@@ -75,7 +75,7 @@ class GpuBackend(Backend):
         self._real = dtype
         super().__init__(dtype)
         if self._half:
-            self.branch_dtype = BF16
+            self.compute_dtype = BF16
         self._seed = device.zeros((2,), np.uint32)
         self._streams = 0
         self._squares = device.zeros((MOST_BLOCKS,), np.float64)
@@ -85,7 +85,7 @@ class GpuBackend(Backend):
             self._offsets = device.zeros((MOST_MASKS,), np.int64)
             device.upload(np.arange(MOST_MASKS, dtype=np.int64) << 32, self._offsets)
         self._plans: dict[AttentionShape, AttentionPlan | None] = {}
-        self._steps: dict[Hashable, Callable[[], None] | None] = {}
+        self._graphs: dict[Hashable, Callable[[], None] | None] = {}
         self._outgrown: list[Array] = []
 
     # Arrays ---------------------------------------------------------------------------------
@@ -109,11 +109,11 @@ class GpuBackend(Backend):
     def to_device(self, host: Array, out: Array) -> None:
         self.device.upload(np.ascontiguousarray(host, out.dtype), out)
 
-    def travels(self, host: Array) -> bool:
-        return self.device.lock(host)
+    def pin(self, host: Array) -> bool:
+        return self.device.pin(host)
 
-    def send_off(self, device: Array, out: Array) -> None:
-        self.device.send_off(device, out)
+    def to_host_async(self, device: Array, out: Array) -> None:
+        self.device.download_async(device, out)
 
     def to_host(self, device: Array, out: Array) -> None:
         self.device.download(device, out)
@@ -132,17 +132,17 @@ class GpuBackend(Backend):
     def clear(self, out: Array) -> None:
         self.device.clear(out)
 
-    def repeat(self, key: Hashable, step: Callable[[], None]) -> None:
-        """The first time is as it comes, which allocates all scratch memory; the second is
-        captured, and launched like all that follow."""
-        if key not in self._steps:
-            self._steps[key] = None
+    def run_captured(self, key: Hashable, step: Callable[[], None]) -> None:
+        """The first time is eager, which allocates all scratch buffers; the second is captured,
+        and replayed like all that follow."""
+        if key not in self._graphs:
+            self._graphs[key] = None
             step()
             return
-        again = self._steps[key]
-        if again is None:
-            again = self._steps[key] = self.device.capture(step)
-        again()
+        replay = self._graphs[key]
+        if replay is None:
+            replay = self._graphs[key] = self.device.capture(step)
+        replay()
 
     # Rows named by ids ----------------------------------------------------------------------
 
@@ -169,14 +169,14 @@ class GpuBackend(Backend):
         arguments = (table, ids, scale, positions, out, length, width)
         self._launch("rows", "embed", (len(ids),), block_for(width), *arguments)
 
-    def add_rows(self, ids: Array, rows: Array, scale: float, table: Array) -> None:
+    def scatter_add(self, ids: Array, rows: Array, scale: float, table: Array) -> None:
         count, width = rows.shape
         chunks = ceil(count, SORTED_CHUNK)
         edges = self.scratch(0, chunks, 2, width)
         block = block_for(width)
         columns, sizes = ceil(width, block), (count, width, SORTED_CHUNK)
         arguments = (ids, rows, scale, table, edges, *sizes)
-        self._launch("rows", "add_rows", (chunks, columns), block, *arguments)
+        self._launch("rows", "scatter_add", (chunks, columns), block, *arguments)
         self._launch("rows", "add_edges", (columns,), block, ids, table, edges, *sizes)
 
     # Products and sums ----------------------------------------------------------------------
@@ -251,17 +251,17 @@ class GpuBackend(Backend):
         self._launch("sums", kernel, (blocks,), BLOCK, vector, self._squares, vector.size)
         return blocks
 
-    def clip_factor(self, vector: Array, limit: float) -> Factor:
+    def clip_coefficient(self, vector: Array, limit: float) -> Scalar:
         if vector.dtype == np.float64:  # whose squares may be beyond float64
-            return super().clip_factor(vector, limit)
+            return super().clip_coefficient(vector, limit)
         arguments = (self._squares, self._factor, self._square_parts(vector), float(limit))
-        self._launch("sums", "factor_of_parts", (1,), 1024, *arguments)
+        self._launch("sums", "clip_coefficient", (1,), 1024, *arguments)
         return self._factor
 
-    def new_factors(self, weights: Array) -> Array:
-        return self.zeros(weights.size, dtype=self.branch_dtype) if self._half else weights
+    def new_cast_weights(self, weights: Array) -> Array:
+        return self.zeros(weights.size, dtype=self.compute_dtype) if self._half else weights
 
-    def as_factor(self, x: Array, out: Array) -> Array:
+    def cast(self, x: Array, out: Array) -> Array:
         if self._kind(x) == "act":
             return x
         self._each("elementwise", "round_to_act", x.size, x, out, x.size)
@@ -316,9 +316,9 @@ class GpuBackend(Backend):
         arguments = (logits, targets, scale, losses, width)
         self._launch("loss", "cross_entropy", (rows,), block_for(width), *arguments)
 
-    def likeliest(self, logits: Array, best: Array) -> None:
+    def argmax(self, logits: Array, best: Array) -> None:
         rows, width = logits.shape
-        self._launch("loss", "likeliest", (rows,), block_for(width), logits, best, width)
+        self._launch("loss", "argmax", (rows,), block_for(width), logits, best, width)
 
     # Attention ------------------------------------------------------------------------------
 
@@ -329,14 +329,14 @@ class GpuBackend(Backend):
         heads: int,
         mask: Any,
         out: Array,
-        log_sums: Array,
+        logsumexp: Array,
     ) -> None:
         plan = self._plan(qkv, batch, heads, mask)
         if plan is not None:
-            plan.forward(qkv, out, log_sums, *self._drawn_by(plan, mask))
+            plan.forward(qkv, out, logsumexp, *self._drawn_by(plan, mask))
             return
         how = self._tiles_of(qkv, batch, heads, mask)
-        arguments = (qkv, out, log_sums, *self._drawn(mask), how.length, heads, how.scale)
+        arguments = (qkv, out, logsumexp, *self._drawn(mask), how.length, heads, how.scale)
         how.launch("attention", *arguments)
 
     def attention_backward(
@@ -346,13 +346,13 @@ class GpuBackend(Backend):
         heads: int,
         mask: Any,
         out: Array,
-        log_sums: Array,
+        logsumexp: Array,
         dout: Array,
         dqkv: Array,
     ) -> None:
         plan = self._plan(qkv, batch, heads, mask)
         if plan is not None:
-            plan.backward(qkv, out, log_sums, dout, dqkv, *self._drawn_by(plan, mask))
+            plan.backward(qkv, out, logsumexp, dout, dqkv, *self._drawn_by(plan, mask))
             return
         how = self._tiles_of(qkv, batch, heads, mask)
         count = len(qkv) * heads
@@ -360,7 +360,7 @@ class GpuBackend(Backend):
         arguments: tuple[Any, ...] = (out, dout, deltas, how.length, heads, count)
         self.device.launch(how.source, "attention_deltas", warps(count), BLOCK, arguments)
         drawn = self._drawn(mask)
-        arguments = (qkv, dout, log_sums, deltas, dqkv, *drawn, how.length, heads, how.scale)
+        arguments = (qkv, dout, logsumexp, deltas, dqkv, *drawn, how.length, heads, how.scale)
         how.launch("attention_backward_keys", *arguments)
         how.launch("attention_backward_queries", *arguments)
 
@@ -445,7 +445,7 @@ class GpuBackend(Backend):
     def _kind(self, array: Array) -> str:
         """Return how kernels tell a format: "act", of branches, or "real". Where both are one, all
         is "act" but what the kernel's name says."""
-        return "act" if array.dtype == self.branch_dtype else "real"
+        return "act" if array.dtype == self.compute_dtype else "real"
 
     def _launch(
         self, file: str, kernel: str, grid: tuple[int, ...], block: int, *arguments: Any

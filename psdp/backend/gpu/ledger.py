@@ -45,10 +45,10 @@ class Ledger:
     def memory(self) -> tuple[int, int]:
         return 2**63, 2**63
 
-    def lock(self, vector: Array) -> bool:
+    def pin(self, vector: Array) -> bool:
         return False
 
-    def send_off(self, device: Array, out: Array) -> None:
+    def download_async(self, device: Array, out: Array) -> None:
         pass
 
     def copy(self, source: Array, out: Array) -> None:

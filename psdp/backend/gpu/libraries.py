@@ -31,7 +31,7 @@ class AttentionShape(NamedTuple):
 class AttentionPlan(Protocol):
     """Attention of one shape, forward and backward, on bfloat16.
 
-    Shapes: qkv, dqkv (N, 3C); out, dout (N, C); log_sums (B, H, T) float32, which only the same
+    Shapes: qkv, dqkv (N, 3C); out, dout (N, C); logsumexp (B, H, T) float32, which only the same
     plan reads; seed and offset (1,) int64, which name a dropout mask.
 
     Attributes:
@@ -41,15 +41,15 @@ class AttentionPlan(Protocol):
     workspace_bytes: int
 
     def forward(
-        self, qkv: Array, out: Array, log_sums: Array, seed: Array, offset: Array, workspace: Array
+        self, qkv: Array, out: Array, logsumexp: Array, seed: Array, offset: Array, workspace: Array
     ) -> None:
-        """Write ``out`` and ``log_sums``."""
+        """Write ``out`` and ``logsumexp``."""
 
     def backward(
         self,
         qkv: Array,
         out: Array,
-        log_sums: Array,
+        logsumexp: Array,
         dout: Array,
         dqkv: Array,
         seed: Array,

@@ -65,10 +65,10 @@ class _Sample:
         return array
 
     def branch(self, *shape: int) -> Array:
-        return self._backend.as_factor(self.real(*shape), self.room(*shape))
+        return self._backend.cast(self.real(*shape), self.room(*shape))
 
     def room(self, *shape: int) -> Array:
-        return self._backend.zeros(*shape, dtype=self._backend.branch_dtype)
+        return self._backend.zeros(*shape, dtype=self._backend.compute_dtype)
 
 
 def _try_products(own: GpuBackend, theirs: GpuBackend) -> None:

@@ -2,7 +2,7 @@
  *
  * A block of queries meets only the keys that it may see, the block's scores live in the
  * second-level cache, and nothing of the size T x T is kept: the backward pass makes the weights
- * again from the scores and one number a query, log sum exp (Dao et al. 2022, arXiv:2205.14135).
+ * again from the scores and one number a query, log-sum-exp (Dao et al. 2022, arXiv:2205.14135).
  * The products are too small for BLAS, whose calls and packing would cost as much as they do, so
  * they are made here. */
 
@@ -109,8 +109,8 @@ INLINE void scatter(Panels from, size_t length, size_t width, float factor, floa
 
 typedef struct {
     AttentionShape shape;
-    const float *qkv, *mask, *context, *log_sums, *dcontext;
-    float *out, *out_log_sums;
+    const float *qkv, *mask, *context, *logsumexp, *dcontext;
+    float *out, *out_logsumexp;
     float *scratch;      /* of all parts */
     size_t scratch_size; /* of one part */
 } Arguments;
@@ -180,7 +180,7 @@ KERNEL void attend(const void *arguments, size_t part, size_t begin, size_t end)
                 for (size_t j = seen; j < keys; j++) w[j] = 0;
                 if (mask)
                     for (size_t j = 0; j < seen; j++) w[j] *= mask[i * keys + j];
-                a->out_log_sums[pair * T + start + i] = largest + logf(sum);
+                a->out_logsumexp[pair * T + start + i] = largest + logf(sum);
                 inverse_sums[i] = 1.0f / sum;
             }
             /* The output, which is shorter than the weights, is divided instead of them. */
@@ -222,14 +222,14 @@ KERNEL void attend_backward(const void *arguments, size_t part, size_t begin, si
                      (Panels){dscores, PANEL, stride}, 0);
             for (size_t i = 0; i < rows; i++) {
                 float *restrict w = weights + i * stride, *restrict ds = dscores + i * stride;
-                const float log_sum = a->log_sums[pair * T + start + i];
+                const float logsumexp = a->logsumexp[pair * T + start + i];
                 const size_t seen = start + i + 1, whole = padded(seen), row = (start + i) * C;
                 /* Softmax needs sum_j p_j dp_j, which is the product of the output and its
                  * gradient: D terms, not T. */
                 float delta = 0;
 #pragma omp simd reduction(+ : delta)
                 for (size_t d = 0; d < D; d++) delta += d_o_rows[row + d] * context[row + d];
-                for (size_t j = 0; j < whole; j++) w[j] = exponential(w[j] - log_sum);
+                for (size_t j = 0; j < whole; j++) w[j] = exponential(w[j] - logsumexp);
                 if (mask) {
                     for (size_t j = 0; j < seen; j++) {
                         const float kept = mask[i * keys + j];
@@ -269,24 +269,24 @@ static int run(Work *work, Arguments a, size_t matrices, size_t blocks) {
 }
 
 /* context (N, C) = attention of qkv (N, 3C), rows of [queries | keys | values], each heads x D;
- * log_sums (batch, heads, T). mask is the dropout mask, see mask_of, or null. Returns -1 where
+ * logsumexp (batch, heads, T). mask is the dropout mask, see mask_of, or null. Returns -1 where
  * there is no memory. */
 int attention(AttentionShape shape, const float *qkv, const float *mask, float *context,
-              float *log_sums) {
+              float *logsumexp) {
     Arguments a = {
-        .shape = shape, .qkv = qkv, .mask = mask, .out = context, .out_log_sums = log_sums};
+        .shape = shape, .qkv = qkv, .mask = mask, .out = context, .out_logsumexp = logsumexp};
     return run(attend, a, 3, 2);
 }
 
 /* dqkv (N, 3C) = the gradient of qkv, given that of context, which is dcontext (N, C). */
 int attention_backward(AttentionShape shape, const float *qkv, const float *mask,
-                       const float *context, const float *log_sums, const float *dcontext,
+                       const float *context, const float *logsumexp, const float *dcontext,
                        float *dqkv) {
     Arguments a = {.shape = shape,
                    .qkv = qkv,
                    .mask = mask,
                    .context = context,
-                   .log_sums = log_sums,
+                   .logsumexp = logsumexp,
                    .dcontext = dcontext,
                    .out = dqkv};
     return run(attend_backward, a, 8, 2);

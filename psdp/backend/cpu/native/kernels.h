@@ -117,9 +117,9 @@ typedef struct {
 } AttentionShape;
 size_t mask_size(AttentionShape shape);
 int attention(AttentionShape shape, const float *qkv, const float *mask, float *context,
-              float *log_sums);
+              float *logsumexp);
 int attention_backward(AttentionShape shape, const float *qkv, const float *mask,
-                       const float *context, const float *log_sums, const float *dcontext,
+                       const float *context, const float *logsumexp, const float *dcontext,
                        float *dqkv);
 
 void mean(const void *const *vectors, int bf16, const float *shares, size_t count, float *out,

@@ -256,8 +256,8 @@ FUNCTION(attention) {
     const size_t tokens = s.batch * s.length;
     const float *mask = mask_or_null(&buffers, in[1], s);
     float *context = WRITE(in[2], tokens * s.heads * s.head_size);
-    float *log_sums = WRITE(in[3], tokens * s.heads);
-    RUN(failed = attention(s, qkv, mask, context, log_sums));
+    float *logsumexp = WRITE(in[3], tokens * s.heads);
+    RUN(failed = attention(s, qkv, mask, context, logsumexp));
     if (failed) PyErr_NoMemory();
     END;
 }
@@ -269,10 +269,10 @@ FUNCTION(attention_backward) {
     const AttentionShape s = shape_of(&buffers, in + 6);
     const size_t tokens = s.batch * s.length, width = s.heads * s.head_size;
     const float *mask = mask_or_null(&buffers, in[1], s);
-    const float *context = READ(in[2], tokens * width), *log_sums = READ(in[3], tokens * s.heads);
+    const float *context = READ(in[2], tokens * width), *logsumexp = READ(in[3], tokens * s.heads);
     const float *dcontext = READ(in[4], tokens * width);
     float *dqkv = WRITE(in[5], tokens * 3 * width);
-    RUN(failed = attention_backward(s, qkv, mask, context, log_sums, dcontext, dqkv));
+    RUN(failed = attention_backward(s, qkv, mask, context, logsumexp, dcontext, dqkv));
     if (failed) PyErr_NoMemory();
     END;
 }

@@ -28,7 +28,7 @@ __device__ __forceinline__ real dot(const real *a, const real *b) {
     return sum;
 }
 
-extern "C" __global__ void attention(const act *qkv, act *out, real *log_sums, const uint32 *seed,
+extern "C" __global__ void attention(const act *qkv, act *out, real *logsumexp, const uint32 *seed,
                                      long long stream, double p, long long length, long long heads,
                                      double scale) {
     SHARED(real, q);
@@ -80,12 +80,12 @@ extern "C" __global__ void attention(const act *qkv, act *out, real *log_sums, c
     for (int d = 0; d < DEPTH; d++)
         if (has(part, d))
             store(out + at.rows + query * at.width + part + d * PER_ROW, context[d] / total);
-    if (part == 0) log_sums[at.pair * length + query] = largest + log(total);
+    if (part == 0) logsumexp[at.pair * length + query] = largest + log(total);
 }
 
 // A block has a tile of keys and walks the queries that see them: dk = ds^T q, dv = w^T dout.
 extern "C" __global__ void attention_backward_keys(const act *qkv, const act *dout,
-                                                   const real *log_sums, const real *deltas,
+                                                   const real *logsumexp, const real *deltas,
                                                    act *dqkv, const uint32 *seed, long long stream,
                                                    double p, long long length, long long heads,
                                                    double scale) {
@@ -98,7 +98,7 @@ extern "C" __global__ void attention_backward_keys(const act *qkv, const act *do
     int row = threadIdx.x / PER_ROW, part = threadIdx.x % PER_ROW;
     long long key = first + row;
     const act *base = qkv + at.queries;
-    const real *sums = log_sums + at.pair * length, *dots = deltas + at.pair * length;
+    const real *sums = logsumexp + at.pair * length, *dots = deltas + at.pair * length;
     fetch(base + at.width, pitch, first, length, k);
     fetch(base + 2 * at.width, pitch, first, length, v);
     real dk[DEPTH], dv[DEPTH];
@@ -147,7 +147,7 @@ extern "C" __global__ void attention_backward_keys(const act *qkv, const act *do
 
 // A block has a tile of queries and walks the keys that they see: dq = ds k.
 extern "C" __global__ void attention_backward_queries(const act *qkv, const act *dout,
-                                                      const real *log_sums, const real *deltas,
+                                                      const real *logsumexp, const real *deltas,
                                                       act *dqkv, const uint32 *seed,
                                                       long long stream, double p, long long length,
                                                       long long heads, double scale) {
@@ -162,7 +162,7 @@ extern "C" __global__ void attention_backward_queries(const act *qkv, const act 
     const act *base = qkv + at.queries;
     fetch(base, pitch, first, length, q);
     fetch(dout + at.rows, at.width, first, length, g);
-    real log_sum = query < length ? log_sums[at.pair * length + query] : real(0);
+    real row_logsumexp = query < length ? logsumexp[at.pair * length + query] : real(0);
     real delta = query < length ? deltas[at.pair * length + query] : real(0), dq[DEPTH];
 #pragma unroll
     for (int d = 0; d < DEPTH; d++) dq[d] = 0;
@@ -176,7 +176,7 @@ extern "C" __global__ void attention_backward_queries(const act *qkv, const act 
             long long key = keys + local;
             real slope = 0;
             if (query < length && key <= query) {
-                real w = exp(dot(q + row * PITCH, k + local * PITCH) * real(scale) - log_sum);
+                real w = exp(dot(q + row * PITCH, k + local * PITCH) * real(scale) - row_logsumexp);
                 real keep = kept(mask, at.pair, length, query, key);
                 slope = w * (dot(g + row * PITCH, v + local * PITCH) * keep - delta) * real(scale);
             }

@@ -1,7 +1,7 @@
 // What both ways to compute attention share. Compiled for one HEAD, the size of a head, and for
 // whether it DROPS weights.
 // Shapes: qkv, dqkv (batch * length, 3 * heads * HEAD), out, dout (batch * length, heads * HEAD),
-// log_sums and deltas (batch, heads, length). A block of the grid is (sequence and head, tile).
+// logsumexp and deltas (batch, heads, length). A block of the grid is (sequence and head, tile).
 
 struct Place {
     long long queries, width, rows; // of the first row of this sequence and head; of a row; of all

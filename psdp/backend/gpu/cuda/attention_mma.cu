@@ -32,7 +32,7 @@ __device__ __forceinline__ void load_squares(uint32 *factors, const ushort_t *ro
                  : "r"(address));
 }
 
-__device__ __forceinline__ void load_turned_squares(uint32 *factors, const ushort_t *row) {
+__device__ __forceinline__ void load_transposed_squares(uint32 *factors, const ushort_t *row) {
     unsigned address = (unsigned)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(factors[0]), "=r"(factors[1]), "=r"(factors[2]), "=r"(factors[3])
@@ -113,7 +113,7 @@ __device__ __forceinline__ void add_weighted(const float (*weights)[4], const us
 #pragma unroll
         for (int n = 0; n < COLUMNS; n += 2) {
             uint32 right[4];
-            load_turned_squares(right, tile + step * 16 * PITCH + n * 8);
+            load_transposed_squares(right, tile + step * 16 * PITCH + n * 8);
             multiply_add(sums[n], factor, right[0], right[1]);
             multiply_add(sums[n + 1], factor, right[2], right[3]);
         }
@@ -137,7 +137,7 @@ __device__ __forceinline__ void put(const float (*sums)[4], const float *scales,
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention(const act *qkv_, act *out_, real *log_sums, const uint32 *seed, long long stream,
+    attention(const act *qkv_, act *out_, real *logsumexp, const uint32 *seed, long long stream,
               double p, long long length, long long heads, double scale) {
     SHARED(ushort_t, k);
     ushort_t *v = k + WALK * PITCH;
@@ -201,13 +201,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int half = 0; half < 2; half++) {
         long long query = row + lane.row + half * 8;
         if (lane.column == 0 && query < length)
-            log_sums[at.pair * length + query] = (largest[half] + log2f(total[half])) / LOG2E;
+            logsumexp[at.pair * length + query] = (largest[half] + log2f(total[half])) / LOG2E;
     }
 }
 
 // A block has 64 keys and walks the queries that see them. Its squares lie turned: a row a key.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_backward_keys(const act *qkv_, const act *dout_, const real *log_sums,
+    attention_backward_keys(const act *qkv_, const act *dout_, const real *logsumexp,
                             const real *deltas, act *dqkv_, const uint32 *seed, long long stream,
                             double p, long long length, long long heads, double scale) {
     SHARED(ushort_t, q);
@@ -217,7 +217,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     Lane lane = lane_of();
     const ushort_t *base = (const ushort_t *)qkv_ + at.queries;
     const ushort_t *dout = (const ushort_t *)dout_ + at.rows;
-    const real *sums = log_sums + at.pair * length, *dots = deltas + at.pair * length;
+    const real *sums = logsumexp + at.pair * length, *dots = deltas + at.pair * length;
     long long pitch = 3 * at.width, first = (long long)blockIdx.y * TILE_ROWS;
     long long row = first + threadIdx.x / WARP * 16;
     float to_exponent = (float)scale * LOG2E;
@@ -262,7 +262,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // A block has 64 queries and walks the keys that they see.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_backward_queries(const act *qkv_, const act *dout_, const real *log_sums,
+    attention_backward_queries(const act *qkv_, const act *dout_, const real *logsumexp,
                                const real *deltas, act *dqkv_, const uint32 *seed, long long stream,
                                double p, long long length, long long heads, double scale) {
     SHARED(ushort_t, k);
@@ -273,10 +273,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const ushort_t *base = (const ushort_t *)qkv_ + at.queries;
     long long pitch = 3 * at.width, first = (long long)(gridDim.y - 1 - blockIdx.y) * TILE_ROWS;
     long long row = first + threadIdx.x / WARP * 16;
-    float to_exponent = (float)scale * LOG2E, log_sum[2], delta[2];
+    float to_exponent = (float)scale * LOG2E, row_logsumexp[2], delta[2];
     for (int half = 0; half < 2; half++) {
         long long query = row + lane.row + half * 8;
-        log_sum[half] = query < length ? log_sums[at.pair * length + query] * LOG2E : 0;
+        row_logsumexp[half] = query < length ? logsumexp[at.pair * length + query] * LOG2E : 0;
         delta[half] = query < length ? deltas[at.pair * length + query] : 0;
     }
     uint32 q[STEPS][4], g[STEPS][4];
@@ -302,7 +302,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                           key = keys + n * 8 + lane.column + i % 2;
                 float w = 0, keep = 1;
                 if (query < length && key <= query) {
-                    w = exp2f(weights[n][i] * to_exponent - log_sum[i / 2]);
+                    w = exp2f(weights[n][i] * to_exponent - row_logsumexp[i / 2]);
                     keep = kept(mask, at.pair, length, query, key);
                 }
                 slopes[n][i] = w * (slopes[n][i] * keep - delta[i / 2]);

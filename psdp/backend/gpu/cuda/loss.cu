@@ -42,40 +42,40 @@ extern "C" __global__ void cross_entropy(act *logits, const int *ids, double sca
     for (long long v = packs * PACK + threadIdx.x; v < width; v += blockDim.x) slope(logits + v, v);
 }
 
-// best (rows, 2): the place of the greatest logit, the first of equals.
-extern "C" __global__ void likeliest(const act *logits, int *best, long long width) {
+// best (rows, 2): the index of the greatest logit, the first of equals.
+extern "C" __global__ void argmax(const act *logits, int *best, long long width) {
     __shared__ real values[WARP];
-    __shared__ int places[WARP];
+    __shared__ int indices[WARP];
     logits += blockIdx.x * width;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP,
         warps = (blockDim.x + WARP - 1) / WARP;
-    int place = threadIdx.x < width ? threadIdx.x : 0;
-    real value = load(logits + place);
+    int index = threadIdx.x < width ? threadIdx.x : 0;
+    real value = load(logits + index);
     for (long long v = threadIdx.x; v < width; v += blockDim.x) {
         real x = load(logits + v);
         if (x > value) {
             value = x;
-            place = (int)v;
+            index = (int)v;
         }
     }
     for (int stage = 0; stage < 2; stage++) {
         for (int step = WARP / 2; step; step /= 2) {
             real other = __shfl_xor_sync(0xffffffffu, value, step);
-            int there = __shfl_xor_sync(0xffffffffu, place, step);
-            if (other > value || (other == value && there < place)) {
+            int other_index = __shfl_xor_sync(0xffffffffu, index, step);
+            if (other > value || (other == value && other_index < index)) {
                 value = other;
-                place = there;
+                index = other_index;
             }
         }
         if (stage == 0) {
             if (lane == 0) {
                 values[warp] = value;
-                places[warp] = place;
+                indices[warp] = index;
             }
             __syncthreads();
             value = lane < warps ? values[lane] : values[0];
-            place = lane < warps ? places[lane] : places[0];
+            index = lane < warps ? indices[lane] : indices[0];
         }
     }
-    if (threadIdx.x == 0) best[blockIdx.x] = place;
+    if (threadIdx.x == 0) best[blockIdx.x] = index;
 }

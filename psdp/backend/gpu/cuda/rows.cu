@@ -23,9 +23,9 @@ __device__ __forceinline__ int sorted(const int *ids, long long k) {
 // table[token] += scale times the sum of its rows, in their order: first for runs of a token within
 // a chunk of the sorted tokens. What a chunk begins or ends with may go on in its neighbours; these
 // sums are kept in edges (chunks, 2, width), for add_edges.
-extern "C" __global__ void add_rows(const int *ids, const real *rows, double scale, real *table,
-                                    real *edges, long long count, long long width,
-                                    long long chunk) {
+extern "C" __global__ void scatter_add(const int *ids, const real *rows, double scale, real *table,
+                                       real *edges, long long count, long long width,
+                                       long long chunk) {
     const real factor = scale;
     long long first = blockIdx.x * chunk, last = first + chunk < count ? first + chunk : count;
     for (long long c = (long long)blockIdx.y * blockDim.x + threadIdx.x; c < width;

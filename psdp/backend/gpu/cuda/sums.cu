@@ -75,14 +75,14 @@ template <typename T> __device__ __forceinline__ double total(const T *x, long l
     return block_sum(sum);
 }
 
-// out (1,) = what limits a norm to `limit` (0: nothing does), given parts of its square; NaN if it
-// is not finite. One block.
-extern "C" __global__ void factor_of_parts(const double *parts, double *out, long long size,
-                                           double limit) {
+// out (1,) = the coefficient that clips a norm to `limit` (0: none does), given parts of its
+// square; NaN if it is not finite. One block.
+extern "C" __global__ void clip_coefficient(const double *parts, double *out, long long size,
+                                            double limit) {
     double sum = total(parts, size);
     if (threadIdx.x) return;
-    double factor = limit > 0 ? limit / (sqrt(sum) + 1e-6) : 1;
-    *out = sum < INF ? (factor < 1 ? factor : 1) : sum - sum;
+    double coefficient = limit > 0 ? limit / (sqrt(sum) + 1e-6) : 1;
+    *out = sum < INF ? (coefficient < 1 ? coefficient : 1) : sum - sum;
 }
 
 // out (1,) = or += scale times the sum of x (size,): one block.
