@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from psdp import __version__
-from psdp.config import Config, base_type, flag_of, settings
+from psdp.config import Config, base_type, flag_of, help_of, settings
 from psdp.errors import ConfigError
 
 _TITLES = {
@@ -49,8 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m psdp.worker",
         description="Train a Transformer language model with an MPI parameter server. Start it "
         "under an MPI launcher with one rank per server (--servers, default 1) and one per worker.",
-        epilog="example: mpirun -n 3 python -m psdp.worker --mode ssp --staleness 4 "
-        "--corpus my/texts/ --out runs/mine",
+        epilog="example: mpirun -n 3 python -m psdp.worker --max-steps 2000 --corpus my/texts/ "
+        "--out runs/mine",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -67,11 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _argument(field: Field[Any]) -> dict[str, Any]:
-    text = field.metadata["help"]
-    if field.default is not None and field.default is not False and "(default" not in text:
-        default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
-        text += f" (default {default})"
-    argument: dict[str, Any] = {"dest": field.name, "help": text.replace("%", "%%")}
+    argument: dict[str, Any] = {"dest": field.name, "help": help_of(field).replace("%", "%%")}
     kind = base_type(field)
     if kind == "bool":
         # A switch that is off by default needs no way to be switched off, except in a file.

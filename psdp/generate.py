@@ -21,6 +21,7 @@ import numpy as np
 
 from psdp.backend.threads import limit_blas, own_cores
 from psdp.cli import Parser
+from psdp.config import AUTO
 from psdp.errors import ConfigError, DataError, PsdpError
 from psdp.generation import Sampling, choose_checkpoint, continuation, load_model
 
@@ -136,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
     )
-    add("--device", "where to compute (default cpu)", choices=("auto", "cpu", "gpu"), default="cpu")
+    add("--device", "where to compute (default cpu)", choices=(AUTO, "cpu", "gpu"), default="cpu")
     add("--threads", "threads (default 0: all cores)", type=int, default=0, metavar="N")
     return parser
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from psdp.backend import BF16
 from psdp.config import Config, OptimConfig
+from psdp.config.handicap import parse_stragglers
 from psdp.errors import ConfigError
-from psdp.handicap import parse_stragglers
 from psdp.params import ParamTable
 from psdp.protocol import (
     Adaptive,

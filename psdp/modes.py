@@ -36,6 +36,10 @@ class Merge(StrEnum):
     """Each as it comes."""
 
 
+SERVED = ("servers", "record", "replay", "wire_dtype", "balance")
+"""Settings with a meaning where a mode is served."""
+
+
 @dataclass(frozen=True)
 class Mode:
     """One mode.
@@ -43,8 +47,9 @@ class Mode:
     Attributes:
         help: what it does, in a line.
         settings: those with a meaning in some modes alone that have one here, with their defaults
-            (None: it depends on others, see psdp.config).
+            (None: it depends on other settings, see psdp.config.rules).
         defaults: of settings with a meaning in all modes, where this one's differ.
+        merged_each: defaults that differ with ``--merge`` as in :attr:`Merge.EACH`.
         pushes: what its workers push; of a mode that goes over from one to another, all of it.
         served: whether what workers push goes to servers, in an order of its own. If not, workers
             make the updates themselves, all at once.
@@ -66,6 +71,7 @@ class Mode:
     pushes: tuple[Pushed, ...] = (Pushed.GRADIENT,)
     settings: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    merged_each: Mapping[str, Any] = field(default_factory=dict)
     served: bool = True
     in_rounds: bool = False
     own_optimizer: bool = False
@@ -75,18 +81,28 @@ class Mode:
     chooses: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
-        object.__setattr__(self, "defaults", MappingProxyType(dict(self.defaults)))
+        for name in ("settings", "defaults", "merged_each"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def updates(self) -> tuple[Pushed, ...]:
+        """Of what workers push, that of which servers make updates, by a rule each."""
+        return tuple(kind for kind in self.pushes if kind is not Pushed.NOTHING)
+
+    def has(self, setting: str) -> bool:
+        """Say whether a setting that has no meaning in some modes has one in this."""
+        return setting in self.settings or (self.served and setting in SERVED)
 
 
 # Stale gradients act like momentum of their own (Mitliagkas et al. 2016, arXiv:1605.09774), and
 # outer optimizers have some; without either, more is better.
 _NO_MOMENTUM_ELSEWHERE = {"beta1": 0.9}
 _MOMENTUM_ELSEWHERE = {"beta1": 0.5}
-_OUTER = {"outer_optimizer": None, "outer_lr": None, "outer_momentum": None}
+# Momentum makes up for averaging (measured at 2 and 4 workers: README, results).
+_OUTER = {"outer_optimizer": "nesterov", "outer_lr": None, "outer_momentum": None}
 
 _TABLE = (
     Mode(
@@ -125,6 +141,8 @@ _TABLE = (
         pushes=(Pushed.CHANGE,),
         settings={"local_steps": 50, "merge": Merge.TOGETHER.value, **_OUTER},
         defaults=_MOMENTUM_ELSEWHERE,
+        # Not where workers are merged one by one, which should be often.
+        merged_each={"local_steps": 8, "outer_optimizer": "average"},
         in_rounds=True,
         own_optimizer=True,
         worth=0.75,
@@ -170,14 +188,10 @@ MODES: Mapping[str, Mode] = MappingProxyType({mode.name: mode for mode in _TABLE
 CHOSEN_FROM = tuple(mode for mode in _TABLE if mode.worth is not None)
 """The modes that one that ``chooses`` goes over between; it begins in the first."""
 
-SERVED = ("servers", "record", "replay", "wire_dtype", "balance")
-"""Settings with a meaning where a mode is served."""
-
-
-def modes_with(setting: str) -> tuple[str, ...]:
-    """Return the names of the modes in which a setting has a meaning; of all if that is not said of
-    any."""
-    if setting in SERVED:
-        return tuple(mode.name for mode in _TABLE if mode.served)
-    found = tuple(mode.name for mode in _TABLE if setting in mode.settings)
-    return found or tuple(MODES)
+ONLY_WITH: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        setting: tuple(mode.name for mode in _TABLE if mode.has(setting))
+        for setting in (*SERVED, *dict.fromkeys(name for mode in _TABLE for name in mode.settings))
+    }
+)
+"""The names of the modes in which a setting has a meaning, where that is not all."""

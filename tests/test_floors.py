@@ -18,7 +18,7 @@ ROOT = Path(psdp.__file__).parent
 FLOORS = (
     ("errors",),
     ("modes",),
-    ("handicap", "protocol", "params"),
+    ("protocol", "params"),
     ("config",),
     ("backend", "data", "transport"),
     ("job",),

@@ -15,6 +15,7 @@ from psdp.backend.gpu import cupy_device
 from psdp.backend.gpu.gpu_backend import GpuBackend
 from psdp.backend.gpu.libraries import NO_LIBRARIES
 from psdp.backend.gpu.trial import trusted
+from psdp.config import AUTO
 from psdp.errors import ConfigError, NoDevice, UnusableDevice
 
 if "OMP_WAIT_POLICY" not in os.environ:
@@ -43,7 +44,7 @@ def make_backend(
     dtype: str,
     local_rank: int = 0,
     *,
-    kernels: str = "auto",
+    kernels: str = AUTO,
     precision: str = "float32",
     threads: int = 1,
     flag: str = "--device",
@@ -83,18 +84,18 @@ def make_backend(
                 return _on_gpu(dtype, local_rank, precision, kernels)
             except NoDevice as error:
                 raise NoDevice(f"{flag} gpu {error}, or use {flag} cpu") from error
-        case "auto":
+        case _ if device == AUTO:
             try:
                 return _on_gpu(dtype, local_rank, precision, kernels)
             except NoDevice as error:
                 if isinstance(error, UnusableDevice):
-                    text = f"psdp: {flag} auto takes the CPU: it {error}"
+                    text = f"psdp: {flag} {AUTO} takes the CPU: it {error}"
                     print(text, file=sys.stderr, flush=True)
                 return make_backend(
                     "cpu", dtype, kernels=kernels, precision=precision, threads=threads
                 )
         case _:
-            raise ConfigError(f"{flag} expects auto, cpu or gpu, got {device!r}")
+            raise ConfigError(f"{flag} expects {AUTO}, cpu or gpu, got {device!r}")
 
 
 def _on_gpu(dtype: str, local_rank: int, precision: str, kernels: str) -> GpuBackend:
@@ -108,7 +109,7 @@ def _on_gpu(dtype: str, local_rank: int, precision: str, kernels: str) -> GpuBac
             f"--precision bf16 needs a GPU of compute capability {BF16_CAPABILITY / 10} (A100, RTX "
             f"30) or later, and {device.name} has {device.capability / 10}; use --precision float32"
         )
-    libraries = trusted(device, dtype, precision) if kernels == "auto" else NO_LIBRARIES
+    libraries = trusted(device, dtype, precision) if kernels == AUTO else NO_LIBRARIES
     return GpuBackend(device, dtype, precision, libraries)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from psdp.config import settings
-from psdp.handicap import parse_stragglers
+from psdp.config.handicap import parse_stragglers
 from psdp.records.metrics import percentile
 from psdp.report.measures import Stat, loss_at, time_to_loss
 from psdp.report.runs import PARTS, Run

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psdp.handicap import parse_jitter
+from psdp.config.handicap import parse_jitter
 from psdp.report.measures import Stat
 from psdp.report.tables import Row, Scenario, reference
 from psdp.report.words import listed, loss, number, percent, seconds, size, spread

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from psdp.backend import Backend, make_backend
 from psdp.backend.squares import clip_coefficient
 from psdp.checkpoint import Snapshot
+from psdp.config import AUTO
 from psdp.job import Job
 from psdp.optim import DelayCompensation, Elastic, OnDevice, Optimizer, Outer, make_optimizer
 from psdp.optim.average import weighted_mean
@@ -117,7 +118,7 @@ class Shard:
         own = zeros(len(place), config.run.dtype)
         run = config.run
         # Where workers are on GPUs the flag is about kernels of theirs.
-        kernels = run.kernels if run.device == "cpu" else "auto"
+        kernels = run.kernels if run.device == "cpu" else AUTO
         backend = make_backend("cpu", run.dtype, kernels=kernels, threads=threads)
         optim = job.server_optim
         optimizer = _optimizer(job, own.size, decayed_size, device or backend)

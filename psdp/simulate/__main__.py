@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from psdp.cli import Parser, given_settings
-from psdp.config import ONLY_WITH, Config, either, flag_of
+from psdp.config import Config, either, flag_of
 from psdp.config import settings as all_settings
 from psdp.errors import ConfigError, PsdpError
+from psdp.modes import ONLY_WITH
 from psdp.simulate.calibrate import Calibration, calibrate
 from psdp.simulate.costs import Costs, usual_apply_s, usual_average_s
 from psdp.simulate.scenario import Prediction, job_of, predict, predict_alone

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from enum import Enum
 
-from psdp.handicap import Handicap
 from psdp.protocol import SendWeights
 from psdp.simulate.clock import Action, Clock, Cores
 from psdp.simulate.costs import Costs
+from psdp.workers.handicap import Handicap
 
 
 class State(Enum):

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from psdp.handicap import Handicap, parse_jitter, parse_stragglers
+from psdp.config.handicap import parse_jitter, parse_stragglers
 from psdp.job import Job
 from psdp.protocol import Apply, Drained, Drop, Effect, Leave, Pull, Push, SendWeights
 from psdp.records.metrics import Histogram
@@ -15,6 +15,7 @@ from psdp.simulate.clock import Action, Clock, Cores, Network, Ring
 from psdp.simulate.costs import Costs
 from psdp.simulate.server import Server
 from psdp.simulate.worker import State, Worker
+from psdp.workers.handicap import Handicap
 
 _STREAM = 0x6661696C
 """Tells the times of failures from other random numbers of the same seed."""

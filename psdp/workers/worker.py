@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from psdp.checkpoint import Snapshot
+from psdp.config.handicap import parse_jitter, parse_stragglers
 from psdp.data.batches import Batches, Validation
-from psdp.handicap import Handicap, parse_jitter, parse_stragglers
 from psdp.job import Job
 from psdp.records.profile import OTHER
 from psdp.transport import Endpoint
@@ -17,6 +17,7 @@ from psdp.transport import messages as m
 from psdp.transport.link import seconds_on_link
 from psdp.transport.reducer import Reducer
 from psdp.workers.exchange import LOOK_UP_S, Exchange
+from psdp.workers.handicap import Handicap
 from psdp.workers.reduced import ReducedTraining
 from psdp.workers.replica import Replica
 from psdp.workers.training import OverlappedTraining, Training, training

@@ -1,21 +1,14 @@
-"""What makes a worker slow on purpose, so that modes can be compared on equal machines.
-
-A step is stretched by a factor of at least 1: the worker's own (``--straggler``) times one by
-chance (``--jitter``). Chance is a function of seed, worker and step, so a run can be repeated.
-"""
+"""What makes workers slow on purpose (``--straggler``, ``--jitter``), parsed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from psdp.errors import ConfigError
-
-_STREAM = 0x736C6F77
-"""Tells these random numbers from others of the same seed."""
 
 Draw = Callable[[np.random.Generator], float]
 
@@ -112,38 +105,6 @@ def _distribution(text: str, part: str) -> Jitter:
         f"--jitter expects bernoulli:P:FACTOR, uniform:LOW:HIGH, exponential:MEAN or pareto:ALPHA, "
         f"or several of them with commas between, got '{text}'"
     )
-
-
-class Handicap:
-    """How much longer than it took each step of one worker shall take.
-
-    Args:
-        worker: counted from 0, for the seed.
-
-    Attributes:
-        acts: whether any step takes longer.
-    """
-
-    def __init__(
-        self,
-        rank: int,
-        worker: int,
-        seed: int,
-        *,
-        stragglers: Mapping[int, float],
-        jitter: Jitter,
-    ) -> None:
-        self._factor = stragglers.get(rank, 1.0)
-        self._jitter = jitter
-        self._key = (seed, worker, _STREAM)
-        self.acts = self._factor != 1 or jitter is not NO_JITTER
-
-    def extra_s(self, step: int, took_s: float) -> float:
-        """Return the seconds to add to step number ``step``, which took so many by itself."""
-        if not self.acts:
-            return 0.0
-        rng = np.random.default_rng([*self._key, step])
-        return took_s * (self._factor * self._jitter.draw(rng) - 1)
 
 
 def _check_factor(flag: str, text: str | None, factor: float) -> None:

@@ -1,0 +1,35 @@
+"""Every setting of a run: one frozen dataclass a topic, validated once at the edge.
+
+The command line and ``--config FILE.toml`` are both derived from the fields of these classes (see
+psdp.cli); what is added there appears here. What a mode has of its own, psdp.modes says. Nothing
+in this folder reads a file, a clock or an environment.
+
+model.py, data.py, optim.py, run.py   settings by topic
+fields.py                             what a field tells of itself, and its bounds
+help.py                               what a person is told of a setting
+rules.py                              between settings: contradictions, and what is filled in
+handicap.py                           what --straggler and --jitter say
+config.py                             all settings of one run
+"""
+
+from psdp.config.config import Config, settings
+from psdp.config.data import DataConfig
+from psdp.config.fields import AUTO, base_type, flag_of
+from psdp.config.help import either, help_of
+from psdp.config.model import ModelConfig
+from psdp.config.optim import OptimConfig
+from psdp.config.run import RunConfig
+
+__all__ = [
+    "AUTO",
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RunConfig",
+    "base_type",
+    "either",
+    "flag_of",
+    "help_of",
+    "settings",
+]

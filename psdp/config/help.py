@@ -1,0 +1,46 @@
+"""What a person is told of a setting: what it does, in which modes, and its default in each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import Field
+from typing import Any
+
+from psdp.modes import MODES, ONLY_WITH, SERVED, Merge
+
+
+def help_of(f: Field[Any]) -> str:
+    """Return what a setting does, after the modes that it is for and before its default."""
+    text = str(f.metadata["help"])
+    if f.name in ONLY_WITH and f.name not in SERVED:
+        text = f"with --mode {either(ONLY_WITH[f.name])}: {text}"
+    default = _default_of(f)
+    return text if not default or "(default" in text else f"{text} (default {default})"
+
+
+def _default_of(f: Field[Any]) -> str:
+    """Return the default in words, by mode where it depends on that; "" where it goes without
+    saying or its help says it."""
+    if f.default is False:
+        return ""
+    if f.default is not None:
+        return " ".join(f.default) if isinstance(f.default, tuple) else str(f.default)
+    by_value: defaultdict[Any, list[str]] = defaultdict(list)
+    merged: defaultdict[Any, list[str]] = defaultdict(list)
+    for mode in MODES.values():
+        value = {**mode.settings, **mode.defaults}.get(f.name)
+        if value is not None:
+            by_value[value].append(mode.name)
+        if f.name in mode.merged_each:
+            merged[mode.merged_each[f.name]].append(mode.name)
+    usual, *others = sorted(by_value, key=lambda value: -len(by_value[value])) or [""]
+    said = [str(usual)]
+    said += [f"with --mode {either(by_value[value])} {value}" for value in others]
+    said += [f"with --merge {Merge.EACH} {value}" for value in merged]
+    return ", ".join(said)
+
+
+def either(names: Sequence[str]) -> str:
+    """Return these names as a sentence has them: a, b or c."""
+    return " or ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])

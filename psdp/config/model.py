@@ -1,0 +1,24 @@
+"""Settings of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psdp.config.fields import setting
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the Transformer (decoder-only, pre-norm, tied embeddings)."""
+
+    n_layer: int = setting(4, "Transformer blocks", low=1)
+    n_head: int = setting(4, "attention heads; must divide --n-embd", low=1)
+    n_embd: int = setting(128, "width of the residual stream", low=1)
+    block_size: int = setting(64, "tokens a sequence", low=1)
+    dropout: float = setting(0.0, "probability of dropping an activation", low=0, below=1)
+    bias: bool = setting(True, "biases in linear layers and layer norms")
+    activation: str = setting("gelu", "of the MLP", choices=("gelu", "relu"))
+    position: str = setting(
+        "learned", "position encoding", choices=("learned", "sinusoidal", "rotary")
+    )
+    init: str = setting("xavier", "initial weights", choices=("normal", "xavier"))

@@ -1,0 +1,212 @@
+"""Rules between settings: what contradicts what, and defaults that depend on other settings.
+
+A rule is given the topics that it is about. What depends on the mode is read off its row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from psdp.config.data import DataConfig
+from psdp.config.fields import flag_of
+from psdp.config.handicap import parse_jitter, parse_stragglers
+from psdp.config.help import either
+from psdp.config.model import ModelConfig
+from psdp.config.optim import OptimConfig
+from psdp.config.run import RunConfig
+from psdp.errors import ConfigError
+from psdp.modes import MODES, ONLY_WITH, Merge
+
+_Topic = TypeVar("_Topic", OptimConfig, RunConfig)
+
+
+def check_heads(model: ModelConfig) -> None:
+    """
+    Raises:
+        ConfigError: the channels cannot be shared out among the heads.
+    """
+    if model.n_embd % model.n_head:
+        raise ConfigError(f"--n-embd {model.n_embd} is not divisible by --n-head {model.n_head}")
+    if model.position == "rotary" and model.n_embd // model.n_head % 2:
+        raise ConfigError(
+            f"--position rotary turns pairs of channels and needs an even head size, got "
+            f"--n-embd {model.n_embd} / --n-head {model.n_head} = "
+            f"{model.n_embd // model.n_head}"
+        )
+
+
+def check_corpus(data: DataConfig) -> None:
+    """
+    Raises:
+        ConfigError: the corpus is two things.
+    """
+    if "stdlib" in data.corpus and len(data.corpus) > 1:
+        raise ConfigError("--corpus takes 'stdlib' alone or paths, not both")
+
+
+def check_meaning(optim: OptimConfig, run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: a setting is given that has no meaning in this mode.
+    """
+    for topic in (run, optim):
+        for f in fields(topic):
+            value, modes = getattr(topic, f.name), ONLY_WITH.get(f.name, (run.mode,))
+            if value != f.default and run.mode not in modes:
+                raise ConfigError(
+                    f"{flag_of(f.name)} {value} has a meaning with --mode {either(modes)} only, "
+                    f"got --mode {run.mode}; drop one of the two"
+                )
+
+
+def check_server_device(run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: servers are to update on GPUs, and have not one optimizer to do so.
+    """
+    if run.server_device == "gpu" and len(MODES[run.mode].updates) != 1:
+        raise ConfigError(
+            f"--server-device gpu does not go with --mode {run.mode}, where servers have two "
+            "optimizers, or none; drop one of the two"
+        )
+
+
+def check_overlap(optim: OptimConfig, run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: --overlap is given with what it cannot go with.
+    """
+    if not run.overlap:
+        return
+    if run.backup_workers:
+        other = f"--backup-workers {run.backup_workers}"
+        reason = "every gradient would come a version late, and be dropped"
+    elif run.balance == "dynamic":
+        other = "--balance dynamic"
+        reason = "a gradient is begun before the server has dealt its batch"
+    elif optim.lag_compensation == "dc-asgd":
+        other = "--lag-compensation dc-asgd"
+        reason = "the server has no copy of the weights that it was computed on"
+    else:
+        return
+    raise ConfigError(f"--overlap does not go with {other}: {reason}; drop one of the two")
+
+
+def check_balance(data: DataConfig, run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: batches are to be dealt out of more decks than one.
+    """
+    if run.balance == "dynamic" and data.partition != "random":
+        raise ConfigError(
+            f"--balance dynamic deals all windows out to all workers and needs --partition "
+            f"random, got --partition {data.partition}; drop one of the two"
+        )
+
+
+def check_slowed(run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: what slows workers down on purpose cannot be read.
+    """
+    parse_stragglers(run.straggler)
+    parse_jitter(run.jitter)
+
+
+def check_precision(run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: nothing computes products as precisely as that.
+    """
+    if run.precision == "float32":
+        return
+    if run.dtype != "float32" or run.kernels == "numpy":
+        raise ConfigError(
+            f"--precision {run.precision} needs float32 weights and no --kernels numpy, got "
+            f"--dtype {run.dtype} --kernels {run.kernels}"
+        )
+    if run.precision == "tf32" and run.device == "cpu":
+        raise ConfigError(
+            "--precision tf32 is for --device gpu, got --device cpu; drop one of the two"
+        )
+
+
+def check_early_stop(data: DataConfig, run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: a run is to stop by evaluations that it does not make.
+    """
+    if run.early_stop_patience and not (run.eval_every and data.val_fraction):
+        raise ConfigError(
+            f"--early-stop-patience {run.early_stop_patience} needs evaluations on the way: "
+            f"got --eval-every {run.eval_every} and --val-fraction {data.val_fraction}"
+        )
+
+
+def fill_for_mode(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, RunConfig]:
+    """Return the settings with what was left out as is usual in this mode."""
+    mode = MODES[run.mode]
+    usual = {**mode.defaults, **mode.settings}
+    if (run.merge or usual.get("merge")) == Merge.EACH:
+        usual |= mode.merged_each
+    return _filled(optim, usual), _filled(run, usual)
+
+
+def _filled(topic: _Topic, usual: dict[str, Any]) -> _Topic:
+    left_out = [f.name for f in fields(topic) if getattr(topic, f.name) is None]
+    return replace(topic, **{name: usual[name] for name in left_out if name in usual})
+
+
+def fill_outer(optim: OptimConfig, run: RunConfig) -> OptimConfig:
+    """Return the settings with those of the outer optimizer, where there is one.
+
+    Raises:
+        ConfigError: a setting of momentum is given for one without.
+    """
+    kind, momentum, lr = optim.outer_optimizer, optim.outer_momentum, optim.outer_lr
+    if kind is None:
+        return optim
+    if kind == "average" and momentum is not None:
+        raise ConfigError(
+            f"--outer-momentum {momentum} has a meaning with --outer-optimizer momentum or "
+            "nesterov only, got average; drop one of the two"
+        )
+    if kind != "average" and momentum is None:
+        momentum = {"momentum": 0.5, "nesterov": 0.65}[kind]
+    if lr is None and (kind != "average" or run.merge != Merge.EACH):
+        lr = 1.0  # else it depends on the number of workers
+    return replace(optim, outer_lr=lr, outer_momentum=momentum)
+
+
+def fill_schedule(optim: OptimConfig, run: RunConfig) -> OptimConfig:
+    """Return the settings with the learning rate's least value and its warm-up.
+
+    Raises:
+        ConfigError: the least value is above the highest.
+    """
+    if optim.min_lr is None:
+        optim = replace(optim, min_lr=optim.lr / 10)
+    elif optim.min_lr > optim.lr:
+        raise ConfigError(f"--min-lr {optim.min_lr} is above --lr {optim.lr}")
+    if optim.warmup_steps is None:
+        optim = replace(optim, warmup_steps=min(100, run.max_steps // 20))
+    return optim
+
+
+def fill_wire(run: RunConfig) -> RunConfig:
+    """Return the settings with the type of what is pushed, where something is and there is a
+    choice.
+
+    Raises:
+        ConfigError: a choice is made where there is none.
+    """
+    if run.dtype == "float32":
+        wire = run.wire_dtype or "float32"
+        return replace(run, wire_dtype=wire) if MODES[run.mode].served else run
+    if run.wire_dtype is not None:
+        raise ConfigError(
+            f"--wire-dtype {run.wire_dtype} needs float32 gradients, got --dtype {run.dtype}; drop "
+            "one of the two"
+        )
+    return run

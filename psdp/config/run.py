@@ -1,0 +1,127 @@
+"""Settings of a run: its mode, its budget, where it computes, and what is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psdp.config.fields import AUTO, setting
+from psdp.modes import MODES, Merge
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The mode, the budget, and what is kept."""
+
+    mode: str = setting(
+        next(iter(MODES)),
+        "; ".join(f"{mode}: {mode.help}" for mode in MODES.values()),
+        choices=tuple(MODES),
+    )
+    local_steps: int | None = setting(None, "steps between exchanges", low=1)
+    merge: str | None = setting(
+        None,
+        f"{Merge.TOGETHER} averages all workers at once, {Merge.EACH} merges each as it comes",
+        choices=tuple(merge.value for merge in Merge),
+    )
+    staleness: int | None = setting(None, "clocks that a worker may be ahead of the slowest", low=0)
+    backup_workers: int = setting(
+        0, "gradients of each step that are not waited for, and dropped", low=0
+    )
+    overlap: bool = setting(
+        False,
+        "compute the next gradient while the last one and its answer travel, on weights that are "
+        "one exchange older",
+    )
+    balance: str = setting(
+        "static",
+        "static: each worker has its share of the batches of an epoch; dynamic: the server deals "
+        "them out one by one, so that fast workers take more (with --partition random)",
+        choices=("static", "dynamic"),
+    )
+    straggler: str | None = setting(
+        None,
+        "slow workers down on purpose: each step of RANK takes FACTOR times as long",
+        metavar="RANK:FACTOR[,...]",
+    )
+    jitter: str | None = setting(
+        None,
+        "slow every worker's steps by chance: bernoulli:P:FACTOR, uniform:LOW:HIGH, "
+        "exponential:MEAN (of the extra time) or pareto:ALPHA, in multiples of the step; "
+        "factors of several are multiplied",
+        metavar="DIST[,...]",
+    )
+    link_mbps: float = setting(
+        0.0, "delay what a rank sends as a link of so many megabits/s would (0: not)", low=0
+    )
+    servers: int = setting(1, "ranks 0..K-1 hold one shard of the parameters each", low=1)
+    max_steps: int = setting(
+        1000,
+        "budget; in tokens: max-steps x workers x batch-size x grad-accum x block-size",
+        low=1,
+    )
+    batch_size: int = setting(12, "sequences a worker takes per step", low=1)
+    grad_accum: int = setting(1, "batches whose gradients are added before a push", low=1)
+    eval_every: int = setting(250, "steps between evaluations (0: at the end only)", low=0)
+    eval_batches: int = setting(
+        40, "validation batches an evaluation takes (0: the whole validation split)", low=0
+    )
+    early_stop_patience: int = setting(
+        0, "evaluations without a better validation loss before stopping (0: never)", low=0
+    )
+    out: str | None = setting(None, "run folder (default runs/<time>-<mode>)", metavar="DIR")
+    checkpoint_every: int = setting(
+        500, "steps between checkpoints (0: the best and the last only)", low=0
+    )
+    keep_checkpoints: int = setting(3, "latest checkpoints kept beside the best (0: all)", low=0)
+    resume: str | None = setting(None, "run folder or checkpoint to go on from", metavar="DIR")
+    record: bool = setting(
+        False, "write the order of events to the run folder, for --replay; small, append-only"
+    )
+    replay: str | None = setting(
+        None,
+        "run folder of a recorded run: take its settings and its order of events, and so end with "
+        "its weights, bit for bit",
+        metavar="DIR",
+    )
+    seed: int = setting(1337, "of the weights, the order of the data and dropout", low=0)
+    threads: int = setting(
+        0, "threads that a rank computes with (0: cores of the node / its ranks)", low=0, below=1025
+    )
+    transport: str = setting(
+        AUTO,
+        "vectors between ranks of one host: in shared memory where possible (auto), there or not "
+        "at all (shared), or as MPI messages",
+        choices=(AUTO, "shared", "messages"),
+    )
+    device: str = setting(
+        "cpu",
+        "where workers compute: auto is a GPU for each rank that finds one",
+        choices=(AUTO, "cpu", "gpu"),
+    )
+    server_device: str = setting(
+        "cpu",
+        "where servers keep the optimizer's vectors and update; on GPUs, like the workers', "
+        "vectors stay there on their way, where CUDA IPC or a CUDA-aware MPI takes them",
+        choices=("cpu", "gpu"),
+    )
+    kernels: str = setting(
+        AUTO,
+        "compiled: psdp's own alone; numpy: NumPy's (on a CPU); auto: the fastest installed, on a "
+        "GPU cuDNN and cuBLASLt among them",
+        choices=(AUTO, "compiled", "numpy"),
+    )
+    precision: str = setting(
+        "float32",
+        "of the workers' products; bf16 rounds their factors to bfloat16 (tf32, on a GPU, to TF32) "
+        "and sums in float32",
+        choices=("float32", "tf32", "bf16"),
+    )
+    dtype: str = setting("float32", "of weights and gradients", choices=("float32", "float64"))
+    wire_dtype: str | None = setting(
+        None,
+        "of what workers push; bf16 rounds it to bfloat16, half the bytes (default as --dtype)",
+        choices=("float32", "bf16"),
+    )
+    log_every: int = setting(10, "steps between lines of metrics", low=1)
+    profile: bool = setting(False, "measure where a step's time goes; a table at the end")
+    quiet: bool = setting(False, "print nothing but errors")

@@ -1,0 +1,48 @@
+"""A worker that is slow on purpose, so that modes can be compared on equal machines.
+
+A step is stretched by a factor of at least 1: the worker's own (``--straggler``) times one by
+chance (``--jitter``). Chance is a function of seed, worker and step, so a run can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from psdp.config.handicap import NO_JITTER, Jitter
+
+_STREAM = 0x736C6F77
+"""Tells these random numbers from others of the same seed."""
+
+
+class Handicap:
+    """How much longer than it took each step of one worker shall take.
+
+    Args:
+        worker: counted from 0, for the seed.
+
+    Attributes:
+        acts: whether any step takes longer.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        worker: int,
+        seed: int,
+        *,
+        stragglers: Mapping[int, float],
+        jitter: Jitter,
+    ) -> None:
+        self._factor = stragglers.get(rank, 1.0)
+        self._jitter = jitter
+        self._key = (seed, worker, _STREAM)
+        self.acts = self._factor != 1 or jitter is not NO_JITTER
+
+    def extra_s(self, step: int, took_s: float) -> float:
+        """Return the seconds to add to step number ``step``, which took so many by itself."""
+        if not self.acts:
+            return 0.0
+        rng = np.random.default_rng([*self._key, step])
+        return took_s * (self._factor * self._jitter.draw(rng) - 1)
