@@ -2,6 +2,7 @@
 # make test     the whole test suite, MPI jobs included
 # make test-mpi these alone
 # make lint     ruff, mypy --strict, clang-format
+# make docs     the site, in docs/_build; a warning is an error
 # make bench    one core and two against PyTorch; the server; the transport
 #
 # MPI=mpich takes MPICH instead of Open MPI; each has its own virtual environment.
@@ -17,7 +18,7 @@ PYTEST_FLAGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test test-mpi lint bench clean
+.PHONY: train test test-mpi lint docs bench clean
 
 train: $(VENV)/.train
 	$(BIN)/python -m psdp.launch -n $(RANKS) --max-steps $(STEPS) --out $(RUN)
@@ -36,6 +37,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror psdp/backend/cpu/native/*.[ch] psdp/backend/gpu/cuda/*.cu* tests/emulated/*.[ch]
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --fresh-env docs docs/_build
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/compute.py
@@ -61,6 +65,10 @@ $(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
 
 $(VENV)/.bench: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) -e '.[$(MPI),bench]'
+	@touch $@
+
+$(VENV)/.docs: $(SOURCES) | $(VENV)/bin/python
+	$(PIP) -e '.[$(MPI),docs]'
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python

@@ -1,0 +1,95 @@
+"""The tables of the settings page, from the fields of the settings and the rows of the modes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import Field
+from typing import Any
+
+from psdp.config import flag_of, settings
+from psdp.modes import MODES, modes_with
+
+TITLES = {"model": "Model", "data": "Corpus", "optim": "Optimizer", "run": "Run"}
+DEFAULT = re.compile(r" ?\(default ([^()]*)\)")
+
+
+def settings_tables() -> str:
+    """Return Markdown: the settings of each topic, the modes, and what each of these chooses."""
+    topics: dict[str, list[Field[Any]]] = {}
+    for topic, field in settings():
+        topics.setdefault(topic, []).append(field)
+    lines = []
+    for topic, fields in topics.items():
+        lines += [f"## {TITLES[topic]}", ""]
+        lines += _table(("flag", "default", "what it is", "modes, if not all"), map(_row, fields))
+    lines += ["## By mode", ""]
+    lines += _table(("`--mode`", "what it does", *_TRAITS), map(_traits, MODES.values()))
+    lines += [
+        "Defaults that the mode chooses. Where nothing stands, the setting has no meaning and is "
+        "refused.",
+        "",
+    ]
+    lines += _table(("flag", *map(_code, MODES)), _by_mode())
+    return "\n".join(lines)
+
+
+def _row(field: Field[Any]) -> tuple[str, str, str, str]:
+    text, default = field.metadata["help"], _value(field.default)
+    if said := DEFAULT.search(text):
+        text, default = DEFAULT.sub("", text), _prose(said[1])
+    meaning = _prose(text)
+    if field.metadata["choices"]:
+        meaning += f" ({', '.join(map(_code, field.metadata['choices']))})"
+    only = modes_with(field.name)
+    modes = "" if len(only) == len(MODES) else ", ".join(map(_code, only))
+    return _code(flag_of(field.name)), default, meaning, modes
+
+
+_TRAITS = ("in rounds", "workers have an optimizer", "exact", "survives the loss of a worker")
+
+
+def _traits(mode: Any) -> tuple[str, ...]:
+    traits = (mode.in_rounds, mode.own_optimizer, mode.exact, mode.survives_loss)
+    return _code(mode.name), _prose(mode.help), *("yes" if trait else "" for trait in traits)
+
+
+def _by_mode() -> Iterator[tuple[str, ...]]:
+    """Yield a row for each setting that some mode gives a default."""
+    own = [{**mode.defaults, **mode.settings} for mode in MODES.values()]
+    for _, field in settings():
+        if any(field.name in values for values in own):
+            yield (
+                _code(flag_of(field.name)),
+                *(
+                    _value(values[field.name], unsaid="see above") if field.name in values else ""
+                    for values in own
+                ),
+            )
+
+
+def _value(value: Any, unsaid: str = "none") -> str:
+    match value:
+        case None:
+            return unsaid
+        case bool():
+            return "on" if value else "off"
+        case tuple():
+            return " ".join(map(_code, value))
+        case _:
+            return _code(str(value))
+
+
+def _prose(text: str) -> str:
+    """Return a help text as Markdown: what it takes for flags and HTML stands as it is."""
+    return re.sub(r"--[a-z][a-z0-9-]*", lambda flag: _code(flag[0]), text.replace("<", "&lt;"))
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    escaped = ([cell.replace("|", r"\|") for cell in row] for row in lines)
+    return [*(f"| {' | '.join(row)} |" for row in escaped), ""]
