@@ -26,7 +26,9 @@ from training import OPTIM
 from psdp.backend import make_backend
 from psdp.backend.squares import sum_of_squares
 from psdp.backend.threads import limit_blas
+from psdp.modes import Pushed
 from psdp.optim import make_optimizer
+from psdp.servers.rules import Rule, Rules
 from psdp.servers.shard import Shard
 
 ITEM_BYTES = 4
@@ -65,7 +67,8 @@ def measure(size: int, workers: int, rounds: int) -> dict[str, list[float]]:
     rng = np.random.default_rng(0)
     weights = rng.standard_normal(size, dtype=np.float32)
     optimizer = make_optimizer(OPTIM, size, size, make_backend("cpu", "float32"))
-    shard = Shard(optimizer, weights, workers, clip=OPTIM.grad_clip)
+    rule = Rule(optimizer, lambda _steps: OPTIM.lr, clip=OPTIM.grad_clip)
+    shard = Shard(Rules({Pushed.GRADIENT: rule}), weights, workers)
     for slot in shard.slots:
         slot[...] = rng.standard_normal(size, dtype=np.float32)
     slots, shares = list(range(workers)), [1 / workers] * workers
@@ -79,7 +82,7 @@ def measure(size: int, workers: int, rounds: int) -> dict[str, list[float]]:
         return lambda: np.copyto(target[: items // 2], source[: items // 2])
 
     works: dict[str, Callable[[], object]] = {
-        "update": lambda: shard.update(gradient, norm, OPTIM.lr),
+        "update": lambda: shard.update(Pushed.GRADIENT, gradient, norm, OPTIM.lr),
         "memcpy for update": copy(moved["update"]),
         "mean": lambda: shard.average(slots, shares),
         "memcpy for mean": copy(moved["mean"]),

@@ -35,8 +35,10 @@ from mpi4py import MPI
 from psdp.backend import make_backend
 from psdp.config import OptimConfig
 from psdp.launch import Job, find_launcher, mpirun_command, this_host, vendor_of
+from psdp.modes import Pushed
 from psdp.optim import make_optimizer
 from psdp.params import Array
+from psdp.servers.rules import Rule, Rules
 from psdp.servers.shard import Shard
 from psdp.transport import Arrival, Endpoint
 from psdp.transport import messages as m
@@ -88,7 +90,8 @@ class Side:
         # What a server holds with messages, and with shared memory.
         slots = len(self.workers) if self.rank == 0 else 0
         sgd = make_optimizer(OptimConfig(optimizer="sgd"), size, 0, make_backend("cpu", "float32"))
-        self.shards = [Shard(sgd, self.own, slots) for _ in range(2)]
+        rules = Rules({Pushed.GRADIENT: Rule(sgd, lambda _steps: 0.0)})
+        self.shards = [Shard(rules, self.own, slots) for _ in range(2)]
         card = json.dumps(self.memory.card(self.own)).encode()
         cards = [json.loads(raw) for raw in _gather(comm, card)]
         peers = self.workers if self.rank == 0 else [0]

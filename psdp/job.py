@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from psdp.backend import BF16
-from psdp.config import Config, OptimConfig
+from psdp.config import Config
 from psdp.config.handicap import parse_stragglers
 from psdp.errors import ConfigError
+from psdp.modes import MODES, Mode
 from psdp.params import ParamTable
 from psdp.protocol import (
     Adaptive,
@@ -33,6 +34,11 @@ class Job:
     config: Config
     world_size: int
     table: ParamTable
+
+    @property
+    def mode(self) -> Mode:
+        """The row of the mode."""
+        return MODES[self.config.run.mode]
 
     @property
     def servers(self) -> range:
@@ -93,40 +99,6 @@ class Job:
     def reduces(self) -> bool:
         """Whether the workers reduce gradients among themselves; the server keeps their state."""
         return self.config.run.mode == "allreduce"
-
-    @property
-    def server_optim(self) -> OptimConfig:
-        """Settings of the servers' optimizer: the outer one where workers have their own."""
-        match self.config.run.mode:
-            case "local":
-                return self.outer_optim
-            case "easgd":
-                return self._plain_optim(self.elastic_rate, momentum=0.0)
-            case _:
-                return self.config.optim
-
-    @property
-    def outer_optim(self) -> OptimConfig:
-        """Settings of the outer optimizer, which takes what workers changed on their own."""
-        optim = self.config.optim
-        # A worker that is merged alone moves the weights by its share of 1 / workers, and goes on
-        # from there: less than it has moved itself. Measured: README, results.
-        lr = min(2.0, len(self.workers)) if optim.outer_lr is None else optim.outer_lr
-        return self._plain_optim(lr, momentum=optim.outer_momentum or 0.0)
-
-    def _plain_optim(self, lr: float, momentum: float) -> OptimConfig:
-        return replace(
-            self.config.optim,
-            lr=lr,
-            min_lr=lr,
-            lr_schedule="constant",
-            warmup_steps=0,
-            momentum=momentum,
-            weight_decay=0.0,
-            l1=0.0,
-            grad_clip=0.0,
-            grad_clip_value=0.0,
-        )
 
     @property
     def elastic_rate(self) -> float:

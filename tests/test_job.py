@@ -131,12 +131,3 @@ def test_a_server_and_a_worker_are_a_world(servers: int, world_size: int) -> Non
 def test_a_world_without_a_worker_is_refused(servers: int, world_size: int, message: str) -> None:
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         check_world(Config.from_flat({"servers": servers}), world_size)
-
-
-@pytest.mark.parametrize(
-    ("ranks", "settings", "expected"), [(3, {}, 2.0), (2, {}, 1.0), (2, {"outer_lr": 1.5}, 1.5)]
-)
-def test_workers_that_are_merged_alone_count_twice_their_share(
-    ranks: int, settings: dict[str, Any], expected: float
-) -> None:
-    assert job(ranks, mode="local", merge="async", **settings).outer_optim.lr == expected

@@ -64,6 +64,12 @@ class Optimizer(ABC):
         """Return the live vectors (size,) that a checkpoint must keep beside ``updates``."""
         return dict(self._state)
 
+    def clear(self) -> None:
+        """Begin anew, as if no step had been taken."""
+        for vector in self._state.values():
+            vector[...] = 0
+        self.updates = 0
+
     def load(self, state: Mapping[str, Array], updates: int) -> None:
         """Copy a saved state in, so that the next step is the one the saved run would have taken.
 

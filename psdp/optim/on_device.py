@@ -55,6 +55,9 @@ class OnDevice(Optimizer):
         on_host = self.rule.backend.on_host
         return {name: on_host(vector) for name, vector in self.rule.state().items()}
 
+    def clear(self) -> None:
+        self.rule.clear()
+
     def load(self, state: Mapping[str, Array], updates: int) -> None:
         self.rule.load(state, updates)
         self._stale = True

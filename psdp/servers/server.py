@@ -18,7 +18,7 @@ from typing import Any
 from psdp.checkpoint import BackgroundWriter, CheckpointStore, Snapshot
 from psdp.errors import PeerLost, ProtocolError
 from psdp.job import Job
-from psdp.optim.schedule import Schedule
+from psdp.modes import Pushed
 from psdp.params import Array
 from psdp.protocol import Ranges
 from psdp.records.profile import UNPROFILED, Spans
@@ -92,7 +92,6 @@ class Server(ABC):
         self.finished = False
         self.gradients: dict[int, m.Gradient] = {}
         self.updating: Updating | None = None
-        self._schedule = Schedule(job.server_optim, job.config.run.max_steps)
         self._compensates = job.config.optim.lag_compensation == "dc-asgd"
         self._norms: defaultdict[int, dict[int, float]] = defaultdict(dict)
         self._snapshot_pulls: defaultdict[int, list[int]] = defaultdict(list)
@@ -198,14 +197,12 @@ class Server(ABC):
         asked = update.asked
         parts = self._norms.pop(asked.version)
         norm = math.sqrt(sum(parts[server] for server in self.job.servers))
-        lr = asked.rate * self._schedule.lr(self.tokens / self.job.tokens_per_step)
+        kind = Pushed.CHANGE if asked.outer else self.job.mode.pushes[0]
+        lr = asked.rate * self.shard.rules.lr(kind, self.tokens / self.job.tokens_per_step)
         if self._compensates:
             self.shard.compensate(update.slots[0], update.gradient)
         with self.profile.span("update", self.shard.update_bytes):
-            if asked.outer:
-                self.shard.update_outer(update.gradient)
-            else:
-                self.shard.update(update.gradient, norm, lr)
+            self.shard.update(kind, update.gradient, norm, lr)
         self.profile.step()
         self.updating = None
         self.reach(asked.version, update.slots, norm)

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from psdp.backend import Backend, make_backend
-from psdp.backend.squares import clip_coefficient
 from psdp.checkpoint import Snapshot
 from psdp.config import AUTO
 from psdp.job import Job
-from psdp.optim import DelayCompensation, Elastic, OnDevice, Optimizer, Outer, make_optimizer
+from psdp.modes import Pushed
+from psdp.optim import DelayCompensation, Optimizer
 from psdp.optim.average import weighted_mean
 from psdp.params import Array, Zeros
+from psdp.servers.rules import Rules, make_rules
 from psdp.servers.weights import Weights
 from psdp.transport import Sending
 
@@ -52,35 +53,28 @@ class Slots:
 
 
 class Shard:
-    """The parameters ``place`` of the flat vector, updated in place by this server's optimizer.
+    """The parameters ``place`` of the flat vector, updated in place by this server's rules.
 
     Args:
-        optimizer: of vectors (S,); its backend averages too.
+        rules: for vectors (S,); the backend of the first one's optimizer averages too.
         weights: (S,) this shard's initial values.
         slots: gradients that can be held at once.
         slot_dtype: of these, if not that of the weights.
-        clip: the largest global norm of a gradient; 0 for no limit.
-        clip_value: its largest element; 0 for no limit.
-        outer: takes what workers changed on their own in a run that has gradients too, with this
-            learning rate.
         zeros: makes copies of the weights, where workers on this host can see them.
     """
 
     def __init__(
         self,
-        optimizer: Optimizer,
+        rules: Rules,
         weights: Array,
         slots: int,
         *,
         slot_dtype: npt.DTypeLike | None = None,
-        clip: float = 0.0,
-        clip_value: float = 0.0,
-        outer: tuple[Optimizer, float] | None = None,
         zeros: Zeros = np.zeros,
     ) -> None:
         self.weights = Weights(weights, zeros)
         dtype = weights.dtype if slot_dtype is None else np.dtype(slot_dtype)
-        self.optimizer = optimizer
+        self.rules = rules
         self._slot_dtype = dtype
         self.slots = Slots(slots, lambda: self.backend.empty(weights.size, dtype=dtype))
         # Where a mean is of another type than what it is of, it needs a place of its own.
@@ -88,9 +82,6 @@ class Shard:
         # Copies to save and to evaluate on are the host's, wherever the weights are.
         self._on_host = self.backend.name == "cpu"
         self._host_zeros = zeros if self._on_host else np.zeros
-        self._clip, self._clip_value = clip, clip_value
-        self._outer = outer
-        self._outer_begun = False
         self._spare: list[Snapshot] = []
         self._computed_on: dict[int, tuple[Array, Sending]] = {}
         self._delay: DelayCompensation | None = None
@@ -120,21 +111,21 @@ class Shard:
         # Where workers are on GPUs the flag is about kernels of theirs.
         kernels = run.kernels if run.device == "cpu" else AUTO
         backend = make_backend("cpu", run.dtype, kernels=kernels, threads=threads)
-        optim = job.server_optim
-        optimizer = _optimizer(job, own.size, decayed_size, device or backend)
-        if device is not None and not on_device:
-            optimizer = OnDevice(optimizer, backend)
-        optimizer.backend.to_device(flat[place.start : place.stop], own)
+        if device is not None and on_device:
+            backend, device = device, None
+        backend.to_device(flat[place.start : place.stop], own)
         return cls(
-            optimizer,
+            make_rules(job, own.size, decayed_size, backend, device),
             own,
             0 if job.reduces else len(job.workers),
             slot_dtype=job.wire_dtype,
-            clip=optim.grad_clip,
-            clip_value=optim.grad_clip_value,
-            outer=_outer(job, own.size, decayed_size, backend) if run.mode == "auto" else None,
             zeros=zeros,
         )
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The one whose state is saved with the weights."""
+        return self.rules.optimizer
 
     @property
     def backend(self) -> Backend:
@@ -189,27 +180,10 @@ class Shard:
         then, _ = self._computed_on[slot]
         self._delay.correct(gradient, self.weights.values, then)
 
-    def update(self, gradient: Array, norm: float, lr: float) -> None:
-        """Do one update in place with a gradient (S,) that is part of one of this global norm."""
-        self.optimizer.step(
-            self.weights.writable(),
-            gradient,
-            lr,
-            scale=clip_coefficient(norm, self._clip),
-            clip_value=self._clip_value,
-        )
-        self._outer_begun = False
-
-    def update_outer(self, change: Array) -> None:
-        """Do one update with what workers changed on their own (S,), where other updates are made
-        with gradients. Its momentum begins anew after these."""
-        assert self._outer is not None
-        optimizer, lr = self._outer
-        if not self._outer_begun:
-            for vector in optimizer.state().values():
-                vector[...] = 0
-        self._outer_begun = True
-        optimizer.step(self.weights.writable(), change, lr)
+    def update(self, kind: Pushed, gradient: Array, norm: float, lr: float) -> None:
+        """Do one update in place with a push (S,) of some kind, or a mean of such, that is part of
+        one of this global norm."""
+        self.rules.update(kind, self.weights.writable(), gradient, norm, lr)
 
     def average_bytes(self, slots: Sequence[int]) -> int:
         """Bytes that :meth:`average` reads."""
@@ -256,24 +230,3 @@ class Shard:
     def recycle(self, snapshot: Snapshot) -> None:
         """Take back a snapshot that nobody reads any more."""
         self._spare.append(snapshot)
-
-
-def _optimizer(job: Job, size: int, decayed_size: int, backend: Backend) -> Optimizer:
-    """Return what a server does with what workers push in this job's mode."""
-    optim, run = job.server_optim, job.config.run
-    match run.mode:
-        case "local":
-            return _outer(job, size, decayed_size, backend)[0]
-        case "easgd":
-            return Elastic(optim, size, decayed_size, backend)
-        case _:
-            return make_optimizer(optim, size, decayed_size, backend)
-
-
-def _outer(job: Job, size: int, decayed_size: int, backend: Backend) -> tuple[Optimizer, float]:
-    """Return the outer optimizer, and its learning rate."""
-    optim = job.outer_optim
-    assert optim.outer_optimizer is not None, "settings are resolved"
-    arrivals = len(job.workers) if job.config.run.merge == "async" else 1
-    outer = Outer(optim, size, decayed_size, backend, kind=optim.outer_optimizer, arrivals=arrivals)
-    return outer, optim.lr

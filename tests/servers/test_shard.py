@@ -17,6 +17,7 @@ from psdp.checkpoint import Snapshot
 from psdp.config import Config
 from psdp.errors import CheckpointError
 from psdp.job import Job
+from psdp.modes import Pushed
 from psdp.nn.transformer import parameter_table
 from psdp.params import Array
 from psdp.servers.shard import Shard
@@ -41,7 +42,9 @@ def train(shard: Shard, place: range, whole: list[Array]) -> None:
     """Update with the part of each gradient that belongs to this shard."""
     for index, gradient in enumerate(whole):
         norm = float(np.linalg.norm(gradient))
-        shard.update(gradient[place.start : place.stop].copy(), norm, 0.1 / (1 + index))
+        shard.update(
+            Pushed.GRADIENT, gradient[place.start : place.stop].copy(), norm, 0.1 / (1 + index)
+        )
 
 
 # Copy on write
@@ -150,7 +153,7 @@ def test_a_shard_decays_the_matrices_in_its_range_alone() -> None:
     for server, place in enumerate(split.shards):
         shard = Shard.initial(split, server)
         shard.weights.values[...] = before[place.start : place.stop]
-        shard.update(np.zeros(len(place), np.float32), 0.0, 0.1)
+        shard.update(Pushed.GRADIENT, np.zeros(len(place), np.float32), 0.0, 0.1)
         expected = before.copy()
         expected[:boundary] *= np.float32(1 - 0.1 * 0.5)
         got = shard.weights.values
@@ -162,7 +165,7 @@ def test_the_gradient_is_clipped_by_the_norm_over_all_shards() -> None:
     shard = Shard.initial(clipped, 0)
     before = shard.weights.values.astype(np.float64)
     gradient = np.ones(clipped.table.size, np.float32)
-    shard.update(gradient, norm=10.0, lr=0.5)
+    shard.update(Pushed.GRADIENT, gradient, norm=10.0, lr=0.5)
     np.testing.assert_allclose(before - shard.weights.values, 0.5 / 10, atol=1e-6)  # float32
 
 
@@ -235,6 +238,7 @@ def test_a_shard_on_a_gpu_does_what_one_on_a_cpu_does(
     single = job(1, **({"dtype": "float64"} if "wire_dtype" not in settings else {}), **settings)
     gpu, cpu = OnGpu(kernel_folder, single), Shard.initial(single, 0)
     rng = np.random.default_rng(1)
+    kind = single.mode.pushes[0]
     for _ in range(3):
         whole = [rng.standard_normal(single.table.size) for _ in single.workers]
         for slot, gradient in enumerate(whole):
@@ -246,12 +250,12 @@ def test_a_shard_on_a_gpu_does_what_one_on_a_cpu_does(
         squares = []
         for shard in (cpu, gpu.shard):
             shard.remember(0)
-            shard.update(shard.average([1], [1.0]), 2.0, 0.1)
+            shard.update(kind, shard.average([1], [1.0]), 2.0, 0.1)
             average = shard.average([0, 2], [0.25, 0.75])
             squares.append(shard.backend.sum_of_squares(average))
             if "lag_compensation" in settings:
                 shard.compensate(0, average)
-            shard.update(average, math.sqrt(squares[-1]), 0.1)
+            shard.update(kind, average, math.sqrt(squares[-1]), 0.1)
         assert squares[0] == pytest.approx(squares[1], rel=1e-5)
     snapshots = [shard.snapshot(3, 30, {1: 3}) for shard in (cpu, gpu.shard)]
     for name, tensor in snapshots[0].tensors().items():
