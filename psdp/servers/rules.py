@@ -13,7 +13,7 @@ from psdp.backend import Backend
 from psdp.backend.squares import clip_coefficient
 from psdp.config import OptimConfig
 from psdp.job import Job
-from psdp.modes import Pushed
+from psdp.modes import Merge, Pushed
 from psdp.optim import Elastic, OnDevice, Optimizer, Outer, Schedule, make_optimizer
 from psdp.params import Array
 
@@ -84,7 +84,7 @@ def make_rules(
         match kind:
             case Pushed.CHANGE:
                 settings = _plain(optim, momentum=optim.outer_momentum or 0.0)
-                arrivals = 1 if job.config.in_rounds else len(job.workers)
+                arrivals = len(job.workers) if job.config.run.merge == Merge.EACH else 1
                 assert optim.outer_optimizer is not None, "settings are resolved"
                 make = partial(Outer, kind=optim.outer_optimizer, arrivals=arrivals)
                 lr = outer_lr(job)
