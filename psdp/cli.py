@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import re
 import tomllib
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 from psdp import __version__
 from psdp.config import Config, base_type, flag_of, help_of, settings
 from psdp.errors import ConfigError
+from psdp.terminal import at_home, path_of
 
 _TITLES = {
     "model": "model",
@@ -37,10 +39,48 @@ def given_settings(argv: Sequence[str]) -> dict[str, Any]:
     """
     flags = vars(build_parser().parse_args(argv))
     file = flags.pop("config", None)
-    given = {} if file is None else _settings_in(Path(file))
+    given = {} if file is None else _settings_in(path_of(file, "--config"))
     given.update(flags)
     Config.from_flat(given)  # names and types
-    return given
+    return given | _paths_in(given)
+
+
+def whole(text: str) -> int:
+    """Return the whole number that an argument is, for any parser.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or beyond 2^63.
+    """
+    digits = text.strip().lstrip("+-")
+    if digits.isdecimal() and len(digits.lstrip("0")) > _LONGEST:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number below 2^63, got one of {len(digits)} digits"
+        )
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
+
+
+_LONGEST = len(str(1 << 63))
+"""Digits of the longest number that is read; Python itself refuses thousands of them."""
+
+
+def _paths_in(given: dict[str, Any]) -> dict[str, Any]:
+    """Return those settings that name files and folders, with home folders in place of ``~``."""
+    paths: dict[str, Any] = {}
+    for _, field in settings():
+        value = given.get(field.name)
+        if value is not None and field.metadata["metavar"] in _OF_PATHS:
+            flag = flag_of(field.name)
+            if isinstance(value, str):
+                paths[field.name] = at_home(value, flag)
+            else:
+                paths[field.name] = [at_home(path, flag) for path in value]
+    return paths
+
+
+_OF_PATHS = ("DIR", "PATH")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,7 +116,7 @@ def _argument(field: Field[Any]) -> dict[str, Any]:
     if kind == "tuple[str, ...]":
         argument |= {"nargs": "+", "action": "extend"}
     else:
-        argument["type"] = {"int": int, "float": float, "str": str}[kind]
+        argument["type"] = {"int": whole, "float": float, "str": str}[kind]
     if field.metadata["choices"]:
         argument["choices"] = field.metadata["choices"]
     elif field.metadata["metavar"]:
@@ -96,10 +136,14 @@ def read_toml(path: Path, called: str) -> dict[str, Any]:
         ConfigError: it cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # Other systems put a byte-order mark in front, and end lines otherwise.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{called}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits among them
+        raw = error.object if isinstance(error, UnicodeDecodeError) else b""
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ConfigError(f"{called} is UTF-16, TOML is UTF-8; save it as that") from error
         raise ConfigError(f"{called} is not TOML: {error}") from error
 
 

@@ -7,7 +7,6 @@ and a newline at the end; nothing else.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import signal
 import sys
@@ -19,11 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from psdp.backend.threads import limit_blas, own_cores
-from psdp.cli import Parser
+from psdp.backend.threads import fair_share, limit_blas
+from psdp.cli import Parser, whole
 from psdp.config import AUTO
+from psdp.cores import cpu_quota, own_cores
 from psdp.errors import ConfigError, DataError, PsdpError
 from psdp.generation import Sampling, choose_checkpoint, continuation, load_model
+from psdp.terminal import path_of, show_any_text
+
+MOST_THREADS = 1024
+"""That can be asked for; beyond any machine's, and as many as a rank may have."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,12 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the text to stdout; return the exit status."""
+    show_any_text("replace")
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
-        threads = options.threads or len(own_cores())
+        threads = options.threads or fair_share(own_cores(), [own_cores()], cpu_quota())
         limit_blas(threads)
-        prompt = read_stdin() if options.prompt == "-" else options.prompt
+        prompt = read_stdin() if options.prompt == "-" else as_typed(options.prompt)
         folder = choose_checkpoint(options.checkpoint, best=options.best)
         tokenizer, decoder = load_model(folder, options.device, threads)
         rng = np.random.default_rng(options.seed)
@@ -71,6 +76,9 @@ def parse(argv: Sequence[str]) -> Options:
     for name in ("tokens", "seed", "threads"):
         if given[name] is not None and given[name] < 0:
             raise ConfigError(f"--{name} must be at least 0, got {given[name]}")
+    if given["threads"] > MOST_THREADS:
+        raise ConfigError(f"--threads must be at most {MOST_THREADS}, got {given['threads']}")
+    given["checkpoint"] = path_of(given["checkpoint"], "--checkpoint")
     return Options(sampling=sampling, **given)
 
 
@@ -92,7 +100,6 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--checkpoint",
         "run folder, of which the latest checkpoint is taken, or folder of a checkpoint",
-        type=Path,
         required=True,
         metavar="DIR",
     )
@@ -108,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="",
         metavar="TEXT",
     )
-    add("--tokens", "tokens to add (default %(default)s)", type=int, default=200, metavar="N")
+    add("--tokens", "tokens to add (default %(default)s)", type=whole, default=200, metavar="N")
     add(
         "--temperature",
         "randomness: 1 is the model's own, 0 takes the likeliest token always (default "
@@ -120,7 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--top-k",
         "choose among the N likeliest tokens only (default 0: all)",
-        type=int,
+        type=whole,
         default=0,
         metavar="N",
     )
@@ -134,12 +141,25 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--seed",
         "the same seed gives the same text (default: another text every time)",
-        type=int,
+        type=whole,
         metavar="N",
     )
     add("--device", "where to compute (default cpu)", choices=(AUTO, "cpu", "gpu"), default="cpu")
-    add("--threads", "threads (default 0: all cores)", type=int, default=0, metavar="N")
+    add("--threads", "threads (default 0: all cores)", type=whole, default=0, metavar="N")
     return parser
+
+
+def as_typed(prompt: str) -> str:
+    """Return a prompt of the command line; bytes that this locale does not know are UTF-8.
+
+    Raises:
+        DataError: they are not.
+    """
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        return _text_of(os.fsencode(prompt), "--prompt has no UTF-8 form")
+    return prompt
 
 
 def read_stdin() -> str:
@@ -151,20 +171,23 @@ def read_stdin() -> str:
     if sys.stdin is None:
         raise DataError("--prompt - reads stdin, which is closed")
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        return _text_of(sys.stdin.buffer.read(), "--prompt -: stdin is not UTF-8")
     except OSError as error:
         raise DataError(f"--prompt -: stdin cannot be read: {error.strerror}") from error
+
+
+def _text_of(raw: bytes, complaint: str) -> str:
+    try:
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"--prompt -: stdin is not UTF-8: byte 0x{error.object[error.start]:02x} at offset "
-            f"{error.start} ({error.reason}); convert it (iconv -t UTF-8)"
+            f"{complaint}: byte 0x{raw[error.start]:02x} at offset {error.start} "
+            f"({error.reason}); convert it (iconv -t UTF-8)"
         ) from None
 
 
 def write(pieces: Iterator[str]) -> int:
     """Write each piece to stdout at once; return the exit status."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal need not know every character
     for piece in pieces:
         try:
             print(piece, end="", flush=True)

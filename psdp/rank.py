@@ -30,6 +30,7 @@ from psdp.servers.leader import LAST_SAVE_S, Ended
 from psdp.servers.server import Server
 from psdp.startup import Ready, prepare
 from psdp.startup.resume import identity_of
+from psdp.terminal import show_any_text
 from psdp.transport import Endpoint
 from psdp.transport.link import Link
 from psdp.transport.messages import ERROR, SIGNAL
@@ -61,6 +62,7 @@ def live(given: Mapping[str, Any], refused: ConfigError | None) -> int:
         given: settings of the command line.
         refused: why the command line could not be read; rank 0 tells it once.
     """
+    show_any_text()
     world = World()
     signals = Signals()
     try:

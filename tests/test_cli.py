@@ -197,6 +197,49 @@ def test_a_file_that_cannot_be_read_is_named(file: Path, tmp_path: Path) -> None
     assert f"--config {file} is not TOML: 'utf-8' codec" in refusal("--config", file)
 
 
+def test_a_file_is_read_as_other_systems_write_it(file: Path) -> None:
+    text = '[run]\nmode = "ssp"\nout = "rün"\n'
+    for raw in (text.encode("utf-8-sig"), text.replace("\n", "\r\n").encode("utf-8-sig")):
+        file.write_bytes(raw)
+        assert given_settings(["--config", str(file)]) == {"mode": "ssp", "out": "rün"}
+    file.write_text(text, encoding="utf-16")
+    assert refusal("--config", file) == f"--config {file} is UTF-16, TOML is UTF-8; save it as that"
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file.write_text('out = "~/x"\ncorpus = ["~/a.txt", "b~"]\n')
+    given = {"out": f"{tmp_path}/x", "corpus": [f"{tmp_path}/a.txt", "b~"]}
+    assert given_settings([f"--config=~/{file.name}"]) == given
+    flags = ["--out=~/y", "--resume=~/r", "--replay=~/p", "--corpus", "~/c", "d"]
+    given = {"out": "y", "resume": "r", "replay": "p"}
+    assert given_settings(flags) == {
+        **{name: f"{tmp_path}/{path}" for name, path in given.items()},
+        "corpus": [f"{tmp_path}/c", "d"],
+    }
+
+
+@pytest.mark.parametrize("digits", [20, 5000])
+def test_a_number_of_any_length_is_one_line(digits: int, file: Path) -> None:
+    for flag in ("--seed", "--staleness", "--threads"):
+        got = refusal(flag, "9" * digits)
+        assert got.startswith(f"argument {flag}: expected a whole number below 2^63, got one of ")
+    file.write_text(f"seed = {'9' * digits}")
+    with pytest.raises(ConfigError, match=r"--seed must be below 2\^63|is not TOML: Exceeds the"):
+        Config.from_flat(given_settings(["--config", str(file)])).resolved()
+
+
+@pytest.mark.parametrize("name", ["seed", "threads", "lr", "out", "corpus", "record"])
+def test_a_number_too_long_to_be_written_out_is_named_where_a_file_holds_it(
+    name: str, file: Path
+) -> None:
+    file.write_text(f"{name} = {'[' * (name == 'corpus')}0x{'f' * 9000}{']' * (name == 'corpus')}")
+    with pytest.raises(ConfigError, match=f"--{name} "):
+        Config.from_flat(given_settings(["--config", str(file)])).resolved()
+
+
 def test_the_file_is_checked_even_where_flags_win(file: Path) -> None:
     file.write_text('n_layer = "two"')
     assert "--n-layer expects int, got 'two'" in refusal("--config", file, "--n-layer", 3)

@@ -17,7 +17,7 @@ ROOT = Path(psdp.__file__).parent
 # From the ground up. A unit is a file of psdp/ or a folder of it.
 FLOORS = (
     ("errors",),
-    ("modes",),
+    ("modes", "cores", "terminal"),
     ("protocol", "params"),
     ("config",),
     ("backend", "data", "transport"),

@@ -279,6 +279,9 @@ def test_a_stdin_that_holds_no_text_is_refused(
         (["--tokens", "1.5"], 2, "argument --tokens: invalid int value: '1.5'"),
         (["--seed", "-1"], 2, "--seed must be at least 0, got -1"),
         (["--threads", "-1"], 2, "--threads must be at least 0, got -1"),
+        (["--threads", "1025"], 2, "--threads must be at most 1024, got 1025"),
+        (["--tokens", "9" * 5000], 2, "--tokens: expected a whole number below 2^63, got one of"),
+        (["--seed", "9" * 20], 2, "--seed: expected a whole number below 2^63, got one of 20 d"),
         (["--device", "tpu"], 2, "argument --device: invalid choice: 'tpu'"),
         (["--token", "3"], 2, "unrecognized arguments: --token 3"),
         (["--prompt", "\udcff"], 3, "has no UTF-8 form"),
@@ -471,6 +474,31 @@ def test_characters_are_written_whole_in_the_encoding_of_stdout(start: Any) -> N
         b"?" * len(CHINESE) + b"\n",
         b"",
     )
+
+
+PLAIN = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+"""A locale that knows ASCII alone; without the rest Python would take UTF-8."""
+
+
+def test_a_prompt_is_what_was_typed_whatever_the_locale(start: Any) -> None:
+    flags = ("--prompt", CHINESE, "--tokens", "0")
+    assert start(*flags, **PLAIN, PYTHONIOENCODING="utf-8").process.communicate() == (
+        f"{CHINESE}\n".encode(),
+        b"",
+    )
+
+
+def test_a_prompt_that_is_not_utf_8_is_named(start: Any) -> None:
+    out, err = start("--prompt", os.fsdecode(b"r\xfcn"), **PLAIN).process.communicate()
+    assert out == b""
+    assert err.startswith(b"psdp: --prompt has no UTF-8 form: byte 0xfc at offset 1 ")
+
+
+def test_a_checkpoint_may_be_named_from_the_home_folder(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert generate(capsys, "--checkpoint", f"~/{run.name}", "--tokens", "1")[0] == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is missing")

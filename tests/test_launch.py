@@ -9,8 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from psdp import __version__
 from psdp.errors import ConfigError
-from psdp.launch import Host, Job, Vendor, find_launcher, mpirun_command, parse, vendor_of
+from psdp.launch import (
+    Host,
+    Job,
+    Vendor,
+    become,
+    find_launcher,
+    mpirun_command,
+    parse,
+    vendor_of,
+)
 
 USER, ROOT = Host(cores=2, root=False), Host(cores=2, root=True)
 WORKER = [sys.executable, "-m", "psdp.worker", "--mode", "ssp"]
@@ -34,9 +44,29 @@ def test_what_is_not_the_launchers_own_goes_to_the_worker_in_order() -> None:
     assert parse(argv) == Job(3, __file__, "psdp.worker", flags)
 
 
+@pytest.mark.parametrize("spelling", [["-np", "3"], ["--np=3"], ["--n", "3"], ["-n3"], ["-n=3"]])
+def test_the_ranks_may_be_said_as_launchers_take_them(spelling: list[str]) -> None:
+    assert parse([*spelling, "--mode", "ssp"]) == job(3)
+
+
+def test_a_hostfile_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hosts").write_text("localhost slots=3\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse(["-n", "3", "--hostfile=~/hosts"]).hostfile == str(tmp_path / "hosts")
+
+
+@pytest.mark.parametrize("raw", [b"a\r\nb\r\n", b"\xef\xbb\xbfa\n", "a\n".encode("utf-16")])
+def test_a_hostfile_as_other_systems_write_it_is_named(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "hosts").write_bytes(raw)
+    with pytest.raises(ConfigError, match=r"hosts has a byte-order mark or line ends that"):
+        parse(["-n", "3", "--hostfile", str(tmp_path / "hosts")])
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["-n", "three"], "argument -n.*: invalid int value: 'three'"),
+        (["-n", "9" * 5000], "argument -n.*: expected a whole number below 2.63, got one of 5000"),
         ([], "-n is missing; -n 3 starts"),
         (["--n-head", "4"], "-n is missing"),
         (["-n", "1"], "at least 2, a server and a worker, got 1"),
@@ -82,6 +112,19 @@ def test_a_launcher_that_does_not_run_is_named(tmp_path: Path) -> None:
         vendor_of(fake(tmp_path / "mpirun", "exit 9"))
 
 
+def test_what_a_launcher_said_before_it_failed_is_passed_on(tmp_path: Path) -> None:
+    said = "echo no home >&2; echo and no more; exit 1"
+    with pytest.raises(ConfigError, match=r"exit status 1\); it said:\nno home\nand no more$"):
+        vendor_of(fake(tmp_path / "mpirun", said))
+
+
+def test_a_launcher_that_is_no_program_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mpirun").write_bytes(b"\x7fELF")
+    (tmp_path / "mpirun").chmod(0o755)
+    with pytest.raises(ConfigError, match=r"mpirun does not run \(.*Exec format error"):
+        vendor_of(tmp_path / "mpirun")
+
+
 def test_open_mpi_is_told_what_the_host_needs() -> None:
     command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, job(2), USER)
     assert command == [str(MPIRUN), "--bind-to", "none", "-n", "2", *WORKER]
@@ -125,6 +168,23 @@ def test_the_command_is_printed_to_be_copied_and_its_exit_code_is_passed_on(
     assert err == f"{mpirun} {words} 'my text'\n"
     assert out == f"run {words} my text\n"
     assert process.returncode == 42
+
+
+def test_a_dry_run_shows_the_command_and_starts_nothing(tmp_path: Path) -> None:
+    mpirun = fake(tmp_path / "bin" / "mpirun", "[ $1 = --version ] || exit 42")
+    process = launch(tmp_path, "-np", "3", "--dry-run", "--quiet", "--mode", "ssp")
+    words = f"-n 3 {sys.executable} -m psdp.worker --quiet --mode ssp"
+    assert process.communicate() == (f"{mpirun} {words}\n", "")
+    assert process.returncode == 0
+
+
+def test_the_version_is_that_of_psdp(tmp_path: Path) -> None:
+    assert launch(tmp_path, "--version").communicate() == (f"psdp {__version__}\n", "")
+
+
+def test_a_command_that_cannot_be_started_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mpirun cannot be started: .*No such file"):
+        become([str(tmp_path / "mpirun")])
 
 
 def test_quiet_prints_nothing(tmp_path: Path) -> None:

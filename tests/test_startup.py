@@ -210,7 +210,8 @@ def test_a_mistake_of_ours_is_not_made_an_error_of_the_user() -> None:
 
 
 def node(host: str, *cores: int, threads: int = 0) -> dict[str, Any]:
-    return {"host": host, "cores": list(cores), "settings": {"threads": threads}}
+    settings = {"threads": threads}
+    return {"host": host, "cores": list(cores), "cpu_quota": None, "settings": settings}
 
 
 def test_ranks_are_numbered_and_share_cores_on_each_host() -> None:

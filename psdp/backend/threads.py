@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from threadpoolctl import threadpool_limits
 
 
-def own_cores() -> list[int]:
-    """Return the cores this process may run on (fewer than the node's where MPI binds ranks)."""
-    return sorted(os.sched_getaffinity(0))
-
-
-def fair_share(own: Sequence[int], neighbours: Sequence[Sequence[int]]) -> int:
+def fair_share(own: Sequence[int], neighbours: Sequence[Sequence[int]], quota: float | None) -> int:
     """Return the threads for one rank, at least 1.
 
     Args:
         own: cores this rank may use.
         neighbours: cores each rank of the node may use, this one's among them.
+        quota: cores' worth of time that the node's ranks have together, where that is limited;
+            threads beyond it would only hold one another up.
     """
-    node = {core for cores in neighbours for core in cores}
-    return max(1, min(len(own), len(node) // len(neighbours)))
+    node: float = len({core for cores in neighbours for core in cores})
+    if quota is not None:
+        node = min(node, quota)
+    return max(1, min(len(own), int(node / len(neighbours))))
 
 
 def limit_blas(threads: int) -> None:

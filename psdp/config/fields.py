@@ -69,7 +69,14 @@ def _check_type(f: Field[Any], value: Any) -> None:
     }[expected]
     if not good:
         expected = {"tuple[str, ...]": "a list of paths"}.get(expected, expected)
-        raise ConfigError(f"{flag_of(f.name)} expects {expected}, got {value!r}")
+        raise ConfigError(f"{flag_of(f.name)} expects {expected}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of thousands of digits"  # which Python does not write out
 
 
 def check_bounds(f: Field[Any], value: Any) -> None:
@@ -80,6 +87,8 @@ def check_bounds(f: Field[Any], value: Any) -> None:
     if value is None:
         return
     flag, limits = flag_of(f.name), f.metadata
+    if isinstance(value, int) and value >= 1 << 63:
+        raise ConfigError(f"{flag} must be below 2^63, got a number of {value.bit_length()} bits")
     if limits["choices"] and value not in limits["choices"]:
         raise ConfigError(f"{flag} expects one of {', '.join(limits['choices'])}, got {value!r}")
     # Written so that NaN fails every bound.
@@ -87,8 +96,6 @@ def check_bounds(f: Field[Any], value: Any) -> None:
         raise ConfigError(f"{flag} must be at least {limits['low']}, got {value}")
     if limits["below"] is not None and not value < limits["below"]:
         raise ConfigError(f"{flag} must be below {limits['below']}, got {value}")
-    if isinstance(value, int) and value >= 1 << 63:
-        raise ConfigError(f"{flag} must be below 2^63, got {value}")
     if value == "":
         raise ConfigError(f"{flag} is empty; name a folder, or drop it")
     if isinstance(value, float) and value == float("inf"):

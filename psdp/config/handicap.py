@@ -49,10 +49,10 @@ def parse_stragglers(text: str | None) -> dict[int, float]:
     for entry in (text or "").split(",") if text is not None else ():
         rank, _, factor = entry.partition(":")
         try:
-            number, value = int(rank), float(factor)
+            number, value = int(rank), float(factor)  # of thousands of digits Python reads none
         except ValueError as error:
             raise ConfigError(
-                f"--straggler expects RANK:FACTOR[,RANK:FACTOR...], such as 2:4, got '{text}'"
+                f"--straggler expects RANK:FACTOR[,RANK:FACTOR...], such as 2:4, got '{text:.80}'"
             ) from error
         if number in factors:
             raise ConfigError(f"--straggler {text} names rank {number} twice")

@@ -176,19 +176,23 @@ class IdTokenizer(Tokenizer):
         self.vocab_size = vocab_size
 
     def encode(self, text: str) -> Array:
-        words = text.split()
-        for place, word in enumerate(words):
+        ids: list[int] = []
+        for place, word in enumerate(text.split()):
             if not (word.isascii() and word.isdigit()):
                 raise DataError(
                     f"expected token ids separated by blanks, got {word!r} as word {place + 1}; "
                     "the corpus was tokenised by another program, which has to encode text"
                 )
-            if int(word) >= self.vocab_size:
+            # Python reads no number of thousands of digits, of which most may be zeros in front.
+            digits = word.lstrip("0") or "0"
+            if len(digits) > len(str(self.vocab_size)) or int(digits) >= self.vocab_size:
+                shown = word if len(word) <= 40 else f"{word[:20]}... of {len(word)} digits"
                 raise DataError(
-                    f"token {word} (word {place + 1}) is not in the vocabulary of "
+                    f"token {shown} (word {place + 1}) is not in the vocabulary of "
                     f"{self.vocab_size} tokens (0 to {self.vocab_size - 1})"
                 )
-        return np.array([int(word) for word in words], smallest_dtype(self.vocab_size))
+            ids.append(int(digits))
+        return np.array(ids, smallest_dtype(self.vocab_size))
 
     def decode(self, ids: npt.ArrayLike) -> str:
         return " ".join(map(str, self._checked(ids).tolist()))

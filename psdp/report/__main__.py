@@ -6,18 +6,20 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from psdp.cli import Parser
 from psdp.errors import ConfigError, PsdpError
 from psdp.report.files import write_report
+from psdp.terminal import path_of, show_any_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report and print its short version; return the exit status."""
+    show_any_text()
     try:
         options = parse(argv)
-        runs, out = map(Path, options.runs), Path(options.out)
+        runs = [path_of(run, "RUN") for run in options.runs]
+        out = path_of(options.out, "--out")
         print(write_report(runs, out, title="psdp runs", target=options.target))
     except PsdpError as error:
         print(f"psdp.report: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from psdp.cli import Parser, given_settings
+from psdp.cli import Parser, given_settings, whole
 from psdp.config import Config, either, flag_of
 from psdp.config import settings as all_settings
 from psdp.errors import ConfigError, PsdpError
@@ -21,6 +21,7 @@ from psdp.simulate.costs import Costs, usual_apply_s, usual_average_s
 from psdp.simulate.scenario import Prediction, job_of, predict, predict_alone
 from psdp.simulate.table import table
 from psdp.simulate.world import survives
+from psdp.terminal import path_of, show_any_text
 
 USUAL_STEPS = 50
 """Steps that are simulated, unless --max-steps says otherwise."""
@@ -58,6 +59,7 @@ class Plan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; return the exit status."""
+    show_any_text()
     try:
         plan = parse(sys.argv[1:] if argv is None else argv)
         print("\n".join(describe(plan)), flush=True)
@@ -166,7 +168,7 @@ def parse(argv: Sequence[str]) -> Plan:
     workers, parameters, calibration = own.workers or [4], own.parameters, None
     if own.calibrate is not None:
         known = {name: costs[name] for name in ("cores", "slice_s") if name in costs}
-        calibration = calibrate(Path(own.calibrate), Costs(**known))
+        calibration = calibrate(path_of(own.calibrate, "--calibrate"), Costs(**known))
         if "step_s" not in costs:
             _check_shape(settings, parameters)
         settings, grid = _of_run(calibration.settings, settings, grid)
@@ -185,7 +187,7 @@ def parse(argv: Sequence[str]) -> Plan:
         size=size,
         costs=_costs(costs, size, calibration),
         calibration=calibration,
-        json=None if own.json is None else Path(own.json),
+        json=None if own.json is None else path_of(own.json, "--json"),
     )
 
 
@@ -323,9 +325,9 @@ def _mode(text: str) -> str:
 
 def _whole(low: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
+        if not text.isdecimal() or (number := whole(text)) < low:
             raise argparse.ArgumentTypeError(f"expected whole numbers from {low} on, got '{text}'")
-        return int(text)
+        return number
 
     return parse
 

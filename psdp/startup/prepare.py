@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from psdp.backend import Backend, make_backend
-from psdp.backend.threads import fair_share, limit_blas, own_cores
+from psdp.backend.threads import fair_share, limit_blas
 from psdp.checkpoint import CheckpointStore, Manifest, Snapshot, read_shard
 from psdp.config import Config
+from psdp.cores import cpu_quota, own_cores
 from psdp.data.batches import Batches, Validation
 from psdp.data.corpus import Corpus, load_corpus
 from psdp.errors import ConfigError
@@ -88,7 +89,8 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
             raise refused
         config, manifest = settle(given)
         check_world(config, world.size)
-        facts = {"settings": config.flat(), "host": world.host, "cores": own_cores()}
+        cores = {"cores": own_cores(), "cpu_quota": cpu_quota()}
+        facts = {"settings": config.flat(), "host": world.host, **cores}
         return (config, manifest), facts
 
     (config, manifest), hosts = together(world, settings)
@@ -203,11 +205,12 @@ def place_on_node(hosts: Sequence[Mapping[str, Any]], rank: int) -> tuple[int, i
     """Return a rank's number among those of its host, and its threads: ``--threads``, or its
     fair share of the host's cores.
 
-    ``hosts`` holds ``host``, ``cores`` and ``settings`` of every rank.
+    ``hosts`` holds ``host``, ``cores``, ``cpu_quota`` and ``settings`` of every rank.
     """
     own = hosts[rank]
     ranks = [other for other, fact in enumerate(hosts) if fact["host"] == own["host"]]
-    threads = fair_share(own["cores"], [hosts[other]["cores"] for other in ranks])
+    cores = [hosts[other]["cores"] for other in ranks]
+    threads = fair_share(own["cores"], cores, own["cpu_quota"])
     return ranks.index(rank), own["settings"]["threads"] or threads
 
 

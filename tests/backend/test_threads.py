@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
-from psdp.backend.threads import fair_share, limit_blas, own_cores
+from psdp.backend.threads import fair_share, limit_blas
 
 
 @pytest.mark.parametrize(
@@ -27,7 +25,24 @@ from psdp.backend.threads import fair_share, limit_blas, own_cores
     ],
 )
 def test_a_rank_takes_its_share(own: list[int], neighbours: list[list[int]], threads: int) -> None:
-    assert fair_share(own, neighbours) == threads
+    assert fair_share(own, neighbours, None) == threads
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "quota", "threads"),
+    [
+        (64, 1, 2.0, 2),
+        (64, 2, 8.0, 4),
+        (64, 2, 7.9, 3),  # a thread beyond the quota would stop all of them again and again
+        (64, 1, 1.5, 1),
+        (64, 4, 0.5, 1),
+        (4, 2, 100.0, 2),
+    ],
+)
+def test_ranks_share_the_time_that_their_container_grants(
+    cores: int, ranks: int, quota: float, threads: int
+) -> None:
+    assert fair_share(range(cores), [range(cores)] * ranks, quota) == threads
 
 
 cores = st.lists(st.integers(0, 31), min_size=1, unique=True)
@@ -35,14 +50,10 @@ cores = st.lists(st.integers(0, 31), min_size=1, unique=True)
 
 @given(st.lists(cores, min_size=1, max_size=12))
 def test_shares_use_the_node_but_never_more_than_it_has(ranks: list[list[int]]) -> None:
-    shares = [fair_share(own, ranks) for own in ranks]
+    shares = [fair_share(own, ranks, None) for own in ranks]
     node = {core for own in ranks for core in own}
     assert all(1 <= share <= len(own) for share, own in zip(shares, ranks, strict=True))
     assert sum(shares) <= max(len(node), len(ranks))
-
-
-def test_own_cores_are_those_of_the_affinity_mask() -> None:
-    assert own_cores() == sorted(os.sched_getaffinity(0))
 
 
 def blas_threads() -> set[int]:

@@ -161,3 +161,13 @@ def test_text_for_ids_must_be_integers_of_the_vocabulary() -> None:
         IdTokenizer(10).encode("²")
     with pytest.raises(DataError, match=r"token 10 \(word 3\) .* 10 tokens \(0 to 9\)"):
         IdTokenizer(10).encode("1 2 10")
+
+
+@pytest.mark.parametrize("digits", [20, 5000])
+def test_an_id_of_any_length_is_one_that_the_vocabulary_lacks(digits: int) -> None:
+    with pytest.raises(DataError, match=r"token 9.* \(word 2\) is not in the vocabulary of 50 t"):
+        IdTokenizer(50).encode("7 " + "9" * digits)
+
+
+def test_zeros_in_front_of_an_id_mean_nothing() -> None:
+    assert IdTokenizer(50).encode(f"007 {'0' * 5000} {'0' * 5000}49").tolist() == [7, 0, 49]

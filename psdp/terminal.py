@@ -1,0 +1,43 @@
+"""What a person reads: any text on any terminal, and any path that a person may type."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+from psdp.errors import ConfigError
+
+
+def show_any_text(errors: str = "backslashreplace") -> None:
+    """Have stdout show what its encoding lacks, by escapes or as ``errors`` says; stderr does.
+
+    A terminal need not know every character, and a path may hold bytes that are no text at all.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=errors)
+
+
+def path_of(text: str, flag: str) -> Path:
+    """Return the path that a person means; see :func:`at_home`."""
+    return Path(at_home(text, flag))
+
+
+def at_home(text: str, flag: str) -> str:
+    """Return a path in which a leading ``~`` is a home folder, as a shell would have put it.
+
+    Raises:
+        ConfigError: this process has no home folder, or this locale no such file name.
+    """
+    path = os.path.expanduser(text)
+    if path == "~" or path.startswith("~/"):
+        raise ConfigError(f"{flag} {text}: there is no home folder here; write the path out")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{flag} {text}: file names are {sys.getfilesystemencoding()} under this locale, which "
+            "lacks a character of it; set LC_ALL=C.UTF-8"
+        ) from None
+    return path

@@ -1,0 +1,71 @@
+"""Any text can be shown on any terminal, and a path is meant as a shell would have it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from psdp.errors import ConfigError
+from psdp.terminal import path_of, show_any_text
+
+
+def shown(text: str, **environment: str) -> bytes:
+    code = f"from psdp.terminal import show_any_text; show_any_text(); print({text!a}, flush=True)"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env=os.environ | environment, stdout=subprocess.PIPE, check=True
+    ).stdout
+
+
+def test_what_a_terminal_does_not_know_is_escaped() -> None:
+    assert shown("rün 权", PYTHONIOENCODING="ascii") == b"r\\xfcn \\u6743\n"
+    assert shown("rün 权", PYTHONIOENCODING="latin-1") == b"r\xfcn \\u6743\n"
+    assert shown("rün 权", PYTHONIOENCODING="utf-8") == "rün 权\n".encode()
+
+
+def test_bytes_that_are_no_text_are_escaped_too() -> None:
+    assert shown(os.fsdecode(b"r\xfcn"), PYTHONIOENCODING="utf-8") == b"r\\udcfcn\n"
+
+
+def test_a_program_without_stdout_has_nothing_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    show_any_text()
+
+
+def test_a_tilde_is_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert path_of("~/x", "--out") == Path("/home/me/x")
+    assert path_of("~", "--out") == Path("/home/me")
+
+
+@pytest.mark.parametrize("text", ["a/~/b", "x~", "./~", "~nobody-of-that-name", ""])
+def test_a_tilde_elsewhere_is_one_character_of_a_name(text: str) -> None:
+    assert path_of(text, "--out") == Path(text)
+
+
+def test_a_process_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(ConfigError, match=r"^--out ~/x: there is no home folder here"):
+        path_of("~/x", "--out")
+
+
+def test_a_name_that_the_locale_does_not_know_is_named() -> None:
+    code = (
+        "from psdp.errors import ConfigError\n"
+        "from psdp.terminal import path_of\n"
+        "try: path_of('r\\xfcn', '--out')\n"
+        "except ConfigError as error: print(ascii(str(error)))"
+    )
+    plain = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | plain,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    assert "file names are ascii under this locale" in told
