@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import Field
 from typing import Any
 
-from psdp.config import flag_of, settings
-from psdp.modes import MODES, modes_with
+from psdp.config import flag_of, help_of, settings
+from psdp.modes import MODES, ONLY_WITH, Mode
 
 TITLES = {"model": "Model", "data": "Corpus", "optim": "Optimizer", "run": "Run"}
 DEFAULT = re.compile(r" ?\(default ([^()]*)\)")
@@ -35,28 +35,26 @@ def settings_tables() -> str:
 
 
 def _row(field: Field[Any]) -> tuple[str, str, str, str]:
-    text, default = field.metadata["help"], _value(field.default)
-    if said := DEFAULT.search(text):
-        text, default = DEFAULT.sub("", text), _prose(said[1])
-    meaning = _prose(text)
+    said = DEFAULT.search(help_of(field)) if field.default is None else None
+    default = _prose(said[1]) if said else _value(field.default)
+    meaning = _prose(DEFAULT.sub("", field.metadata["help"]))
     if field.metadata["choices"]:
         meaning += f" ({', '.join(map(_code, field.metadata['choices']))})"
-    only = modes_with(field.name)
-    modes = "" if len(only) == len(MODES) else ", ".join(map(_code, only))
+    modes = ", ".join(map(_code, ONLY_WITH.get(field.name, ())))
     return _code(flag_of(field.name)), default, meaning, modes
 
 
 _TRAITS = ("in rounds", "workers have an optimizer", "exact", "survives the loss of a worker")
 
 
-def _traits(mode: Any) -> tuple[str, ...]:
+def _traits(mode: Mode) -> tuple[str, ...]:
     traits = (mode.in_rounds, mode.own_optimizer, mode.exact, mode.survives_loss)
     return _code(mode.name), _prose(mode.help), *("yes" if trait else "" for trait in traits)
 
 
 def _by_mode() -> Iterator[tuple[str, ...]]:
     """Yield a row for each setting that some mode gives a default."""
-    own = [{**mode.defaults, **mode.settings} for mode in MODES.values()]
+    own = [{**mode.settings, **mode.defaults} for mode in MODES.values()]
     for _, field in settings():
         if any(field.name in values for values in own):
             yield (

@@ -101,7 +101,7 @@ class Mode:
 # outer optimizers have some; without either, more is better.
 _NO_MOMENTUM_ELSEWHERE = {"beta1": 0.9}
 _MOMENTUM_ELSEWHERE = {"beta1": 0.5}
-# Momentum makes up for averaging (measured at 2 and 4 workers: README, results).
+# Momentum makes up for averaging (measured at 2 and 4 workers: docs/results.md).
 _OUTER = {"outer_optimizer": "nesterov", "outer_lr": None, "outer_momentum": None}
 
 _TABLE = (

@@ -22,7 +22,7 @@ MARGIN = 1.15
 """How many times faster than the present one a mode must be predicted to learn."""
 WORTH = {SYNC: 1.0, SSP: 1.1, LOCAL: 0.75}
 """What a token teaches in each mode, beside one in sync: cautiously, after what was measured at
-equal tokens (README: long runs among the results, short ones with unequal workers)."""
+equal tokens (docs/results.md: long runs, and short ones with unequal workers)."""
 UNEQUAL = 4.0
 """Between workers, how many times as much as within them the variance of steps must be (the F of an
 analysis of variance) for some to be slower, and not unlucky."""
