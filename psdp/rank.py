@@ -98,7 +98,12 @@ def _run(
     others = set(range(world.size)) - {world.rank}
     if world.rank in job.servers:
         endpoint = world.endpoint(sorted(others), ready.neighbours, link, ready.vectors_on)
-        _server(ready, endpoint, signals).run()
+        try:
+            server = _server(ready, endpoint, signals)
+        except BaseException:
+            ready.folder.withdraw()
+            raise
+        server.run()
     else:
         assert ready.reads is not None
         assert ready.replica is not None

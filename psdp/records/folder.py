@@ -26,6 +26,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._begun = False
+        self._made: list[Path] = []
 
     def create(self) -> None:
         """Make the folder.
@@ -34,9 +36,12 @@ class RunFolder:
             ConfigError: it holds something already, or cannot be made.
         """
         try:
+            way = (self.path, *self.path.parents)
+            self._made = [folder for folder in way if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             inside = sorted(entry.name for entry in self.path.iterdir())
         except OSError as error:
+            self._remove_made()
             raise ConfigError(f"--out {self.path}: {error.strerror}") from error
         if CONFIG in inside:
             raise ConfigError(
@@ -47,6 +52,21 @@ class RunFolder:
             raise ConfigError(
                 f"--out {self.path} is not empty (it holds {inside[0]}); choose another folder"
             )
+        self._begun = True
+
+    def withdraw(self) -> None:
+        """Leave nothing of a run that did not start, so that the next try finds its way free; of a
+        folder that held a run before, everything."""
+        if self._begun:
+            with contextlib.suppress(OSError):
+                for file in self.path.iterdir():
+                    file.unlink()
+            self._remove_made()
+
+    def _remove_made(self) -> None:
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
 
     def write_config(self, record: dict[str, Any]) -> None:
         self._write_json(CONFIG, record)

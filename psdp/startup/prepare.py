@@ -172,17 +172,21 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
                 window = meeting.windows[worker]
                 own.adopt(slot, window.vector(job.shards[rank], job.wire_dtype))
 
-    def opening() -> tuple[None, dict[str, Any]]:
+    def opening() -> tuple[RunFolder | None, dict[str, Any]]:
         if rank != 0:
             return None, {}
         folder = open_folder(config, manifest)
-        CheckpointStore(folder.path, config.run.keep_checkpoints).discard_leftovers()
-        facts = {"mpi": world.library, "transport": meeting.links.name, "kernels": kernels}
-        folder.write_config(config_record(job, corpus, folder, hosts, places, facts))
-        return None, {"folder": str(folder.path)}
+        try:
+            CheckpointStore(folder.path, config.run.keep_checkpoints).discard_leftovers()
+            facts = {"mpi": world.library, "transport": meeting.links.name, "kernels": kernels}
+            folder.write_config(config_record(job, corpus, folder, hosts, places, facts))
+        except BaseException:
+            folder.withdraw()
+            raise
+        return folder, {"folder": str(folder.path)}
 
-    _, folders = together(world, opening)
-    folder = RunFolder(Path(folders[0]["folder"]))
+    opened, folders = together(world, opening)
+    folder = opened or RunFolder(Path(folders[0]["folder"]))
     replica = own if isinstance(own, Replica) else None
     shard = own if isinstance(own, Shard) else None
     return Ready(

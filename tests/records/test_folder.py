@@ -118,3 +118,44 @@ def test_a_full_disk_leaves_the_record_before_and_no_scraps(
         folder.write_summary({"steps": 2})
     assert json.loads((folder.path / "summary.json").read_text()) == {"steps": 1}
     assert [path.name for path in folder.path.iterdir()] == ["summary.json"]
+
+
+def test_a_run_that_did_not_start_leaves_no_trace(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a" / "b")
+    folder.create()
+    folder.write_config({})
+    folder.append_metrics({})
+    folder.withdraw()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_there_before_stays(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a")
+    folder.path.mkdir()
+    folder.create()
+    folder.write_config({})
+    folder.withdraw()
+    assert list(tmp_path.rglob("*")) == [folder.path]
+
+
+def test_a_run_that_goes_on_keeps_its_folder(folder: RunFolder) -> None:
+    folder.write_config({})
+    resumed = RunFolder(folder.path)
+    resumed.withdraw()
+    with pytest.raises(ConfigError):
+        resumed.create()
+    resumed.withdraw()
+    assert (folder.path / "config.json").exists()
+
+
+def test_a_folder_that_cannot_be_made_leaves_nothing_of_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        RunFolder(tmp_path / "a" / "b").create()
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,79 @@
+"""How real jobs start: on any terminal, from any folder; and what a start that fails leaves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tiny import train, write_corpus
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "corpus.txt")
+    return tmp_path
+
+
+def test_a_terminal_need_not_know_the_characters_of_a_path(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    job = train(folder, 2, "--max-steps", "2", "--out", "rün")
+    assert job.returncode == 0, job.stdout
+    assert "results in r\\xfcn" in job.stdout
+    assert (folder / "rün" / "summary.json").exists()
+
+
+def test_a_path_need_not_be_text(folder: Path) -> None:
+    out = os.fsdecode(b"r\xfcn")
+    job = train(folder, 2, "--max-steps", "2", "--out", out)
+    assert job.returncode == 0, job.stdout
+    assert (folder / out / "summary.json").exists()
+
+
+def test_a_settings_file_of_another_system_may_name_home(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "run.toml").write_bytes(b'\xef\xbb\xbfcorpus = "~/corpus.txt"\r\nout = "~/x"\r\n')
+    job = train(folder, 2, "--max-steps", "2", "--config=~/run.toml", "--corpus", "~/corpus.txt")
+    assert job.returncode == 0, job.stdout
+    assert (folder / "x" / "summary.json").exists()
+    assert not (folder / "~").exists()
+
+
+def test_a_record_that_cannot_be_replayed_leaves_no_folder(folder: Path) -> None:
+    job = train(folder, 2, "--max-steps", "2", "--record", "--out", "recorded")
+    assert job.returncode == 0, job.stdout
+    events = next((folder / "recorded").glob("events-*.jsonl"))
+    events.write_text("no event\n")
+    before = sorted(folder.rglob("*"))
+    job = train(folder, 2, "--max-steps", "2", "--replay", "recorded", "--out", "a/b")
+    assert job.returncode != 0
+    assert str(events.name) in job.stdout
+    assert sorted(folder.rglob("*")) == before
+
+
+BROKEN = """
+import sys
+from psdp.records.console import Console
+from psdp.worker import main
+def fail(*_, **__):
+    raise RuntimeError("no console")
+Console.{name} = fail
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["__init__", "say"])
+def test_a_start_that_fails_before_its_first_message_leaves_no_folder(
+    folder: Path, name: str
+) -> None:
+    before = sorted(folder.rglob("*"))
+    job = train(folder, 2, "--out", "a/b", code=BROKEN.format(name=name))
+    assert job.returncode != 0
+    assert "RuntimeError: no console" in job.stdout
+    assert sorted(folder.rglob("*")) == before
