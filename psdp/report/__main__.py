@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from psdp.cli import Parser
 from psdp.errors import ConfigError, PsdpError
+from psdp.report.baselines import SERVED
 from psdp.report.files import write_report
 from psdp.terminal import path_of, show_any_text
 
@@ -38,7 +39,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m psdp.report",
         description="Compare runs: tables with mean and spread over seeds, plots, and a verdict in "
         "plain words. Runs that differ in their seed alone are taken together.",
-        epilog="example: python -m psdp.report runs/sync runs/async runs/ssp --out comparison",
+        epilog="example: python -m psdp.report runs/first runs/second --out comparison",
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, as --out named them")
@@ -50,8 +51,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         dest="target",
         type=float,
         metavar="X",
-        help="validation loss whose time is compared (default 1 %% above what sync ends with; "
-        "without sync what the worst run ends with)",
+        help=f"validation loss whose time is compared (default 1 %% above what {SERVED} ends with; "
+        f"without {SERVED} what the worst run ends with)",
     )
     options = parser.parse_args(argv)
     if options.target is not None and not (0 < options.target < math.inf):

@@ -11,11 +11,14 @@ from typing import Any
 
 from psdp.errors import ConfigError
 from psdp.records.metrics import percentile
+from psdp.report.baselines import UNSERVED
 from psdp.report.measures import loss_at, time_to_loss
+from psdp.report.regimes import regimes
+from psdp.report.rows import Row, worker_shares
 from psdp.report.runs import PARTS, LeftOut, Run, read_runs
-from psdp.report.tables import Row, Scenario, compare, worker_shares
+from psdp.report.scenarios import Scenario, compare
 from psdp.report.text import short_version
-from psdp.report.verdict import allreduce_line, regimes, verdict
+from psdp.report.verdict import unserved_line, verdict
 
 
 def check_extra() -> None:
@@ -167,7 +170,7 @@ def _record(
                 "title": scenario.title,
                 **asdict(scenario),
                 "regimes": regimes(scenario),
-                "allreduce": allreduce_line(scenario),
+                UNSERVED.name: unserved_line(scenario),
                 "verdict": verdict(scenario),
             }
             for scenario in scenarios

@@ -9,12 +9,13 @@ from pathlib import Path
 import jinja2
 
 from psdp import __version__
-from psdp.report.columns import tables
 from psdp.report.plots import Plot
+from psdp.report.regimes import regimes
 from psdp.report.runs import LeftOut, Run
-from psdp.report.tables import Scenario
+from psdp.report.scenarios import Scenario
+from psdp.report.tables import tables
 from psdp.report.text import facts
-from psdp.report.verdict import regimes, verdict
+from psdp.report.verdict import verdict
 
 
 def render(

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from psdp.report.rows import Row
 from psdp.report.runs import PARTS, Evaluation, Run
-from psdp.report.tables import Row, Scenario
+from psdp.report.scenarios import Scenario
 
 ACROSS = 3
 """Scenarios side by side."""

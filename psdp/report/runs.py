@@ -13,6 +13,7 @@ from typing import Any
 
 from psdp.config import Config
 from psdp.errors import ConfigError
+from psdp.modes import MODES, Mode
 from psdp.records.folder import CONFIG, METRICS, SUMMARY
 
 FINISHED = ("budget", "early_stop")
@@ -92,6 +93,11 @@ class Run:
     @property
     def mode(self) -> str:
         return str(self.settings["mode"])
+
+    @property
+    def kind(self) -> Mode:
+        """What its mode is."""
+        return MODES[self.mode]
 
     @property
     def seed(self) -> int:

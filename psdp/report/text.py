@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psdp.report.columns import Table, tables
+from psdp.report.formats import loss, size
+from psdp.report.rows import lag_percentiles
 from psdp.report.runs import LeftOut
-from psdp.report.tables import Scenario, lag_percentiles
-from psdp.report.verdict import allreduce_line, verdict
-from psdp.report.words import loss, size
+from psdp.report.scenarios import Scenario
+from psdp.report.tables import Table, tables
+from psdp.report.verdict import unserved_line, verdict
 
 
 def short_version(
@@ -29,8 +30,8 @@ def short_version(
 
 
 def facts(scenario: Scenario) -> list[str]:
-    """Return the lines that every report has: the Allreduce baseline, time to the target loss,
-    percentiles of version lag, bytes."""
+    """Return the lines that every report has: the baseline without servers, time to the target
+    loss, percentiles of version lag, bytes."""
     target = f"Target loss: none ({scenario.target_from})."
     if scenario.target is not None:
         target = f"Target loss: {loss(scenario.target)} ({scenario.target_from})."
@@ -40,7 +41,7 @@ def facts(scenario: Scenario) -> list[str]:
         lags.append(f"{row.label} {half} / {most} / {greatest}")
         sent.append(f"{row.label} {size(row.bytes.mean)}")
     lines = [
-        allreduce_line(scenario),
+        unserved_line(scenario),
         target,
         f"Version lag, 50th / 95th percentile / greatest: {', '.join(lags)}.",
         f"Bytes pushed and pulled, mean of a run: {', '.join(sent)}.",

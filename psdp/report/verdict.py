@@ -8,117 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psdp.config.handicap import parse_jitter
+from psdp.modes import MODES, Pushed
+from psdp.report.baselines import SERVED, UNSERVED, baseline
+from psdp.report.formats import listed, loss, number, percent, seconds, size, spread
 from psdp.report.measures import Stat
-from psdp.report.tables import Row, Scenario, reference
-from psdp.report.words import listed, loss, number, percent, seconds, size, spread
+from psdp.report.regimes import STRAGGLER, regime_sentence, regimes
+from psdp.report.rows import Row
+from psdp.report.scenarios import Scenario
 
 TIMING = 0.02
 """Part of a speed or a time by which two must differ to be told apart; of one run as well."""
 
-SLOWER = 1.5
-"""A worker whose steps take so many times as long as the fastest's is a straggler."""
-
-EXCHANGE, TRANSFER = 0.3, 0.1
-"""Parts of a synchronous worker's time: where it does not compute for so much of it, workers wait
-for one another; if so much is pushing and pulling over a link, for that."""
+EAGER = tuple(
+    mode for mode in MODES.values() if mode.pushes == (Pushed.GRADIENT,) and not mode.in_rounds
+)
+"""Modes with an update of every gradient."""
+UNBOUNDED = next(mode for mode in EAGER if not mode.has("staleness"))
+"""Of these, the one that never lets a worker wait."""
 
 FEWER = 0.8
-"""Bytes of a token, over those of sync, from which on saving is worth a sentence."""
-
-STRAGGLER, RANDOM, LINK, EQUAL = (
-    "constant straggler",
-    "random stragglers",
-    "slow link",
-    "equal workers",
-)
+"""Bytes of a token, over those of the baseline, from which on saving is worth a sentence."""
 
 
 def verdict(scenario: Scenario) -> list[str]:
     """Return the sentences, the regime first and the winner last."""
-    sync = _sync(scenario)
-    sentences = [_regime_sentence(scenario), *_single_runs(scenario)]
+    base = baseline(scenario.rows, scenario.rows[0])
+    sentences = [regime_sentence(scenario), *_single_runs(scenario)]
     if len(scenario.rows) == 1:
         return [*sentences, f"Only {scenario.rows[0].label} was run here: nothing to compare."]
-    if sync is None:
-        sentences.append("There is no sync run here, so whether sync would win is not known.")
-    sentences += _throughput(scenario, sync)
-    sentences += _target(scenario, sync)
-    sentences += _equal_tokens(scenario, sync)
-    sentences += _bounds(scenario, sync)
-    sentences += _bytes(scenario, sync)
-    return [*sentences, *_winner(scenario)]
-
-
-def regimes(scenario: Scenario) -> list[str]:
-    """Return the names of what makes workers unequal or links slow here."""
-    found, _ = _regimes(scenario)
-    return found
-
-
-def _sync(scenario: Scenario) -> Row | None:
-    return reference(scenario.rows, "sync", scenario.rows[0])
-
-
-# The regime
-
-
-def _regime_sentence(scenario: Scenario) -> str:
-    found, reasons = _regimes(scenario)
-    text = f"Regime: {' and '.join(found)} ({'; '.join(reasons)})."
-    jitter = parse_jitter(scenario.jitter)
-    if scenario.jitter is not None and not jitter.varies:
-        text += (
-            f" All steps of all workers are slowed alike, {jitter.mean:g} times "
-            f"({scenario.jitter})."
+    if base is None:
+        sentences.append(
+            f"There is no {SERVED} run here, so whether {SERVED} would win is not known."
         )
-    return text
-
-
-def _regimes(scenario: Scenario) -> tuple[list[str], list[str]]:
-    """Return the regimes and the reason for each: set on purpose or, where nothing is, measured."""
-    found = []
-    slow = {n: factor for n, factor in scenario.stragglers.items() if factor > 1}
-    if slow:
-        each = [f"worker {n} takes {factor:g} times as long a step" for n, factor in slow.items()]
-        found.append((STRAGGLER, f"{listed(each)}, on purpose"))
-    if parse_jitter(scenario.jitter).varies:
-        found.append((RANDOM, f"steps are slowed by chance, {scenario.jitter}, on purpose"))
-    if scenario.link_mbps:
-        found.append((LINK, f"{scenario.link_mbps:g} Mbit/s, on purpose"))
-    found = found or _measured(scenario)
-    return [name for name, _ in found], [reason for _, reason in found]
-
-
-def _measured(scenario: Scenario) -> list[tuple[str, str]]:
-    timed = [row for row in scenario.rows if row.step_s is not None]
-    lock_step = [row for row in timed if row.mode in ("sync", "allreduce")]
-    nothing = "nothing is slowed on purpose"
-    steps = "their steps"
-    for row in (lock_step or timed)[:1]:
-        assert row.step_s is not None
-        slowest, fastest = max(row.step_s), min(row.step_s)
-        if fastest and slowest >= SLOWER * fastest:
-            worker = row.step_s.index(slowest) + 1
-            return [
-                (
-                    STRAGGLER,
-                    f"measured: worker {worker} takes {number(slowest / fastest)} times as long a "
-                    f"step as the fastest, although {nothing}",
-                )
-            ]
-        steps = f"steps take {number(1e3 * fastest)} to {number(1e3 * slowest)} ms"
-    for row in lock_step[:1]:
-        exchange = sum(row.mean_share(part) for part in ("push", "wait", "pull"))
-        transfer = row.mean_share("push") + row.mean_share("pull")
-        spent = f"in {row.label} a worker spends {percent(exchange)} of its time not computing"
-        if exchange >= EXCHANGE and transfer >= TRANSFER and row.linked:
-            pushing = f"{percent(transfer)} pushing and pulling"
-            return [(LINK, f"measured: {spent}, {pushing}, although {nothing}")]
-        if exchange >= EXCHANGE and scenario.workers > 1:
-            why = "although workers are equal on the average: steps are uneven by chance"
-            return [(RANDOM, f"measured: {spent}, {why}")]
-    return [(EQUAL, f"{nothing}; {steps}")]
+    sentences += _throughput(scenario, base)
+    sentences += _target(scenario, base)
+    sentences += _equal_tokens(scenario, base)
+    sentences += _bounds(scenario, base)
+    sentences += _bytes(scenario, base)
+    return [*sentences, *_winner(scenario)]
 
 
 def _single_runs(scenario: Scenario) -> list[str]:
@@ -133,7 +60,7 @@ def _single_runs(scenario: Scenario) -> list[str]:
 # Speed
 
 
-def _throughput(scenario: Scenario, sync: Row | None) -> list[str]:
+def _throughput(scenario: Scenario, base: Row | None) -> list[str]:
     best = max(scenario.rows, key=lambda row: row.steps_per_s.mean)
     equals = [row for row in scenario.rows if not row.steps_per_s.apart(best.steps_per_s, TIMING)]
     text = f"{spread(best.steps_per_s)} steps/s"
@@ -142,21 +69,23 @@ def _throughput(scenario: Scenario, sync: Row | None) -> list[str]:
         sentence = f"Fastest: {names}, not told apart (the most: {best.label}, {text})."
     else:
         sentence = f"Fastest: {best.label} with {text}."
-    if sync in equals:
-        sentence += " So no mode makes more steps/s than sync beyond the spread."
-    elif sync is not None and best.steps_ratio is not None:
-        sentence += f" That is {number(best.steps_ratio)} times sync's {spread(sync.steps_per_s)}."
+    if base is not None and base in equals:
+        sentence += f" So no mode makes more steps/s than {base.mode} beyond the spread."
+    elif base is not None and best.steps_ratio is not None:
+        times = f"{number(best.steps_ratio)} times {base.mode}'s"
+        sentence += f" That is {times} {spread(base.steps_per_s)}."
     sentences = [sentence]
     for row in scenario.rows:
-        if row.backup_workers and row.tokens_ratio is not None:
+        if row.backup_workers and base is not None and row.tokens_ratio is not None:
             sentences.append(
                 f"A step of {row.label} is {scenario.workers - row.backup_workers} gradients of "
-                f"{scenario.workers}: in tokens/s it is {number(row.tokens_ratio)} times sync."
+                f"{scenario.workers}: in tokens/s it is {number(row.tokens_ratio)} times "
+                f"{base.mode}."
             )
     return sentences
 
 
-def _target(scenario: Scenario, sync: Row | None) -> list[str]:
+def _target(scenario: Scenario, base: Row | None) -> list[str]:
     if scenario.target is None:
         return ["No run was evaluated, so nothing is said about time to a loss."]
     goal = f"the target loss {loss(scenario.target)}"
@@ -172,8 +101,8 @@ def _target(scenario: Scenario, sync: Row | None) -> list[str]:
             sentence = f"Soonest at {goal}: {best.label} after {took}, not told apart from {others}"
         else:
             sentence = f"Soonest at {goal}: {best.label} after {took}"
-        if sync is not None and sync not in soonest:
-            sentence += f"; {_against_sync(best.target_s, sync)}"
+        if base is not None and base not in soonest:
+            sentence += f"; {_against(base, best.target_s)}"
         sentences.append(f"{sentence}.")
     missed = [
         f"{row.label} ({row.reached} of {len(row.names)} runs)"
@@ -185,11 +114,11 @@ def _target(scenario: Scenario, sync: Row | None) -> list[str]:
     return sentences
 
 
-def _against_sync(time: Stat, sync: Row) -> str:
-    if sync.target_s is None or not sync.all_reached:
-        return "sync did not reach it in every run"
-    sooner = 1 - time.mean / sync.target_s.mean
-    return f"that is {percent(sooner)} sooner than sync ({spread(sync.target_s, seconds)})"
+def _against(base: Row, time: Stat) -> str:
+    if base.target_s is None or not base.all_reached:
+        return f"{base.mode} did not reach it in every run"
+    sooner = 1 - time.mean / base.target_s.mean
+    return f"that is {percent(sooner)} sooner than {base.mode} ({spread(base.target_s, seconds)})"
 
 
 def _soonest(rows: Sequence[Row]) -> list[Row]:
@@ -205,57 +134,59 @@ def _soonest(rows: Sequence[Row]) -> list[Row]:
 # Loss
 
 
-def _equal_tokens(scenario: Scenario, sync: Row | None) -> list[str]:
-    if sync is None or sync.equal_tokens_loss is None:
+def _equal_tokens(scenario: Scenario, base: Row | None) -> list[str]:
+    if base is None or base.equal_tokens_loss is None:
         return []
-    base = sync.equal_tokens_loss
+    usual = base.equal_tokens_loss
     worse: list[str] = []
     better: list[str] = []
     eager = False
     same: list[str] = []
     for row in scenario.rows:
         own = row.equal_tokens_loss
-        if row is sync or own is None:
+        if row is base or own is None:
             continue
-        if not own.apart(base):
+        if not own.apart(usual):
             same.append(row.label)
         else:
-            (worse if own.mean > base.mean else better).append(f"{row.label} {spread(own, loss)}")
-            eager = eager or (own.mean < base.mean and row.mode in ("async", "ssp"))
-    at = f"at equal tokens ({scenario.equal_tokens:,}), where sync has {spread(base, loss)}"
+            (worse if own.mean > usual.mean else better).append(f"{row.label} {spread(own, loss)}")
+            eager = eager or (own.mean < usual.mean and row.kind in EAGER)
+    at = f"at equal tokens ({scenario.equal_tokens:,}), where {base.mode} has {spread(usual, loss)}"
     sentences = []
     if worse:
-        sentences.append(f"Worse than sync in validation loss {at}: {listed(worse)}.")
+        sentences.append(f"Worse than {base.mode} in validation loss {at}: {listed(worse)}.")
     if better:
-        sentence = f"Better than sync in validation loss {at}: {listed(better)}."
+        sentence = f"Better than {base.mode} in validation loss {at}: {listed(better)}."
         if eager:
+            names = listed([mode.name for mode in EAGER])
             sentence += (
-                f" async and ssp make an update of every gradient, {scenario.workers} where sync "
+                f" {names} make an update of every gradient, {scenario.workers} where {base.mode} "
                 "makes one of their average."
             )
         sentences.append(sentence)
     if same:
-        sentences.append(f"Within the spread of sync's validation loss {at}: {listed(same)}.")
+        at = f"{base.mode}'s validation loss {at}"
+        sentences.append(f"Within the spread of {at}: {listed(same)}.")
     return sentences
 
 
-# The bound of ssp
+# The bound on staleness
 
 
-def _bounds(scenario: Scenario, sync: Row | None) -> list[str]:
+def _bounds(scenario: Scenario, base: Row | None) -> list[str]:
     straggler = STRAGGLER in regimes(scenario)
-    rows = [row for row in scenario.rows if row.mode == "ssp"]
-    return [_bound(row, sync, straggler) for row in rows if scenario.workers > 1]
+    rows = [row for row in scenario.rows if row.kind.has("staleness") and not row.kind.chooses]
+    return [_bound(row, base, straggler) for row in rows if scenario.workers > 1]
 
 
-def _bound(row: Row, sync: Row | None, straggler: bool) -> str:
+def _bound(row: Row, base: Row | None, straggler: bool) -> str:
     bound = int(row.settings["staleness"])
     if bound == 0:
         return f"{row.label} is lock-step: every worker waits for the slowest at every step."
     if row.max_gap < bound:
         return (
             f"{row.label} never came to its bound (widest clock gap {row.max_gap}): here it is the "
-            "same as async."
+            f"same as {UNBOUNDED}."
         )
     often = ""
     if row.gaps:
@@ -267,8 +198,10 @@ def _bound(row: Row, sync: Row | None, straggler: bool) -> str:
             "waits for the slowest."
         )
     pace = ""
-    if sync is not None and row.steps_ratio is not None:
-        pace = f"; over the whole run it makes {number(row.steps_ratio)} times sync's steps/s"
+    if base is not None and row.steps_ratio is not None:
+        pace = (
+            f"; over the whole run it makes {number(row.steps_ratio)} times {base.mode}'s steps/s"
+        )
     return (
         f"{row.label} fell back to the slowest worker once its bound was reached (clock gap "
         f"{bound}{often}){pace}. A bound helps with passing delays, not with a worker that is "
@@ -279,19 +212,20 @@ def _bound(row: Row, sync: Row | None, straggler: bool) -> str:
 # Bytes
 
 
-def _bytes(scenario: Scenario, sync: Row | None) -> list[str]:
-    if sync is None or sync.bytes_per_token is None:
+def _bytes(scenario: Scenario, base: Row | None) -> list[str]:
+    if base is None or base.bytes_per_token is None:
         return []
-    base = sync.bytes_per_token
+    usual = base.bytes_per_token
     saved = []
     for row in scenario.rows:
         own = row.bytes_per_token
-        if row is not sync and own is not None and own.mean <= FEWER * base.mean:
-            fewer = f"{number(base.mean / own.mean)} times fewer" if own.mean else "no bytes"
+        if row is not base and own is not None and own.mean <= FEWER * usual.mean:
+            fewer = f"{number(usual.mean / own.mean)} times fewer" if own.mean else "no bytes"
             saved.append(f"{row.label} {fewer} ({size(row.bytes.mean)} in all)")
     if not saved:
         return []
-    return [f"Bytes a token, against sync ({size(sync.bytes.mean)} in all): {listed(saved)}."]
+    against = f"against {base.mode} ({size(base.bytes.mean)} in all)"
+    return [f"Bytes a token, {against}: {listed(saved)}."]
 
 
 # The winner
@@ -304,29 +238,33 @@ def _winner(scenario: Scenario) -> list[str]:
         rate = max(scenario.rows, key=lambda row: row.tokens_per_s.mean).tokens_per_s
         best = [row for row in scenario.rows if not row.tokens_per_s.apart(rate, TIMING)]
         what = "trains on more tokens/s (no row reached the target loss in all its runs)"
-    plain = [row for row in best if row.mode == "sync" and row.plain]
-    exact = [row for row in best if row.mode == "allreduce"]
-    if plain and len(best) == 1:
-        return [f"Sync wins here: nothing {what}."]
+    exact = [row for row in best if row.kind.exact]
+    plain = [row for row in exact if row.kind.served and row.plain]
+    unserved = [row for row in exact if not row.kind.served]
     if plain:
+        name = plain[0].mode
+        wins = f"{name.capitalize()} wins here: nothing {what}"
+        if len(best) == 1:
+            return [f"{wins}."]
         others = listed([row.label for row in best if row is not plain[0]])
         return [
-            f"Sync wins here: nothing {what} beyond the spread; {others} cannot be told apart from "
-            "it, and sync is exact."
+            f"{wins} beyond the spread; {others} cannot be told apart from it, and {name} is exact."
         ]
-    if exact:
-        return [f"Allreduce, which is sync without a server, wins here: nothing {what}."]
+    if unserved:
+        name = unserved[0].mode.capitalize()
+        return [f"{name}, which is {SERVED} without a server, wins here: nothing {what}."]
     names = listed([row.label for row in best])
     return [f"{names} win{'s' if len(best) == 1 else ''} here: nothing {what}."]
 
 
-def allreduce_line(scenario: Scenario) -> str:
-    """Return the line on the Allreduce baseline, which every report prints."""
-    row = reference(scenario.rows, "allreduce", scenario.rows[0])
+def unserved_line(scenario: Scenario) -> str:
+    """Return the line on the baseline without servers, which every report prints."""
+    row = baseline(scenario.rows, scenario.rows[0], served=False)
+    name = (UNSERVED if row is None else row.kind).name
     if row is None:
         return (
-            "Allreduce baseline: none among these runs; the same command with --mode allreduce "
-            "makes one."
+            f"{name.capitalize()} baseline: none among these runs; the same command with --mode "
+            f"{name} makes one."
         )
     against = [
         f"{other.label} {number(other.allreduce_ratio)}"
@@ -334,7 +272,7 @@ def allreduce_line(scenario: Scenario) -> str:
         if other is not row and other.allreduce_ratio is not None
     ]
     text = (
-        f"Allreduce baseline: {spread(row.steps_per_s)} steps/s, validation loss "
+        f"{name.capitalize()} baseline: {spread(row.steps_per_s)} steps/s, validation loss "
         f"{spread(row.val_loss, loss)}"
     )
     return f"{text}; steps/s over it: {', '.join(against)}." if against else f"{text}."

@@ -60,11 +60,10 @@ def copies_of_weights(job: Job) -> int:
     compensation goes back to. In a round of all nobody reads any more when all have pushed; beside
     it there is what is evaluated.
     """
-    run = job.config.run
-    in_rounds = run.mode == "sync" or (run.mode == "local" and run.merge != "async")
-    if in_rounds and not run.backup_workers:
+    config = job.config
+    if config.in_rounds and not config.run.backup_workers:
         return 3
-    compensates = job.config.optim.lag_compensation == "dc-asgd"
+    compensates = config.optim.lag_compensation == "dc-asgd"
     return 2 + len(job.workers) * (1 + compensates)
 
 

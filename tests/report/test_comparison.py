@@ -9,8 +9,9 @@ import pytest
 from made_runs import change_json, write_run
 
 from psdp.report.measures import Stat
+from psdp.report.rows import lag_percentiles
 from psdp.report.runs import read_runs
-from psdp.report.tables import Scenario, compare, lag_percentiles
+from psdp.report.scenarios import Scenario, compare
 
 
 class Folder:

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from psdp.report.measures import Stat
-from psdp.report.tables import Row, Scenario
-from psdp.report.verdict import allreduce_line, regimes, verdict
+from psdp.report.regimes import regimes
+from psdp.report.rows import Row
+from psdp.report.scenarios import Scenario
+from psdp.report.verdict import unserved_line, verdict
 
 PLAIN = {"backup_workers": 0, "overlap": False, "balance": "static", "staleness": None}
 
@@ -336,10 +338,10 @@ def test_every_report_has_a_line_on_the_allreduce_baseline() -> None:
         row("allreduce", 12.5, allreduce_ratio=1.0),
         row("async", 25.0, allreduce_ratio=2.0),
     )
-    assert allreduce_line(scenario(*rows)) == (
+    assert unserved_line(scenario(*rows)) == (
         "Allreduce baseline: 12.5 ± 0.1 steps/s, validation loss 2.000 ± 0.010; steps/s over it: "
         "sync 0.800, async 2.00."
     )
-    missing = allreduce_line(scenario(rows[0]))
+    missing = unserved_line(scenario(rows[0]))
     assert missing.startswith("Allreduce baseline: none among these runs")
     assert "--mode allreduce" in missing

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: few digits, units, spreads."""
+"""Numbers and lists as a reader wants them: few digits, units, spreads."""
 
 from __future__ import annotations
 

@@ -1,0 +1,179 @@
+"""A row of a report: runs that differ in their seed alone, with mean and spread of each number."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psdp.modes import MODES, Mode
+from psdp.records.metrics import percentile
+from psdp.report.measures import Stat, loss_at, time_to_loss
+from psdp.report.runs import PARTS, Run
+from psdp.report.settings import is_plain
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in their seed alone. A :class:`Stat` is over them.
+
+    Attributes:
+        label: the mode and what tells it from other rows of the scenario.
+        reached: runs that reached the target loss.
+        target_s: seconds until then, of those that did.
+        equal_tokens_loss: validation loss at the tokens to which all runs of the scenario came.
+        lags: version lags of all runs together, how many of each.
+        gaps: clock gaps of all runs together; None if not all counted them.
+        shares: of each worker: where its time went (``PARTS`` and ``other``), parts of 1.
+        step_s: of each worker: seconds to compute a gradient; None where that is not known.
+        linked: whether vectors went over a link, not in shared memory alone.
+        resumed: whether a run was.
+        steps_ratio, tokens_ratio: to the served baseline of this scenario; None without.
+        allreduce_ratio: steps/s over those of the baseline without servers; None without.
+    """
+
+    label: str
+    mode: str
+    settings: Mapping[str, Any]
+    names: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps_per_s: Stat
+    tokens_per_s: Stat
+    val_loss: Stat | None
+    best_val_loss: Stat | None
+    equal_tokens_loss: Stat | None
+    reached: int
+    target_s: Stat | None
+    lags: Mapping[int, int]
+    gaps: Mapping[int, int] | None
+    max_gap: int
+    bytes: Stat
+    bytes_per_step: Stat | None
+    bytes_per_token: Stat | None
+    dropped: int
+    shares: tuple[Mapping[str, float], ...]
+    step_s: tuple[float, ...] | None
+    linked: bool = False
+    resumed: bool = False
+    steps_ratio: float | None = None
+    tokens_ratio: float | None = None
+    allreduce_ratio: float | None = None
+
+    @property
+    def kind(self) -> Mode:
+        """What its mode is."""
+        return MODES[self.mode]
+
+    @property
+    def backup_workers(self) -> int:
+        return int(self.settings["backup_workers"])
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing changes what its mode means."""
+        return is_plain(self.settings)
+
+    @property
+    def all_reached(self) -> bool:
+        """Whether every run reached the target loss."""
+        return self.reached == len(self.names)
+
+    def mean_share(self, part: str) -> float:
+        """Return the mean over the workers of a part of their time."""
+        return sum(share[part] for share in self.shares) / len(self.shares)
+
+
+def row_of(runs: Sequence[Run], target: float | None, equal_tokens: int | None) -> Row:
+    """Return the row of some runs, without a label and ratios.
+
+    Args:
+        target: the target loss.
+        equal_tokens: to which all runs of the scenario came.
+    """
+    reached_s = [None if target is None else time_to_loss(run.evaluations, target) for run in runs]
+    losses = [
+        None if equal_tokens is None else loss_at(run.evaluations, equal_tokens) for run in runs
+    ]
+    gaps = [run.gaps for run in runs if run.gaps is not None]
+    return Row(
+        label="",
+        mode=runs[0].mode,
+        settings=runs[0].settings,
+        names=tuple(run.name for run in runs),
+        seeds=tuple(run.seed for run in runs),
+        steps_per_s=_stat(run.steps_per_s for run in runs),
+        tokens_per_s=_stat(run.tokens_per_s for run in runs),
+        val_loss=Stat.of(run.val_loss for run in runs),
+        best_val_loss=Stat.of(run.best_val_loss for run in runs),
+        equal_tokens_loss=Stat.of(losses),
+        reached=sum(time_s is not None for time_s in reached_s),
+        target_s=Stat.of(reached_s),
+        lags=_together(run.lags for run in runs),
+        gaps=_together(gaps) if len(gaps) == len(runs) else None,
+        max_gap=max(run.max_gap for run in runs),
+        bytes=_stat(run.bytes for run in runs),
+        bytes_per_step=Stat.of(run.bytes_per_step for run in runs),
+        bytes_per_token=Stat.of(run.bytes_per_token for run in runs),
+        dropped=sum(run.dropped for run in runs),
+        shares=_shares(runs),
+        step_s=_step_s(runs),
+        linked=any(not run.transport.endswith("shared") for run in runs),
+        resumed=any(run.resumed for run in runs),
+    )
+
+
+def _stat(values: Iterable[float]) -> Stat:
+    stat = Stat.of(values)
+    assert stat is not None, "a row has runs"
+    return stat
+
+
+def _together(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:
+    total: Counter[int] = Counter()
+    for histogram in histograms:
+        total.update(histogram)
+    return {number: total[number] for number in sorted(total)}
+
+
+def worker_shares(run: Run) -> list[dict[str, float]]:
+    """Return where each worker's time went, as parts of the run's wall time; ``other`` is its
+    start, its part of evaluations and what it waited for after its last push."""
+    found = []
+    for parts_s in run.parts_s.values():
+        wall_s = max(run.wall_s, sum(parts_s.values()), 1e-9)
+        shares = {part: parts_s[part] / wall_s for part in PARTS}
+        found.append(shares | {"other": max(0.0, 1 - sum(shares.values()))})
+    return found
+
+
+def _shares(runs: Sequence[Run]) -> tuple[dict[str, float], ...]:
+    """Return the mean over runs of each worker's shares."""
+    of_runs = [worker_shares(run) for run in runs]
+    # A worker that was lost before its first push is in no summary.
+    whole = [shares for shares in of_runs if len(shares) == max(map(len, of_runs))]
+    return tuple(
+        {part: sum(share[part] for share in shares) / len(shares) for part in shares[0]}
+        for shares in zip(*whole, strict=True)
+    )
+
+
+def _step_s(runs: Sequence[Run]) -> tuple[float, ...] | None:
+    """Return the mean over runs of each worker's seconds to compute a gradient."""
+    found = []
+    for run in runs:
+        # Dropped gradients are computed but not in the clocks; clocks are of all starts of a run.
+        if run.resumed or run.dropped or not run.clocks or run.clocks.keys() != run.parts_s.keys():
+            return None
+        if not all(run.clocks.values()):
+            return None
+        found.append([run.parts_s[rank]["compute"] / run.clocks[rank] for rank in run.parts_s])
+    if len({len(each) for each in found}) > 1:
+        return None
+    return tuple(sum(each) / len(each) for each in zip(*found, strict=True))
+
+
+def lag_percentiles(row: Row) -> tuple[int, int, int]:
+    """Return the 50th and 95th percentile of a row's version lags, and the greatest."""
+    half, most = percentile(row.lags, 0.5), percentile(row.lags, 0.95)
+    return half or 0, most or 0, max(row.lags, default=0)

@@ -1,0 +1,137 @@
+"""Scenarios: rows that may be compared, since they differ in the mode and its settings, not in the
+workers or what slows them down.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psdp.config.handicap import parse_stragglers
+from psdp.report.baselines import SERVED, with_ratios
+from psdp.report.labels import labelled, place_of
+from psdp.report.rows import Row, row_of
+from psdp.report.runs import Run
+from psdp.report.settings import CONDITIONS, NOT_COMPARED, SETUP, hashable, is_plain, said
+
+TOLERANCE = 1.01
+"""The target loss, unless one is named, is what the exact mode ends with times this."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Rows that may be compared with one another.
+
+    Attributes:
+        stragglers: factor of each worker that is slowed down on purpose, by its number from 1.
+        differs: what tells its setup from that of other scenarios of the report.
+        target: the target loss; None without evaluations.
+        target_from: where the target comes from, in words.
+        equal_tokens: to which all its runs came with an evaluation; None without evaluations.
+    """
+
+    workers: int
+    stragglers: Mapping[int, float]
+    jitter: str | None
+    link_mbps: float
+    differs: str
+    target: float | None
+    target_from: str
+    equal_tokens: int | None
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        parts = [f"{self.workers} worker{'s' if self.workers > 1 else ''}"]
+        parts += [f"worker {n}: {factor:g} times slower" for n, factor in self.stragglers.items()]
+        if self.jitter is not None:
+            parts.append(f"steps slowed by {self.jitter}")
+        if self.link_mbps:
+            parts.append(f"links of {self.link_mbps:g} Mbit/s")
+        if self.differs:
+            parts.append(self.differs)
+        return ", ".join(parts)
+
+
+def compare(runs: Sequence[Run], target: float | None = None) -> list[Scenario]:
+    """Return the scenarios of some runs, in the order in which they come.
+
+    Args:
+        target: loss that is waited for; by default what the exact mode ends with, and 1 % more.
+    """
+    groups: defaultdict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[_scenario_key(run)].append(run)
+    setups = [_setup(group[0]) for group in groups.values()]
+    differing = [name for name in setups[0] if len({setup[name] for setup in setups}) > 1]
+    scenarios = []
+    for key, group in groups.items():
+        setup = _setup(group[0])
+        differs = ", ".join(said(name, setup[name]) for name in differing)
+        scenarios.append(_scenario(key, differs, group, target))
+    return scenarios
+
+
+def _scenario_key(run: Run) -> tuple[Any, ...]:
+    # Workers have numbers, since the rank of one depends on how many servers there are.
+    stragglers = parse_stragglers(run.settings["straggler"])
+    slow = tuple((rank - run.servers + 1, stragglers[rank]) for rank in sorted(stragglers))
+    conditions = (run.workers, slow, run.settings["jitter"], run.settings["link_mbps"])
+    return (*conditions, tuple(_setup(run).items()))
+
+
+def _setup(run: Run) -> dict[str, Any]:
+    setup = {name: hashable(run.settings[name]) for name in run.settings if name in SETUP}
+    return setup | {"corpus": run.corpus_sha256[:12]}
+
+
+def _scenario(
+    key: tuple[Any, ...], differs: str, runs: Sequence[Run], target: float | None
+) -> Scenario:
+    workers, slow, jitter, link_mbps, _ = key
+    target_from = "as asked for"
+    if target is None:
+        target, target_from = _usual_target(runs)
+    ends = [run.evaluations[-1].tokens for run in runs if run.evaluations]
+    equal_tokens = min(ends, default=None)
+    groups: defaultdict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[_row_key(run)].append(run)
+    rows = [row_of(group, target, equal_tokens) for group in groups.values()]
+    rows = sorted(labelled(rows), key=place_of)
+    return Scenario(
+        workers=workers,
+        stragglers=dict(slow),
+        jitter=jitter,
+        link_mbps=link_mbps,
+        differs=differs,
+        target=target,
+        target_from=target_from,
+        equal_tokens=equal_tokens,
+        rows=tuple(with_ratios(row, rows) for row in rows),
+    )
+
+
+def _usual_target(runs: Sequence[Run]) -> tuple[float | None, str]:
+    def ends(runs: Iterable[Run]) -> list[float]:
+        return [run.val_loss for run in runs if run.val_loss is not None]
+
+    exact = [run for run in runs if run.kind.exact and run.kind.served and is_plain(run.settings)]
+    first = min((run.kind.order for run in exact), default=0)
+    exact = [run for run in exact if run.kind.order == first]
+    if ends(exact):
+        above = f"{100 * (TOLERANCE - 1):.0f} % above what {exact[0].mode} ends with"
+        return max(ends(exact)) * TOLERANCE, above
+    if ends(runs):
+        return max(ends(runs)), f"what the worst run ends with, as there is no {SERVED}"
+    return None, "no run was evaluated"
+
+
+def _row_key(run: Run) -> tuple[Any, ...]:
+    # The rank of a straggler is in the scenario.
+    skipped = NOT_COMPARED | SETUP | CONDITIONS
+    return tuple(
+        (name, hashable(value)) for name, value in run.settings.items() if name not in skipped
+    )
