@@ -19,7 +19,7 @@ import numpy as np
 from training import PsdpTrainer, Side, Size, batches
 
 from psdp.backend import Backend
-from psdp.backend.attention import causal_blocks, merge_heads, split_heads
+from psdp.backend.kernels.attention import causal_blocks, merge_heads, split_heads
 from psdp.params import Array
 
 QUERIES = 128

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from psdp.backend.gpu.gpu_backend import GpuBackend
-from psdp.backend.gpu.ledger import Ledger
+from psdp.backend.gpu.backend import GpuBackend
+from psdp.backend.gpu.dry_device import DryDevice
 from psdp.checkpoint import CheckpointStore, Manifest, read_manifest
 from psdp.config import Config, settings
 from psdp.data.corpus import Corpus, load_corpus
@@ -342,14 +342,14 @@ def test_a_gpu_needs_room_for_what_it_rounds(case: Case) -> None:
     needed = []
     for wire in ("float32", "bf16"):
         job = case.job_of(3, wire_dtype=wire)
-        needs = needs_of(GpuBackend(Ledger(), "float32"), job, 1, case.corpus.vocab_size)
+        needs = needs_of(GpuBackend(DryDevice(), "float32"), job, 1, case.corpus.vocab_size)
         assert needs is not None
         needed.append(needs["needed"])
     assert needed[1] - needed[0] == 2 * case.job.table.size
 
 
 def gpu_needs(job: Job, rank: int, vocab_size: int) -> dict[str, Any]:
-    needs = needs_of(GpuBackend(Ledger(), "float32"), job, rank, vocab_size)
+    needs = needs_of(GpuBackend(DryDevice(), "float32"), job, rank, vocab_size)
     assert needs is not None
     return needs
 

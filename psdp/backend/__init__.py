@@ -9,12 +9,9 @@ import os
 import sys
 
 from psdp.backend.arrays import BF16
-from psdp.backend.base import AdamStep, Backend, Scalar
-from psdp.backend.cpu.numpy_backend import NumpyBackend
-from psdp.backend.gpu import cupy_device
-from psdp.backend.gpu.gpu_backend import GpuBackend
-from psdp.backend.gpu.libraries import NO_LIBRARIES
-from psdp.backend.gpu.trial import trusted
+from psdp.backend.base import Backend
+from psdp.backend.cpu.numpy import NumpyBackend
+from psdp.backend.kernels.optimizer import AdamStep, Scalar
 from psdp.config import AUTO
 from psdp.errors import ConfigError, NoDevice, UnusableDevice
 
@@ -24,7 +21,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 try:
-    from psdp.backend.cpu.native_backend import ARE_FAST, NativeBackend, bf16_here
+    from psdp.backend.cpu.compiled import ARE_FAST, CompiledBackend, bf16_here
 except (ImportError, AttributeError) as error:
     # Installed without a C compiler, or compiled for another version of psdp; the reason is told to
     # whoever asks for compiled kernels.
@@ -36,7 +33,7 @@ else:
 BF16_CAPABILITY = 80
 """Of the first GPUs whose tensor cores multiply bfloat16, times ten."""
 
-__all__ = ["BF16", "AdamStep", "Backend", "Scalar", "NumpyBackend", "make_backend"]
+__all__ = ["BF16", "AdamStep", "Backend", "NumpyBackend", "Scalar", "make_backend"]
 
 
 def make_backend(
@@ -74,11 +71,11 @@ def make_backend(
             raise ConfigError("--precision tf32 is for --device gpu; drop one of the two")
         case "cpu" if kernels == "compiled" or precision == "bf16":
             _check_compiled(dtype, kernels, precision)
-            return NativeBackend(threads, bf16=precision == "bf16")
+            return CompiledBackend(threads, bf16=precision == "bf16")
         case "cpu" if kernels == "numpy" or dtype != "float32" or not ARE_FAST:
             return NumpyBackend(dtype)
         case "cpu":
-            return NativeBackend(threads)
+            return CompiledBackend(threads)
         case "gpu":
             try:
                 return _on_gpu(dtype, local_rank, precision, kernels)
@@ -98,7 +95,12 @@ def make_backend(
             raise ConfigError(f"{flag} expects {AUTO}, cpu or gpu, got {device!r}")
 
 
-def _on_gpu(dtype: str, local_rank: int, precision: str, kernels: str) -> GpuBackend:
+def _on_gpu(dtype: str, local_rank: int, precision: str, kernels: str) -> Backend:
+    from psdp.backend.gpu import cupy_device
+    from psdp.backend.gpu.backend import GpuBackend
+    from psdp.backend.gpu.libraries import NO_LIBRARIES
+    from psdp.backend.gpu.trial import trusted
+
     if dtype != "float32" and precision != "float32":
         raise ConfigError(
             f"--precision {precision} works on float32, got --dtype {dtype}; drop one of the two"

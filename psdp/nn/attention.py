@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psdp.backend.attention import causal_blocks
+from psdp.backend.kernels.attention import causal_blocks
 from psdp.config import ModelConfig
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.dropout import Dropout

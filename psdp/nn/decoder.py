@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from psdp.backend import Backend
-from psdp.backend.attention import merge_heads, split_heads
+from psdp.backend.kernels.attention import merge_heads, split_heads
 from psdp.config import ModelConfig
 from psdp.errors import DataError
 from psdp.nn.arena import Arena, Parameters

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from psdp.backend.gpu.gpu_backend import GpuBackend
-from psdp.backend.gpu.ledger import Ledger, LedgerAttention
+from psdp.backend.gpu.backend import GpuBackend
+from psdp.backend.gpu.dry_device import DryAttention, DryDevice
 from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries
 from psdp.config import ModelConfig
 from psdp.nn.transformer import Transformer, parameter_table
@@ -27,9 +27,9 @@ def training_memory(
 ) -> Counter[str]:
     """Return the bytes of a model's buffers by name, in training on a GPU with these libraries;
     they add up to all."""
-    ledger = Ledger()
-    planned = None if libraries.attention is None else LedgerAttention(libraries.attention)
-    backend = GpuBackend(ledger, dtype, precision, Libraries(planned))
+    device = DryDevice()
+    planned = None if libraries.attention is None else DryAttention(libraries.attention)
+    backend = GpuBackend(device, dtype, precision, Libraries(planned))
     size = parameter_table(config, vocab_size).size
     weights, gradient = backend.empty(size), backend.empty(size)
     model = Transformer(config, vocab_size, batch_size, backend, weights, gradient)
@@ -40,7 +40,7 @@ def training_memory(
     parts["weights"], parts["gradient"] = weights.nbytes, gradient.nbytes
     if model.cast_weights is not weights:
         parts["rounded weights"] = model.cast_weights.nbytes
-    parts["all else"] = ledger.bytes - parts.total() + LIBRARIES
+    parts["all else"] = device.bytes - parts.total() + LIBRARIES
     return parts
 
 

@@ -15,7 +15,7 @@ from functools import wraps
 from typing import Any
 
 from psdp.backend import Backend
-from psdp.backend.attention import CausalAttention
+from psdp.backend.base import KERNELS
 from psdp.nn.transformer import Transformer
 from psdp.records.profile import OTHER, Profile
 
@@ -105,7 +105,7 @@ def _count_kernels(backend: Backend, profile: Profile) -> None:
 
         return call
 
-    for name in [*_methods(Backend), *_methods(CausalAttention)]:
+    for name in KERNELS:
         setattr(backend, name, counted(name, getattr(backend, name)))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psdp.backend import Backend
-from psdp.backend.gpu.gpu_backend import GpuBackend
+from psdp.backend.gpu.backend import GpuBackend
 from psdp.errors import DeviceMemoryError
 from psdp.job import Job
 from psdp.nn.memory import describe, training_memory

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psdp.backend import Backend
-from psdp.backend.gpu.gpu_backend import GpuBackend
+from psdp.backend.gpu.backend import GpuBackend
 from psdp.job import Job
 from psdp.params import Array, Zeros
 from psdp.startup.agree import together

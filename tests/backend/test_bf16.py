@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from psdp.backend import BF16, Backend, make_backend
-from psdp.backend.gpu.gpu_backend import GpuBackend
+from psdp.backend.gpu.backend import GpuBackend
 from psdp.params import Array
 
 BACKENDS = ["numpy", "compiled", "gpu float32", "gpu bf16"]

@@ -19,11 +19,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from psdp.backend import AdamStep, Backend, Scalar, make_backend
-from psdp.backend.attention import CausalAttention, causal_blocks
-from psdp.backend.cpu.native_backend import NativeBackend
-from psdp.backend.cpu.numpy_backend import NumpyBackend
-from psdp.backend.gpu.gpu_backend import GpuBackend, Mask
+from psdp.backend.base import KERNELS
+from psdp.backend.cpu.compiled import CompiledBackend
+from psdp.backend.cpu.numpy import NumpyBackend
+from psdp.backend.gpu.backend import GpuBackend
+from psdp.backend.gpu.dropout import Mask
 from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries
+from psdp.backend.kernels.attention import causal_blocks
 from psdp.params import Array
 
 BACKENDS = [
@@ -103,11 +105,10 @@ class Bench:
 
 
 def test_all_backends_have_the_same_kernels_with_the_same_arguments() -> None:
-    base = {**vars(CausalAttention), **vars(Backend)}
-    for name, kernel in base.items():
-        if not inspect.isfunction(kernel) or name.startswith("_"):
-            continue
-        for backend in (NumpyBackend, NativeBackend, GpuBackend):
+    assert len(KERNELS) > 20
+    for name in KERNELS:
+        kernel = getattr(Backend, name)
+        for backend in (NumpyBackend, CompiledBackend, GpuBackend):
             other = inspect.signature(getattr(backend, name)).parameters
             assert list(other) == list(inspect.signature(kernel).parameters), (backend, name)
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from psdp.backend import AdamStep, Backend, make_backend
-from psdp.backend.attention import causal_blocks
-from psdp.backend.cpu.native_backend import SUPPORT, NativeBackend, bf16_here
+from psdp.backend.cpu.compiled import SUPPORT, CompiledBackend, bf16_here
+from psdp.backend.kernels.attention import causal_blocks
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-13}
 
@@ -322,7 +322,7 @@ def rounded(x: np.ndarray) -> np.ndarray:
 def test_own_products_of_any_shape(
     m: int, n: int, k: int, transposed: tuple[bool, bool], end: str, threads: int, bf16: bool
 ) -> None:
-    backend = NativeBackend(threads, bf16=bf16)
+    backend = CompiledBackend(threads, bf16=bf16)
     a, b, bias = normal(backend, m, k), normal(backend, k, n), normal(backend, n)
     out = normal(backend, m, n)
     factors = (rounded(a), rounded(b)) if bf16 else (a.astype("float64"), b.astype("float64"))
@@ -345,7 +345,7 @@ def test_own_products_of_any_shape(
 def test_a_product_has_the_same_bits_on_any_number_of_threads() -> None:
     results = []
     for threads in (1, 2, 3):
-        backend = NativeBackend(threads)
+        backend = CompiledBackend(threads)
         a, b, out = normal(backend, 300, 700), normal(backend, 700, 200), np.empty((300, 200), "f4")
         backend.matmul(a, b, out)
         results.append(out)
@@ -355,7 +355,7 @@ def test_a_product_has_the_same_bits_on_any_number_of_threads() -> None:
 
 @needs_avx512
 def test_threads_that_come_and_go_leave_no_memory_behind() -> None:
-    backend = NativeBackend(4)
+    backend = CompiledBackend(4)
     shapes = [(64, 64, 600), (512, 512, 256), (128, 40, 300)]  # of one part, of two, of four
     rounds = [(np.ones((m, k), "f4"), np.ones((k, n), "f4")) for m, n, k in shapes]
     sizes = []
@@ -370,15 +370,15 @@ def test_threads_that_come_and_go_leave_no_memory_behind() -> None:
 def test_without_avx512_products_are_those_of_blas(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psdp.backend.cpu.native_backend.SUPPORT", 0)
+    monkeypatch.setattr("psdp.backend.cpu.compiled.SUPPORT", 0)
     test_products_and_biases(backend, 37)
-    monkeypatch.setattr("psdp.backend.cpu.native_backend.SGEMM", None)
+    monkeypatch.setattr("psdp.backend.cpu.compiled.SGEMM", None)
     test_products_and_biases(backend, 37)
 
 
 @needs_bf16
 def test_bf16_products_let_nan_and_inf_through() -> None:
-    backend = NativeBackend(bf16=True)
+    backend = CompiledBackend(bf16=True)
     a = np.array([[np.nan, 1], [np.inf, 1], [1, 1]], np.float32)
     out = np.empty((3, 2), np.float32)
     backend.matmul(a, np.ones((2, 2), np.float32), out)

@@ -11,8 +11,8 @@ from emulated.device import EmulatedDevice
 from emulated.libraries import attention, products
 
 from psdp.backend import make_backend
+from psdp.backend.gpu.backend import GpuBackend
 from psdp.backend.gpu.cudnn import LEAST_TOKENS
-from psdp.backend.gpu.gpu_backend import GpuBackend
 from psdp.backend.gpu.libraries import AttentionShape, Libraries, Unsupported, opened
 from psdp.backend.gpu.trial import trusted
 from psdp.config import ModelConfig

@@ -19,7 +19,7 @@ from products import (
 from training import PsdpTrainer, Size, batches
 
 from psdp.backend import make_backend
-from psdp.backend.attention import split_heads
+from psdp.backend.kernels.attention import split_heads
 from psdp.config import ModelConfig
 
 LAYERS, WIDTH, LENGTH, BATCH, VOCAB = 2, 16, 8, 3, 11

@@ -11,7 +11,7 @@ import pytest
 from emulated.device import EmulatedDevice
 
 from psdp.backend import make_backend
-from psdp.backend.gpu.gpu_backend import GpuBackend
+from psdp.backend.gpu.backend import GpuBackend
 from psdp.config import Config
 from psdp.job import Job
 from psdp.nn.transformer import parameter_table

@@ -13,7 +13,7 @@ import pytest
 from emulated.device import EmulatedDevice
 from models import TINY, VOCAB, Built, build
 
-from psdp.backend.gpu.gpu_backend import GpuBackend
+from psdp.backend.gpu.backend import GpuBackend
 from psdp.config import ModelConfig
 from psdp.nn.decoder import Decoder
 from psdp.nn.transformer import Transformer

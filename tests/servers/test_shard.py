@@ -12,7 +12,7 @@ from emulated.device import EmulatedDevice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psdp.backend.gpu.gpu_backend import GpuBackend
+from psdp.backend.gpu.backend import GpuBackend
 from psdp.checkpoint import Snapshot
 from psdp.config import Config
 from psdp.errors import CheckpointError

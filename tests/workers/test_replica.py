@@ -11,7 +11,7 @@ import torch
 from emulated.device import EmulatedDevice
 
 from psdp.backend import BF16, Backend, make_backend
-from psdp.backend.gpu.gpu_backend import GpuBackend
+from psdp.backend.gpu.backend import GpuBackend
 from psdp.config import Config
 from psdp.job import Job
 from psdp.nn.transformer import parameter_table
@@ -39,9 +39,9 @@ class CountingDevice(EmulatedDevice):
         self.downloads.append(device.nbytes)
         super().download(device, out)
 
-    def to_host_async(self, device: Array, out: Array) -> None:
+    def download_async(self, device: Array, out: Array) -> None:
         self.sent_off.append(device.nbytes)
-        super().to_host_async(device, out)
+        super().download_async(device, out)
 
 
 def filled(replica: Replica) -> Array:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from psdp.backend.arrays import BF16, Array
+from psdp.backend.gpu.backend import GpuBackend
 from psdp.backend.gpu.device import Device
-from psdp.backend.gpu.gpu_backend import GpuBackend, Mask
+from psdp.backend.gpu.dropout import Mask
 from psdp.backend.gpu.libraries import NO_LIBRARIES, AttentionShape, Libraries, say_unused
 
 CLOSE = 2.0**-6

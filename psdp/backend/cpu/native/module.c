@@ -339,7 +339,7 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     "_native",
-    "Compiled kernels; see native_backend.py.",
+    "Compiled kernels; see compiled.py.",
     -1,
     methods,
     NULL,

@@ -8,9 +8,9 @@ from typing import Any
 
 import psdp.backend.cpu._native as native
 from psdp.backend.arrays import BF16, Array
-from psdp.backend.base import AdamStep
 from psdp.backend.cpu.blas import find_sgemm
-from psdp.backend.cpu.numpy_backend import NumpyBackend
+from psdp.backend.cpu.numpy import NumpyBackend
+from psdp.backend.kernels.optimizer import AdamStep
 
 SGEMM = find_sgemm()
 ARE_FAST = native.are_fast()
@@ -25,7 +25,7 @@ def bf16_here() -> bool:
     return SUPPORT >= 2
 
 
-class NativeBackend(NumpyBackend):
+class CompiledBackend(NumpyBackend):
     """Kernels in C. Products are its own with AVX-512, and BLAS's elsewhere."""
 
     def __init__(self, threads: int = 1, *, bf16: bool = False) -> None:

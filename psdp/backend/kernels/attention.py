@@ -1,4 +1,4 @@
-"""Causal attention written against an array module: the reference of the compiled kernels.
+"""Causal attention, and the rotary positions of its queries and keys.
 
 The (T, T) squares are never made whole, and nothing of that size is kept: a tile of queries meets
 only the keys that it may see, for as many sequences as fit in the cache, and the backward pass
@@ -84,8 +84,8 @@ def _scores(arrays: Arrays, q: Array, k: Array, tile: _Tile) -> Array:
     return scores
 
 
-class CausalAttention(Arrays):
-    """Attention as it is written against an array module."""
+class AttentionKernels(Arrays):
+    """Causal self-attention over several heads, and rotary positions."""
 
     def attention(
         self, qkv: Array, batch: int, heads: int, mask: Any, out: Array, logsumexp: Array
@@ -165,3 +165,21 @@ class CausalAttention(Arrays):
                 dk[some, :, keys] += part
                 xp.matmul(weights.swapaxes(2, 3), do, out=part)
                 dv[some, :, keys] += part
+
+    def rotate(self, qkv: Array, batch: int, heads: int, cos: Array, sin: Array, sign: int) -> None:
+        """Turn the channel pairs (d, d + D/2) of queries and keys in ``qkv`` (N, 3C), in place, by
+        the angle of their position, or back if ``sign`` is -1.
+
+        Shapes: cos, sin (T, D/2), of the positions in a sequence.
+        """
+        sin = sin if sign > 0 else -sin
+        multiply, half = self.xp.multiply, cos.shape[1]
+        for part in split_heads(qkv, batch, heads)[:2]:
+            for sequence in part:
+                first, second = sequence[..., :half], sequence[..., half:]
+                from_first = multiply(first, sin, out=self.scratch(0, *first.shape))
+                from_second = multiply(second, sin, out=self.scratch(1, *first.shape))
+                first *= cos
+                first -= from_second
+                second *= cos
+                second += from_first

@@ -18,7 +18,7 @@ from psdp.backend.gpu.libraries import (
 )
 
 
-class Ledger:
+class DryDevice:
     """See :class:`psdp.backend.gpu.device.Device`. Its arrays are never touched, so the system
     has no memory to find for them.
 
@@ -93,7 +93,7 @@ class Ledger:
         return work
 
 
-class LedgerAttention:
+class DryAttention:
     """A library's attention that is planned, and not carried out; see
     :class:`psdp.backend.gpu.libraries.FusedAttention`."""
 

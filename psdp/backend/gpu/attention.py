@@ -1,0 +1,97 @@
+"""Attention on a GPU: a library's where one does a shape, and psdp's own kernels elsewhere."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from psdp.backend.arrays import BF16, Array
+from psdp.backend.gpu.device import Device
+from psdp.backend.gpu.dropout import MOST_MASKS, GpuDropout, Mask
+from psdp.backend.gpu.grids import BLOCK, Tiles, ceil, warps
+from psdp.backend.gpu.libraries import AttentionPlan, AttentionShape, Libraries, Unsupported
+
+
+class GpuAttention(GpuDropout):
+    """See :class:`psdp.backend.kernels.attention.AttentionKernels`."""
+
+    def __init__(self, device: Device, dtype: str, precision: str, libraries: Libraries) -> None:
+        super().__init__(device, dtype, precision)
+        self.libraries = libraries
+        if libraries.attention is not None:
+            self._offsets = device.zeros((MOST_MASKS,), np.int64)
+            device.upload(np.arange(MOST_MASKS, dtype=np.int64) << 32, self._offsets)
+        self._plans: dict[AttentionShape, AttentionPlan | None] = {}
+
+    def attention(
+        self,
+        qkv: Array,
+        batch: int,
+        heads: int,
+        mask: Any,
+        out: Array,
+        logsumexp: Array,
+    ) -> None:
+        plan = self._plan(qkv, batch, heads, mask)
+        if plan is not None:
+            plan.forward(qkv, out, logsumexp, *self._drawn_by(plan, mask))
+            return
+        how = self._tiles_of(qkv, batch, heads, mask)
+        arguments = (qkv, out, logsumexp, *self._drawn(mask), how.length, heads, how.scale)
+        how.launch("attention", *arguments)
+
+    def attention_backward(
+        self,
+        qkv: Array,
+        batch: int,
+        heads: int,
+        mask: Any,
+        out: Array,
+        logsumexp: Array,
+        dout: Array,
+        dqkv: Array,
+    ) -> None:
+        plan = self._plan(qkv, batch, heads, mask)
+        if plan is not None:
+            plan.backward(qkv, out, logsumexp, dout, dqkv, *self._drawn_by(plan, mask))
+            return
+        how = self._tiles_of(qkv, batch, heads, mask)
+        count = len(qkv) * heads
+        deltas = self.scratch(0, count)
+        arguments: tuple[Any, ...] = (out, dout, deltas, how.length, heads, count)
+        self.device.launch(how.source, "attention_deltas", warps(count), BLOCK, arguments)
+        drawn = self._drawn(mask)
+        arguments = (qkv, dout, logsumexp, deltas, dqkv, *drawn, how.length, heads, how.scale)
+        how.launch("attention_backward_keys", *arguments)
+        how.launch("attention_backward_queries", *arguments)
+
+    def _tiles_of(self, qkv: Array, batch: int, heads: int, mask: Mask | None) -> Tiles:
+        source = partial(self.source, drops=mask is not None)
+        return Tiles(self.device, source, qkv, batch, heads)
+
+    def _plan(self, qkv: Array, batch: int, heads: int, mask: Mask | None) -> AttentionPlan | None:
+        """Return how a library attends to a shape, or None where psdp does."""
+        if self.libraries.attention is None or qkv.dtype != BF16:
+            return None
+        length, head = len(qkv) // batch, qkv.shape[1] // (3 * heads)
+        shape = AttentionShape(batch, heads, length, head, 0.0 if mask is None else mask.p)
+        if shape not in self._plans:
+            try:
+                self._plans[shape] = self.libraries.attention.plan(shape)
+            except Unsupported:
+                self._plans[shape] = None
+        return self._plans[shape]
+
+    def _drawn_by(self, plan: AttentionPlan, mask: Mask | None) -> tuple[Array, Array, Array]:
+        """Return the seed and the offset of a library's mask, and its workspace."""
+        workspace = self.scratch(0, ceil(plan.workspace_bytes, self.dtype.itemsize))
+        stream = 0 if mask is None else mask.stream
+        return self._seed.view(np.int64), self._offsets[stream : stream + 1], workspace
+
+    def rotate(self, qkv: Array, batch: int, heads: int, cos: Array, sin: Array, sign: int) -> None:
+        rows, head = qkv.shape[0], qkv.shape[1] // (3 * heads)
+        size = rows * heads * (head // 2)
+        arguments = (qkv, cos, sin, rows // batch, heads, head, float(sign), size)
+        self._each("elementwise", "rotate", size, *arguments)

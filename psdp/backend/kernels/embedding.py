@@ -1,0 +1,27 @@
+"""Gathering the rows of an embedding, and scattering gradients to them."""
+
+from __future__ import annotations
+
+from psdp.backend.arrays import Array, Arrays
+
+
+class EmbeddingKernels(Arrays):
+    """Rows of a table that ids name."""
+
+    def embed(
+        self,
+        table: Array,
+        ids: Array,
+        scale: float,
+        positions: Array | None,
+        length: int,
+        out: Array,
+    ) -> None:
+        """Write ``scale`` times the rows ``ids`` (N) of ``table`` (V, C), plus the rows of
+        ``positions`` (T, C) for each sequence of ``length`` T, to ``out`` (N, C)."""
+        raise NotImplementedError
+
+    def scatter_add(self, ids: Array, rows: Array, scale: float, table: Array) -> None:
+        """Add ``scale`` times ``rows`` (N, C), which may be destroyed, to the rows ``ids`` (N) of
+        ``table`` (V, C); ids may repeat."""
+        raise NotImplementedError

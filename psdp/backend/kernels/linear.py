@@ -1,0 +1,53 @@
+"""Linear layers: GEMMs, with a bias, gelu or a sum as their epilogue."""
+
+from __future__ import annotations
+
+from psdp.backend.arrays import Array
+from psdp.backend.kernels.activation import ActivationKernels
+
+
+class LinearKernels(ActivationKernels):
+    """GEMMs, and what is done to their result on the way out."""
+
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        """Write ``a`` (M, K) times ``b`` (K, N) to ``out`` (M, N); ``a`` and ``b`` may be
+        transposed views."""
+        self.xp.matmul(a, b, out=out)
+
+    def add_product(self, a: Array, b: Array, out: Array) -> None:
+        """Add ``a`` (M, K) times ``b`` (K, N) to ``out`` (M, N); ``a`` and ``b`` may be
+        transposed views."""
+        product = self.scratch(0, *out.shape)
+        self.xp.matmul(a, b, out=product)
+        out += product
+
+    def affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
+        """Write ``x`` (N, I) times ``weight`` (I, O) plus ``bias`` (O,), of y's type, to ``y``
+        (N, O)."""
+        self.matmul(x, weight, y)
+        if bias is not None:
+            self.add_bias(bias, y)
+
+    def affine_gelu(
+        self, x: Array, weight: Array, bias: Array | None, inner: Array, y: Array
+    ) -> None:
+        """Write what :meth:`affine` makes of ``x`` to ``inner``, and its gelu to ``y``."""
+        self.affine(x, weight, bias, inner)
+        self.gelu(inner, y)
+
+    def add_affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
+        """Add ``x`` (N, I) times ``weight`` (I, O) plus ``bias`` (O,), of y's type, to ``y``
+        (N, O)."""
+        if bias is not None:
+            self.add_bias(bias, y)
+        self.add_product(x, weight, y)
+
+    def add_bias(self, bias: Array, y: Array) -> None:
+        """Add ``bias`` (C,), of y's type, to every row of ``y`` (N, C)."""
+        y += bias
+
+    def add_column_sums(self, x: Array, out: Array) -> None:
+        """Add the sum of the rows of ``x`` (N, C) to ``out`` (C,)."""
+        sums = self.scratch(0, x.shape[1])
+        self.xp.matmul(self.ones(x.shape[0]), x, out=sums)
+        out += sums

@@ -1,0 +1,39 @@
+"""Softmax and cross-entropy over a vocabulary."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from psdp.backend.arrays import Array, Arrays
+
+
+class LossKernels(Arrays):
+    """From logits to losses and their gradient, and what is counted of them."""
+
+    def cross_entropy(self, logits: Array, targets: Array, scale: float, losses: Array) -> None:
+        """Write -log softmax(logits)[target] to ``losses``, ``scale`` times its gradient over
+        ``logits``.
+
+        Shapes: logits (N, V); targets (N,) integers; losses (N,), nats.
+        """
+        xp, (count, width) = self.xp, logits.shape
+        at = xp.arange(count) * width + targets
+        flat = logits.reshape(-1)
+        inverse_sums = self.scratch(0, count, 1)
+        xp.max(logits, axis=1, keepdims=True, out=inverse_sums)
+        xp.subtract(logits, inverse_sums, out=logits)
+        losses[...] = flat[at]
+        xp.exp(logits, out=logits)
+        xp.matmul(logits, self.ones(width)[:, None], out=inverse_sums)
+        xp.subtract(xp.log(inverse_sums[:, 0]), losses, out=losses)
+        xp.divide(scale, inverse_sums, out=inverse_sums)
+        xp.multiply(logits, inverse_sums, out=logits)
+        flat[at] -= scale
+
+    def argmax(self, logits: Array, best: Array) -> None:
+        """Write the index of the greatest of each row of ``logits`` (N, V) to ``best`` (N,)."""
+        best[...] = logits.argmax(axis=1)
+
+    def add_total(self, x: Array, scale: float, out: Array) -> None:
+        """Add ``scale`` times the sum of ``x`` (N,) to ``out`` (1,) float64."""
+        out += scale * x.sum(dtype=np.float64)
