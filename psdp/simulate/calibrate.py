@@ -16,6 +16,7 @@ from typing import Any
 
 from psdp.errors import ConfigError, ReplayError
 from psdp.job import Job
+from psdp.modes import MODES, Pushed
 from psdp.protocol import Push
 from psdp.records.folder import CONFIG, SUMMARY
 from psdp.records.replay import Happened, Timing, events_file, read_record
@@ -117,15 +118,19 @@ def read_run(folder: Path) -> Recorded:
         ) from error
     except ReplayError as error:
         raise ConfigError(f"--calibrate {folder}: {error}") from error
-    if config["settings"]["mode"] == "allreduce":
+    name = config["settings"]["mode"]
+    mode = MODES.get(name)
+    if mode is None:
+        raise ConfigError(f"--calibrate {folder}: there is no mode {name!r} in this psdp")
+    if not mode.served:
         raise ConfigError(
-            f"--calibrate {folder}: in --mode allreduce servers see no gradients, so its record "
-            "says nothing of their costs; record a run of another mode"
+            f"--calibrate {folder}: in --mode {mode} servers see no gradients, so its record says "
+            "nothing of their costs; record a run of another mode"
         )
-    if config["settings"]["mode"] == "auto":
+    if mode.chooses:
         raise ConfigError(
-            f"--calibrate {folder}: in --mode auto a run is now in one mode and now in another, at "
-            "other costs; record a run of one mode"
+            f"--calibrate {folder}: in --mode {mode} a run is now in one mode and now in another, "
+            "at other costs; record a run of one mode"
         )
     pushes = [_push_of(event) for event in happened if isinstance(event.event, Push)]
     return Recorded(config, summary, pushes)
@@ -156,13 +161,15 @@ def _read_off(run: Recorded, job: Job, costs: Costs) -> Costs:
     """Return the costs that the record shows, all but the latency."""
     summary, pushes = run.summary, run.pushes
     gradients = sum(push.steps for push, _ in pushes)
-    averaged = gradients if summary["mode"] == "sync" else 0
+    mode = job.config.mode
+    averages = mode.in_rounds and Pushed.GRADIENT in mode.pushes
+    averaged = gradients if averages else 0
     # Averaging reads a vector for each gradient, where an update touches several.
     apply_s = summary["apply_s"] / (summary["version"] + averaged / UPDATE_VECTORS)
     server_s = summary["server_cpu_s"]["0"] - summary["apply_s"] - IDLE_SHARE * summary["wall_s"]
     pull_s_per_byte = sum(summary["pull_s"].values()) / summary["bytes_pulled"]
     size = summary["bytes_pulled"] / (len(pushes) + len(job.workers))
-    inner_s = apply_s if summary["mode"] in ("local", "easgd") else 0.0
+    inner_s = apply_s if mode.own_optimizer else 0.0
     # First steps touch their memory for the first time, and throughput does not count them either.
     warm = pushes[int(WARM_UP * len(pushes)) :]
     worker_s = fmean(_exchange_s(warm, inner_s)) - size * pull_s_per_byte

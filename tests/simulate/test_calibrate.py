@@ -104,7 +104,11 @@ def test_what_is_no_recorded_run_is_refused(tmp_path: Path) -> None:
     (older / "events-000000.jsonl").write_text('["push", 1, 0, 0, 1, 0.1, 2.5, 1.0]\n["stop"]\n')
     with pytest.raises(ConfigError, match="line 1 is no event"):
         calibrate(older, Costs())
-    for mode, why in (("allreduce", "servers see no gradients"), ("auto", "a run of one mode")):
+    for mode, why in (
+        ("allreduce", "in --mode allreduce servers see no gradients"),
+        ("auto", "in --mode auto .* record a run of one mode"),
+        ("other", "there is no mode 'other'"),
+    ):
         other = write_run(tmp_path / mode)
         settings = SETTINGS.resolved().flat() | {"mode": mode}
         config = {"settings": settings, "workers": WORKERS, "parameters": SIZE}

@@ -1,0 +1,126 @@
+"""Flags of a simulation's own: what is varied, and what everything costs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from psdp.cli import Parser, whole
+from psdp.config import either
+from psdp.modes import MODES, ONLY_WITH
+
+USUAL_STEPS = 50
+"""Steps that are simulated, unless --max-steps says otherwise."""
+
+SIMULATED = tuple(mode.name for mode in MODES.values() if not mode.chooses)
+"""Modes that can be simulated: one that chooses is one of the others at a time, by what is
+measured."""
+
+VARIED = ("mode", "servers", "local_steps", "staleness")
+"""Settings of which several values may be given."""
+
+COSTS: dict[str, tuple[float, str, str]] = {
+    "step_s": (1e-3, "--step-ms", "processor time of a step (default 50)"),
+    "latency_s": (1e-6, "--latency-us", "of a message (default 20)"),
+    "server_message_s": (
+        1e-6,
+        "--server-message-us",
+        "processor time of a server for a push, and again for its answer (default 20)",
+    ),
+    "worker_message_s": (
+        1e-6,
+        "--worker-message-us",
+        "processor time of a worker for its push, and again for the answer (default 20)",
+    ),
+    "push_s_per_byte": (1e-9, "--push-ns-per-byte", "copying of a worker's push (default 0)"),
+    "pull_s_per_byte": (1e-9, "--pull-ns-per-byte", "copying of a worker's pull (default 0)"),
+    "apply_s": (1e-3, "--apply-ms", "an update of all parameters (default 2.8 ns each)"),
+    "average_s": (
+        1e-3,
+        "--average-ms",
+        "averaging, for each gradient of more than one (default a seventh of --apply-ms)",
+    ),
+    "slice_s": (1e-3, "--slice-ms", "turn of a rank on a core that others wait for (default 1.4)"),
+    "mtbf_s": (1.0, "--mtbf-s", "mean seconds between two failures of a worker (default: none)"),
+    "restart_s": (1.0, "--restart-s", "after which a worker that failed is back (default: never)"),
+}
+"""By field of the costs: the flag's unit in seconds, the flag, and what it says."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of what is the simulation's own."""
+    parser = Parser(
+        prog="python -m psdp.simulate",
+        usage="%(prog)s [--workers W,...] [--mode MODE,...] [costs] [worker flags]",
+        description="Predict how jobs go: the modes' own decisions under a virtual clock, with "
+        "costs in place of work. Lists, separated by commas, make a row for every combination.",
+        epilog="All other flags are those of a job, see python -m psdp.worker --help; those that "
+        "matter are the size of the model and of a batch, --max-steps (default "
+        f"{USUAL_STEPS}), --link-mbps (of each rank's network port, both ways; 0: one host), "
+        "--merge, --backup-workers, --wire-dtype, --straggler, --jitter (slept, beside the "
+        "processor time of a step) and --seed. Example: python -m psdp.simulate --workers "
+        f"8,64,512 --mode {','.join(SIMULATED)} --step-ms 50 --latency-us 20 --link-mbps 10000 "
+        "--apply-ms 1 --jitter exponential:0.1",
+        allow_abbrev=False,
+    )
+    grid = parser.add_argument_group("what is varied")
+    counts = _list_of(_whole(1))
+    grid.add_argument("--workers", type=counts, metavar="W,...", help="default 4")
+    grid.add_argument("--mode", type=_list_of(_mode), metavar="MODE,...", help=", ".join(SIMULATED))
+    grid.add_argument("--servers", type=counts, metavar="K,...", help="default 1")
+    grid.add_argument("--local-steps", type=counts, metavar="H,...", help=_of_modes("local_steps"))
+    grid.add_argument(
+        "--staleness", type=_list_of(_whole(0)), metavar="S,...", help=_of_modes("staleness")
+    )
+    costs = parser.add_argument_group("costs")
+    costs.add_argument(
+        "--calibrate",
+        metavar="RUN",
+        help="fit the costs from this folder of a run made with --record, and take its settings; "
+        "flags win over both",
+    )
+    for name, (_, flag, text) in COSTS.items():
+        costs.add_argument(flag, dest=name, type=_seconds, metavar="X", help=text)
+    costs.add_argument(
+        "--cores", type=_whole(1), metavar="C", help="shared by all ranks (default: one each)"
+    )
+    costs.add_argument("--parameters", type=_whole(1), metavar="N", help="default: the model's")
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    return parser
+
+
+def _of_modes(setting: str) -> str:
+    return f"of {either([mode for mode in ONLY_WITH[setting] if mode in SIMULATED])}"
+
+
+def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    def parse(text: str) -> list[Any]:
+        return [kind(entry) for entry in text.split(",")]
+
+    return parse
+
+
+def _mode(text: str) -> str:
+    if text not in SIMULATED:
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(SIMULATED)}, got '{text}'")
+    return text
+
+
+def _whole(low: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or (number := whole(text)) < low:
+            raise argparse.ArgumentTypeError(f"expected whole numbers from {low} on, got '{text}'")
+        return number
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got '{text}'")
+    return value

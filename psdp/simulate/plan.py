@@ -1,0 +1,161 @@
+"""What a command line of ``psdp.simulate`` asks for: which jobs, at what costs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from psdp.cli import given_settings
+from psdp.config import Config, either, flag_of
+from psdp.errors import ConfigError
+from psdp.modes import ONLY_WITH
+from psdp.simulate.calibrate import Calibration, calibrate
+from psdp.simulate.costs import Costs, usual_apply_s, usual_average_s
+from psdp.simulate.options import COSTS, SIMULATED, USUAL_STEPS, VARIED, build_parser
+from psdp.simulate.scenario import job_of
+from psdp.terminal import path_of
+
+FOLDERS = ("out", "resume", "replay")
+"""Settings of a run that name folders; a simulation has none."""
+
+_SHAPE = {"n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum", "vocab_size"}
+_SHAPE |= {"bias", "position", "dtype"}
+"""Settings on which the time of a step depends."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the command line asks for.
+
+    Attributes:
+        settings: of the job, as far as they are the same in every row.
+        parameters: of the model, if they are not to be those of the settings.
+        size: the number of parameters.
+        grid: values of each setting of which every combination is a row.
+    """
+
+    settings: dict[str, Any]
+    grid: dict[str, list[Any]]
+    workers: list[int]
+    parameters: int | None
+    size: int
+    costs: Costs
+    calibration: Calibration | None
+    json: Path | None
+
+
+def combinations(settings: dict[str, Any], grid: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the settings of each row. What has no meaning in a mode does not multiply its rows.
+
+    Raises:
+        ConfigError: a setting has a meaning in none of the modes.
+    """
+    modes = grid["mode"]
+    for name in (grid.keys() | settings.keys()) & ONLY_WITH.keys():
+        if not set(modes) & set(ONLY_WITH[name]):
+            only = either([mode for mode in ONLY_WITH[name] if mode in SIMULATED])
+            raise ConfigError(
+                f"{flag_of(name)} has a meaning with --mode {only} only, got {','.join(modes)}"
+            )
+    for mode in modes:
+
+        def meant(name: str, mode: str = mode) -> bool:
+            return mode in ONLY_WITH.get(name, SIMULATED)
+
+        common = {name: value for name, value in settings.items() if meant(name)}
+        varied = {name: values for name, values in grid.items() if name != "mode" and meant(name)}
+        for values in itertools.product(*varied.values()):
+            yield common | {"mode": mode} | dict(zip(varied, values, strict=True))
+
+
+def parse(argv: Sequence[str]) -> Plan:
+    """Return what the command line asks for.
+
+    Raises:
+        ConfigError: a flag is unknown, or its value impossible.
+        SystemExit: ``--help``.
+    """
+    own, flags = build_parser().parse_known_args(argv)
+    settings = given_settings(flags)
+    grid = {name: getattr(own, name) for name in VARIED if getattr(own, name) is not None}
+    costs = {
+        name: getattr(own, name) * unit
+        for name, (unit, _, _) in COSTS.items()
+        if getattr(own, name) is not None
+    }
+    if own.cores is not None:
+        costs["cores"] = own.cores
+    if "restart_s" in costs and "mtbf_s" not in costs:
+        raise ConfigError("--restart-s says when workers that failed are back: give --mtbf-s too")
+    workers, parameters, calibration = own.workers or [4], own.parameters, None
+    if own.calibrate is not None:
+        known = {name: costs[name] for name in ("cores", "slice_s") if name in costs}
+        calibration = calibrate(path_of(own.calibrate, "--calibrate"), Costs(**known))
+        if "step_s" not in costs:
+            _check_shape(settings, parameters)
+        settings, grid = _of_run(calibration.settings, settings, grid)
+        workers = own.workers or [calibration.workers]
+        if not _SHAPE & settings.keys():
+            parameters = parameters or calibration.parameters
+    settings = {"max_steps": USUAL_STEPS} | settings
+    grid = {"mode": [Config().run.mode]} | grid
+    first = next(combinations(settings, grid))
+    size = job_of(first, workers[0], parameters).table.size
+    return Plan(
+        settings=settings,
+        grid=grid,
+        workers=workers,
+        parameters=parameters,
+        size=size,
+        costs=_costs(costs, size, calibration),
+        calibration=calibration,
+        json=None if own.json is None else path_of(own.json, "--json"),
+    )
+
+
+def _check_shape(settings: Mapping[str, Any], parameters: int | None) -> None:
+    """
+    Raises:
+        ConfigError: the steps of a recorded run say nothing about those of these settings.
+    """
+    other = [flag_of(name) for name in settings if name in _SHAPE]
+    if parameters is not None:
+        other.append("--parameters")
+    if other:
+        raise ConfigError(
+            f"{other[0]} changes what a step takes, which --calibrate found for the model and the "
+            "batches of its run; say --step-ms too, or drop it"
+        )
+
+
+def _of_run(
+    recorded: Mapping[str, Any], settings: dict[str, Any], grid: dict[str, list[Any]]
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Return the settings and the grid that add to those of a recorded run what was said.
+
+    Where other modes are asked for, what only the run's own mode had a use for is left out.
+    """
+    moot, usual = (ONLY_WITH if "mode" in grid else {}), Config().flat()
+    said = {
+        name: value
+        for name, value in recorded.items()
+        if name not in (*moot, *FOLDERS) and value != usual[name]
+    }
+    single = {name: [said.pop(name)] for name in VARIED if name in said}
+    return said | settings, single | grid
+
+
+def _costs(given: Mapping[str, Any], size: int, calibration: Calibration | None) -> Costs:
+    """Return the costs: as given, else as calibrated, else as usual for so many parameters."""
+    if calibration is None:
+        apply_s = given.get("apply_s", usual_apply_s(size))
+        costs = Costs(apply_s=apply_s, average_s=usual_average_s(apply_s))
+    else:
+        costs, scale = calibration.costs, size / calibration.parameters
+        costs = replace(costs, apply_s=costs.apply_s * scale, average_s=costs.average_s * scale)
+    if "step_s" in given:
+        given = {**given, "step_s": (given["step_s"],)}
+    return replace(costs, **given)
