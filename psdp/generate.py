@@ -20,7 +20,7 @@ import numpy as np
 
 from psdp.backend.threads import fair_share, limit_blas
 from psdp.cli import Parser, whole
-from psdp.config import AUTO
+from psdp.config.fields import AUTO
 from psdp.cores import cpu_quota, own_cores
 from psdp.errors import ConfigError, DataError, PsdpError
 from psdp.generation import Sampling, choose_checkpoint, continuation, load_model

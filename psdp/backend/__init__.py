@@ -12,7 +12,7 @@ from psdp.backend.arrays import BF16
 from psdp.backend.base import Backend
 from psdp.backend.cpu.numpy import NumpyBackend
 from psdp.backend.kernels.optimizer import AdamStep, Scalar
-from psdp.config import AUTO
+from psdp.config.fields import AUTO
 from psdp.errors import ConfigError, NoDevice, UnusableDevice
 
 if "OMP_WAIT_POLICY" not in os.environ:

@@ -14,14 +14,13 @@ config.py                             all settings of one run
 
 from psdp.config.config import Config, settings
 from psdp.config.data import DataConfig
-from psdp.config.fields import AUTO, base_type, flag_of
+from psdp.config.fields import base_type, flag_of
 from psdp.config.help import either, help_of
 from psdp.config.model import ModelConfig
 from psdp.config.optim import OptimConfig
 from psdp.config.run import RunConfig
 
 __all__ = [
-    "AUTO",
     "Config",
     "DataConfig",
     "ModelConfig",

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from psdp.backend import Backend, make_backend
 from psdp.checkpoint import Snapshot
-from psdp.config import AUTO
+from psdp.config.fields import AUTO
 from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.optim import DelayCompensation, Optimizer

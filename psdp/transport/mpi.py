@@ -284,7 +284,7 @@ class MpiReducer(Reducer):
                 self._moves()
                 self._post(free)
         except MPI.Exception as error:
-            raise PeerLost(f"the workers' allreduce failed ({error})") from error
+            raise PeerLost(f"the workers' Allreduce failed ({error})") from error
         self._free = ()
         return free is None
 
