@@ -212,10 +212,9 @@ def test_what_takes_less_than_a_minute_works_as_typed(page: Path, tmp_path: Path
     write_run(tmp_path / "runs" / "two", mode="async")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
-    for block in run(page):
-        shell = ["bash", "-euo", "pipefail", "-c", block]
-        ended = run_session(shell, timeout_s=400, env=env, cwd=tmp_path)
-        assert ended.status == 0, f"{page.name}:\n{block}{ended.output}"
+    shell = ["bash", "-euxo", "pipefail", "-c", "".join(run(page))]
+    ended = run_session(shell, timeout_s=800, env=env, cwd=tmp_path)
+    assert ended.status == 0, f"{page.name}:\n{ended.output}"
 
 
 def test_readme_has_commands_that_are_run() -> None:
