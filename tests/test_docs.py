@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-import settings_tables
+from files_table import files_table
 from made_runs import write_run
 from session import run_session
+from settings_tables import settings_tables
 
 import psdp.generate
 import psdp.launch
@@ -229,12 +230,20 @@ def test_the_settings_file_that_is_shown_is_taken(tmp_path: Path) -> None:
 
 
 def test_the_settings_page_has_every_flag_and_mode() -> None:
-    tables = settings_tables.settings_tables()
+    tables = settings_tables()
     for _, field in settings():
         assert f"| `{flag_of(field.name)}` | " in tables
     for mode in MODES.values():
         assert f"| `{mode.name}` | " in tables
     assert "| `--staleness` |  |  | `4` |" in tables
+
+
+def test_the_architecture_page_has_every_file_and_what_it_says_of_itself() -> None:
+    table = files_table(ROOT / "psdp")
+    for file in (ROOT / "psdp").rglob("*.py"):
+        if file.name != "__init__.py":
+            assert re.search(rf"^\| `{re.escape(file.name)}` \| .+ \|$", table, re.MULTILINE), file
+    assert "| `modes.py` | The table of modes:" in table
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
