@@ -66,6 +66,13 @@ def test_every_internal_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}"
 
 
+@pages
+def test_every_path_that_is_named_exists(page: Path) -> None:
+    named = re.findall(r"\b(?:psdp|tests|benchmarks|examples)/[\w./*-]+", page.read_text("utf-8"))
+    for path in {name.rstrip(".") for name in named}:
+        assert any(ROOT.glob(path)), f"{page.name} names {path}"
+
+
 def test_readme_is_a_face_and_not_the_manual() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
 
