@@ -107,7 +107,7 @@ def outer_lr(job: Job) -> float:
     """Return the learning rate of the outer optimizer, which takes what workers changed on their
     own."""
     # A worker that is merged alone moves the weights by its share of 1 / workers, and goes on from
-    # there: less than it has moved itself. Measured: README, results.
+    # there: less than it has moved itself. Measured: docs/results.md.
     lr = job.config.optim.outer_lr
     return min(2.0, len(job.workers)) if lr is None else lr
 
