@@ -29,7 +29,7 @@ from psdp.servers.keeper import leader_of
 from psdp.servers.leader import LAST_SAVE_S, Ended
 from psdp.servers.server import Server
 from psdp.startup import Ready, prepare
-from psdp.startup.resume import identity_of
+from psdp.startup.resume import change_of_schedule, identity_of
 from psdp.terminal import show_any_text
 from psdp.transport import Endpoint
 from psdp.transport.link import Link
@@ -193,6 +193,8 @@ def describe(ready: Ready) -> str:
         text += f"\nSLOWED DOWN ON PURPOSE: {slow}"
     if ready.manifest is not None:
         text += f"\ngoing on from {ready.manifest.folder}"
+        change = change_of_schedule(job, ready.manifest)
+        text += "" if change is None else f"\n{change}"
     return text
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,13 @@ try:
     from psdp.startup.folder import config_record, open_folder
     from psdp.startup.on_devices import lack_of_room
     from psdp.startup.prepare import cut_out, place_on_node
-    from psdp.startup.resume import CHANGEABLE, check_resumable, identity_of, settle
+    from psdp.startup.resume import (
+        CHANGEABLE,
+        change_of_schedule,
+        check_resumable,
+        identity_of,
+        settle,
+    )
     from psdp.startup.share import Links, links, make_memory, mutual, open_windows
 except ConfigError as missing:
     pytest.skip(str(missing), allow_module_level=True)
@@ -63,7 +70,9 @@ class Case:
         weights = self.job.table.initial(1, "float32")
         file = store.write_shard(step, 0, 1, {"weights": weights})
         identity = identity or identity_of(self.job, self.corpus)
-        store.commit(step, [file], identity | {"version": step})
+        store.commit(
+            step, [file], identity | {"version": step, "tokens": step * self.job.tokens_per_step}
+        )
 
     def checkpoint(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:06d}"
@@ -428,6 +437,32 @@ def test_another_text_is_refused(case: Case) -> None:
 def test_another_model_is_refused(case: Case) -> None:
     with pytest.raises(CheckpointError, match="holds other parameters than this version"):
         check_resumable(case.job_of(3, n_layer=2), case.corpus, case.manifest())
+
+
+def change(case: Case, **given: Any) -> str | None:
+    config, manifest = settle({"resume": str(case.folder), **given})
+    assert manifest is not None
+    return change_of_schedule(replace(case.job, config=config), manifest)
+
+
+def test_what_another_number_of_steps_makes_of_the_learning_rate_is_said(tmp_path: Path) -> None:
+    linear = {"lr_schedule": "linear", "lr": 1.0, "min_lr": 0.0, "warmup_steps": 0}
+    case = Case(tmp_path / "run", max_steps=20, **linear)  # of which 10 are done
+    assert change(case, max_steps=40) == (
+        "--max-steps 40 stretches the schedule, which was one of 20 steps: the learning rate jumps "
+        "from 5.00e-01 to 7.50e-01"
+    )
+    assert change(case, max_steps=16) == (
+        "--max-steps 16 shortens the schedule, which was one of 20 steps: the learning rate jumps "
+        "from 5.00e-01 to 3.75e-01"
+    )
+    assert change(case) is None
+    assert change(case, max_steps=20) is None
+
+
+def test_a_schedule_without_an_end_does_not_change(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run", max_steps=20, lr_schedule="constant")
+    assert change(case, max_steps=40) is None
 
 
 def test_what_a_checkpoint_says_of_its_job_is_all_that_generate_needs(case: Case) -> None:

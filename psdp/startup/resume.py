@@ -12,6 +12,7 @@ from psdp.config import Config, flag_of
 from psdp.data.corpus import Corpus
 from psdp.errors import CheckpointError, ReplayError
 from psdp.job import Job
+from psdp.optim.schedule import Schedule
 from psdp.records.folder import CONFIG
 
 CHANGEABLE = frozenset(
@@ -127,6 +128,20 @@ def check_resumable(job: Job, corpus: Corpus, manifest: Manifest) -> None:
         )
     if not job.table.same_layout(kept(manifest, "layout")):
         raise CheckpointError(f"{folder} holds other parameters than this version of psdp makes")
+
+
+def change_of_schedule(job: Job, manifest: Manifest) -> str | None:
+    """Return what another ``--max-steps`` than the run had makes of its learning rate, in a line;
+    None where it makes nothing of it."""
+    was, now = kept(manifest, "settings")["max_steps"], job.config.run.max_steps
+    steps = kept(manifest, "tokens") / job.tokens_per_step
+    before, after = (Schedule(job.config.optim, end).lr(steps) for end in (was, now))
+    if before == after:
+        return None
+    return (
+        f"--max-steps {now} {'stretches' if now > was else 'shortens'} the schedule, which was one "
+        f"of {was} steps: the learning rate jumps from {before:.2e} to {after:.2e}"
+    )
 
 
 def check_replayable(job: Job, corpus: Corpus, run: Path) -> None:

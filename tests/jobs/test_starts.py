@@ -96,3 +96,14 @@ def test_a_rank_that_is_alone_against_its_launchers_word_names_the_cause(folder:
     assert "this MPI sees one rank although Slurm was to start 2 (SLURM_NTASKS=2)" in alone.stdout
     assert "start with srun --mpi=pmix, " in alone.stdout
     assert [path.name for path in folder.iterdir()] == ["corpus.txt"]
+
+
+def test_a_run_that_goes_on_for_longer_says_how_its_learning_rate_jumps(folder: Path) -> None:
+    assert train(folder, 2, "--max-steps", "4", "--out", "x").returncode == 0
+    job = train(folder, 2, "--max-steps", "8", "--resume", "x")
+    assert job.returncode == 0, job.stdout
+    assert (
+        "--max-steps 8 stretches the schedule, which was one of 4 steps: the learning" in job.stdout
+    )
+    # A cosine from 0.01 to 0.001 is over after 4 steps, and half way after 4 of 8.
+    assert "rate jumps from 1.00e-03 to 5.50e-03" in job.stdout
