@@ -112,8 +112,8 @@ class RunConfig:
     )
     precision: str = setting(
         "float32",
-        "of the workers' products; bf16 rounds their factors to bfloat16 (tf32, on a GPU, to TF32) "
-        "and sums in float32",
+        "of the workers' products; bf16 rounds operands to bfloat16 (tf32, on a GPU, to TF32) and "
+        "sums in float32",
         choices=("float32", "tf32", "bf16"),
     )
     dtype: str = setting("float32", "of weights and gradients", choices=("float32", "float64"))

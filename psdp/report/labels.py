@@ -48,8 +48,8 @@ def _base_label(row: Row) -> str:
     return ", ".join(parts)
 
 
-def place_of(row: Row) -> tuple[Any, ...]:
-    """Return by what rows are sorted: modes as in their table, then their settings."""
+def sort_key(row: Row) -> tuple[Any, ...]:
+    """Return by what rows are sorted: the order of their modes, then their settings."""
     s = row.settings
     numbers = (s["backup_workers"], s["staleness"] or 0, s["local_steps"] or 0)
     return (row.kind.order, *numbers, s["merge"] == Merge.EACH, row.label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -98,74 +99,73 @@ class _Pen:
 
     def sketches(self) -> list[_Sketch]:
         """Return all plots, in the order of the report."""
+        return [*self._curves(), self._bars(), *self._histograms(), self._times()]
+
+    def _curves(self) -> Iterator[_Sketch]:
         seeds = "A line is a run; dots are evaluations, dashes the target loss."
-        return [
-            _Sketch(
-                Plot("loss_time.png", "Validation loss against time", seeds),
-                lambda axes, scenario: self._loss(axes, scenario, "seconds", _time),
+        spread = "The bytes of a run are taken to be spread evenly over its tokens."
+        for name, caption, unit, x_of in (
+            ("time", seeds, "seconds", _time),
+            ("tokens", seeds, "tokens", _tokens),
+            ("bytes", f"{seeds} {spread}", "MB pushed and pulled", _mb),
+        ):
+            yield _Sketch(
+                Plot(f"loss_{name}.png", f"Validation loss against {name}", caption),
+                partial(self._loss, unit=unit, x_of=x_of),
+            )
+
+    def _bars(self) -> _Sketch:
+        return _Sketch(
+            Plot(
+                "throughput.png",
+                "Throughput",
+                "Steps/s, evaluations included; whiskers are one standard deviation over runs.",
             ),
-            _Sketch(
-                Plot("loss_tokens.png", "Validation loss against tokens", seeds),
-                lambda axes, scenario: self._loss(axes, scenario, "tokens", _tokens),
+            self._throughput,
+            height=1.3 + 0.32 * self._most_rows,
+        )
+
+    def _histograms(self) -> Iterator[_Sketch]:
+        yield _Sketch(
+            Plot(
+                "version_lag.png",
+                "Version lag",
+                "Version at which a gradient was applied minus the one that it was computed "
+                "on; all gradients of all runs.",
             ),
-            _Sketch(
-                Plot(
-                    "loss_bytes.png",
-                    "Validation loss against bytes",
-                    f"{seeds} The bytes of a run are taken to be spread evenly over its tokens.",
-                ),
-                lambda axes, scenario: self._loss(axes, scenario, "MB pushed and pulled", _mb),
+            partial(
+                self._histogram, unit="version lag", of="gradients", choose=lambda row: row.lags
             ),
-            _Sketch(
-                Plot(
-                    "throughput.png",
-                    "Throughput",
-                    "Steps/s, evaluations included; whiskers are one standard deviation over runs.",
-                ),
-                self._throughput,
-                height=1.3 + 0.32 * self._most_rows,
+        )
+        yield _Sketch(
+            Plot(
+                "clock_gap.png",
+                "Clock gap",
+                "By how many clocks a worker was ahead of the slowest one whenever it was told "
+                "to go on.",
             ),
-            _Sketch(
-                Plot(
-                    "version_lag.png",
-                    "Version lag",
-                    "Version at which a gradient was applied minus the one that it was computed "
-                    "on; all gradients of all runs.",
-                ),
-                lambda axes, scenario: self._histogram(
-                    axes, scenario, "version lag", "gradients", lambda row: row.lags
-                ),
+            partial(self._histogram, unit="clock gap", of="answers", choose=lambda row: row.gaps),
+        )
+
+    def _times(self) -> _Sketch:
+        return _Sketch(
+            Plot(
+                "worker_time.png",
+                "Where each worker's time went",
+                "A bar is a worker, in the order of ranks; mean over runs. What a step was "
+                "slowed down on purpose counts as compute; other is the start and evaluations.",
             ),
-            _Sketch(
-                Plot(
-                    "clock_gap.png",
-                    "Clock gap",
-                    "By how many clocks a worker was ahead of the slowest one whenever it was told "
-                    "to go on.",
-                ),
-                lambda axes, scenario: self._histogram(
-                    axes, scenario, "clock gap", "answers", lambda row: row.gaps
-                ),
-            ),
-            _Sketch(
-                Plot(
-                    "worker_time.png",
-                    "Where each worker's time went",
-                    "A bar is a worker, in the order of ranks; mean over runs. What a step was "
-                    "slowed down on purpose counts as compute; other is the start and evaluations.",
-                ),
-                self._time,
-                height=1.5 + 0.14 * self._most_bars,
-                key=PART_COLOURS,
-            ),
-        ]
+            self._time,
+            height=1.5 + 0.14 * self._most_bars,
+            key=PART_COLOURS,
+        )
 
     def _loss(
         self,
         axes: Axes,
         scenario: Scenario,
         unit: str,
-        place: Callable[[Run, Evaluation], float],
+        x_of: Callable[[Run, Evaluation], float],
     ) -> None:
         for row in scenario.rows:
             label: str | None = row.label
@@ -174,7 +174,7 @@ class _Pen:
                 # The loss of the initial weights would flatten all others.
                 seen = [evaluation for evaluation in run.evaluations if evaluation.tokens]
                 axes.plot(
-                    [place(run, evaluation) for evaluation in seen],
+                    [x_of(run, evaluation) for evaluation in seen],
                     [evaluation.loss for evaluation in seen],
                     marker=".",
                     linewidth=1.1,
@@ -235,17 +235,17 @@ class _Pen:
         axes.set_ylabel(f"% of {of}")
 
     def _time(self, axes: Axes, scenario: Scenario) -> None:
-        place, ticks = 0.0, {}
+        y, ticks = 0.0, {}
         for row in scenario.rows:
-            first = place
+            first = y
             for share in row.shares:
                 left = 0.0
                 for part, colour in PART_COLOURS.items():
-                    axes.barh(place, 100 * share[part], left=left, color=colour, height=0.9)
+                    axes.barh(y, 100 * share[part], left=left, color=colour, height=0.9)
                     left += 100 * share[part]
-                place += 1
-            ticks[(first + place - 1) / 2] = row.label
-            place += 0.7
+                y += 1
+            ticks[(first + y - 1) / 2] = row.label
+            y += 0.7
         axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
         axes.invert_yaxis()
         axes.set_xlim(0, 100)

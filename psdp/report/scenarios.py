@@ -11,7 +11,7 @@ from typing import Any
 
 from psdp.config.handicap import parse_stragglers
 from psdp.report.baselines import SERVED, with_ratios
-from psdp.report.labels import labelled, place_of
+from psdp.report.labels import labelled, sort_key
 from psdp.report.rows import Row, row_of
 from psdp.report.runs import Run
 from psdp.report.settings import CONDITIONS, NOT_COMPARED, SETUP, hashable, is_plain, said
@@ -100,7 +100,7 @@ def _scenario(
     for run in runs:
         groups[_row_key(run)].append(run)
     rows = [row_of(group, target, equal_tokens) for group in groups.values()]
-    rows = sorted(labelled(rows), key=place_of)
+    rows = sorted(labelled(rows), key=sort_key)
     return Scenario(
         workers=workers,
         stragglers=dict(slow),

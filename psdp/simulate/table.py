@@ -39,8 +39,11 @@ UNFINISHED = "!: failures ended the run before its budget was spent"
 
 def table(predictions: Sequence[Prediction]) -> str:
     """Return a line for each prediction, under a line of names."""
-    lines = ["".join(_cell(name, width) for name, width, _ in COLUMNS)]
-    lines += ["".join(_cell(of(p), width) for _, width, of in COLUMNS) for p in predictions]
+    longest = max((len(p.mode) for p in predictions), default=0)
+    (mode, least, of_mode), *others = COLUMNS
+    columns = [(mode, min(least, -longest), of_mode), *others]
+    lines = ["".join(_cell(name, width) for name, width, _ in columns)]
+    lines += ["".join(_cell(of(p), width) for _, width, of in columns) for p in predictions]
     lines.append(LEGEND)
     if not all(p.drained for p in predictions):
         lines.append(UNFINISHED)
