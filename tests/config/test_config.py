@@ -11,6 +11,7 @@ import pytest
 
 from psdp.config import Config, base_type, flag_of, settings
 from psdp.errors import ConfigError
+from psdp.modes import MODES
 
 FIELDS = {field.name: field for _, field in settings()}
 NUMBERS = [name for name, field in FIELDS.items() if base_type(field) in ("int", "float")]
@@ -235,6 +236,21 @@ def test_what_depends_on_other_settings_is_filled(
 ) -> None:
     got = getattr(group_of(resolved(**given), name), name)
     assert got == (pytest.approx(expected) if isinstance(expected, float) else expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "in_rounds"),
+    [
+        *[({"mode": mode}, True) for mode in ("sync", "local", "allreduce")],
+        *[({"mode": mode}, False) for mode in ("async", "ssp", "easgd")],
+        ({"mode": "local", "merge": "async"}, False),
+        ({"mode": "local", "merge": "sync"}, True),
+    ],
+)
+def test_whether_updates_wait_for_all_workers(given: dict[str, Any], in_rounds: bool) -> None:
+    config = resolved(**given)
+    assert config.mode is MODES[given["mode"]]
+    assert config.in_rounds is in_rounds
 
 
 def test_settings_survive_json() -> None:

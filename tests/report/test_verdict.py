@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from psdp.modes import MODES
 from psdp.report.measures import Stat
 from psdp.report.regimes import regimes
 from psdp.report.rows import Row
@@ -327,6 +329,27 @@ def test_fewer_bytes_are_said_against_sync() -> None:
         " in all)." in text
     )
     assert "Bytes a token" not in said(row("sync", 10.0, 20.0), row("async", 12.0, 30.0))
+
+
+# Modes that the table has not yet
+
+
+def test_what_is_said_of_a_mode_is_said_of_any_that_is_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    twice = replace(MODES["sync"], name="sync-every-2", order=9)
+    bounded = replace(MODES["ssp"], name="bounded", order=10)
+    known = {**MODES, twice.name: twice, bounded.name: bounded}
+    monkeypatch.setattr("psdp.report.rows.MODES", known)
+    rows = (row("sync-every-2", 10.0, 30.0), row("bounded", 12.0, 40.0, staleness=4))
+    text = said(*rows)
+    assert "There is no sync" not in text
+    assert "That is 1.20 times sync-every-2's 10.0" in text
+    assert "bounded never came to its bound" in text
+    assert "Sync-every-2 wins here: nothing reaches the target loss sooner." in text
+    text = said(row("sync", 20.0, 20.0), *rows)
+    assert "Fastest: sync with 20.0 ± 0.1 steps/s. So no mode makes more" in text
+    assert "Sync wins here: nothing" in text
 
 
 # Allreduce
