@@ -42,7 +42,7 @@ from psdp.servers.rules import Rule, Rules
 from psdp.servers.shard import Shard
 from psdp.transport import Arrival, Endpoint
 from psdp.transport import messages as m
-from psdp.transport.mpi import MpiEndpoint, World
+from psdp.transport.mpi import MpiEndpoint, MpiWorld
 from psdp.transport.shared import Memory, Neighbours, Window
 
 MB = 1_000_000
@@ -80,7 +80,7 @@ class Result:
 class Side:
     """What one rank holds: a server's shard, or a worker's gradient and weights, (P,) each."""
 
-    def __init__(self, world: World, comm: MPI.Intracomm, size: int) -> None:
+    def __init__(self, world: MpiWorld, comm: MPI.Intracomm, size: int) -> None:
         self.rank, self.workers = world.rank, range(1, comm.size)
         self.memory = Memory(1, size, np.float32, print)
         self.own = self.memory.zeros(size, np.float32)
@@ -183,7 +183,7 @@ def exchanges(side: Side, comm: MPI.Intracomm) -> Iterator[dict[str, Exchange]]:
 
 
 def measure(
-    world: World, workers: int, size: int, repeats: int, gap_s: float = 0.0
+    world: MpiWorld, workers: int, size: int, repeats: int, gap_s: float = 0.0
 ) -> Result | None:
     """Return what rounds of vectors (size,) of float32 take; all ranks call this together, and
     those beyond the workers get None."""
@@ -212,7 +212,7 @@ def measure(
 
 def run_ranks(options: argparse.Namespace) -> int:
     """Be one rank of the job; rank 0 prints."""
-    world = World()
+    world = MpiWorld()
     try:
         _tables(world, options)
     except Exception:
@@ -221,7 +221,7 @@ def run_ranks(options: argparse.Namespace) -> int:
     return 0
 
 
-def _tables(world: World, options: argparse.Namespace) -> None:
+def _tables(world: MpiWorld, options: argparse.Namespace) -> None:
     def say(text: str) -> None:
         if world.rank == 0:
             print(text, flush=True)

@@ -10,6 +10,14 @@ class PsdpError(Exception):
     exit_code = 1
 
 
+class StartRefused(PsdpError):
+    """The ranks cannot start; rank 0 has said why, and all of them end with this status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("the ranks cannot start")
+        self.exit_code = status
+
+
 class ConfigError(PsdpError):
     """A flag or a configuration file asks for something impossible or contradictory."""
 

@@ -9,7 +9,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from psdp import __version__
 from psdp.checkpoint import CheckpointStore
 from psdp.config import RunConfig
-from psdp.errors import ConfigError, PeerLost, PsdpError
+from psdp.errors import ConfigError, PeerLost, PsdpError, StartRefused
 from psdp.records.console import Console
 from psdp.records.metrics import Best
 from psdp.records.recorder import Recorder
@@ -30,11 +31,14 @@ from psdp.servers.leader import LAST_SAVE_S, Ended
 from psdp.servers.server import Server
 from psdp.startup import Ready, prepare
 from psdp.startup.resume import change_of_schedule, identity_of
+from psdp.startup.step import Nothing, Step, take
 from psdp.terminal import show_any_text
 from psdp.transport import Endpoint
 from psdp.transport.link import Link
 from psdp.transport.messages import ERROR, SIGNAL
-from psdp.transport.mpi import World
+from psdp.transport.mpi import MpiWorld
+from psdp.transport.reducer import Reducer
+from psdp.transport.world import World
 from psdp.workers.exchange import Interrupted
 from psdp.workers.worker import Worker
 
@@ -63,16 +67,18 @@ def live(given: Mapping[str, Any], refused: ConfigError | None) -> int:
         refused: why the command line could not be read; rank 0 tells it once.
     """
     show_any_text()
-    world = World()
+    world = MpiWorld()
     signals = Signals()
     try:
         _run(world, given, refused, signals)
-    except Exception as error:
+    except StartRefused as refusal:
+        return refusal.exit_code
+    except BaseException as error:
         world.abort(tell(world.rank, error, signals))
     return 0
 
 
-def tell(rank: int, error: Exception, signals: Signals) -> int:
+def tell(rank: int, error: BaseException, signals: Signals) -> int:
     """Print why this rank ends early; return the exit status that says so."""
     match error:
         case Ended() | Interrupted():
@@ -92,35 +98,47 @@ def _run(
     world: World, given: Mapping[str, Any], refused: ConfigError | None, signals: Signals
 ) -> None:
     ready = prepare(world, given, refused)
-    job = ready.job
+    job, others = ready.job, set(range(world.size)) - {world.rank}
     mbps = job.config.run.link_mbps
-    link = Link(mbps) if mbps else None
-    others = set(range(world.size)) - {world.rank}
-    if world.rank in job.servers:
-        endpoint = world.endpoint(sorted(others), ready.neighbours, link, ready.vectors_on)
-        try:
-            server = _server(ready, endpoint, signals)
-        except BaseException:
-            ready.folder.withdraw()
-            raise
-        server.run()
-    else:
-        assert ready.reads is not None
-        assert ready.replica is not None
-        endpoint = world.endpoint(job.servers, ready.neighbours, link, ready.vectors_on)
-        worker = Worker(
-            job,
-            endpoint,
-            ready.replica,
-            ready.reads.batches,
-            ready.reads.validation,
-            reducer=world.reducer(job.workers) if job.reduces else None,
-            snapshot=ready.snapshot,
-            signalled=signals,
-        )
+    peers = sorted(others) if world.rank in job.servers else job.servers
+    endpoint = world.endpoint(
+        peers, ready.neighbours, Link(mbps) if mbps else None, ready.vectors_on
+    )
+    reducer = None
+    if job.reduces and world.rank in job.workers:
+        reducer = world.reducer(job.workers)
+    try:
+        role, _ = take(world, TakeRole(ready, endpoint, reducer, signals))
+    except BaseException:
+        endpoint.close()
+        ready.folder.withdraw()
+        raise
+    if isinstance(role, Worker):
         with np.errstate(all="ignore"):  # a gradient with NaN or Inf is found and named by rank 0
-            _work(worker, world, signals)
+            _work(role, world, signals)
+    else:
+        role.run()
     endpoint.close()
+
+
+@dataclass(frozen=True)
+class TakeRole(Step[Server | Worker, Nothing, None]):
+    """The last step of the start: what can still fail before the first message fails here."""
+
+    ready: Ready
+    endpoint: Endpoint
+    reducer: Reducer | None
+    signals: Signals
+
+    facts = Nothing
+
+    def act(self) -> tuple[Server | Worker, Nothing]:
+        if self.endpoint.rank in self.ready.job.servers:
+            return _server(self.ready, self.endpoint, self.signals), Nothing()
+        return _worker(self.ready, self.endpoint, self.reducer, self.signals), Nothing()
+
+    def agree(self, facts: Sequence[Nothing]) -> None:
+        pass
 
 
 def _work(worker: Worker, world: World, signals: Signals) -> None:
@@ -134,6 +152,22 @@ def _work(worker: Worker, world: World, signals: Signals) -> None:
         worker.exchange.say_goodbye(SIGNAL if isinstance(error, Interrupted) else ERROR, code)
         time.sleep(LAST_SAVE_S + 1)
         world.abort(code)
+
+
+def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, signals: Signals) -> Worker:
+    """Return the worker of this rank."""
+    assert ready.reads is not None
+    assert ready.replica is not None
+    return Worker(
+        ready.job,
+        endpoint,
+        ready.replica,
+        ready.reads.batches,
+        ready.reads.validation,
+        reducer=reducer,
+        snapshot=ready.snapshot,
+        signalled=signals,
+    )
 
 
 def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:

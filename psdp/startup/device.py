@@ -1,26 +1,85 @@
-"""Filling GPUs: whether the ranks that share one fit into it is known before any of them does."""
+"""The step that opens devices. Whether the ranks that share a GPU fit into it is known before any
+of them fills it."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from psdp.backend import Backend
+from psdp.backend import Backend, make_backend
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.errors import DeviceMemoryError
 from psdp.job import Job
 from psdp.nn.memory import describe, training_memory
 from psdp.params import Zeros
+from psdp.startup.settings import Location
+from psdp.startup.step import Step
 from psdp.workers.replica import Replica
 
 
-def needs_of(backend: Backend, job: Job, rank: int, vocab_size: int) -> dict[str, Any] | None:
-    """Return what a rank's GPU is, has and must hold, for :func:`check_room`; None on a CPU.
+@dataclass(frozen=True)
+class Needs:
+    """What a rank's GPU is and has, and what the rank must hold there, in bytes.
 
-    ``vectors`` is what it must hold beside it where vectors are on GPUs, and ``slot`` as much again
-    for each worker whose gradient it receives.
+    Attributes:
+        needed: in any case; ``largest`` says what of it is largest.
+        vectors: beside it where vectors are on GPUs.
+        slot: as much again for each worker whose gradient it receives.
     """
+
+    name: str
+    free: int
+    total: int
+    needed: int
+    largest: str
+    vectors: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What one rank tells of its device: what it needs of a GPU, None on a CPU."""
+
+    needs: Needs | None
+
+
+@dataclass(frozen=True)
+class OpenDevice(Step[Backend | None, Opened, list[Needs | None]]):
+    """Open the device that this rank computes with; None for a server on a CPU."""
+
+    job: Job
+    rank: int
+    vocab_size: int
+    location: Location
+
+    facts = Opened
+
+    def act(self) -> tuple[Backend | None, Opened]:
+        run, at = self.job.config.run, self.location
+        if self.rank in self.job.servers:
+            if run.server_device == "cpu":
+                return None, Opened(None)
+            backend = make_backend(
+                "gpu", run.dtype, at.local_rank, kernels="compiled", flag="--server-device"
+            )
+        else:
+            backend = make_backend(
+                run.device,
+                run.dtype,
+                at.local_rank,
+                kernels=run.kernels,
+                precision=run.precision,
+                threads=at.threads,
+            )
+        return backend, Opened(needs_of(backend, self.job, self.rank, self.vocab_size))
+
+    def agree(self, facts: Sequence[Opened]) -> list[Needs | None]:
+        return [fact.needs for fact in facts]
+
+
+def needs_of(backend: Backend, job: Job, rank: int, vocab_size: int) -> Needs | None:
+    """Return what a rank's GPU is, has and must hold; None on a CPU."""
     if not isinstance(backend, GpuBackend):
         return None
     run = job.config.run
@@ -42,15 +101,7 @@ def needs_of(backend: Backend, job: Job, rank: int, vocab_size: int) -> dict[str
             plain = job.wire_dtype == backend.dtype
             vectors = (1 + plain) * job.table.size * backend.dtype.itemsize
     free, total = backend.device.memory()
-    return {
-        "name": backend.device.name,
-        "free": free,
-        "total": total,
-        "needed": parts.total(),
-        "largest": describe(parts),
-        "vectors": vectors,
-        "slot": slot,
-    }
+    return Needs(backend.device.name, free, total, parts.total(), describe(parts), vectors, slot)
 
 
 def copies_of_weights(job: Job) -> int:
@@ -68,17 +119,17 @@ def copies_of_weights(job: Job) -> int:
 
 
 def needs_by_gpu(
-    needs: Sequence[Mapping[str, Any] | None], hosts: Sequence[str]
-) -> dict[tuple[str, str], list[tuple[int, Mapping[str, Any]]]]:
+    needs: Sequence[Needs | None], hosts: Sequence[str]
+) -> dict[tuple[str, str], list[tuple[int, Needs]]]:
     """Return the ranks that share each GPU, a host and a name, and what each needs of it."""
-    found: defaultdict[tuple[str, str], list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
+    found: defaultdict[tuple[str, str], list[tuple[int, Needs]]] = defaultdict(list)
     for rank, (need, host) in enumerate(zip(needs, hosts, strict=True)):
         if need is not None:
-            found[host, need["name"]].append((rank, need))
+            found[host, need.name].append((rank, need))
     return found
 
 
-def check_room(needs: Sequence[Mapping[str, Any] | None], hosts: Sequence[str], rank: int) -> None:
+def check_room(needs: Sequence[Needs | None], hosts: Sequence[str], rank: int) -> None:
     """
     Args:
         needs: of every rank, see :func:`needs_of`.
@@ -90,14 +141,14 @@ def check_room(needs: Sequence[Mapping[str, Any] | None], hosts: Sequence[str], 
     own = needs[rank]
     if own is None:
         return
-    sharing = [need for _, need in needs_by_gpu(needs, hosts)[hosts[rank], own["name"]]]
-    needed, free = sum(other["needed"] for other in sharing), min(o["free"] for o in sharing)
+    sharing = [need for _, need in needs_by_gpu(needs, hosts)[hosts[rank], own.name]]
+    needed, free = sum(other.needed for other in sharing), min(o.free for o in sharing)
     if needed <= free:
         return
     ranks = "1 rank needs" if len(sharing) == 1 else f"{len(sharing)} ranks need"
     raise DeviceMemoryError(
-        f"{own['name']} on {hosts[rank]} has {free / 2**30:.2f} of {own['total'] / 2**30:.2f} GiB "
-        f"free, and its {ranks} {needed / 2**30:.2f} GiB (this one: {own['largest']}); lower "
+        f"{own.name} on {hosts[rank]} has {free / 2**30:.2f} of {own.total / 2**30:.2f} GiB "
+        f"free, and its {ranks} {needed / 2**30:.2f} GiB (this one: {own.largest}); lower "
         f"--batch-size or --block-size, or start fewer ranks on a GPU"
     )
 
@@ -116,6 +167,6 @@ def make_replica(
         needs = needs_of(backend, job, job.workers[0], vocab_size)
         assert needs is not None, "a CPU has no such error"
         raise DeviceMemoryError(
-            f"{error}; a worker holds {needs['needed'] / 2**30:.2f} GiB ({needs['largest']}): "
+            f"{error}; a worker holds {needs.needed / 2**30:.2f} GiB ({needs.largest}): "
             "lower --batch-size or --block-size, or free memory that others hold on it"
         ) from error

@@ -1,10 +1,11 @@
-"""The run folder of this start, and what its config.json records."""
+"""The step that makes the run folder, and what its config.json records."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,90 @@ import numpy as np
 import safetensors
 
 import psdp
-from psdp.checkpoint import Manifest, find_checkpoint, run_of
+from psdp.checkpoint import CheckpointStore, Manifest, find_checkpoint, run_of
 from psdp.config import Config
 from psdp.data.corpus import Corpus
 from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.records.folder import RunFolder
+from psdp.startup.settings import Location
+from psdp.startup.step import Step
+
+
+@dataclass(frozen=True)
+class FolderMade:
+    """What rank 0 tells: where the run folder is."""
+
+    path: str | None
+
+
+@dataclass(frozen=True)
+class OpenFolder(Step[RunFolder | None, FolderMade, Path]):
+    """Make the run folder on rank 0, with its config.json.
+
+    Args:
+        locations, kernels: of every rank.
+        transport: how vectors go between servers and workers.
+        library: that carries the messages.
+    """
+
+    job: Job
+    rank: int
+    corpus: Corpus
+    manifest: Manifest | None
+    locations: Sequence[Location]
+    kernels: Sequence[str]
+    transport: str
+    library: str
+
+    facts = FolderMade
+
+    def act(self) -> tuple[RunFolder | None, FolderMade]:
+        if self.rank != 0:
+            return None, FolderMade(None)
+        run = self.job.config.run
+        folder = open_folder(self.job.config, self.manifest)
+        try:
+            CheckpointStore(folder.path, run.keep_checkpoints).discard_leftovers()
+            folder.write_config(self.config_record(folder))
+        except BaseException:
+            folder.withdraw()
+            raise
+        return folder, FolderMade(str(folder.path))
+
+    def agree(self, facts: Sequence[FolderMade]) -> Path:
+        assert facts[0].path is not None
+        return Path(facts[0].path)
+
+    def config_record(self, folder: RunFolder) -> dict[str, Any]:
+        """Return what config.json says of a run."""
+        job, corpus = self.job, self.corpus
+        return {
+            "settings": job.config.flat() | {"out": str(folder.path)},
+            "workers": len(job.workers),
+            "servers": len(job.servers),
+            "parameters": job.table.size,
+            "hosts": [at.host for at in self.locations],
+            "transport": self.transport,
+            "kernels": list(self.kernels),
+            "threads": [at.threads for at in self.locations],
+            "corpus": {
+                "description": corpus.description,
+                "sha256": corpus.sha256,
+                "vocab_size": corpus.vocab_size,
+                "train_tokens": int(corpus.train.size),
+                "val_tokens": int(corpus.val.size),
+                "files": list(corpus.sources),
+            },
+            "versions": {
+                "psdp": psdp.__version__,
+                "python": sys.version.split()[0],
+                "numpy": np.__version__,
+                "mpi": self.library,
+                "msgpack": ".".join(map(str, msgpack.version)),
+                "safetensors": safetensors.__version__,
+            },
+        }
 
 
 def open_folder(config: Config, manifest: Manifest | None) -> RunFolder:
@@ -49,46 +128,3 @@ def open_folder(config: Config, manifest: Manifest | None) -> RunFolder:
             break
     folder.create()
     return folder
-
-
-def config_record(
-    job: Job,
-    corpus: Corpus,
-    folder: RunFolder,
-    hosts: Sequence[Mapping[str, Any]],
-    places: Sequence[tuple[int, int]],
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return what config.json says of a run.
-
-    Args:
-        places: local rank and threads of each rank.
-        facts: ``mpi``, the library; ``transport``, how vectors go between servers and workers;
-            ``kernels``, that each rank computes with.
-    """
-    return {
-        "settings": job.config.flat() | {"out": str(folder.path)},
-        "workers": len(job.workers),
-        "servers": len(job.servers),
-        "parameters": job.table.size,
-        "hosts": [host["host"] for host in hosts],
-        "transport": facts["transport"],
-        "kernels": facts["kernels"],
-        "threads": [threads for _, threads in places],
-        "corpus": {
-            "description": corpus.description,
-            "sha256": corpus.sha256,
-            "vocab_size": corpus.vocab_size,
-            "train_tokens": int(corpus.train.size),
-            "val_tokens": int(corpus.val.size),
-            "files": list(corpus.sources),
-        },
-        "versions": {
-            "psdp": psdp.__version__,
-            "python": sys.version.split()[0],
-            "numpy": np.__version__,
-            "mpi": facts["mpi"],
-            "msgpack": ".".join(map(str, msgpack.version)),
-            "safetensors": safetensors.__version__,
-        },
-    }

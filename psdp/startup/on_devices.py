@@ -1,4 +1,4 @@
-"""Whether vectors stay in the memory of GPUs, from a worker's to a server's and back.
+"""Whether vectors stay in the memory of GPUs, from a worker's to a server's and back: three steps.
 
 It is one decision for the whole job. Every server and every worker must be on a GPU; each pair of
 them must open one another's memory (CUDA IPC), or both must have an MPI that takes GPU memory; and
@@ -7,7 +7,7 @@ there must be room. Otherwise vectors go by way of the hosts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,14 @@ from psdp.backend import Backend
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.job import Job
 from psdp.params import Array, Zeros
-from psdp.startup.agree import together
-from psdp.startup.device import copies_of_weights, needs_by_gpu
+from psdp.startup.device import Needs, copies_of_weights, needs_by_gpu
 from psdp.startup.probe import why_not_aware
-from psdp.startup.share import Links, Meeting, mutual, open_one_another, sharing
+from psdp.startup.settings import Location
+from psdp.startup.share import Card, Links, Meeting, OpenMemory, pairs_of
+from psdp.startup.step import Nothing, Step, take
 from psdp.transport.devices import Device, DeviceMemory, DeviceWindow
-from psdp.transport.mpi import World
 from psdp.transport.shared import Window
+from psdp.transport.world import World
 
 
 @dataclass(frozen=True)
@@ -37,29 +38,96 @@ class OnDevices(Meeting):
     zeros: Zeros
 
 
-@dataclass
-class _Attempt:
-    """What this rank has tried so far, and what all ranks know of it."""
+@dataclass(frozen=True)
+class Offer:
+    """What one rank tells of its GPU's memory: how to open it, or why it shares none."""
 
-    memory: DeviceMemory | None
+    card: Card | None
+    refused: str | None
+
+
+@dataclass(frozen=True)
+class OfferDeviceMemory(Step[DeviceMemory | None, Offer, list[Offer]]):
+    """Set aside the memory of this rank's GPU that others may open."""
+
+    job: Job
+    rank: int
+    device: Device
+
+    facts = Offer
+
+    def act(self) -> tuple[DeviceMemory | None, Offer]:
+        job, run = self.job, self.job.config.run
+        if run.transport == "messages":
+            return None, Offer(None, None)
+        if self.rank in job.servers:
+            count, size, dtype = copies_of_weights(job), len(job.shards[self.rank]), run.dtype
+        else:
+            count, size, dtype = 1, job.table.size, job.wire_dtype.name
+        try:
+            memory = DeviceMemory(count, size, dtype, self.device)
+        except OSError as error:
+            return None, Offer(None, f"rank {self.rank}: {error.strerror}")
+        return memory, Offer(memory.card(), None)
+
+    def agree(self, facts: Sequence[Offer]) -> list[Offer]:
+        return list(facts)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Why the MPI of one host takes no GPU memory, if it was tried and does not."""
+
+    why_not: str | None
+
+
+@dataclass(frozen=True)
+class TryMessages(Step[None, Tried, str | None]):
+    """Find why vectors cannot go from GPU to GPU as messages; one rank of each host tries."""
+
+    rank: int
+    locations: Sequence[Location]
+
+    facts = Tried
+
+    def act(self) -> tuple[None, Tried]:
+        local_rank = self.locations[self.rank].local_rank
+        return None, Tried(why_not_aware(local_rank) if local_rank == 0 else None)
+
+    def agree(self, facts: Sequence[Tried]) -> str | None:
+        found = zip(self.locations, facts, strict=True)
+        reasons = (f"{at.host}: {fact.why_not}" for at, fact in found if fact.why_not is not None)
+        return next(reasons, None)
+
+
+@dataclass(frozen=True)
+class CloseMemory(Step[None, Nothing, None]):
+    """Close what is another's, which all must have done before it goes."""
+
     windows: dict[int, Window]
-    met: list[list[int]]
-    refused: list[str]
+
+    facts = Nothing
+
+    def act(self) -> tuple[None, Nothing]:
+        self.windows.clear()
+        return None, Nothing()
+
+    def agree(self, facts: Sequence[Nothing]) -> None:
+        pass
 
 
 def meet_on_devices(
     world: World,
     job: Job,
     backend: Backend | None,
-    needs: Sequence[Mapping[str, Any] | None],
-    hosts: Sequence[str],
-    local_ranks: Sequence[int],
+    needs: Sequence[Needs | None],
+    locations: Sequence[Location],
 ) -> tuple[OnDevices | None, str | None]:
     """Return this rank's part of vectors in GPU memory; or None, and why not if the settings would
     have it. All ranks must call this together.
 
     Args:
-        needs: of every rank, see :func:`psdp.startup.device.needs_of`.
+        needs, locations: of every rank.
     """
     if job.config.run.server_device != "gpu":
         return None, None
@@ -67,87 +135,56 @@ def meet_on_devices(
         if needs[worker] is None:
             return None, f"worker {worker} computes on a CPU"
     assert isinstance(backend, GpuBackend)
-    tried = _attempt(world, job, backend.device, hosts)
-    shared, pairs = sharing(job, tried.met), len(job.servers) * len(job.workers)
+    rank, device = world.rank, backend.device
+    memory, offers = take(world, OfferDeviceMemory(job, rank, device))
+    hosts, cards = [at.host for at in locations], [offer.card for offer in offers]
+
+    def window(card: Card) -> Window:
+        return DeviceWindow(card, device)
+
+    windows, openings = take(world, OpenMemory(job, rank, hosts, cards, False, window))
+    refused = [offer.refused for offer in offers if offer.refused is not None]
+    why_not_shared = next(iter([*refused, *openings.refused]), None)
     why_not = None
-    if len(shared) < pairs:
-        why_not = _why_no_messages(world, job, hosts, local_ranks)
-        if why_not is not None and tried.refused:
-            why_not = f"{tried.refused[0]}; {why_not}"
+    shared = openings.pairs(job)
+    if len(shared) < len(pairs_of(job)):
+        why_not = _why_no_messages(world, job, locations)
+        if why_not is not None and why_not_shared is not None:
+            why_not = f"{why_not_shared}; {why_not}"
     why_not = why_not or lack_of_room(job, needs, hosts, shared)
     if why_not is not None:
-        # All must have closed what is another's before it goes.
-        tried.windows.clear()
-        together(world, lambda: (None, {}))
+        take(world, CloseMemory(windows))
         return None, why_not
-    windows = mutual(tried.windows, world.rank, tried.met)
-    links = Links(shared, pairs, next(iter(tried.refused), None), on_devices=True)
 
     def zeros(size: int, dtype: Any) -> Array:
         return backend.zeros(size, dtype=dtype)
 
-    memory = tried.memory
+    links = Links(shared, len(pairs_of(job)), why_not_shared, on_devices=True)
     make = zeros if memory is None else memory.zeros
-    return OnDevices(memory, windows, links, backend.device, make), None
+    return OnDevices(memory, openings.mutual(windows, rank), links, device, make), None
 
 
-def _attempt(world: World, job: Job, device: Device, hosts: Sequence[str]) -> _Attempt:
-    rank = world.rank
-
-    def sharing_own() -> tuple[DeviceMemory | None, dict[str, Any]]:
-        if job.config.run.transport == "messages":
-            return None, {"card": None, "refused": []}
-        if rank in job.servers:
-            count, size, dtype = copies_of_weights(job), len(job.shards[rank]), job.config.run.dtype
-        else:
-            count, size, dtype = 1, job.table.size, job.wire_dtype.name
-        try:
-            memory = DeviceMemory(count, size, dtype, device)
-        except OSError as error:
-            return None, {"card": None, "refused": [f"rank {rank}: {error.strerror}"]}
-        return memory, {"card": memory.card(), "refused": []}
-
-    memory, offers = together(world, sharing_own)
-
-    def window(card: Mapping[str, Any]) -> Window:
-        return DeviceWindow(card, device)
-
-    cards = [offer["card"] for offer in offers]
-    windows, met, refused = open_one_another(world, job, hosts, cards, window)
-    lacking = [reason for offer in offers for reason in offer["refused"]]
-    return _Attempt(memory, windows, met, lacking + refused)
-
-
-def _why_no_messages(
-    world: World, job: Job, hosts: Sequence[str], local_ranks: Sequence[int]
-) -> str | None:
-    """Return why vectors cannot go from GPU to GPU as messages; one rank of each host tries."""
+def _why_no_messages(world: World, job: Job, locations: Sequence[Location]) -> str | None:
     if job.config.run.transport == "shared":
         return "not all pairs share memory, which --transport shared insists on"
-    local_rank = local_ranks[world.rank]
-
-    def probing() -> tuple[None, dict[str, Any]]:
-        return None, {"why_not": why_not_aware(local_rank) if local_rank == 0 else None}
-
-    _, facts = together(world, probing)
-    reasons = ((host, fact["why_not"]) for host, fact in zip(hosts, facts, strict=True))
-    return next((f"{host}: {reason}" for host, reason in reasons if reason is not None), None)
+    _, why_not = take(world, TryMessages(world.rank, locations))
+    return why_not
 
 
 def lack_of_room(
     job: Job,
-    needs: Sequence[Mapping[str, Any] | None],
+    needs: Sequence[Needs | None],
     hosts: Sequence[str],
     shared: frozenset[tuple[int, int]],
 ) -> str | None:
     """Return which GPU has no room for vectors beside all else that is to be there."""
     for (host, name), sharing_it in needs_by_gpu(needs, hosts).items():
-        needed, free = 0, min(need["free"] for _, need in sharing_it)
+        needed, free = 0, min(need.free for _, need in sharing_it)
         for rank, need in sharing_it:
             received = 0
             if rank in job.servers:
                 received = sum((rank, worker) not in shared for worker in job.workers)
-            needed += need["needed"] + need["vectors"] + received * need["slot"]
+            needed += need.needed + need.vectors + received * need.slot
         if needed > free:
             return (
                 f"{name} on {host} would have to hold {needed / 2**30:.2f} GiB, and has "

@@ -83,10 +83,10 @@ def main(opener: str, local_rank: int, timeout_s: float) -> None:
         SystemExit: other bytes came.
     """
     signal.alarm(math.ceil(timeout_s) + 1)
-    from psdp.transport.mpi import World
+    from psdp.transport.mpi import MpiWorld
 
     module, _, name = opener.partition(":")
-    device, world = getattr(import_module(module), name)(local_rank), World()
+    device, world = getattr(import_module(module), name)(local_rank), MpiWorld()
     assert world.size == 1, "the trial is no rank of the job"
     for size in SIZES:
         bytes_ = np.arange(size, dtype=np.uint32).view(np.uint8)[:size].copy()

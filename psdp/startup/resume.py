@@ -1,19 +1,21 @@
-"""Going on from a checkpoint: what it says of its job, and whether this job is the same one."""
+"""The step of going on from a checkpoint, if it is of this job, or replaying a run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdp.checkpoint import Manifest, find_checkpoint, read_manifest
+from psdp.checkpoint import Manifest, Snapshot, find_checkpoint, read_manifest, read_shard
 from psdp.config import Config, flag_of
 from psdp.data.corpus import Corpus
 from psdp.errors import CheckpointError, ReplayError
 from psdp.job import Job
 from psdp.optim.schedule import Schedule
 from psdp.records.folder import CONFIG
+from psdp.startup.step import Nothing, Step
 
 CHANGEABLE = frozenset(
     {
@@ -27,6 +29,34 @@ CHANGEABLE = frozenset(
 
 FIXED_IN_REPLAY = frozenset({"max_steps", "eval_every", "eval_batches", "early_stop_patience"})
 """Of these, what a replayed run may not change: they decide what happens when."""
+
+
+@dataclass(frozen=True)
+class GoOn(Step[Snapshot | None, Nothing, None]):
+    """See that a checkpoint or a recorded run is of this job; read what this rank goes on from."""
+
+    job: Job
+    corpus: Corpus
+    manifest: Manifest | None
+    rank: int
+
+    facts = Nothing
+
+    def act(self) -> tuple[Snapshot | None, Nothing]:
+        job = self.job
+        if job.config.run.replay is not None:
+            check_replayable(job, self.corpus, Path(job.config.run.replay))
+        if self.manifest is None:
+            return None, Nothing()
+        check_resumable(job, self.corpus, self.manifest)
+        if job.reduces:
+            return Snapshot.from_tensors(read_shard(self.manifest, 0)), Nothing()
+        if self.rank not in job.servers:
+            return None, Nothing()
+        return Snapshot.from_tensors(read_shard(self.manifest, self.rank)), Nothing()
+
+    def agree(self, facts: Sequence[Nothing]) -> None:
+        pass
 
 
 def settle(given: Mapping[str, Any]) -> tuple[Config, Manifest | None]:

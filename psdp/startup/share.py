@@ -1,4 +1,5 @@
-"""Which ranks share memory: those that really open one another's, all others exchange messages.
+"""The step that opens memory: ranks share what they really open of one another's, and exchange
+messages elsewhere.
 
 Vectors are in the memory of the hosts here, or in that of GPUs (psdp.startup.on_devices).
 """
@@ -14,9 +15,13 @@ import numpy as np
 
 from psdp.errors import ConfigError
 from psdp.job import Job
-from psdp.startup.agree import together
-from psdp.transport.mpi import World
+from psdp.startup.settings import Location
+from psdp.startup.step import Step, take
 from psdp.transport.shared import Arena, Memory, Window
+from psdp.transport.world import World
+
+Card = dict[str, Any]
+"""What a peer needs to open a memory; see :meth:`Memory.card`."""
 
 COPIES = 8
 """Places for copies of a shard beside the one that each worker may read: the present one, and
@@ -104,106 +109,140 @@ def make_memory(job: Job, rank: int) -> Memory | None:
         return None
 
 
-def open_windows(
-    job: Job,
-    rank: int,
-    host: Sequence[str],
-    cards: Sequence[Mapping[str, Any] | None],
-    window: Callable[[Mapping[str, Any]], Window] = Window,
-) -> tuple[dict[int, Window], dict[int, str]]:
-    """Return the memory of the peers on this host, and why that of others cannot be opened.
+@dataclass(frozen=True)
+class Opened:
+    """What one rank tells: the ranks whose memory it has opened, and why not that of others."""
+
+    ranks: tuple[int, ...]
+    refused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Openings:
+    """Who opened whose memory.
+
+    Attributes:
+        opened: of each rank, the ranks whose memory it has opened.
+        refused: why memory on the same host could not be opened.
+    """
+
+    opened: Sequence[Sequence[int]]
+    refused: Sequence[str]
+
+    def pairs(self, job: Job) -> frozenset[tuple[int, int]]:
+        """Return the pairs (server, worker) that opened one another's memory."""
+        return frozenset((s, w) for s, w in pairs_of(job) if self.both(s, w))
+
+    def mutual(self, windows: Mapping[int, Window], rank: int) -> dict[int, Window]:
+        """Return those of a rank's windows whose owner has opened this rank's memory too."""
+        return {peer: window for peer, window in windows.items() if self.both(rank, peer)}
+
+    def both(self, a: int, b: int) -> bool:
+        return b in self.opened[a] and a in self.opened[b]
+
+
+@dataclass(frozen=True)
+class OpenMemory(Step[dict[int, Window], Opened, Openings]):
+    """Open the memory of the peers on this host; what is this rank's are the windows.
 
     Args:
+        hosts, cards: of every rank.
+        must: whether a pair that shares no memory is an error.
         window: opens one.
     """
-    windows: dict[int, Window] = {}
-    refused: dict[int, str] = {}
-    peers = range(job.world_size) if rank in job.servers else job.servers
-    for peer in peers:
-        card = cards[peer]
-        if peer == rank or host[peer] != host[rank] or cards[rank] is None or card is None:
-            continue
-        try:
-            windows[peer] = window(card)
-        except OSError as error:
-            refused[peer] = f"rank {rank} cannot open the memory of rank {peer}: {error.strerror}"
-    return windows, refused
 
+    job: Job
+    rank: int
+    hosts: Sequence[str]
+    cards: Sequence[Card | None]
+    must: bool
+    window: Callable[[Card], Window] = Window
 
-def open_one_another(
-    world: World,
-    job: Job,
-    host: Sequence[str],
-    cards: Sequence[Mapping[str, Any] | None],
-    window: Callable[[Mapping[str, Any]], Window] = Window,
-) -> tuple[dict[int, Window], list[list[int]], list[str]]:
-    """Return what this rank opened of its peers, which each rank opened, and why others could not
-    be. All ranks must call this together."""
+    facts = Opened
 
-    def opening() -> tuple[dict[int, Window], dict[str, Any]]:
-        windows, refused = open_windows(job, world.rank, host, cards, window)
-        return windows, {"met": sorted(windows), "refused": list(refused.values())}
+    def act(self) -> tuple[dict[int, Window], Opened]:
+        windows: dict[int, Window] = {}
+        refused = []
+        for peer in self._peers():
+            card = self.cards[peer]
+            assert card is not None
+            try:
+                windows[peer] = self.window(card)
+            except OSError as error:
+                refused.append(
+                    f"rank {self.rank} cannot open the memory of rank {peer}: {error.strerror}"
+                )
+        return windows, Opened(tuple(sorted(windows)), tuple(refused))
 
-    windows, meetings = together(world, opening)
-    refused = [reason for fact in meetings for reason in fact["refused"]]
-    return windows, [fact["met"] for fact in meetings], refused
+    def agree(self, facts: Sequence[Opened]) -> Openings:
+        refused = [reason for fact in facts for reason in fact.refused]
+        openings = Openings([fact.ranks for fact in facts], refused)
+        if self.must:
+            insist(self.job, openings)
+        return openings
+
+    def _peers(self) -> list[int]:
+        """Return the ranks on this host with which this one exchanges vectors, if it shares its
+        memory and they share theirs."""
+        own, cards = self.rank, self.cards
+        if cards[own] is None:
+            return []
+        peers = range(self.job.world_size) if own in self.job.servers else self.job.servers
+        near = (peer for peer in peers if self.hosts[peer] == self.hosts[own] and peer != own)
+        return [peer for peer in near if cards[peer] is not None]
 
 
 def meet(
     world: World,
     job: Job,
-    host: Sequence[str],
+    locations: Sequence[Location],
     memory: Memory | None,
-    cards: Sequence[Mapping[str, Any] | None],
+    cards: Sequence[Card | None],
     why_not_on_devices: str | None,
 ) -> Meeting:
     """Open the memory of peers on this host. All ranks must call this together.
 
-    Raises:
-        SystemExit: ``--transport shared`` asked for what is not possible; rank 0 has said so.
-    """
-    windows, met, refused = open_one_another(world, job, host, cards)
-
-    def agreeing() -> tuple[Links, dict[str, Any]]:
-        return links(job, met, refused, why_not_on_devices), {}
-
-    how, _ = together(world, agreeing)
-    return Meeting(memory, mutual(windows, world.rank, met), how)
-
-
-def mutual(windows: Mapping[int, Window], rank: int, met: Sequence[Any]) -> dict[int, Window]:
-    """Return those windows whose owner has opened this rank's too; ``met`` of each rank: which it
-    opened."""
-    return {peer: window for peer, window in windows.items() if rank in met[peer]}
-
-
-def sharing(job: Job, met: Sequence[Sequence[int]]) -> frozenset[tuple[int, int]]:
-    """Return the pairs (server, worker) that opened one another's memory; ``met``: the ranks whose
-    memory each rank opened."""
-    pairs = ((server, worker) for server in job.servers for worker in job.workers)
-    return frozenset((s, w) for s, w in pairs if w in met[s] and s in met[w])
-
-
-def links(
-    job: Job,
-    met: Sequence[Sequence[int]],
-    refused: Sequence[str],
-    why_not_on_devices: str | None = None,
-) -> Links:
-    """Return how the pairs of a job exchange vectors by way of the hosts' memory; ``met``: the
-    ranks that each rank opened.
+    Args:
+        memory: of this rank; ``cards``: of every rank's.
 
     Raises:
-        ConfigError: ``--transport shared`` asked for what is not possible.
+        StartRefused: ``--transport shared`` asked for what is not possible; rank 0 has said so.
     """
-    pairs = [(server, worker) for server in job.servers for worker in job.workers]
-    shared = sharing(job, met)
-    why_not = next(iter(refused), None)
-    if job.config.run.transport == "shared" and len(shared) < len(pairs):
-        server, worker = next(pair for pair in pairs if pair not in shared)
-        raise ConfigError(
-            f"--transport shared: server {server} and worker {worker} share no memory "
-            f"({why_not or 'they are on different hosts, or one of them has none to share'}); "
-            "drop the flag to let them exchange MPI messages"
-        )
-    return Links(shared, len(pairs), why_not, why_not_on_devices=why_not_on_devices)
+    hosts, must = [at.host for at in locations], job.config.run.transport == "shared"
+    windows, openings = take(world, OpenMemory(job, world.rank, hosts, cards, must))
+    return Meeting(
+        memory,
+        openings.mutual(windows, world.rank),
+        links(job, openings, why_not_on_devices),
+    )
+
+
+def links(job: Job, openings: Openings, why_not_on_devices: str | None = None) -> Links:
+    """Return how the pairs of a job exchange vectors by way of the hosts' memory."""
+    why_not = next(iter(openings.refused), None)
+    pairs = len(pairs_of(job))
+    return Links(openings.pairs(job), pairs, why_not, why_not_on_devices=why_not_on_devices)
+
+
+def insist(job: Job, openings: Openings) -> None:
+    """See that all servers and workers share memory, which ``--transport shared`` asks for.
+
+    Raises:
+        ConfigError: a pair of them does not.
+    """
+    shared = openings.pairs(job)
+    for server, worker in pairs_of(job):
+        if (server, worker) not in shared:
+            why_not = next(
+                iter(openings.refused),
+                "they are on different hosts, or one of them has none to share",
+            )
+            raise ConfigError(
+                f"--transport shared: server {server} and worker {worker} share no memory "
+                f"({why_not}); drop the flag to let them exchange MPI messages"
+            )
+
+
+def pairs_of(job: Job) -> list[tuple[int, int]]:
+    """Return all pairs (server, worker) of a job."""
+    return [(server, worker) for server in job.servers for worker in job.workers]

@@ -136,6 +136,10 @@ class Endpoint(ABC):
     def transferring(self) -> bool:
         """Say whether a payload is on its way in or out as a message."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Wait a little for what is on its way, then listen no more."""
+
     def receive(self, timeout_s: float) -> Arrival | Lost | None:
         """Return the next thing that happens within ``timeout_s``, or None; sleep meanwhile."""
         backoff = self._backoff()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +17,18 @@ import numpy as np
 from psdp.params import Array
 from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
 from psdp.transport.devices import Place
+from psdp.transport.link import Link
 from psdp.transport.messages import decode
 from psdp.transport.reducer import Reducer
 from psdp.transport.shared import Neighbours
+
+
+class Killed(BaseException):
+    """This rank is dead, as if by SIGKILL: whatever it does next, it is told so."""
+
+
+class Aborted(BaseException):
+    """A rank has ended the whole job."""
 
 
 class _Parcel:
@@ -47,16 +56,35 @@ class MemoryNetwork:
         self._lock = threading.Lock()
         self._inboxes: list[deque[_Parcel | Lost]] = [deque() for _ in range(size)]
         self._dead: set[int] = set()
+        self._aborted = False
         self.endpoints = [
             MemoryEndpoint(
                 self,
                 rank,
                 set(range(size)) - {rank},
                 (neighbours or {}).get(rank),
-                (vectors or {}).get(rank),
+                vectors=(vectors or {}).get(rank),
             )
             for rank in range(size)
         ]
+
+    def check(self, rank: int) -> None:
+        """
+        Raises:
+            Killed: this rank is dead.
+            Aborted: the job is over.
+        """
+        if rank in self._dead:
+            raise Killed
+        if self._aborted:
+            raise Aborted
+
+    def is_dead(self, rank: int) -> bool:
+        return rank in self._dead
+
+    def abort(self) -> None:
+        """Every rank is ended when it next does anything."""
+        self._aborted = True
 
     def kill(self, rank: int) -> None:
         """Every other rank is told that this one is lost; what it had sent still arrives."""
@@ -67,15 +95,17 @@ class MemoryNetwork:
                     inbox.append(Lost(rank, "killed"))
 
     def put(self, to: int, parcel: _Parcel) -> None:
-        """Queue a parcel; one for or from a dead rank is gone at once."""
+        """Queue a parcel; one for a dead rank is gone at once."""
+        self.check(parcel.peer)
         with self._lock:
-            if to in self._dead or parcel.peer in self._dead:
+            if to in self._dead:
                 parcel.sending.done = True
             else:
                 self._inboxes[to].append(parcel)
 
     def take(self, rank: int) -> _Parcel | Lost | None:
         """Return the oldest thing in a rank's inbox."""
+        self.check(rank)
         with self._lock:
             return self._inboxes[rank].popleft() if self._inboxes[rank] else None
 
@@ -88,10 +118,12 @@ class MemoryEndpoint(Endpoint):
         network: MemoryNetwork,
         rank: int,
         peers: Iterable[int],
-        neighbours: Neighbours | None,
-        vectors: Place | None,
+        neighbours: Neighbours | None = None,
+        link: Link | None = None,
+        vectors: Place | None = None,
     ) -> None:
-        super().__init__(rank, peers, neighbours, vectors=vectors)
+        self._peers = set(peers)
+        super().__init__(rank, self._peers, neighbours, link, vectors)
         self._network = network
 
     def _post(self, peer: int, header: bytes, raw: Array | None, sending: Sending) -> None:
@@ -100,6 +132,8 @@ class MemoryEndpoint(Endpoint):
     def poll(self) -> Arrival | Lost | None:
         while (parcel := self._network.take(self.rank)) is not None:
             if isinstance(parcel, Lost):
+                if parcel.peer not in self._peers:
+                    continue
                 self._forget(parcel.peer)
                 return parcel
             arrival = self._receive(parcel)
@@ -119,6 +153,9 @@ class MemoryEndpoint(Endpoint):
     def transferring(self) -> bool:
         return False
 
+    def close(self) -> None:
+        """Nothing is on its way but what a peer has not taken yet, and may still take."""
+
 
 @dataclass
 class _Sum:
@@ -129,13 +166,16 @@ class _Sum:
 
 
 class MemorySums:
-    """The sums of ``count`` ranks, whose reducers are :attr:`reducers`."""
+    """The sums of ``count`` ranks."""
 
     def __init__(self, count: int) -> None:
         self._lock = threading.Lock()
         self._count = count
         self._open = _Sum()
-        self.reducers = [MemoryReducer(self, rank) for rank in range(count)]
+
+    def reducer(self, rank: int, check: Callable[[], None] = lambda: None) -> MemoryReducer:
+        """Return the reducer of one of them; ``check`` raises if it shall wait no longer."""
+        return MemoryReducer(self, rank, check)
 
     def bring(self, rank: int, vector: Array) -> _Sum:
         """Add a rank's vector to the sum that is open; the last one closes it."""
@@ -151,8 +191,9 @@ class MemorySums:
 class MemoryReducer(Reducer):
     """One rank of :class:`MemorySums`."""
 
-    def __init__(self, sums: MemorySums, rank: int) -> None:
+    def __init__(self, sums: MemorySums, rank: int, check: Callable[[], None]) -> None:
         super().__init__()
+        self._check = check
         self._sums = sums
         self._rank = rank
         self._sum = _Sum()
@@ -162,6 +203,7 @@ class MemoryReducer(Reducer):
         self._vector, self._sum = vector, self._sums.bring(self._rank, vector)
 
     def _complete(self) -> bool:
+        self._check()
         if self._sum.total is None:
             return False
         self._vector[...] = self._sum.total

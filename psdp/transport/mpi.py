@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 
@@ -294,8 +295,8 @@ class MpiReducer(Reducer):
             self._requests[place] = self._comm.Iallreduce(MPI.IN_PLACE, piece, op=MPI.SUM)
 
 
-class World:
-    """All ranks of the job, at its start and end; while training only endpoints speak."""
+class MpiWorld:
+    """The :class:`psdp.transport.world.World` of MPI_COMM_WORLD."""
 
     def __init__(self) -> None:
         self.comm = MPI.COMM_WORLD
@@ -312,15 +313,21 @@ class World:
         """Name of this rank's host, as MPI knows it."""
         return MPI.Get_processor_name()
 
-    def exchange(self, data: bytes) -> list[bytes]:
-        """Return the bytes of every rank, in rank order; all ranks must call this together."""
+    def exchange(self, data: bytes, timeout_s: float = math.inf) -> list[bytes]:
+        """Return the bytes of every rank, in rank order; all ranks must call this together.
+
+        Raises:
+            TimeoutError: not all did within ``timeout_s``. Only :meth:`abort` may follow.
+        """
+        deadline_s = time.monotonic() + timeout_s
         sizes = np.zeros(self.size, np.int64)
-        self._wait(self.comm.Iallgather(np.array([len(data)], np.int64), sizes))
+        self._wait(self.comm.Iallgather(np.array([len(data)], np.int64), sizes), deadline_s)
         starts = np.concatenate(([0], np.cumsum(sizes)))
         gathered = np.zeros(int(starts[-1]), np.uint8)
         places = (sizes.tolist(), starts[:-1].tolist())
         own = np.frombuffer(data, np.uint8)
-        self._wait(self.comm.Iallgatherv([own, MPI.BYTE], [gathered, places, MPI.BYTE]))
+        gathering = self.comm.Iallgatherv([own, MPI.BYTE], [gathered, places, MPI.BYTE])
+        self._wait(gathering, deadline_s)
         return [
             gathered[start : start + size].tobytes()
             for start, size in zip(starts[:-1], sizes, strict=True)
@@ -350,8 +357,8 @@ class World:
         requests = [own.Irecv([received, MPI.BYTE], 0), own.Isend([sent, MPI.BYTE], 0)]
         MPI.Request.Waitall(requests)
 
-    def abort(self, code: int) -> None:
-        """End every rank of the job; does not return.
+    def abort(self, code: int) -> NoReturn:
+        """End every rank of the job.
 
         MPICH's launcher drops what it has not yet read of a rank's output when that rank aborts
         (2 of 60 messages were lost), so it gets the time to read.
@@ -359,7 +366,9 @@ class World:
         time.sleep(_LAST_WORDS_S)
         self.comm.Abort(code)
 
-    def _wait(self, request: MPI.Request) -> None:
+    def _wait(self, request: MPI.Request, deadline_s: float) -> None:
         backoff = Backoff()
         while not request.Test():
+            if time.monotonic() >= deadline_s:
+                raise TimeoutError
             backoff.pause(transferring=False)

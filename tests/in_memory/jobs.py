@@ -331,7 +331,7 @@ class Training:
             replica,
             batches,
             validation,
-            reducer=self._sums.reducers[rank - run.servers] if self.job.reduces else None,
+            reducer=self._sums.reducer(rank - run.servers) if self.job.reduces else None,
             snapshot=self._snapshot(0) if self.job.reduces else None,
             signalled=lambda: self.signalled(rank),
         )

@@ -10,7 +10,7 @@ import pytest
 from psdp.errors import ProtocolError
 from psdp.params import Array
 from psdp.transport import Arrival, Lost
-from psdp.transport.memory import MemoryEndpoint, MemoryNetwork, MemorySums
+from psdp.transport.memory import Killed, MemoryEndpoint, MemoryNetwork, MemorySums
 from psdp.transport.messages import Finish, Gradient, Message, PartialNorm, PullRequest, Weights
 
 
@@ -109,7 +109,8 @@ def test_a_killed_rank_is_lost_to_all_others_after_what_it_had_sent() -> None:
     a, b, c = network.endpoints
     a.send(1, PullRequest(1))
     network.kill(0)
-    a.send(1, PullRequest(2))
+    with pytest.raises(Killed):
+        a.send(1, PullRequest(2))
     assert [b.poll(), b.poll(), b.poll()] == [
         Arrival(0, PullRequest(1)),
         Lost(0, "killed"),
@@ -125,7 +126,8 @@ def test_what_is_sent_to_a_killed_rank_is_done_at_once() -> None:
 
 
 def test_a_sum_is_there_once_all_ranks_have_brought_their_part() -> None:
-    a, b = MemorySums(2).reducers
+    sums = MemorySums(2)
+    a, b = sums.reducer(0), sums.reducer(1)
     vectors = [np.array([1.0, 2.0]), np.array([10.0, 20.0])]
     a.begin(vectors[0])
     assert not a.wait(0.01)

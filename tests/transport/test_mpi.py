@@ -16,9 +16,9 @@ import numpy as np
 from psdp.errors import ProtocolError
 from psdp.transport import Arrival
 from psdp.transport.messages import *
-from psdp.transport.mpi import MpiEndpoint, World
+from psdp.transport.mpi import MpiEndpoint, MpiWorld
 
-world = World()
+world = MpiWorld()
 rank, size = world.rank, world.size
 
 def receive(endpoint):

@@ -55,9 +55,9 @@ def fails(local_rank):
 @pytest.fixture
 def pid_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let trials find openers of GPUs; return where the process of one that hangs is noted."""
-    tests, pid = str(Path(__file__).parent), tmp_path / "pid"
+    tests, pid = str(Path(__file__).parents[1]), tmp_path / "pid"
     (tmp_path / "openers.py").write_text(OPENERS.format(tests=tests, pid=str(pid)))
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), root]))
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")  # as a rank of a job has it
     return pid

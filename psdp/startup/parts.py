@@ -1,0 +1,83 @@
+"""The step that makes a rank's part: a shard or a replica, with vectors that others may see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from psdp.backend import Backend
+from psdp.job import Job
+from psdp.params import Zeros
+from psdp.servers.shard import Shard
+from psdp.startup.device import Needs, check_room, make_replica
+from psdp.startup.on_devices import OnDevices
+from psdp.startup.settings import Location
+from psdp.startup.share import Card, make_memory
+from psdp.startup.step import Step
+from psdp.transport.shared import Memory
+from psdp.workers.replica import Replica
+
+Part = Shard | Replica
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one rank tells: the kernels that it computes with, and how to open its memory on the
+    host, if it has any."""
+
+    kernels: str
+    card: Card | None
+
+
+@dataclass(frozen=True)
+class MakePart(Step[tuple[Part, Memory | None], Made, list[Made]]):
+    """Make this rank's shard or replica, and what it shares of it.
+
+    Args:
+        needs, locations: of every rank.
+        backend: None of a server on a CPU.
+        on_devices: where vectors are in the memory of GPUs.
+    """
+
+    job: Job
+    rank: int
+    vocab_size: int
+    backend: Backend | None
+    needs: Sequence[Needs | None]
+    locations: Sequence[Location]
+    on_devices: OnDevices | None
+
+    facts = Made
+
+    def act(self) -> tuple[tuple[Part, Memory | None], Made]:
+        if self.on_devices is not None:
+            part = self._make(self.on_devices.zeros)
+            return (part, None), Made(part.backend.kernels, None)
+        check_room(self.needs, [at.host for at in self.locations], self.rank)
+        memory = make_memory(self.job, self.rank)
+        if memory is None:
+            part = self._make(np.zeros)
+            return (part, None), Made(part.backend.kernels, None)
+        part = self._make(memory.zeros)
+        offered = part.weights.values if isinstance(part, Shard) else part.gradient
+        return (part, memory), Made(part.backend.kernels, memory.card(offered))
+
+    def agree(self, facts: Sequence[Made]) -> list[Made]:
+        return list(facts)
+
+    def _make(self, zeros: Zeros) -> Part:
+        on_device = self.on_devices is not None
+        if self.rank in self.job.servers:
+            threads = self.locations[self.rank].threads
+            return Shard.initial(
+                self.job,
+                self.rank,
+                zeros,
+                threads=threads,
+                device=self.backend,
+                on_device=on_device,
+            )
+        assert self.backend is not None
+        return make_replica(self.job, self.vocab_size, self.backend, zeros, on_device=on_device)

@@ -1,0 +1,96 @@
+"""The step that begins: the settings, equal on all ranks, and where each rank runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psdp.backend.threads import fair_share
+from psdp.checkpoint import Manifest
+from psdp.config import Config, flag_of
+from psdp.cores import cpu_quota, own_cores
+from psdp.errors import ConfigError
+from psdp.job import check_world
+from psdp.startup.resume import settle
+from psdp.startup.step import Step
+from psdp.transport.launchers import check_not_alone
+from psdp.transport.world import World
+
+PER_RANK = frozenset({"threads", "device", "kernels", "corpus"})
+"""Settings that may differ between ranks: hosts may differ, and the corpus is compared by hash."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What one rank tells: its settings, its host, the cores that it may use, and how many of them
+    its container may keep busy; None if all."""
+
+    settings: dict[str, Any]
+    host: str
+    cores: tuple[int, ...]
+    cpu_quota: float | None
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a rank runs: its host, its number among the ranks there, and its threads."""
+
+    host: str
+    local_rank: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Location]]):
+    """Read the settings, and the checkpoint to go on from if there is one; compare them; locate
+    all ranks.
+
+    Args:
+        given: of this rank's command line.
+        refused: why the command line could not be read.
+    """
+
+    world: World
+    given: Mapping[str, Any]
+    refused: ConfigError | None
+
+    facts = Settled
+
+    def act(self) -> tuple[tuple[Config, Manifest | None], Settled]:
+        if self.refused is not None:
+            raise self.refused
+        check_not_alone(self.world.size, self.world.library, os.environ)
+        config, manifest = settle(self.given)
+        check_world(config, self.world.size)
+        cores = tuple(own_cores())
+        return (config, manifest), Settled(config.flat(), self.world.host, cores, cpu_quota())
+
+    def agree(self, facts: Sequence[Settled]) -> list[Location]:
+        same_settings([fact.settings for fact in facts])
+        return [locate(facts, rank) for rank in range(len(facts))]
+
+
+def same_settings(settings: Sequence[Mapping[str, Any]]) -> None:
+    """
+    Raises:
+        ConfigError: a rank was started with other settings than rank 0.
+    """
+    for rank, other in enumerate(settings):
+        for name, value in settings[0].items():
+            if name not in PER_RANK and other[name] != value:
+                raise ConfigError(
+                    f"rank {rank} was started with {flag_of(name)} {other[name]}, rank 0 with "
+                    f"{value}; start every rank with the same settings"
+                )
+
+
+def locate(facts: Sequence[Settled], rank: int) -> Location:
+    """Return where a rank runs; its threads are ``--threads``, or its fair share of the host's
+    cores."""
+    own = facts[rank]
+    ranks = [other for other, fact in enumerate(facts) if fact.host == own.host]
+    cores = [facts[other].cores for other in ranks]
+    threads = fair_share(own.cores, cores, own.cpu_quota)
+    return Location(own.host, ranks.index(rank), own.settings["threads"] or threads)

@@ -1,0 +1,179 @@
+"""A job without MPI: its ranks are threads of this process.
+
+Each sees a :class:`MemoryWorld`, which behaves as MPI's: a rank may end all, an exception that
+nobody catches does, and so does the loss of a rank before endpoints are there to tell of it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
+
+from psdp.transport.devices import Place
+from psdp.transport.link import Link
+from psdp.transport.memory import (
+    Aborted,
+    Killed,
+    MemoryEndpoint,
+    MemoryNetwork,
+    MemoryReducer,
+    MemorySums,
+)
+from psdp.transport.shared import Neighbours
+from psdp.transport.world import World
+
+End = int | BaseException
+"""How a rank ended: with the status that it returned, or with what it raised."""
+
+
+class MemoryWorlds:
+    """The worlds of all ranks of a job.
+
+    Args:
+        hosts: of each rank.
+
+    Attributes:
+        worlds: of each rank.
+        status: with which a rank ended all; None if none has.
+    """
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        self.network = MemoryNetwork(len(hosts))
+        self.status: int | None = None
+        self.worlds = [MemoryWorld(self, rank, host) for rank, host in enumerate(hosts)]
+        self._changed = threading.Condition()
+        self._told: dict[int, bytes] = {}
+        self._sums: dict[tuple[int, ...], MemorySums] = {}
+
+    def run(self, life: Callable[[World], int], timeout_s: float) -> list[End]:
+        """Let all ranks live; return how each ended.
+
+        Raises:
+            TimeoutError: some live longer than ``timeout_s``; the text says where they are.
+        """
+        ends: list[End] = [0] * len(self.worlds)
+
+        def live(world: MemoryWorld) -> None:
+            try:
+                ends[world.rank] = life(world)
+            except BaseException as error:
+                ends[world.rank] = error
+                if not isinstance(error, Killed | Aborted):
+                    self.abort(1)
+
+        threads = [
+            threading.Thread(target=live, args=(world,), name=f"rank {world.rank}", daemon=True)
+            for world in self.worlds
+        ]
+        for thread in threads:
+            thread.start()
+        deadline_s = time.monotonic() + timeout_s
+        for thread in threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        if hanging := [thread for thread in threads if thread.is_alive()]:
+            where = _stacks(hanging)
+            self.abort(1)
+            raise TimeoutError(f"still running after {timeout_s:g} s:\n{where}")
+        return ends
+
+    def abort(self, status: int) -> None:
+        """End every rank when it next does anything; the first status stands."""
+        with self._changed:
+            if self.status is None:
+                self.status = status
+            self.network.abort()
+            self._changed.notify_all()
+
+    def kill(self, rank: int) -> None:
+        """Let a rank be dead, as if by SIGKILL, and the others be told."""
+        with self._changed:
+            self.network.kill(rank)
+            self._changed.notify_all()
+
+    def exchange(self, rank: int, data: bytes, timeout_s: float) -> list[bytes]:
+        """Return what all ranks brought to this exchange, in rank order.
+
+        Raises:
+            TimeoutError: not all came within ``timeout_s``.
+        """
+        size = len(self.worlds)
+
+        def complete() -> bool:
+            self.network.check(rank)
+            return len(told) == size or any(map(self.network.is_dead, range(size)))
+
+        with self._changed:
+            told = self._told
+            told[rank] = data
+            if len(told) == size:
+                self._told = {}
+                self._changed.notify_all()
+            if not self._changed.wait_for(complete, min(timeout_s, threading.TIMEOUT_MAX)):
+                raise TimeoutError
+        if len(told) < size:
+            self.abort(1)
+            raise Aborted
+        return [told[other] for other in range(size)]
+
+    def sums(self, ranks: Iterable[int]) -> MemorySums:
+        """Return the sums of these ranks."""
+        members = tuple(ranks)
+        with self._changed:
+            return self._sums.setdefault(members, MemorySums(len(members)))
+
+
+class MemoryWorld:
+    """The :class:`psdp.transport.world.World` of one rank."""
+
+    library = "no MPI, ranks are threads"
+
+    def __init__(self, all_worlds: MemoryWorlds, rank: int, host: str) -> None:
+        self.rank = rank
+        self.host = host
+        self._all = all_worlds
+
+    @property
+    def size(self) -> int:
+        return len(self._all.worlds)
+
+    def exchange(self, data: bytes, timeout_s: float = math.inf) -> list[bytes]:
+        return self._all.exchange(self.rank, data, timeout_s)
+
+    def endpoint(
+        self,
+        peers: Iterable[int],
+        neighbours: Neighbours | None = None,
+        link: Link | None = None,
+        vectors: Place | None = None,
+    ) -> MemoryEndpoint:
+        return MemoryEndpoint(self._all.network, self.rank, peers, neighbours, link, vectors)
+
+    def reducer(self, ranks: Iterable[int]) -> MemoryReducer:
+        members = list(ranks)
+        index = members.index(self.rank)
+        return self._all.sums(members).reducer(index, lambda: self._all.network.check(self.rank))
+
+    def abort(self, code: int) -> NoReturn:
+        self._all.network.check(self.rank)
+        self._all.abort(code)
+        raise Aborted
+
+    def die(self) -> NoReturn:
+        """Be dead from now on."""
+        self._all.kill(self.rank)
+        raise Killed
+
+
+def _stacks(threads: Sequence[threading.Thread]) -> str:
+    """Return where these threads are."""
+    frames = sys._current_frames()
+    return "\n".join(
+        f"{thread.name}:\n{''.join(traceback.format_stack(frames[thread.ident])[-6:])}"
+        for thread in threads
+        if thread.ident in frames
+    )

@@ -1,0 +1,58 @@
+"""All ranks of a job, as one of them sees them before the first message and at the end.
+
+MPI's is in mpi.py, its in-memory twin in memory.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NoReturn, Protocol
+
+from psdp.transport.base import Endpoint
+from psdp.transport.devices import Place
+from psdp.transport.link import Link
+from psdp.transport.reducer import Reducer
+from psdp.transport.shared import Neighbours
+
+
+class World(Protocol):
+    """All ranks of the job; while they train, only endpoints and reducers speak."""
+
+    @property
+    def rank(self) -> int:
+        """This rank's number, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+
+    @property
+    def host(self) -> str:
+        """Name of this rank's host; ranks of equal names may share memory and cores."""
+
+    @property
+    def library(self) -> str:
+        """Name and version of what carries the messages."""
+
+    def exchange(self, data: bytes, timeout_s: float = math.inf) -> list[bytes]:
+        """Return the bytes of every rank, in rank order; all ranks must call this together.
+
+        Raises:
+            TimeoutError: not all did within ``timeout_s``. Only :meth:`abort` may follow.
+        """
+
+    def endpoint(
+        self,
+        peers: Iterable[int],
+        neighbours: Neighbours | None = None,
+        link: Link | None = None,
+        vectors: Place | None = None,
+    ) -> Endpoint:
+        """Return this rank's endpoint for exchanges with ``peers``."""
+
+    def reducer(self, ranks: Iterable[int]) -> Reducer:
+        """Return what sums vectors over these ranks, which must call this together."""
+
+    def abort(self, code: int) -> NoReturn:
+        """End every rank of the job with this exit status."""

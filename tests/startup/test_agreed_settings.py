@@ -1,0 +1,63 @@
+"""The settings are the same on all ranks, and each rank knows where it runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from psdp.config import Config, settings
+from psdp.errors import ConfigError
+from psdp.startup.settings import PER_RANK, Settled, locate, same_settings
+
+
+def test_equal_settings_agree() -> None:
+    flat = Config().resolved().flat()
+    same_settings([flat, dict(flat), dict(flat)])
+
+
+def test_a_rank_with_other_settings_is_named_with_both_values() -> None:
+    flat = Config().resolved().flat()
+    with pytest.raises(ConfigError) as refused:
+        same_settings([flat, flat, flat | {"n_layer": 7}])
+    assert str(refused.value) == (
+        "rank 2 was started with --n-layer 7, rank 0 with 4; start every rank with the same "
+        "settings"
+    )
+
+
+def test_hosts_may_differ_in_what_is_theirs() -> None:
+    flat = Config().resolved().flat()
+    other = flat | {"threads": 3, "device": "gpu", "kernels": "numpy", "corpus": ["/scratch/text"]}
+    same_settings([flat, other])
+    assert {"threads", "device", "kernels", "corpus"} == PER_RANK
+
+
+@pytest.mark.parametrize("name", sorted({field.name for _, field in settings()} - PER_RANK))
+def test_every_other_setting_is_compared(name: str) -> None:
+    flat = Config().resolved().flat()
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} "):
+        same_settings([flat, flat | {name: "something else"}])
+
+
+def told(host: str, *cores: int, threads: int = 0) -> Settled:
+    return Settled({"threads": threads}, host, cores, None)
+
+
+def locations(*facts: Settled) -> list[tuple[int, int]]:
+    """Return the number on its host and the threads of each rank."""
+    found = [locate(facts, rank) for rank in range(len(facts))]
+    assert [at.host for at in found] == [fact.host for fact in facts]
+    return [(at.local_rank, at.threads) for at in found]
+
+
+def test_ranks_are_numbered_and_share_cores_on_each_host() -> None:
+    four, two = told("a", 0, 1, 2, 3), told("b", 0, 1)
+    assert locations(four, two, four, two) == [(0, 2), (0, 1), (1, 2), (1, 1)]
+
+
+def test_a_rank_alone_on_its_host_has_all_cores() -> None:
+    assert locations(told("a", 0), told("b", 0, 1, 2)) == [(0, 1), (0, 3)]
+
+
+def test_a_rank_that_asks_for_threads_has_them_and_the_others_their_share() -> None:
+    facts = told("a", 0, 1), told("a", 0, 1, threads=5), told("a", 0, 1)
+    assert locations(*facts) == [(0, 1), (1, 5), (2, 1)]

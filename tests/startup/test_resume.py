@@ -1,0 +1,161 @@
+"""What a resumed run may change, and of which job a checkpoint is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from saved_run import SavedRun
+
+from psdp.config import Config, settings
+from psdp.data.corpus import Corpus
+from psdp.errors import CheckpointError, ConfigError
+from psdp.generation import load_model
+from psdp.startup.resume import CHANGEABLE, change_of_schedule, check_resumable, identity_of, settle
+
+
+def test_a_new_run_has_its_own_settings_and_no_checkpoint() -> None:
+    config, manifest = settle({"max_steps": 7})
+    assert manifest is None
+    assert config == Config.from_flat({"max_steps": 7}).resolved()
+
+
+def test_impossible_settings_are_refused_before_anything_else() -> None:
+    with pytest.raises(ConfigError, match="not divisible"):
+        settle({"n_embd": 30, "n_head": 4})
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_resumed_run_has_the_settings_of_its_checkpoint(tmp_path: Path, whole: bool) -> None:
+    case = SavedRun(tmp_path / "run", (5, 10), mode="ssp", lr=0.25, warmup_steps=3, quiet=True)
+    config, manifest = settle({"resume": str(case.folder if whole else case.checkpoint(5))})
+    assert manifest is not None
+    assert manifest.step == (10 if whole else 5)
+    assert (config.model, config.optim, config.data) == (
+        case.config.model, case.config.optim, case.config.data,
+    )  # fmt: skip
+    assert (config.run.mode, config.run.staleness) == ("ssp", 4)
+    assert (config.run.out, config.run.quiet) == (None, False), "of this start, not of the last"
+
+
+def test_what_was_filled_in_stays_when_the_budget_grows(case: SavedRun) -> None:
+    config, _ = settle({"resume": str(case.folder), "max_steps": 5000})
+    assert config.run.max_steps == 5000
+    assert config.optim.warmup_steps == case.config.optim.warmup_steps == 50
+
+
+OTHER: dict[str, Any] = {
+    "n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 16, "dropout": 0.5, "bias": False,
+    "activation": "relu", "position": "rotary", "init": "normal", "tokenizer": "char",
+    "vocab_size": 300, "clean": "html", "val_fraction": 0.2, "partition": "hash",
+    "optimizer": "sgd", "lr": 0.5, "min_lr": 0.1, "lr_schedule": "linear", "warmup_steps": 1,
+    "beta1": 0.5, "beta2": 0.5, "momentum": 0.5, "weight_decay": 0.5, "l1": 0.5, "grad_clip": 0.5,
+    "grad_clip_value": 0.5, "mode": "ssp", "staleness": 1, "servers": 2, "max_steps": 7,
+    "batch_size": 7, "grad_accum": 7, "eval_every": 7, "eval_batches": 7,
+    "early_stop_patience": 7, "out": "elsewhere", "checkpoint_every": 7, "keep_checkpoints": 7,
+    "seed": 7, "threads": 7, "transport": "messages", "device": "gpu", "kernels": "numpy",
+    "server_device": "gpu", "precision": "bf16", "dtype": "float64", "wire_dtype": "bf16",
+    "outer_optimizer": "nesterov", "outer_lr": 0.5, "outer_momentum": 0.5, "elastic_rate": 0.5,
+    "local_steps": 7, "merge": "async",
+    "backup_workers": 1, "straggler": "2:4", "jitter": "pareto:2", "link_mbps": 7.0,
+    "record": True, "lag_compensation": "inverse", "overlap": True,
+    "balance": "dynamic",
+    "log_every": 7, "profile": True, "quiet": True, "corpus": ["elsewhere"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [f.name for _, f in settings() if f.name not in ("resume", "replay")]
+)
+def test_a_resumed_run_may_change_what_does_not_change_its_weights(
+    case: SavedRun, name: str
+) -> None:
+    given = {"resume": str(case.folder), name: OTHER[name]}
+    if name in CHANGEABLE:
+        config, _ = settle(given)
+        assert config.flat()[name] == OTHER[name]
+        return
+    with pytest.raises(CheckpointError) as refused:
+        settle(given)
+    flag = f"--{name.replace('_', '-')} {OTHER[name]} differs from "
+    assert str(refused.value).startswith(flag)
+    assert f"of the run in {case.folder}; drop the flag" in str(refused.value)
+
+
+def test_saying_the_same_again_is_no_change(case: SavedRun) -> None:
+    given = {name: value for name, value in case.given.items() if name != "out"}
+    config, _ = settle(given | {"resume": str(case.folder)})
+    assert config.model == case.config.model
+
+
+def test_nothing_to_go_on_from_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no such folder"):
+        settle({"resume": str(tmp_path / "nowhere")})
+
+
+def test_a_run_from_before_a_setting_had_its_default(case: SavedRun) -> None:
+    """A checkpoint of before --wire-dtype is of float32."""
+    identity = identity_of(case.job, case.corpus)
+    del identity["settings"]["wire_dtype"]
+    case.save(20, identity)
+    given = {"resume": str(case.folder)}
+    assert settle(given | {"wire_dtype": "float32"})[0].run.wire_dtype == "float32"
+    with pytest.raises(CheckpointError, match="--wire-dtype bf16 differs from float32 of the run"):
+        settle(given | {"wire_dtype": "bf16"})
+
+
+def test_the_same_job_is_resumable(case: SavedRun) -> None:
+    check_resumable(case.job, case.corpus, case.manifest())
+
+
+def test_another_number_of_workers_is_refused(case: SavedRun) -> None:
+    with pytest.raises(CheckpointError, match=r"with 2 workers, this job has 4; start 3 ranks"):
+        check_resumable(case.job_of(5), case.corpus, case.manifest())
+
+
+def test_another_text_is_refused(case: SavedRun) -> None:
+    other = Corpus(
+        case.corpus.train, case.corpus.val, case.corpus.tokenizer, "f" * 64, (), "other"
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"--corpus has f{16}\.\.\."):
+        check_resumable(case.job, other, case.manifest())
+
+
+def test_another_model_is_refused(case: SavedRun) -> None:
+    with pytest.raises(CheckpointError, match="holds other parameters than this version"):
+        check_resumable(case.job_of(3, n_layer=2), case.corpus, case.manifest())
+
+
+def change(case: SavedRun, **given: Any) -> str | None:
+    config, manifest = settle({"resume": str(case.folder), **given})
+    assert manifest is not None
+    return change_of_schedule(replace(case.job, config=config), manifest)
+
+
+def test_what_another_number_of_steps_makes_of_the_learning_rate_is_said(tmp_path: Path) -> None:
+    linear = {"lr_schedule": "linear", "lr": 1.0, "min_lr": 0.0, "warmup_steps": 0}
+    case = SavedRun(tmp_path / "run", max_steps=20, **linear)  # of which 10 are done
+    assert change(case, max_steps=40) == (
+        "--max-steps 40 stretches the schedule, which was one of 20 steps: the learning rate jumps "
+        "from 5.00e-01 to 7.50e-01"
+    )
+    assert change(case, max_steps=16) == (
+        "--max-steps 16 shortens the schedule, which was one of 20 steps: the learning rate jumps "
+        "from 5.00e-01 to 3.75e-01"
+    )
+    assert change(case) is None
+    assert change(case, max_steps=20) is None
+
+
+def test_a_schedule_without_an_end_does_not_change(tmp_path: Path) -> None:
+    case = SavedRun(tmp_path / "run", max_steps=20, lr_schedule="constant")
+    assert change(case, max_steps=40) is None
+
+
+def test_what_a_checkpoint_says_of_its_job_is_all_that_generate_needs(case: SavedRun) -> None:
+    tokenizer, decoder = load_model(case.checkpoint(10), "cpu")
+    assert tokenizer == case.corpus.tokenizer
+    assert decoder.feed(np.array([1, 2, 3])).shape == (256,)
