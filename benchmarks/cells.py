@@ -29,6 +29,7 @@ from psdp.cli import read_toml
 from psdp.config import Config, flag_of, settings
 from psdp.errors import ConfigError
 from psdp.job import check_world
+from psdp.terminal import path_of
 
 SHIPPED = Path(__file__).parent / "specs"
 
@@ -85,7 +86,7 @@ def find_spec(text: str) -> Path:
         ConfigError: there is none.
     """
     shipped = SHIPPED / f"{text}.toml"
-    for path in (Path(text), shipped):
+    for path in (path_of(text, "SPEC"), shipped):
         if path.is_file():
             return path
     names = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.toml")))

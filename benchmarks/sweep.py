@@ -35,6 +35,7 @@ from psdp.errors import ConfigError, PsdpError
 from psdp.records.folder import CONFIG, SUMMARY
 from psdp.report.files import check_extra, write_report
 from psdp.report.runs import FINISHED, LeftOut
+from psdp.terminal import path_of, show_any_text
 
 # With `python -m` the folder above is on the path; the other benchmarks are run by their file.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -75,7 +76,8 @@ def run_cell(cell: Cell, out: Path, timeout_s: float, start: Start) -> Outcome:
     began_s = time.monotonic()
     ended = start(command, timeout_s)
     wall_s = round(time.monotonic() - began_s, 2)
-    log.write_text(f"{shlex.join(command)}\n{ended.output}", encoding="utf-8")
+    told = f"{shlex.join(command)}\n{ended.output}"
+    log.write_text(told, encoding="utf-8", errors="backslashreplace")
     tail = tuple(ended.output.splitlines()[-TAIL:])
     if ended.status is None:
         return Outcome("failed", wall_s, f"still running after {timeout_s:g} s", tail)
@@ -198,7 +200,7 @@ def _report(spec: Spec, out: Path, outcomes: Mapping[str, Outcome]) -> int:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return the object of a JSON file; None if there is none, or it is damaged."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
@@ -252,6 +254,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    show_any_text()
     options = parse(argv)
     try:
         spec = read_spec(find_spec(options.spec))
@@ -259,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(cell.name for cell in spec.cells))
             return 0
         check_extra()
-        out = Path(options.out or Path("sweeps") / spec.name)
+        out = path_of(options.out, "--out") if options.out else Path("sweeps") / spec.name
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
         with alone_in(out):

@@ -87,6 +87,8 @@ def open_terminal() -> TextIO | None:
     It is our stderr, or that of the launcher which passes ours on. Launchers pass on whole lines,
     but a bar is redrawn within one, so it is written to the terminal itself.
     """
+    if sys.stderr is None:
+        return None
     if sys.stderr.isatty():
         return sys.stderr
     pid = "self"
@@ -97,7 +99,7 @@ def open_terminal() -> TextIO | None:
             if fields["Name"].startswith(_LAUNCHERS):
                 target = Path(f"/proc/{pid}/fd/2").readlink()
                 if str(target).startswith(("/dev/pts/", "/dev/tty")):
-                    return target.open("w", encoding="utf-8")
+                    return target.open("w", encoding=sys.stderr.encoding, errors="replace")
             pid = fields["PPid"]
         except (OSError, KeyError):
             return None

@@ -67,7 +67,7 @@ def write_report(
         _write_csv(out / "curves.csv", curve_records(runs))
         plots = list(write_plots(scenarios, runs, out))
         page = render(title, about, scenarios, runs, left_out, plots, out)
-        (out / "report.html").write_text(page, encoding="utf-8")
+        (out / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
         record = _record(title, about, scenarios, runs, left_out)
         (out / "report.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
@@ -181,8 +181,9 @@ def _record(
 
 
 def _write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table. The path of a run may hold bytes that are no text."""
     columns = list(dict.fromkeys(name for record in records for name in record))
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(records)

@@ -298,7 +298,7 @@ def _points(path: Path) -> tuple[tuple[Point, ...], int]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_bytes())
     except OSError as error:
         raise _Unusable(f"{path.name}: {error.strerror}") from error
     except ValueError as error:

@@ -142,7 +142,7 @@ LEAST_PUSHES = 10
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads((folder / name).read_bytes())
     except OSError as error:
         raise ConfigError(
             f"--calibrate {folder}: {name}: {error.strerror}; name the folder of a finished run"

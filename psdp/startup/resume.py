@@ -106,7 +106,7 @@ def _told_by(run: Path, name: str) -> Any:
     """
     path = run / CONFIG
     try:
-        return json.loads(path.read_text(encoding="utf-8"))[name]
+        return json.loads(path.read_bytes())[name]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReplayError(
             f"--replay {run}: {path} cannot be read ({type(error).__name__}); name the folder of "

@@ -144,10 +144,14 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str, message
     assert str(tmp_path / "mine.toml") in str(caught.value)
 
 
-def test_a_spec_is_found_by_path_or_shipped_name(tmp_path: Path) -> None:
+def test_a_spec_is_found_by_path_or_shipped_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "stragglers"
     path.write_text("")
     assert find_spec(str(path)) == path
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert find_spec(f"~/{path.name}") == path
     assert find_spec("stragglers") == SHIPPED / "stragglers.toml"
     with pytest.raises(ConfigError, match="gone: no such file; shipped specs are local_steps, "):
         find_spec("gone")

@@ -124,20 +124,34 @@ def test_a_launcher_whose_output_goes_to_a_file_is_not_watched(tmp_path: Path) -
         assert ask_below(tmp_path / "mpirun", log.fileno()) == "False\n"
 
 
-def test_the_bar_is_drawn_on_the_launchers_terminal_itself(tmp_path: Path) -> None:
+def drawn_below(launcher: Path, **environment: str) -> bytes:
+    """Return what a bar looks like on the terminal of a launcher, to which its ranks' output does
+    not go."""
     outer, inner = pty.openpty()
     draw = (
         "from psdp.records.console import Console; shown = Console(10, 0, quiet=False); "
         "shown.advance(5, 2.0, 0.0); shown.close()"
     )
-    launcher = tmp_path / "mpirun"
     launcher.write_text(f"#!/bin/sh\n{sys.executable} -c '{draw}' 2>&1 | cat >/dev/null\n")
     launcher.chmod(0o755)
-    subprocess.run([launcher], stderr=inner, check=True)
+    subprocess.run([launcher], stderr=inner, check=True, env=os.environ | environment)
     os.close(inner)
-    drawn = os.read(outer, 10_000).decode()
+    drawn = os.read(outer, 10_000)
     os.close(outer)
-    assert "5.00/10.0" in drawn
+    return drawn
+
+
+def test_the_bar_is_drawn_on_the_launchers_terminal_itself(tmp_path: Path) -> None:
+    assert "5.00/10.0" in drawn_below(tmp_path / "mpirun").decode()
+
+
+def test_a_process_without_stderr_has_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert open_terminal() is None
+
+
+def test_the_bar_is_drawn_in_what_the_terminal_knows(tmp_path: Path) -> None:
+    assert drawn_below(tmp_path / "mpirun", PYTHONIOENCODING="ascii").isascii()
 
 
 def test_our_own_terminal_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -143,6 +145,30 @@ def test_the_terminal_shows_tables_baseline_target_percentiles_bytes_and_verdict
     )
     assert "Bytes pushed and pulled, mean of a run: sync 640 B, async 640 B." in lines
     assert "- Fastest: async with 2.00 steps/s. That is 2.00 times sync's 1.00." in lines
+
+
+def test_a_run_may_have_any_name_and_be_told_on_any_terminal(tmp_path: Path) -> None:
+    run = write_run(tmp_path / os.fsdecode(b"r\xfcn"))
+    told = subprocess.run(
+        [sys.executable, "-m", "psdp.report", run, run, "--out", tmp_path / "rün"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    assert "r\\xfcn/report.html, report.json, runs.csv" in told
+    assert "r\\udcfcn" in (tmp_path / "rün" / "report.html").read_text()
+    assert "r\\udcfcn" in (tmp_path / "rün" / "runs.csv").read_text()
+
+
+def test_a_report_may_be_named_from_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("psdp.report.plots.write_plots", lambda *_: iter(()))
+    write_run(tmp_path / "sync")
+    assert main(["~/sync", "--out=~/out"]) == 0
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 @pytest.mark.parametrize(
