@@ -43,7 +43,7 @@ from psdp.servers.shard import Shard
 from psdp.transport import Arrival, Endpoint
 from psdp.transport import messages as m
 from psdp.transport.mpi import MpiEndpoint, MpiWorld
-from psdp.transport.shared import Memory, Neighbours, Window
+from psdp.transport.shared import Neighbours, SharedMemory, Window
 
 MB = 1_000_000
 SIZES_MB = (1, 16, 64, 256)
@@ -82,7 +82,7 @@ class Side:
 
     def __init__(self, world: MpiWorld, comm: MPI.Intracomm, size: int) -> None:
         self.rank, self.workers = world.rank, range(1, comm.size)
-        self.memory = Memory(1, size, np.float32, print)
+        self.memory = SharedMemory(1, size, np.float32, print)
         self.own = self.memory.zeros(size, np.float32)
         self.own[...] = 1
         self.weights = np.ones(size, np.float32)

@@ -1,4 +1,4 @@
-"""One table of parameters: names, shapes, the place of each in the flat vector, and shards.
+"""One table of parameters: names, shapes, the span of each in the flat vector, and shards.
 
 Sizes, views, the decay boundary, shard ranges and the checkpoint index all derive from
 :class:`ParamTable`. No layer, optimizer or server keeps a second list.
@@ -43,7 +43,7 @@ class ParamSpec:
 
 
 class ParamTable:
-    """Every parameter's place in the flat vector, decayed ones first.
+    """Every parameter's span in the flat vector, decayed ones first.
 
     Because the decayed parameters lie in front, one number (:attr:`decayed_size`) is the whole
     decay mask and an optimizer makes two long passes instead of many short ones.
@@ -70,7 +70,7 @@ class ParamTable:
         }
 
     def matrices_under(self, prefix: str) -> slice:
-        """Return the place of the decayed parameters whose names begin so; they lie side by side.
+        """Return the span of the decayed parameters whose names begin so; they lie side by side.
 
         The others of that name are behind all decayed ones.
         """
@@ -86,7 +86,7 @@ class ParamTable:
 
     def initial(self, seed: int, dtype: npt.DTypeLike) -> Array:
         """Return fresh weights (P,). Each parameter has its own stream, so the values depend
-        on the seed and the parameter's place alone, on every rank alike."""
+        on the seed and the parameter's index alone, on every rank alike."""
         flat: Array = np.empty(self.size, dtype)
         for index, view in enumerate(self.views(flat).values()):
             init = self.specs[index].init

@@ -61,8 +61,8 @@ class Order:
         starts = np.empty(count, np.int64)
         done = 0
         while done < count:
-            epoch, place = divmod(first + done, self._windows.size)
-            piece = self._epoch_starts(epoch)[place : place + count - done]
+            epoch, index = divmod(first + done, self._windows.size)
+            piece = self._epoch_starts(epoch)[index : index + count - done]
             starts[done : done + piece.size] = piece
             done += piece.size
         return starts

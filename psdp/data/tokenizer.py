@@ -129,7 +129,7 @@ class _ByteStream(Stream):
 
 
 class CharTokenizer(Tokenizer):
-    """Distinct characters in the order of their code points; id = place in that order."""
+    """Distinct characters in the order of their code points; id = index in that order."""
 
     def __init__(self, characters: str) -> None:
         """``characters``: the vocabulary, strictly increasing and not empty."""
@@ -138,7 +138,7 @@ class CharTokenizer(Tokenizer):
         self._points = code_points(characters)
         assert self.vocab_size
         assert (self._points[1:] > self._points[:-1]).all()
-        # One place past the last character catches everything above it.
+        # One index past the last character catches everything above it.
         self._ids = np.full(int(self._points[-1]) + 2, -1, np.int32)
         self._ids[self._points] = np.arange(self.vocab_size, dtype=np.int32)
 
@@ -177,10 +177,10 @@ class IdTokenizer(Tokenizer):
 
     def encode(self, text: str) -> Array:
         ids: list[int] = []
-        for place, word in enumerate(text.split()):
+        for index, word in enumerate(text.split()):
             if not (word.isascii() and word.isdigit()):
                 raise DataError(
-                    f"expected token ids separated by blanks, got {word!r} as word {place + 1}; "
+                    f"expected token ids separated by blanks, got {word!r} as word {index + 1}; "
                     "the corpus was tokenised by another program, which has to encode text"
                 )
             # Python reads no number of thousands of digits, of which most may be zeros in front.
@@ -188,7 +188,7 @@ class IdTokenizer(Tokenizer):
             if len(digits) > len(str(self.vocab_size)) or int(digits) >= self.vocab_size:
                 shown = word if len(word) <= 40 else f"{word[:20]}... of {len(word)} digits"
                 raise DataError(
-                    f"token {shown} (word {place + 1}) is not in the vocabulary of "
+                    f"token {shown} (word {index + 1}) is not in the vocabulary of "
                     f"{self.vocab_size} tokens (0 to {self.vocab_size - 1})"
                 )
             ids.append(int(digits))

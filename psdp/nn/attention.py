@@ -83,8 +83,8 @@ class Attention:
 
     def _weights(self, batch: int, length: int) -> int:
         """Return the size of a dropout mask."""
-        place: slice = causal_blocks(batch * self.heads, length, self.backend.query_block)[-1].place
-        return int(place.stop)
+        span: slice = causal_blocks(batch * self.heads, length, self.backend.query_block)[-1].span
+        return int(span.stop)
 
     def _per_query(self, batch: int, count: int) -> Array:
         """View the log-sum-exp of ``count`` tokens as (B, H, T)."""

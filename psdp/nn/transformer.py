@@ -91,7 +91,7 @@ class Transformer:
             rotary = Rotary(config.block_size, config.n_embd // config.n_head, backend)
         self.config, self.backend, self.batch_size = config, backend, batch_size
         self._weights = weights
-        self._places = [table.matrices_under(f"block.{i}.") for i in range(config.n_layer)]
+        self._spans = [table.matrices_under(f"block.{i}.") for i in range(config.n_layer)]
         self.vocab_size = vocab_size
         self.embedding = Embedding(config, parameters.under("embedding"), arena)
         self.blocks = [
@@ -158,15 +158,15 @@ class Transformer:
         backend.add_total(losses, scale / count, self.loss)
         backend.clear(stream)
         self.norm.backward(dnormed, stream)
-        for block, place in zip(reversed(self.blocks), reversed(self._places), strict=True):
+        for block, span in zip(reversed(self.blocks), reversed(self._spans), strict=True):
             block.backward(batch, stream)
             self.pulse()
             if ready is not None:
-                ready(place)
+                ready(span)
         self.embedding.backward(self.ids[:count], length, stream)
         if ready is not None:
-            ready(slice(self._places[0].start))
-            ready(slice(self._places[-1].stop, None))
+            ready(slice(self._spans[0].start))
+            ready(slice(self._spans[-1].stop, None))
 
     def total_loss(self) -> float:
         """Return what :meth:`forward_backward` has added to ``loss``; it waits for the device."""

@@ -25,8 +25,8 @@ class Adagrad(Optimizer):
         clip_value: float = 0.0,
     ) -> None:
         self.updates += 1
-        for place, w, g, scratch, _ in self._blocks(weights, gradient, scale, clip_value):
-            total = self._state["sum"][place]
+        for span, w, g, scratch, _ in self._blocks(weights, gradient, scale, clip_value):
+            total = self._state["sum"][span]
             np.multiply(g, g, out=scratch)
             np.add(total, scratch, out=total)
 

@@ -53,17 +53,17 @@ class Adam(Optimizer):
         )
         shrunk = kept._replace(shrink=1.0 - lr * self._decoupled_decay)
 
-        def apply(place: slice, w: Array, g: Array, decayed: bool) -> None:
-            means, means_sq = self._state["exp_avg"][place], self._state["exp_avg_sq"][place]
+        def apply(span: slice, w: Array, g: Array, decayed: bool) -> None:
+            means, means_sq = self._state["exp_avg"][span], self._state["exp_avg_sq"][span]
             self.backend.adam(w, g, means, means_sq, shrunk if decayed else kept)
 
         if plain:
             # The kernel takes the scale along; only a clip or a penalty has to come before it.
-            for decayed, place in self._ranges(weights, gradient):
-                apply(place, weights[place], gradient[place], decayed)
+            for decayed, span in self._ranges(weights, gradient):
+                apply(span, weights[span], gradient[span], decayed)
         else:
-            for place, w, g, _, decayed in self._blocks(weights, gradient, scale, clip_value):
-                apply(place, w, g, decayed)
+            for span, w, g, _, decayed in self._blocks(weights, gradient, scale, clip_value):
+                apply(span, w, g, decayed)
 
 
 class AdamW(Adam):

@@ -94,7 +94,7 @@ class Optimizer(ABC):
         self.updates = updates
 
     def _ranges(self, weights: Array, gradient: Array) -> tuple[tuple[bool, slice], ...]:
-        """Return (decayed, place) of the elements of matrices, and of all others."""
+        """Return (decayed, span) of the elements of matrices, and of all others."""
         assert weights.shape == gradient.shape == (self.size,), (weights.shape, gradient.shape)
         assert weights.dtype == gradient.dtype == self.dtype, (weights.dtype, gradient.dtype)
         boundary = self.decayed_size
@@ -103,19 +103,19 @@ class Optimizer(ABC):
     def _blocks(
         self, weights: Array, gradient: Array, scale: Scalar, clip_value: float
     ) -> Iterator[tuple[slice, Array, Array, Array, bool]]:
-        """Yield (place, weights, gradient, scratch, decayed) of each block, in order.
+        """Yield (span, weights, gradient, scratch, decayed) of each block, in order.
 
         The gradient comes scaled, clipped and with its penalties. It may be the caller's own
         memory, so a rule only reads it; the scratch is the rule's to overwrite.
         """
         for decayed, part in self._ranges(weights, gradient):
-            for place in blocks(part.start, part.stop, self._block_size):
-                w = weights[place]
+            for span in blocks(part.start, part.stop, self._block_size):
+                w = weights[span]
                 scratch = self._scratch_block[: w.size]
-                g = self._clipped(gradient[place], scale, clip_value)
+                g = self._clipped(gradient[span], scale, clip_value)
                 if decayed:
                     g = self._penalised(w, g, scratch)
-                yield place, w, g, scratch, decayed
+                yield span, w, g, scratch, decayed
 
     def _clipped(self, g: Array, scale: Scalar, clip_value: float) -> Array:
         """Return clip(scale * g), which is ``g`` itself where neither does anything."""

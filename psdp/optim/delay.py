@@ -31,14 +31,14 @@ class DelayCompensation:
 
     def correct(self, gradient: Array, weights: Array, weights_then: Array) -> None:
         """Correct ``gradient`` (S,) in place, given the weights (S,) now and then."""
-        for place in blocks(0, gradient.size, self._block_size):
-            g, mean = gradient[place], self._mean_square[place]
+        for span in blocks(0, gradient.size, self._block_size):
+            g, mean = gradient[span], self._mean_square[span]
             square, moved = self._square[: g.size], self._moved[: g.size]
             np.multiply(g, g, out=square)
             np.multiply(mean, DECAY / (1 - DECAY), out=mean)
             np.add(mean, square, out=mean)
             np.multiply(mean, 1 - DECAY, out=mean)
-            np.subtract(weights[place], weights_then[place], out=moved)
+            np.subtract(weights[span], weights_then[span], out=moved)
             np.multiply(moved, square, out=moved)
             np.add(mean, EPS, out=square)
             np.sqrt(square, out=square)

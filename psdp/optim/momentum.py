@@ -31,8 +31,8 @@ class Momentum(Optimizer):
         clip_value: float = 0.0,
     ) -> None:
         self.updates += 1
-        for place, w, g, scratch, _ in self._blocks(weights, gradient, scale, clip_value):
-            velocity = self._state["velocity"][place]
+        for span, w, g, scratch, _ in self._blocks(weights, gradient, scale, clip_value):
+            velocity = self._state["velocity"][span]
             np.multiply(velocity, self._momentum, out=velocity)
             np.add(velocity, g, out=velocity)
             np.multiply(velocity, lr, out=scratch)

@@ -56,19 +56,19 @@ class Outer(Optimizer):
     ) -> None:
         self.updates += 1
         share = 1 / self._arrivals
-        for place, w, g, scratch, _ in self._blocks(weights, gradient, scale, clip_value):
+        for span, w, g, scratch, _ in self._blocks(weights, gradient, scale, clip_value):
             mean = np.multiply(g, share, out=scratch)
             if self._kind != "average":
-                mean = self._with_momentum(place, mean)
+                mean = self._with_momentum(span, mean)
             np.multiply(mean, lr, out=scratch)
             np.subtract(w, scratch, out=w)
 
-    def _with_momentum(self, place: slice, mean: Array) -> Array:
+    def _with_momentum(self, span: slice, mean: Array) -> Array:
         """Add what the momentum does to this share of a mean (B,), in place; return it."""
-        momentum = self._state["momentum"][place]
+        momentum = self._state["momentum"][span]
         whole = mean
         if self._arrivals > 1:
-            whole = self._state["pending"][place]
+            whole = self._state["pending"][span]
             np.add(whole, mean, out=whole)
             if self.updates % self._arrivals:
                 return mean

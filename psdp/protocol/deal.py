@@ -17,13 +17,13 @@ class Ranges:
     def add(self, numbers: range) -> None:
         """Add numbers that are not in the set."""
         start, stop = numbers.start, numbers.stop
-        place = bisect_left(self._ranges, (start, stop))
-        if place < len(self._ranges) and self._ranges[place][0] == stop:
-            stop = self._ranges.pop(place)[1]
-        if place and self._ranges[place - 1][1] == start:
-            place -= 1
-            start = self._ranges.pop(place)[0]
-        self._ranges.insert(place, (start, stop))
+        index = bisect_left(self._ranges, (start, stop))
+        if index < len(self._ranges) and self._ranges[index][0] == stop:
+            stop = self._ranges.pop(index)[1]
+        if index and self._ranges[index - 1][1] == start:
+            index -= 1
+            start = self._ranges.pop(index)[0]
+        self._ranges.insert(index, (start, stop))
 
     def pairs(self) -> list[tuple[int, int]]:
         """Return (first, last + 1) of each range, rising."""

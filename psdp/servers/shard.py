@@ -53,7 +53,7 @@ class Slots:
 
 
 class Shard:
-    """The parameters ``place`` of the flat vector, updated in place by this server's rules.
+    """The parameters ``span`` of the flat vector, updated in place by this server's rules.
 
     Args:
         rules: for vectors (S,); the backend of the first one's optimizer averages too.
@@ -103,17 +103,17 @@ class Shard:
             device: a GPU that keeps the optimizer's vectors and updates, if one does.
             on_device: whether it keeps the weights and the gradients too; ``zeros`` are its own.
         """
-        config, place = job.config, job.shards[server]
+        config, span = job.config, job.shards[server]
         flat = job.table.initial(config.run.seed, config.run.dtype)
-        decayed_size = min(max(job.table.decayed_size - place.start, 0), len(place))
-        own = zeros(len(place), config.run.dtype)
+        decayed_size = min(max(job.table.decayed_size - span.start, 0), len(span))
+        own = zeros(len(span), config.run.dtype)
         run = config.run
         # Where workers are on GPUs the flag is about kernels of theirs.
         kernels = run.kernels if run.device == "cpu" else AUTO
         backend = make_backend("cpu", run.dtype, kernels=kernels, threads=threads)
         if device is not None and on_device:
             backend, device = device, None
-        backend.to_device(flat[place.start : place.stop], own)
+        backend.to_device(flat[span.start : span.stop], own)
         return cls(
             make_rules(job, own.size, decayed_size, backend, device),
             own,

@@ -20,7 +20,7 @@ from psdp.startup.probe import why_not_aware
 from psdp.startup.settings import Location
 from psdp.startup.share import Card, Links, Meeting, OpenMemory, pairs_of
 from psdp.startup.step import Nothing, Step, take
-from psdp.transport.devices import Device, DeviceMemory, DeviceWindow
+from psdp.transport.devices import Device, DeviceWindow, SharedDeviceMemory
 from psdp.transport.shared import Window
 from psdp.transport.world import World
 
@@ -47,7 +47,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class OfferDeviceMemory(Step[DeviceMemory | None, Offer, list[Offer]]):
+class OfferDeviceMemory(Step[SharedDeviceMemory | None, Offer, list[Offer]]):
     """Set aside the memory of this rank's GPU that others may open."""
 
     job: Job
@@ -56,7 +56,7 @@ class OfferDeviceMemory(Step[DeviceMemory | None, Offer, list[Offer]]):
 
     facts = Offer
 
-    def act(self) -> tuple[DeviceMemory | None, Offer]:
+    def act(self) -> tuple[SharedDeviceMemory | None, Offer]:
         job, run = self.job, self.job.config.run
         if run.transport == "messages":
             return None, Offer(None, None)
@@ -65,7 +65,7 @@ class OfferDeviceMemory(Step[DeviceMemory | None, Offer, list[Offer]]):
         else:
             count, size, dtype = 1, job.table.size, job.wire_dtype.name
         try:
-            memory = DeviceMemory(count, size, dtype, self.device)
+            memory = SharedDeviceMemory(count, size, dtype, self.device)
         except OSError as error:
             return None, Offer(None, f"rank {self.rank}: {error.strerror}")
         return memory, Offer(memory.card(), None)

@@ -16,7 +16,6 @@ from psdp.startup.on_devices import OnDevices
 from psdp.startup.settings import Location
 from psdp.startup.share import Card, make_memory
 from psdp.startup.step import Step
-from psdp.transport.shared import Memory
 from psdp.workers.replica import Replica
 
 Part = Shard | Replica
@@ -32,7 +31,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class MakePart(Step[tuple[Part, Memory | None], Made, list[Made]]):
+class MakePart(Step[tuple[Part, SharedMemory | None], Made, list[Made]]):
     """Make this rank's shard or replica, and what it shares of it.
 
     Args:
@@ -51,7 +50,7 @@ class MakePart(Step[tuple[Part, Memory | None], Made, list[Made]]):
 
     facts = Made
 
-    def act(self) -> tuple[tuple[Part, Memory | None], Made]:
+    def act(self) -> tuple[tuple[Part, SharedMemory | None], Made]:
         if self.on_devices is not None:
             part = self._make(self.on_devices.zeros)
             return (part, None), Made(part.backend.kernels, None)

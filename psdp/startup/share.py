@@ -17,7 +17,7 @@ from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.startup.settings import Location
 from psdp.startup.step import Step, take
-from psdp.transport.shared import Arena, Memory, Window
+from psdp.transport.shared import SharedMemory, SharedRegion, Window
 from psdp.transport.world import World
 
 Card = dict[str, Any]
@@ -83,12 +83,12 @@ class Meeting:
         windows: the memory of the peers that share theirs and see this rank's.
     """
 
-    memory: Arena | None
+    memory: SharedRegion | None
     windows: dict[int, Window]
     links: Links
 
 
-def make_memory(job: Job, rank: int) -> Memory | None:
+def make_memory(job: Job, rank: int) -> SharedMemory | None:
     """Return the memory that this rank may share; None where the settings or the system want
     none."""
     if job.config.run.transport == "messages":
@@ -103,7 +103,7 @@ def make_memory(job: Job, rank: int) -> Memory | None:
         print(f"psdp: rank {rank}: {text}", file=sys.stderr, flush=True)
 
     try:
-        return Memory(count, size, dtype, say)
+        return SharedMemory(count, size, dtype, say)
     except OSError as error:
         say(f"no memory can be shared ({error.strerror}): vectors go as MPI messages")
         return None
@@ -196,7 +196,7 @@ def meet(
     world: World,
     job: Job,
     locations: Sequence[Location],
-    memory: Memory | None,
+    memory: SharedMemory | None,
     cards: Sequence[Card | None],
     why_not_on_devices: str | None,
 ) -> Meeting:

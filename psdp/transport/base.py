@@ -14,7 +14,7 @@ import numpy as np
 from psdp.errors import ProtocolError
 from psdp.params import Array
 from psdp.transport.backoff import Backoff
-from psdp.transport.devices import Host, Place
+from psdp.transport.devices import HostMemory, MemorySpace
 from psdp.transport.link import Link
 from psdp.transport.messages import (
     FOLLOWS,
@@ -83,14 +83,14 @@ class Endpoint(ABC):
         peers: Iterable[int],
         neighbours: Neighbours | None = None,
         link: Link | None = None,
-        vectors: Place | None = None,
+        vectors: MemorySpace | None = None,
     ) -> None:
         self.rank = rank
         self.landing: Landing = _no_landing
         self.landing_s = 0.0
         self._neighbours = neighbours or Neighbours()
         self._link = link
-        self._vectors = vectors or Host()
+        self._vectors = vectors or HostMemory()
         self._all_ring = self._neighbours.are(peers)
         self._lent: defaultdict[int, deque[Sending]] = defaultdict(deque)
         self._gone: set[int] = set()
@@ -115,13 +115,13 @@ class Endpoint(ABC):
         return sending
 
     def _dispatch(self, peer: int, message: Message, raw: Array | None, sending: Sending) -> None:
-        place = FOLLOWS if raw is None else self._neighbours.place(peer, raw)
-        header = encode(message, 0 if raw is None else raw.nbytes, place)
-        if place != FOLLOWS and isinstance(message, Weights) and peer not in self._gone:
+        offset = FOLLOWS if raw is None else self._neighbours.offset(peer, raw)
+        header = encode(message, 0 if raw is None else raw.nbytes, offset)
+        if offset != FOLLOWS and isinstance(message, Weights) and peer not in self._gone:
             self._lent[peer].append(sending)
             self._post(peer, header, None, Sending())
         else:
-            self._post(peer, header, raw if place == FOLLOWS else None, sending)
+            self._post(peer, header, raw if offset == FOLLOWS else None, sending)
         self._unrung.add(peer)
 
     @abstractmethod
@@ -174,12 +174,12 @@ class Endpoint(ABC):
     def _arrived(self, peer: int, header: Header) -> Arrival | None:
         """Take a message whose payload, if any, lies in shared memory; None if it was between
         the endpoints only."""
-        message, payload_bytes, place = header
+        message, payload_bytes, offset = header
         if isinstance(message, Taken):
             self._confirmed(peer)
             return None
-        if place != FOLLOWS:
-            source = self._neighbours.bytes_at(peer, place, payload_bytes)
+        if offset != FOLLOWS:
+            source = self._neighbours.bytes_at(peer, offset, payload_bytes)
             target = landing_bytes(self.landing, peer, message, payload_bytes)
             if not same_memory(source, target):
                 begin_s = time.monotonic()
@@ -218,7 +218,7 @@ class Endpoint(ABC):
 
 def has_payload(header: Header) -> bool:
     """Say whether a vector follows a header as a message, which an empty vector does too."""
-    return header.place == FOLLOWS and (
+    return header.offset == FOLLOWS and (
         header.payload_bytes > 0 or isinstance(header.message, WITH_PAYLOAD)
     )
 

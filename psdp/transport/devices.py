@@ -1,7 +1,7 @@
 """Vectors in the memory of GPUs: how they are copied, and shared between ranks of one host.
 
-A rank's :class:`DeviceMemory` is one allocation, which its peers open by its handle (CUDA IPC).
-What a GPU is asked for is done later, so it is waited for before a header names its memory.
+A rank's :class:`SharedDeviceMemory` is one allocation, which its peers open by its handle (CUDA
+IPC). What a GPU is asked for is done later, so it is waited for before a header names its memory.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import numpy as np
 import numpy.typing as npt
 
 from psdp.params import Array
-from psdp.transport.shared import Arena, Window
+from psdp.transport.shared import SharedRegion, Window
 
 ALIGNMENT = 256
 """Bytes; vectors begin at multiples of it, and the first one behind a name of fewer bytes."""
 
 
-class Place(Protocol):
-    """Where vectors lie: in the memory of the host, or of a GPU."""
+class MemorySpace(Protocol):
+    """That of a host or of a GPU, where vectors lie."""
 
     def copy(self, source: Array, out: Array) -> None:
-        """Copy a vector to another one there; complete when this place was waited for."""
+        """Copy a vector to another one there; complete once waited for."""
 
     def synchronize(self) -> None:
         """Return when all that was asked so far is done."""
 
 
-class Device(Place, Protocol):
+class Device(MemorySpace, Protocol):
     """A GPU, as far as vectors travel between its memory and that of others; see
     :class:`psdp.backend.gpu.device.Device`."""
 
@@ -45,8 +45,8 @@ class Device(Place, Protocol):
     def open(self, handle: bytes) -> Array: ...
 
 
-class Host:
-    """The memory of this host, where everything is done at once."""
+class HostMemory:
+    """That of this host, where everything is done at once."""
 
     def copy(self, source: Array, out: Array) -> None:
         np.copyto(out, source)
@@ -55,11 +55,11 @@ class Host:
         pass
 
 
-class DeviceMemory(Arena):
+class SharedDeviceMemory(SharedRegion):
     """Vectors of this rank on its GPU that its peers on the same host can read and write.
 
     Args:
-        count: vectors of ``size`` elements of ``dtype`` for which there is a place.
+        count: vectors of ``size`` elements of ``dtype`` for which there is room.
 
     Raises:
         OSError: the GPU shares no memory, or has not so much.
@@ -77,7 +77,7 @@ class DeviceMemory(Arena):
 
     def zeros(self, size: int, dtype: npt.DTypeLike) -> Array:
         """Return a vector (size,) of zeros; one that is not shared, and so goes as a message, if
-        there is no place left."""
+        there is no room left."""
         start, count = self._used, size * np.dtype(dtype).itemsize
         end = start + _aligned(count)
         if end > self._bytes.nbytes:
@@ -88,7 +88,7 @@ class DeviceMemory(Arena):
     def card(self) -> dict[str, Any]:
         """Return what a peer needs to open this memory and find the first vector in it, as plain
         JSON types."""
-        card = {"handle": self._handle.hex(), "name": self._name.hex(), "place": ALIGNMENT}
+        card = {"handle": self._handle.hex(), "name": self._name.hex(), "offset": ALIGNMENT}
         return self._bell.card() | card
 
 

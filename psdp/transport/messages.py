@@ -1,8 +1,8 @@
 """The headers that ranks exchange, and their bytes: one msgpack array, checked field by field.
 
-``[kind, payload_bytes, place, field, field, ...]``, at most ``MAX_HEADER_BYTES``. A payload, where
-there is one, is the raw memory of a flat vector. It follows on its own, or lies at ``place`` in the
-memory that its sender shares with the receiver.
+``[kind, payload_bytes, offset, field, field, ...]``, at most ``MAX_HEADER_BYTES``. A payload, where
+there is one, is the raw memory of a flat vector. It follows on its own, or lies at ``offset`` in
+the memory that its sender shares with the receiver.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from psdp.errors import ProtocolError
 
 MAX_HEADER_BYTES = 1024
 FOLLOWS = -1
-"""As the place of a payload: in no shared memory, it follows its header."""
+"""As the offset of a payload: in no shared memory, it follows its header."""
 CURRENT = -1
 """As a snapshot version: the weights as they are now."""
 
@@ -258,14 +258,14 @@ class Header(NamedTuple):
 
     message: Message
     payload_bytes: int
-    place: int
+    offset: int
 
 
-def encode(message: Message, payload_bytes: int, place: int = FOLLOWS) -> bytes:
+def encode(message: Message, payload_bytes: int, offset: int = FOLLOWS) -> bytes:
     """Return the header of a message whose payload has this many bytes (0: none)."""
     kind = type(message)
     values = [getattr(message, name) for name, _ in _FIELDS[kind]]
-    header: bytes = msgpack.packb([_NUMBER[kind], payload_bytes, place, *values])
+    header: bytes = msgpack.packb([_NUMBER[kind], payload_bytes, offset, *values])
     assert len(header) <= MAX_HEADER_BYTES, f"header of {kind.__name__} is too long"
     return header
 
@@ -294,12 +294,12 @@ def decode(header: bytes | memoryview, peer: int) -> Header:
     except (ValueError, msgpack.UnpackException) as error:
         raise wrong(f"not msgpack ({error})") from error
     if not isinstance(parts, list) or len(parts) < 3 or not all(type(x) is int for x in parts[:3]):
-        raise wrong("expected [kind, payload bytes, place, fields...]")
-    number, payload_bytes, place, *values = parts
+        raise wrong("expected [kind, payload bytes, offset, fields...]")
+    number, payload_bytes, offset, *values = parts
     if not 0 <= number < len(_KINDS) or payload_bytes < 0:
         raise wrong(f"unknown kind {number} or negative payload of {payload_bytes} bytes")
-    if place < FOLLOWS:
-        raise wrong(f"a payload at place {place}")
+    if offset < FOLLOWS:
+        raise wrong(f"a payload at offset {offset}")
     kind = _KINDS[number]
     expected = _FIELDS[kind]
     if len(values) != len(expected):
@@ -307,4 +307,4 @@ def decode(header: bytes | memoryview, peer: int) -> Header:
     for (name, type_name), value in zip(expected, values, strict=True):
         if type(value).__name__ != type_name:
             raise wrong(f"{kind.__name__}.{name} must be {type_name}, got {value!r:.40}")
-    return Header(kind(*values), payload_bytes, place)
+    return Header(kind(*values), payload_bytes, offset)

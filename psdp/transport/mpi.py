@@ -21,7 +21,7 @@ from psdp.errors import ConfigError, PeerLost, ProtocolError
 from psdp.params import Array
 from psdp.transport.backoff import Backoff
 from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
-from psdp.transport.devices import Place
+from psdp.transport.devices import MemorySpace
 from psdp.transport.launchers import warning_of
 from psdp.transport.link import Link
 from psdp.transport.messages import MAX_HEADER_BYTES, Header, decode
@@ -93,7 +93,7 @@ class MpiEndpoint(Endpoint):
         peers: Iterable[int],
         neighbours: Neighbours | None = None,
         link: Link | None = None,
-        vectors: Place | None = None,
+        vectors: MemorySpace | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._peers = list(peers)
@@ -289,10 +289,10 @@ class MpiReducer(Reducer):
         self._free = ()
         return free is None
 
-    def _post(self, places: Sequence[int]) -> None:
-        """Start on the next pieces, as far as there are any, in these places."""
-        for place, piece in zip(places, self._rest, strict=False):
-            self._requests[place] = self._comm.Iallreduce(MPI.IN_PLACE, piece, op=MPI.SUM)
+    def _post(self, indices: Sequence[int]) -> None:
+        """Start on the next pieces, as far as there are any, with the requests of these indices."""
+        for index, piece in zip(indices, self._rest, strict=False):
+            self._requests[index] = self._comm.Iallreduce(MPI.IN_PLACE, piece, op=MPI.SUM)
 
 
 class MpiWorld:
@@ -324,9 +324,9 @@ class MpiWorld:
         self._wait(self.comm.Iallgather(np.array([len(data)], np.int64), sizes), deadline_s)
         starts = np.concatenate(([0], np.cumsum(sizes)))
         gathered = np.zeros(int(starts[-1]), np.uint8)
-        places = (sizes.tolist(), starts[:-1].tolist())
+        counts = (sizes.tolist(), starts[:-1].tolist())
         own = np.frombuffer(data, np.uint8)
-        gathering = self.comm.Iallgatherv([own, MPI.BYTE], [gathered, places, MPI.BYTE])
+        gathering = self.comm.Iallgatherv([own, MPI.BYTE], [gathered, counts, MPI.BYTE])
         self._wait(gathering, deadline_s)
         return [
             gathered[start : start + size].tobytes()
@@ -338,7 +338,7 @@ class MpiWorld:
         peers: Iterable[int],
         neighbours: Neighbours | None = None,
         link: Link | None = None,
-        vectors: Place | None = None,
+        vectors: MemorySpace | None = None,
     ) -> MpiEndpoint:
         """Return this rank's endpoint for exchanges with ``peers``."""
         return MpiEndpoint(self.comm, peers, neighbours, link, vectors)

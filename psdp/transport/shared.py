@@ -1,9 +1,9 @@
 """Memory that ranks of one host share.
 
-A rank's :class:`Memory` is a file in memory without a name in any folder (memfd), so nothing can
-outlive the job, however it ends, and the size of /dev/shm does not matter. Peers reach it through
-/proc/<pid>/fd and only there, so whoever opens it *is* on the same host and in the same container,
-whatever their host names say.
+A rank's :class:`SharedMemory` is a file in memory without a name in any folder (memfd), so nothing
+can outlive the job, however it ends, and the size of /dev/shm does not matter. Peers reach it
+through /proc/<pid>/fd and only there, so whoever opens it *is* on the same host and in the same
+container, whatever their host names say.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from psdp.transport.bell import Bell, Ringer
 from psdp.transport.messages import FOLLOWS
 
 
-class Arena:
+class SharedRegion:
     """Bytes of this rank that its peers on the same host see, with the bell by which they wake it.
 
     Args:
@@ -35,22 +35,22 @@ class Arena:
         self._bytes = seen
         self._bell = Bell()
 
-    def place(self, raw: Array) -> int | None:
+    def offset(self, raw: Array) -> int | None:
         """Return where these bytes lie in this memory; None if they are elsewhere, or none."""
-        place = _address(raw) - _address(self._bytes)
-        inside = place >= 0 and place + raw.nbytes <= self._bytes.nbytes
-        return place if inside and raw.nbytes else None
+        offset = _address(raw) - _address(self._bytes)
+        inside = offset >= 0 and offset + raw.nbytes <= self._bytes.nbytes
+        return offset if inside and raw.nbytes else None
 
     def listen(self, timeout_s: float) -> bool:
         """Sleep until a peer rings, or for so long; say whether one did."""
         return self._bell.listen(timeout_s)
 
 
-class Memory(Arena):
+class SharedMemory(SharedRegion):
     """Vectors of this rank that its peers on the same host can read and write.
 
     Args:
-        count: vectors of ``size`` elements of ``dtype`` for which there is a place; those that are
+        count: vectors of ``size`` elements of ``dtype`` for which there is room; those that are
             not made take no memory.
         say: is told, once, why a vector could not be shared.
 
@@ -74,7 +74,7 @@ class Memory(Arena):
         """Return a vector (size,) of zeros; in private memory if there is no room to share it."""
         count = size * np.dtype(dtype).itemsize
         try:
-            place = self._reserve(count)
+            offset = self._reserve(count)
         except OSError as error:
             if self._say is not None:
                 self._say(
@@ -83,33 +83,33 @@ class Memory(Arena):
                 )
                 self._say = None
             return np.zeros(size, dtype)
-        return self._bytes[place : place + count].view(dtype)
+        return self._bytes[offset : offset + count].view(dtype)
 
     def _reserve(self, count: int) -> int:
-        """Return the place of so many new bytes.
+        """Return the offset of so many new bytes.
 
         Raises:
             OSError: there is no room; to write there would kill this rank by SIGBUS.
         """
-        place, end = self._used, self._used + _whole_pages(count)
+        offset, end = self._used, self._used + _whole_pages(count)
         if end > self._capacity:
             raise OSError(0, f"more than the {self._capacity / 1e6:,.1f} MB set aside")
         if count:
-            os.posix_fallocate(self._file, place, count)
+            os.posix_fallocate(self._file, offset, count)
         self._used = end
-        return place
+        return offset
 
     def card(self, vector: Array) -> dict[str, Any] | None:
         """Return what a peer needs to open this memory and find a vector in it, as plain JSON
         types; None if the vector is elsewhere."""
-        place = self.place(vector.view(np.uint8))
-        if place is None:
+        offset = self.offset(vector.view(np.uint8))
+        if offset is None:
             return None
         return self._bell.card() | {
             "file": self._file,
             "name": self._name,
             "capacity": self._capacity,
-            "place": place,
+            "offset": offset,
         }
 
 
@@ -122,7 +122,7 @@ class Window:
 
     def __init__(self, card: Mapping[str, Any]) -> None:
         self._bytes = self._open(card)
-        self._place: int = card["place"]
+        self._offset: int = card["offset"]
         self._bell = Ringer(card)
 
     def _open(self, card: Mapping[str, Any]) -> Array:
@@ -138,16 +138,16 @@ class Window:
         finally:
             os.close(file)
 
-    def vector(self, place: range, dtype: npt.DTypeLike) -> Array:
-        """Return the elements ``place`` of the vector that the peer's card names."""
+    def vector(self, span: range, dtype: npt.DTypeLike) -> Array:
+        """Return the elements ``span`` of the vector that the peer's card names."""
         item = np.dtype(dtype).itemsize
-        start = self._place + place.start * item
-        return self._bytes[start : start + len(place) * item].view(dtype)
+        start = self._offset + span.start * item
+        return self._bytes[start : start + len(span) * item].view(dtype)
 
-    def bytes_at(self, place: int, count: int) -> Array | None:
+    def bytes_at(self, offset: int, count: int) -> Array | None:
         """Return bytes of the peer's memory, None if they are not all in it."""
-        inside = place >= 0 and place + count <= self._bytes.size
-        return self._bytes[place : place + count] if inside else None
+        inside = offset >= 0 and offset + count <= self._bytes.size
+        return self._bytes[offset : offset + count] if inside else None
 
     def ring(self) -> None:
         """Wake the peer if it sleeps."""
@@ -158,30 +158,30 @@ class Neighbours:
     """What a rank shares with its peers on the same host; without any, nothing is shared."""
 
     def __init__(
-        self, memory: Arena | None = None, windows: Mapping[int, Window] | None = None
+        self, memory: SharedRegion | None = None, windows: Mapping[int, Window] | None = None
     ) -> None:
         assert memory is not None or not windows
         self._memory = memory
         self._windows = dict(windows or {})
 
-    def place(self, peer: int, raw: Array) -> int:
+    def offset(self, peer: int, raw: Array) -> int:
         """Return where a peer finds these bytes, or FOLLOWS if it cannot see them."""
         if self._memory is None or peer not in self._windows:
             return FOLLOWS
-        place = self._memory.place(raw)
-        return FOLLOWS if place is None else place
+        offset = self._memory.offset(raw)
+        return FOLLOWS if offset is None else offset
 
-    def bytes_at(self, peer: int, place: int, count: int) -> Array:
+    def bytes_at(self, peer: int, offset: int, count: int) -> Array:
         """Return bytes of a peer's memory.
 
         Raises:
             ProtocolError: they are not all in it.
         """
         window = self._windows.get(peer)
-        found = None if window is None else window.bytes_at(place, count)
+        found = None if window is None else window.bytes_at(offset, count)
         if found is None:
             raise ProtocolError(
-                f"rank {peer} announced {count} bytes at place {place} of shared memory, where "
+                f"rank {peer} announced {count} bytes at offset {offset} of shared memory, where "
                 "none are shared"
             )
         return found
@@ -197,7 +197,7 @@ class Neighbours:
 
     @property
     def listen(self) -> Callable[[float], bool] | None:
-        """:meth:`Arena.listen`, or None where nobody rings."""
+        """:meth:`SharedRegion.listen`, or None where nobody rings."""
         return self._memory.listen if self._memory is not None and self._windows else None
 
 

@@ -1,6 +1,6 @@
 """All ranks of a job, as one of them sees them before the first message and at the end.
 
-MPI's is in mpi.py, its in-memory twin in memory.py.
+MPI's is in mpi.py, its in-memory twin in in_memory_world.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NoReturn, Protocol
 
 from psdp.transport.base import Endpoint
-from psdp.transport.devices import Place
+from psdp.transport.devices import MemorySpace
 from psdp.transport.link import Link
 from psdp.transport.reducer import Reducer
 from psdp.transport.shared import Neighbours
@@ -47,7 +47,7 @@ class World(Protocol):
         peers: Iterable[int],
         neighbours: Neighbours | None = None,
         link: Link | None = None,
-        vectors: Place | None = None,
+        vectors: MemorySpace | None = None,
     ) -> Endpoint:
         """Return this rank's endpoint for exchanges with ``peers``."""
 

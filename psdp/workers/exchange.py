@@ -90,9 +90,9 @@ class Exchange:
         pushed = self.replica.gradient[:0] if state else self.replica.gradient
         digest = sha256_of(self.replica.weights_on_host()) if state else ""
         sendings = self._hand_over(state)
-        for server, place in zip(self.job.servers, self.job.shards, strict=True):
+        for server, span in zip(self.job.servers, self.job.shards, strict=True):
             message = m.Gradient(**fields, **self._totals(), weights_sha256=digest)
-            shard = pushed[place.start : place.stop]
+            shard = pushed[span.start : span.stop]
             sendings.append(self.endpoint.send(server, message, shard))
             self.pushed_bytes += shard.nbytes
         return sendings
@@ -153,8 +153,8 @@ class Exchange:
     def _landing(self, peer: int, message: m.Message) -> Array:
         if not isinstance(message, m.Weights) or peer not in self.job.servers:
             raise ProtocolError(f"rank {peer} sent a payload with {message}")
-        place = self.job.shards[peer]
-        return self.replica.weights[place.start : place.stop]
+        span = self.job.shards[peer]
+        return self.replica.weights[span.start : span.stop]
 
     # While this worker is busy
 

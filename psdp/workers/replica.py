@@ -111,10 +111,10 @@ class Replica:
         self._sent_off = self._copies_async
         return self._copy_async if self._copies_async else None
 
-    def _copy_async(self, place: slice) -> None:
+    def _copy_async(self, span: slice) -> None:
         if self.rounds:
-            self.backend.round_bf16(self.own_gradient[place], self.own_pushed[place])
-        self.backend.to_host_async(self.own_pushed[place], self.gradient[place])
+            self.backend.round_bf16(self.own_gradient[span], self.own_pushed[span])
+        self.backend.to_host_async(self.own_pushed[span], self.gradient[span])
 
     def fetch(self) -> None:
         """Make ``gradient`` what is in ``own_gradient``, rounded if it is to be; on the host it is

@@ -122,13 +122,13 @@ def test_the_sum_of_squares_is_of_the_rounded_numbers(backend: Backend, size: in
         assert abs(unrounded - exact) > 1e-6 * exact, "the rounding shows"
 
 
-@pytest.mark.parametrize("place", [0, 70_000, 199_999])
+@pytest.mark.parametrize("index", [0, 70_000, 199_999])
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf, float(np.finfo("f4").max)])
 def test_nan_inf_and_what_rounds_to_inf_are_found_wherever_they_are(
-    backend: Backend, poison: float, place: int
+    backend: Backend, poison: float, index: int
 ) -> None:
     x = normal(200_000, 5)
-    x[place] = poison
+    x[index] = poison
     assert not math.isfinite(backend.sum_of_squares(rounded(backend, x)))
 
 

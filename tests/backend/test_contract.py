@@ -323,8 +323,8 @@ def square_of(bench: Bench, mask: Any, batch: int, heads: int, length: int) -> A
         bench.backend.drop(ones, mask, out)
         return bench.wide(out).reshape(batch, heads, length, length)
     square = np.zeros((batch, heads, length, length))
-    for queries, keys, place in causal_blocks(batch * heads, length, bench.backend.query_block):
-        square[:, :, queries, keys] = mask[place].reshape(square[:, :, queries, keys].shape)
+    for queries, keys, span in causal_blocks(batch * heads, length, bench.backend.query_block):
+        square[:, :, queries, keys] = mask[span].reshape(square[:, :, queries, keys].shape)
     return square
 
 
@@ -344,7 +344,7 @@ def test_attention_and_its_gradient(
     (qkv, wide), (dout, wide_dout) = bench.branch(count, 3 * width), bench.branch(count, width)
     mask, square = None, None
     if p:
-        size = causal_blocks(batch * heads, length, backend.query_block)[-1].place.stop
+        size = causal_blocks(batch * heads, length, backend.query_block)[-1].span.stop
         backend.seed(bench.rng)
         mask = backend.draw_mask(bench.rng, p, backend.new_mask(size), size)
         square = square_of(bench, mask, batch, heads, length)

@@ -37,10 +37,10 @@ def test_many_small_terms_are_not_lost_in_float32() -> None:
 
 @every_dtype
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("place", [0, 8191, 8192, 19_999])
-def test_one_bad_element_anywhere_is_found(dtype: str, bad: float, place: int) -> None:
+@pytest.mark.parametrize("index", [0, 8191, 8192, 19_999])
+def test_one_bad_element_anywhere_is_found(dtype: str, bad: float, index: int) -> None:
     vector = np.ones(20_000, dtype)
-    vector[place] = bad
+    vector[index] = bad
     assert not math.isfinite(sum_of_squares(vector))
 
 

@@ -229,26 +229,27 @@ static inline void multiply_add(float *sums, const unsigned *a, unsigned b0, uns
     }
 }
 
-// What a lane gets of a square whose rows eight lanes know: two neighbours of a row or, turned, of
-// a column.
-static inline void emulated_squares(unsigned *factors, const unsigned short *row, bool turned) {
+// What a lane gets of a square whose rows eight lanes know: two neighbours of a row or, transposed,
+// of a column.
+static inline void emulated_squares(unsigned *fragment, const unsigned short *row,
+                                    bool transposed) {
     unsigned lane = host::current->number % 32, first = host::first_of_warp();
     int half = host::hand_out(row);
     for (int i = 0; i < 4; i++) {
-        unsigned low = turned ? lane % 4 * 2 : lane / 4, high = turned ? low + 1 : low;
-        int from = turned ? lane / 4 : lane % 4 * 2, to = turned ? from : from + 1;
+        unsigned low = transposed ? lane % 4 * 2 : lane / 4, high = transposed ? low + 1 : low;
+        int from = transposed ? lane / 4 : lane % 4 * 2, to = transposed ? from : from + 1;
         const unsigned short *a = host::hand_of<const unsigned short *>(half, first + i * 8 + low);
         const unsigned short *b = host::hand_of<const unsigned short *>(half, first + i * 8 + high);
         if ((unsigned long)a % 16) std::abort(); // rows of a square lie at multiples of 16 bytes
-        factors[i] = a[from] | (unsigned)b[to] << 16;
+        fragment[i] = a[from] | (unsigned)b[to] << 16;
     }
     host::wait_for_warp(); // what was read may be overwritten from here
 }
 
-static inline void load_squares(unsigned *factors, const unsigned short *row) {
-    emulated_squares(factors, row, false);
+static inline void load_squares(unsigned *fragment, const unsigned short *row) {
+    emulated_squares(fragment, row, false);
 }
 
-static inline void load_transposed_squares(unsigned *factors, const unsigned short *row) {
-    emulated_squares(factors, row, true);
+static inline void load_transposed_squares(unsigned *fragment, const unsigned short *row) {
+    emulated_squares(fragment, row, true);
 }

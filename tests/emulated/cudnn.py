@@ -45,12 +45,12 @@ class Tensor:
     def set_uid(self, uid: int) -> Tensor:
         return self._with("uid", uid)
 
-    def at(self, places: dict[int, int]) -> Array:
+    def at(self, pack: dict[int, int]) -> Array:
         """View the memory that it is bound to."""
         dim, stride = self.what["dim"], self.what["stride"]
         dtype = np.dtype(KINDS[self.what["data_type"].name])
         last = sum((size - 1) * step for size, step in zip(dim, stride, strict=True))
-        flat = at(places[self.what["uid"]], last + 1, dtype)
+        flat = at(pack[self.what["uid"]], last + 1, dtype)
         return np.lib.stride_tricks.as_strided(
             flat, dim, [step * dtype.itemsize for step in stride]
         )
@@ -61,7 +61,7 @@ class Graph:
 
     def __init__(self, module: Cudnn, io_data_type: Enum, **others: Any) -> None:
         self._module, self._kind = module, io_data_type
-        self._run: Callable[[dict[int, int]], None] = lambda places: None
+        self._run: Callable[[dict[int, int]], None] = lambda pack: None
         self._heads: list[Tensor] = []
         self._built = False
 
@@ -78,10 +78,10 @@ class Graph:
         assert generate_stats
         out, sums = self._output(), self._output()
 
-        def run(places: dict[int, int]) -> None:
-            weights, total, mask = self._weights(q, k, attn_scale, use_causal_mask, dropout, places)
-            put(out.at(places), weights * mask @ wide(v.at(places)))
-            put(sums.at(places), total)
+        def run(pack: dict[int, int]) -> None:
+            weights, total, mask = self._weights(q, k, attn_scale, use_causal_mask, dropout, pack)
+            put(out.at(pack), weights * mask @ wide(v.at(pack)))
+            put(sums.at(pack), total)
 
         self._run, self._heads = run, [q, k, v, out]
         return out, sums
@@ -93,29 +93,29 @@ class Graph:
         assert use_deterministic_algorithm
         gradients = self._output(), self._output(), self._output()
 
-        def run(places: dict[int, int]) -> None:
+        def run(pack: dict[int, int]) -> None:
             drop = dropout
             if drop is not None and "another mask" in self._module.faults:
                 drop = dropout[0], dropout[2], dropout[1]
-            weights, total, mask = self._weights(q, k, attn_scale, use_causal_mask, drop, places)
-            np.testing.assert_allclose(stats.at(places), total, rtol=1e-5, atol=1e-5)
-            wq, wk, wv, wo, wdo = (wide(one.at(places)) for one in (q, k, v, o, dO))
+            weights, total, mask = self._weights(q, k, attn_scale, use_causal_mask, drop, pack)
+            np.testing.assert_allclose(stats.at(pack), total, rtol=1e-5, atol=1e-5)
+            wq, wk, wv, wo, wdo = (wide(one.at(pack)) for one in (q, k, v, o, dO))
             dv = (weights * mask).transpose(0, 1, 3, 2) @ wdo
             dweights = wdo @ wv.transpose(0, 1, 3, 2) * mask
             dscores = weights * (dweights - (wdo * wo).sum(axis=3, keepdims=True)) * attn_scale
             values = dscores @ wk, dscores.transpose(0, 1, 3, 2) @ wq, dv
             for gradient, value in zip(gradients, values, strict=True):
-                put(gradient.at(places), value)
+                put(gradient.at(pack), value)
 
         self._run, self._heads = run, [q, k, v, o, dO, *gradients]
         return gradients
 
     def _weights(
-        self, q: Tensor, k: Tensor, scale: float, causal: bool, dropout: Any, places: dict[int, int]
+        self, q: Tensor, k: Tensor, scale: float, causal: bool, dropout: Any, pack: dict[int, int]
     ) -> tuple[Array, Array, Array]:
         """Return the weights (B, H, T, T), the logarithms of their sums, and the mask."""
         faults = self._module.faults
-        scores = wide(q.at(places)) @ wide(k.at(places)).transpose(0, 1, 3, 2)
+        scores = wide(q.at(pack)) @ wide(k.at(pack)).transpose(0, 1, 3, 2)
         scores *= 1.0 if "no scale" in faults else scale
         if causal and "sees the future" not in faults:
             scores += np.triu(np.full(scores.shape[2:], -np.inf), 1)
@@ -124,7 +124,7 @@ class Graph:
         mask = np.ones(scores.shape)
         if dropout is not None and "drops nothing" not in faults:
             p, *numbers = dropout
-            drawn = [int(number.at(places).item()) % 2**63 for number in numbers]
+            drawn = [int(number.at(pack).item()) % 2**63 for number in numbers]
             mask = (np.random.default_rng(drawn).random(scores.shape) >= p) / (1 - p)
         return np.exp(scores - total), total, mask
 
@@ -149,11 +149,11 @@ class Graph:
     def get_workspace_size(self) -> int:
         return self._module.workspace_bytes
 
-    def execute(self, places: dict[int, int], workspace: int, handle: Any) -> None:
+    def execute(self, pack: dict[int, int], workspace: int, handle: Any) -> None:
         assert self._built
         at(workspace, self._module.workspace_bytes, np.uint8)
         self._module.executed += 1
-        handle(lambda: self._run(places))
+        handle(lambda: self._run(pack))
 
 
 class Cudnn:

@@ -36,9 +36,9 @@ from psdp.servers.leader import LAST_SAVE_S, Leader
 from psdp.servers.server import Server
 from psdp.servers.shard import Shard
 from psdp.transport import Arrival, Lost
-from psdp.transport.memory import MemoryEndpoint, MemoryNetwork, MemorySums
+from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork, InMemorySums
 from psdp.transport.messages import ERROR, SIGNAL
-from psdp.transport.shared import Memory, Neighbours, Window
+from psdp.transport.shared import Neighbours, SharedMemory, Window
 from psdp.workers.exchange import Interrupted
 from psdp.workers.replica import Replica
 from psdp.workers.worker import Worker
@@ -83,7 +83,7 @@ class Rank:
 
     number: int
     role: Any
-    endpoint: MemoryEndpoint
+    endpoint: InMemoryEndpoint
     error: BaseException | None = None
 
 
@@ -104,12 +104,12 @@ class Training:
         size = servers + self.workers
         self.job = Job(config, size, parameter_table(config.model, VOCAB))
         gc.collect()  # the files of earlier jobs, whose ranks refer to one another
-        self._memories: dict[int, Memory] = {}
+        self._memories: dict[int, SharedMemory] = {}
         if config.run.transport != "messages":
             self._memories = {rank: self._memory(rank) for rank in range(size)}
         self._parts = {rank: self._part(rank) for rank in range(size)}
-        self.network = MemoryNetwork(size, self._share())
-        self._sums = MemorySums(self.workers)
+        self.network = InMemoryNetwork(size, self._share())
+        self._sums = InMemorySums(self.workers)
         self._over = threading.Event()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ranks = [
@@ -205,7 +205,7 @@ class Training:
                 self._over.wait(LAST_SAVE_S + 1)
             self._over.set()
 
-    def _make_like_mpi(self, endpoint: MemoryEndpoint) -> None:
+    def _make_like_mpi(self, endpoint: InMemoryEndpoint) -> None:
         """One rank can end all, and a worker hears nothing of other workers."""
         poll, hears = endpoint.poll, range(self.job.world_size)
         if endpoint.rank in self.job.workers:
@@ -221,12 +221,12 @@ class Training:
 
     # Putting together
 
-    def _memory(self, rank: int) -> Memory:
+    def _memory(self, rank: int) -> SharedMemory:
         if rank in self.job.servers:
             size, dtype = len(self.job.shards[rank]), np.dtype(self.job.config.run.dtype)
         else:
             size, dtype = self.job.table.size, self.job.wire_dtype
-        return Memory(8 + self.workers, size, dtype, pytest.fail)
+        return SharedMemory(8 + self.workers, size, dtype, pytest.fail)
 
     def _part(self, rank: int) -> Shard | Replica:
         """Return what a rank may share."""

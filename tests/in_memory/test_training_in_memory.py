@@ -27,7 +27,7 @@ from psdp.servers.leader import Ended
 from psdp.servers.server import Server
 from psdp.transport import Sending
 from psdp.transport import messages as m
-from psdp.transport.shared import Memory
+from psdp.transport.shared import SharedMemory
 from psdp.workers.exchange import Interrupted
 from psdp.workers.worker import Worker
 
@@ -193,9 +193,9 @@ def test_a_server_with_no_room_to_share_its_copies_sends_them(
     said: list[str] = []
     make = Training._memory
 
-    def small(self: Training, rank: int) -> Memory:
+    def small(self: Training, rank: int) -> SharedMemory:
         full = make(self, rank)
-        return Memory(1, full._capacity // 8 // (8 + self.workers), "float64", said.append)
+        return SharedMemory(1, full._capacity // 8 // (8 + self.workers), "float64", said.append)
 
     monkeypatch.setattr(Training, "_memory", small)
     workers = 3 if mode["mode"] == "sync" else 1

@@ -188,9 +188,9 @@ def test_each_part_of_the_gradient_is_complete_when_it_is_said_to_be_ready(
     built = build(**changes)
     early, times = np.zeros_like(built.gradient), np.zeros_like(built.gradient)
 
-    def ready(place: slice) -> None:
-        early[place] = built.gradient[place]
-        times[place] += 1
+    def ready(span: slice) -> None:
+        early[span] = built.gradient[span]
+        times[span] += 1
 
     built.step(built.tokens, built.targets, ready=ready)
     assert np.array_equal(times, np.ones_like(times))

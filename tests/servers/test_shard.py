@@ -38,12 +38,12 @@ def gradients(size: int, count: int, dtype: str = "float32") -> list[Array]:
     return [rng.standard_normal(size).astype(dtype) for _ in range(count)]
 
 
-def train(shard: Shard, place: range, whole: list[Array]) -> None:
+def train(shard: Shard, span: range, whole: list[Array]) -> None:
     """Update with the part of each gradient that belongs to this shard."""
     for index, gradient in enumerate(whole):
         norm = float(np.linalg.norm(gradient))
         shard.update(
-            Pushed.GRADIENT, gradient[place.start : place.stop].copy(), norm, 0.1 / (1 + index)
+            Pushed.GRADIENT, gradient[span.start : span.stop].copy(), norm, 0.1 / (1 + index)
         )
 
 
@@ -135,9 +135,9 @@ def test_several_shards_do_the_same_as_one_bit_for_bit(
     alone = Shard.initial(one, 0)
     train(alone, one.shards[0], whole)
     parts = []
-    for server, place in enumerate(several.shards):
+    for server, span in enumerate(several.shards):
         shard = Shard.initial(several, server)
-        train(shard, place, whole)
+        train(shard, span, whole)
         parts.append(shard.weights.values)
     assert not np.array_equal(alone.weights.values, Shard.initial(one, 0).weights.values)
     assert np.array_equal(np.concatenate(parts), alone.weights.values)
@@ -150,14 +150,14 @@ def test_a_shard_decays_the_matrices_in_its_range_alone() -> None:
     before[split.table.decayed_size :] += 1
     boundary = split.table.decayed_size
     assert any(boundary in shard and boundary != shard.start for shard in split.shards)
-    for server, place in enumerate(split.shards):
+    for server, span in enumerate(split.shards):
         shard = Shard.initial(split, server)
-        shard.weights.values[...] = before[place.start : place.stop]
-        shard.update(Pushed.GRADIENT, np.zeros(len(place), np.float32), 0.0, 0.1)
+        shard.weights.values[...] = before[span.start : span.stop]
+        shard.update(Pushed.GRADIENT, np.zeros(len(span), np.float32), 0.0, 0.1)
         expected = before.copy()
         expected[:boundary] *= np.float32(1 - 0.1 * 0.5)
         got = shard.weights.values
-        np.testing.assert_allclose(got, expected[place.start : place.stop], rtol=1e-6)  # float32
+        np.testing.assert_allclose(got, expected[span.start : span.stop], rtol=1e-6)  # float32
 
 
 def test_the_gradient_is_clipped_by_the_norm_over_all_shards() -> None:
@@ -201,9 +201,9 @@ def test_a_slot_can_be_the_workers_own_gradient() -> None:
 
 def test_every_worker_has_a_slot_of_the_shards_size() -> None:
     split = job(2, workers=4)
-    for server, place in enumerate(split.shards):
+    for server, span in enumerate(split.shards):
         shard = Shard.initial(split, server)
-        assert [slot.shape for slot in shard.slots] == [(len(place),)] * 4
+        assert [slot.shape for slot in shard.slots] == [(len(span),)] * 4
         assert len({id(slot) for slot in shard.slots}) == 4
 
 
@@ -300,16 +300,16 @@ def test_a_snapshot_is_sent_from_a_gpu_by_few_copies(kernel_folder: Path) -> Non
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_run_goes_on_from_a_snapshot_as_if_it_had_never_stopped(optimizer: str) -> None:
     single = job(optimizer=optimizer)
-    place, whole = single.shards[0], gradients(single.table.size, 8)
+    span, whole = single.shards[0], gradients(single.table.size, 8)
     straight = Shard.initial(single, 0)
-    train(straight, place, whole[:4])
+    train(straight, span, whole[:4])
     snapshot = straight.snapshot(4, 400, {1: 2, 2: 2})
-    train(straight, place, whole[4:])
+    train(straight, span, whole[4:])
 
     tensors = {name: tensor.copy() for name, tensor in snapshot.tensors().items()}
     resumed = Shard.initial(job(optimizer=optimizer, seed=99), 0)
     resumed.restore(Snapshot.from_tensors(tensors))
-    train(resumed, place, whole[4:])
+    train(resumed, span, whole[4:])
     assert np.array_equal(resumed.weights.values, straight.weights.values)
     assert resumed.optimizer.updates == 8
 

@@ -13,8 +13,8 @@ import pytest
 from psdp.errors import ConfigError, DataError, ProtocolError, StartRefused
 from psdp.startup import step as steps
 from psdp.startup.step import Nothing, Step, take
-from psdp.transport.memory import Aborted
-from psdp.transport.memory_world import MemoryWorlds
+from psdp.transport.in_memory import Aborted
+from psdp.transport.in_memory_world import InMemoryWorlds
 from psdp.transport.world import World
 
 pytestmark = pytest.mark.timeout(30)
@@ -53,7 +53,7 @@ def take_all(*actions: Callable[[], int]) -> list[Any]:
             found[world.rank] = refusal
         return 0
 
-    ends = MemoryWorlds(["a"] * len(actions)).run(life, timeout_s=20)
+    ends = InMemoryWorlds(["a"] * len(actions)).run(life, timeout_s=20)
     return [end if isinstance(end, BaseException) else found[i] for i, end in enumerate(ends)]
 
 
@@ -153,5 +153,5 @@ def test_facts_of_another_kind_are_refused() -> None:
         take(world, Tell(lambda: 1, facts=Nothing if world.rank else Number))
         return 0
 
-    ends = MemoryWorlds(["a", "a"]).run(life, timeout_s=20)
+    ends = InMemoryWorlds(["a", "a"]).run(life, timeout_s=20)
     assert any(isinstance(end, ProtocolError) for end in ends)

@@ -15,8 +15,8 @@ from emulated.device import EmulatedDevice
 from psdp.params import Array
 from psdp.transport import Arrival
 from psdp.transport import messages as m
-from psdp.transport.devices import DeviceMemory, DeviceWindow
-from psdp.transport.memory import MemoryNetwork
+from psdp.transport.devices import DeviceWindow, SharedDeviceMemory
+from psdp.transport.in_memory import InMemoryNetwork
 from psdp.transport.shared import Neighbours
 
 SERVER, WORKER = 0, 1
@@ -34,7 +34,7 @@ class Gpu:
 
     def __init__(self, folder: Path) -> None:
         self.device = EmulatedDevice(folder, apart=True)
-        self.memory = DeviceMemory(2, 10, "float64", self.device)
+        self.memory = SharedDeviceMemory(2, 10, "float64", self.device)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -111,11 +111,11 @@ def test_what_can_be_opened_but_not_read_is_not_taken(
 def test_there_is_a_place_for_as_many_vectors_as_were_announced(tmp_path: Path) -> None:
     mine = Gpu(tmp_path)
     vectors = [mine.memory.zeros(10, "float64") for _ in range(2)]
-    places = [mine.memory.place(vector.view(np.uint8)) for vector in vectors]
-    assert places == [mine.card["place"], 512]
-    assert mine.memory.place(mine.device.zeros((10,), "float64").view(np.uint8)) is None
+    offsets = [mine.memory.offset(vector.view(np.uint8)) for vector in vectors]
+    assert offsets == [mine.card["offset"], 512]
+    assert mine.memory.offset(mine.device.zeros((10,), "float64").view(np.uint8)) is None
     private = mine.memory.zeros(10, "float64")  # and goes as a message
-    assert mine.memory.place(private.view(np.uint8)) is None
+    assert mine.memory.offset(private.view(np.uint8)) is None
     np.testing.assert_array_equal(np.asarray(private), np.zeros(10))
 
 
@@ -140,7 +140,7 @@ class Pair:
             }
         self.pulled = worker.device.zeros((10,), "float64")
         devices = {rank: gpu.device for rank, gpu in enumerate(self.gpus)}
-        network = MemoryNetwork(2, neighbours, devices)
+        network = InMemoryNetwork(2, neighbours, devices)
         self.server, self.worker = network.endpoints
         self.server.landing = lambda _peer, _message: self.slot
         self.worker.landing = lambda _peer, _message: self.pulled

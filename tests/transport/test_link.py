@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from psdp.transport import Arrival
+from psdp.transport.in_memory import InMemoryNetwork
 from psdp.transport.link import Link
-from psdp.transport.memory import MemoryNetwork
 from psdp.transport.messages import Gradient
 
 
@@ -39,7 +39,7 @@ def test_a_link_that_is_free_has_nothing_to_wait_for() -> None:
 
 
 def test_a_payload_is_the_senders_until_it_has_left() -> None:
-    network, clock = MemoryNetwork(2), Clock()
+    network, clock = InMemoryNetwork(2), Clock()
     sender, receiver = network.endpoints
     sender._link = Link(8.0, clock)
     landing = np.zeros(250_000, "f4")

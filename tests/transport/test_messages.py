@@ -46,11 +46,11 @@ messages = st.sampled_from(KINDS).flatmap(of_kind)
 @FREE
 @given(messages, st.integers(0, 1 << 40), st.integers(FOLLOWS, 1 << 40))
 def test_every_kind_comes_back_as_it_was_sent(
-    message: Message, payload_bytes: int, place: int
+    message: Message, payload_bytes: int, offset: int
 ) -> None:
-    header = encode(message, payload_bytes, place)
+    header = encode(message, payload_bytes, offset)
     assert len(header) <= MAX_HEADER_BYTES
-    assert decode(memoryview(header), PEER) == (message, payload_bytes, place)
+    assert decode(memoryview(header), PEER) == (message, payload_bytes, offset)
 
 
 @given(st.sets(st.integers(0, 5000)))
@@ -86,8 +86,8 @@ def test_damaged_headers_are_refused_or_a_message_of_the_right_types(
     message: Message, changes: list[tuple[int, int]], keep: int
 ) -> None:
     header = bytearray(encode(message, 64))
-    for place, value in changes:
-        header[place % len(header)] = value
+    for offset, value in changes:
+        header[offset % len(header)] = value
     try:
         got, payload_bytes, _ = decode(bytes(header[: max(1, keep)]), PEER)
     except ProtocolError:
@@ -126,14 +126,14 @@ PULL = 1
         (b"\x91" * MAX_HEADER_BYTES, "not msgpack"),
         (encode(PullRequest(1), 0) + b"\x00", "not msgpack"),
         (encode(PullRequest(1), 0)[:-1], "not msgpack"),
-        (msgpack.packb({}), "expected \\[kind, payload bytes, place, fields...\\]"),
-        (msgpack.packb([PULL, 0]), "expected \\[kind, payload bytes, place, fields...\\]"),
-        (msgpack.packb([True, 0, 0, 1]), "expected \\[kind, payload bytes, place, fields...\\]"),
-        (msgpack.packb([PULL, 1.0, 0, 1]), "expected \\[kind, payload bytes, place, fields...\\]"),
+        (msgpack.packb({}), "expected \\[kind, payload bytes, offset, fields...\\]"),
+        (msgpack.packb([PULL, 0]), "expected \\[kind, payload bytes, offset, fields...\\]"),
+        (msgpack.packb([True, 0, 0, 1]), "expected \\[kind, payload bytes, offset, fields...\\]"),
+        (msgpack.packb([PULL, 1.0, 0, 1]), "expected \\[kind, payload bytes, offset, fields...\\]"),
         (msgpack.packb([99, 0, 0]), "unknown kind 99"),
         (msgpack.packb([-1, 0, 0]), "unknown kind -1"),
         (msgpack.packb([PULL, -8, 0, 1]), "negative payload of -8 bytes"),
-        (msgpack.packb([PULL, 0, -2, 1]), "a payload at place -2"),
+        (msgpack.packb([PULL, 0, -2, 1]), "a payload at offset -2"),
         (msgpack.packb([PULL, 0, -1]), "PullRequest has 1 fields, got 0"),
         (msgpack.packb([PULL, 0, -1, 1, 2]), "PullRequest has 1 fields, got 2"),
         (msgpack.packb([PULL, 0, -1, True]), "PullRequest.snapshot must be int, got True"),

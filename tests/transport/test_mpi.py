@@ -70,18 +70,18 @@ endpoint = MpiEndpoint(world.comm, [1 - rank], chunk_bytes=1000)
 sizes = [1, 124, 125, 126, 250, 1000, 12345, 0, 3]
 rng = np.random.default_rng(1)
 vectors = [rng.standard_normal(n) for n in sizes]
-place = None
-endpoint.landing = lambda peer, message: place
+target = None
+endpoint.landing = lambda peer, message: target
 for number, vector in enumerate(vectors):
-    place = np.full_like(vector, np.nan)
+    target = np.full_like(vector, np.nan)
     if rank == 0:
         sending = endpoint.send(1, weights(number), vector)
         assert receive(endpoint) == Arrival(1, weights(number))
         assert endpoint.flush([sending]) == []
     else:
         assert receive(endpoint) == Arrival(0, weights(number))
-        assert endpoint.flush([endpoint.send(0, weights(number), place)]) == []
-    np.testing.assert_array_equal(place, vector)
+        assert endpoint.flush([endpoint.send(0, weights(number), target)]) == []
+    np.testing.assert_array_equal(target, vector)
 assert not endpoint.transferring()
 """,
     )
@@ -156,8 +156,8 @@ def test_exchange_gathers_bytes_of_unequal_length_in_rank_order() -> None:
     run(
         4,
         """
-for offset in range(3):
-    lengths = [((r + offset) % 4) * 1000 for r in range(size)]
+for target in range(3):
+    lengths = [((r + target) % 4) * 1000 for r in range(size)]
     expected = [bytes([r]) * lengths[r] for r in range(size)]
     assert world.exchange(expected[rank]) == expected
 assert world.exchange(b"") == [b""] * size
@@ -245,9 +245,9 @@ def test_ranks_that_share_wake_one_another_and_hardly_use_their_cores_meanwhile(
         2,
         """
 import json
-from psdp.transport.shared import Memory, Neighbours, Window
+from psdp.transport.shared import SharedMemory, Neighbours, Window
 
-memory = Memory(1, 100_000, "float64", print)
+memory = SharedMemory(1, 100_000, "float64", print)
 own, landed = memory.zeros(100_000, "float64"), np.zeros(100_000)
 cards = [json.loads(raw) for raw in world.exchange(json.dumps(memory.card(own)).encode())]
 neighbours = Neighbours(memory, {1 - rank: Window(cards[1 - rank])})

@@ -21,17 +21,17 @@ from psdp.params import Array
 from psdp.servers.weights import Weights
 from psdp.transport import Arrival, Endpoint, Sending
 from psdp.transport import messages as m
-from psdp.transport.memory import MemoryEndpoint, MemoryNetwork
-from psdp.transport.shared import Memory, Neighbours, Window
+from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork
+from psdp.transport.shared import Neighbours, SharedMemory, Window
 
 SERVER, WORKER = 0, 1
 
 
-def memory(count: int = 2, size: int = 10, dtype: str = "float64") -> Memory:
-    return Memory(count, size, dtype, pytest.fail)
+def memory(count: int = 2, size: int = 10, dtype: str = "float64") -> SharedMemory:
+    return SharedMemory(count, size, dtype, pytest.fail)
 
 
-def card_of(owner: Memory, vector: Array) -> dict[str, Any]:
+def card_of(owner: SharedMemory, vector: Array) -> dict[str, Any]:
     card = owner.card(vector)
     assert card is not None
     copy: dict[str, Any] = json.loads(json.dumps(card))
@@ -98,7 +98,7 @@ def test_a_vector_for_which_there_is_no_room_is_private_and_said_once(
         raise OSError(reason, os.strerror(reason))
 
     said: list[str] = []
-    owner = Memory(2, 1_000_000, "float32", said.append)
+    owner = SharedMemory(2, 1_000_000, "float32", said.append)
     monkeypatch.setattr(os, "posix_fallocate", full)
     vectors = [owner.zeros(1_000_000, "float32") for _ in range(2)]
     assert said == [
@@ -111,9 +111,9 @@ def test_a_vector_for_which_there_is_no_room_is_private_and_said_once(
 
 def test_there_is_room_for_as_many_vectors_as_were_announced() -> None:
     said: list[str] = []
-    owner = Memory(3, 1000, "float64", said.append)
+    owner = SharedMemory(3, 1000, "float64", said.append)
     vectors = [owner.zeros(1000, "float64") for _ in range(4)]
-    assert [owner.place(vector.view("uint8")) for vector in vectors] == [0, 8192, 16384, None]
+    assert [owner.offset(vector.view("uint8")) for vector in vectors] == [0, 8192, 16384, None]
     assert len(said) == 1
 
 
@@ -155,7 +155,7 @@ class Pair:
         self.slot = windows[SERVER][WORKER].vector(range(2, 6), "float64")
         self.pulled = np.zeros(10)
         neighbours = {rank: Neighbours(self.memories[rank], windows[rank]) for rank in (0, 1)}
-        self.network = MemoryNetwork(2, neighbours)
+        self.network = InMemoryNetwork(2, neighbours)
         self.server, self.worker = self.network.endpoints
         lands_in(self.server, self.slot)
         lands_in(self.worker, self.pulled)
@@ -238,8 +238,8 @@ def test_a_peer_that_is_gone_reads_nothing_any_more() -> None:
 @pytest.mark.parametrize(
     ("header", "text"),
     [
-        (m.encode(weights(0), 80, 1 << 40), "announced 80 bytes at place 1099511627776 of shared"),
-        (m.encode(weights(0), 1 << 40, 0), "announced 1099511627776 bytes at place 0 of shared"),
+        (m.encode(weights(0), 80, 1 << 40), "announced 80 bytes at offset 1099511627776 of shared"),
+        (m.encode(weights(0), 1 << 40, 0), "announced 1099511627776 bytes at offset 0 of shared"),
         (m.encode(weights(0), 8, 0), "announced 8 bytes with Weights, expected 80"),
         (m.encode(m.Taken(), 0), "took weights from shared memory that none lent it"),
     ],
@@ -252,7 +252,7 @@ def test_a_header_that_points_elsewhere_is_refused(header: bytes, text: str) -> 
 
 
 def test_a_place_is_refused_where_nothing_is_shared() -> None:
-    a, b = MemoryNetwork(2).endpoints
+    a, b = InMemoryNetwork(2).endpoints
     a._post(1, m.encode(weights(0), 80, 0), None, Sending())
     with pytest.raises(ProtocolError, match="where none are shared"):
         b.poll()
@@ -291,7 +291,7 @@ def test_endpoints_take_turns_across_processes_by_the_bell_alone() -> None:
     assert not pair.memories[SERVER].listen(0)
     assert pair.worker.receive(0) is None
     assert pair.memories[SERVER].listen(60)
-    assert isinstance(pair.server, MemoryEndpoint)
+    assert isinstance(pair.server, InMemoryEndpoint)
     assert pair.server.receive(60) == Arrival(WORKER, GRADIENT)
     pair.server.send(WORKER, weights(1), pair.weights)
     assert pair.server.receive(0) is None

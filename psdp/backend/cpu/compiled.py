@@ -148,7 +148,7 @@ class CompiledBackend(NumpyBackend):
 
 
 def _stored(a: Array, b: Array) -> tuple[Array, Array, int]:
-    """Return two factors as they lie in memory, and which of them are transposed: 1 the first,
+    """Return two operands as they lie in memory, and which of them are transposed: 1 the first,
     2 the second, 3 both."""
     transposed = (not a.flags.c_contiguous) + 2 * (not b.flags.c_contiguous)
     return (a.T if transposed & 1 else a), (b.T if transposed & 2 else b), transposed

@@ -37,11 +37,11 @@ def stored(matrix: Array) -> Stored:
     """Return how a matrix lies, which is stored by rows or is such a matrix transposed."""
     if matrix.flags.c_contiguous:
         return Stored(address(matrix), 0, matrix.shape[1], matrix.shape[0])
-    assert matrix.flags.f_contiguous, "a factor is stored by rows, or is such a matrix transposed"
+    assert matrix.flags.f_contiguous, "an operand is stored by rows, or is such a matrix transposed"
     return Stored(address(matrix), 1, matrix.shape[0], matrix.shape[1])
 
 
-class Factors:
+class Scalars:
     """The numbers 0 and 1 where a library can read them, in the type that it computes in."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class CublasProducts:
 
     def __init__(self, cublas: Any, stream: int, workspace: Array, *, tf32: bool) -> None:
         self._cublas, self._tf32, self._workspace = cublas, tf32, workspace
-        self._factors = Factors()
+        self._scalars = Scalars()
         self._handle = ctypes.c_void_p()
         _check("cublasCreate", cublas.cublasCreate_v2(ctypes.byref(self._handle)))
         _check("cublasSetStream", cublas.cublasSetStream_v2(self._handle, _pointer(stream)))
@@ -90,7 +90,7 @@ class CublasProducts:
         (m, k), n = a.shape, b.shape[1]
         assert b.shape[0] == k, (a.shape, b.shape)
         assert out.shape == (m, n), (out.shape, m, n)
-        zero, one = self._factors.addresses(out.dtype == np.float64)
+        zero, one = self._scalars.addresses(out.dtype == np.float64)
         left, right = stored(a), stored(b)
         formats = [_CUDA_R[array.dtype.name] for array in (b, a, out)]
         there = _pointer(address(out))
@@ -136,7 +136,7 @@ class LtProducts:
         self._handle = lt.create()
         version = lt.get_version()
         self.name = f"cuBLASLt {version // 10000}.{version // 100 % 100}"
-        self._factors = Factors()
+        self._scalars = Scalars()
         self._plans: dict[Any, _Plan | str] = {}
 
     def product(
@@ -171,7 +171,7 @@ class LtProducts:
             _set(lt, plan.operation, attribute.BIAS_POINTER, address(bias))
         if inner is not None:
             _set(lt, plan.operation, attribute.EPILOGUE_AUX_POINTER, address(inner))
-        zero, one = self._factors.addresses(out.dtype == np.float64)
+        zero, one = self._scalars.addresses(out.dtype == np.float64)
         lt.matmul(
             self._handle, plan.operation, one, first.address, plan.first,
             second.address, plan.second, one if add else zero, there, plan.out, there, plan.out,
@@ -255,6 +255,6 @@ def _set(lt: Any, operation: int, attribute: Any, value: int) -> None:
     lt.matmul_desc_set_attribute(operation, attribute, held.ctypes.data, held.nbytes)
 
 
-def _alignment(place: int) -> int:
+def _alignment(address: int) -> int:
     """Return the largest power of two, up to 256, that divides an address."""
-    return min(256, place & -place)
+    return min(256, address & -address)

@@ -84,9 +84,9 @@ class CudnnPlan:
     def forward(
         self, qkv: Array, out: Array, logsumexp: Array, seed: Array, offset: Array, workspace: Array
     ) -> None:
-        places = self._thirds(qkv, (_Q, _K, _V)) | self._drawn(seed, offset)
-        places |= {_OUT: address(out), _SUMS: address(logsumexp)}
-        self._forward.execute(places, address(workspace), handle=self._handle)
+        variant_pack = self._thirds(qkv, (_Q, _K, _V)) | self._drawn(seed, offset)
+        variant_pack |= {_OUT: address(out), _SUMS: address(logsumexp)}
+        self._forward.execute(variant_pack, address(workspace), handle=self._handle)
 
     def backward(
         self,
@@ -99,10 +99,10 @@ class CudnnPlan:
         offset: Array,
         workspace: Array,
     ) -> None:
-        places = self._thirds(qkv, (_Q, _K, _V)) | self._drawn(seed, offset)
-        places |= {_OUT: address(out), _SUMS: address(logsumexp), _DOUT: address(dout)}
-        places |= self._thirds(dqkv, (_DQ, _DK, _DV))
-        self._backward.execute(places, address(workspace), handle=self._handle)
+        variant_pack = self._thirds(qkv, (_Q, _K, _V)) | self._drawn(seed, offset)
+        variant_pack |= {_OUT: address(out), _SUMS: address(logsumexp), _DOUT: address(dout)}
+        variant_pack |= self._thirds(dqkv, (_DQ, _DK, _DV))
+        self._backward.execute(variant_pack, address(workspace), handle=self._handle)
 
     def _thirds(self, rows: Array, numbers: tuple[int, ...]) -> dict[int, int]:
         """Return where queries, keys and values lie, side by side in every row."""

@@ -33,7 +33,7 @@ class Block(NamedTuple):
 
     queries: slice
     keys: slice
-    place: slice
+    span: slice
 
 
 def causal_blocks(pairs: int, length: int, step: int) -> list[Block]:
@@ -44,9 +44,9 @@ def causal_blocks(pairs: int, length: int, step: int) -> list[Block]:
     blocks, end = [], 0
     for start in range(0, length, step):
         stop = min(start + step, length)
-        place = slice(end, end + pairs * (stop - start) * stop)
-        blocks.append(Block(slice(start, stop), slice(stop), place))
-        end = place.stop
+        span = slice(end, end + pairs * (stop - start) * stop)
+        blocks.append(Block(slice(start, stop), slice(stop), span))
+        end = span.stop
     return blocks
 
 
@@ -63,9 +63,9 @@ def _tiles(
     arrays: Arrays, batch: int, heads: int, length: int, query_block: int, mask: Array | None
 ) -> Iterator[_Tile]:
     """Yield tiles of about ``tile`` weights, the last queries first."""
-    for queries, keys, place in reversed(causal_blocks(batch * heads, length, query_block)):
+    for queries, keys, span in reversed(causal_blocks(batch * heads, length, query_block)):
         shape = batch, heads, queries.stop - queries.start, keys.stop
-        block = None if mask is None else mask[place].reshape(shape)
+        block = None if mask is None else mask[span].reshape(shape)
         count = max(1, arrays.tile // math.prod(shape[1:]))
         for first in range(0, batch, count):
             some = slice(first, min(first + count, batch))

@@ -26,9 +26,9 @@ INLINE void multiply_tile(size_t rows, size_t depth, const float *a, size_t a_ro
     for (size_t k = 0; k < depth; k++) {
         const Vector b_low = load(b + k * PANEL), b_high = load(b + k * PANEL + LANES);
         for (size_t i = 0; i < rows; i++) {
-            const float factor = a[i * a_row + k * a_step];
-            low[i] += factor * b_low;
-            high[i] += factor * b_high;
+            const float scale = a[i * a_row + k * a_step];
+            low[i] += scale * b_low;
+            high[i] += scale * b_high;
         }
     }
     for (size_t i = 0; i < rows; i++) {
@@ -81,29 +81,29 @@ INLINE void gather(const float *rows, size_t stride, size_t length, size_t width
     }
 }
 
-/* The same, times factor, as columns: (width, length) in panels of 16 rows. */
+/* The same, times scale, as columns: (width, length) in panels of 16 rows. */
 INLINE void gather_columns(const float *rows, size_t stride, size_t length, size_t width,
-                           float factor, Panels to) {
+                           float scale, Panels to) {
     for (size_t t = 0; t < length; t += PANEL) {
         const size_t lanes = smaller(PANEL, length - t);
         float *panel = to.at + t / PANEL * to.panel;
         for (size_t c = 0; c < width; c++) {
             for (size_t lane = 0; lane < lanes; lane++)
-                panel[c * PANEL + lane] = rows[(t + lane) * stride + c] * factor;
+                panel[c * PANEL + lane] = rows[(t + lane) * stride + c] * scale;
             for (size_t lane = lanes; lane < PANEL; lane++) panel[c * PANEL + lane] = 0;
         }
     }
 }
 
-/* Copies panels, times factor, to one head's rows. */
-INLINE void scatter(Panels from, size_t length, size_t width, float factor, float *rows,
+/* Copies panels, times scale, to one head's rows. */
+INLINE void scatter(Panels from, size_t length, size_t width, float scale, float *rows,
                     size_t stride) {
     for (size_t j = 0; j < width; j += PANEL) {
         const size_t lanes = smaller(PANEL, width - j);
         const float *panel = from.at + j / PANEL * from.panel;
         for (size_t t = 0; t < length; t++)
             for (size_t c = 0; c < lanes; c++)
-                rows[t * stride + j + c] = panel[t * PANEL + c] * factor;
+                rows[t * stride + j + c] = panel[t * PANEL + c] * scale;
     }
 }
 

@@ -24,8 +24,8 @@ KERNEL void loss_rows(const void *arguments, size_t part, size_t begin, size_t e
             sum += logits[c];
         }
         a.losses[row] = logf(sum) - right;
-        const float factor = a.scale / sum;
-        for (size_t c = 0; c < a.width; c++) logits[c] *= factor;
+        const float slope = a.scale / sum;
+        for (size_t c = 0; c < a.width; c++) logits[c] *= slope;
         logits[a.targets[row]] -= a.scale;
     }
 }

@@ -1,11 +1,11 @@
 // What a server, or a worker with an optimizer of its own, does with flat vectors.
 
 // mean and mean_sq move towards scale g and its square, w by Adam's rule; one pass. The scale is
-// multiplied by a factor from memory, if there is one.
+// multiplied by a coefficient from memory, if there is one.
 extern "C" __global__ void adam(real *w, const real *g, real *mean, real *mean_sq,
-                                const double *factor, double scale, double beta1, double beta2,
+                                const double *coefficient, double scale, double beta1, double beta2,
                                 double step_size, double eps, double shrink, long long size) {
-    if (factor) scale *= *factor;
+    if (coefficient) scale *= *coefficient;
     const real to_mean = scale * (1 - beta1), to_square = scale * sqrt(1 - beta2);
     const real keep_mean = beta1, keep_square = beta2, step = step_size, least = eps, kept = shrink;
     auto update = [=](real &weight, real slope, real &average, real &average_sq) {

@@ -23,7 +23,7 @@ __device__ __forceinline__ real kept(const Mask &mask, long long pair, long long
                                      long long query, long long key) {
     // The branch keeps the compiler from drawing for many weights at once, out of registers.
     if (!DROPS || mask.threshold == 0) return real(1);
-    return factor(mask, (uint64)((pair * length + query) * length + key));
+    return dropout_scale(mask, (uint64)((pair * length + query) * length + key));
 }
 
 // deltas = the dot products of the rows of out and dout, a warp a row of a head.

@@ -23,19 +23,19 @@ __device__ __forceinline__ void multiply_add(float *sums, const uint32 *a, uint3
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The right factors of two products from shared memory: four 8 x 8 squares, of each of which eight
-// lanes, in their order, know the rows; turned ones become columns.
-__device__ __forceinline__ void load_squares(uint32 *factors, const ushort_t *row) {
+// The right fragments of two products from shared memory: four 8 x 8 squares, of each of which
+// eight lanes, in their order, know the rows; transposed ones become columns.
+__device__ __forceinline__ void load_squares(uint32 *fragment, const ushort_t *row) {
     unsigned address = (unsigned)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(factors[0]), "=r"(factors[1]), "=r"(factors[2]), "=r"(factors[3])
+                 : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
                  : "r"(address));
 }
 
-__device__ __forceinline__ void load_transposed_squares(uint32 *factors, const ushort_t *row) {
+__device__ __forceinline__ void load_transposed_squares(uint32 *fragment, const ushort_t *row) {
     unsigned address = (unsigned)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(factors[0]), "=r"(factors[1]), "=r"(factors[2]), "=r"(factors[3])
+                 : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
                  : "r"(address));
 }
 #endif
@@ -56,15 +56,15 @@ __device__ __forceinline__ Lane lane_of() {
     return lane;
 }
 
-// The left factor of a product: this warp's 16 rows of a head, from global memory.
-__device__ __forceinline__ void fetch_factor(const ushort_t *from, long long pitch, long long row,
-                                             long long length, uint32 (*factor)[4]) {
+// The left fragment of a product: this warp's 16 rows of a head, from global memory.
+__device__ __forceinline__ void load_fragment(const ushort_t *from, long long pitch, long long row,
+                                              long long length, uint32 (*fragment)[4]) {
     Lane lane = lane_of();
     for (int step = 0; step < STEPS; step++)
         for (int i = 0; i < 4; i++) {
             long long r = row + lane.row + i % 2 * 8;
             int c = step * 16 + lane.column + i / 2 * 8;
-            factor[step][i] = r < length ? pair(from + r * pitch + c) : 0;
+            fragment[step][i] = r < length ? pair(from + r * pitch + c) : 0;
         }
 }
 
@@ -81,8 +81,8 @@ __device__ __forceinline__ void fetch(const ushort_t *from, long long pitch, lon
     }
 }
 
-// sums (16, WALK) = factor times the transpose of the rows of a tile (WALK, HEAD).
-__device__ __forceinline__ void scores_of(const uint32 (*factor)[4], const ushort_t *tile,
+// sums (16, WALK) = a fragment times the transpose of the rows of a tile (WALK, HEAD).
+__device__ __forceinline__ void scores_of(const uint32 (*fragment)[4], const ushort_t *tile,
                                           float (*sums)[4]) {
     int lane = threadIdx.x % WARP;
     // Of two neighbouring squares of rows: which one, which row of it, which half of the columns.
@@ -94,8 +94,8 @@ __device__ __forceinline__ void scores_of(const uint32 (*factor)[4], const ushor
         for (int step = 0; step < STEPS; step++) {
             uint32 right[4];
             load_squares(right, tile + n * 8 * PITCH + step * 16);
-            multiply_add(sums[n], factor[step], right[0], right[1]);
-            multiply_add(sums[n + 1], factor[step], right[2], right[3]);
+            multiply_add(sums[n], fragment[step], right[0], right[1]);
+            multiply_add(sums[n + 1], fragment[step], right[2], right[3]);
         }
     }
 }
@@ -108,14 +108,14 @@ __device__ __forceinline__ void add_weighted(const float (*weights)[4], const us
 #pragma unroll
     for (int step = 0; step < WALK / 16; step++) {
         const float *low = weights[2 * step], *high = weights[2 * step + 1];
-        uint32 factor[4] = {pack(low[0], low[1]), pack(low[2], low[3]), pack(high[0], high[1]),
-                            pack(high[2], high[3])};
+        uint32 fragment[4] = {pack(low[0], low[1]), pack(low[2], low[3]), pack(high[0], high[1]),
+                              pack(high[2], high[3])};
 #pragma unroll
         for (int n = 0; n < COLUMNS; n += 2) {
             uint32 right[4];
             load_transposed_squares(right, tile + step * 16 * PITCH + n * 8);
-            multiply_add(sums[n], factor, right[0], right[1]);
-            multiply_add(sums[n + 1], factor, right[2], right[3]);
+            multiply_add(sums[n], fragment, right[0], right[1]);
+            multiply_add(sums[n + 1], fragment, right[2], right[3]);
         }
     }
 }
@@ -150,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     long long row = first + threadIdx.x / WARP * 16;
     float to_exponent = (float)scale * LOG2E;
     uint32 q[STEPS][4];
-    fetch_factor(base, pitch, row, length, q);
+    load_fragment(base, pitch, row, length, q);
     float context[COLUMNS][4], largest[2] = {-INF, -INF}, total[2] = {0, 0};
 #pragma unroll
     for (int n = 0; n < COLUMNS; n++)
@@ -205,7 +205,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// A block has 64 keys and walks the queries that see them. Its squares lie turned: a row a key.
+// A block has 64 keys and walks the queries that see them. Its squares lie transposed: a row a key.
 extern "C" __global__ void __launch_bounds__(THREADS)
     attention_backward_keys(const act *qkv_, const act *dout_, const real *logsumexp,
                             const real *deltas, act *dqkv_, const uint32 *seed, long long stream,
@@ -222,8 +222,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     long long row = first + threadIdx.x / WARP * 16;
     float to_exponent = (float)scale * LOG2E;
     uint32 k[STEPS][4], v[STEPS][4];
-    fetch_factor(base + at.width, pitch, row, length, k);
-    fetch_factor(base + 2 * at.width, pitch, row, length, v);
+    load_fragment(base + at.width, pitch, row, length, k);
+    load_fragment(base + 2 * at.width, pitch, row, length, v);
     float dk[COLUMNS][4], dv[COLUMNS][4];
 #pragma unroll
     for (int n = 0; n < COLUMNS; n++)
@@ -280,8 +280,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         delta[half] = query < length ? deltas[at.pair * length + query] : 0;
     }
     uint32 q[STEPS][4], g[STEPS][4];
-    fetch_factor(base, pitch, row, length, q);
-    fetch_factor((const ushort_t *)dout_ + at.rows, at.width, row, length, g);
+    load_fragment(base, pitch, row, length, q);
+    load_fragment((const ushort_t *)dout_ + at.rows, at.width, row, length, g);
     float dq[COLUMNS][4];
 #pragma unroll
     for (int n = 0; n < COLUMNS; n++)

@@ -150,7 +150,7 @@ __device__ __forceinline__ Mask mask_of(const uint32 *seed, long long stream, do
 }
 
 // What element `index` is multiplied by: 0 or 1 / (1 - p).
-__device__ __forceinline__ real factor(const Mask &mask, uint64 index) {
+__device__ __forceinline__ real dropout_scale(const Mask &mask, uint64 index) {
     Words words = philox(index / 4, mask.stream, mask.seed[0], mask.seed[1]);
     // Chosen, not indexed, which would put the words into memory.
     uint32 low = index % 2 ? words.w[1] : words.w[0], high = index % 2 ? words.w[3] : words.w[2];

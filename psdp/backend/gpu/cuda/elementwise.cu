@@ -127,7 +127,7 @@ extern "C" __global__ void add_dropped(const act *x, const uint32 *seed, long lo
                                        real *y, long long size) {
     Mask mask = mask_of(seed, stream, p);
     for (long long i = thread_number(); i < size; i += thread_count())
-        y[i] += factor(mask, i) * load(x + i);
+        y[i] += dropout_scale(mask, i) * load(x + i);
 }
 
 // y = mask * x, in place or not.
@@ -135,14 +135,14 @@ extern "C" __global__ void drop_real(const real *x, const uint32 *seed, long lon
                                      real *y, long long size) {
     Mask mask = mask_of(seed, stream, p);
     for (long long i = thread_number(); i < size; i += thread_count())
-        y[i] = factor(mask, i) * x[i];
+        y[i] = dropout_scale(mask, i) * x[i];
 }
 
 extern "C" __global__ void drop_to_act(const real *x, const uint32 *seed, long long stream,
                                        double p, act *y, long long size) {
     Mask mask = mask_of(seed, stream, p);
     for (long long i = thread_number(); i < size; i += thread_count())
-        store(y + i, factor(mask, i) * x[i]);
+        store(y + i, dropout_scale(mask, i) * x[i]);
 }
 
 // Turn channel pairs (d, d + head / 2) of queries and keys by the angles of their positions; cos

@@ -7,12 +7,12 @@
 extern "C" __global__ void embed(const real *table, const int *ids, double scale,
                                  const real *positions, real *rows, long long length,
                                  long long width) {
-    const real factor = scale;
+    const real multiplier = scale;
     long long row = blockIdx.x;
     table += ids[2 * row] * width;
     if (positions) positions += row % length * width;
     for (long long c = threadIdx.x; c < width; c += blockDim.x)
-        rows[row * width + c] = factor * table[c] + (positions ? positions[c] : real(0));
+        rows[row * width + c] = multiplier * table[c] + (positions ? positions[c] : real(0));
 }
 
 // The k-th token in ascending order.
@@ -26,7 +26,7 @@ __device__ __forceinline__ int sorted(const int *ids, long long k) {
 extern "C" __global__ void scatter_add(const int *ids, const real *rows, double scale, real *table,
                                        real *edges, long long count, long long width,
                                        long long chunk) {
-    const real factor = scale;
+    const real multiplier = scale;
     long long first = blockIdx.x * chunk, last = first + chunk < count ? first + chunk : count;
     for (long long c = (long long)blockIdx.y * blockDim.x + threadIdx.x; c < width;
          c += (long long)gridDim.y * blockDim.x) {
@@ -37,7 +37,7 @@ extern "C" __global__ void scatter_add(const int *ids, const real *rows, double 
             real sum = 0;
             long long end = begin;
             for (; end < last && sorted(ids, end) == token; end++)
-                sum += factor * rows[ids[2 * end + 1] * width + c];
+                sum += multiplier * rows[ids[2 * end + 1] * width + c];
             if (begin == first)
                 edge[0] = sum;
             else if (end == last)

@@ -10,7 +10,7 @@ import pytest
 from psdp.errors import ProtocolError
 from psdp.params import Array
 from psdp.transport import Arrival, Lost
-from psdp.transport.memory import Killed, MemoryEndpoint, MemoryNetwork, MemorySums
+from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork, InMemorySums, Killed
 from psdp.transport.messages import Finish, Gradient, Message, PartialNorm, PullRequest, Weights
 
 
@@ -18,7 +18,7 @@ def weights(version: int) -> Weights:
     return Weights(version, version, "train", -1, 0, 0)
 
 
-def lands_in(endpoint: MemoryEndpoint, vector: Array) -> None:
+def lands_in(endpoint: InMemoryEndpoint, vector: Array) -> None:
     def landing(_peer: int, _message: Message) -> Array:
         return vector
 
@@ -26,7 +26,7 @@ def lands_in(endpoint: MemoryEndpoint, vector: Array) -> None:
 
 
 def test_messages_of_a_peer_arrive_in_the_order_it_sent_them() -> None:
-    a, b = MemoryNetwork(2).endpoints
+    a, b = InMemoryNetwork(2).endpoints
     sendings = [a.send(1, PullRequest(number)) for number in range(20)]
     assert not any(sending.done for sending in sendings)
     assert [b.poll() for _ in range(21)] == [
@@ -37,7 +37,7 @@ def test_messages_of_a_peer_arrive_in_the_order_it_sent_them() -> None:
 
 
 def test_a_payload_lands_where_the_receiver_says_when_it_polls() -> None:
-    a, b = MemoryNetwork(2).endpoints
+    a, b = InMemoryNetwork(2).endpoints
     vector, seen = np.zeros(3), []
 
     def landing(peer: int, message: Message) -> Array:
@@ -56,7 +56,7 @@ def test_a_payload_lands_where_the_receiver_says_when_it_polls() -> None:
 
 
 def test_a_float32_payload_lands_bit_for_bit() -> None:
-    a, b = MemoryNetwork(2).endpoints
+    a, b = InMemoryNetwork(2).endpoints
     payload = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
     vector = np.empty_like(payload)
     lands_in(b, vector)
@@ -67,7 +67,7 @@ def test_a_float32_payload_lands_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("size", [0, 2, 4])
 def test_a_payload_of_another_size_than_its_landing_is_refused(size: int) -> None:
-    a, b = MemoryNetwork(2).endpoints
+    a, b = InMemoryNetwork(2).endpoints
     vector = np.zeros(3)
     lands_in(b, vector)
     a.send(1, weights(0), np.ones(size))
@@ -83,7 +83,7 @@ def test_a_payload_of_another_size_than_its_landing_is_refused(size: int) -> Non
     ids=["weights", "gradient"],
 )
 def test_a_vector_that_is_missing_altogether_is_refused(message: Message) -> None:
-    a, b = MemoryNetwork(2).endpoints
+    a, b = InMemoryNetwork(2).endpoints
     lands_in(b, np.zeros(3))
     a.send(1, message)
     with pytest.raises(ProtocolError, match=r"rank 0 announced 0 bytes with .*, expected 24"):
@@ -91,21 +91,21 @@ def test_a_vector_that_is_missing_altogether_is_refused(message: Message) -> Non
 
 
 def test_an_empty_shard_travels_too() -> None:
-    a, b = MemoryNetwork(2).endpoints
+    a, b = InMemoryNetwork(2).endpoints
     lands_in(b, np.zeros(0))
     a.send(1, weights(0), np.zeros(0))
     assert b.poll() == Arrival(0, weights(0))
 
 
 def test_a_payload_that_nobody_expects_is_refused() -> None:
-    a, b = MemoryNetwork(2).endpoints
+    a, b = InMemoryNetwork(2).endpoints
     a.send(1, PartialNorm(1, 2.0), np.zeros(3))
     with pytest.raises(ProtocolError, match="rank 0 sent a payload with PartialNorm; none expect"):
         b.poll()
 
 
 def test_a_killed_rank_is_lost_to_all_others_after_what_it_had_sent() -> None:
-    network = MemoryNetwork(3)
+    network = InMemoryNetwork(3)
     a, b, c = network.endpoints
     a.send(1, PullRequest(1))
     network.kill(0)
@@ -120,13 +120,13 @@ def test_a_killed_rank_is_lost_to_all_others_after_what_it_had_sent() -> None:
 
 
 def test_what_is_sent_to_a_killed_rank_is_done_at_once() -> None:
-    network = MemoryNetwork(2)
+    network = InMemoryNetwork(2)
     network.kill(0)
     assert network.endpoints[1].send(0, Finish(), np.zeros(3)).done
 
 
 def test_a_sum_is_there_once_all_ranks_have_brought_their_part() -> None:
-    sums = MemorySums(2)
+    sums = InMemorySums(2)
     a, b = sums.reducer(0), sums.reducer(1)
     vectors = [np.array([1.0, 2.0]), np.array([10.0, 20.0])]
     a.begin(vectors[0])
@@ -142,12 +142,12 @@ def test_a_sum_is_there_once_all_ranks_have_brought_their_part() -> None:
 
 
 def test_receive_returns_none_when_nothing_comes_in_time() -> None:
-    endpoint = MemoryNetwork(2).endpoints[0]
+    endpoint = InMemoryNetwork(2).endpoints[0]
     assert endpoint.receive(0.01) is None
 
 
 def test_flush_waits_for_its_sendings_and_returns_what_came_meanwhile() -> None:
-    a, b = MemoryNetwork(2).endpoints
+    a, b = InMemoryNetwork(2).endpoints
     b.send(0, PullRequest(1))
     b.send(0, PullRequest(2))
     sendings = [a.send(1, Finish()), a.send(1, Finish())]

@@ -16,7 +16,7 @@ import numpy as np
 
 from psdp.params import Array
 from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
-from psdp.transport.devices import Place
+from psdp.transport.devices import MemorySpace
 from psdp.transport.link import Link
 from psdp.transport.messages import decode
 from psdp.transport.reducer import Reducer
@@ -39,7 +39,7 @@ class _Parcel:
         self.sending = sending
 
 
-class MemoryNetwork:
+class InMemoryNetwork:
     """``size`` endpoints that reach one another.
 
     Args:
@@ -51,14 +51,14 @@ class MemoryNetwork:
         self,
         size: int,
         neighbours: Mapping[int, Neighbours] | None = None,
-        vectors: Mapping[int, Place] | None = None,
+        vectors: Mapping[int, MemorySpace] | None = None,
     ) -> None:
         self._lock = threading.Lock()
         self._inboxes: list[deque[_Parcel | Lost]] = [deque() for _ in range(size)]
         self._dead: set[int] = set()
         self._aborted = False
         self.endpoints = [
-            MemoryEndpoint(
+            InMemoryEndpoint(
                 self,
                 rank,
                 set(range(size)) - {rank},
@@ -110,17 +110,17 @@ class MemoryNetwork:
             return self._inboxes[rank].popleft() if self._inboxes[rank] else None
 
 
-class MemoryEndpoint(Endpoint):
-    """One rank of a :class:`MemoryNetwork`."""
+class InMemoryEndpoint(Endpoint):
+    """One rank of a :class:`InMemoryNetwork`."""
 
     def __init__(
         self,
-        network: MemoryNetwork,
+        network: InMemoryNetwork,
         rank: int,
         peers: Iterable[int],
         neighbours: Neighbours | None = None,
         link: Link | None = None,
-        vectors: Place | None = None,
+        vectors: MemorySpace | None = None,
     ) -> None:
         self._peers = set(peers)
         super().__init__(rank, self._peers, neighbours, link, vectors)
@@ -165,7 +165,7 @@ class _Sum:
     total: Array | None = None
 
 
-class MemorySums:
+class InMemorySums:
     """The sums of ``count`` ranks."""
 
     def __init__(self, count: int) -> None:
@@ -189,9 +189,9 @@ class MemorySums:
 
 
 class MemoryReducer(Reducer):
-    """One rank of :class:`MemorySums`."""
+    """One rank of :class:`InMemorySums`."""
 
-    def __init__(self, sums: MemorySums, rank: int, check: Callable[[], None]) -> None:
+    def __init__(self, sums: InMemorySums, rank: int, check: Callable[[], None]) -> None:
         super().__init__()
         self._check = check
         self._sums = sums

@@ -9,16 +9,16 @@ import pytest
 
 from psdp.errors import DataError
 from psdp.transport import Arrival, Lost
-from psdp.transport.memory import Aborted, Killed
-from psdp.transport.memory_world import MemoryWorld, MemoryWorlds
+from psdp.transport.in_memory import Aborted, Killed
+from psdp.transport.in_memory_world import InMemoryWorld, InMemoryWorlds
 from psdp.transport.messages import PullRequest
 from psdp.transport.world import World
 
 pytestmark = pytest.mark.timeout(30)
 
 
-def worlds(size: int) -> MemoryWorlds:
-    return MemoryWorlds([f"host {rank % 2}" for rank in range(size)])
+def worlds(size: int) -> InMemoryWorlds:
+    return InMemoryWorlds([f"host {rank % 2}" for rank in range(size)])
 
 
 def test_every_rank_knows_its_number_its_host_and_how_many_there_are() -> None:
@@ -79,7 +79,7 @@ def test_the_loss_of_a_rank_is_told_to_its_peers_alone() -> None:
         endpoint = world.endpoint([0] if world.rank else [1, 2])
         world.exchange(b"")
         if world.rank == 2:
-            assert isinstance(world, MemoryWorld)
+            assert isinstance(world, InMemoryWorld)
             world.die()
         event = endpoint.receive(5 if world.rank == 0 else 0.1)
         assert event == (Lost(2, "killed") if world.rank == 0 else None)
@@ -95,7 +95,7 @@ def test_a_dead_rank_can_neither_speak_nor_end_the_others() -> None:
         endpoint = world.endpoint([1 - world.rank])
         if world.rank == 0:
             return 0 if endpoint.receive(5) == Lost(1, "killed") else 1
-        assert isinstance(world, MemoryWorld)
+        assert isinstance(world, InMemoryWorld)
         try:
             world.die()
         except Killed:
@@ -118,7 +118,7 @@ def test_no_rank_is_left_waiting_for_one_that_ends(how: str, waits: str) -> None
                 world.abort(6)
             if how == "raise":
                 raise DataError("no text")
-            assert isinstance(world, MemoryWorld)
+            assert isinstance(world, InMemoryWorld)
             world.die()
         if waits == "sum":
             reducer.begin(np.zeros(3))

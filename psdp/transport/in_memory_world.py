@@ -1,6 +1,6 @@
 """A job without MPI: its ranks are threads of this process.
 
-Each sees a :class:`MemoryWorld`, which behaves as MPI's: a rank may end all, an exception that
+Each sees a :class:`InMemoryWorld`, which behaves as MPI's: a rank may end all, an exception that
 nobody catches does, and so does the loss of a rank before endpoints are there to tell of it.
 """
 
@@ -14,16 +14,16 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
-from psdp.transport.devices import Place
-from psdp.transport.link import Link
-from psdp.transport.memory import (
+from psdp.transport.devices import MemorySpace
+from psdp.transport.in_memory import (
     Aborted,
+    InMemoryEndpoint,
+    InMemoryNetwork,
+    InMemorySums,
     Killed,
-    MemoryEndpoint,
-    MemoryNetwork,
     MemoryReducer,
-    MemorySums,
 )
+from psdp.transport.link import Link
 from psdp.transport.shared import Neighbours
 from psdp.transport.world import World
 
@@ -31,7 +31,7 @@ End = int | BaseException
 """How a rank ended: with the status that it returned, or with what it raised."""
 
 
-class MemoryWorlds:
+class InMemoryWorlds:
     """The worlds of all ranks of a job.
 
     Args:
@@ -43,12 +43,12 @@ class MemoryWorlds:
     """
 
     def __init__(self, hosts: Sequence[str]) -> None:
-        self.network = MemoryNetwork(len(hosts))
+        self.network = InMemoryNetwork(len(hosts))
         self.status: int | None = None
-        self.worlds = [MemoryWorld(self, rank, host) for rank, host in enumerate(hosts)]
+        self.worlds = [InMemoryWorld(self, rank, host) for rank, host in enumerate(hosts)]
         self._changed = threading.Condition()
         self._told: dict[int, bytes] = {}
-        self._sums: dict[tuple[int, ...], MemorySums] = {}
+        self._sums: dict[tuple[int, ...], InMemorySums] = {}
 
     def run(self, life: Callable[[World], int], timeout_s: float) -> list[End]:
         """Let all ranks live; return how each ended.
@@ -58,7 +58,7 @@ class MemoryWorlds:
         """
         ends: list[End] = [0] * len(self.worlds)
 
-        def live(world: MemoryWorld) -> None:
+        def live(world: InMemoryWorld) -> None:
             try:
                 ends[world.rank] = life(world)
             except BaseException as error:
@@ -120,19 +120,19 @@ class MemoryWorlds:
             raise Aborted
         return [told[other] for other in range(size)]
 
-    def sums(self, ranks: Iterable[int]) -> MemorySums:
+    def sums(self, ranks: Iterable[int]) -> InMemorySums:
         """Return the sums of these ranks."""
         members = tuple(ranks)
         with self._changed:
-            return self._sums.setdefault(members, MemorySums(len(members)))
+            return self._sums.setdefault(members, InMemorySums(len(members)))
 
 
-class MemoryWorld:
+class InMemoryWorld:
     """The :class:`psdp.transport.world.World` of one rank."""
 
     library = "no MPI, ranks are threads"
 
-    def __init__(self, all_worlds: MemoryWorlds, rank: int, host: str) -> None:
+    def __init__(self, all_worlds: InMemoryWorlds, rank: int, host: str) -> None:
         self.rank = rank
         self.host = host
         self._all = all_worlds
@@ -149,9 +149,9 @@ class MemoryWorld:
         peers: Iterable[int],
         neighbours: Neighbours | None = None,
         link: Link | None = None,
-        vectors: Place | None = None,
-    ) -> MemoryEndpoint:
-        return MemoryEndpoint(self._all.network, self.rank, peers, neighbours, link, vectors)
+        vectors: MemorySpace | None = None,
+    ) -> InMemoryEndpoint:
+        return InMemoryEndpoint(self._all.network, self.rank, peers, neighbours, link, vectors)
 
     def reducer(self, ranks: Iterable[int]) -> MemoryReducer:
         members = list(ranks)
