@@ -16,6 +16,7 @@ from psdp.startup.on_devices import OnDevices
 from psdp.startup.settings import Location
 from psdp.startup.share import Card, make_memory
 from psdp.startup.step import Step
+from psdp.transport.shared import SharedMemory
 from psdp.workers.replica import Replica
 
 Part = Shard | Replica
