@@ -20,9 +20,9 @@ import numpy as np
 
 from psdp.backend.threads import fair_share, limit_blas
 from psdp.cli import Parser, whole
-from psdp.config.fields import AUTO
 from psdp.cores import cpu_quota, own_cores
 from psdp.errors import ConfigError, DataError, PsdpError
+from psdp.fields import AUTO
 from psdp.generation import Sampling, choose_checkpoint, continuation, load_model
 from psdp.terminal import path_of, show_any_text
 

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from psdp.backend import BF16
 from psdp.config import Config
 from psdp.config.handicap import parse_stragglers
 from psdp.errors import ConfigError
@@ -25,6 +22,7 @@ from psdp.protocol import (
     StaleBounded,
     Synchronous,
 )
+from psdp.wire import Codec, make_codec
 
 
 @dataclass(frozen=True)
@@ -55,11 +53,16 @@ class Job:
         """The range of the flat vector that each server holds."""
         return self.table.shards(len(self.servers))
 
-    @property
-    def wire_dtype(self) -> np.dtype[Any]:
-        """Of what workers push."""
-        run = self.config.run
-        return BF16 if run.wire_dtype == "bf16" else np.dtype(run.dtype)
+    @cached_property
+    def codec(self) -> Codec:
+        """How what workers push is put on the wire."""
+        return make_codec(self.config.run.wire_dtype, self.config.run.dtype)
+
+    @cached_property
+    def payloads(self) -> list[range]:
+        """The place of each server's part among the items of what a worker pushes."""
+        bounds = [self.codec.bound(len(shard)) for shard in self.shards]
+        return [range(sum(bounds[:k]), sum(bounds[: k + 1])) for k in range(len(bounds))]
 
     @property
     def tokens_per_gradient(self) -> int:

@@ -217,7 +217,7 @@ def describe(ready: Ready) -> str:
         f"psdp {__version__}: {config.run.mode}, {len(job.servers)} server(s), "
         f"{len(job.workers)} worker(s), {job.table.size:,} parameters, {ready.links.describe()}"
         f"{', gradients by MPI Allreduce' if job.reduces else ''}"
-        f"{', pushed in bfloat16' if config.run.wire_dtype == 'bf16' else ''}, "
+        f"{f', pushed {job.codec.said}' if job.codec.said else ''}, "
         f"{kernels} kernels; "
         f"{ready.corpus.description}; {job.tokens:,} tokens to train on; "
         f"results in {ready.folder.path}"

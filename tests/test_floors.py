@@ -17,10 +17,12 @@ ROOT = Path(psdp.__file__).parent
 # From the ground up. A unit is a file of psdp/ or a folder of it.
 FLOORS = (
     ("errors",),
-    ("modes", "cores", "terminal"),
+    ("fields", "modes", "cores", "terminal"),
     ("protocol", "params"),
+    ("backend",),
+    ("wire",),
     ("config",),
-    ("backend", "data", "transport"),
+    ("data", "transport"),
     ("job",),
     ("records",),
     ("nn", "optim", "checkpoint"),

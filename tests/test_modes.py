@@ -14,7 +14,7 @@ import pytest
 
 import psdp
 from psdp.config import Config, settings
-from psdp.config.fields import AUTO
+from psdp.fields import AUTO
 from psdp.modes import CHOSEN_FROM, MODES, ONLY_WITH, SERVED, Merge, Mode, Pushed
 
 ROOT = Path(psdp.__file__).parent
@@ -28,7 +28,7 @@ nothing but names."""
 FACTORIES = frozenset({"modes.py", "policies.py"})
 """Where names stand: in the table, and where what differs in kind is built."""
 
-CHOICES = "config/fields.py"
+CHOICES = "fields.py"
 """Where the choice of devices, kernels and transports is that has the same name as a mode."""
 
 NOT_YET = frozenset(

@@ -12,8 +12,8 @@ from psdp.backend.arrays import BF16
 from psdp.backend.base import Backend
 from psdp.backend.cpu.numpy import NumpyBackend
 from psdp.backend.kernels.optimizer import AdamStep, Scalar
-from psdp.config.fields import AUTO
 from psdp.errors import ConfigError, NoDevice, UnusableDevice
+from psdp.fields import AUTO
 
 if "OMP_WAIT_POLICY" not in os.environ:
     # Threads of compiled kernels wait a few microseconds for the next one, then they sleep. The

@@ -5,7 +5,6 @@ psdp.cli); what is added there appears here. What a mode has of its own, psdp.mo
 in this folder reads a file, a clock or an environment.
 
 model.py, data.py, optim.py, run.py   settings by topic
-fields.py                             what a field tells of itself, and its bounds
 help.py                               what a person is told of a setting
 rules.py                              between settings: contradictions, and what is filled in
 handicap.py                           what --straggler and --jitter say
@@ -14,11 +13,11 @@ config.py                             all settings of one run
 
 from psdp.config.config import Config, settings
 from psdp.config.data import DataConfig
-from psdp.config.fields import base_type, flag_of
 from psdp.config.help import either, help_of
 from psdp.config.model import ModelConfig
 from psdp.config.optim import OptimConfig
 from psdp.config.run import RunConfig
+from psdp.fields import base_type, flag_of
 
 __all__ = [
     "Config",

@@ -9,11 +9,11 @@ from typing import Any
 
 from psdp.config import rules
 from psdp.config.data import DataConfig
-from psdp.config.fields import check_bounds, plain
 from psdp.config.model import ModelConfig
 from psdp.config.optim import OptimConfig
 from psdp.config.run import RunConfig
 from psdp.errors import ConfigError
+from psdp.fields import check_bounds, plain
 from psdp.modes import MODES, Merge, Mode
 
 TOPICS: Mapping[str, Any] = MappingProxyType(

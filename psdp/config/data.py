@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from psdp.config.fields import setting
+from psdp.fields import setting
 
 
 @dataclass(frozen=True)

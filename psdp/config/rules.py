@@ -9,14 +9,15 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from psdp.config.data import DataConfig
-from psdp.config.fields import flag_of
 from psdp.config.handicap import parse_jitter, parse_stragglers
 from psdp.config.help import either
 from psdp.config.model import ModelConfig
 from psdp.config.optim import OptimConfig
 from psdp.config.run import RunConfig
 from psdp.errors import ConfigError
+from psdp.fields import flag_of
 from psdp.modes import MODES, ONLY_WITH, Merge
+from psdp.wire import CODECS
 
 _Topic = TypeVar("_Topic", OptimConfig, RunConfig)
 
@@ -202,7 +203,7 @@ def fill_wire(run: RunConfig) -> RunConfig:
         ConfigError: a choice is made where there is none.
     """
     if run.dtype == "float32":
-        wire = run.wire_dtype or "float32"
+        wire = run.wire_dtype or next(iter(CODECS))
         return replace(run, wire_dtype=wire) if MODES[run.mode].served else run
     if run.wire_dtype is not None:
         raise ConfigError(

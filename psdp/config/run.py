@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from psdp.config.fields import AUTO, setting
+from psdp.fields import AUTO, setting
 from psdp.modes import MODES, Merge
+from psdp.wire import CODECS
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,10 @@ class RunConfig:
     dtype: str = setting("float32", "of weights and gradients", choices=("float32", "float64"))
     wire_dtype: str | None = setting(
         None,
-        "of what workers push; bf16 rounds it to bfloat16, half the bytes (default as --dtype)",
-        choices=("float32", "bf16"),
+        "of what workers push: "
+        + "; ".join(f"{codec.name}, {codec.help}" for codec in CODECS.values())
+        + " (default as --dtype)",
+        choices=tuple(CODECS),
     )
     log_every: int = setting(10, "steps between lines of metrics", low=1)
     profile: bool = setting(False, "measure where a step's time goes; a table at the end")

@@ -1,4 +1,4 @@
-"""Update rules, learning-rate schedule, clipping and averaging, as the servers run them.
+"""Update rules and the learning-rate schedule, as the servers run them.
 
 Everything works in place on the flat vectors of one shard. One rule a file; what a rule computes
 is what PyTorch's optimizer of that name computes. No MPI, no clock and no parameter names here.
@@ -10,7 +10,6 @@ from psdp.backend import Backend
 from psdp.config import OptimConfig
 from psdp.optim.adagrad import Adagrad
 from psdp.optim.adam import Adam, AdamW
-from psdp.optim.average import weighted_mean
 from psdp.optim.base import Optimizer
 from psdp.optim.delay import DelayCompensation
 from psdp.optim.momentum import Momentum
@@ -27,7 +26,6 @@ __all__ = [
     "Outer",
     "Schedule",
     "make_optimizer",
-    "weighted_mean",
 ]
 
 _RULES: dict[str, type[Optimizer]] = {

@@ -12,6 +12,7 @@ from psdp.job import Job
 from psdp.params import Array
 from psdp.protocol import Apply
 from psdp.servers.leader import CURE, Leader
+from psdp.transport import Room
 from psdp.transport import messages as m
 
 
@@ -31,7 +32,7 @@ class Keeper(Leader):
         self._progress: defaultdict[int, dict[int, m.Progress]] = defaultdict(dict)
         self._norm = 0.0
 
-    def landing(self, peer: int, message: m.Message) -> Array:
+    def landing(self, peer: int, message: m.Message) -> Array | Room:
         match message:
             case m.State(index) if peer == self.job.workers[0]:
                 vectors = [self._reached.weights, *self._reached.optimizer.values()]

@@ -24,7 +24,7 @@ from psdp.protocol import Ranges
 from psdp.records.profile import UNPROFILED, Spans
 from psdp.servers.shard import Shard
 from psdp.servers.snapshots import Snapshots
-from psdp.transport import Arrival, Endpoint, Lost
+from psdp.transport import Arrival, Endpoint, Lost, Room
 from psdp.transport import messages as m
 
 TICK_S = 0.05
@@ -152,7 +152,7 @@ class Server(ABC):
     def on_written(self, result: Any) -> None:
         """The writer finished a job."""
 
-    def landing(self, peer: int, message: m.Message) -> Array:
+    def landing(self, peer: int, message: m.Message) -> Array | Room:
         """Return the vector into which a peer's payload goes.
 
         Raises:
@@ -160,7 +160,7 @@ class Server(ABC):
         """
         if not isinstance(message, m.Gradient) or peer not in self.job.workers:
             raise ProtocolError(f"rank {peer} sent a payload with {message}")
-        return self.shard.slots[self.slot_of(peer)]
+        return self.shard.landing(self.slot_of(peer))
 
     def slot_of(self, worker: int) -> int:
         return self.job.workers.index(worker)

@@ -8,48 +8,51 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from psdp.backend import Backend, make_backend
 from psdp.checkpoint import Snapshot
-from psdp.config.fields import AUTO
+from psdp.fields import AUTO
 from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.optim import DelayCompensation, Optimizer
-from psdp.optim.average import weighted_mean
 from psdp.params import Array, Zeros
 from psdp.servers.rules import Rules, make_rules
 from psdp.servers.weights import Weights
-from psdp.transport import Sending
+from psdp.transport import Room, Sending
+from psdp.wire import Codec, make_codec
 
 
 class Slots:
-    """Places for gradients (S,), each made when it is first asked for.
+    """Places for what workers push, each made when it is first asked for.
 
     Args:
-        make: returns a new one.
+        make: returns a new one, for the longest payload.
     """
 
     def __init__(self, count: int, make: Callable[[], Array]) -> None:
         self._count = count
         self._make = make
-        self._made: dict[int, Array] = {}
+        self._made: dict[int, Room] = {}
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, slot: int) -> Array:
+    def room(self, slot: int) -> Room:
+        """Return where a payload of any size lands that fits into a slot."""
         assert 0 <= slot < self._count, slot
         if slot not in self._made:
-            self._made[slot] = self._make()
+            self._made[slot] = Room(self._make())
         return self._made[slot]
+
+    def __getitem__(self, slot: int) -> Array:
+        return self.room(slot).vector
 
     def __iter__(self) -> Iterator[Array]:
         return (self[slot] for slot in range(self._count))
 
-    def __setitem__(self, slot: int, gradient: Array) -> None:
+    def __setitem__(self, slot: int, place: Array) -> None:
         assert 0 <= slot < self._count, slot
-        self._made[slot] = gradient
+        self._made[slot] = Room(place)
 
 
 class Shard:
@@ -58,8 +61,8 @@ class Shard:
     Args:
         rules: for vectors (S,); the backend of the first one's optimizer averages too.
         weights: (S,) this shard's initial values.
-        slots: gradients that can be held at once.
-        slot_dtype: of these, if not that of the weights.
+        slots: pushes that can be held at once.
+        codec: of these; as vectors are, if that is not said.
         zeros: makes copies of the weights, where workers on this host can see them.
     """
 
@@ -69,16 +72,16 @@ class Shard:
         weights: Array,
         slots: int,
         *,
-        slot_dtype: npt.DTypeLike | None = None,
+        codec: Codec | None = None,
         zeros: Zeros = np.zeros,
     ) -> None:
         self.weights = Weights(weights, zeros)
-        dtype = weights.dtype if slot_dtype is None else np.dtype(slot_dtype)
         self.rules = rules
-        self._slot_dtype = dtype
-        self.slots = Slots(slots, lambda: self.backend.empty(weights.size, dtype=dtype))
-        # Where a mean is of another type than what it is of, it needs a place of its own.
-        self._mean = None if dtype == weights.dtype else self.backend.empty(weights.size)
+        self.codec = codec = make_codec(None, weights.dtype) if codec is None else codec
+        self._bound = codec.bound(weights.size)
+        self.slots = Slots(slots, lambda: self.backend.empty(self._bound, dtype=codec.item))
+        # A mean of what is encoded needs a place of its own.
+        self._mean = None if codec.as_it_is else self.backend.empty(weights.size)
         # Copies to save and to evaluate on are the host's, wherever the weights are.
         self._on_host = self.backend.name == "cpu"
         self._host_zeros = zeros if self._on_host else np.zeros
@@ -118,7 +121,7 @@ class Shard:
             make_rules(job, own.size, decayed_size, backend, device),
             own,
             0 if job.reduces else len(job.workers),
-            slot_dtype=job.wire_dtype,
+            codec=job.codec,
             zeros=zeros,
         )
 
@@ -131,26 +134,31 @@ class Shard:
     def backend(self) -> Backend:
         return self.optimizer.backend
 
+    def landing(self, slot: int) -> Array | Room:
+        """Return where what is pushed to a slot lands."""
+        return self.slots.room(slot) if self.codec.varies else self.slots[slot]
+
     def adopt(self, slot: int, gradient: Array) -> None:
-        """Let a slot be a worker's own gradient (S,) from now on.
+        """Let a slot be where a worker's own gradient for this shard is, from now on.
 
         What the worker adds up there is then in place when it says so, and :meth:`average` writes
         there. Both are safe since a worker touches its gradient only between an answer and its
         next push, and this server only between a push and its answer: that gradient is applied,
         or the run over, before the answer is sent (protocol/policy.py answers so in every mode).
         """
-        assert gradient.shape == self.weights.values.shape, gradient.shape
-        assert gradient.dtype == self._slot_dtype, gradient.dtype
+        assert gradient.shape == (self._bound,), gradient.shape
+        assert gradient.dtype == self.codec.item, gradient.dtype
         self.slots[slot] = gradient
 
     def average(self, slots: Sequence[int], weights: Sequence[float]) -> Array:
         """Return the weighted mean (S,) of the slots, in this order, in the weights' type.
 
-        It takes the first one's place; where slots are bfloat16, that of the last mean.
+        It takes the first one's place; where slots are encoded, that of the last mean.
         """
         mean = self.slots[slots[0]] if self._mean is None else self._mean
         if len(slots) > 1 or self._mean is not None:
-            weighted_mean(mean, [self.slots[slot] for slot in slots], weights, self.backend)
+            payloads = [self.slots.room(slot).payload for slot in slots]
+            self.codec.mean(payloads, weights, mean, self.backend)
         return mean
 
     def send(self, snapshot: Snapshot, way: Callable[[Array], Sending]) -> None:
@@ -189,7 +197,7 @@ class Shard:
         """Bytes that :meth:`average` reads."""
         if len(slots) == 1 and self._mean is None:
             return 0
-        return sum(self.slots[slot].nbytes for slot in slots)
+        return sum(self.slots.room(slot).payload.nbytes for slot in slots)
 
     @property
     def update_bytes(self) -> int:

@@ -93,7 +93,7 @@ class World:
         servers = len(job.servers)
         assert costs.mtbf_s is None or survives(job)
         item_bytes = np.dtype(run.dtype).itemsize
-        self._push_item_bytes = job.wire_dtype.itemsize
+        self._pushed_bytes = [job.codec.bound_bytes(len(shard)) for shard in job.shards]
         self._job, self._costs = job, costs
         self._policy = job.policy(0, {})
         self._lives = dict.fromkeys(job.workers, 0)
@@ -135,7 +135,7 @@ class World:
                 steps=costs.steps(number, run.seed),
                 handicap=Handicap(rank, number, run.seed, stragglers=stragglers, jitter=jitter),
                 shards=servers,
-                push_size=job.table.size * self._push_item_bytes,
+                push_size=sum(self._pushed_bytes),
                 pull_size=self._size,
                 inner_s=costs.apply_s if own_optimizer else 0.0,
                 overlaps=run.overlap,
@@ -182,9 +182,9 @@ class World:
             batch=answer.batch,
         )
         sent = not self._job.reduces  # else the servers have no use for it
-        self._course.pushed_bytes += self._job.table.size * self._push_item_bytes * sent
+        self._course.pushed_bytes += sum(self._pushed_bytes) * sent
         for server in self._servers:
-            size = len(self._job.shards[server.rank]) * self._push_item_bytes * sent
+            size = self._pushed_bytes[server.rank] * sent
             self._network.send(rank, server.rank, size, partial(self._arrive, server, push, life))
 
     def _arrive(self, server: Server, push: Push, life: int) -> None:

@@ -88,18 +88,19 @@ def needs_of(backend: Backend, job: Job, rank: int, vocab_size: int) -> Needs | 
         size = len(job.shards[rank])
         parts = Counter({"optimizer": 4 * size * backend.dtype.itemsize})
         compensates = job.config.optim.lag_compensation == "dc-asgd"
-        others = copies_of_weights(job) - 2 + (job.wire_dtype != backend.dtype) + compensates
-        vectors, slot = others * size * backend.dtype.itemsize, size * job.wire_dtype.itemsize
+        others = copies_of_weights(job) - 2 + (not job.codec.as_it_is) + compensates
+        vectors, slot = others * size * backend.dtype.itemsize, job.codec.bound_bytes(size)
     else:
         vectors, slot = 0, 0
         how = run.batch_size, run.dtype, backend.precision, backend.libraries
         parts = training_memory(job.config.model, vocab_size, *how)
-        if job.wire_dtype != backend.dtype:
-            parts["rounded gradient"] = job.table.size * job.wire_dtype.itemsize
+        if not job.codec.as_it_is:
+            pushed = sum(job.codec.bound_bytes(len(shard)) for shard in job.shards)
+            remembered = sum(job.codec.memory_bytes(len(shard)) for shard in job.shards)
+            parts["encoded gradient"] = pushed + remembered
         if run.overlap:
             # What travels is not what is computed on, or to, unless it is rounded anyhow.
-            plain = job.wire_dtype == backend.dtype
-            vectors = (1 + plain) * job.table.size * backend.dtype.itemsize
+            vectors = (1 + job.codec.as_it_is) * job.table.size * backend.dtype.itemsize
     free, total = backend.device.memory()
     return Needs(backend.device.name, free, total, parts.total(), describe(parts), vectors, slot)
 

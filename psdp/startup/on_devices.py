@@ -63,7 +63,7 @@ class OfferDeviceMemory(Step[SharedDeviceMemory | None, Offer, list[Offer]]):
         if self.rank in job.servers:
             count, size, dtype = copies_of_weights(job), len(job.shards[self.rank]), run.dtype
         else:
-            count, size, dtype = 1, job.table.size, job.wire_dtype.name
+            count, size, dtype = 1, job.payloads[-1].stop, job.codec.item.name
         try:
             memory = SharedDeviceMemory(count, size, dtype, self.device)
         except OSError as error:

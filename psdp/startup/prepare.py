@@ -112,5 +112,5 @@ def _adopt(job: Job, rank: int, part: Part, meeting: Meeting) -> None:
     if isinstance(part, Shard) and not job.reduces:
         for slot, worker in enumerate(job.workers):
             if worker in meeting.windows:
-                gradient = meeting.windows[worker].vector(job.shards[rank], job.wire_dtype)
+                gradient = meeting.windows[worker].vector(job.payloads[rank], job.codec.item)
                 part.adopt(slot, gradient)

@@ -97,7 +97,7 @@ def make_memory(job: Job, rank: int) -> SharedMemory | None:
         count, size = COPIES + len(job.workers), len(job.shards[rank])
         dtype = np.dtype(job.config.run.dtype)
     else:
-        count, size, dtype = 1, job.table.size, job.wire_dtype
+        count, size, dtype = 1, job.payloads[-1].stop, job.codec.item
 
     def say(text: str) -> None:
         print(f"psdp: rank {rank}: {text}", file=sys.stderr, flush=True)

@@ -3,6 +3,6 @@
 Everything above sees :class:`Endpoint`; MPI stays in this folder.
 """
 
-from psdp.transport.base import Arrival, Endpoint, Landing, Lost, Sending
+from psdp.transport.base import Arrival, Endpoint, Landing, Lost, Room, Sending
 
-__all__ = ["Arrival", "Endpoint", "Landing", "Lost", "Sending"]
+__all__ = ["Arrival", "Endpoint", "Landing", "Lost", "Room", "Sending"]

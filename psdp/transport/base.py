@@ -28,8 +28,28 @@ from psdp.transport.messages import (
 )
 from psdp.transport.shared import Neighbours, same_memory
 
-Landing = Callable[[int, Message], Array]
-"""Names the vector into which the payload of a peer's message is received."""
+
+class Room:
+    """Where payloads land that may be shorter than it: at the beginning of a vector (N,).
+
+    Attributes:
+        payload: what landed last, a part of ``vector``; all of it before anything has.
+    """
+
+    def __init__(self, vector: Array) -> None:
+        self.vector = self.payload = vector
+
+    def take(self, payload_bytes: int) -> bool:
+        """Make ``payload`` so large; say whether it can be."""
+        items, rest = divmod(payload_bytes, self.vector.itemsize)
+        if rest or items > self.vector.size:
+            return False
+        self.payload = self.vector[:items]
+        return True
+
+
+Landing = Callable[[int, Message], Array | Room]
+"""Names the vector into which the payload of a peer's message is received, or the room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +250,15 @@ def landing_bytes(landing: Landing, peer: int, message: Message, payload_bytes: 
         ProtocolError: the payload is not of the size that is expected there.
     """
     target = landing(peer, message)
-    if target.nbytes != payload_bytes:
+    if isinstance(target, Room):
+        fits, expected = target.take(payload_bytes), f"at most {target.vector.nbytes}"
+        target = target.payload
+    else:
+        fits, expected = target.nbytes == payload_bytes, str(target.nbytes)
+    if not fits:
         raise ProtocolError(
             f"rank {peer} announced {payload_bytes} bytes with {type(message).__name__}, "
-            f"expected {target.nbytes}: do all ranks run the same settings?"
+            f"expected {expected}: do all ranks run the same settings?"
         )
     return as_bytes(target)
 
@@ -245,5 +270,5 @@ def as_bytes(vector: Array) -> Array:
     return vector.view(np.uint8)
 
 
-def _no_landing(peer: int, message: Message) -> Array:
+def _no_landing(peer: int, message: Message) -> Array | Room:
     raise ProtocolError(f"rank {peer} sent a payload with {type(message).__name__}; none expected")

@@ -87,14 +87,13 @@ class Exchange:
                 and there is no gradient.
             fields: of :class:`messages.Gradient`, but its totals.
         """
-        pushed = self.replica.gradient[:0] if state else self.replica.gradient
         digest = sha256_of(self.replica.weights_on_host()) if state else ""
         sendings = self._hand_over(state)
-        for server, span in zip(self.job.servers, self.job.shards, strict=True):
+        for server, payload in zip(self.job.servers, self.replica.payloads(), strict=True):
             message = m.Gradient(**fields, **self._totals(), weights_sha256=digest)
-            shard = pushed[span.start : span.stop]
-            sendings.append(self.endpoint.send(server, message, shard))
-            self.pushed_bytes += shard.nbytes
+            pushed = payload[:0] if state else payload
+            sendings.append(self.endpoint.send(server, message, pushed))
+            self.pushed_bytes += pushed.nbytes
         return sendings
 
     def _hand_over(self, state: Sequence[Array]) -> list[Sending]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +14,18 @@ from psdp.nn.profile import clock_of, profiled
 from psdp.nn.transformer import Transformer
 from psdp.params import Array, Zeros
 from psdp.records.profile import UNPROFILED, Profile, Spans
+from psdp.wire import Encode
+
+
+@dataclass
+class _Part:
+    """One server's part: its span of vectors (P,), that of its payload, what makes that, and how
+    many items the last one has."""
+
+    span: slice
+    payload: slice
+    encode: Encode
+    items: int
 
 
 class Replica:
@@ -21,8 +34,9 @@ class Replica:
     Weights land in ``weights`` and the gradient leaves from ``gradient``, both (P,) on the host or,
     where vectors go from GPU to GPU, on the backend. The layers are views of these two where they
     can be: a GPU has its own two if these are on the host, and so has whoever computes while these
-    two travel (``--overlap``); they are copied by :meth:`load` and :meth:`fetch`. With
-    ``--wire-dtype bf16`` what leaves is the layers' gradient rounded.
+    two travel (``--overlap``); they are copied by :meth:`load` and :meth:`fetch`. Where the job's
+    codec does not leave vectors as they are, ``gradient`` holds its items instead: of each server's
+    part, one after the other.
 
     Args:
         zeros: makes ``gradient``, where servers on this host can see it.
@@ -31,9 +45,8 @@ class Replica:
     Attributes:
         own_weights, own_gradient: (P,) on the backend, what the layers are views of.
         fetch_s: seconds that gradients took from ``own_gradient`` to ``gradient``.
-        rounds: whether the gradient leaves in another type than it is computed in.
-        own_pushed: (P,) on the backend, what :meth:`fetch` brings to ``gradient``: ``own_gradient``
-            or, if it is rounded, a vector that nobody else writes.
+        own_pushed: on the backend, what :meth:`fetch` brings to ``gradient``: ``own_gradient``, or
+            the codec's items, which nobody else writes.
         profile: takes note of what the layers cost, with ``--profile``.
     """
 
@@ -47,24 +60,35 @@ class Replica:
         on_device: bool = False,
     ) -> None:
         config, size = job.config, job.table.size
-        self.gradient: Array = zeros(size, job.wire_dtype)
-        self.backend = backend
+        self.codec, self.backend = job.codec, backend
+        self.gradient: Array = zeros(job.payloads[-1].stop, self.codec.item)
         self._far = backend.name == "gpu" and not on_device
         self._apart = self._far or config.run.overlap
-        self.rounds = job.wire_dtype != backend.dtype
         self.own_weights = self.weights = backend.zeros(size)
         if self._apart:
             self.weights = np.zeros(size, config.run.dtype) if self._far else backend.zeros(size)
-        alike = not (self._apart or self.rounds)
+        self._encodes = not self.codec.as_it_is
+        alike = not (self._apart or self._encodes)
         self.own_gradient = self.gradient if alike else backend.zeros(size)
         self.own_pushed = self.own_gradient
-        if self.rounds:
-            far = self._far
-            self.own_pushed = backend.empty(size, dtype=job.wire_dtype) if far else self.gradient
+        if self._encodes:
+            room = self.gradient.size
+            self.own_pushed = (
+                backend.empty(room, dtype=self.codec.item) if self._far else self.gradient
+            )
+        self._parts = [
+            _Part(
+                slice(shard.start, shard.stop),
+                slice(payload.start, payload.stop),
+                self.codec.encoder(len(shard), backend),
+                len(payload),
+            )
+            for shard, payload in zip(job.shards, job.payloads, strict=True)
+        ]
         self._copies_async = self._sent_off = False
         if self._far:
             backend.pin(self.weights)
-            self._copies_async = backend.pin(self.gradient)
+            self._copies_async = backend.pin(self.gradient) and self.codec.by_element
         self.fetch_s = 0.0
         self.profile: Spans = UNPROFILED
 
@@ -112,29 +136,52 @@ class Replica:
         return self._copy_async if self._copies_async else None
 
     def _copy_async(self, span: slice) -> None:
-        if self.rounds:
-            self.backend.round_bf16(self.own_gradient[span], self.own_pushed[span])
+        if self._encodes:  # by element, so any part's encoder does
+            self._parts[0].encode(self.own_gradient[span], self.own_pushed[span])
         self.backend.to_host_async(self.own_pushed[span], self.gradient[span])
 
     def fetch(self) -> None:
-        """Make ``gradient`` what is in ``own_gradient``, rounded if it is to be; on the host it is
-        complete on return, on a GPU once that was waited for."""
-        if not (self._apart or self.rounds):
+        """Make ``gradient`` what is in ``own_gradient``, encoded; on the host it is complete on
+        return, on a GPU once that was waited for."""
+        if not (self._apart or self._encodes):
             return
         begin_s = time.monotonic()
         if self._sent_off:
             self.backend.synchronize()
         else:
-            if self.rounds:
-                with self.profile.span("rounding"):
-                    self.backend.round_bf16(self.own_gradient, self.own_pushed)
+            if self._encodes:
+                with self.profile.span(self.codec.work):
+                    for part in self._parts:
+                        part.items = part.encode(
+                            self.own_gradient[part.span], self.own_pushed[part.payload]
+                        )
             if self.own_pushed is not self.gradient:
                 bring = self.backend.to_host if self._far else self.backend.copy
                 bring(self.own_pushed, self.gradient)
         self._sent_off = False
         self.fetch_s += time.monotonic() - begin_s
 
+    def payloads(self) -> list[Array]:
+        """Return what of ``gradient`` goes to each server."""
+        return [self.gradient[part.payload][: part.items] for part in self._parts]
+
+    def decoded(self) -> Array:
+        """Return what servers take the last push for (P,), on the backend: ``own_gradient``, which
+        that becomes."""
+        if self._encodes:
+            for part in self._parts:
+                payload = self.own_pushed[part.payload][: part.items]
+                own = self.own_gradient[part.span]
+                self.codec.mean([payload], [1.0], own, self.backend)
+        return self.own_gradient
+
+    def sum_of_squares(self) -> float:
+        """Return the sum of the squares of what servers take the last push for; ``own_gradient`` is
+        not needed any more."""
+        pushed = self.own_pushed if self.codec.by_element else self.decoded()
+        return self.backend.sum_of_squares(pushed)
+
     def put_back(self) -> None:
-        """Make ``own_gradient`` what is in ``gradient``, which is not rounded."""
+        """Make ``own_gradient`` what is in ``gradient``, which is as it was."""
         if self._apart:
             self.backend.to_device(self.gradient, self.own_gradient)

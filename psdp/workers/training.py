@@ -203,11 +203,7 @@ class ElasticTraining(LocalTraining):
 
     def _seen(self) -> Array:
         """Return the worker's weights (P,) as the server saw them."""
-        replica = self.replica
-        if not replica.rounds:
-            return self._start
-        replica.backend.mean([replica.own_pushed], [1.0], replica.own_gradient)
-        return replica.own_gradient
+        return self._start if self.replica.codec.as_it_is else self.replica.decoded()
 
     def _restore(self) -> None:
         self.replica.own_weights[...] = self._start

@@ -120,7 +120,7 @@ class Worker:
         with span(OTHER):
             trained = self._training.train(order)
             with span("gradient norm", self.replica.gradient.nbytes):
-                squares = self.replica.backend.sum_of_squares(self.replica.own_pushed)
+                squares = self.replica.sum_of_squares()
         self._stop_computing()
         fetched_s = self.replica.fetch_s - fetched_s  # on its way out already
         exchange.compute_s -= fetched_s

@@ -225,7 +225,7 @@ class Training:
         if rank in self.job.servers:
             size, dtype = len(self.job.shards[rank]), np.dtype(self.job.config.run.dtype)
         else:
-            size, dtype = self.job.table.size, self.job.wire_dtype
+            size, dtype = self.job.payloads[-1].stop, self.job.codec.item
         return SharedMemory(8 + self.workers, size, dtype, pytest.fail)
 
     def _part(self, rank: int) -> Shard | Replica:
@@ -250,7 +250,7 @@ class Training:
             windows = {peer: Window(cards[peer]) for peer in hears}
             if isinstance(part, Shard) and not self.job.reduces:
                 for slot, worker in enumerate(self.job.workers):
-                    gradient = windows[worker].vector(self.job.shards[rank], self.job.wire_dtype)
+                    gradient = windows[worker].vector(self.job.payloads[rank], self.job.codec.item)
                     part.adopt(slot, gradient)
             neighbours[rank] = Neighbours(memory, windows)
         return neighbours

@@ -52,7 +52,7 @@ def test_a_server_on_a_gpu_keeps_each_version_that_may_be_read(
         16 * job.table.size,
         4 * vectors * job.table.size,
     )
-    assert needs.slot == job.wire_dtype.itemsize * job.table.size
+    assert needs.slot == job.codec.bound_bytes(job.table.size)
 
 
 def test_a_worker_on_a_gpu_needs_more_for_vectors_only_where_they_travel_meanwhile(

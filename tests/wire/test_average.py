@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psdp.backend import Backend, make_backend
-from psdp.optim import weighted_mean
 from psdp.optim.blocks import block_size
 from psdp.params import Array
+from psdp.wire import weighted_mean
 
 BLOCK = block_size("float32")
 

@@ -1,4 +1,4 @@
-"""The mean of the gradients of one round of sync."""
+"""The mean of vectors that are on the wire element by element."""
 
 from __future__ import annotations
 
