@@ -25,7 +25,11 @@ _TITLES = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ConfigError where argparse would print its usage and exit."""
+    """Raises ConfigError where argparse would print its usage and exit; knows ``--version``."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(allow_abbrev=False, **how)
+        self.add_argument("--version", action="version", version=f"psdp {__version__}")
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
@@ -92,11 +96,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="example: mpirun -n 3 python -m psdp.worker --max-steps 2000 --corpus my/texts/ "
         "--out runs/mine",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
     # argparse takes "-1e-3" for a flag and would say that a value is missing.
     parser._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
-    parser.add_argument("--version", action="version", version=f"psdp {__version__}")
     parser.add_argument(
         "--config", metavar="FILE.toml", help="settings by name (as below); flags win over it"
     )

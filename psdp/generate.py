@@ -91,7 +91,6 @@ def build_parser() -> argparse.ArgumentParser:
         "forgets the older half.",
         epilog="example: python -m psdp.generate --checkpoint runs/mine --prompt 'def ' "
         "--tokens 200 --temperature 0.8 --top-k 40",
-        allow_abbrev=False,
     )
 
     def add(flag: str, text: str, **argument: Any) -> None:

@@ -19,7 +19,6 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import NoReturn
 
-from psdp import __version__
 from psdp.cli import Parser, whole
 from psdp.cores import cpu_quota, own_cores
 from psdp.errors import ConfigError, PsdpError
@@ -90,7 +89,6 @@ def parse(argv: list[str]) -> Job:
         description="Start psdp with the mpirun of this Python and the options that this host "
         "needs. Prints the whole command first (not with --quiet).",
         epilog="All other flags go to the worker; see python -m psdp.worker --help.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         *("-n", "-np", "--n", "--np"),
@@ -101,7 +99,6 @@ def parse(argv: list[str]) -> Job:
     )
     parser.add_argument("--hostfile", metavar="FILE", help="hosts to use; see hostfile.example")
     parser.add_argument("--dry-run", action="store_true", help="show the command, start nothing")
-    parser.add_argument("--version", action="version", version=f"psdp {__version__}")
     parser.add_argument("--module", default="psdp.worker", help=argparse.SUPPRESS)
     own, flags = parser.parse_known_args(argv)
     if own.n is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -238,6 +240,12 @@ def test_a_number_too_long_to_be_written_out_is_named_where_a_file_holds_it(
     file.write_text(f"{name} = {'[' * (name == 'corpus')}0x{'f' * 9000}{']' * (name == 'corpus')}")
     with pytest.raises(ConfigError, match=f"--{name} "):
         Config.from_flat(given_settings(["--config", str(file)])).resolved()
+
+
+@pytest.mark.parametrize("command", ["worker", "launch", "generate", "report", "simulate"])
+def test_every_command_tells_its_version(command: str) -> None:
+    words = [sys.executable, "-m", f"psdp.{command}", "--version"]
+    assert subprocess.run(words, capture_output=True, text=True).stdout == f"psdp {__version__}\n"
 
 
 def test_the_file_is_checked_even_where_flags_win(file: Path) -> None:

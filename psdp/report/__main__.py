@@ -40,7 +40,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Compare runs: tables with mean and spread over seeds, plots, and a verdict in "
         "plain words. Runs that differ in their seed alone are taken together.",
         epilog="example: python -m psdp.report runs/first runs/second --out comparison",
-        allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, as --out named them")
     parser.add_argument(

@@ -62,7 +62,6 @@ def build_parser() -> argparse.ArgumentParser:
         "processor time of a step) and --seed. Example: python -m psdp.simulate --workers "
         f"8,64,512 --mode {','.join(SIMULATED)} --step-ms 50 --latency-us 20 --link-mbps 10000 "
         "--apply-ms 1 --jitter exponential:0.1",
-        allow_abbrev=False,
     )
     grid = parser.add_argument_group("what is varied")
     counts = _list_of(_whole(1))
