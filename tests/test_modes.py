@@ -25,6 +25,9 @@ WORDS = frozenset({"local", "auto"})
 """Names that sentences have for other things too (a local rank): they count where a string is
 nothing but names."""
 
+OPERATION = "Allreduce"
+"""Of MPI; a mode is called after it."""
+
 FACTORIES = frozenset({"modes.py", "policies.py"})
 """Where names stand: in the table, and where what differs in kind is built."""
 
@@ -34,7 +37,7 @@ CHOICES = "fields.py"
 NOT_YET = frozenset(
     {
         *("job.py", "protocol/adaptive.py", "protocol/choice.py", "servers/keeper.py"),
-        *("servers/leader.py", "simulate/world.py", "workers/training.py", "workers/worker.py"),
+        *("servers/leader.py", "simulate/world.py", "workers/training.py"),
     }
 )
 """Files that still know some; each that no longer does leaves this set."""
@@ -75,7 +78,7 @@ def names_in(text: str) -> set[str]:
     found = NAMES.intersection(words)
     if found and NAMES.issuperset(words):
         return set(found)
-    if text.strip().casefold() in NAMES:
+    if text.strip().casefold() in NAMES and text != OPERATION:
         return {text.strip().casefold()}
     after_flag = {word for flag, word in pairwise(words) if flag == "--mode"}
     return set(found - WORDS) | (after_flag & NAMES)
@@ -104,6 +107,8 @@ def told_apart(node: ast.AST) -> bool:
             )
         case ast.Compare(left=left, ops=[ast.In() | ast.NotIn()], comparators=[right]):
             return is_part(text_of(left)) and named_mode(right)
+        case ast.Subscript(value=ast.Call(args=[listed])) if "MODES" in ast.unparse(listed):
+            return True
         case ast.Subscript(value=value):
             return named_mode(value) or (
                 isinstance(value, ast.Attribute)
@@ -183,6 +188,8 @@ def knowledge(source: str) -> list[str]:
         "mode[:2] == x",
         "run.mode[0] == 's'",
         "mode.name[0] == 's'",
+        "tuple(MODES)[1]",
+        "list(modes.MODES.values())[1]",
         "mode.order == 0",
         "config.mode.order < 2",
         "re.match('easg.', mode)",
@@ -209,6 +216,7 @@ def test_a_name_is_found_however_it_stands(source: str) -> None:
         "local_rank = places['local_rank']",
         "'synchronous'",
         "'gradients by MPI Allreduce'",
+        "operation = 'Allreduce'",
         "mode.served and not mode.in_rounds",
         "mode.worth is None",
         "MODES[run.mode]",

@@ -98,7 +98,7 @@ class Keeper(Leader):
             kept = self.end_early("replicas differ")
             raise ProtocolError(
                 f"the workers' weights differ after step {version}, though all make the same "
-                f"updates; {kept}. Either MPI's allreduce gives other sums on some ranks, or some "
+                f"updates; {kept}. Either MPI's Allreduce gives other sums on some ranks, or some "
                 "hosts round otherwise: start all workers on the same kind of processor, with the "
                 "same --kernels"
             )

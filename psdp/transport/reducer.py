@@ -17,7 +17,12 @@ class Reducer(ABC):
     """Adds up vectors of some ranks, one sum at a time; all of them must take part in each.
 
     The sum has the same bits on all ranks.
+
+    Attributes:
+        operation: what MPI calls it.
     """
+
+    operation = "Allreduce"
 
     def __init__(self) -> None:
         self._moves()

@@ -230,7 +230,7 @@ class Worker:
         self._stop_computing()
         gradient, workers = self.replica.gradient, len(self.job.workers)
         moved = 2 * (workers - 1) * gradient.nbytes // workers
-        with self.replica.profile.span("allreduce", gradient.nbytes):
+        with self.replica.profile.span(self._reducer.operation.lower(), gradient.nbytes):
             self._reducer.begin(gradient)
             self.exchange.let_out()
             while not self._reducer.wait(LOOK_UP_S):
