@@ -1,4 +1,4 @@
-"""The table of modes: what each is called, what it needs, and what it is.
+"""The table of modes: what each is called, what it needs, and what it is; and their settings.
 
 Everyone else reads these rows and their traits. A mode's name stands here and where its policy is
 built (psdp/policies.py), and nowhere else. Pure: no settings are parsed here and nothing is built.
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
+
+from psdp.fields import setting
 
 
 class Pushed(StrEnum):
@@ -190,8 +192,35 @@ CHOSEN_FROM = tuple(mode for mode in _TABLE if mode.worth is not None)
 
 ONLY_WITH: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        setting: tuple(mode.name for mode in _TABLE if mode.has(setting))
-        for setting in (*SERVED, *dict.fromkeys(name for mode in _TABLE for name in mode.settings))
+        name: tuple(mode.name for mode in _TABLE if mode.has(name))
+        for name in (*SERVED, *dict.fromkeys(name for mode in _TABLE for name in mode.settings))
     }
 )
 """The names of the modes in which a setting has a meaning, where that is not all."""
+
+
+@dataclass(frozen=True)
+class ModeConfig:
+    """The mode of a run, and what has a meaning in some modes alone: as the table says, which also
+    has the defaults. (How such a mode updates the weights is among the settings of optimizers.)"""
+
+    mode: str = setting(
+        next(iter(MODES)),
+        "; ".join(f"{mode}: {mode.help}" for mode in MODES.values()),
+        choices=tuple(MODES),
+    )
+    local_steps: int | None = setting(None, "steps between exchanges", low=1)
+    merge: str | None = setting(
+        None,
+        f"{Merge.TOGETHER} averages all workers at once, {Merge.EACH} merges each as it comes",
+        choices=tuple(merge.value for merge in Merge),
+    )
+    staleness: int | None = setting(None, "clocks that a worker may be ahead of the slowest", low=0)
+    backup_workers: int = setting(
+        0, "gradients of each step that are not waited for, and dropped", low=0
+    )
+    overlap: bool = setting(
+        False,
+        "compute the next gradient while the last one and its answer travel, on weights that are "
+        "one exchange older",
+    )

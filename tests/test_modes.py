@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import psdp
-from psdp.config import Config, settings
+from psdp.config import Config, RunConfig, settings
 from psdp.fields import AUTO
-from psdp.modes import CHOSEN_FROM, MODES, ONLY_WITH, SERVED, Merge, Mode, Pushed
+from psdp.modes import CHOSEN_FROM, MODES, ONLY_WITH, SERVED, Merge, Mode, ModeConfig, Pushed
 
 ROOT = Path(psdp.__file__).parent
 FIELDS = {field.name: field for _, field in settings()}
@@ -330,6 +330,11 @@ def test_there_is_something_to_choose_from() -> None:
 
 def test_reports_have_an_exact_mode_with_servers_and_one_without_to_compare_with() -> None:
     assert {mode.served for mode in MODES.values() if mode.exact} == {True, False}
+
+
+def test_what_stands_beside_the_table_is_for_some_of_its_modes_alone() -> None:
+    own = {field.name for field in fields(ModeConfig)} - {"mode"}
+    assert own == {name for name in ONLY_WITH.keys() - set(SERVED) if hasattr(RunConfig, name)}
 
 
 def test_a_setting_of_some_modes_names_them_in_the_order_of_the_table() -> None:

@@ -1,8 +1,9 @@
 """Every setting of a run: one frozen dataclass a topic, validated once at the edge.
 
 The command line and ``--config FILE.toml`` are both derived from the fields of these classes (see
-psdp.cli); what is added there appears here. What a mode has of its own, psdp.modes says. Nothing
-in this folder reads a file, a clock or an environment.
+psdp.cli); what is added here appears there. Settings that have a meaning in some modes alone, and
+what each mode has for a default, psdp.modes says. Nothing in this folder reads a file, a clock or
+an environment.
 
 model.py, data.py, optim.py, run.py   settings by topic
 help.py                               what a person is told of a setting

@@ -5,34 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from psdp.fields import AUTO, setting
-from psdp.modes import MODES, Merge
+from psdp.modes import ModeConfig
 from psdp.wire import CODECS
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(ModeConfig):
     """The mode, the budget, and what is kept."""
 
-    mode: str = setting(
-        next(iter(MODES)),
-        "; ".join(f"{mode}: {mode.help}" for mode in MODES.values()),
-        choices=tuple(MODES),
-    )
-    local_steps: int | None = setting(None, "steps between exchanges", low=1)
-    merge: str | None = setting(
-        None,
-        f"{Merge.TOGETHER} averages all workers at once, {Merge.EACH} merges each as it comes",
-        choices=tuple(merge.value for merge in Merge),
-    )
-    staleness: int | None = setting(None, "clocks that a worker may be ahead of the slowest", low=0)
-    backup_workers: int = setting(
-        0, "gradients of each step that are not waited for, and dropped", low=0
-    )
-    overlap: bool = setting(
-        False,
-        "compute the next gradient while the last one and its answer travel, on weights that are "
-        "one exchange older",
-    )
     balance: str = setting(
         "static",
         "static: each worker has its share of the batches of an epoch; dynamic: the server deals "
