@@ -29,7 +29,7 @@ from psdp.cli import read_toml
 from psdp.config import Config, flag_of, settings
 from psdp.errors import ConfigError
 from psdp.job import check_world
-from psdp.terminal import path_of
+from psdp.terminal import path_of, shown
 
 SHIPPED = Path(__file__).parent / "specs"
 
@@ -117,10 +117,10 @@ def _spec(path: Path, content: Mapping[str, Any]) -> Spec:
             )
     name = top.get("name", path.stem)
     if not isinstance(name, str) or not re.fullmatch(r"[\w.-]*\w", name):
-        raise ConfigError(f"name expects letters, digits, '-', '_' and '.', got {name!r}")
+        raise ConfigError(f"name expects letters, digits, '-', '_' and '.', got {shown(name)}")
     description = top.get("description", "")
     if not isinstance(description, str):
-        raise ConfigError(f"description expects text, got {description!r}")
+        raise ConfigError(f"description expects text, got {shown(description)}")
     target = top.get("target_loss")
     return Spec(
         path=path,
@@ -135,7 +135,7 @@ def _spec(path: Path, content: Mapping[str, Any]) -> Spec:
 def _positive(key: str, value: Any) -> float:
     good = isinstance(value, int | float) and not isinstance(value, bool)
     if not good or not 0 < value < float("inf"):
-        raise ConfigError(f"{key} expects a number above 0, got {value!r}")
+        raise ConfigError(f"{key} expects a number above 0, got {shown(value)}")
     return float(value)
 
 
@@ -167,7 +167,7 @@ def _tables(key: str, top: Mapping[str, Any]) -> list[Any]:
     found = top.get(key, {})
     tables = found if isinstance(found, list) else [found]
     if not tables or not all(isinstance(table, dict) for table in tables):
-        raise ConfigError(f"{key} expects tables, [{key}] or [[{key}]], got {found!r}")
+        raise ConfigError(f"{key} expects tables, [{key}] or [[{key}]], got {shown(found)}")
     return tables
 
 
@@ -178,7 +178,7 @@ def _section(title: str, table: Any) -> dict[str, Any]:
         ConfigError: it is no table, or a key of it is none that a cell can have.
     """
     if not isinstance(table, dict):
-        raise ConfigError(f"{title} expects a table, got {table!r}")
+        raise ConfigError(f"{title} expects a table, got {shown(table)}")
     section = _spelled(table, title)
     for name in section:
         if name in _OWN:
@@ -231,7 +231,7 @@ def _cell(common: Mapping[str, Any], choice: Mapping[str, Any]) -> Cell:
     workers = given.pop("workers", None)
     try:
         if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-            raise ConfigError(f"workers expects a number of at least 1, got {workers!r}")
+            raise ConfigError(f"workers expects a number of at least 1, got {shown(workers)}")
         last = given.get("servers", 1), workers
         given = {name: _meant(name, value, last) for name, value in given.items()}
         given = {name: value for name, value in given.items() if value is not None}

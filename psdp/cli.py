@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from psdp import __version__
 from psdp.config import Config, base_type, flag_of, help_of, settings
 from psdp.errors import ConfigError
-from psdp.terminal import at_home, path_of
+from psdp.terminal import at_home, path_of, shown
 
 _TITLES = {
     "model": "model",
@@ -63,7 +63,7 @@ def whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
+        raise argparse.ArgumentTypeError(f"invalid int value: {shown(text)}") from None
 
 
 _LONGEST = len(str(1 << 63))
@@ -139,7 +139,7 @@ def read_toml(path: Path, called: str) -> dict[str, Any]:
     """
     try:
         # Other systems put a byte-order mark in front, and end lines otherwise.
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{called}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits among them
@@ -147,6 +147,18 @@ def read_toml(path: Path, called: str) -> dict[str, Any]:
         if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise ConfigError(f"{called} is UTF-16, TOML is UTF-8; save it as that") from error
         raise ConfigError(f"{called} is not TOML: {error}") from error
+    for key, value in content.items():
+        if _is_beyond_64_bits(value):
+            raise ConfigError(f"{called}: {key} is beyond 64 bits, and no number of TOML is")
+    return content
+
+
+def _is_beyond_64_bits(value: Any) -> bool:
+    """Say whether a value of a file is such a number, or holds one; Python reads them."""
+    if isinstance(value, list | dict):
+        inside = value.values() if isinstance(value, dict) else value
+        return any(map(_is_beyond_64_bits, inside))
+    return isinstance(value, int) and value.bit_length() > 63
 
 
 def _settings_in(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import Field, field
 from typing import Any
 
 from psdp.errors import ConfigError
+from psdp.terminal import shown
 
 AUTO = "auto"
 """Of a device, kernels or a transport: the best that there is. (A mode has the same name.)"""
@@ -69,14 +70,7 @@ def _check_type(f: Field[Any], value: Any) -> None:
     }[expected]
     if not good:
         expected = {"tuple[str, ...]": "a list of paths"}.get(expected, expected)
-        raise ConfigError(f"{flag_of(f.name)} expects {expected}, got {_shown(value)}")
-
-
-def _shown(value: Any) -> str:
-    try:
-        return repr(value)
-    except ValueError:
-        return "a number of thousands of digits"  # which Python does not write out
+        raise ConfigError(f"{flag_of(f.name)} expects {expected}, got {shown(value)}")
 
 
 def check_bounds(f: Field[Any], value: Any) -> None:
@@ -90,7 +84,9 @@ def check_bounds(f: Field[Any], value: Any) -> None:
     if isinstance(value, int) and value >= 1 << 63:
         raise ConfigError(f"{flag} must be below 2^63, got a number of {value.bit_length()} bits")
     if limits["choices"] and value not in limits["choices"]:
-        raise ConfigError(f"{flag} expects one of {', '.join(limits['choices'])}, got {value!r}")
+        raise ConfigError(
+            f"{flag} expects one of {', '.join(limits['choices'])}, got {shown(value)}"
+        )
     # Written so that NaN fails every bound.
     if limits["low"] is not None and not value >= limits["low"]:
         raise ConfigError(f"{flag} must be at least {limits['low']}, got {value}")

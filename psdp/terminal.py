@@ -1,4 +1,4 @@
-"""What a person reads: any text on any terminal, and any path that a person may type."""
+"""Between a person and psdp: any text on any terminal, any value in a line, any path as typed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,18 @@ def show_any_text(errors: str = "backslashreplace") -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=errors)
+
+
+def shown(value: object) -> str:
+    """Return a value as a line has it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"  # which Python does not write out
+    return text if len(text) <= _LONG else f"{text[: _LONG - 3]}..."
+
+
+_LONG = 80
 
 
 def path_of(text: str, flag: str) -> Path:

@@ -17,7 +17,8 @@ ROOT = Path(psdp.__file__).parent
 # From the ground up. A unit is a file of psdp/ or a folder of it.
 FLOORS = (
     ("errors",),
-    ("fields", "cores", "terminal"),
+    ("cores", "terminal"),
+    ("fields",),
     ("modes",),
     ("protocol", "params"),
     ("backend",),

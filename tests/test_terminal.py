@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from psdp.errors import ConfigError
-from psdp.terminal import path_of, show_any_text
+from psdp.terminal import path_of, show_any_text, shown
 
 
-def shown(text: str, **environment: str) -> bytes:
+def printed(text: str, **environment: str) -> bytes:
     code = f"from psdp.terminal import show_any_text; show_any_text(); print({text!a}, flush=True)"
     command = [sys.executable, "-c", code]
     return subprocess.run(
@@ -22,13 +22,13 @@ def shown(text: str, **environment: str) -> bytes:
 
 
 def test_what_a_terminal_does_not_know_is_escaped() -> None:
-    assert shown("rün 权", PYTHONIOENCODING="ascii") == b"r\\xfcn \\u6743\n"
-    assert shown("rün 权", PYTHONIOENCODING="latin-1") == b"r\xfcn \\u6743\n"
-    assert shown("rün 权", PYTHONIOENCODING="utf-8") == "rün 权\n".encode()
+    assert printed("rün 权", PYTHONIOENCODING="ascii") == b"r\\xfcn \\u6743\n"
+    assert printed("rün 权", PYTHONIOENCODING="latin-1") == b"r\xfcn \\u6743\n"
+    assert printed("rün 权", PYTHONIOENCODING="utf-8") == "rün 权\n".encode()
 
 
 def test_bytes_that_are_no_text_are_escaped_too() -> None:
-    assert shown(os.fsdecode(b"r\xfcn"), PYTHONIOENCODING="utf-8") == b"r\\udcfcn\n"
+    assert printed(os.fsdecode(b"r\xfcn"), PYTHONIOENCODING="utf-8") == b"r\\udcfcn\n"
 
 
 def test_a_program_without_stdout_has_nothing_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +69,9 @@ def test_a_name_that_the_locale_does_not_know_is_named() -> None:
         check=True,
     ).stdout
     assert "file names are ascii under this locale" in told
+
+
+def test_a_value_in_a_line_is_cut_where_it_is_long() -> None:
+    assert shown("x") == "'x'"
+    assert shown("x" * 5000) == f"'{'x' * 76}..."
+    assert shown(1 << 20_000) == "a number of thousands of digits"

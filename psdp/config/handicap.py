@@ -103,7 +103,7 @@ def _distribution(text: str, part: str) -> Jitter:
             return Jitter(lambda rng: 1 + rng.pareto(alpha), mean, True)
     raise ConfigError(
         f"--jitter expects bernoulli:P:FACTOR, uniform:LOW:HIGH, exponential:MEAN or pareto:ALPHA, "
-        f"or several of them with commas between, got '{text}'"
+        f"or several of them with commas between, got '{text:.80}'"
     )
 
 
@@ -113,4 +113,4 @@ def _check_factor(flag: str, text: str | None, factor: float) -> None:
 
 def _check(flag: str, text: str | None, expected: str, good: bool) -> None:
     if not good:
-        raise ConfigError(f"{flag} expects {expected}, got '{text}'")
+        raise ConfigError(f"{flag} expects {expected}, got '{text:.80}'")
