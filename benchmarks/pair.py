@@ -85,17 +85,16 @@ def train(task: Task, rank: int, gate: Barrier, pipe: Connection) -> None:
         np.load(task.corpus, mmap_mode="r"),
         block_size=task.size.model.block_size,
         batch_size=task.size.batch_size,
-        grad_accum=1,
         worker=rank,
         workers=2,
         partition="random",
         seed=SEED,
     )
-    losses = [step(*batches.batch(clock, 0)) for clock in range(task.warmup)]
+    losses = [step(*batches.batch(number)[:2]) for number in range(task.warmup)]
     gate.wait(PATIENCE_S)
     start = time.perf_counter()
-    for clock in range(task.warmup, task.warmup + task.steps):
-        losses.append(step(*batches.batch(clock, 0)))
+    for number in range(task.warmup, task.warmup + task.steps):
+        losses.append(step(*batches.batch(number)[:2]))
     seconds = time.perf_counter() - start
     # Neither leaves while the other may still expect something of it.
     gate.wait(PATIENCE_S)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from psdp import task
 from psdp.backend import make_backend
 from psdp.backend.threads import limit_blas
 from psdp.config import ModelConfig, OptimConfig
@@ -111,7 +112,7 @@ class PsdpTrainer:
         """Compute the loss and its gradient (P,), which is returned."""
         self.backend.clear(self._gradient)
         self.backend.clear(self._model.loss)
-        self._model.forward_backward(tokens, targets)
+        self._model.forward_backward(tokens, targets, task.Step())
         return self._gradient
 
     def loss(self) -> float:

@@ -22,6 +22,7 @@ from psdp.protocol import (
     StaleBounded,
     Synchronous,
 )
+from psdp.task import Share
 from psdp.wire import Codec, make_codec
 
 
@@ -108,6 +109,12 @@ class Job:
         """How far server and worker move towards one another in elastic averaging."""
         rate = self.config.optim.elastic_rate
         return 0.9 / len(self.workers) if rate is None else rate
+
+    def share(self, rank: int) -> Share:
+        """Return what a worker reads of the training data."""
+        # Where rank 0 deals batches out, every worker may get any.
+        worker, workers = (0, 1) if self.deals else (self.workers.index(rank), len(self.workers))
+        return Share(self.config.run.seed, worker, workers)
 
     @property
     def deals(self) -> bool:

@@ -156,14 +156,12 @@ def _work(worker: Worker, world: World, signals: Signals) -> None:
 
 def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, signals: Signals) -> Worker:
     """Return the worker of this rank."""
-    assert ready.reads is not None
     assert ready.replica is not None
     return Worker(
         ready.job,
         endpoint,
         ready.replica,
-        ready.reads.batches,
-        ready.reads.validation,
+        ready.task,
         reducer=reducer,
         snapshot=ready.snapshot,
         signalled=signals,
@@ -190,6 +188,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
         tokens=tokens,
         transport=ready.links.name,
         kernels=ready.kernels,
+        val_split_units=ready.task.validation_split_units,
     )
     if ready.manifest is not None:
         recorder.resumed()

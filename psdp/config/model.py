@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from psdp.architectures import ARCHITECTURES
 from psdp.fields import setting
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of the Transformer (decoder-only, pre-norm, tied embeddings)."""
+    """Shape of the model."""
 
     n_layer: int = setting(4, "Transformer blocks", low=1)
     n_head: int = setting(4, "attention heads; must divide --n-embd", low=1)
@@ -22,3 +23,8 @@ class ModelConfig:
         "learned", "position encoding", choices=("learned", "sinusoidal", "rotary")
     )
     init: str = setting("xavier", "initial weights", choices=("normal", "xavier"))
+    architecture: str = setting(
+        next(iter(ARCHITECTURES)),
+        "; ".join(f"{row.name}: {row.help}" for row in ARCHITECTURES.values()),
+        choices=tuple(ARCHITECTURES),
+    )

@@ -44,7 +44,10 @@ class RunConfig(ModeConfig):
     grad_accum: int = setting(1, "batches whose gradients are added before a push", low=1)
     eval_every: int = setting(250, "steps between evaluations (0: at the end only)", low=0)
     eval_batches: int = setting(
-        40, "validation batches an evaluation takes (0: the whole validation split)", low=0
+        40,
+        "batches of 12 sequences that an evaluation takes, whatever --batch-size is, spread evenly "
+        "over the validation split (0: the whole split)",
+        low=0,
     )
     early_stop_patience: int = setting(
         0, "evaluations without a better validation loss before stopping (0: never)", low=0

@@ -6,6 +6,7 @@ Arrays that come out of here are filled again by the next call; copy what must l
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +15,19 @@ from psdp.data.tokenizer import Array
 from psdp.errors import DataError
 
 
+class TextBatch(NamedTuple):
+    """Sequences of tokens, what follows each token, and, in an evaluation, which of them count.
+
+    Shapes: (b, T) for b sequences of T tokens, int64 and bool.
+    """
+
+    tokens: Array
+    targets: Array
+    counted: Array
+
+
 class Batches:
-    """The training batches of one worker, a pure function of seed, worker, clock and micro-batch.
+    """The training batches of one worker, a pure function of seed, worker and number.
 
     Shapes: tokens (N,) of any integer type; batches (b, T) int64 for b sequences of T tokens.
     """
@@ -26,7 +38,6 @@ class Batches:
         *,
         block_size: int,
         batch_size: int,
-        grad_accum: int,
         worker: int,
         workers: int,
         partition: str,
@@ -38,34 +49,39 @@ class Batches:
             DataError: the split is too short for a window, or leaves a worker without one.
         """
         self._tokens = tokens
-        self._grad_accum = grad_accum
         grid = Grid(tokens.size, block_size, seed)
         self.windows_per_epoch = grid.count
         self._partition = Partition(grid, partition, worker=worker, workers=workers, seed=seed)
-        self._x = np.empty((batch_size, block_size), np.int64)
-        self._y = np.empty((batch_size, block_size), np.int64)
+        shape = batch_size, block_size
+        counted = np.ones(shape, bool)
+        self._batch = TextBatch(np.empty(shape, np.int64), np.empty(shape, np.int64), counted)
 
-    def batch(self, clock: int, micro: int) -> tuple[Array, Array]:
-        """Return inputs and targets (b, T), (b, T) of micro-batch ``micro`` at ``clock``."""
-        assert 0 <= micro < self._grad_accum
-        batch = clock * self._grad_accum + micro
-        starts = self._partition.starts(batch, batch_size=len(self._x))
-        _fill(self._x, self._y, self._tokens, starts)
-        return self._x, self._y
+    def batch(self, number: int) -> TextBatch:
+        """Return batch ``number``, from 0; all of its targets count."""
+        tokens, targets, _ = self._batch
+        starts = self._partition.starts(number, batch_size=len(tokens))
+        _fill(tokens, targets, self._tokens, starts)
+        return self._batch
 
 
 class Validation:
     """The validation split in batches, the same ones at every evaluation.
 
-    With ``limit_batches`` 0 every token but the first is a counted target exactly once: windows lie
-    side by side, the last is pushed back to end with the split, and what it repeats is not counted.
-    With a limit, that many batches of windows evenly spread over the split.
+    Of the whole split every token but the first is a counted target exactly once: windows lie side
+    by side, the last is pushed back to end with the split, and what it repeats is not counted. A
+    sample is of so many of these windows, evenly spread over the split; how many make a batch has
+    no say in which.
+
+    Attributes:
+        units, split_units: targets that count, and those of the whole split.
+        count: batches.
     """
 
-    def __init__(
-        self, tokens: Array, block_size: int, batch_size: int, limit_batches: int = 0
-    ) -> None:
+    def __init__(self, tokens: Array, block_size: int, batch_size: int, sample: int = 0) -> None:
         """
+        Args:
+            sample: windows (0: all).
+
         Raises:
             DataError: the split is too short for a window.
         """
@@ -82,20 +98,22 @@ class Validation:
         self._last = windows - 1
         self._repeated = windows * block_size - targets
         self._last_start = targets - block_size
-        chosen = windows
-        if limit_batches:
-            chosen = min(windows, limit_batches * batch_size)
+        chosen = min(windows, sample or windows)
         self._windows = np.arange(chosen, dtype=np.int64) * windows // chosen
         self.count = -(-chosen // batch_size)
+        self.split_units = targets
+        ends = int(self._windows[-1]) == self._last
+        self.units = chosen * block_size - self._repeated * ends
 
-    def parts(self, n: int) -> list[range]:
-        """Cut the batches into ``n`` runs whose lengths differ by one at most (0 is possible)."""
-        return [range(self.count * k // n, self.count * (k + 1) // n) for k in range(n)]
+    def part(self, part: int, parts: int) -> range:
+        """Return one of ``parts`` runs of batches, whose lengths differ by one at most (0 is
+        possible)."""
+        return range(self.count * part // parts, self.count * (part + 1) // parts)
 
-    def batches(self, part: range) -> Iterator[tuple[Array, Array, Array]]:
-        """Yield inputs, targets (b, T) int64 and which of these count (b, T) bool.
+    def batches(self, part: range) -> Iterator[TextBatch]:
+        """Yield these batches.
 
-        A last batch that is not full repeats a window, uncounted, so every batch has one shape.
+        A last one that is not full repeats a window, uncounted, so every batch has one shape.
         """
         x, y = np.empty(self._shape, np.int64), np.empty(self._shape, np.int64)
         counted = np.empty(self._shape, bool)
@@ -107,7 +125,7 @@ class Validation:
             counted[ids.size :] = False
             ids = np.pad(ids, (0, size - ids.size), mode="edge")
             _fill(x, y, self._tokens, np.minimum(ids * self._shape[1], self._last_start))
-            yield x, y, counted
+            yield TextBatch(x, y, counted)
 
 
 def _fill(x: Array, y: Array, tokens: Array, starts: Array) -> None:

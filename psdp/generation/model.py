@@ -10,8 +10,7 @@ from psdp.checkpoint.layout import CHECKPOINTS, MANIFEST, step_name
 from psdp.config import Config
 from psdp.data.tokenizer import Tokenizer, tokenizer_from_json
 from psdp.errors import CheckpointError, ConfigError, DataError
-from psdp.nn.decoder import Decoder
-from psdp.nn.transformer import parameter_table
+from psdp.nn.models import Sampler, language_model
 
 
 def choose_checkpoint(path: Path, *, best: bool) -> Path:
@@ -39,7 +38,7 @@ def choose_checkpoint(path: Path, *, best: bool) -> Path:
     return find_checkpoint(path / CHECKPOINTS / step_name(step))
 
 
-def load_model(folder: Path, device: str, threads: int = 1) -> tuple[Tokenizer, Decoder]:
+def load_model(folder: Path, device: str, threads: int = 1) -> tuple[Tokenizer, Sampler]:
     """Return the tokenizer and the model of the checkpoint in ``folder``, verified.
 
     Raises:
@@ -49,13 +48,14 @@ def load_model(folder: Path, device: str, threads: int = 1) -> tuple[Tokenizer, 
     manifest = read_manifest(folder)
     config, tokenizer = _identity(manifest)
     weights = read_weights(manifest)
-    table = parameter_table(config.model, tokenizer.vocab_size)
+    architecture = language_model(config.model.architecture)
+    table = architecture.table(config, tokenizer.vocab_size)
     if not table.same_layout(manifest.state["layout"]) or weights.size != table.size:
         raise CheckpointError(f"{folder} holds other parameters than this version of psdp makes")
     backend = make_backend(device, str(weights.dtype), threads=threads)
     on_device = backend.empty(table.size)
     backend.to_device(weights, on_device)
-    return tokenizer, Decoder(config.model, tokenizer.vocab_size, backend, on_device)
+    return tokenizer, architecture.sampler(config, tokenizer.vocab_size, backend, on_device)
 
 
 def _identity(manifest: Manifest) -> tuple[Config, Tokenizer]:

@@ -9,7 +9,7 @@ import numpy as np
 from psdp.data.tokenizer import Tokenizer
 from psdp.errors import DataError
 from psdp.generation.sampling import Sampling
-from psdp.nn.decoder import Decoder
+from psdp.nn.models import Sampler
 from psdp.params import Array
 
 
@@ -22,8 +22,8 @@ class Context:
     positions more, which is one more a token. Sliding by one would cost block_size a token.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
         self._window: list[int] = []
 
     def feed(self, tokens: Sequence[int]) -> Array:
@@ -31,23 +31,23 @@ class Context:
 
         Of many tokens at once, as in a prompt, the last block_size are seen.
         """
-        decoder, size = self._decoder, self._decoder.block_size
+        sampler, size = self._sampler, self._sampler.block_size
         new = list(tokens)
-        if decoder.length + len(new) > size:
+        if sampler.length + len(new) > size:
             keep = size if len(new) > 1 else max(1, size // 2)
             new = [*self._window, *new][-keep:]
             self._window.clear()
-            decoder.reset()
+            sampler.reset()
         self._window += new
-        logits = decoder.feed(np.array(new))
-        on_host: Array = np.empty(logits.shape, decoder.backend.dtype)
-        decoder.backend.to_host(logits, on_host)
+        logits = sampler.feed(np.array(new))
+        on_host: Array = np.empty(logits.shape, sampler.backend.dtype)
+        sampler.backend.to_host(logits, on_host)
         return on_host
 
 
 def continuation(
     tokenizer: Tokenizer,
-    decoder: Decoder,
+    sampler: Sampler,
     prompt: str,
     tokens: int,
     sampling: Sampling,
@@ -63,7 +63,7 @@ def continuation(
         NumericsError: the model's logits are not finite.
     """
     ids = tokenizer.encode(prompt).tolist()
-    context, stream = Context(decoder), tokenizer.stream()
+    context, stream = Context(sampler), tokenizer.stream()
     yield stream.feed(ids)
     new = ids or [_beginning(tokenizer)]
     for _ in range(tokens):

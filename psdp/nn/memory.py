@@ -10,17 +10,18 @@ import numpy as np
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.backend.gpu.dry_device import DryAttention, DryDevice
 from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries
-from psdp.config import ModelConfig
-from psdp.nn.transformer import Transformer, parameter_table
+from psdp.config import Config
+from psdp.data.batches import TextBatch
+from psdp.nn.models import language_model
+from psdp.task import Step
 
 LIBRARIES = 64 * 2**20
 """Bytes that kernels, graphs and libraries take for themselves once they are used."""
 
 
 def training_memory(
-    config: ModelConfig,
+    config: Config,
     vocab_size: int,
-    batch_size: int,
     dtype: str,
     precision: str,
     libraries: Libraries = NO_LIBRARIES,
@@ -30,16 +31,16 @@ def training_memory(
     device = DryDevice()
     planned = None if libraries.attention is None else DryAttention(libraries.attention)
     backend = GpuBackend(device, dtype, precision, Libraries(planned))
-    size = parameter_table(config, vocab_size).size
+    architecture = language_model(config.model.architecture)
+    size = architecture.table(config, vocab_size).size
     weights, gradient = backend.empty(size), backend.empty(size)
-    model = Transformer(config, vocab_size, batch_size, backend, weights, gradient)
+    model = architecture(config, vocab_size, backend, weights, gradient)
     # Once through, for the scratch memory that kernels ask for on their way.
-    tokens = np.zeros((batch_size, config.block_size), np.int64)
-    model.forward_backward(tokens, tokens, rng=np.random.default_rng(0))
-    parts = Counter(model.arena.bytes)
+    tokens = np.zeros((config.run.batch_size, config.model.block_size), np.int64)
+    batch = TextBatch(tokens, tokens, np.ones(tokens.shape, bool))
+    model.add_gradient(batch, Step(rng=np.random.default_rng(0)))
+    parts = Counter(model.buffers)
     parts["weights"], parts["gradient"] = weights.nbytes, gradient.nbytes
-    if model.cast_weights is not weights:
-        parts["rounded weights"] = model.cast_weights.nbytes
     parts["all else"] = device.bytes - parts.total() + LIBRARIES
     return parts
 

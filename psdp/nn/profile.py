@@ -16,8 +16,8 @@ from typing import Any
 
 from psdp.backend import Backend
 from psdp.backend.base import KERNELS
-from psdp.nn.transformer import Transformer
 from psdp.records.profile import OTHER, Profile
+from psdp.task import Model
 
 KINDS = {
     "Embedding": "embedding",
@@ -37,9 +37,7 @@ KINDS = {
 _PRODUCTS = ("matmul", "add_product", "affine", "affine_gelu", "add_affine")
 
 
-def profiled(
-    build: Callable[[Backend], Transformer], backend: Backend, profile: Profile
-) -> Transformer:
+def profiled(build: Callable[[Backend], Model], backend: Backend, profile: Profile) -> Model:
     """Return the model that ``build`` makes, measured by ``profile``; ``backend``, whose kernels
     are counted from now on, should serve this model alone."""
     _count_kernels(backend, profile)

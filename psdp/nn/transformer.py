@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from psdp.nn.loss import TiedHead
 from psdp.nn.mlp import WIDENING
 from psdp.nn.positions import Rotary
 from psdp.params import Array, Init, ParamSpec, ParamTable
+from psdp.task import Step
 
 
 def parameter_table(config: ModelConfig, vocab_size: int) -> ParamTable:
@@ -68,8 +68,6 @@ class Transformer:
 
     Attributes:
         loss: (1,) float64 on the backend, to be cleared by whoever adds up losses in it.
-        pulse: called between layers of a step, by default for nothing; for who has other things to
-            look after meanwhile.
     """
 
     def __init__(
@@ -110,26 +108,15 @@ class Transformer:
         self.best = backend.empty(arena.rows, dtype=np.int32)
         self.losses = backend.empty(arena.rows)
         self.loss = backend.zeros(1, dtype=np.float64)
-        self.pulse: Callable[[], None] = lambda: None
 
-    def forward_backward(
-        self,
-        tokens: Array,
-        targets: Array,
-        scale: float = 1.0,
-        rng: np.random.Generator | None = None,
-        ready: Callable[[slice], None] | None = None,
-    ) -> None:
-        """Add ``scale`` times the mean loss, nats a token, to ``loss``, and as much of its gradient
-        to the gradient. A GPU may still be at it on return.
+    def forward_backward(self, tokens: Array, targets: Array, step: Step) -> None:
+        """Add ``step.scale`` times the mean loss, nats a token, to ``loss``, and as much of its
+        gradient to the gradient. A GPU may still be at it on return.
 
         Args:
             tokens: integers (B, T), B <= batch_size and T <= block_size.
             targets: integers (B, T), the token that follows each.
-            scale: of the mean loss.
-            rng: draws the dropout masks; without it nothing is dropped.
-            ready: called with each part of the flat gradient that this step has added all to, as
-                soon as it has, until all were; what it asks of the backend is part of the step.
+            step: its ``rng`` draws the dropout masks.
 
         Raises:
             DataError: a token is outside the vocabulary.
@@ -137,30 +124,24 @@ class Transformer:
         batch, length = tokens.shape
         self._load(tokens, self.ids, ordered=True)
         self._load(targets, self.targets)
-        if rng is not None:
-            self.backend.seed(rng)
-        key = self, batch, length, scale, rng is not None, ready is not None
-        self.backend.run_captured(key, lambda: self._step(batch, length, scale, rng, ready))
+        if step.rng is not None:
+            self.backend.seed(step.rng)
+        key = self, batch, length, step.scale, step.rng is not None, step.ready is not None
+        self.backend.run_captured(key, lambda: self._step(batch, length, step))
 
-    def _step(
-        self,
-        batch: int,
-        length: int,
-        scale: float,
-        rng: np.random.Generator | None,
-        ready: Callable[[slice], None] | None,
-    ) -> None:
-        count, backend = batch * length, self.backend
+    def _step(self, batch: int, length: int, step: Step) -> None:
+        count, backend, ready = batch * length, self.backend, step.ready
+        scale = step.scale / count
         targets, dembedding = self.targets[:count], self.parameters.gradient("embedding.tokens")
         stream, dnormed, losses = self.stream[:count], self.dnormed[:count], self.losses[:count]
-        normed = self._forward(batch, length, rng)
-        self.head.forward_backward(normed, targets, scale / count, losses, dnormed, dembedding)
-        backend.add_total(losses, scale / count, self.loss)
+        normed = self._forward(batch, length, step)
+        self.head.forward_backward(normed, targets, scale, losses, dnormed, dembedding)
+        backend.add_total(losses, scale, self.loss)
         backend.clear(stream)
         self.norm.backward(dnormed, stream)
         for block, span in zip(reversed(self.blocks), reversed(self._spans), strict=True):
             block.backward(batch, stream)
-            self.pulse()
+            step.pulse()
             if ready is not None:
                 ready(span)
         self.embedding.backward(self.ids[:count], length, stream)
@@ -181,7 +162,7 @@ class Transformer:
         """
         (batch, length), count = tokens.shape, tokens.size
         self._load(tokens, self.ids)
-        normed = self._forward(batch, length, None)
+        normed = self._forward(batch, length, Step())
         losses, best = self.losses[:count], self.best[:count]
         self.head.evaluate(normed, self._load(targets, self.targets), losses, best)
         host_losses = np.empty(count, self.backend.dtype)
@@ -194,21 +175,21 @@ class Transformer:
         """Return the logits (B, T, V) of ``tokens`` (B, T) in a fresh array of the backend."""
         self._load(tokens, self.ids)
         batch, length = tokens.shape
-        normed = self._forward(batch, length, None)
+        normed = self._forward(batch, length, Step())
         out = self.backend.empty(tokens.size, self.vocab_size)
         self.head.logits(normed, out)
         return out.reshape(*tokens.shape, self.vocab_size)
 
-    def _forward(self, batch: int, length: int, rng: np.random.Generator | None) -> Array:
+    def _forward(self, batch: int, length: int, step: Step) -> Array:
         """Return the last layer norm's output (N, C) for the tokens that were loaded."""
         count = batch * length
         # Whoever changed the weights need not say so: they are rounded anew each time.
         self.backend.cast(self._weights, self.cast_weights)
         stream, normed = self.stream[:count], self.normed[:count]
-        self.embedding.forward(self.ids[:count], length, stream, rng)
+        self.embedding.forward(self.ids[:count], length, stream, step.rng)
         for block in self.blocks:
-            block.forward(stream, batch, rng)
-            self.pulse()
+            block.forward(stream, batch, step.rng)
+            step.pulse()
         self.norm.forward(stream, normed)
         return normed
 

@@ -23,6 +23,7 @@ class Recorder:
         tokens: processed before this start of the run.
         transport: how vectors go between servers and workers.
         kernels: of each rank, by name.
+        val_split_units: of the whole validation split, in the task's unit.
         now: a clock in seconds.
 
     Attributes:
@@ -42,6 +43,7 @@ class Recorder:
         tokens: int = 0,
         transport: str = "messages",
         kernels: Sequence[str],
+        val_split_units: int = 0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console
@@ -52,6 +54,8 @@ class Recorder:
         self._job = job
         self._transport = transport
         self._kernels = kernels
+        self._val_split_units = val_split_units
+        self._val_units: int | None = None
         self._folder = folder
         self._now = now
         self._start_s = now()
@@ -124,7 +128,7 @@ class Recorder:
 
     def evaluated(self, total: Sums, version: int, tokens: int, *, best: bool) -> None:
         """Write an eval record of the weights that had processed ``tokens``."""
-        loss = total.loss / total.tokens
+        loss, self._val_units = total.loss / total.tokens, total.tokens
         self._evaluation = {
             "val_loss": finite(loss),
             "perplexity": perplexity(loss),
@@ -189,6 +193,8 @@ class Recorder:
             "wall_s": round(wall_s, 3),
             "tokens_per_s": round((self._tokens - self._start_tokens) / max(wall_s, 1e-9), 1),
             "val_loss": self._evaluation.get("val_loss"),
+            "val_units": self._val_units,
+            "val_split_units": self._val_split_units,
             "best_val_loss": finite(best_val_loss),
             "perplexity": self._evaluation.get("perplexity"),
             "accuracy": self._evaluation.get("accuracy"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from psdp.config import Config
 from psdp.job import Job, check_world
-from psdp.nn.transformer import parameter_table
+from psdp.nn.models import language_model
 from psdp.params import Init, ParamSpec, ParamTable
 from psdp.records.metrics import percentile
 from psdp.simulate.costs import Costs
@@ -70,7 +70,8 @@ def job_of(settings: Mapping[str, Any], workers: int, parameters: int | None = N
     """
     config = Config.from_flat({**settings, **LEFT_OUT}).resolved()
     if parameters is None:
-        table = parameter_table(config.model, config.data.vocab_size or BYTE_VOCABULARY)
+        architecture = language_model(config.model.architecture)
+        table = architecture.table(config, config.data.vocab_size or BYTE_VOCABULARY)
     else:
         table = ParamTable([ParamSpec("parameters", (parameters,), Init("zeros"), decay=True)])
     ranks = config.run.servers + workers

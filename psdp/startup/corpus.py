@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psdp.config import Config
-from psdp.data.batches import Batches, Validation
 from psdp.data.corpus import Corpus, load_corpus
 from psdp.errors import DataError
+from psdp.job import Job
+from psdp.language import Language
 from psdp.startup.step import Step
+from psdp.task import Task
 
 
 @dataclass(frozen=True)
-class Reads:
-    """What a worker reads: its batches, and the validation split if there is one."""
+class Reading:
+    """The corpus, and the task and the job that follow from it."""
 
-    batches: Batches
-    validation: Validation | None
+    corpus: Corpus
+    task: Task
+    job: Job
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Text:
 
 
 @dataclass(frozen=True)
-class ReadCorpus(Step[tuple[Corpus, Reads | None], Text, None]):
-    """Read the corpus, and of a worker find what it reads of it; compare the text."""
+class ReadCorpus(Step[Reading, Text, None]):
+    """Read the corpus, and see that there is enough of it for this rank; compare the text."""
 
     config: Config
     rank: int
@@ -37,12 +40,13 @@ class ReadCorpus(Step[tuple[Corpus, Reads | None], Text, None]):
 
     facts = Text
 
-    def act(self) -> tuple[tuple[Corpus, Reads | None], Text]:
+    def act(self) -> tuple[Reading, Text]:
         corpus = load_corpus(self.config.data)
-        reads = None
-        if self.rank >= self.config.run.servers:
-            reads = cut_out(corpus, self.config, self.rank, self.world_size)
-        return (corpus, reads), Text(corpus.sha256)
+        task = Language(self.config, corpus.vocab_size, corpus.train, corpus.val)
+        job = Job(self.config, self.world_size, task.table)
+        if self.rank in job.workers:
+            task.batch(job.share(self.rank), 0)  # what is wrong with it is told now
+        return Reading(corpus, task, job), Text(corpus.sha256)
 
     def agree(self, facts: Sequence[Text]) -> None:
         for rank, text in enumerate(facts):
@@ -52,28 +56,3 @@ class ReadCorpus(Step[tuple[Corpus, Reads | None], Text, None]):
                     f"{facts[0].sha256[:16]}...; give every host the same files (--corpus stdlib "
                     "also depends on the Python version)"
                 )
-
-
-def cut_out(corpus: Corpus, config: Config, rank: int, world_size: int) -> Reads:
-    """Return what a worker reads of the corpus.
-
-    Raises:
-        DataError: a split is too short for the block size or the number of workers.
-    """
-    model, run, servers = config.model, config.run, config.run.servers
-    # Where rank 0 deals batches out, every worker may get any.
-    dealt = run.balance == "dynamic"
-    batches = Batches(
-        corpus.train,
-        block_size=model.block_size,
-        batch_size=run.batch_size,
-        grad_accum=run.grad_accum,
-        worker=0 if dealt else rank - servers,
-        workers=1 if dealt else world_size - servers,
-        partition=config.data.partition,
-        seed=run.seed,
-    )
-    validation = None
-    if config.data.val_fraction:
-        validation = Validation(corpus.val, model.block_size, run.batch_size, run.eval_batches)
-    return Reads(batches, validation)

@@ -11,10 +11,11 @@ from psdp.backend import Backend, make_backend
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.errors import DeviceMemoryError
 from psdp.job import Job
-from psdp.nn.memory import describe, training_memory
+from psdp.nn.memory import describe
 from psdp.params import Zeros
 from psdp.startup.settings import Location
 from psdp.startup.step import Step
+from psdp.task import Task
 from psdp.workers.replica import Replica
 
 
@@ -50,7 +51,7 @@ class OpenDevice(Step[Backend | None, Opened, list[Needs | None]]):
 
     job: Job
     rank: int
-    vocab_size: int
+    task: Task
     location: Location
 
     facts = Opened
@@ -72,13 +73,13 @@ class OpenDevice(Step[Backend | None, Opened, list[Needs | None]]):
                 precision=run.precision,
                 threads=at.threads,
             )
-        return backend, Opened(needs_of(backend, self.job, self.rank, self.vocab_size))
+        return backend, Opened(needs_of(backend, self.job, self.rank, self.task))
 
     def agree(self, facts: Sequence[Opened]) -> list[Needs | None]:
         return [fact.needs for fact in facts]
 
 
-def needs_of(backend: Backend, job: Job, rank: int, vocab_size: int) -> Needs | None:
+def needs_of(backend: Backend, job: Job, rank: int, task: Task) -> Needs | None:
     """Return what a rank's GPU is, has and must hold; None on a CPU."""
     if not isinstance(backend, GpuBackend):
         return None
@@ -92,8 +93,7 @@ def needs_of(backend: Backend, job: Job, rank: int, vocab_size: int) -> Needs | 
         vectors, slot = others * size * backend.dtype.itemsize, job.codec.bound_bytes(size)
     else:
         vectors, slot = 0, 0
-        how = run.batch_size, run.dtype, backend.precision, backend.libraries
-        parts = training_memory(job.config.model, vocab_size, *how)
+        parts = task.training_memory(backend)
         if not job.codec.as_it_is:
             pushed = sum(job.codec.bound_bytes(len(shard)) for shard in job.shards)
             remembered = sum(job.codec.memory_bytes(len(shard)) for shard in job.shards)
@@ -155,7 +155,7 @@ def check_room(needs: Sequence[Needs | None], hosts: Sequence[str], rank: int) -
 
 
 def make_replica(
-    job: Job, vocab_size: int, backend: Backend, zeros: Zeros, *, on_device: bool
+    job: Job, task: Task, backend: Backend, zeros: Zeros, *, on_device: bool
 ) -> Replica:
     """Return a worker's model.
 
@@ -163,9 +163,9 @@ def make_replica(
         DeviceMemoryError: its GPU has no room for it, though it seemed to have some.
     """
     try:
-        return Replica(job, vocab_size, backend, zeros, on_device=on_device)
+        return Replica(job, task, backend, zeros, on_device=on_device)
     except DeviceMemoryError as error:
-        needs = needs_of(backend, job, job.workers[0], vocab_size)
+        needs = needs_of(backend, job, job.workers[0], task)
         assert needs is not None, "a CPU has no such error"
         raise DeviceMemoryError(
             f"{error}; a worker holds {needs.needed / 2**30:.2f} GiB ({needs.largest}): "

@@ -16,6 +16,7 @@ from psdp.startup.on_devices import OnDevices
 from psdp.startup.settings import Location
 from psdp.startup.share import Card, make_memory
 from psdp.startup.step import Step
+from psdp.task import Task
 from psdp.transport.shared import SharedMemory
 from psdp.workers.replica import Replica
 
@@ -43,7 +44,7 @@ class MakePart(Step[tuple[Part, SharedMemory | None], Made, list[Made]]):
 
     job: Job
     rank: int
-    vocab_size: int
+    task: Task
     backend: Backend | None
     needs: Sequence[Needs | None]
     locations: Sequence[Location]
@@ -80,4 +81,4 @@ class MakePart(Step[tuple[Part, SharedMemory | None], Made, list[Made]]):
                 on_device=on_device,
             )
         assert self.backend is not None
-        return make_replica(self.job, self.vocab_size, self.backend, zeros, on_device=on_device)
+        return make_replica(self.job, self.task, self.backend, zeros, on_device=on_device)

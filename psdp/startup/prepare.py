@@ -11,10 +11,9 @@ from psdp.checkpoint import Manifest, Snapshot
 from psdp.data.corpus import Corpus
 from psdp.errors import ConfigError
 from psdp.job import Job
-from psdp.nn.transformer import parameter_table
 from psdp.records.folder import RunFolder
 from psdp.servers.shard import Shard
-from psdp.startup.corpus import ReadCorpus, Reads
+from psdp.startup.corpus import ReadCorpus
 from psdp.startup.device import OpenDevice
 from psdp.startup.folder import OpenFolder
 from psdp.startup.on_devices import meet_on_devices
@@ -23,6 +22,7 @@ from psdp.startup.resume import GoOn
 from psdp.startup.settings import AgreeOnSettings
 from psdp.startup.share import Links, Meeting, meet
 from psdp.startup.step import take
+from psdp.task import Task
 from psdp.transport.devices import Device
 from psdp.transport.shared import Neighbours
 from psdp.transport.world import World
@@ -34,7 +34,7 @@ class Ready:
     """What all ranks agreed on, and this rank's own part.
 
     Attributes:
-        reads: of a worker.
+        task: what the workers' models are to learn.
         replica: of a worker.
         shard: of a server, fresh.
         folder: the run folder; rank 0 writes it, servers write their shards below it.
@@ -49,7 +49,7 @@ class Ready:
     job: Job
     corpus: Corpus
     folder: RunFolder
-    reads: Reads | None
+    task: Task
     replica: Replica | None
     shard: Shard | None
     manifest: Manifest | None
@@ -74,13 +74,12 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
     settled, locations = take(world, AgreeOnSettings(world, given, refused))
     config, manifest = settled
     limit_blas(locations[rank].threads)
-    (corpus, reads), _ = take(world, ReadCorpus(config, rank, size))
-    vocab_size = corpus.vocab_size
-    job = Job(config, size, parameter_table(config.model, vocab_size))
+    reading, _ = take(world, ReadCorpus(config, rank, size))
+    corpus, task, job = reading.corpus, reading.task, reading.job
     snapshot, _ = take(world, GoOn(job, corpus, manifest, rank))
-    backend, needs = take(world, OpenDevice(job, rank, vocab_size, locations[rank]))
+    backend, needs = take(world, OpenDevice(job, rank, task, locations[rank]))
     on_devices, why_not = meet_on_devices(world, job, backend, needs, locations)
-    making = MakePart(job, rank, vocab_size, backend, needs, locations, on_devices)
+    making = MakePart(job, rank, task, backend, needs, locations, on_devices)
     (part, memory), made = take(world, making)
     meeting: Meeting | None = on_devices
     if meeting is None:
@@ -95,7 +94,7 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
         job=job,
         corpus=corpus,
         folder=folder or RunFolder(path),
-        reads=reads,
+        task=task,
         replica=part if isinstance(part, Replica) else None,
         shard=part if isinstance(part, Shard) else None,
         manifest=manifest,

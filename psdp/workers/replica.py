@@ -11,9 +11,9 @@ import numpy as np
 from psdp.backend import Backend
 from psdp.job import Job
 from psdp.nn.profile import clock_of, profiled
-from psdp.nn.transformer import Transformer
 from psdp.params import Array, Zeros
 from psdp.records.profile import UNPROFILED, Profile, Spans
+from psdp.task import Model, Task
 from psdp.wire import Encode
 
 
@@ -39,6 +39,7 @@ class Replica:
     part, one after the other.
 
     Args:
+        task: whose model this is.
         zeros: makes ``gradient``, where servers on this host can see it.
         on_device: whether ``weights`` and ``gradient`` are in the memory of a GPU.
 
@@ -53,7 +54,7 @@ class Replica:
     def __init__(
         self,
         job: Job,
-        vocab_size: int,
+        task: Task,
         backend: Backend,
         zeros: Zeros = np.zeros,
         *,
@@ -92,10 +93,8 @@ class Replica:
         self.fetch_s = 0.0
         self.profile: Spans = UNPROFILED
 
-        def build(backend: Backend) -> Transformer:
-            batch_size = config.run.batch_size
-            vectors = self.own_weights, self.own_gradient
-            return Transformer(config.model, vocab_size, batch_size, backend, *vectors)
+        def build(backend: Backend) -> Model:
+            return task.model(backend, self.own_weights, self.own_gradient)
 
         if config.run.profile:
             self.profile = profile = Profile(clock_of(backend))
@@ -124,8 +123,9 @@ class Replica:
         self.backend.clear(self.own_gradient)
 
     def take_loss(self) -> float:
-        """Return the losses that were added up since this was last asked, nats a token."""
-        loss = self.model.total_loss()
+        """Return the losses that were added up since this was last asked; it waits for the
+        device."""
+        loss = float(self.backend.on_host(self.model.loss)[0])
         self.backend.clear(self.model.loss)
         return loss
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from psdp.checkpoint import Snapshot
 from psdp.config.handicap import parse_jitter, parse_stragglers
-from psdp.data.batches import Batches, Validation
 from psdp.job import Job
 from psdp.records.profile import OTHER
+from psdp.task import Measured, Step, Task
 from psdp.transport import Endpoint
 from psdp.transport import messages as m
 from psdp.transport.link import seconds_on_link
@@ -33,8 +34,7 @@ class Worker:
     """Computes what rank 0 orders until it says stop.
 
     Args:
-        batches: this worker's training data.
-        validation: None without a validation split.
+        task: what its model is to learn.
         reducer: adds up the workers' gradients, with ``--mode allreduce``.
         snapshot: to go on from, where this worker's optimizer is in it.
         signalled: returns the name of a signal that asked this rank to end, or None.
@@ -45,8 +45,7 @@ class Worker:
         job: Job,
         endpoint: Endpoint,
         replica: Replica,
-        batches: Batches,
-        validation: Validation | None,
+        task: Task,
         *,
         reducer: Reducer | None = None,
         snapshot: Snapshot | None = None,
@@ -56,8 +55,8 @@ class Worker:
         self.job = job
         self.endpoint = endpoint
         self.replica = replica
-        self._batches = batches
-        self._validation = validation
+        self.task = task
+        self.share = job.share(endpoint.rank)
         self._now = now
         self.exchange = Exchange(job, endpoint, replica, signalled, now)
         self._ahead_s = 0.0
@@ -81,9 +80,6 @@ class Worker:
             self._training = ReducedTraining(
                 job, replica, self._compute, self._reduce, self.exchange.report_steps, snapshot
             )
-        if job.config.run.overlap and replica.backend.name == "cpu":
-            # Of a GPU's step nothing is left to call: it is captured, and queued at once.
-            replica.model.pulse = self.exchange.move_on
         self._computing_since_s = 0.0
         # Where workers share cores, the wall clock would count the steps of others.
         self._on_cpu = replica.backend.name == "cpu"
@@ -168,14 +164,17 @@ class Worker:
         self.replica.clear()
         worker = self.job.workers.index(self.endpoint.rank)
         rng = np.random.default_rng([run.seed, worker, clock, DROPOUT_STREAM])
-        model = self.replica.model
+        step = Step(1 / run.grad_accum, rng)
+        if run.overlap and self._on_cpu:
+            # Of a GPU's step nothing is left to call: it is captured, and queued at once.
+            step = replace(step, pulse=self.exchange.move_on)
         for micro in range(run.grad_accum):
             self.exchange.heed_signal()
             with span("batches"):
-                x, y = self._batches.batch(batch, micro)
-            last = micro + 1 == run.grad_accum
-            ready = self.replica.outlet() if leaves and last else None
-            model.forward_backward(x, y, 1 / run.grad_accum, rng, ready)
+                read = self.task.batch(self.share, batch * run.grad_accum + micro)
+            if leaves and micro + 1 == run.grad_accum:
+                step = replace(step, ready=self.replica.outlet())
+            self.replica.model.add_gradient(read, step)
         if run.overlap:
             # What travels by way of the host moves on while a GPU is at it, too.
             while not self.replica.backend.is_idle():
@@ -205,16 +204,11 @@ class Worker:
     def _evaluate(self, order: m.Weights) -> None:
         """Evaluate one part of the validation split on a snapshot; report it to rank 0."""
         self.exchange.pull(order.snapshot)
-        loss, correct, tokens = 0.0, 0, 0
-        if self._validation is not None:
-            part = self._validation.parts(order.parts)[order.part]
-            for x, y, counted in self._validation.batches(part):
-                self.exchange.heed_signal()
-                losses, right = self.replica.model.evaluate(x, y)
-                loss += float(losses[counted].sum(dtype=np.float64))
-                correct += int(right[counted].sum())
-                tokens += int(counted.sum())
-        self.exchange.report_evaluation(order, loss, correct, tokens)
+        total = Measured(units=0, loss=0.0)
+        for batch in self.task.validation(order.part, order.parts):
+            self.exchange.heed_signal()
+            total += self.replica.model.evaluate(batch)
+        self.exchange.report_evaluation(order, total.loss, total.correct, total.units)
 
     # Exchanges with other workers
 

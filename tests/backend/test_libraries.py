@@ -15,10 +15,11 @@ from psdp.backend.gpu.backend import GpuBackend
 from psdp.backend.gpu.cudnn import LEAST_TOKENS
 from psdp.backend.gpu.libraries import AttentionShape, Libraries, Unsupported, opened
 from psdp.backend.gpu.trial import trusted
-from psdp.config import ModelConfig
+from psdp.config import Config, ModelConfig, RunConfig
 from psdp.nn.memory import training_memory
 from psdp.nn.transformer import Transformer, parameter_table
 from psdp.params import Array
+from psdp.task import Step
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=32, block_size=128, dropout=0.0)
 BATCH = LEAST_TOKENS // MODEL.block_size
@@ -101,7 +102,7 @@ def step(backend: GpuBackend, config: ModelConfig, times: int = 1) -> tuple[floa
     for _ in range(times):
         backend.clear(gradient)
         backend.clear(model.loss)
-        model.forward_backward(tokens, np.roll(tokens, -1), 1.0, np.random.default_rng(3))
+        model.forward_backward(tokens, np.roll(tokens, -1), Step(rng=np.random.default_rng(3)))
     return model.total_loss(), backend.on_host(gradient)
 
 
@@ -173,7 +174,8 @@ def test_factors_that_lie_at_odd_places_have_algorithms_of_their_own(
 
 
 def test_the_memory_of_libraries_is_counted(device: EmulatedDevice) -> None:
-    how = (MODEL, 24, BATCH, "float32", "bf16")
+    config = Config(model=MODEL, run=RunConfig(batch_size=BATCH))
+    how = (config, 24, "float32", "bf16")
     module, library = attention(device)
     module.workspace_bytes = 2**28
     without = training_memory(*how)

@@ -15,7 +15,6 @@ def make(tokens: Any, **changes: Any) -> Batches:
     settings: dict[str, Any] = {
         "block_size": 8,
         "batch_size": 3,
-        "grad_accum": 2,
         "worker": 0,
         "workers": 1,
         "partition": "random",
@@ -28,55 +27,41 @@ def make(tokens: Any, **changes: Any) -> Batches:
 @pytest.mark.parametrize("partition", ["contiguous", "random", "hash"])
 def test_targets_are_the_inputs_one_token_later(dtype: Any, partition: str) -> None:
     batches = make(np.arange(250).astype(dtype), partition=partition)
-    for clock in range(20):
-        x, y = batches.batch(clock, clock % 2)
-        assert x.shape == y.shape == (3, 8)
+    for number in range(20):
+        x, y, counted = batches.batch(number)
+        assert x.shape == y.shape == counted.shape == (3, 8)
         assert x.dtype == y.dtype == np.int64
         assert (np.diff(x) == 1).all()
         assert (y == x + 1).all()
+        assert counted.all()
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.parametrize("grad_accum", [1, 2])
-def test_workers_together_read_what_one_worker_reads_with_all_their_rows(
-    workers: int, grad_accum: int
-) -> None:
+def test_workers_together_read_what_one_worker_reads_with_all_their_rows(workers: int) -> None:
     tokens = np.arange(1000)
-    each = [
-        make(tokens, workers=workers, worker=worker, grad_accum=grad_accum)
-        for worker in range(workers)
-    ]
-    alone = make(tokens, batch_size=3 * workers, grad_accum=grad_accum)
-    for clock in range(50):
-        for micro in range(grad_accum):
-            together = np.concatenate([batches.batch(clock, micro)[0] for batches in each])
-            assert (together == alone.batch(clock, micro)[0]).all()
+    each = [make(tokens, workers=workers, worker=worker) for worker in range(workers)]
+    alone = make(tokens, batch_size=3 * workers)
+    for number in range(100):
+        together = np.concatenate([batches.batch(number).tokens for batches in each])
+        assert (together == alone.batch(number).tokens).all()
 
 
-def test_micro_batches_are_the_batches_of_a_longer_run() -> None:
-    halves, wholes = make(np.arange(500)), make(np.arange(500), grad_accum=1)
-    for clock in range(20):
-        for micro in range(2):
-            x = halves.batch(clock, micro)[0]
-            assert (x == wholes.batch(2 * clock + micro, 0)[0]).all()
-
-
-def test_a_run_resumes_from_its_clock_alone() -> None:
+def test_a_run_resumes_from_its_number_alone() -> None:
     first = make(np.arange(500))
-    for clock in range(30):
-        expected = first.batch(clock, 1)[0].copy()
-    assert (make(np.arange(500)).batch(29, 1)[0] == expected).all()
+    for number in range(60):
+        expected = first.batch(number).tokens.copy()
+    assert (make(np.arange(500)).batch(59).tokens == expected).all()
 
 
 def test_batches_fill_the_same_arrays_again() -> None:
     batches = make(np.arange(500))
-    assert batches.batch(0, 0)[0] is batches.batch(1, 0)[0]
+    assert batches.batch(0).tokens is batches.batch(1).tokens
 
 
 def test_a_corpus_of_one_window_is_enough() -> None:
     batches = make(np.arange(9))
     assert batches.windows_per_epoch == 1
-    assert (batches.batch(0, 0)[0] == np.arange(8)).all()
+    assert (batches.batch(0).tokens == np.arange(8)).all()
 
 
 def counted_targets(validation: Validation, part: range) -> list[int]:
@@ -93,33 +78,37 @@ def test_the_whole_split_is_counted_once_over_all_parts(
 ) -> None:
     tokens = np.arange(block + extra)
     validation = Validation(tokens, block, batch_size)
-    parts = validation.parts(workers)
+    parts = [validation.part(worker, workers) for worker in range(workers)]
     assert [batch for part in parts for batch in part] == list(range(validation.count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     targets = [target for part in parts for target in counted_targets(validation, part)]
     assert sorted(targets) == tokens[1:].tolist()
+    assert validation.units == validation.split_units == len(targets)
 
 
-@given(st.integers(1, 20), st.integers(1, 5), st.integers(1, 300), st.integers(1, 6))
-def test_a_limit_takes_that_many_batches_and_counts_no_target_twice(
-    block: int, batch_size: int, extra: int, limit: int
+@given(st.integers(1, 20), st.integers(1, 5), st.integers(1, 300), st.integers(1, 30))
+def test_a_sample_is_the_same_however_many_sequences_make_a_batch(
+    block: int, batch_size: int, extra: int, sample: int
 ) -> None:
-    validation = Validation(np.arange(block + extra), block, batch_size, limit)
-    whole = Validation(np.arange(block + extra), block, batch_size)
-    assert validation.count == min(limit, whole.count)
-    targets = counted_targets(validation, range(validation.count))
-    assert len(targets) == len(set(targets)) > 0
+    tokens = np.arange(block + extra)
+    validation = Validation(tokens, block, batch_size, sample)
+    targets = counted_targets(validation, validation.part(0, 1))
+    one_by_one = Validation(tokens, block, 1, sample)
+    assert targets == counted_targets(one_by_one, one_by_one.part(0, 1))
+    assert len(targets) == len(set(targets)) == validation.units > 0
+    assert validation.split_units == tokens.size - 1
+    assert one_by_one.count == min(sample, Validation(tokens, block, 1).count)
 
 
-def test_a_limit_is_spread_over_the_split() -> None:
-    validation = Validation(np.arange(1001), 10, 2, limit_batches=2)
-    starts = [x[:, 0].tolist() for x, _, _ in validation.batches(range(2))]
+def test_a_sample_is_spread_over_the_split() -> None:
+    validation = Validation(np.arange(1001), 10, 2, sample=4)
+    starts = [batch.tokens[:, 0].tolist() for batch in validation.batches(range(2))]
     assert starts == [[0, 250], [500, 750]]
 
 
 def test_evaluations_repeat() -> None:
     validation = Validation(np.arange(100), 7, 2, 3)
-    assert counted_targets(validation, range(3)) == counted_targets(validation, range(3))
+    assert counted_targets(validation, range(2)) == counted_targets(validation, range(2))
 
 
 @pytest.mark.parametrize("size", [0, 1, 64])

@@ -20,10 +20,9 @@ import pytest
 from psdp.backend import make_backend
 from psdp.checkpoint import CheckpointStore, Snapshot, find_checkpoint, read_manifest, read_shard
 from psdp.config import Config
-from psdp.data.batches import Batches, Validation
 from psdp.errors import PeerLost, PsdpError
 from psdp.job import Job
-from psdp.nn.transformer import parameter_table
+from psdp.language import Language
 from psdp.params import Array
 from psdp.records.console import Console
 from psdp.records.folder import RunFolder
@@ -102,7 +101,8 @@ class Training:
         config = Config.from_flat(TINY | self.settings).resolved()
         servers = config.run.servers
         size = servers + self.workers
-        self.job = Job(config, size, parameter_table(config.model, VOCAB))
+        self._task = Language(config, VOCAB, *corpus())
+        self.job = Job(config, size, self._task.table)
         gc.collect()  # the files of earlier jobs, whose ranks refer to one another
         self._memories: dict[int, SharedMemory] = {}
         if config.run.transport != "messages":
@@ -234,7 +234,7 @@ class Training:
         zeros = np.zeros if memory is None else memory.zeros
         if rank in self.job.servers:
             return Shard.initial(self.job, rank, zeros)
-        return Replica(self.job, VOCAB, make_backend("cpu", dtype), zeros)
+        return Replica(self.job, self._task, make_backend("cpu", dtype), zeros)
 
     def _share(self) -> dict[int, Neighbours]:
         """Let servers and workers see one another's memory, as psdp.startup does."""
@@ -277,6 +277,7 @@ class Training:
             version=version,
             tokens=tokens,
             kernels=["numpy"] * job.world_size,
+            val_split_units=self._task.validation_split_units,
         )
         if self.resume is not None:
             recorder.resumed()
@@ -308,30 +309,14 @@ class Training:
         return Snapshot.from_tensors(read_shard(manifest, shard))
 
     def _worker(self, rank: int) -> Worker:
-        config, run = self.job.config, self.job.config.run
-        train, val = corpus()
-        batches = Batches(
-            train,
-            block_size=config.model.block_size,
-            batch_size=run.batch_size,
-            grad_accum=run.grad_accum,
-            worker=0 if self.job.deals else rank - run.servers,
-            workers=1 if self.job.deals else self.workers,
-            partition=config.data.partition,
-            seed=run.seed,
-        )
-        validation = None
-        if config.data.val_fraction:
-            validation = Validation(val, config.model.block_size, run.batch_size, run.eval_batches)
-        replica = self._parts[rank]
+        replica, number = self._parts[rank], rank - len(self.job.servers)
         assert isinstance(replica, Replica)
         return Worker(
             self.job,
             self.network.endpoints[rank],
             replica,
-            batches,
-            validation,
-            reducer=self._sums.reducer(rank - run.servers) if self.job.reduces else None,
+            Language(self.job.config, VOCAB, *corpus()),
+            reducer=self._sums.reducer(number) if self.job.reduces else None,
             snapshot=self._snapshot(0) if self.job.reduces else None,
             signalled=lambda: self.signalled(rank),
         )
@@ -353,7 +338,7 @@ def train(
 def before_gradient(worker: Worker, action: Callable[[int], None]) -> None:
     """Call ``action(n)`` before a worker computes its n-th gradient (from 0) of this start."""
     count = 0
-    compute = worker.replica.model.forward_backward
+    compute = worker.replica.model.add_gradient
 
     def wrapped(*args: Any, **kwargs: Any) -> None:
         nonlocal count
@@ -361,7 +346,7 @@ def before_gradient(worker: Worker, action: Callable[[int], None]) -> None:
         count += 1
         compute(*args, **kwargs)
 
-    worker.replica.model.forward_backward = wrapped  # type: ignore[method-assign]
+    worker.replica.model.add_gradient = wrapped  # type: ignore[method-assign]
 
 
 def die_at(worker: Worker, gradient: int) -> None:

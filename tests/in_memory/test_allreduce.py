@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from psdp.checkpoint import read_manifest, read_shard
 from psdp.errors import NumericsError, PeerLost, ProtocolError
 from psdp.params import Array
 from psdp.servers.leader import Ended
+from psdp.task import Step
 from psdp.transport import messages as m
 
 pytestmark = pytest.mark.timeout(90)
@@ -137,15 +139,15 @@ def test_a_gradient_with_nan_is_told_with_its_step_and_the_weights_before_are_ke
 ) -> None:
     def spoil(run: Training) -> None:
         worker = run.worker(1)
-        compute = worker.replica.model.forward_backward
+        compute = worker.replica.model.add_gradient
         calls = 0
 
-        def poisoned(x: Any, y: Any, scale: float, *others: Any) -> None:
+        def poisoned(batch: Any, step: Step) -> None:
             nonlocal calls
             calls += 1
-            compute(x, y, math.nan if calls == 7 else scale, *others)
+            compute(batch, replace(step, scale=math.nan) if calls == 7 else step)
 
-        worker.replica.model.forward_backward = poisoned  # type: ignore[method-assign]
+        worker.replica.model.add_gradient = poisoned  # type: ignore[method-assign]
 
     with pytest.raises(NumericsError, match=r"holds NaN or Inf at step 7;.*step-000005"):
         train(tmp_path, workers=3, prepare=spoil, mode="allreduce", max_steps=9, checkpoint_every=5)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import Training, before_gradient, die_at, train
+from jobs import Training, before_gradient, corpus, die_at, train
 
+from psdp.data.partition import Grid, Partition
 from psdp.errors import PeerLost
 
 pytestmark = pytest.mark.timeout(90)
@@ -68,25 +69,23 @@ def test_in_sync_they_are_those_of_static_shares(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dealt.weights, static.weights)
 
 
-def test_every_window_is_read_once_an_epoch_though_a_worker_dies(tmp_path: Path) -> None:
+def test_every_window_is_read_once_an_epoch_though_a_worker_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[Any] = []
+    starts = Partition.starts
+
+    def noted(self: Partition, batch: int, batch_size: int) -> Any:
+        found = starts(self, batch, batch_size)
+        read.append((batch, found.tolist()))
+        return found
 
     def prepare(run: Training) -> None:
-        for number in range(3):
-            partition = run.worker(number)._batches._partition
-            starts = partition.starts
-
-            def noted(batch: int, batch_size: int, starts: Any = starts) -> Any:
-                found = starts(batch, batch_size)
-                read.append((batch, found.tolist()))
-                return found
-
-            partition.starts = noted
-        windows.append(run.worker(0)._batches.windows_per_epoch)
         slow(run, 1, 3e-3)
         die_at(run.worker(2), 5)
 
-    windows: list[int] = []
+    monkeypatch.setattr(Partition, "starts", noted)
+    windows = Grid(corpus()[0].size, block_size=8, seed=0).count
     # 249 windows an epoch: 2 epochs are 249 batches of 2.
     train(tmp_path, workers=3, max_steps=83, mode="async", prepare=prepare, **DYNAMIC)
     batches = dict(read)  # of a batch that was computed again, the windows are the same
@@ -94,7 +93,7 @@ def test_every_window_is_read_once_an_epoch_though_a_worker_dies(tmp_path: Path)
     assert sorted(batches) == list(range(249))
     samples = [start for batch in range(249) for start in batches[batch]]
     for epoch in (0, 1):
-        assert len(set(samples[epoch * windows[0] : (epoch + 1) * windows[0]])) == windows[0]
+        assert len(set(samples[epoch * windows : (epoch + 1) * windows])) == windows
 
 
 def test_the_position_survives_a_resume(tmp_path: Path) -> None:

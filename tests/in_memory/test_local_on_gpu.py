@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from emulated.device import EmulatedDevice
+from tasks import job_and_task
 
 from psdp.backend import make_backend
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.config import Config
-from psdp.job import Job
-from psdp.nn.transformer import parameter_table
+from psdp.data.batches import TextBatch
 from psdp.params import Array
+from psdp.task import Step
 from psdp.transport.messages import TRAIN, Weights
 from psdp.workers.replica import Replica
 from psdp.workers.training import LocalTraining, Trained
@@ -54,15 +55,16 @@ def train(
 ) -> tuple[Trained, Replica]:
     """Train for a round; gradient number ``poison`` holds Inf."""
     config = Config.from_flat(SMALL | {"optimizer": optimizer} | settings).resolved()
-    job = Job(config, 2, parameter_table(config.model, VOCAB))
-    replica = Replica(job, VOCAB, backend)
+    job, task = job_and_task(config, 2, VOCAB)
+    replica = Replica(job, task, backend)
     backend.to_device(job.table.initial(1, "float32"), replica.own_weights)
     rng = np.random.default_rng(0)
 
     def gradient(clock: int, batch: int, leaves: bool) -> None:
         x = rng.integers(VOCAB, size=(2, 4))
         replica.clear()
-        replica.model.forward_backward(x, np.roll(x, -1, axis=1))
+        batch = TextBatch(x, np.roll(x, -1, axis=1), np.ones(x.shape, bool))
+        replica.model.add_gradient(batch, Step())
         if clock == poison:
             backend.to_device(np.full(1, math.inf), replica.own_gradient[7:8])
 

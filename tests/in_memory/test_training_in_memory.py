@@ -55,11 +55,8 @@ def validation_loss(run: Training) -> float:
     model = Transformer(config.model, VOCAB, 2, make_backend("cpu", "float64"), run.weights, None)
     losses = [
         model.evaluate(x, y)[0][counted].copy()
-        for x, y, counted in (
-            (x.copy(), y.copy(), counted.copy())
-            for split in [Validation(corpus()[1], config.model.block_size, 2)]
-            for x, y, counted in split.batches(range(split.count))
-        )
+        for split in [Validation(corpus()[1], config.model.block_size, 2)]
+        for x, y, counted in split.batches(split.part(0, 1))
     ]
     return float(np.concatenate(losses).mean())
 
@@ -224,15 +221,13 @@ def test_an_evaluation_takes_each_validation_token_exactly_once(
     def prepare(run: Training) -> None:
         for number in range(workers):
             worker = run.worker(number)
-            assert worker._validation is not None
-            batches = worker._validation.batches
 
-            def noting(part: range, batches: Any = batches) -> Any:
-                for x, y, counted in batches(part):
-                    targets.extend(y[counted].tolist())
-                    yield x, y, counted
+            def noting(part: int, parts: int, validation: Any = worker.task.validation) -> Any:
+                for batch in validation(part, parts):
+                    targets.extend(batch.targets[batch.counted].tolist())
+                    yield batch
 
-            worker._validation.batches = noting  # type: ignore[method-assign]
+            worker.task.validation = noting  # type: ignore[method-assign]
         evaluated = run.leader.recorder.evaluated
 
         def noting_total(total: Any, *args: Any, **kwargs: Any) -> None:
@@ -585,7 +580,7 @@ def test_a_gradient_with_nan_ends_the_run_with_the_weights_before_it(
     def prepare(run: Training) -> None:
         job.append(run)
         worker = run.worker(1)
-        compute = worker.replica.model.forward_backward
+        compute = worker.replica.model.add_gradient
 
         def poisoned(*args: Any, **kwargs: Any) -> float:
             loss = compute(*args, **kwargs)
@@ -593,7 +588,7 @@ def test_a_gradient_with_nan_ends_the_run_with_the_weights_before_it(
                 worker.replica.gradient[-1] = math.nan
             return loss
 
-        worker.replica.model.forward_backward = poisoned  # type: ignore[method-assign]
+        worker.replica.model.add_gradient = poisoned  # type: ignore[method-assign]
 
     rank = servers + 1
     with pytest.raises(

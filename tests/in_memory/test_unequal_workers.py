@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import Training, before_gradient, die_at, train
+from jobs import VOCAB, Training, before_gradient, corpus, die_at, train
 
 from psdp.errors import NumericsError
+from psdp.language import Language
 from psdp.servers.leader import Ended
+from psdp.task import Step
 from psdp.workers.worker import Worker
 
 pytestmark = pytest.mark.timeout(90)
@@ -69,7 +71,7 @@ def test_the_average_of_two_workers_is_that_of_two_runs_of_their_own(tmp_path: P
     for number in (0, 1):
 
         def only_its_batches(run: Training, number: int = number) -> None:
-            run.worker(0)._batches = together.worker(number)._batches
+            run.worker(0).share = together.worker(number).share
 
         alone.append(train(tmp_path / str(number), prepare=only_its_batches, **common))
     mean = (alone[0].weights + alone[1].weights) / 2
@@ -92,8 +94,8 @@ def test_elastic_averaging_of_one_worker_follows_its_equations(tmp_path: Path) -
         np.testing.assert_allclose(seen[clock], own, rtol=0, atol=1e-10)
         worker.replica.weights[...] = own
         worker.replica.clear()
-        x, y = worker._batches.batch(clock, 0)
-        worker.replica.model.forward_backward(x, y, 1.0, np.random.default_rng(0))
+        batch = Language(run.job.config, VOCAB, *corpus()).batch(run.job.share(1), clock)
+        worker.replica.model.add_gradient(batch, Step())
         own = own - 0.5 * worker.replica.gradient
         own, center = own - rate * (own - center), center + rate * (own - center)
         seen.append(own)

@@ -26,16 +26,17 @@ def at_gradient(number: int, rank: int, action: str) -> str:
     of this number, from 1; ``action`` may change that gradient's ``scale``."""
     return f"""
 import os, sys
-from psdp.nn.transformer import Transformer
+from dataclasses import replace
+from psdp.nn.models.decoder import DecoderModel
 from psdp.worker import main
-calls, compute = 0, Transformer.forward_backward
-def forward_backward(self, x, y, scale, rng, ready):
+calls, compute = 0, DecoderModel.add_gradient
+def add_gradient(self, batch, step):
     global calls
-    calls += 1
+    calls, scale = calls + 1, step.scale
     if calls == {number} and {RANK} == {rank}:
         {action}
-    return compute(self, x, y, scale, rng, ready)
-Transformer.forward_backward = forward_backward
+    return compute(self, batch, replace(step, scale=scale))
+DecoderModel.add_gradient = add_gradient
 sys.exit(main())
 """
 

@@ -12,6 +12,7 @@ from psdp.backend import make_backend
 from psdp.config import ModelConfig
 from psdp.nn.transformer import Transformer, parameter_table
 from psdp.params import Array, ParamTable
+from psdp.task import Step
 
 TINY = ModelConfig(n_layer=2, n_head=2, n_embd=12, block_size=8)
 VOCAB = 11
@@ -32,7 +33,7 @@ class Built:
     def step(self, tokens: Array, targets: Array, **how: Any) -> float:
         """Add to the gradient; return the loss of this step alone."""
         self.model.backend.clear(self.model.loss)
-        self.model.forward_backward(tokens, targets, **how)
+        self.model.forward_backward(tokens, targets, Step(**how))
         return self.model.total_loss()
 
     def gradients(self) -> dict[str, Array]:

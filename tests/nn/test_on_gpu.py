@@ -18,6 +18,7 @@ from psdp.config import ModelConfig
 from psdp.nn.decoder import Decoder
 from psdp.nn.transformer import Transformer
 from psdp.params import Array
+from psdp.task import Step
 
 WIDE = replace(TINY, n_embd=32)  # heads that tensor cores take
 
@@ -53,7 +54,7 @@ def test_loss_and_gradient_are_those_of_the_cpu(
     loss = built.step(built.tokens, built.targets, scale=0.5)
     # As it comes, captured, and done again.
     for step in range(1, 4):
-        model.forward_backward(built.tokens, built.targets, scale=0.5)
+        model.forward_backward(built.tokens, built.targets, Step(scale=0.5))
         assert model.total_loss() == pytest.approx(step * loss, rel=1e-13)
         np.testing.assert_allclose(gradient, step * built.gradient, rtol=1e-9, atol=1e-12)
     losses, right = built.model.evaluate(built.tokens, built.targets)
@@ -74,7 +75,7 @@ def test_float32_and_bfloat16_are_close_to_float64(
     built = build(WIDE, dtype="float64")
     model, gradient = twin(built, gpu(kernel_folder, "float32", precision))
     loss = built.step(built.tokens, built.targets)
-    model.forward_backward(built.tokens, built.targets)
+    model.forward_backward(built.tokens, built.targets, Step())
     assert abs(model.total_loss() - loss) < loss_limit
     assert np.linalg.norm(gradient - built.gradient) < limit * np.linalg.norm(built.gradient)
 
@@ -89,7 +90,9 @@ def test_a_captured_step_reads_new_tokens_weights_and_masks(kernel_folder: Path)
         for either, vector in ((model, gradient), (fresh, fresh_gradient)):
             vector[...] = 0
             either.loss[...] = 0
-            either.forward_backward(tokens, built.targets, rng=np.random.default_rng([7, step]))
+            either.forward_backward(
+                tokens, built.targets, Step(rng=np.random.default_rng([7, step]))
+            )
             either._weights *= 0.9
         fresh.backend._graphs.clear()  # type: ignore[attr-defined]
         assert model.total_loss() == fresh.total_loss()
@@ -105,7 +108,7 @@ def test_dropout_gradients_match_the_masks_of_the_forward_pass(kernel_folder: Pa
 
     def loss() -> float:
         model.loss[...] = 0
-        model.forward_backward(built.tokens, built.targets, rng=np.random.default_rng(3))
+        model.forward_backward(built.tokens, built.targets, Step(rng=np.random.default_rng(3)))
         return model.total_loss()
 
     loss()
@@ -126,7 +129,7 @@ def test_nan_in_the_weights_shows_in_the_gradient(kernel_folder: Path, precision
     backend = gpu(kernel_folder, "float32", precision)
     model, gradient = twin(built, backend)
     model._weights[3] = math.nan
-    model.forward_backward(built.tokens, built.targets)
+    model.forward_backward(built.tokens, built.targets, Step())
     assert not math.isfinite(backend.sum_of_squares(gradient))
 
 
@@ -166,7 +169,7 @@ def test_two_models_on_one_backend_do_not_take_each_others_graphs(kernel_folder:
         built.step(built.tokens, built.targets)
         for _ in range(3):
             gradient[...] = 0
-            model.forward_backward(built.tokens, built.targets)
+            model.forward_backward(built.tokens, built.targets, Step())
             np.testing.assert_allclose(gradient, built.gradient, rtol=1e-9, atol=1e-12)
 
 

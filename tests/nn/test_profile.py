@@ -19,6 +19,7 @@ from psdp.config import ModelConfig
 from psdp.nn.profile import KINDS, cost_of, profiled
 from psdp.nn.transformer import Transformer, parameter_table
 from psdp.records.profile import OTHER, Profile
+from psdp.task import Step
 
 BATCH, LENGTH, WIDTH, LAYERS = 3, TINY.block_size, TINY.n_embd, TINY.n_layer
 TOKENS = BATCH * LENGTH
@@ -57,11 +58,11 @@ def train(
     backend = make_backend("cpu", dtype, kernels=kernels)
     if profile is None:
         model = build(backend)
-        model.forward_backward(tokens, targets, 1.0, rng)
+        model.forward_backward(tokens, targets, Step(1.0, rng))
         return model.total_loss(), gradient
     model = profiled(build, backend, profile)
     with profile.span(OTHER):
-        model.forward_backward(tokens, targets, 1.0, rng)
+        model.forward_backward(tokens, targets, Step(1.0, rng))
     return model.total_loss(), gradient
 
 

@@ -48,6 +48,7 @@ class Run:
             tokens=tokens,
             transport="shared",
             kernels=["numpy", "compiled", "numpy"],
+            val_split_units=40,
             now=lambda: self.now_s,
         )
 
@@ -190,6 +191,8 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "wall_s": 2.0,
         "tokens_per_s": 32.0,
         "val_loss": 2.0,
+        "val_units": 10,
+        "val_split_units": 40,
         "best_val_loss": 1.0,
         "perplexity": pytest.approx(math.exp(2)),
         "accuracy": 0.3,

@@ -9,6 +9,7 @@ from psdp.checkpoint import CheckpointStore, Manifest, read_manifest
 from psdp.config import Config
 from psdp.data.corpus import load_corpus
 from psdp.job import Job
+from psdp.language import Language
 from psdp.nn.transformer import parameter_table
 from psdp.startup.resume import identity_of
 
@@ -33,6 +34,9 @@ class SavedRun:
     def job_of(self, world_size: int, **changes: Any) -> Job:
         config = Config.from_flat(self.given | changes).resolved()
         return Job(config, world_size, parameter_table(config.model, self.corpus.vocab_size))
+
+    def task_of(self, job: Job) -> Language:
+        return Language(job.config, self.corpus.vocab_size, self.corpus.train, self.corpus.val)
 
     def save(self, step: int, identity: dict[str, Any] | None = None) -> None:
         store = CheckpointStore(self.folder, keep=0)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from emulated.device import EmulatedDevice
+from tasks import untold
 
 from psdp.backend import BF16, Backend, make_backend
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.config import Config
 from psdp.job import Job
-from psdp.nn.transformer import parameter_table
 from psdp.params import Array
 from psdp.workers.replica import Replica
 
@@ -24,7 +24,11 @@ VOCAB = 11
 
 def job(**settings: Any) -> Job:
     config = Config.from_flat(SMALL | settings).resolved()
-    return Job(config, 2, parameter_table(config.model, VOCAB))
+    return Job(config, 2, untold(config, VOCAB).table)
+
+
+def replica_of(job: Job, backend: Backend, *how: Any, **more: Any) -> Replica:
+    return Replica(job, untold(job.config, VOCAB), backend, *how, **more)
 
 
 class CountingDevice(EmulatedDevice):
@@ -56,7 +60,7 @@ def filled(replica: Replica) -> Array:
 def test_a_gpu_rounds_and_half_the_bytes_are_fetched(kernel_folder: Path, precision: str) -> None:
     device = CountingDevice(kernel_folder)
     rounding = job(wire_dtype="bf16")
-    replica = Replica(rounding, VOCAB, GpuBackend(device, "float32", precision))
+    replica = replica_of(rounding, GpuBackend(device, "float32", precision))
     gradient = filled(replica)
     device.downloads.clear()
     replica.fetch()
@@ -68,7 +72,7 @@ def test_a_gpu_rounds_and_half_the_bytes_are_fetched(kernel_folder: Path, precis
 def test_parts_that_leave_while_others_are_computed_are_rounded_too(kernel_folder: Path) -> None:
     device = CountingDevice(kernel_folder)
     rounding = job(wire_dtype="bf16")
-    replica = Replica(rounding, VOCAB, GpuBackend(device, "float32"))
+    replica = replica_of(rounding, GpuBackend(device, "float32"))
     gradient, size = filled(replica), rounding.table.size
     outlet = replica.outlet()
     assert outlet is not None
@@ -92,7 +96,7 @@ def test_what_leaves_a_gpu_for_another_one_never_meets_the_host(
     def zeros(size: int, dtype: Any) -> Array:
         return backend.zeros(size, dtype=dtype)
 
-    replica = Replica(pushing, VOCAB, backend, zeros, on_device=True)
+    replica = replica_of(pushing, backend, zeros, on_device=True)
     assert (replica.own_weights is replica.weights) == (not overlap)
     assert (replica.own_gradient is replica.gradient) == (not overlap and not rounds)
     gradient = filled(replica)
@@ -115,7 +119,7 @@ def test_what_leaves_a_gpu_for_another_one_never_meets_the_host(
 @pytest.mark.parametrize("kernels", ["numpy", "compiled"])
 def test_a_cpu_rounds_straight_into_what_leaves(kernels: str, overlap: bool) -> None:
     backend = make_backend("cpu", "float32", kernels=kernels)
-    replica = Replica(job(wire_dtype="bf16", overlap=overlap), VOCAB, backend)
+    replica = replica_of(job(wire_dtype="bf16", overlap=overlap), backend)
     gradient = filled(replica)
     replica.fetch()
     assert replica.own_pushed is replica.gradient
@@ -137,7 +141,7 @@ def check_rounded(replica: Replica, gradient: Array) -> None:
 def test_without_it_the_gradient_leaves_as_it_is(settings: dict[str, Any]) -> None:
     plain = job(**settings)
     backend: Backend = make_backend("cpu", plain.config.run.dtype)
-    replica = Replica(plain, VOCAB, backend)
+    replica = replica_of(plain, backend)
     assert replica.own_pushed is replica.own_gradient
     assert (replica.own_gradient is replica.gradient) == ("overlap" not in settings)
     replica.own_gradient[...] = 0.1
