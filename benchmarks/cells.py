@@ -25,7 +25,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from psdp.cli import read_toml
+from psdp.cli import read_toml, with_home_folders
 from psdp.config import Config, flag_of, settings
 from psdp.errors import ConfigError
 from psdp.job import check_world
@@ -235,6 +235,7 @@ def _cell(common: Mapping[str, Any], choice: Mapping[str, Any]) -> Cell:
         last = given.get("servers", 1), workers
         given = {name: _meant(name, value, last) for name, value in given.items()}
         given = {name: value for name, value in given.items() if value is not None}
+        given = with_home_folders(given)
         config = Config.from_flat(given).resolved()
         check_world(config, workers + config.run.servers)
     except ConfigError as error:

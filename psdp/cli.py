@@ -6,7 +6,7 @@ import argparse
 import codecs
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -46,7 +46,7 @@ def given_settings(argv: Sequence[str]) -> dict[str, Any]:
     given = {} if file is None else _settings_in(path_of(file, "--config"))
     given.update(flags)
     Config.from_flat(given)  # names and types
-    return given | _paths_in(given)
+    return with_home_folders(given)
 
 
 def whole(text: str) -> int:
@@ -70,18 +70,23 @@ _LONGEST = len(str(1 << 63))
 """Digits of the longest number that is read; Python itself refuses thousands of them."""
 
 
-def _paths_in(given: dict[str, Any]) -> dict[str, Any]:
-    """Return those settings that name files and folders, with home folders in place of ``~``."""
-    paths: dict[str, Any] = {}
-    for _, field in settings():
-        value = given.get(field.name)
-        if value is not None and field.metadata["metavar"] in _OF_PATHS:
-            flag = flag_of(field.name)
-            if isinstance(value, str):
-                paths[field.name] = at_home(value, flag)
-            else:
-                paths[field.name] = [at_home(path, flag) for path in value]
-    return paths
+def with_home_folders(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in whose paths home folders stand in place of ``~``.
+
+    Raises:
+        ConfigError: a path cannot be meant here.
+    """
+
+    def path(value: Any, flag: str) -> Any:
+        if isinstance(value, list | tuple):
+            return [path(one, flag) for one in value]
+        return at_home(value, flag) if isinstance(value, str) else value
+
+    kinds = {field.name: field.metadata["metavar"] for _, field in settings()}
+    return {
+        name: path(value, flag_of(name)) if kinds.get(name) in _OF_PATHS else value
+        for name, value in given.items()
+    }
 
 
 _OF_PATHS = ("DIR", "PATH")

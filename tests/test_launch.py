@@ -19,6 +19,7 @@ from psdp.launch import (
     find_launcher,
     mpirun_command,
     parse,
+    this_host,
     vendor_of,
 )
 
@@ -131,6 +132,16 @@ def test_open_mpi_is_told_what_the_host_needs() -> None:
     command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, job(3), ROOT)
     options = ["--allow-run-as-root", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"]
     assert command == [str(MPIRUN), *options, "-n", "3", *WORKER]
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(None, 64), (1.5, 1), (0.5, 1), (8.0, 8), (99.0, 64)])
+def test_a_host_has_no_more_cores_than_its_container_grants(
+    quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psdp.launch.own_cores", lambda: list(range(64)))
+    monkeypatch.setattr("psdp.launch._siblings", str)
+    monkeypatch.setattr("psdp.launch.cpu_quota", lambda: quota)
+    assert this_host().cores == cores
 
 
 def test_the_slots_of_a_hostfile_are_not_overridden() -> None:

@@ -144,6 +144,15 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str, message
     assert str(tmp_path / "mine.toml") in str(caught.value)
 
 
+def test_paths_of_a_cell_are_those_that_its_run_will_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    (cell,) = spec(tmp_path, '[settings]\nworkers = 2\ncorpus = ["~/a", "b"]\n').cells
+    assert cell.config.data.corpus == ("/home/me/a", "b")
+    assert "/home/me/a" in cell.flags()
+
+
 def test_a_spec_is_found_by_path_or_shipped_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
