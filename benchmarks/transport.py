@@ -40,10 +40,11 @@ from psdp.optim import make_optimizer
 from psdp.params import Array
 from psdp.servers.rules import Rule, Rules
 from psdp.servers.shard import Shard
+from psdp.startup.facts import from_bytes, to_bytes
 from psdp.transport import Arrival, Endpoint
 from psdp.transport import messages as m
 from psdp.transport.mpi import MpiEndpoint, MpiWorld
-from psdp.transport.shared import Neighbours, SharedMemory, Window
+from psdp.transport.shared import MemoryCard, Neighbours, SharedMemory, open_memory
 
 MB = 1_000_000
 SIZES_MB = (1, 16, 64, 256)
@@ -92,10 +93,12 @@ class Side:
         sgd = make_optimizer(OptimConfig(optimizer="sgd"), size, 0, make_backend("cpu", "float32"))
         rules = Rules({Pushed.GRADIENT: Rule(sgd, lambda _steps: 0.0)})
         self.shards = [Shard(rules, self.own, slots) for _ in range(2)]
-        card = json.dumps(self.memory.card(self.own)).encode()
-        cards = [json.loads(raw) for raw in _gather(comm, card)]
+        cards = [
+            from_bytes(MemoryCard, raw)
+            for raw in _gather(comm, to_bytes(self.memory.card(self.own)))
+        ]
         peers = self.workers if self.rank == 0 else [0]
-        windows = {peer: Window(cards[peer]) for peer in peers}
+        windows = {peer: open_memory(cards[peer]) for peer in peers}
         for slot in range(slots):
             self.shards[1].adopt(slot, windows[slot + 1].vector(range(size), np.float32))
         self.neighbours = Neighbours(self.memory, windows)

@@ -39,14 +39,14 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Opened:
+class DeviceOpened:
     """What one rank tells of its device: what it needs of a GPU, None on a CPU."""
 
     needs: Needs | None
 
 
 @dataclass(frozen=True)
-class OpenDevice(Step[Backend | None, Opened, list[Needs | None]]):
+class OpenDevice(Step[Backend | None, DeviceOpened, list[Needs | None]]):
     """Open the device that this rank computes with; None for a server on a CPU."""
 
     job: Job
@@ -54,13 +54,13 @@ class OpenDevice(Step[Backend | None, Opened, list[Needs | None]]):
     task: Task
     location: Location
 
-    facts = Opened
+    facts = DeviceOpened
 
-    def act(self) -> tuple[Backend | None, Opened]:
+    def act(self) -> tuple[Backend | None, DeviceOpened]:
         run, at = self.job.config.run, self.location
         if self.rank in self.job.servers:
             if run.server_device == "cpu":
-                return None, Opened(None)
+                return None, DeviceOpened(None)
             backend = make_backend(
                 "gpu", run.dtype, at.local_rank, kernels="compiled", flag="--server-device"
             )
@@ -73,9 +73,9 @@ class OpenDevice(Step[Backend | None, Opened, list[Needs | None]]):
                 precision=run.precision,
                 threads=at.threads,
             )
-        return backend, Opened(needs_of(backend, self.job, self.rank, self.task))
+        return backend, DeviceOpened(needs_of(backend, self.job, self.rank, self.task))
 
-    def agree(self, facts: Sequence[Opened]) -> list[Needs | None]:
+    def agree(self, facts: Sequence[DeviceOpened]) -> list[Needs | None]:
         return [fact.needs for fact in facts]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from psdp.backend import Backend
@@ -18,9 +19,9 @@ from psdp.params import Array, Zeros
 from psdp.startup.device import Needs, copies_of_weights, needs_by_gpu
 from psdp.startup.probe import why_not_aware
 from psdp.startup.settings import Location
-from psdp.startup.share import Card, Links, Meeting, OpenMemory, pairs_of
+from psdp.startup.share import Links, Meeting, OpenMemory, pairs_of
 from psdp.startup.step import Nothing, Step, take
-from psdp.transport.devices import Device, DeviceWindow, SharedDeviceMemory
+from psdp.transport.devices import Device, DeviceCard, SharedDeviceMemory, open_device_memory
 from psdp.transport.shared import Window
 from psdp.transport.world import World
 
@@ -42,7 +43,7 @@ class OnDevices(Meeting):
 class Offer:
     """What one rank tells of its GPU's memory: how to open it, or why it shares none."""
 
-    card: Card | None
+    card: DeviceCard | None
     refused: str | None
 
 
@@ -139,10 +140,8 @@ def meet_on_devices(
     memory, offers = take(world, OfferDeviceMemory(job, rank, device))
     hosts, cards = [at.host for at in locations], [offer.card for offer in offers]
 
-    def window(card: Card) -> Window:
-        return DeviceWindow(card, device)
-
-    windows, openings = take(world, OpenMemory(job, rank, hosts, cards, False, window))
+    opening = OpenMemory(job, rank, hosts, cards, partial(open_device_memory, device=device), False)
+    windows, openings = take(world, opening)
     refused = [offer.refused for offer in offers if offer.refused is not None]
     why_not_shared = next(iter([*refused, *openings.refused]), None)
     why_not = None

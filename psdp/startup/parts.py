@@ -14,26 +14,26 @@ from psdp.servers.shard import Shard
 from psdp.startup.device import Needs, check_room, make_replica
 from psdp.startup.on_devices import OnDevices
 from psdp.startup.settings import Location
-from psdp.startup.share import Card, make_memory
+from psdp.startup.share import make_memory
 from psdp.startup.step import Step
 from psdp.task import Task
-from psdp.transport.shared import SharedMemory
+from psdp.transport.shared import MemoryCard, SharedMemory
 from psdp.workers.replica import Replica
 
 Part = Shard | Replica
 
 
 @dataclass(frozen=True)
-class Made:
+class PartMade:
     """What one rank tells: the kernels that it computes with, and how to open its memory on the
     host, if it has any."""
 
     kernels: str
-    card: Card | None
+    card: MemoryCard | None
 
 
 @dataclass(frozen=True)
-class MakePart(Step[tuple[Part, SharedMemory | None], Made, list[Made]]):
+class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, list[PartMade]]):
     """Make this rank's shard or replica, and what it shares of it.
 
     Args:
@@ -50,22 +50,22 @@ class MakePart(Step[tuple[Part, SharedMemory | None], Made, list[Made]]):
     locations: Sequence[Location]
     on_devices: OnDevices | None
 
-    facts = Made
+    facts = PartMade
 
-    def act(self) -> tuple[tuple[Part, SharedMemory | None], Made]:
+    def act(self) -> tuple[tuple[Part, SharedMemory | None], PartMade]:
         if self.on_devices is not None:
             part = self._make(self.on_devices.zeros)
-            return (part, None), Made(part.backend.kernels, None)
+            return (part, None), PartMade(part.backend.kernels, None)
         check_room(self.needs, [at.host for at in self.locations], self.rank)
         memory = make_memory(self.job, self.rank)
         if memory is None:
             part = self._make(np.zeros)
-            return (part, None), Made(part.backend.kernels, None)
+            return (part, None), PartMade(part.backend.kernels, None)
         part = self._make(memory.zeros)
         offered = part.weights.values if isinstance(part, Shard) else part.gradient
-        return (part, memory), Made(part.backend.kernels, memory.card(offered))
+        return (part, memory), PartMade(part.backend.kernels, memory.card(offered))
 
-    def agree(self, facts: Sequence[Made]) -> list[Made]:
+    def agree(self, facts: Sequence[PartMade]) -> list[PartMade]:
         return list(facts)
 
     def _make(self, zeros: Zeros) -> Part:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -17,11 +17,11 @@ from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.startup.settings import Location
 from psdp.startup.step import Step, take
-from psdp.transport.shared import SharedMemory, SharedRegion, Window
+from psdp.transport.shared import MemoryCard, SharedMemory, SharedRegion, Window, open_memory
 from psdp.transport.world import World
 
-Card = dict[str, Any]
-"""What a peer needs to open a memory; see :meth:`Memory.card`."""
+Card = TypeVar("Card")
+"""What a peer needs to open a memory."""
 
 COPIES = 8
 """Places for copies of a shard beside the one that each worker may read: the present one, and
@@ -110,7 +110,7 @@ def make_memory(job: Job, rank: int) -> SharedMemory | None:
 
 
 @dataclass(frozen=True)
-class Opened:
+class MemoryOpened:
     """What one rank tells: the ranks whose memory it has opened, and why not that of others."""
 
     ranks: tuple[int, ...]
@@ -142,39 +142,39 @@ class Openings:
 
 
 @dataclass(frozen=True)
-class OpenMemory(Step[dict[int, Window], Opened, Openings]):
+class OpenMemory(Step[dict[int, Window], MemoryOpened, Openings], Generic[Card]):
     """Open the memory of the peers on this host; what is this rank's are the windows.
 
     Args:
         hosts, cards: of every rank.
+        open_one: opens a memory by its card, or raises OSError.
         must: whether a pair that shares no memory is an error.
-        window: opens one.
     """
 
     job: Job
     rank: int
     hosts: Sequence[str]
     cards: Sequence[Card | None]
+    open_one: Callable[[Card], Window]
     must: bool
-    window: Callable[[Card], Window] = Window
 
-    facts = Opened
+    facts = MemoryOpened
 
-    def act(self) -> tuple[dict[int, Window], Opened]:
+    def act(self) -> tuple[dict[int, Window], MemoryOpened]:
         windows: dict[int, Window] = {}
         refused = []
         for peer in self._peers():
             card = self.cards[peer]
             assert card is not None
             try:
-                windows[peer] = self.window(card)
+                windows[peer] = self.open_one(card)
             except OSError as error:
                 refused.append(
                     f"rank {self.rank} cannot open the memory of rank {peer}: {error.strerror}"
                 )
-        return windows, Opened(tuple(sorted(windows)), tuple(refused))
+        return windows, MemoryOpened(tuple(sorted(windows)), tuple(refused))
 
-    def agree(self, facts: Sequence[Opened]) -> Openings:
+    def agree(self, facts: Sequence[MemoryOpened]) -> Openings:
         refused = [reason for fact in facts for reason in fact.refused]
         openings = Openings([fact.ranks for fact in facts], refused)
         if self.must:
@@ -197,7 +197,7 @@ def meet(
     job: Job,
     locations: Sequence[Location],
     memory: SharedMemory | None,
-    cards: Sequence[Card | None],
+    cards: Sequence[MemoryCard | None],
     why_not_on_devices: str | None,
 ) -> Meeting:
     """Open the memory of peers on this host. All ranks must call this together.
@@ -209,7 +209,7 @@ def meet(
         StartRefused: ``--transport shared`` asked for what is not possible; rank 0 has said so.
     """
     hosts, must = [at.host for at in locations], job.config.run.transport == "shared"
-    windows, openings = take(world, OpenMemory(job, world.rank, hosts, cards, must))
+    windows, openings = take(world, OpenMemory(job, world.rank, hosts, cards, open_memory, must))
     return Meeting(
         memory,
         openings.mutual(windows, world.rank),

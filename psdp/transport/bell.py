@@ -7,11 +7,25 @@ import errno
 import os
 import select
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 FD_SETSIZE = 1024
 """What select can listen to; unlike poll it takes timeouts below a millisecond."""
+
+
+@dataclass(frozen=True)
+class BellCard:
+    """What a peer needs to ring.
+
+    Attributes:
+        pid: of the process that listens.
+        file: number of the bell among its open files.
+        pipe: what that file is, as links below /proc call it.
+    """
+
+    pid: int
+    file: int
+    pipe: str
 
 
 class Bell:
@@ -29,10 +43,8 @@ class Bell:
         if self._end >= FD_SETSIZE:
             raise OSError(errno.EMFILE, f"more than {FD_SETSIZE} files are open")
 
-    def card(self) -> dict[str, Any]:
-        """Return what a peer needs to ring, as plain JSON types."""
-        pipe = f"pipe:[{os.fstat(self._end).st_ino}]"  # as links below /proc call it
-        return {"pid": os.getpid(), "bell": self._end, "pipe": pipe}
+    def card(self) -> BellCard:
+        return BellCard(os.getpid(), self._end, f"pipe:[{os.fstat(self._end).st_ino}]")
 
     def listen(self, timeout_s: float) -> bool:
         """Sleep until a peer rings, or for so long; say whether one did."""
@@ -49,12 +61,12 @@ class Ringer:
         OSError: it cannot be reached from here, or what is there is not that bell.
     """
 
-    def __init__(self, card: Mapping[str, Any]) -> None:
-        path = f"/proc/{card['pid']}/fd/{card['bell']}"
+    def __init__(self, card: BellCard) -> None:
+        path = f"/proc/{card.pid}/fd/{card.file}"
         # Read the link before opening: elsewhere this number may be of any process and file.
         link = os.readlink(path)
-        if link != card["pipe"]:
-            raise OSError(0, f"{path} is {link}, not {card['pipe']}")
+        if link != card.pipe:
+            raise OSError(0, f"{path} is {link}, not {card.pipe}")
         self._end = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
         weakref.finalize(self, os.close, self._end)
 

@@ -7,13 +7,14 @@ IPC). What a GPU is asked for is done later, so it is waited for before a header
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from psdp.params import Array
+from psdp.transport.bell import BellCard
 from psdp.transport.shared import SharedRegion, Window
 
 ALIGNMENT = 256
@@ -55,6 +56,22 @@ class HostMemory:
         pass
 
 
+@dataclass(frozen=True)
+class DeviceCard:
+    """What a peer needs to open a :class:`SharedDeviceMemory` and find its first vector.
+
+    Attributes:
+        handle: of CUDA IPC, in hexadecimal digits.
+        name: the bytes that the memory begins with, in hexadecimal digits.
+        offset: of the vector, in bytes.
+    """
+
+    bell: BellCard
+    handle: str
+    name: str
+    offset: int
+
+
 class SharedDeviceMemory(SharedRegion):
     """Vectors of this rank on its GPU that its peers on the same host can read and write.
 
@@ -85,34 +102,26 @@ class SharedDeviceMemory(SharedRegion):
         self._used = end
         return self._bytes[start : start + count].view(dtype)
 
-    def card(self) -> dict[str, Any]:
-        """Return what a peer needs to open this memory and find the first vector in it, as plain
-        JSON types."""
-        card = {"handle": self._handle.hex(), "name": self._name.hex(), "offset": ALIGNMENT}
-        return self._bell.card() | card
+    def card(self) -> DeviceCard:
+        """Return what a peer needs to open this memory and find the first vector in it."""
+        return DeviceCard(self._bell.card(), self._handle.hex(), self._name.hex(), ALIGNMENT)
 
 
-class DeviceWindow(Window):
-    """The GPU memory of a peer on the same host, seen from this rank's GPU.
+def open_device_memory(card: DeviceCard, device: Device) -> Window:
+    """Return the GPU memory of a peer on the same host, seen from this rank's GPU.
 
     Raises:
         OSError: it cannot be reached from here, or what is there is not that peer's.
     """
-
-    def __init__(self, card: Mapping[str, Any], device: Device) -> None:
-        self._device = device
-        super().__init__(card)
-
-    def _open(self, card: Mapping[str, Any]) -> Array:
-        seen, name = self._device.open(bytes.fromhex(card["handle"])), bytes.fromhex(card["name"])
-        found = np.zeros(len(name), np.uint8)
-        try:
-            self._device.download(seen[: len(name)], found)
-        except RuntimeError as error:  # as CuPy has it
-            raise OSError(0, f"it cannot be read ({error})") from error
-        if found.tobytes() != name:
-            raise OSError(0, "what is there is not its own")
-        return seen
+    seen, name = device.open(bytes.fromhex(card.handle)), bytes.fromhex(card.name)
+    found = np.zeros(len(name), np.uint8)
+    try:
+        device.download(seen[: len(name)], found)
+    except RuntimeError as error:  # as CuPy has it
+        raise OSError(0, f"it cannot be read ({error})") from error
+    if found.tobytes() != name:
+        raise OSError(0, "what is there is not its own")
+    return Window(seen, card.offset, card.bell)
 
 
 def _aligned(count: int) -> int:

@@ -13,14 +13,14 @@ import os
 import secrets
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from psdp.errors import ProtocolError
 from psdp.params import Array
-from psdp.transport.bell import Bell, Ringer
+from psdp.transport.bell import Bell, BellCard, Ringer
 from psdp.transport.messages import FOLLOWS
 
 
@@ -44,6 +44,23 @@ class SharedRegion:
     def listen(self, timeout_s: float) -> bool:
         """Sleep until a peer rings, or for so long; say whether one did."""
         return self._bell.listen(timeout_s)
+
+
+@dataclass(frozen=True)
+class MemoryCard:
+    """What a peer needs to open a :class:`SharedMemory` and find a vector in it.
+
+    Attributes:
+        file: its number among the open files of the process that listens to the bell.
+        name: of that file.
+        capacity, offset: in bytes.
+    """
+
+    bell: BellCard
+    file: int
+    name: str
+    capacity: int
+    offset: int
 
 
 class SharedMemory(SharedRegion):
@@ -99,44 +116,30 @@ class SharedMemory(SharedRegion):
         self._used = end
         return offset
 
-    def card(self, vector: Array) -> dict[str, Any] | None:
-        """Return what a peer needs to open this memory and find a vector in it, as plain JSON
-        types; None if the vector is elsewhere."""
+    def card(self, vector: Array) -> MemoryCard | None:
+        """Return what a peer needs to open this memory and find a vector in it; None if the vector
+        is elsewhere."""
         offset = self.offset(vector.view(np.uint8))
         if offset is None:
             return None
-        return self._bell.card() | {
-            "file": self._file,
-            "name": self._name,
-            "capacity": self._capacity,
-            "offset": offset,
-        }
+        return MemoryCard(self._bell.card(), self._file, self._name, self._capacity, offset)
 
 
 class Window:
     """The memory of a peer on the same host.
 
+    Args:
+        seen: all its bytes, (N,) uint8.
+        offset: of the vector in it that the peer's card names.
+
     Raises:
-        OSError: it cannot be opened from here, or what is there is not that peer's.
+        OSError: its bell cannot be reached from here.
     """
 
-    def __init__(self, card: Mapping[str, Any]) -> None:
-        self._bytes = self._open(card)
-        self._offset: int = card["offset"]
-        self._bell = Ringer(card)
-
-    def _open(self, card: Mapping[str, Any]) -> Array:
-        """Return all bytes (N,) of the peer's memory."""
-        path = f"/proc/{card['pid']}/fd/{card['file']}"
-        # Read the link before opening: elsewhere this number may be of any process and file.
-        link = os.readlink(path)
-        if card["name"] not in link:
-            raise OSError(0, f"{path} is {link}, not {card['name']}")
-        file = os.open(path, os.O_RDWR)
-        try:
-            return np.frombuffer(mmap.mmap(file, card["capacity"]), np.uint8)
-        finally:
-            os.close(file)
+    def __init__(self, seen: Array, offset: int, bell: BellCard) -> None:
+        self._bytes = seen
+        self._offset = offset
+        self._bell = Ringer(bell)
 
     def vector(self, span: range, dtype: npt.DTypeLike) -> Array:
         """Return the elements ``span`` of the vector that the peer's card names."""
@@ -152,6 +155,25 @@ class Window:
     def ring(self) -> None:
         """Wake the peer if it sleeps."""
         self._bell.ring()
+
+
+def open_memory(card: MemoryCard) -> Window:
+    """Return the memory of a peer on the same host.
+
+    Raises:
+        OSError: it cannot be opened from here, or what is there is not that peer's.
+    """
+    path = f"/proc/{card.bell.pid}/fd/{card.file}"
+    # Read the link before opening: elsewhere this number may be of any process and file.
+    link = os.readlink(path)
+    if card.name not in link:
+        raise OSError(0, f"{path} is {link}, not {card.name}")
+    file = os.open(path, os.O_RDWR)
+    try:
+        seen = np.frombuffer(mmap.mmap(file, card.capacity), np.uint8)
+    finally:
+        os.close(file)
+    return Window(seen, card.offset, card.bell)
 
 
 class Neighbours:

@@ -37,7 +37,7 @@ from psdp.servers.shard import Shard
 from psdp.transport import Arrival, Lost
 from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork, InMemorySums
 from psdp.transport.messages import ERROR, SIGNAL
-from psdp.transport.shared import Neighbours, SharedMemory, Window
+from psdp.transport.shared import Neighbours, SharedMemory, open_memory
 from psdp.workers.exchange import Interrupted
 from psdp.workers.replica import Replica
 from psdp.workers.worker import Worker
@@ -247,7 +247,7 @@ class Training:
         for rank, memory in self._memories.items():
             part = self._parts[rank]
             hears = cards.keys() - {rank} if isinstance(part, Shard) else set(self.job.servers)
-            windows = {peer: Window(cards[peer]) for peer in hears}
+            windows = {peer: open_memory(cards[peer]) for peer in hears}
             if isinstance(part, Shard) and not self.job.reduces:
                 for slot, worker in enumerate(self.job.workers):
                     gradient = windows[worker].vector(self.job.payloads[rank], self.job.codec.item)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from saved_run import SavedRun
 
 from psdp.errors import ConfigError
-from psdp.startup.share import Links, Opened, Openings, OpenMemory, insist, links, make_memory
+from psdp.startup.share import Links, MemoryOpened, Openings, OpenMemory, insist, links, make_memory
+from psdp.transport.shared import open_memory
 
 
 def test_ranks_that_open_each_others_memory_share_it(case: SavedRun) -> None:
@@ -51,11 +54,11 @@ def test_only_ranks_of_the_same_host_name_look_at_one_anothers_memory(case: Save
         assert memory is not None
         size = len(job.shards[rank]) if rank == 0 else job.table.size
         cards.append(memory.card(memory.zeros(size, "float32")))
-    windows, opened = OpenMemory(job, 0, ["a", "a", "b"], cards, must=False).act()
-    assert (list(windows), opened) == ([1], Opened((1,), ()))
-    windows, opened = OpenMemory(job, 1, ["a", "a", "a"], cards, must=False).act()
+    windows, opened = OpenMemory(job, 0, ["a", "a", "b"], cards, open_memory, must=False).act()
+    assert (list(windows), opened) == ([1], MemoryOpened((1,), ()))
+    windows, opened = OpenMemory(job, 1, ["a", "a", "a"], cards, open_memory, must=False).act()
     assert list(windows) == [0], "workers exchange nothing with one another"
-    assert opened == Opened((0,), ())
+    assert opened == MemoryOpened((0,), ())
     assert Openings([[1], [0], []], []).mutual(windows, 1) == windows
     assert Openings([[2], [0], []], []).mutual(windows, 1) == {}
 
@@ -67,8 +70,9 @@ def test_another_container_of_the_same_name_is_told_apart(case: SavedRun) -> Non
     assert memory is not None
     card = memory.card(memory.zeros(10, "float32"))
     assert card is not None
-    for elsewhere in (card | {"pid": 1 << 22}, card | {"name": "psdp-another"}):
-        step = OpenMemory(job, 1, ["a", "a"], [elsewhere, card], must=False)
+    another_process = replace(card, bell=replace(card.bell, pid=1 << 22))
+    for elsewhere in (another_process, replace(card, name="psdp-another")):
+        step = OpenMemory(job, 1, ["a", "a"], [elsewhere, card], open_memory, must=False)
         windows, opened = step.act()
         assert windows == {}
         assert opened.refused[0].startswith("rank 1 cannot open the memory of rank 0: ")
@@ -79,11 +83,13 @@ def test_without_shared_memory_none_is_made(case: SavedRun) -> None:
 
 
 def test_all_agree_on_who_opened_whose_memory_or_that_not_all_did(case: SavedRun) -> None:
-    facts = [Opened((1, 2), ()), Opened((0,), ()), Opened((), ("rank 2 cannot",))]
+    facts = [MemoryOpened((1, 2), ()), MemoryOpened((0,), ()), MemoryOpened((), ("rank 2 cannot",))]
 
     def agreed(transport: str) -> Openings:
         job = case.job_of(3, transport=transport)
-        return OpenMemory(job, 0, ["a"] * 3, [None] * 3, transport == "shared").agree(facts)
+        return OpenMemory(job, 0, ["a"] * 3, [None] * 3, open_memory, transport == "shared").agree(
+            facts
+        )
 
     assert agreed("auto") == Openings([(1, 2), (0,), ()], ["rank 2 cannot"])
     assert agreed("auto").pairs(case.job) == {(0, 1)}

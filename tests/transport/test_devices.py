@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import pytest
 from emulated.device import EmulatedDevice
 
 from psdp.params import Array
+from psdp.startup.facts import to_bytes
 from psdp.transport import Arrival
 from psdp.transport import messages as m
-from psdp.transport.devices import DeviceWindow, SharedDeviceMemory
+from psdp.transport.devices import DeviceCard, SharedDeviceMemory, open_device_memory
 from psdp.transport.in_memory import InMemoryNetwork
 from psdp.transport.shared import Neighbours
 
@@ -37,9 +38,8 @@ class Gpu:
         self.memory = SharedDeviceMemory(2, 10, "float64", self.device)
 
     @property
-    def card(self) -> dict[str, Any]:
-        copy: dict[str, Any] = json.loads(json.dumps(self.memory.card()))
-        return copy
+    def card(self) -> DeviceCard:
+        return self.memory.card()
 
     def put(self, vector: Array, values: Any) -> None:
         self.device.upload(np.array(values, vector.dtype), vector)
@@ -54,7 +54,7 @@ def test_what_one_writes_the_other_reads_once_it_is_done(tmp_path: Path) -> None
     mine, other = Gpu(tmp_path), Gpu(tmp_path)
     vector = mine.memory.zeros(10, "float64")
     assert mine.read(vector) == [0] * 10
-    seen = DeviceWindow(mine.card, other.device).vector(range(3, 7), "float64")
+    seen = open_device_memory(mine.card, other.device).vector(range(3, 7), "float64")
     mine.put(vector, range(10))
     assert other.read(seen) == [0] * 4, "a GPU that nobody has waited for"
     mine.device.synchronize()
@@ -68,19 +68,21 @@ def test_another_process_opens_it_by_its_card_and_rings(tmp_path: Path) -> None:
     mine = Gpu(tmp_path)
     vector = mine.memory.zeros(10, "float64")
     code = (
-        "import json, sys\n"
+        "import sys\n"
         "from pathlib import Path\n"
         "import numpy as np\n"
         "from emulated.device import EmulatedDevice\n"
-        "from psdp.transport.devices import DeviceWindow\n"
+        "from psdp.startup.facts import from_bytes\n"
+        "from psdp.transport.devices import DeviceCard, open_device_memory\n"
         "device = EmulatedDevice(Path('.'), apart=True)\n"
-        "window = DeviceWindow(json.loads(sys.argv[1]), device)\n"
+        "card = from_bytes(DeviceCard, sys.argv[1].encode())\n"
+        "window = open_device_memory(card, device)\n"
         "device.upload(np.full(2, 7.0), window.vector(range(2, 4), 'float64'))\n"
         "device.synchronize()\n"
         "window.ring()\n"
     )
     path = f"import sys; sys.path.append({str(Path(__file__).parents[1])!r})\n"
-    subprocess.run([sys.executable, "-c", path + code, json.dumps(mine.card)], check=True)
+    subprocess.run([sys.executable, "-c", path + code, to_bytes(mine.card)], check=True)
     assert mine.read(vector) == [0, 0, 7, 7, 0, 0, 0, 0, 0, 0]
     assert mine.memory.listen(0)
 
@@ -88,11 +90,13 @@ def test_another_process_opens_it_by_its_card_and_rings(tmp_path: Path) -> None:
 def test_what_is_not_the_peers_is_not_taken(tmp_path: Path) -> None:
     mine, other = Gpu(tmp_path), Gpu(tmp_path)
     with pytest.raises(OSError, match="what is there is not its own"):
-        DeviceWindow(mine.card | {"name": other.card["name"]}, other.device)
+        open_device_memory(replace(mine.card, name=other.card.name), other.device)
     with pytest.raises(OSError, match=r"fd/\d+ is pipe:\[\d+\], not pipe:\[1\]"):
-        DeviceWindow(mine.card | {"pipe": "pipe:[1]"}, other.device)
+        open_device_memory(
+            replace(mine.card, bell=replace(mine.card.bell, pipe="pipe:[1]")), other.device
+        )
     with pytest.raises(OSError, match="cannot open what it exported"):
-        DeviceWindow(mine.card, mine.device)
+        open_device_memory(mine.card, mine.device)
 
 
 def test_what_can_be_opened_but_not_read_is_not_taken(
@@ -105,14 +109,14 @@ def test_what_can_be_opened_but_not_read_is_not_taken(
 
     monkeypatch.setattr(other.device, "download", fail)
     with pytest.raises(OSError, match=r"it cannot be read \(cudaErrorIllegalAddress\)"):
-        DeviceWindow(mine.card, other.device)
+        open_device_memory(mine.card, other.device)
 
 
 def test_there_is_a_place_for_as_many_vectors_as_were_announced(tmp_path: Path) -> None:
     mine = Gpu(tmp_path)
     vectors = [mine.memory.zeros(10, "float64") for _ in range(2)]
     offsets = [mine.memory.offset(vector.view(np.uint8)) for vector in vectors]
-    assert offsets == [mine.card["offset"], 512]
+    assert offsets == [mine.card.offset, 512]
     assert mine.memory.offset(mine.device.zeros((10,), "float64").view(np.uint8)) is None
     private = mine.memory.zeros(10, "float64")  # and goes as a message
     assert mine.memory.offset(private.view(np.uint8)) is None
@@ -131,8 +135,8 @@ class Pair:
         self.slot = server.device.zeros((4,), "float64")
         neighbours = {}
         if shared:
-            seen = DeviceWindow(worker.card, server.device)
-            back = DeviceWindow(server.card, worker.device)
+            seen = open_device_memory(worker.card, server.device)
+            back = open_device_memory(server.card, worker.device)
             self.slot = seen.vector(range(2, 6), "float64")
             neighbours = {
                 SERVER: Neighbours(server.memory, {WORKER: seen}),

@@ -244,13 +244,13 @@ def test_ranks_that_share_wake_one_another_and_hardly_use_their_cores_meanwhile(
     run(
         2,
         """
-import json
-from psdp.transport.shared import SharedMemory, Neighbours, Window
+from psdp.startup.facts import from_bytes, to_bytes
+from psdp.transport.shared import MemoryCard, Neighbours, SharedMemory, open_memory
 
 memory = SharedMemory(1, 100_000, "float64", print)
 own, landed = memory.zeros(100_000, "float64"), np.zeros(100_000)
-cards = [json.loads(raw) for raw in world.exchange(json.dumps(memory.card(own)).encode())]
-neighbours = Neighbours(memory, {1 - rank: Window(cards[1 - rank])})
+cards = [from_bytes(MemoryCard, raw) for raw in world.exchange(to_bytes(memory.card(own)))]
+neighbours = Neighbours(memory, {1 - rank: open_memory(cards[1 - rank])})
 world.exchange(b"")
 endpoint = world.endpoint([1 - rank], neighbours)
 endpoint.landing = lambda peer, message: landed

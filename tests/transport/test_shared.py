@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +18,11 @@ from hypothesis import strategies as st
 from psdp.errors import ProtocolError
 from psdp.params import Array
 from psdp.servers.weights import Weights
+from psdp.startup.facts import to_bytes
 from psdp.transport import Arrival, Endpoint, Sending
 from psdp.transport import messages as m
 from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork
-from psdp.transport.shared import Neighbours, SharedMemory, Window
+from psdp.transport.shared import MemoryCard, Neighbours, SharedMemory, open_memory
 
 SERVER, WORKER = 0, 1
 
@@ -31,11 +31,10 @@ def memory(count: int = 2, size: int = 10, dtype: str = "float64") -> SharedMemo
     return SharedMemory(count, size, dtype, pytest.fail)
 
 
-def card_of(owner: SharedMemory, vector: Array) -> dict[str, Any]:
+def card_of(owner: SharedMemory, vector: Array) -> MemoryCard:
     card = owner.card(vector)
     assert card is not None
-    copy: dict[str, Any] = json.loads(json.dumps(card))
-    return copy
+    return card
 
 
 # Memory and windows
@@ -46,7 +45,7 @@ def test_what_one_writes_the_other_reads_at_once_both_ways() -> None:
     owner.zeros(10, "float64")
     vector = owner.zeros(10, "float64")
     assert vector.tolist() == [0] * 10
-    seen = Window(card_of(owner, vector)).vector(range(3, 7), "float64")
+    seen = open_memory(card_of(owner, vector)).vector(range(3, 7), "float64")
     vector[...] = np.arange(10)
     assert seen.tolist() == [3, 4, 5, 6]
     seen[...] = -1
@@ -57,13 +56,14 @@ def test_another_process_opens_it_by_its_card() -> None:
     owner = memory()
     vector = owner.zeros(10, "float64")
     code = (
-        "import json, sys\n"
-        "from psdp.transport.shared import Window\n"
-        "window = Window(json.loads(sys.argv[1]))\n"
+        "import sys\n"
+        "from psdp.startup.facts import from_bytes\n"
+        "from psdp.transport.shared import MemoryCard, open_memory\n"
+        "window = open_memory(from_bytes(MemoryCard, sys.argv[1].encode()))\n"
         "window.vector(range(2, 4), 'float64')[...] = 7\n"
         "window.ring()\n"
     )
-    subprocess.run([sys.executable, "-c", code, json.dumps(owner.card(vector))], check=True)
+    subprocess.run([sys.executable, "-c", code, to_bytes(card_of(owner, vector))], check=True)
     assert vector.tolist() == [0, 0, 7, 7, 0, 0, 0, 0, 0, 0]
     assert owner.listen(0), "it rang"
 
@@ -73,8 +73,8 @@ def test_it_has_no_name_anywhere_and_ends_with_the_last_who_holds_it() -> None:
     owner = memory()
     vector = owner.zeros(10, "float64")
     assert sorted(Path("/dev/shm").iterdir()) == before
-    assert "(deleted)" in os.readlink(f"/proc/self/fd/{card_of(owner, vector)['file']}")
-    seen = Window(card_of(owner, vector)).vector(range(10), "float64")
+    assert "(deleted)" in os.readlink(f"/proc/self/fd/{card_of(owner, vector).file}")
+    seen = open_memory(card_of(owner, vector)).vector(range(10), "float64")
     vector[...] = 3
     del owner, vector  # a worker that died: what it had pushed can still be applied
     assert seen.tolist() == [3] * 10
@@ -83,11 +83,12 @@ def test_it_has_no_name_anywhere_and_ends_with_the_last_who_holds_it() -> None:
 def test_the_memory_of_somebody_else_under_the_same_number_is_not_taken() -> None:
     mine, other = memory(), memory()
     vector, others = mine.zeros(10, "float64"), other.zeros(10, "float64")
-    foreign = card_of(mine, vector) | {"file": card_of(other, others)["file"]}
+    foreign = replace(card_of(mine, vector), file=card_of(other, others).file)
     with pytest.raises(OSError, match=r"is /memfd:psdp-\w+ \(deleted\), not psdp-"):
-        Window(foreign)
+        open_memory(foreign)
+    elsewhere = replace(card_of(mine, vector).bell, pid=1 << 22)
     with pytest.raises(FileNotFoundError):
-        Window(card_of(mine, vector) | {"pid": 1 << 22})
+        open_memory(replace(card_of(mine, vector), bell=elsewhere))
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.ENOMEM, errno.EFBIG])
@@ -124,7 +125,7 @@ def test_an_empty_vector_is_nowhere() -> None:
 
 def test_a_bell_wakes_a_sleeper_and_is_heard_once() -> None:
     owner = memory()
-    window = Window(card_of(owner, owner.zeros(10, "float64")))
+    window = open_memory(card_of(owner, owner.zeros(10, "float64")))
     assert not owner.listen(0.001)
     for _ in range(100_000):  # more than a pipe holds
         window.ring()
@@ -151,7 +152,7 @@ class Pair:
             card_of(self.memories[SERVER], self.weights),
             card_of(self.memories[WORKER], self.gradient),
         ]
-        windows = [{WORKER: Window(cards[WORKER])}, {SERVER: Window(cards[SERVER])}]
+        windows = [{WORKER: open_memory(cards[WORKER])}, {SERVER: open_memory(cards[SERVER])}]
         self.slot = windows[SERVER][WORKER].vector(range(2, 6), "float64")
         self.pulled = np.zeros(10)
         neighbours = {rank: Neighbours(self.memories[rank], windows[rank]) for rank in (0, 1)}
