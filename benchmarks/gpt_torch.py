@@ -92,14 +92,15 @@ def make_step(
     The step takes tokens and targets (B, T) and returns the loss in nats per token. With precision
     "bf16" the forward pass is under autocast; weights and optimizer stay float32.
     """
-    assert config.beta1 is not None, "settings are resolved"
+    assert config.lr is not None, "settings are resolved"
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
+        groups,
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         fused=True,

@@ -21,13 +21,14 @@ from dataclasses import asdict
 
 import numpy as np
 from intervals import Median, median
-from training import OPTIM
+from training import LR, OPTIM
 
 from psdp.backend import make_backend
 from psdp.backend.squares import sum_of_squares
 from psdp.backend.threads import limit_blas
 from psdp.modes import Pushed
 from psdp.optim import make_optimizer
+from psdp.params import Part
 from psdp.servers.rules import Rule, Rules
 from psdp.servers.shard import Shard
 
@@ -66,8 +67,8 @@ def measure(size: int, workers: int, rounds: int) -> dict[str, list[float]]:
     """Return the seconds of each kind of work, once a round, after a round that does not count."""
     rng = np.random.default_rng(0)
     weights = rng.standard_normal(size, dtype=np.float32)
-    optimizer = make_optimizer(OPTIM, size, size, make_backend("cpu", "float32"))
-    rule = Rule(optimizer, lambda _steps: OPTIM.lr, clip=OPTIM.grad_clip)
+    optimizer = make_optimizer(OPTIM, Part(range(size), size), make_backend("cpu", "float32"))
+    rule = Rule(optimizer, lambda _steps: LR, clip=OPTIM.grad_clip)
     shard = Shard(Rules({Pushed.GRADIENT: rule}), weights, workers)
     for slot in shard.slots:
         slot[...] = rng.standard_normal(size, dtype=np.float32)
@@ -82,7 +83,7 @@ def measure(size: int, workers: int, rounds: int) -> dict[str, list[float]]:
         return lambda: np.copyto(target[: items // 2], source[: items // 2])
 
     works: dict[str, Callable[[], object]] = {
-        "update": lambda: shard.update(Pushed.GRADIENT, gradient, norm, OPTIM.lr),
+        "update": lambda: shard.update(Pushed.GRADIENT, gradient, norm, LR),
         "memcpy for update": copy(moved["update"]),
         "mean": lambda: shard.average(slots, shares),
         "memcpy for mean": copy(moved["mean"]),

@@ -16,13 +16,14 @@ import numpy as np
 from psdp import task
 from psdp.backend import make_backend
 from psdp.backend.threads import limit_blas
-from psdp.config import ModelConfig, OptimConfig
+from psdp.config import Config, ModelConfig
 from psdp.nn.transformer import Transformer, parameter_table
 from psdp.optim import make_optimizer
 from psdp.params import Array
 
 SEED = 1337
-OPTIM = OptimConfig(lr=3e-4, beta1=0.9)
+LR = 3e-4
+OPTIM = Config.from_flat({"lr": LR, "beta1": 0.9}).resolved().optim
 # Rounding errors grow from step to step, the faster the higher the rate without a warm-up, so two
 # correct programs drift apart in the end.
 COMPARED_STEPS = 10
@@ -106,7 +107,7 @@ class PsdpTrainer:
             self._weights,
             self._gradient,
         )
-        self._optimizer = make_optimizer(OPTIM, table.size, table.decayed_size, self.backend)
+        self._optimizer = make_optimizer(OPTIM, table.part(range(table.size)), self.backend)
 
     def gradient(self, tokens: Array, targets: Array) -> Array:
         """Compute the loss and its gradient (P,), which is returned."""
@@ -123,7 +124,7 @@ class PsdpTrainer:
         """Take one training step; return the loss before it."""
         self.gradient(tokens, targets)
         coefficient = self.backend.clip_coefficient(self._gradient, OPTIM.grad_clip)
-        self._optimizer.step(self._weights, self._gradient, OPTIM.lr, scale=coefficient)
+        self._optimizer.step(self._weights, self._gradient, LR, scale=coefficient)
         return self.loss()
 
 

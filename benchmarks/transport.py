@@ -37,7 +37,7 @@ from psdp.config import OptimConfig
 from psdp.launch import Job, find_launcher, mpirun_command, this_host, vendor_of
 from psdp.modes import Pushed
 from psdp.optim import make_optimizer
-from psdp.params import Array
+from psdp.params import Array, Part
 from psdp.servers.rules import Rule, Rules
 from psdp.servers.shard import Shard
 from psdp.startup.facts import from_bytes, to_bytes
@@ -90,7 +90,9 @@ class Side:
         self.other = np.ones(size, np.float32)
         # What a server holds with messages, and with shared memory.
         slots = len(self.workers) if self.rank == 0 else 0
-        sgd = make_optimizer(OptimConfig(optimizer="sgd"), size, 0, make_backend("cpu", "float32"))
+        sgd = make_optimizer(
+            OptimConfig(optimizer="sgd"), Part(range(size), 0), make_backend("cpu", "float32")
+        )
         rules = Rules({Pushed.GRADIENT: Rule(sgd, lambda _steps: 0.0)})
         self.shards = [Shard(rules, self.own, slots) for _ in range(2)]
         cards = [

@@ -30,16 +30,61 @@ class Init:
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """One named parameter. ``decay`` says whether weight decay and l1 act on it (matrices do)."""
+    """One named parameter.
+
+    Attributes:
+        decay: whether weight decay and l1 act on it, as they do on matrices.
+        embedding: whether its rows are vectors of their own, looked up or compared one by one, so
+            that it is no matrix of a linear map.
+    """
 
     name: str
     shape: tuple[int, ...]
     init: Init
     decay: bool
+    embedding: bool = False
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def matrix(self) -> bool:
+        """Whether it is the matrix of a linear map."""
+        return len(self.shape) == 2 and not self.embedding
+
+
+NeedsWhole = Callable[[ParamSpec], bool]
+"""Says of which parameters an update needs all elements at once."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What of a parameter lies in a part of the flat vector: its elements from ``first`` on, in
+    ``span`` of the part."""
+
+    spec: ParamSpec
+    first: int
+    span: slice
+
+
+@dataclass(frozen=True)
+class Part:
+    """A contiguous part of the flat vector, as update rules see it.
+
+    Attributes:
+        span: of the flat vector.
+        decayed_size: how many elements weight decay acts on; they lie in front.
+        pieces: of every parameter that has elements here, in their order.
+    """
+
+    span: range
+    decayed_size: int
+    pieces: tuple[Piece, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return len(self.span)
 
 
 class ParamTable:
@@ -79,6 +124,18 @@ class ParamTable:
         stop = start + sum(spec.size for spec in specs)
         assert self.offsets[specs[-1].name] + specs[-1].size == stop, f"{prefix} is in pieces"
         return slice(start, stop)
+
+    def part(self, span: range) -> Part:
+        """Return a part of the flat vector, with what it holds of which parameters."""
+        pieces = []
+        for spec in self.specs:
+            offset = self.offsets[spec.name]
+            start, stop = max(offset, span.start), min(offset + spec.size, span.stop)
+            if start < stop:
+                within = slice(start - span.start, stop - span.start)
+                pieces.append(Piece(spec, start - offset, within))
+        decayed_size = min(max(self.decayed_size - span.start, 0), len(span))
+        return Part(span, decayed_size, tuple(pieces))
 
     def shards(self, count: int) -> list[range]:
         """Cut the flat vector into contiguous ranges, of sizes that differ by one at most."""

@@ -8,6 +8,7 @@ from dataclasses import Field
 from typing import Any
 
 from psdp.modes import MODES, ONLY_WITH, SERVED, Merge
+from psdp.optim import OPTIMIZERS
 
 
 def help_of(f: Field[Any]) -> str:
@@ -28,6 +29,10 @@ def _default_of(f: Field[Any]) -> str:
         return " ".join(f.default) if isinstance(f.default, tuple) else str(f.default)
     by_value: defaultdict[Any, list[str]] = defaultdict(list)
     merged: defaultdict[Any, list[str]] = defaultdict(list)
+    rules: defaultdict[Any, list[str]] = defaultdict(list)
+    for rule in OPTIMIZERS.values():
+        if f.name in rule.defaults:
+            rules[rule.defaults[f.name]].append(rule.name)
     for mode in MODES.values():
         value = {**mode.settings, **mode.defaults}.get(f.name)
         if value is not None:
@@ -38,7 +43,8 @@ def _default_of(f: Field[Any]) -> str:
     said = [str(usual)]
     said += [f"with --mode {either(by_value[value])} {value}" for value in others]
     said += [f"with --merge {Merge.EACH} {value}" for value in merged]
-    return ", ".join(said)
+    said += [f"with --optimizer {either(rules[value])} {value}" for value in rules]
+    return ", ".join(filter(None, said))
 
 
 def either(names: Sequence[str]) -> str:

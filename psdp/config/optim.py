@@ -1,21 +1,23 @@
-"""Settings of the optimizer."""
+"""Settings of the optimizer. What an update rule has of its own, it says itself (psdp.optim)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import Field, dataclass, fields, make_dataclass
+from typing import TYPE_CHECKING, Any
 
 from psdp.fields import setting
 from psdp.modes import Merge
+from psdp.optim import OPTIMIZERS
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class ScheduleConfig:
     """The optimizer, which runs on the servers, and its schedule, which advances with tokens."""
 
-    optimizer: str = setting(
-        "adamw", "update rule", choices=("sgd", "momentum", "adagrad", "adam", "adamw")
-    )
-    lr: float = setting(1e-3, "highest learning rate", low=0)
+    optimizer: str = setting(next(iter(OPTIMIZERS)), "update rule", choices=tuple(OPTIMIZERS))
+    lr: float | None = setting(None, "highest learning rate", low=0)
     min_lr: float | None = setting(None, "where a decay ends (default lr / 10)", low=0)
     lr_schedule: str = setting(
         "cosine",
@@ -25,15 +27,15 @@ class OptimConfig:
     warmup_steps: int | None = setting(
         None, "steps of linear warm-up (default a twentieth of --max-steps, at most 100)", low=0
     )
-    beta1: float | None = setting(
-        None,
-        "decay of Adam's first moment",
-        low=0,
-        below=1,
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """What a gradient is held to, and what servers do with what is no plain gradient."""
+
+    weight_decay: float | None = setting(
+        None, "on matrices; decoupled in adamw, l2 elsewhere", low=0
     )
-    beta2: float = setting(0.99, "decay of Adam's second moment", low=0, below=1)
-    momentum: float = setting(0.9, "of the momentum optimizer", low=0, below=1)
-    weight_decay: float = setting(0.1, "on matrices; decoupled in adamw, l2 elsewhere", low=0)
     l1: float = setting(0.0, "l1 penalty on matrices", low=0)
     grad_clip: float = setting(1.0, "largest global gradient norm (0: no limit)", low=0)
     grad_clip_value: float = setting(0.0, "largest gradient element (0: no limit)", low=0)
@@ -65,4 +67,34 @@ class OptimConfig:
         "how far server and worker move towards one another at an exchange (default 0.9 / workers)",
         low=0,
         below=1,
+    )
+
+
+def _own() -> Iterator[Field[Any]]:
+    """Yield the fields of the rules' own settings, each once."""
+    shared = {f.name for f in fields(LimitsConfig)}
+    for rule in OPTIMIZERS.values():
+        for f in fields(rule.settings_type):
+            if f.name not in shared:
+                shared.add(f.name)
+                yield f
+
+
+if TYPE_CHECKING:
+
+    @dataclass(frozen=True)
+    class OptimConfig(ScheduleConfig, LimitsConfig):
+        """These, and between them what any rule has of its own: a field each."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    OptimConfig = make_dataclass(
+        "OptimConfig",
+        [
+            (f.name, f.type, copy(f))
+            for f in (*fields(ScheduleConfig), *_own(), *fields(LimitsConfig))
+        ],
+        namespace={"__doc__": ScheduleConfig.__doc__},
+        frozen=True,
     )

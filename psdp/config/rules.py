@@ -5,6 +5,7 @@ A rule is given the topics that it is about. What depends on the mode is read of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from psdp.config.run import RunConfig
 from psdp.errors import ConfigError
 from psdp.fields import flag_of
 from psdp.modes import MODES, ONLY_WITH, Merge
+from psdp.optim import OPTIMIZERS
 from psdp.wire import CODECS
 
 _Topic = TypeVar("_Topic", OptimConfig, RunConfig)
@@ -154,7 +156,7 @@ def fill_for_mode(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, RunC
     return _filled(optim, usual), _filled(run, usual)
 
 
-def _filled(topic: _Topic, usual: dict[str, Any]) -> _Topic:
+def _filled(topic: _Topic, usual: Mapping[str, Any]) -> _Topic:
     left_out = [f.name for f in fields(topic) if getattr(topic, f.name) is None]
     return replace(topic, **{name: usual[name] for name in left_out if name in usual})
 
@@ -180,16 +182,23 @@ def fill_outer(optim: OptimConfig, run: RunConfig) -> OptimConfig:
     return replace(optim, outer_lr=lr, outer_momentum=momentum)
 
 
+def fill_for_rule(optim: OptimConfig) -> OptimConfig:
+    """Return the settings with what was left out as is usual for this update rule."""
+    return _filled(optim, OPTIMIZERS[optim.optimizer].defaults)
+
+
 def fill_schedule(optim: OptimConfig, run: RunConfig) -> OptimConfig:
     """Return the settings with the learning rate's least value and its warm-up.
 
     Raises:
         ConfigError: the least value is above the highest.
     """
-    if optim.min_lr is None:
-        optim = replace(optim, min_lr=optim.lr / 10)
-    elif optim.min_lr > optim.lr:
-        raise ConfigError(f"--min-lr {optim.min_lr} is above --lr {optim.lr}")
+    highest, least = optim.lr, optim.min_lr
+    assert highest is not None, "the rule has a default"
+    if least is None:
+        optim = replace(optim, min_lr=highest / 10)
+    elif least > highest:
+        raise ConfigError(f"--min-lr {least} is above --lr {highest}")
     if optim.warmup_steps is None:
         optim = replace(optim, warmup_steps=min(100, run.max_steps // 20))
     return optim

@@ -43,12 +43,10 @@ class Embedding:
 
     @staticmethod
     def specs(config: ModelConfig, vocab_size: int, init: dict[str, Init]) -> list[ParamSpec]:
-        specs = [
-            ParamSpec("embedding.tokens", (vocab_size, config.n_embd), init["tokens"], decay=True)
-        ]
+        specs = [_rows("embedding.tokens", (vocab_size, config.n_embd), init["tokens"])]
         if config.position == "learned":
             shape = (config.block_size, config.n_embd)
-            specs.append(ParamSpec("embedding.positions", shape, init["positions"], decay=True))
+            specs.append(_rows("embedding.positions", shape, init["positions"]))
         return specs
 
     def __init__(self, config: ModelConfig, parameters: Parameters, arena: Arena) -> None:
@@ -80,3 +78,7 @@ class Embedding:
             gradient = self.parameters.gradient("positions")[:length].reshape(-1)
             self.backend.add_column_sums(per_sequence, gradient)
         self.backend.scatter_add(ids, dx, self.scale, self.parameters.gradient("tokens"))
+
+
+def _rows(name: str, shape: tuple[int, int], init: Init) -> ParamSpec:
+    return ParamSpec(name, shape, init, decay=True, embedding=True)

@@ -1,13 +1,17 @@
 """Update rules and the learning-rate schedule, as the servers run them.
 
 Everything works in place on the flat vectors of one shard. One rule a file; what a rule computes
-is what PyTorch's optimizer of that name computes. No MPI, no clock and no parameter names here.
+is what PyTorch's optimizer of that name computes. No MPI and no clock here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
+from types import MappingProxyType
+from typing import Protocol
+
 from psdp.backend import Backend
-from psdp.config import OptimConfig
 from psdp.optim.adagrad import Adagrad
 from psdp.optim.adam import Adam, AdamW
 from psdp.optim.base import Optimizer
@@ -17,8 +21,10 @@ from psdp.optim.on_device import OnDevice
 from psdp.optim.outer import Elastic, Outer
 from psdp.optim.schedule import Schedule
 from psdp.optim.sgd import SGD
+from psdp.params import Part
 
 __all__ = [
+    "OPTIMIZERS",
     "DelayCompensation",
     "Elastic",
     "OnDevice",
@@ -28,18 +34,24 @@ __all__ = [
     "make_optimizer",
 ]
 
-_RULES: dict[str, type[Optimizer]] = {
-    "sgd": SGD,
-    "momentum": Momentum,
-    "adagrad": Adagrad,
-    "adam": Adam,
-    "adamw": AdamW,
-}
+OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
+    {rule.name: rule for rule in (AdamW, Adam, SGD, Momentum, Adagrad)}
+)
+"""The rules that ``--optimizer`` names, the default first. A new one is a file and its line here:
+its flags and its defaults are what it says of itself."""
 
 
-def make_optimizer(
-    config: OptimConfig, size: int, decayed_size: int, backend: Backend
-) -> Optimizer:
-    """Return the rule that ``config`` names, for a shard (size,) led by ``decayed_size`` elements
-    of matrices, with the kernels of ``backend``."""
-    return _RULES[config.optimizer](config, size, decayed_size, backend)
+class Chosen(Protocol):
+    """Settings that say which rule; those of the rule are attributes by their names."""
+
+    @property
+    def optimizer(self) -> str: ...
+
+
+def make_optimizer(config: Chosen, part: Part, backend: Backend) -> Optimizer:
+    """Return the rule that ``config`` names, for a part of the flat vector, with the kernels of
+    ``backend``. What ``config`` leaves open is the rule's default."""
+    rule = OPTIMIZERS[config.optimizer]
+    told = {f.name: getattr(config, f.name) for f in fields(rule.settings_type)}
+    usual = {name: rule.defaults.get(name) for name, value in told.items() if value is None}
+    return rule(rule.settings_type(**told | usual), part, backend)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
 from psdp.backend import Scalar
@@ -14,6 +16,8 @@ EPS = 1e-10
 class Adagrad(Optimizer):
     """sum += g²; w -= lr * g / (sqrt(sum) + eps)."""
 
+    name = "adagrad"
+    defaults = MappingProxyType({"lr": 1e-2, "weight_decay": 0.0})
     state_names = ("sum",)
 
     def step(

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from psdp.backend import AdamStep, Backend, Scalar
-from psdp.config import OptimConfig
-from psdp.optim.base import Optimizer
-from psdp.params import Array
+from psdp.fields import setting
+from psdp.optim.base import Optimizer, Settings
+from psdp.params import Array, Part
 
 EPS = 1e-8
+
+
+@dataclass(frozen=True)
+class AdamSettings(Settings):
+    """What Adam is told."""
+
+    beta1: float | None = setting(None, "decay of Adam's first moment", low=0, below=1)
+    beta2: float = setting(0.99, "decay of Adam's second moment", low=0, below=1)
 
 
 class Adam(Optimizer):
@@ -23,12 +33,15 @@ class Adam(Optimizer):
     which saves a pass over the shard.
     """
 
+    name = "adam"
+    settings_type = AdamSettings
+    defaults = MappingProxyType({"lr": 1e-3, "weight_decay": 0.0})
     state_names = ("exp_avg", "exp_avg_sq")
 
-    def __init__(self, config: OptimConfig, size: int, decayed_size: int, backend: Backend) -> None:
-        super().__init__(config, size, decayed_size, backend)
-        assert config.beta1 is not None, "settings are resolved"
-        self._beta1, self._beta2 = config.beta1, config.beta2
+    def __init__(self, settings: AdamSettings, part: Part, backend: Backend) -> None:
+        super().__init__(settings, part, backend)
+        assert settings.beta1 is not None, "settings are resolved"
+        self._beta1, self._beta2 = settings.beta1, settings.beta2
         self._decoupled_decay = 0.0
 
     def step(
@@ -59,7 +72,8 @@ class Adam(Optimizer):
 
         if plain:
             # The kernel takes the scale along; only a clip or a penalty has to come before it.
-            for decayed, span in self._ranges(weights, gradient):
+            self._check(weights, gradient)
+            for decayed, span in self._ranges:
                 apply(span, weights[span], gradient[span], decayed)
         else:
             for span, w, g, _, decayed in self._blocks(weights, gradient, scale, clip_value):
@@ -69,6 +83,9 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam whose weight decay shrinks the weights by lr * weight_decay instead of joining g."""
 
-    def __init__(self, config: OptimConfig, size: int, decayed_size: int, backend: Backend) -> None:
-        super().__init__(config, size, decayed_size, backend)
-        self._l2, self._decoupled_decay = 0.0, config.weight_decay
+    name = "adamw"
+    defaults = MappingProxyType({"lr": 1e-3, "weight_decay": 0.1})
+
+    def __init__(self, settings: AdamSettings, part: Part, backend: Backend) -> None:
+        super().__init__(settings, part, backend)
+        self._l2, self._decoupled_decay = 0.0, settings.weight_decay

@@ -1,42 +1,71 @@
-"""What every update rule shares: the walk over the shard, the gradient's way in, and the state.
+"""What every update rule shares: its settings, the walk over the shard, and the state.
 
-A rule sees flat vectors only. It never sees a parameter's name, a rank, a message or a clock.
+A rule is given the parameters of its shard with their shapes, and flat vectors to update. It never
+sees a rank, a message or a clock.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 
 from psdp.backend import Backend, Scalar
-from psdp.config import OptimConfig
 from psdp.errors import CheckpointError
 from psdp.optim.blocks import block_size, blocks
-from psdp.params import Array
+from psdp.params import Array, ParamSpec, Part, Piece
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a rule is told; one with settings of its own adds them, each a flag (psdp.fields)."""
+
+    weight_decay: float = 0.0
+    l1: float = 0.0
 
 
 class Optimizer(ABC):
     """Update one shard of the weights in place, block by block, allocating nothing per step.
 
-    The first ``decayed_size`` elements of the shard belong to matrices: weight decay and l1 act
-    on them alone. Scalars stay Python floats, so a float32 shard stays float32.
+    Weight decay and l1 act on the first ``part.decayed_size`` elements of the shard alone. Scalars
+    stay Python floats, so a float32 shard stays float32.
 
     Attributes:
+        name: as ``--optimizer`` has it.
+        settings_type: of its settings, whose fields beyond those of :class:`Settings` are flags.
+        defaults: of settings that are left to the rule: "lr", "weight_decay" and any of its own.
+        state_names: of the vectors that it keeps.
+        part: what it updates.
         updates: steps taken; the bias correction of Adam counts them.
     """
 
+    name: ClassVar[str] = ""
+    settings_type: ClassVar[type[Settings]] = Settings
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     state_names: tuple[str, ...] = ()
 
-    def __init__(self, config: OptimConfig, size: int, decayed_size: int, backend: Backend) -> None:
-        assert 0 <= decayed_size <= size, (decayed_size, size)
+    @classmethod
+    def needs_whole(cls, spec: ParamSpec) -> bool:
+        """Say whether the rule updates a parameter as one: no shard ends within it. All others it
+        updates element by element, wherever they are cut."""
+        return False
+
+    def __init__(self, settings: Settings, part: Part, backend: Backend) -> None:
+        size = part.size
+        assert 0 <= part.decayed_size <= size, (part.decayed_size, size)
+        self.part = part
         self.size = size
-        self.decayed_size = decayed_size
         self.backend, self.dtype = backend, backend.dtype
         self.updates = 0
-        self._l2 = config.weight_decay
-        self._l1 = config.l1
+        self._l2 = settings.weight_decay
+        self._l1 = settings.l1
+        self._whole = tuple(piece for piece in part.pieces if self.needs_whole(piece.spec))
+        self._ranges = tuple(_between(self._whole, part))
+        self._whole_gradient = backend.empty(max((p.spec.size for p in self._whole), default=0))
         self._state = {name: backend.zeros(size) for name in self.state_names}
         self._block_size = block_size(self.dtype, backend.name)
         self._gradient_block = backend.empty(min(size, self._block_size))
@@ -93,22 +122,17 @@ class Optimizer(ABC):
             self.backend.to_device(vector, self._state[name])
         self.updates = updates
 
-    def _ranges(self, weights: Array, gradient: Array) -> tuple[tuple[bool, slice], ...]:
-        """Return (decayed, span) of the elements of matrices, and of all others."""
-        assert weights.shape == gradient.shape == (self.size,), (weights.shape, gradient.shape)
-        assert weights.dtype == gradient.dtype == self.dtype, (weights.dtype, gradient.dtype)
-        boundary = self.decayed_size
-        return (True, slice(0, boundary)), (False, slice(boundary, self.size))
-
     def _blocks(
         self, weights: Array, gradient: Array, scale: Scalar, clip_value: float
     ) -> Iterator[tuple[slice, Array, Array, Array, bool]]:
-        """Yield (span, weights, gradient, scratch, decayed) of each block, in order.
+        """Yield (span, weights, gradient, scratch, decayed) of each block, in order, of what is
+        updated element by element.
 
         The gradient comes scaled, clipped and with its penalties. It may be the caller's own
         memory, so a rule only reads it; the scratch is the rule's to overwrite.
         """
-        for decayed, part in self._ranges(weights, gradient):
+        self._check(weights, gradient)
+        for decayed, part in self._ranges:
             for span in blocks(part.start, part.stop, self._block_size):
                 w = weights[span]
                 scratch = self._scratch_block[: w.size]
@@ -116,6 +140,26 @@ class Optimizer(ABC):
                 if decayed:
                     g = self._penalised(w, g, scratch)
                 yield span, w, g, scratch, decayed
+
+    def _matrices(
+        self, weights: Array, gradient: Array, scale: Scalar, clip_value: float
+    ) -> Iterator[tuple[slice, Array, Array, bool]]:
+        """Yield (span, weights, gradient, decayed) of each parameter that is updated as one, in its
+        shape; the gradient as :meth:`_blocks` has it, and the rule's to overwrite."""
+        self._check(weights, gradient)
+        for piece in self._whole:
+            spec, span = piece.spec, piece.span
+            w, whole = weights[span], self._whole_gradient[: spec.size]
+            for block in blocks(0, spec.size, self._block_size):
+                g = self._clipped(gradient[span][block], scale, clip_value)
+                if spec.decay:
+                    g = self._penalised(w[block], g, self._scratch_block[: g.size])
+                whole[block] = g
+            yield span, w.reshape(spec.shape), whole.reshape(spec.shape), spec.decay
+
+    def _check(self, weights: Array, gradient: Array) -> None:
+        assert weights.shape == gradient.shape == (self.size,), (weights.shape, gradient.shape)
+        assert weights.dtype == gradient.dtype == self.dtype, (weights.dtype, gradient.dtype)
 
     def _clipped(self, g: Array, scale: Scalar, clip_value: float) -> Array:
         """Return clip(scale * g), which is ``g`` itself where neither does anything."""
@@ -137,3 +181,14 @@ class Optimizer(ABC):
             np.multiply(scratch, self._l1, out=scratch)
             g = np.add(g, scratch, out=penalised)
         return g
+
+
+def _between(whole: tuple[Piece, ...], part: Part) -> Iterator[tuple[bool, slice]]:
+    """Yield (decayed, span) of what lies between these pieces: two long spans without any."""
+    ranges = (True, 0, part.decayed_size), (False, part.decayed_size, part.size)
+    for decayed, start, stop in ranges:
+        for piece in whole:
+            if piece.spec.decay == decayed:
+                yield decayed, slice(start, piece.span.start)
+                start = piece.span.stop
+        yield decayed, slice(start, stop)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from types import MappingProxyType
+
 import numpy as np
 
 from psdp.backend import Backend, Scalar
-from psdp.config import OptimConfig
-from psdp.optim.base import Optimizer
-from psdp.params import Array
+from psdp.fields import setting
+from psdp.optim.base import Optimizer, Settings
+from psdp.params import Array, Part
+
+
+@dataclass(frozen=True)
+class MomentumSettings(Settings):
+    """What heavy-ball momentum is told."""
+
+    momentum: float = setting(0.9, "of the momentum optimizer", low=0, below=1)
 
 
 class Momentum(Optimizer):
@@ -16,11 +26,14 @@ class Momentum(Optimizer):
     The learning rate stays outside the velocity, so a schedule acts at once on all of it.
     """
 
+    name = "momentum"
+    settings_type = MomentumSettings
+    defaults = MappingProxyType({"lr": 0.1, "weight_decay": 0.0})
     state_names = ("velocity",)
 
-    def __init__(self, config: OptimConfig, size: int, decayed_size: int, backend: Backend) -> None:
-        super().__init__(config, size, decayed_size, backend)
-        self._momentum = config.momentum
+    def __init__(self, settings: MomentumSettings, part: Part, backend: Backend) -> None:
+        super().__init__(settings, part, backend)
+        self._momentum = settings.momentum
 
     def step(
         self,

@@ -22,7 +22,7 @@ class OnDevice(Optimizer):
 
     def __init__(self, rule: Optimizer, host: Backend) -> None:
         self.rule, self.backend, self.dtype = rule, host, rule.dtype
-        self.size, self.decayed_size = rule.size, rule.decayed_size
+        self.part, self.size = rule.part, rule.size
         self.state_names = rule.state_names
         self._weights = rule.backend.zeros(rule.size)
         self._gradient = rule.backend.zeros(rule.size)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from psdp.backend import Backend, Scalar
-from psdp.config import OptimConfig
-from psdp.optim.base import Optimizer
-from psdp.params import Array
+from psdp.optim.base import Optimizer, Settings
+from psdp.params import Array, Part
 
 
 class Outer(Optimizer):
@@ -24,26 +23,25 @@ class Outer(Optimizer):
     every N-th, and between these the plain gradient goes on (Liu et al. 2024, arXiv:2401.09135).
 
     Args:
-        config: its momentum is the outer one.
         kind: "average", "momentum" or "nesterov".
+        momentum: how much of it is kept.
         arrivals: N.
     """
 
     def __init__(
         self,
-        config: OptimConfig,
-        size: int,
-        decayed_size: int,
+        part: Part,
         backend: Backend,
         *,
         kind: str,
+        momentum: float,
         arrivals: int,
     ) -> None:
         if kind != "average":
             self.state_names = ("momentum", "pending") if arrivals > 1 else ("momentum",)
-        super().__init__(config, size, decayed_size, backend)
+        super().__init__(Settings(), part, backend)
         self._kind = kind
-        self._decay = config.momentum
+        self._decay = momentum
         self._arrivals = arrivals
 
     def step(
@@ -86,6 +84,9 @@ class Outer(Optimizer):
 class Elastic(Optimizer):
     """w += lr (x - w): the weights are drawn to a worker's own (Zhang et al. 2015,
     arXiv:1412.6651). The "gradient" is the worker's weights x."""
+
+    def __init__(self, part: Part, backend: Backend) -> None:
+        super().__init__(Settings(), part, backend)
 
     def step(
         self,

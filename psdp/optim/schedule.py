@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
-from psdp.config import OptimConfig
+
+class ScheduleSettings(Protocol):
+    """The highest learning rate and what becomes of it."""
+
+    @property
+    def lr(self) -> float | None: ...
+    @property
+    def min_lr(self) -> float | None: ...
+    @property
+    def lr_schedule(self) -> str: ...
+    @property
+    def warmup_steps(self) -> int | None: ...
 
 
 class Schedule:
@@ -14,7 +26,8 @@ class Schedule:
     one full step. It is fractional in async and ssp, where an update brings one worker's tokens.
     """
 
-    def __init__(self, config: OptimConfig, max_steps: int) -> None:
+    def __init__(self, config: ScheduleSettings, max_steps: int) -> None:
+        assert config.lr is not None, "the schedule needs a resolved configuration"
         assert config.min_lr is not None, "the schedule needs a resolved configuration"
         assert config.warmup_steps is not None, "the schedule needs a resolved configuration"
         self._shape = config.lr_schedule

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
 from psdp.backend import Scalar
@@ -11,6 +13,9 @@ from psdp.params import Array
 
 class SGD(Optimizer):
     """w -= lr * g."""
+
+    name = "sgd"
+    defaults = MappingProxyType({"lr": 0.3, "weight_decay": 0.0})
 
     def step(
         self,

@@ -6,16 +6,15 @@ A rule is an optimizer with its learning rate and its limits. Nothing here knows
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from typing import Any
 
 from psdp.backend import Backend
 from psdp.backend.squares import clip_coefficient
-from psdp.config import OptimConfig
 from psdp.job import Job
 from psdp.modes import Merge, Pushed
 from psdp.optim import Elastic, OnDevice, Optimizer, Outer, Schedule, make_optimizer
-from psdp.params import Array
+from psdp.params import Array, Part
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,8 @@ class Rules:
         rule.optimizer.step(weights, pushed, lr, scale=scale, clip_value=rule.clip_value)
 
 
-def make_rules(
-    job: Job, size: int, decayed_size: int, backend: Backend, device: Backend | None = None
-) -> Rules:
-    """Return the rules of a shard (size,) led by ``decayed_size`` elements of matrices.
+def make_rules(job: Job, part: Part, backend: Backend, device: Backend | None = None) -> Rules:
+    """Return the rules of the shard that holds a part of the flat vector.
 
     Args:
         backend: of the vectors that are updated.
@@ -83,20 +80,20 @@ def make_rules(
         optim = job.config.optim
         match kind:
             case Pushed.CHANGE:
-                settings = _plain(optim, momentum=optim.outer_momentum or 0.0)
-                arrivals = len(job.workers) if job.config.run.merge == Merge.EACH else 1
                 assert optim.outer_optimizer is not None, "settings are resolved"
-                make = partial(Outer, kind=optim.outer_optimizer, arrivals=arrivals)
+                how: dict[str, Any] = {
+                    "kind": optim.outer_optimizer,
+                    "momentum": optim.outer_momentum or 0.0,
+                    "arrivals": len(job.workers) if job.config.run.merge == Merge.EACH else 1,
+                }
                 lr = outer_lr(job)
-                outer = on(lambda where: make(settings, size, decayed_size, where))
-                return Rule(outer, lambda _steps: lr)
+                return Rule(on(lambda where: Outer(part, where, **how)), lambda _steps: lr)
             case Pushed.WEIGHTS:
-                settings = _plain(optim, momentum=0.0)
-                elastic = on(lambda where: Elastic(settings, size, decayed_size, where))
-                return Rule(elastic, lambda _steps: job.elastic_rate)
+                rate = job.elastic_rate
+                return Rule(on(lambda where: Elastic(part, where)), lambda _steps: rate)
             case Pushed.GRADIENT | Pushed.NOTHING:
                 # Where nothing is pushed it is the workers' optimizer, whose state is adopted.
-                own = on(lambda where: make_optimizer(optim, size, decayed_size, where))
+                own = on(lambda where: make_optimizer(optim, part, where))
                 schedule = Schedule(optim, job.config.run.max_steps)
                 return Rule(own, schedule.lr, optim.grad_clip, optim.grad_clip_value)
 
@@ -110,8 +107,3 @@ def outer_lr(job: Job) -> float:
     # there: less than it has moved itself. Measured: docs/results.md.
     lr = job.config.optim.outer_lr
     return min(2.0, len(job.workers)) if lr is None else lr
-
-
-def _plain(optim: OptimConfig, momentum: float) -> OptimConfig:
-    """Return settings of an optimizer that does nothing but what is its own."""
-    return replace(optim, momentum=momentum, weight_decay=0.0, l1=0.0)

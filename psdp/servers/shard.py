@@ -108,7 +108,6 @@ class Shard:
         """
         config, span = job.config, job.shards[server]
         flat = job.table.initial(config.run.seed, config.run.dtype)
-        decayed_size = min(max(job.table.decayed_size - span.start, 0), len(span))
         own = zeros(len(span), config.run.dtype)
         run = config.run
         # Where workers are on GPUs the flag is about kernels of theirs.
@@ -118,7 +117,7 @@ class Shard:
             backend, device = device, None
         backend.to_device(flat[span.start : span.stop], own)
         return cls(
-            make_rules(job, own.size, decayed_size, backend, device),
+            make_rules(job, job.table.part(span), backend, device),
             own,
             0 if job.reduces else len(job.workers),
             codec=job.codec,

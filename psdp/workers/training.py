@@ -106,7 +106,8 @@ class OwnOptimizer(Training):
     def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
         super().__init__(job, replica, gradient)
         config, table, backend = job.config, job.table, replica.backend
-        self._optimizer = make_optimizer(config.optim, table.size, table.decayed_size, backend)
+        whole = table.part(range(table.size))
+        self._optimizer = make_optimizer(config.optim, whole, backend)
         self._schedule = Schedule(config.optim, config.run.max_steps)
 
     def update(self, steps: float, scale: Scalar) -> None:

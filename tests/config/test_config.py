@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from psdp.config import Config, base_type, flag_of, settings
 from psdp.errors import ConfigError
 from psdp.modes import MODES
+from psdp.optim import OPTIMIZERS, Optimizer
 
 FIELDS = {field.name: field for _, field in settings()}
 NUMBERS = [name for name, field in FIELDS.items() if base_type(field) in ("int", "float")]
@@ -277,3 +278,34 @@ def test_only_one_deck_can_be_dealt_out() -> None:
 )
 def test_what_overlap_does_not_go_with_is_refused(other: dict[str, Any], reason: str) -> None:
     assert reason in refusal(overlap=True, **other)
+
+
+# What an update rule says of itself
+
+
+@pytest.mark.parametrize("rule", list(OPTIMIZERS.values()), ids=lambda rule: rule.name)
+def test_what_is_left_out_is_the_rules_own_and_is_written_down(rule: type[Optimizer]) -> None:
+    assert {"lr", "weight_decay"} <= rule.defaults.keys()
+    flat = Config.from_flat({"optimizer": rule.name}).resolved().flat()
+    assert rule.defaults.items() <= flat.items()
+    assert flat["min_lr"] == flat["lr"] / 10
+    given = {"lr": 0.25, "weight_decay": 0.5, "optimizer": rule.name}
+    assert given.items() <= Config.from_flat(given).resolved().flat().items()
+
+
+def test_weight_decay_is_for_the_rule_that_decouples_it() -> None:
+    decayed = {name for name, rule in OPTIMIZERS.items() if rule.defaults["weight_decay"]}
+    assert decayed == {"adamw"}
+
+
+def test_settings_of_rules_are_flags_and_one_name_is_one_setting() -> None:
+    names = [f.name for _, f in settings()]
+    assert len(set(names)) == len(names)
+    seen: dict[str, Any] = {}
+    for rule in OPTIMIZERS.values():
+        for f in fields(rule.settings_type):
+            if f.metadata:
+                assert f.name in names
+                assert seen.setdefault(f.name, (f.type, f.default, f.metadata)) == (
+                    f.type, f.default, f.metadata,
+                )  # fmt: skip

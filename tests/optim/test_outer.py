@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psdp.backend import make_backend
-from psdp.config import OptimConfig
 from psdp.optim import Elastic, Optimizer, Outer
-from psdp.params import Array
+from psdp.params import Array, Part
 
 SIZE = 7
-CONFIG = replace(OptimConfig(), momentum=0.8, weight_decay=0.0)
+WHOLE = Part(range(SIZE), SIZE)
 
 
 def outer(kind: str, arrivals: int = 1) -> Outer:
     backend = make_backend("cpu", "float64")
-    return Outer(CONFIG, SIZE, SIZE, backend, kind=kind, arrivals=arrivals)
+    return Outer(WHOLE, backend, kind=kind, momentum=0.8, arrivals=arrivals)
 
 
 def vectors(count: int, seed: int = 5) -> list[Array]:
@@ -97,7 +94,7 @@ def test_a_saved_state_goes_on_within_a_round() -> None:
 
 
 def test_elastic_moves_towards_a_workers_weights() -> None:
-    rule = Elastic(CONFIG, SIZE, SIZE, make_backend("cpu", "float64"))
+    rule = Elastic(WHOLE, make_backend("cpu", "float64"))
     (own,) = vectors(1)
     expected = np.arange(SIZE) + 0.25 * (own - np.arange(SIZE))
     np.testing.assert_allclose(run(rule, [own], 0.25), expected, rtol=1e-14)

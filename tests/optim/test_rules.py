@@ -17,7 +17,7 @@ from psdp.config import OptimConfig
 from psdp.errors import CheckpointError
 from psdp.optim import Optimizer, make_optimizer
 from psdp.optim.blocks import block_size
-from psdp.params import Array
+from psdp.params import Array, Part
 
 RULES = ("sgd", "momentum", "adagrad", "adam", "adamw")
 STATES = {
@@ -39,6 +39,10 @@ def config(rule: str, **changes: Any) -> OptimConfig:
     return OptimConfig(optimizer=rule, **{"beta1": 0.9, **values})
 
 
+def part(size: int, decayed_size: int) -> Part:
+    return Part(range(size), decayed_size)
+
+
 def vectors(size: int, dtype: str, count: int, seed: int = 0) -> list[Array]:
     rng = np.random.default_rng(seed)
     return [rng.standard_normal(size).astype(dtype) for _ in range(count)]
@@ -55,7 +59,7 @@ def test_weights_are_updated_in_place_and_the_gradient_is_only_read(rule: str, d
     weights, gradient = vectors(100, dtype, 2)
     before, same_gradient = weights.copy(), gradient.copy()
     gradient.flags.writeable = False
-    optimizer = make_optimizer(config(rule), 100, 60, make_backend("cpu", dtype))
+    optimizer = make_optimizer(config(rule), part(100, 60), make_backend("cpu", dtype))
     optimizer.step(weights, gradient, 0.01, scale=0.5, clip_value=0.2)
     assert weights.dtype == dtype
     assert not np.any(weights == before)
@@ -69,7 +73,7 @@ def test_weights_are_updated_in_place_and_the_gradient_is_only_read(rule: str, d
 def test_a_step_allocates_no_vector(rule: str, dtype: str) -> None:
     size = 3 * BLOCK + 17
     weights, gradient = vectors(size, dtype, 2)
-    optimizer = make_optimizer(config(rule), size, size // 2, make_backend("cpu", dtype))
+    optimizer = make_optimizer(config(rule), part(size, size // 2), make_backend("cpu", dtype))
     optimizer.step(weights, gradient, 0.01, scale=0.5, clip_value=0.2)
     tracemalloc.start()
     try:
@@ -84,10 +88,10 @@ def test_a_step_allocates_no_vector(rule: str, dtype: str) -> None:
 @every_dtype
 def test_a_saved_state_goes_on_bit_for_bit(rule: str, dtype: str) -> None:
     weights, *gradients = vectors(1001, dtype, 7)
-    straight = make_optimizer(config(rule), 1001, 500, make_backend("cpu", dtype))
+    straight = make_optimizer(config(rule), part(1001, 500), make_backend("cpu", dtype))
     run(straight, weights, gradients[:3])
     resumed_weights = weights.copy()
-    resumed = make_optimizer(config(rule), 1001, 500, make_backend("cpu", dtype))
+    resumed = make_optimizer(config(rule), part(1001, 500), make_backend("cpu", dtype))
     resumed.load({name: v.copy() for name, v in straight.state().items()}, straight.updates)
     run(straight, weights, gradients[3:])
     run(resumed, resumed_weights, gradients[3:])
@@ -101,7 +105,7 @@ def test_a_saved_state_goes_on_bit_for_bit(rule: str, dtype: str) -> None:
 @every_rule
 def test_the_state_is_live(rule: str) -> None:
     weights, gradient = vectors(10, "float32", 2)
-    optimizer = make_optimizer(config(rule), 10, 10, make_backend("cpu", "float32"))
+    optimizer = make_optimizer(config(rule), part(10, 10), make_backend("cpu", "float32"))
     state = optimizer.state()
     optimizer.step(weights, gradient, 0.01)
     assert all(np.all(vector != 0) for vector in state.values())
@@ -126,10 +130,11 @@ def test_shards_updated_apart_give_the_bits_of_the_whole(
     for start, stop in pairwise(edges):
         shard_boundary = min(max(boundary - start, 0), stop - start)
         shard = make_optimizer(
-            config(rule), stop - start, shard_boundary, make_backend("cpu", dtype)
+            config(rule), part(stop - start, shard_boundary), make_backend("cpu", dtype)
         )
         run(shard, apart[start:stop], [g[start:stop] for g in gradients])
-    run(make_optimizer(config(rule), size, boundary, make_backend("cpu", dtype)), whole, gradients)
+    alone = make_optimizer(config(rule), part(size, boundary), make_backend("cpu", dtype))
+    run(alone, whole, gradients)
     assert np.array_equal(whole, apart)
 
 
@@ -141,7 +146,9 @@ def test_penalties_act_on_the_decayed_part_alone(rule: str, decayed_size: int) -
     penalised, free = weights.copy(), weights.copy()
     none = config(rule, weight_decay=0.0, l1=0.0)
     for settings_, vector in ((config(rule), penalised), (none, free)):
-        optimizer = make_optimizer(settings_, size, decayed_size, make_backend("cpu", "float64"))
+        optimizer = make_optimizer(
+            settings_, part(size, decayed_size), make_backend("cpu", "float64")
+        )
         # Twice: the first step of Adam is lr * sign(g), which hides a penalty.
         optimizer.step(vector, gradient, 0.1)
         optimizer.step(vector, gradient[::-1], 0.1)
@@ -175,7 +182,7 @@ def test_twenty_steps_equal_pytorch(rule: str, dtype: str, l1: float, weight_dec
     size, decayed_size, clip_value, limit = 400, 250, 0.08, 1.0
     weights, *gradients = vectors(size, dtype, 21)
     setting = config(rule, l1=l1, weight_decay=weight_decay)
-    optimizer = make_optimizer(setting, size, decayed_size, make_backend("cpu", dtype))
+    optimizer = make_optimizer(setting, part(size, decayed_size), make_backend("cpu", dtype))
 
     parts = [weights[:decayed_size], weights[decayed_size:]]
     matrices, gains = (torch.nn.Parameter(torch.tensor(part.copy())) for part in parts)
@@ -219,7 +226,7 @@ def test_twenty_steps_equal_pytorch(rule: str, dtype: str, l1: float, weight_dec
 )
 def test_a_foreign_state_is_refused_and_nothing_changes(damage: Any, words: str) -> None:
     weights, gradient = vectors(10, "float32", 2)
-    optimizer = make_optimizer(config("adamw"), 10, 10, make_backend("cpu", "float32"))
+    optimizer = make_optimizer(config("adamw"), part(10, 10), make_backend("cpu", "float32"))
     optimizer.step(weights, gradient, 0.01)
     before = {name: vector.copy() for name, vector in optimizer.state().items()}
     with pytest.raises(CheckpointError) as caught:
@@ -233,7 +240,7 @@ def test_a_foreign_state_is_refused_and_nothing_changes(damage: Any, words: str)
 @every_rule
 def test_an_empty_shard_is_no_special_case(rule: str) -> None:
     empty = np.empty(0, "float32")
-    optimizer = make_optimizer(config(rule), 0, 0, make_backend("cpu", "float32"))
+    optimizer = make_optimizer(config(rule), part(0, 0), make_backend("cpu", "float32"))
     optimizer.step(empty, empty, 0.01, scale=0.5)
     assert optimizer.updates == 1
 
@@ -241,6 +248,6 @@ def test_an_empty_shard_is_no_special_case(rule: str) -> None:
 def test_the_value_clip_comes_after_the_norm_scale() -> None:
     weights = np.zeros(3)
     gradient = np.array([4.0, -4.0, 0.5])
-    optimizer = make_optimizer(config("sgd"), 3, 0, make_backend("cpu", "float64"))
+    optimizer = make_optimizer(config("sgd"), part(3, 0), make_backend("cpu", "float64"))
     optimizer.step(weights, gradient, 1.0, scale=0.5, clip_value=1.0)
     assert weights.tolist() == [-1.0, 1.0, -0.25]

@@ -12,6 +12,7 @@ from psdp.config import Config
 from psdp.job import Job
 from psdp.modes import MODES, Pushed
 from psdp.nn.transformer import parameter_table
+from psdp.params import Part
 from psdp.servers.rules import Rules, make_rules, outer_lr
 
 SIZE = 20
@@ -24,7 +25,7 @@ def job(ranks: int = 3, **settings: Any) -> Job:
 
 
 def rules(**settings: Any) -> Rules:
-    return make_rules(job(**settings), SIZE, 0, make_backend("cpu", "float64"))
+    return make_rules(job(**settings), Part(range(SIZE), 0), make_backend("cpu", "float64"))
 
 
 @pytest.mark.parametrize("mode", list(MODES.values()), ids=str)
@@ -95,5 +96,5 @@ def test_workers_that_are_merged_alone_count_twice_their_share(
 ) -> None:
     merged_alone = job(ranks, mode="local", merge="async", **settings)
     assert outer_lr(merged_alone) == expected
-    made = make_rules(merged_alone, SIZE, 0, make_backend("cpu", "float64"))
+    made = make_rules(merged_alone, Part(range(SIZE), 0), make_backend("cpu", "float64"))
     assert made.lr(Pushed.CHANGE, 7.0) == expected
