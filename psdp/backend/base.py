@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 from psdp.backend.kernels.activation import ActivationKernels
 from psdp.backend.kernels.attention import AttentionKernels
 from psdp.backend.kernels.dropout import DropoutKernels
@@ -26,12 +24,3 @@ class Backend(
 ):
     """Arrays of a device, and every kernel that layers and optimizers are made of; a subclass
     overrides what its device does better."""
-
-
-KERNELS = tuple(
-    name
-    for topic in Backend.__bases__
-    for name, member in vars(topic).items()
-    if inspect.isfunction(member) and not name.startswith("_")
-)
-"""The names of all kernels; what is not among them is :class:`Arrays`' business."""

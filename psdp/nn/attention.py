@@ -8,12 +8,13 @@ from psdp.backend.kernels.attention import causal_blocks
 from psdp.config import ModelConfig
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.dropout import Dropout
+from psdp.nn.layer import Layer
 from psdp.nn.linear import Linear, ResidualLinear
 from psdp.nn.positions import Rotary
 from psdp.params import Array, Init, ParamSpec
 
 
-class Attention:
+class Attention(Layer, kind="attention"):
     """y += softmax(Q K^T / sqrt(D), past only) V, merged and projected (arXiv:1706.03762).
 
     What lies between the two linear layers is the backend's: it is where the time goes.
@@ -47,16 +48,21 @@ class Attention:
 
     def forward(self, x: Array, batch: int, y: Array, rng: np.random.Generator | None) -> None:
         """Add the attention's output to ``y``; keep what backward needs."""
-        count = x.shape[0]
-        qkv, context = self.rows_qkv[:count], self.context[:count]
+        qkv, context = self.rows_qkv[: len(x)], self.context[: len(x)]
         self.qkv.forward(x, qkv)
+        self._attend(qkv, batch, context, rng)
+        self.out.forward(context, y, rng)
+
+    def _attend(
+        self, qkv: Array, batch: int, context: Array, rng: np.random.Generator | None
+    ) -> None:
+        """Write what the queries find to ``context``; positions may be turned into ``qkv``."""
+        count = len(qkv)
         if self.rotary is not None:
             self.rotary.forward(qkv, batch, self.heads)
         self.dropout.draw(self._weights(batch, count // batch), rng)
-        self.backend.attention(
-            qkv, batch, self.heads, self.dropout.mask, context, self._per_query(batch, count)
-        )
-        self.out.forward(context, y, rng)
+        per_query = self._per_query(batch, count)
+        self.backend.attention(qkv, batch, self.heads, self.dropout.mask, context, per_query)
 
     def backward(self, x: Array, batch: int, dy: Array, dx: Array) -> None:
         """Add the gradients of both layers to their views; write dL/dx to ``dx``."""

@@ -7,13 +7,14 @@ import numpy as np
 from psdp.config import ModelConfig
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.attention import Attention
+from psdp.nn.layer import Layer
 from psdp.nn.layernorm import LayerNorm
 from psdp.nn.mlp import MLP
-from psdp.nn.positions import Rotary
 from psdp.params import Array, Init, ParamSpec
+from psdp.records.profile import OTHER
 
 
-class Block:
+class Block(Layer, kind=OTHER):
     """x += attention(norm1(x)), then x += mlp(norm2(x)): pre-norm, as in GPT-2.
 
     Shapes: x, dx (N, C), B sequences; both are updated in place.
@@ -29,10 +30,11 @@ class Block:
         ]
 
     def __init__(
-        self, config: ModelConfig, parameters: Parameters, arena: Arena, rotary: Rotary | None
+        self, config: ModelConfig, parameters: Parameters, arena: Arena, attention: Attention
     ) -> None:
+        """``attention``: of the parameters under "attention", over what it may see."""
         self.norm1 = LayerNorm(parameters.under("norm1"), arena)
-        self.attention = Attention(config, parameters.under("attention"), arena, rotary)
+        self.attention = attention
         self.norm2 = LayerNorm(parameters.under("norm2"), arena)
         self.mlp = MLP(config, parameters.under("mlp"), arena)
         self.normed1 = arena.kept("normed1", arena.rows, config.n_embd)

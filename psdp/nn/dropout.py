@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from psdp.nn.arena import Arena
+from psdp.nn.layer import Layer
 from psdp.params import Array
 
 
-class Dropout:
+class Dropout(Layer, kind="dropout"):
     """Zero each element with probability ``p`` and scale the others by 1 / (1 - p), so that the
     expectation stays and evaluation needs no change (Srivastava et al. 2014).
 

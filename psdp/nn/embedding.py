@@ -11,6 +11,7 @@ from psdp.config import ModelConfig
 from psdp.errors import DataError
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.dropout import Dropout
+from psdp.nn.layer import Layer
 from psdp.nn.positions import sinusoids
 from psdp.params import Array, Init, ParamSpec
 
@@ -32,7 +33,7 @@ def load_ids(
     return ids
 
 
-class Embedding:
+class Embedding(Layer, kind="embedding"):
     """x = tokens[id] + positions[t], then dropout. Rotary positions are the attention's business.
 
     Sinusoids have amplitude 1, so beside them x = sqrt(C) tokens[id] + positions[t], or the small

@@ -6,10 +6,11 @@ import numpy as np
 
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.dropout import Dropout
+from psdp.nn.layer import Layer
 from psdp.params import Array, Init, ParamSpec
 
 
-class Linear:
+class Linear(Layer, kind="linear"):
     """y = x W + b. It keeps nothing: whoever owns x hands it back for the backward pass.
 
     Shapes: x (N, I); W (I, O); b (O,), or none; y (N, O).
@@ -51,7 +52,7 @@ class Linear:
         self.backend.add_product(x.T, dy, self.parameters.gradient("weight"))
 
 
-class ResidualLinear:
+class ResidualLinear(Layer, kind="linear"):
     """y += dropout(x W + b), the end of a branch; without dropout the product adds to y itself.
 
     Shapes: x (N, I); W (I, O); b (O,), or none; y, the residual stream (N, O).

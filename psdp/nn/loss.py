@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from psdp.nn.arena import Arena
+from psdp.nn.layer import Layer
 from psdp.params import Array
 
 LEAST_ROWS = 256
 
 
-class TiedHead:
+class TiedHead(Layer, kind="head and loss"):
     """logits = x E^T with E the token embedding, and -log softmax(logits)[target] of each token.
 
     The (N, V) logits are never made whole: rows are taken a few at a time, and the logits of these

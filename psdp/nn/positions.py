@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from psdp.backend import Backend
+from psdp.nn.layer import Layer
 from psdp.params import Array
 
 WAVELENGTH_BASE = 10000.0
@@ -23,7 +24,7 @@ def sinusoids(block_size: int, width: int) -> Array:
     return table
 
 
-class Rotary:
+class Rotary(Layer, kind="rotary"):
     """Turn channel pairs (d, d + D/2) of queries and keys by an angle that grows with the position,
     so that their products depend on distances alone (Su et al. 2021, arXiv:2104.09864).
 

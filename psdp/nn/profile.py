@@ -1,9 +1,9 @@
 """A model that measures itself: time, arithmetic and memory traffic by kind of layer.
 
-Layers and kernels know nothing of it. A clock is put around the methods of every layer of a model,
-and a counter around every kernel of its backend; what a layer does through other layers counts for
-these. Only what happens inside an open span of the profile is noted, so that evaluations, which no
-loop opens a span for, are left out.
+Layers say of which kind they are, kernels what they cost, and know no more of it. A clock is put
+around the methods of every layer of a model, and a counter around every kernel of its backend; what
+a layer does through other layers counts for these. Only what happens inside an open span of the
+profile is noted, so that evaluations, which no loop opens a span for, are left out.
 """
 
 from __future__ import annotations
@@ -15,26 +15,10 @@ from functools import wraps
 from typing import Any
 
 from psdp.backend import Backend
-from psdp.backend.base import KERNELS
-from psdp.records.profile import OTHER, Profile
+from psdp.backend.costs import COSTS, Cost
+from psdp.nn.layer import Layer
+from psdp.records.profile import Profile
 from psdp.task import Model
-
-KINDS = {
-    "Embedding": "embedding",
-    "LayerNorm": "layer norm",
-    "Linear": "linear",
-    "ResidualLinear": "linear",
-    "Attention": "attention",
-    "Rotary": "rotary",
-    "MLP": "activation",
-    "Dropout": "dropout",
-    "TiedHead": "head and loss",
-    "Block": OTHER,
-    "Transformer": OTHER,
-}
-"""What the work counts for that a class does itself, not through other layers."""
-
-_PRODUCTS = ("matmul", "add_product", "affine", "affine_gelu", "add_affine")
 
 
 def profiled(build: Callable[[Backend], Model], backend: Backend, profile: Profile) -> Model:
@@ -45,9 +29,8 @@ def profiled(build: Callable[[Backend], Model], backend: Backend, profile: Profi
     setattr(backend, "run_captured", lambda key, step: step())  # noqa: B010
     model = build(backend)
     for layer in _layers(model, set()):
-        kind = KINDS[type(layer).__name__]
         for name in _methods(type(layer)):
-            setattr(layer, name, _clocked(getattr(layer, name), kind, profile))
+            setattr(layer, name, _clocked(getattr(layer, name), layer.kind, profile))
     return model
 
 
@@ -61,40 +44,14 @@ def clock_of(backend: Backend) -> Callable[[], float]:
     return now
 
 
-def cost_of(kernel: str, arguments: tuple[Any, ...]) -> tuple[float, int]:
-    """Return the floating-point operations of a kernel's products (others count as none), and the
-    bytes of the arrays that it is handed, each once; of a table of rows, those rows."""
-    sizes = [int(getattr(argument, "nbytes", 0)) for argument in arguments]
-    match kernel:
-        case "embed":
-            return 0.0, sizes[1] + sizes[3] + 2 * sizes[5]
-        case "scatter_add":
-            return 0.0, sizes[0] + 2 * sizes[1]
-        case "attention":
-            return 2 * _causal_flops(*arguments[:2]), sum(sizes)
-        case "attention_backward":
-            return 5 * _causal_flops(*arguments[:2]), sum(sizes)
-        case _ if kernel in _PRODUCTS:
-            a, b = arguments[:2]
-            return 2.0 * a.shape[0] * a.shape[1] * b.shape[1], sum(sizes)
-        case _:
-            return 0.0, sum(sizes)
-
-
-def _causal_flops(qkv: Any, batch: int) -> float:
-    """Return the operations of one product over all pairs of a query and a key not after it."""
-    count, width = qkv.shape[0], qkv.shape[1] // 3
-    return float(width * count * (count // batch + 1))
-
-
 def _count_kernels(backend: Backend, profile: Profile) -> None:
     inside: list[str] = []
 
-    def counted(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(name: str, kernel: Callable[..., Any], cost: Cost) -> Callable[..., Any]:
         @wraps(kernel)
         def call(*arguments: Any) -> Any:
             if profile.running and not inside:  # a kernel that calls others counts for them
-                profile.count(*cost_of(name, arguments))
+                profile.count(*cost(*arguments))
             inside.append(name)
             try:
                 return kernel(*arguments)
@@ -103,8 +60,8 @@ def _count_kernels(backend: Backend, profile: Profile) -> None:
 
         return call
 
-    for name in KERNELS:
-        setattr(backend, name, counted(name, getattr(backend, name)))
+    for name, cost in COSTS.items():
+        setattr(backend, name, counted(name, getattr(backend, name), cost))
 
 
 def _clocked(method: Callable[..., Any], kind: str, profile: Profile) -> Callable[..., Any]:
@@ -123,13 +80,14 @@ def _methods(of: type) -> list[str]:
     return [n for n, member in vars(of).items() if inspect.isfunction(member) and n[0] != "_"]
 
 
-def _layers(part: Any, seen: set[int]) -> Iterator[Any]:
-    """Yield a layer and all that it is made of."""
-    if id(part) in seen or not type(part).__module__.startswith("psdp.nn"):
+def _layers(part: Any, seen: set[int]) -> Iterator[Layer]:
+    """Yield all layers that a model or a layer is made of, itself among them."""
+    if id(part) in seen:
         return
     seen.add(id(part))
-    if hasattr(part, "forward") or hasattr(part, "forward_backward"):
+    if isinstance(part, Layer):
         yield part
     for inner in list(vars(part).values()):
         for child in inner if isinstance(inner, list) else [inner]:
-            yield from _layers(child, seen)
+            if isinstance(child, Layer):
+                yield from _layers(child, seen)

@@ -9,13 +9,16 @@ import numpy as np
 from psdp.backend import Backend
 from psdp.config import ModelConfig
 from psdp.nn.arena import Arena, Parameters
+from psdp.nn.attention import Attention
 from psdp.nn.block import Block
 from psdp.nn.embedding import Embedding, load_ids
+from psdp.nn.layer import Layer
 from psdp.nn.layernorm import LayerNorm
 from psdp.nn.loss import TiedHead
 from psdp.nn.mlp import WIDENING
 from psdp.nn.positions import Rotary
 from psdp.params import Array, Init, ParamSpec, ParamTable
+from psdp.records.profile import OTHER
 from psdp.task import Step
 
 
@@ -51,7 +54,7 @@ def _initial(config: ModelConfig, vocab_size: int) -> dict[str, Init]:
     return dict.fromkeys(shapes, Init("normal", 0.02)) | {"out": residual, "down": residual}
 
 
-class Transformer:
+class Transformer(Layer, kind=OTHER):
     """A decoder-only Transformer whose layers are views of ``weights`` and ``gradient``.
 
     Writing into ``weights`` changes the model; nothing has to be loaded or unpacked. All memory is
@@ -92,10 +95,11 @@ class Transformer:
         self._spans = [table.matrices_under(f"block.{i}.") for i in range(config.n_layer)]
         self.vocab_size = vocab_size
         self.embedding = Embedding(config, parameters.under("embedding"), arena)
-        self.blocks = [
-            Block(config, parameters.under(f"block.{layer}"), arena, rotary)
-            for layer in range(config.n_layer)
-        ]
+        self.blocks = []
+        for layer in range(config.n_layer):
+            own = parameters.under(f"block.{layer}")
+            attention = Attention(config, own.under("attention"), arena, rotary)
+            self.blocks.append(Block(config, own, arena, attention))
         self.norm = LayerNorm(parameters.under("norm"), arena)
         self.head = TiedHead(parameters.under("embedding").cast_weight("tokens"), arena)
         self.parameters = parameters

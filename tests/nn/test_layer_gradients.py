@@ -148,7 +148,9 @@ def test_attention(rotates: bool, query_block: int) -> None:
 def test_block() -> None:
     inits = dict.fromkeys(("qkv", "out", "up", "down"), SOME)
     bench = Bench(Block.specs("layer", TINY, inits))
-    layer = Block(TINY, bench.parameters.under("layer"), bench.arena, None)
+    parameters = bench.parameters.under("layer")
+    attention = Attention(TINY, parameters.under("attention"), bench.arena, None)
+    layer = Block(TINY, parameters, bench.arena, attention)
     x = bench.rng.standard_normal((ROWS, WIDTH))
 
     def forward(x: Array) -> Array:

@@ -15,8 +15,10 @@ from models import TINY, VOCAB
 
 import psdp.nn
 from psdp.backend import make_backend
+from psdp.backend.costs import COSTS
 from psdp.config import ModelConfig
-from psdp.nn.profile import KINDS, cost_of, profiled
+from psdp.nn.layer import Layer
+from psdp.nn.profile import profiled
 from psdp.nn.transformer import Transformer, parameter_table
 from psdp.records.profile import OTHER, Profile
 from psdp.task import Step
@@ -66,6 +68,12 @@ def train(
     return model.total_loss(), gradient
 
 
+def all_layers(above: type[Layer] = Layer) -> set[type[Layer]]:
+    """Return all layers that are declared."""
+    found = set(above.__subclasses__())
+    return found.union(*map(all_layers, found))
+
+
 @pytest.mark.parametrize("kernels", ["auto", "numpy"])
 def test_floating_point_operations_are_counted_exactly(kernels: str) -> None:
     profile = Profile(ticking())
@@ -99,7 +107,7 @@ def test_times_by_kind_add_up_to_the_step() -> None:
     train(replace(TINY, position="rotary", dropout=0.2), "auto", profile)
     # The first look opens the step, the last one closes it.
     assert sum(cost.seconds for cost in profile.costs.values()) == looks - 1
-    assert set(profile.costs) == set(KINDS.values())
+    assert set(profile.costs) == {layer.kind for layer in all_layers()}
 
 
 def test_only_what_happens_in_a_span_is_noted() -> None:
@@ -116,30 +124,35 @@ def test_only_what_happens_in_a_span_is_noted() -> None:
 
 def test_the_bytes_of_a_product_are_those_of_its_three_matrices() -> None:
     a, b, out = np.zeros((5, 2), np.float32), np.zeros((2, 3), np.float32), np.zeros((5, 3))
-    assert cost_of("matmul", (a, b, out)) == (60.0, 40 + 24 + 120)
+    assert COSTS["matmul"](a, b, out) == (60.0, 40 + 24 + 120)
     bias = np.zeros(3, np.float32)
-    assert cost_of("affine", (a, b, bias, out)) == (60.0, 40 + 24 + 12 + 120)
-    assert cost_of("affine", (a, b, None, out)) == (60.0, 40 + 24 + 120)
+    assert COSTS["affine"](a, b, bias, out) == (60.0, 40 + 24 + 12 + 120)
+    assert COSTS["affine"](a, b, None, out) == (60.0, 40 + 24 + 120)
 
 
 def test_of_a_table_only_the_rows_that_are_taken_or_added_to_count() -> None:
     table, ids, rows = np.zeros((1000, 4)), np.zeros(3, np.int64), np.zeros((3, 4))
-    assert cost_of("embed", (table, ids, 1.0, None, 3, rows)) == (0.0, 24 + 2 * 96)
-    assert cost_of("scatter_add", (ids, rows, 1.0, table)) == (0.0, 24 + 2 * 96)
+    assert COSTS["embed"](table, ids, 1.0, None, 3, rows) == (0.0, 24 + 2 * 96)
+    assert COSTS["scatter_add"](ids, rows, 1.0, table) == (0.0, 24 + 2 * 96)
 
 
 def test_numbers_beside_the_arrays_have_no_bytes() -> None:
     logits, targets, losses = np.zeros((2, 5)), np.zeros(2, np.int64), np.zeros(2)
-    assert cost_of("cross_entropy", (logits, targets, 0.5, losses)) == (0.0, 80 + 16 + 16)
+    assert COSTS["cross_entropy"](logits, targets, 0.5, losses) == (0.0, 80 + 16 + 16)
 
 
-def test_every_layer_has_a_kind() -> None:
-    layers = set()
-    for path in Path(psdp.nn.__file__).parent.glob("[a-z]*.py"):
-        module = import_module(f"psdp.nn.{path.stem}")
-        for name, member in vars(module).items():
+def test_what_has_a_forward_pass_is_a_layer_with_a_kind() -> None:
+    found = set()
+    for path in Path(psdp.nn.__file__).parent.rglob("[a-z]*.py"):
+        name = ".".join(path.relative_to(Path(psdp.nn.__file__).parent).with_suffix("").parts)
+        module = import_module(f"psdp.nn.{name}")
+        for member in vars(module).values():
             here = inspect.isclass(member) and member.__module__ == module.__name__
             if here and (hasattr(member, "forward") or hasattr(member, "forward_backward")):
-                layers.add(name)
-    # The decoder's blocks only ever generate.
-    assert layers - {"_CachedBlock"} == KINDS.keys()
+                found.add(member)
+    assert found == all_layers()
+
+
+def test_a_layer_without_a_kind_cannot_be_declared() -> None:
+    with pytest.raises(TypeError, match="kind"):
+        type("Unkind", (Layer,), {})

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from psdp.backend.arrays import Array, Arrays
+from psdp.backend.costs import costs, moves
 
 # gelu(x) = x / (1 + exp(x (GELU_LINEAR + GELU_CUBIC x^2))): the tanh form of GPT-2, since
 # (1 + tanh u) / 2 is the logistic function of 2 u with u = sqrt(2 / pi) (x + 0.044715 x^3).
@@ -17,6 +18,7 @@ GELU_CUBIC = 0.044715 * GELU_LINEAR
 class ActivationKernels(Arrays):
     """Gelu and relu; a backward pass makes the activation again, which is not kept."""
 
+    @costs(moves)
     def gelu(self, x: Array, y: Array) -> None:
         """Write gelu(x) to ``y``, both (N, C); the form is GPT-2's tanh (arXiv:1606.08415)."""
         with np.errstate(over="ignore"):
@@ -25,6 +27,7 @@ class ActivationKernels(Arrays):
                 square = self.xp.multiply(xb, xb, out=self.scratch(0, *xb.shape))
                 self.xp.multiply(xb, self._logistic(xb, square), out=yb)
 
+    @costs(moves)
     def gelu_backward(self, x: Array, dy: Array) -> None:
         """Multiply ``dy`` by gelu'(x), and turn ``x`` into gelu(x); both (N, C)."""
         xp = self.xp
@@ -57,10 +60,12 @@ class ActivationKernels(Arrays):
         xp.add(s, 1, out=s)
         return xp.reciprocal(s, out=s)  # type: ignore[no-any-return]
 
+    @costs(moves)
     def relu(self, x: Array, y: Array) -> None:
         """Write max(x, 0) to ``y``, both (N, C)."""
         self.xp.maximum(x, 0, out=y)
 
+    @costs(moves)
     def relu_backward(self, x: Array, dy: Array) -> None:
         """Set ``dy`` to 0 where x <= 0, and turn ``x`` into max(x, 0); both (N, C)."""
         self.xp.maximum(x, 0, out=x)

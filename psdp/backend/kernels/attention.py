@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from psdp.backend.arrays import Array, Arrays
+from psdp.backend.costs import costs, moves
 
 
 def split_heads(qkv: Array, batch: int, heads: int) -> tuple[Array, Array, Array]:
@@ -84,9 +85,24 @@ def _scores(arrays: Arrays, q: Array, k: Array, tile: _Tile) -> Array:
     return scores
 
 
+def _attends(qkv: Array, batch: int, *others: Any) -> tuple[float, int]:
+    return 2 * _causal_flops(qkv, batch), moves(qkv, *others)[1]
+
+
+def _attends_backward(qkv: Array, batch: int, *others: Any) -> tuple[float, int]:
+    return 5 * _causal_flops(qkv, batch), moves(qkv, *others)[1]
+
+
+def _causal_flops(qkv: Array, batch: int) -> float:
+    """Return the operations of one product over all pairs of a query and a key not after it."""
+    count, width = qkv.shape[0], qkv.shape[1] // 3
+    return float(width * count * (count // batch + 1))
+
+
 class AttentionKernels(Arrays):
     """Causal self-attention over several heads, and rotary positions."""
 
+    @costs(_attends)
     def attention(
         self, qkv: Array, batch: int, heads: int, mask: Any, out: Array, logsumexp: Array
     ) -> None:
@@ -117,6 +133,7 @@ class AttentionKernels(Arrays):
             xp.matmul(weights, v[some, :, keys], out=o)
             o *= inverse_sums
 
+    @costs(_attends_backward)
     def attention_backward(
         self,
         qkv: Array,
@@ -166,6 +183,7 @@ class AttentionKernels(Arrays):
                 xp.matmul(weights.swapaxes(2, 3), do, out=part)
                 dv[some, :, keys] += part
 
+    @costs(moves)
     def rotate(self, qkv: Array, batch: int, heads: int, cos: Array, sin: Array, sign: int) -> None:
         """Turn the channel pairs (d, d + D/2) of queries and keys in ``qkv`` (N, 3C), in place, by
         the angle of their position, or back if ``sign`` is -1.

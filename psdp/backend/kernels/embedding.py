@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from psdp.backend.arrays import Array, Arrays
+from psdp.backend.costs import costs, moves
+
+
+def _gathers(
+    table: Array, ids: Array, scale: float, positions: Array | None, length: int, out: Array
+) -> tuple[float, int]:
+    # Of the table, the rows that are taken.
+    return 0.0, moves(ids, positions, out, out)[1]
+
+
+def _scatters(ids: Array, rows: Array, scale: float, table: Array) -> tuple[float, int]:
+    return 0.0, moves(ids, rows, rows)[1]
 
 
 class EmbeddingKernels(Arrays):
     """Rows of a table that ids name."""
 
+    @costs(_gathers)
     def embed(
         self,
         table: Array,
@@ -21,6 +34,7 @@ class EmbeddingKernels(Arrays):
         ``positions`` (T, C) for each sequence of ``length`` T, to ``out`` (N, C)."""
         raise NotImplementedError
 
+    @costs(_scatters)
     def scatter_add(self, ids: Array, rows: Array, scale: float, table: Array) -> None:
         """Add ``scale`` times ``rows`` (N, C), which may be destroyed, to the rows ``ids`` (N) of
         ``table`` (V, C); ids may repeat."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from psdp.backend.arrays import Array
+from psdp.backend.costs import costs, moves, multiplies
 from psdp.backend.kernels.activation import ActivationKernels
 
 
 class LinearKernels(ActivationKernels):
     """GEMMs, and what is done to their result on the way out."""
 
+    @costs(multiplies)
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """Write ``a`` (M, K) times ``b`` (K, N) to ``out`` (M, N); ``a`` and ``b`` may be
         transposed views."""
         self.xp.matmul(a, b, out=out)
 
+    @costs(multiplies)
     def add_product(self, a: Array, b: Array, out: Array) -> None:
         """Add ``a`` (M, K) times ``b`` (K, N) to ``out`` (M, N); ``a`` and ``b`` may be
         transposed views."""
@@ -21,6 +24,7 @@ class LinearKernels(ActivationKernels):
         self.xp.matmul(a, b, out=product)
         out += product
 
+    @costs(multiplies)
     def affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
         """Write ``x`` (N, I) times ``weight`` (I, O) plus ``bias`` (O,), of y's type, to ``y``
         (N, O)."""
@@ -28,6 +32,7 @@ class LinearKernels(ActivationKernels):
         if bias is not None:
             self.add_bias(bias, y)
 
+    @costs(multiplies)
     def affine_gelu(
         self, x: Array, weight: Array, bias: Array | None, inner: Array, y: Array
     ) -> None:
@@ -35,6 +40,7 @@ class LinearKernels(ActivationKernels):
         self.affine(x, weight, bias, inner)
         self.gelu(inner, y)
 
+    @costs(multiplies)
     def add_affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
         """Add ``x`` (N, I) times ``weight`` (I, O) plus ``bias`` (O,), of y's type, to ``y``
         (N, O)."""
@@ -42,10 +48,12 @@ class LinearKernels(ActivationKernels):
             self.add_bias(bias, y)
         self.add_product(x, weight, y)
 
+    @costs(moves)
     def add_bias(self, bias: Array, y: Array) -> None:
         """Add ``bias`` (C,), of y's type, to every row of ``y`` (N, C)."""
         y += bias
 
+    @costs(moves)
     def add_column_sums(self, x: Array, out: Array) -> None:
         """Add the sum of the rows of ``x`` (N, C) to ``out`` (C,)."""
         sums = self.scratch(0, x.shape[1])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from psdp.backend.arrays import Array, Arrays
+from psdp.backend.costs import costs, moves
 
 
 class LossKernels(Arrays):
     """From logits to losses and their gradient, and what is counted of them."""
 
+    @costs(moves)
     def cross_entropy(self, logits: Array, targets: Array, scale: float, losses: Array) -> None:
         """Write -log softmax(logits)[target] to ``losses``, ``scale`` times its gradient over
         ``logits``.
@@ -30,10 +32,12 @@ class LossKernels(Arrays):
         xp.multiply(logits, inverse_sums, out=logits)
         flat[at] -= scale
 
+    @costs(moves)
     def argmax(self, logits: Array, best: Array) -> None:
         """Write the index of the greatest of each row of ``logits`` (N, V) to ``best`` (N,)."""
         best[...] = logits.argmax(axis=1)
 
+    @costs(moves)
     def add_total(self, x: Array, scale: float, out: Array) -> None:
         """Add ``scale`` times the sum of ``x`` (N,) to ``out`` (1,) float64."""
         out += scale * x.sum(dtype=np.float64)

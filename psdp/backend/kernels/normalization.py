@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from psdp.backend.arrays import Array
+from psdp.backend.costs import costs, moves
 from psdp.backend.kernels.linear import LinearKernels
 
 LAYER_NORM_EPS = 1e-5
@@ -11,6 +12,7 @@ LAYER_NORM_EPS = 1e-5
 class NormalizationKernels(LinearKernels):
     """Rows brought to mean 0 and variance 1, scaled and shifted."""
 
+    @costs(moves)
     def layer_norm(
         self, x: Array, gain: Array, bias: Array | None, normal: Array, rstd: Array, y: Array
     ) -> None:
@@ -35,6 +37,7 @@ class NormalizationKernels(LinearKernels):
             if bias is not None:
                 xp.add(y[rows], bias, out=y[rows])
 
+    @costs(moves)
     def layer_norm_backward(
         self,
         dy: Array,

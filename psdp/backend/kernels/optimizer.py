@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from psdp.backend.arrays import BF16, Array, Arrays
+from psdp.backend.costs import costs, moves
 from psdp.backend.squares import clip_coefficient, sum_of_squares
 
 Scalar = float | Array
@@ -29,6 +30,7 @@ class AdamStep(NamedTuple):
 class OptimizerKernels(Arrays):
     """Kernels on whole vectors (P,)."""
 
+    @costs(moves)
     def sum_of_squares(self, vector: Array) -> float:
         """Return the sum of the squares of ``vector`` (P,), which may be bfloat16; NaN or Inf only
         if it holds NaN or Inf.
@@ -44,12 +46,14 @@ class OptimizerKernels(Arrays):
             total += sum_of_squares(wide)
         return total
 
+    @costs(moves)
     def clip_coefficient(self, vector: Array, limit: float) -> Scalar:
         """Return min(1, limit / norm) of ``vector`` (P,), 1 where the limit is 0, and NaN where the
         vector is not finite. A GPU's is not waited for."""
         squares = self.sum_of_squares(vector)
         return clip_coefficient(math.sqrt(squares), limit) if math.isfinite(squares) else math.nan
 
+    @costs(moves)
     def mean(self, vectors: list[Array], shares: list[float], out: Array) -> None:
         """Write the sum of share times vector, (P,) each, in their order to ``out`` (P,).
 
@@ -74,6 +78,7 @@ class OptimizerKernels(Arrays):
         self.xp.left_shift(bits, 16, out=bits)
         return room
 
+    @costs(moves)
     def round_bf16(self, x: Array, out: Array) -> None:
         """Write ``x`` (P,), float32, to ``out`` (P,) as bfloat16: the nearest, of two the even one.
 
@@ -96,6 +101,7 @@ class OptimizerKernels(Arrays):
                 rounded[is_nan] = bits[is_nan] >> 16 | 0x40
             out[block] = rounded
 
+    @costs(moves)
     def adam(self, w: Array, g: Array, mean: Array, mean_sq: Array, step: AdamStep) -> None:
         """Move the means towards g and g^2, g times ``step.scale``, and w by Adam's rule; all (P,),
         in place. ``g`` is only read."""

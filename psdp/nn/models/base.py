@@ -17,11 +17,14 @@ from psdp.task import Measured, Step
 
 
 class Sampler(Protocol):
-    """A model for one growing sequence of at most ``block_size`` tokens, ``length`` so far."""
+    """A model for one growing sequence of at most ``block_size`` tokens."""
 
     backend: Backend
     block_size: int
-    length: int
+
+    @property
+    def length(self) -> int:
+        """How many tokens were fed."""
 
     def reset(self) -> None:
         """Forget everything fed."""
