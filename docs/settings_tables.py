@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import Field
+from dataclasses import Field, fields
 from typing import Any
 
 from psdp.config import flag_of, help_of, settings
 from psdp.modes import MODES, ONLY_WITH, Mode
+from psdp.optim import OPTIMIZERS
 
 TITLES = {"model": "Model", "data": "Corpus", "optim": "Optimizer", "run": "Run"}
 DEFAULT = re.compile(r" ?\(default ([^()]*)\)")
 
 
 def settings_tables() -> str:
-    """Return Markdown: the settings of each topic, the modes, and what each of these chooses."""
+    """Return Markdown: the settings of each topic, then what each optimizer and mode chooses."""
     topics: dict[str, list[Field[Any]]] = {}
     for topic, field in settings():
         topics.setdefault(topic, []).append(field)
     lines = []
-    for topic, fields in topics.items():
+    for topic, members in topics.items():
         lines += [f"## {TITLES[topic]}", ""]
-        lines += _table(("flag", "default", "what it is", "modes, if not all"), map(_row, fields))
+        lines += _table(("flag", "default", "what it is", "modes, if not all"), map(_row, members))
+    lines += ["## By optimizer", "", "Defaults of what is left to the rule, and of its own.", ""]
+    lines += _table(("`--optimizer`", *map(_code, map(flag_of, _LEFT)), "its own"), _by_rule())
     lines += ["## By mode", ""]
     lines += _table(("`--mode`", "what it does", *_TRAITS), map(_traits, MODES.values()))
     lines += [
@@ -50,6 +53,16 @@ _TRAITS = ("in rounds", "workers have an optimizer", "exact", "survives the loss
 def _traits(mode: Mode) -> tuple[str, ...]:
     traits = (mode.in_rounds, mode.own_optimizer, mode.exact, mode.survives_loss)
     return _code(mode.name), _prose(mode.help), *("yes" if trait else "" for trait in traits)
+
+
+_LEFT = ("lr", "weight_decay")
+
+
+def _by_rule() -> Iterator[tuple[str, ...]]:
+    for name, rule in OPTIMIZERS.items():
+        own = (f for f in fields(rule.settings_type) if f.name not in ("weight_decay", "l1"))
+        left = (_value(rule.defaults.get(setting)) for setting in _LEFT)
+        yield _code(name), *left, ", ".join(_code(flag_of(f.name)) for f in own)
 
 
 def _by_mode() -> Iterator[tuple[str, ...]]:
