@@ -69,7 +69,11 @@ class RunConfig(ModeConfig):
     )
     seed: int = setting(1337, "of the weights, the order of the data and dropout", low=0)
     threads: int = setting(
-        0, "threads that a rank computes with (0: cores of the node / its ranks)", low=0, below=1025
+        0,
+        "threads that a rank computes with (0: cores that the node, or its container, grants / its "
+        "ranks)",
+        low=0,
+        below=1025,
     )
     transport: str = setting(
         AUTO,
