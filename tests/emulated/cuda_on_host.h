@@ -35,7 +35,7 @@ static dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace host {
 
-const int STACK = 1 << 17, LANES = 32, LARGEST_SHARED = 232448;
+const int STACK = 1 << 17, LANES = EMULATED_WARP, LARGEST_SHARED = EMULATED_SHARED;
 
 alignas(16) static unsigned char dynamic_shared[LARGEST_SHARED];
 
@@ -174,7 +174,7 @@ static void run(void (*kernel)(P...), const Launch &launch, void **arguments,
                 std::index_sequence<I...>) {
     gridDim = {launch.grid[0], launch.grid[1], launch.grid[2]};
     blockDim = {launch.block, 1, 1};
-    if (launch.shared > LARGEST_SHARED || launch.block > 1024) std::abort();
+    if (launch.shared > LARGEST_SHARED || launch.block > LANES * LANES) std::abort();
     work = [&] { kernel(*(P *)arguments[I]...); };
     shared_bytes = launch.shared;
     for (unsigned z = 0; z < gridDim.z; z++)
@@ -203,7 +203,7 @@ template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int mas
 
 // The tensor core's product of 16 x 16 by 16 x 8 bfloat16, with the layout of its PTX instruction.
 #define MMA_IS_DEFINED
-struct Factors {
+struct Operands {
     unsigned a[4], b[2];
 };
 
@@ -215,14 +215,14 @@ static inline float low_or_high(unsigned two, int which) {
 }
 
 static inline void multiply_add(float *sums, const unsigned *a, unsigned b0, unsigned b1) {
-    Factors own = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
-    unsigned lane = host::current->number % 32, first = host::first_of_warp();
+    Operands own = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+    unsigned lane = host::current->number % host::LANES, first = host::first_of_warp();
     int half = host::hand_out(own);
     for (int i = 0; i < 4; i++) {
         int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
         for (int k = 0; k < 16; k++) {
-            const Factors &left = host::hand_of<Factors>(half, first + row % 8 * 4 + k % 8 / 2);
-            const Factors &right = host::hand_of<Factors>(half, first + column * 4 + k % 8 / 2);
+            const Operands &left = host::hand_of<Operands>(half, first + row % 8 * 4 + k % 8 / 2);
+            const Operands &right = host::hand_of<Operands>(half, first + column * 4 + k % 8 / 2);
             sums[i] += low_or_high(left.a[row / 8 + k / 8 * 2], k % 2) *
                        low_or_high(right.b[k / 8], k % 2);
         }
@@ -233,7 +233,7 @@ static inline void multiply_add(float *sums, const unsigned *a, unsigned b0, uns
 // of a column.
 static inline void emulated_squares(unsigned *fragment, const unsigned short *row,
                                     bool transposed) {
-    unsigned lane = host::current->number % 32, first = host::first_of_warp();
+    unsigned lane = host::current->number % host::LANES, first = host::first_of_warp();
     int half = host::hand_out(row);
     for (int i = 0; i < 4; i++) {
         unsigned low = transposed ? lane % 4 * 2 : lane / 4, high = transposed ? low + 1 : low;

@@ -25,6 +25,7 @@ from emulated.blas import Cublas
 
 from psdp.backend.gpu.cublas import WORKSPACE_BYTES, CublasProducts
 from psdp.backend.gpu.cuda import Source
+from psdp.backend.gpu.cuda.tiles import WARP
 from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries
 from psdp.errors import DeviceMemoryError
 from psdp.params import Array
@@ -53,6 +54,7 @@ def compiled(source: Source, folder: Path) -> ctypes.CDLL:
         if not library.exists():
             code.write_text(whole)
             options = ["-std=c++17", "-O1", "-fPIC", "-shared", "-w", *source.definitions()]
+            options += [f"-DEMULATED_WARP={WARP}", f"-DEMULATED_SHARED={SHARED_BYTES}"]
             made = str(library.with_suffix(".made"))
             subprocess.run(["c++", *options, "-o", made, str(code)], check=True, timeout=100)
             os.replace(made, library)

@@ -9,6 +9,7 @@ import numpy as np
 
 from psdp.backend.arrays import BF16, Array, Arrays
 from psdp.backend.gpu.cuda import Source
+from psdp.backend.gpu.cuda.tiles import Tile
 from psdp.backend.gpu.device import Device
 from psdp.backend.gpu.grids import BLOCK, MOST_BLOCKS, ceil
 
@@ -115,10 +116,10 @@ class GpuArrays(Arrays):
 
     # Launches -------------------------------------------------------------------------------
 
-    def source(self, file: str, head: int = 0, tile: int = 0, *, drops: bool = False) -> Source:
+    def source(self, file: str, tile: Tile | None = None, *, drops: bool = False) -> Source:
         """Return a file of kernels in this backend's formats."""
         act = "bf16" if self._half else self._real
-        return Source(f"{file}.cu", self._real, act, head, tile, drops)
+        return Source(f"{file}.cu", self._real, act, tile, drops)
 
     def _kind(self, array: Array) -> str:
         """Return how kernels tell a format: "act", of branches, or "real". Where both are one, all

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from psdp.backend.arrays import BF16, Array
+from psdp.backend.gpu.cuda import Source
+from psdp.backend.gpu.cuda.tiles import Tile, plain_tile, tensor_core_tile
 from psdp.backend.gpu.device import Device
 from psdp.backend.gpu.dropout import MOST_MASKS, GpuDropout, Mask
-from psdp.backend.gpu.grids import BLOCK, Tiles, ceil, warps
+from psdp.backend.gpu.grids import BLOCK, ceil, warps
 from psdp.backend.gpu.libraries import AttentionPlan, AttentionShape, Libraries, Unsupported
+
+
+class _Launch(NamedTuple):
+    """How psdp's own kernels attend to a shape."""
+
+    source: Source
+    tile: Tile
+    grid: tuple[int, int]
+    length: int
+    scale: float
 
 
 class GpuAttention(GpuDropout):
@@ -38,9 +49,9 @@ class GpuAttention(GpuDropout):
         if plan is not None:
             plan.forward(qkv, out, logsumexp, *self._drawn_by(plan, mask))
             return
-        how = self._tiles_of(qkv, batch, heads, mask)
+        how = self._own(qkv, batch, heads, mask)
         arguments = (qkv, out, logsumexp, *self._drawn(mask), how.length, heads, how.scale)
-        how.launch("attention", *arguments)
+        self._run(how, "attention", *arguments)
 
     def attention_backward(
         self,
@@ -57,19 +68,29 @@ class GpuAttention(GpuDropout):
         if plan is not None:
             plan.backward(qkv, out, logsumexp, dout, dqkv, *self._drawn_by(plan, mask))
             return
-        how = self._tiles_of(qkv, batch, heads, mask)
+        how = self._own(qkv, batch, heads, mask)
         count = len(qkv) * heads
         deltas = self.scratch(0, count)
         arguments: tuple[Any, ...] = (out, dout, deltas, how.length, heads, count)
         self.device.launch(how.source, "attention_deltas", warps(count), BLOCK, arguments)
         drawn = self._drawn(mask)
         arguments = (qkv, dout, logsumexp, deltas, dqkv, *drawn, how.length, heads, how.scale)
-        how.launch("attention_backward_keys", *arguments)
-        how.launch("attention_backward_queries", *arguments)
+        self._run(how, "attention_backward_keys", *arguments)
+        self._run(how, "attention_backward_queries", *arguments)
 
-    def _tiles_of(self, qkv: Array, batch: int, heads: int, mask: Mask | None) -> Tiles:
-        source = partial(self.source, drops=mask is not None)
-        return Tiles(self.device, source, qkv, batch, heads)
+    def _own(self, qkv: Array, batch: int, heads: int, mask: Mask | None) -> _Launch:
+        length, head = len(qkv) // batch, qkv.shape[1] // (3 * heads)
+        tile = tensor_core_tile(head) if qkv.dtype == BF16 else None
+        file = "attention" if tile is None else "attention_mma"
+        if tile is None:
+            tile = plain_tile(head, self.dtype.itemsize, self.device.shared_bytes)
+        source = self.source(file, tile, drops=mask is not None)
+        grid = (batch * heads, ceil(length, tile.rows))
+        return _Launch(source, tile, grid, length, head**-0.5)
+
+    def _run(self, how: _Launch, kernel: str, *arguments: Any) -> None:
+        tile = how.tile
+        self.device.launch(how.source, kernel, how.grid, tile.threads, arguments, tile.shared_bytes)
 
     def _plan(self, qkv: Array, batch: int, heads: int, mask: Mask | None) -> AttentionPlan | None:
         """Return how a library attends to a shape, or None where psdp does."""

@@ -15,6 +15,7 @@ import numpy as np
 from psdp.backend.arrays import BF16, Array
 from psdp.backend.base import Backend
 from psdp.backend.gpu.attention import GpuAttention
+from psdp.backend.gpu.cuda.tiles import MOST_THREADS
 from psdp.backend.gpu.device import Device
 from psdp.backend.gpu.grids import BLOCK, MOST_BLOCKS, Columns, block_for, ceil, warps
 from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries, Unsupported
@@ -132,11 +133,11 @@ class GpuBackend(GpuAttention, Backend):
         self._launch("sums", "add_parts", how.grid[:1], how.block, *arguments)
 
     def add_total(self, x: Array, scale: float, out: Array) -> None:
-        self._launch("sums", "add_total", (1,), 1024, x, out, x.size, scale)
+        self._launch("sums", "add_total", (1,), MOST_THREADS, x, out, x.size, scale)
 
     def sum_of_squares(self, vector: Array) -> float:
         arguments = (self._squares, self._square_sum, self._square_parts(vector))
-        self._launch("sums", "total_of_parts", (1,), 1024, *arguments)
+        self._launch("sums", "total_of_parts", (1,), MOST_THREADS, *arguments)
         total = float(self.on_host(self._square_sum)[0])
         if math.isfinite(total) or vector.dtype == BF16:
             return total
@@ -154,7 +155,7 @@ class GpuBackend(GpuAttention, Backend):
         if vector.dtype == np.float64:  # whose squares may be beyond float64
             return super().clip_coefficient(vector, limit)
         arguments = (self._squares, self._coefficient, self._square_parts(vector), float(limit))
-        self._launch("sums", "clip_coefficient", (1,), 1024, *arguments)
+        self._launch("sums", "clip_coefficient", (1,), MOST_THREADS, *arguments)
         return self._coefficient
 
     # Activations ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ extern "C" __global__ void adam(real *w, const real *g, real *mean, real *mean_s
         average_sq = average_sq * keep_square + scaled * scaled;
         weight = weight * kept - step * average / (sqrt(average_sq) + least);
     };
-    const int PACK = 16 / sizeof(real);
+    const int PACK = sizeof(Pack<real>) / sizeof(real);
     bool packed =
         packs_of(size, w) && packs_of(size, g) && packs_of(size, mean) && packs_of(size, mean_sq);
     long long packs = packed ? size / PACK : 0;

@@ -1,21 +1,24 @@
-// Causal attention for any format, as a flash: squares of TILE queries by TILE keys, never whole.
-// Compiled for one TILE, 32 or less where that many rows do not fit into shared memory.
+// Causal attention for any format, as a flash: squares of TILE_ROWS queries by as many keys,
+// never whole.
 //
-// A block has THREADS threads, THREADS / TILE of them for each row of its tile; these lie side by
+// A block has THREADS threads, PER_ROW of them for each row of its tile; these lie side by
 // side in a warp. Each takes every PER_ROW-th column of scores and of the head.
 
-const int PER_ROW = 8, THREADS = TILE * PER_ROW, SCORES = TILE / PER_ROW;
-const int DEPTH = (HEAD + PER_ROW - 1) / PER_ROW, PITCH = HEAD + 1, SQUARE = TILE * (TILE + 1);
+const int PER_ROW = THREADS / TILE_ROWS, SCORES = TILE_ROWS / PER_ROW;
+const int DEPTH = (HEAD + PER_ROW - 1) / PER_ROW, SQUARE = TILE_ROWS * (TILE_ROWS + 1);
+static_assert(SHARED_BYTES == sizeof(real) * (4 * TILE_ROWS * PITCH + 2 * SQUARE),
+              "four tiles, two squares");
+static_assert(WALK == TILE_ROWS, "all tiles are of one size");
 
 // Whether the head has a column for this thread in round d.
 __device__ __forceinline__ bool has(int part, int d) {
     return HEAD % PER_ROW == 0 || part + d * PER_ROW < HEAD;
 }
 
-// Copy TILE rows of a head into shared memory; rows beyond the sequence become 0.
+// Copy TILE_ROWS rows of a head into shared memory; rows beyond the sequence become 0.
 __device__ __forceinline__ void fetch(const act *from, long long pitch, long long first,
                                       long long length, real *tile) {
-    for (int i = threadIdx.x; i < TILE * HEAD; i += THREADS) {
+    for (int i = threadIdx.x; i < TILE_ROWS * HEAD; i += THREADS) {
         long long row = first + i / HEAD;
         tile[i / HEAD * PITCH + i % HEAD] =
             row < length ? load(from + row * pitch + i % HEAD) : real(0);
@@ -32,10 +35,10 @@ extern "C" __global__ void attention(const act *qkv, act *out, real *logsumexp, 
                                      long long stream, double p, long long length, long long heads,
                                      double scale) {
     SHARED(real, q);
-    real *k = q + TILE * PITCH, *v = k + TILE * PITCH, *weights = v + TILE * PITCH;
+    real *k = q + TILE_ROWS * PITCH, *v = k + TILE_ROWS * PITCH, *weights = v + TILE_ROWS * PITCH;
     Place at = place_of(length, heads);
     Mask mask = mask_of(seed, stream, p);
-    long long first = (long long)blockIdx.y * TILE, pitch = 3 * at.width;
+    long long first = (long long)blockIdx.y * TILE_ROWS, pitch = 3 * at.width;
     int row = threadIdx.x / PER_ROW, part = threadIdx.x % PER_ROW;
     long long query = first + row;
     const act *base = qkv + at.queries;
@@ -43,7 +46,7 @@ extern "C" __global__ void attention(const act *qkv, act *out, real *logsumexp, 
     real largest = -INF, total = 0, context[DEPTH];
 #pragma unroll
     for (int d = 0; d < DEPTH; d++) context[d] = 0;
-    for (long long keys = 0; keys < first + TILE && keys < length; keys += TILE) {
+    for (long long keys = 0; keys < first + TILE_ROWS && keys < length; keys += TILE_ROWS) {
         __syncthreads();
         fetch(base + at.width, pitch, keys, length, k);
         fetch(base + 2 * at.width, pitch, keys, length, v);
@@ -61,15 +64,16 @@ extern "C" __global__ void attention(const act *qkv, act *out, real *logsumexp, 
             int key = part + j * PER_ROW;
             real e = exp(scores[j] - most);
             sum += e;
-            weights[row * (TILE + 1) + key] = e * kept(mask, at.pair, length, query, keys + key);
+            weights[row * (TILE_ROWS + 1) + key] =
+                e * kept(mask, at.pair, length, query, keys + key);
         }
         total = total * shrink + warp_sum(sum, PER_ROW);
         largest = most;
         __syncwarp();
 #pragma unroll
         for (int d = 0; d < DEPTH; d++) context[d] *= shrink;
-        for (int key = 0; key < TILE; key++) {
-            real weight = weights[row * (TILE + 1) + key];
+        for (int key = 0; key < TILE_ROWS; key++) {
+            real weight = weights[row * (TILE_ROWS + 1) + key];
 #pragma unroll
             for (int d = 0; d < DEPTH; d++)
                 if (has(part, d)) context[d] += weight * v[key * PITCH + part + d * PER_ROW];
@@ -90,11 +94,11 @@ extern "C" __global__ void attention_backward_keys(const act *qkv, const act *do
                                                    double p, long long length, long long heads,
                                                    double scale) {
     SHARED(real, q);
-    real *k = q + TILE * PITCH, *v = k + TILE * PITCH, *g = v + TILE * PITCH;
-    real *slopes = g + TILE * PITCH, *weights = slopes + SQUARE;
+    real *k = q + TILE_ROWS * PITCH, *v = k + TILE_ROWS * PITCH, *g = v + TILE_ROWS * PITCH;
+    real *slopes = g + TILE_ROWS * PITCH, *weights = slopes + SQUARE;
     Place at = place_of(length, heads);
     Mask mask = mask_of(seed, stream, p);
-    long long first = (long long)blockIdx.y * TILE, pitch = 3 * at.width;
+    long long first = (long long)blockIdx.y * TILE_ROWS, pitch = 3 * at.width;
     int row = threadIdx.x / PER_ROW, part = threadIdx.x % PER_ROW;
     long long key = first + row;
     const act *base = qkv + at.queries;
@@ -104,7 +108,7 @@ extern "C" __global__ void attention_backward_keys(const act *qkv, const act *do
     real dk[DEPTH], dv[DEPTH];
 #pragma unroll
     for (int d = 0; d < DEPTH; d++) dk[d] = dv[d] = 0;
-    for (long long queries = first; queries < length; queries += TILE) {
+    for (long long queries = first; queries < length; queries += TILE_ROWS) {
         __syncthreads();
         fetch(base, pitch, queries, length, q);
         fetch(dout + at.rows, at.width, queries, length, g);
@@ -120,13 +124,13 @@ extern "C" __global__ void attention_backward_keys(const act *qkv, const act *do
                 slope = w * (dot(g + local * PITCH, v + row * PITCH) * keep - dots[query]) *
                         real(scale);
             }
-            weights[row * (TILE + 1) + local] = weight;
-            slopes[row * (TILE + 1) + local] = slope;
+            weights[row * (TILE_ROWS + 1) + local] = weight;
+            slopes[row * (TILE_ROWS + 1) + local] = slope;
         }
         __syncwarp();
-        for (int local = 0; local < TILE; local++) {
-            real slope = slopes[row * (TILE + 1) + local];
-            real weight = weights[row * (TILE + 1) + local];
+        for (int local = 0; local < TILE_ROWS; local++) {
+            real slope = slopes[row * (TILE_ROWS + 1) + local];
+            real weight = weights[row * (TILE_ROWS + 1) + local];
 #pragma unroll
             for (int d = 0; d < DEPTH; d++)
                 if (has(part, d)) {
@@ -152,11 +156,11 @@ extern "C" __global__ void attention_backward_queries(const act *qkv, const act 
                                                       long long stream, double p, long long length,
                                                       long long heads, double scale) {
     SHARED(real, q);
-    real *k = q + TILE * PITCH, *v = k + TILE * PITCH, *g = v + TILE * PITCH;
-    real *slopes = g + TILE * PITCH;
+    real *k = q + TILE_ROWS * PITCH, *v = k + TILE_ROWS * PITCH, *g = v + TILE_ROWS * PITCH;
+    real *slopes = g + TILE_ROWS * PITCH;
     Place at = place_of(length, heads);
     Mask mask = mask_of(seed, stream, p);
-    long long first = (long long)blockIdx.y * TILE, pitch = 3 * at.width;
+    long long first = (long long)blockIdx.y * TILE_ROWS, pitch = 3 * at.width;
     int row = threadIdx.x / PER_ROW, part = threadIdx.x % PER_ROW;
     long long query = first + row;
     const act *base = qkv + at.queries;
@@ -166,7 +170,7 @@ extern "C" __global__ void attention_backward_queries(const act *qkv, const act 
     real delta = query < length ? deltas[at.pair * length + query] : real(0), dq[DEPTH];
 #pragma unroll
     for (int d = 0; d < DEPTH; d++) dq[d] = 0;
-    for (long long keys = 0; keys < first + TILE && keys < length; keys += TILE) {
+    for (long long keys = 0; keys < first + TILE_ROWS && keys < length; keys += TILE_ROWS) {
         __syncthreads();
         fetch(base + at.width, pitch, keys, length, k);
         fetch(base + 2 * at.width, pitch, keys, length, v);
@@ -180,11 +184,11 @@ extern "C" __global__ void attention_backward_queries(const act *qkv, const act 
                 real keep = kept(mask, at.pair, length, query, key);
                 slope = w * (dot(g + row * PITCH, v + local * PITCH) * keep - delta) * real(scale);
             }
-            slopes[row * (TILE + 1) + local] = slope;
+            slopes[row * (TILE_ROWS + 1) + local] = slope;
         }
         __syncwarp();
-        for (int local = 0; local < TILE; local++) {
-            real slope = slopes[row * (TILE + 1) + local];
+        for (int local = 0; local < TILE_ROWS; local++) {
+            real slope = slopes[row * (TILE_ROWS + 1) + local];
 #pragma unroll
             for (int d = 0; d < DEPTH; d++)
                 if (has(part, d)) dq[d] += slope * k[local * PITCH + part + d * PER_ROW];

@@ -1,15 +1,13 @@
-// Causal attention on tensor cores, for bf16: the flash of attention.cu, in squares of 64 queries
-// by 64 keys, by products of 16 x 16 by 16 x 8. HEAD is a multiple of 16. The kernels have the
-// names and arguments of those of attention.cu.
+// Causal attention on tensor cores, for bf16: the flash of attention.cu, in squares of TILE_ROWS
+// queries by WALK keys, by products of 16 x 16 by 16 x 8. The kernels have the names and arguments
+// of those of attention.cu.
 //
-// A block has four warps, each with 16 rows of its tile. Of a product's 16 x 8 sums a lane has two
+// Each warp of a block has 16 rows of its tile. Of a product's 16 x 8 sums a lane has two
 // neighbours in row lane / 4 and two in that row + 8, in the columns 2 (lane % 4) and the next.
 
-const int TILE_ROWS = 64, THREADS = 128, STEPS = HEAD / 16, COLUMNS = HEAD / 8;
-// A walked tile; a wide head leaves registers for half of it.
-const int WALK = HEAD > 64 ? 32 : 64;
-// Rows are padded, so that the lanes of a warp read from different banks.
-const int PITCH = HEAD + 8;
+const int STEPS = HEAD / 16, COLUMNS = HEAD / 8;
+static_assert(HEAD % 16 == 0 && TILE_ROWS == THREADS / WARP * 16, "a warp has 16 rows");
+static_assert(SHARED_BYTES == sizeof(ushort_t) * 2 * WALK * PITCH, "two walked tiles");
 // Lanes that have a row of sums between them.
 const int ROW_LANES = 4;
 const float LOG2E = 1.4426950408889634f;
@@ -205,7 +203,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// A block has 64 keys and walks the queries that see them. Its squares lie transposed: a row a key.
+// A block has a tile of keys and walks the queries that see them. Its squares lie transposed: a row
+// a key.
 extern "C" __global__ void __launch_bounds__(THREADS)
     attention_backward_keys(const act *qkv_, const act *dout_, const real *logsumexp,
                             const real *deltas, act *dqkv_, const uint32 *seed, long long stream,
@@ -260,7 +259,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     put(dv, ones, to + at.width, pitch, row, length);
 }
 
-// A block has 64 queries and walks the keys that they see.
+// A block has a tile of queries and walks the keys that they see.
 extern "C" __global__ void __launch_bounds__(THREADS)
     attention_backward_queries(const act *qkv_, const act *dout_, const real *logsumexp,
                                const real *deltas, act *dqkv_, const uint32 *seed, long long stream,

@@ -51,7 +51,6 @@ __device__ __forceinline__ void store(bf16 *p, real value) { p->bits = round_bf1
 
 typedef ACT act;
 
-#define WARP 32
 #define INF float_of_bits(0x7f800000u)
 
 #ifndef SHARED
@@ -74,7 +73,7 @@ template <typename T> struct alignas(16) Pack {
 };
 
 template <typename T> __device__ __forceinline__ long long packs_of(long long size, const T *x) {
-    return (uint64)x % 16 ? 0 : size / (16 / (long long)sizeof(T));
+    return (uint64)x % sizeof(Pack<T>) ? 0 : size / (long long)(sizeof(Pack<T>) / sizeof(T));
 }
 
 // The larger of two. NaN is not lost: a comparison with it is false.
@@ -94,7 +93,7 @@ template <typename T> __device__ __forceinline__ T warp_max(T value, int lanes =
     return value;
 }
 
-// Every thread of a block of at most 1024 gets the sum of all.
+// Every thread of a block, of at most WARP warps, gets the sum of all.
 template <typename T> __device__ __forceinline__ T block_sum(T value) {
     __shared__ T parts[WARP];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP,

@@ -6,7 +6,7 @@ __device__ __forceinline__ real logistic(real x) {
     return real(1) / (real(1) + exp(x * (linear + cubic * x * x)));
 }
 
-const int PACK = 16 / sizeof(act);
+const int PACK = sizeof(Pack<act>) / sizeof(act);
 
 // y = f(x), element by element.
 template <typename F>

@@ -1,7 +1,7 @@
 // Softmax and cross-entropy, a block a row. Shapes: logits (rows, width); ids (rows, 2), of which
 // the first is the target; losses (rows,).
 
-const int PACK = 16 / sizeof(act);
+const int PACK = sizeof(Pack<act>) / sizeof(act);
 
 // f(x) for this thread's elements of a row.
 template <typename F>
