@@ -53,7 +53,7 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-SOURCES := pyproject.toml $(wildcard psdp/backend/cpu/native/*)
+SOURCES := pyproject.toml setup.py $(wildcard psdp/backend/cpu/native/*)
 
 $(VENV)/.train: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) -e '.[$(MPI)]'

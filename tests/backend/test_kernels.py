@@ -3,6 +3,7 @@ dtypes, and the compiled ones, on one thread and on three."""
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import psdp.backend.cpu._native as native
 from psdp.backend import AdamStep, Backend, make_backend
 from psdp.backend.cpu.compiled import SUPPORT, CompiledBackend, bf16_here
 from psdp.backend.kernels.attention import causal_blocks
@@ -385,3 +387,9 @@ def test_bf16_products_let_nan_and_inf_through() -> None:
     assert np.isnan(out[0]).all()
     assert np.isinf(out[1]).all()
     assert out[2].tolist() == [2, 2]
+
+
+def test_the_stub_names_what_the_module_offers() -> None:
+    stub = ast.parse(Path(native.__file__).with_name("_native.pyi").read_text("utf-8"))
+    named = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
+    assert named == {name for name in vars(native) if not name.startswith("_")}

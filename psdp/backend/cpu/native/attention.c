@@ -6,10 +6,15 @@
  * The products are too small for BLAS, whose calls and packing would cost as much as they do, so
  * they are made here. */
 
+#include "binding.h"
 #include "kernels.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+typedef struct {
+    size_t batch, heads, length, head_size, query_block;
+} AttentionShape;
 
 /* Eight floats: one AVX register, a half of an AVX-512 one, two of SSE. */
 typedef float Vector __attribute__((vector_size(32), aligned(4)));
@@ -126,7 +131,7 @@ INLINE size_t mask_start(AttentionShape s, size_t start) {
     return s.batch * s.heads * before;
 }
 
-size_t mask_size(AttentionShape shape) { return mask_start(shape, shape.length); }
+static size_t mask_size(AttentionShape shape) { return mask_start(shape, shape.length); }
 
 INLINE const float *mask_of(const Arguments *a, size_t pair, size_t start, size_t rows) {
     if (!a->mask) return NULL;
@@ -271,17 +276,17 @@ static int run(Work *work, Arguments a, size_t matrices, size_t blocks) {
 /* context (N, C) = attention of qkv (N, 3C), rows of [queries | keys | values], each heads x D;
  * logsumexp (batch, heads, T). mask is the dropout mask, see mask_of, or null. Returns -1 where
  * there is no memory. */
-int attention(AttentionShape shape, const float *qkv, const float *mask, float *context,
-              float *logsumexp) {
+static int attention(AttentionShape shape, const float *qkv, const float *mask, float *context,
+                     float *logsumexp) {
     Arguments a = {
         .shape = shape, .qkv = qkv, .mask = mask, .out = context, .out_logsumexp = logsumexp};
     return run(attend, a, 3, 2);
 }
 
 /* dqkv (N, 3C) = the gradient of qkv, given that of context, which is dcontext (N, C). */
-int attention_backward(AttentionShape shape, const float *qkv, const float *mask,
-                       const float *context, const float *logsumexp, const float *dcontext,
-                       float *dqkv) {
+static int attention_backward(AttentionShape shape, const float *qkv, const float *mask,
+                              const float *context, const float *logsumexp, const float *dcontext,
+                              float *dqkv) {
     Arguments a = {.shape = shape,
                    .qkv = qkv,
                    .mask = mask,
@@ -290,4 +295,54 @@ int attention_backward(AttentionShape shape, const float *qkv, const float *mask
                    .dcontext = dcontext,
                    .out = dqkv};
     return run(attend_backward, a, 8, 2);
+}
+
+/* From batch, heads, tokens and query block, and the qkv (tokens, 3 heads x D) that was read first.
+ */
+static AttentionShape shape_of(const Buffers *buffers, PyObject *const *in) {
+    AttentionShape s = {size_of(in[0]), size_of(in[1]), 0, 0, size_of(in[3])};
+    const size_t tokens = size_of(in[2]), elements = first_size(buffers);
+    if (PyErr_Occurred()) return s;
+    if (tokens % s.batch || elements % tokens || elements / tokens % (3 * s.heads))
+        PyErr_Format(PyExc_ValueError,
+                     "expected %zu sequences of %zu tokens in all, each 3 x %zu heads, got %zu "
+                     "elements",
+                     s.batch, tokens, s.heads, elements);
+    s.length = tokens / s.batch;
+    s.head_size = elements / tokens / (3 * s.heads);
+    return s;
+}
+
+static const float *mask_or_null(Buffers *buffers, PyObject *object, AttentionShape shape) {
+    if (object == Py_None || PyErr_Occurred()) return NULL;
+    return array(buffers, object, 'f', 0, mask_size(shape));
+}
+
+FUNCTION(attention) {
+    BEGIN(8);
+    int failed = 0;
+    const float *qkv = READ(in[0], 1);
+    const AttentionShape s = shape_of(&buffers, in + 4);
+    const size_t tokens = s.batch * s.length;
+    const float *mask = mask_or_null(&buffers, in[1], s);
+    float *context = WRITE(in[2], tokens * s.heads * s.head_size);
+    float *logsumexp = WRITE(in[3], tokens * s.heads);
+    RUN(failed = attention(s, qkv, mask, context, logsumexp));
+    if (failed) PyErr_NoMemory();
+    END;
+}
+
+FUNCTION(attention_backward) {
+    BEGIN(10);
+    int failed = 0;
+    const float *qkv = READ(in[0], 1);
+    const AttentionShape s = shape_of(&buffers, in + 6);
+    const size_t tokens = s.batch * s.length, width = s.heads * s.head_size;
+    const float *mask = mask_or_null(&buffers, in[1], s);
+    const float *context = READ(in[2], tokens * width), *logsumexp = READ(in[3], tokens * s.heads);
+    const float *dcontext = READ(in[4], tokens * width);
+    float *dqkv = WRITE(in[5], tokens * 3 * width);
+    RUN(failed = attention_backward(s, qkv, mask, context, logsumexp, dcontext, dqkv));
+    if (failed) PyErr_NoMemory();
+    END;
 }

@@ -1,5 +1,6 @@
 /* What is pushed at half the bytes: float32 rounded to bfloat16. */
 
+#include "binding.h"
 #include "kernels.h"
 
 typedef struct {
@@ -22,7 +23,16 @@ KERNEL void round_part(const void *arguments, size_t part, size_t begin, size_t 
 }
 
 /* out (size) = x, to the nearest, ties to even. */
-void round_bf16(const float *x, uint16_t *out, size_t size) {
+static void round_bf16(const float *x, uint16_t *out, size_t size) {
     Rounding a = {x, out};
     in_parallel(round_part, &a, size, parts_of(size, 65536));
+}
+
+FUNCTION(round_bf16) {
+    BEGIN(2);
+    const float *x = READ(in[0], 0);
+    const size_t size = first_size(&buffers);
+    uint16_t *out = array(&buffers, in[1], 'H', 1, size);
+    RUN(round_bf16(x, out, size));
+    END;
 }

@@ -5,6 +5,7 @@
  * gelu'(x) = s + x s (1 - s) 2 du/dx. One exponential gives both, so the backward pass makes them
  * again from x instead of keeping gelu(x) or its derivative: memory costs more than arithmetic. */
 
+#include "binding.h"
 #include "kernels.h"
 
 #define LINEAR -1.595769122f /* -2 sqrt(2 / pi) */
@@ -31,7 +32,7 @@ KERNEL void gelu_part(const void *arguments, size_t part, size_t begin, size_t e
 }
 
 /* y = gelu(x), element by element. */
-void gelu(float *x, float *y, size_t size) {
+static void gelu(float *x, float *y, size_t size) {
     Arrays a = {x, y};
     in_parallel(gelu_part, &a, size, parts_of(size, 16384));
 }
@@ -52,7 +53,25 @@ KERNEL void gelu_backward_part(const void *arguments, size_t part, size_t begin,
 }
 
 /* dy *= gelu'(x) and x = gelu(x), element by element. */
-void gelu_backward(float *x, float *dy, size_t size) {
+static void gelu_backward(float *x, float *dy, size_t size) {
     Arrays a = {x, dy};
     in_parallel(gelu_backward_part, &a, size, parts_of(size, 16384));
+}
+
+FUNCTION(gelu) {
+    BEGIN(2);
+    float *x = WRITE(in[0], 1);
+    const size_t size = first_size(&buffers);
+    float *y = WRITE(in[1], size);
+    RUN(gelu(x, y, size));
+    END;
+}
+
+FUNCTION(gelu_backward) {
+    BEGIN(2);
+    float *x = WRITE(in[0], 1);
+    const size_t size = first_size(&buffers);
+    float *dy = WRITE(in[1], size);
+    RUN(gelu_backward(x, dy, size));
+    END;
 }

@@ -1,5 +1,5 @@
-/* What the files of this folder share: how a kernel is compiled, how it is run on several cores,
- * and the exponential function.
+/* What kernels share: how one is compiled, how it is run on several cores, and the exponential
+ * function.
  *
  * A kernel works on rows [begin, end) of row-major float32 arrays and holds one row, or a few, in
  * the first-level cache: it reads and writes main memory once, where a chain of array operations
@@ -87,49 +87,7 @@ INLINE float *sums_of(Sums s, size_t part) { return s.rows ? s.rows + part * s.s
 
 INLINE size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-/* The kernels; shapes and meaning stand at their definitions. */
-
-typedef struct {
-    const float *a, *b, *bias;
-    float *c;
-    size_t m, n, k;
-    int a_transposed, b_transposed, add, bf16;
-} Product;
-int product(Product p);
-int product_support(void);
-
-void add_bias(float *y, const float *bias, size_t rows, size_t width);
-void add_column_sums(const float *x, float *sums, size_t rows, size_t width);
-
-void gelu(float *x, float *y, size_t size);
-void gelu_backward(float *x, float *dy, size_t size);
-
-void layer_norm(const float *x, const float *gain, const float *bias, float *normal, float *rstd,
-                float *y, size_t rows, size_t width);
-void layer_norm_backward(const float *dy, const float *gain, const float *normal, const float *rstd,
-                         float *dx, float *dgain, float *dbias, size_t rows, size_t width);
-
-void cross_entropy(float *logits, const int64_t *targets, float scale, float *losses, size_t rows,
-                   size_t width);
-
-typedef struct {
-    size_t batch, heads, length, head_size, query_block;
-} AttentionShape;
-size_t mask_size(AttentionShape shape);
-int attention(AttentionShape shape, const float *qkv, const float *mask, float *context,
-              float *logsumexp);
-int attention_backward(AttentionShape shape, const float *qkv, const float *mask,
-                       const float *context, const float *logsumexp, const float *dcontext,
-                       float *dqkv);
-
-void mean(const void *const *vectors, int bf16, const float *shares, size_t count, float *out,
-          size_t size);
-void round_bf16(const float *x, uint16_t *out, size_t size);
-
-typedef struct {
-    float beta1, rate1, beta2, rate2, scale, step_size, eps, shrink; /* rate = 1 - beta */
-} AdamStep;
-void adam(AdamStep step, const float *gradient, float *weights, float *mean, float *mean_square,
-          size_t size);
+/* What the flag of a product says: 1 where a is stored as (k, m), 2 where b is as (n, k). */
+enum { A_TRANSPOSED = 1, B_TRANSPOSED = 2 };
 
 #endif

@@ -1,5 +1,6 @@
 /* Layer normalisation (Ba et al. 2016, arXiv:1607.06450). */
 
+#include "binding.h"
 #include "kernels.h"
 
 #define EPS 1e-5f
@@ -42,8 +43,8 @@ KERNEL void normalize_rows(const void *arguments, size_t part, size_t begin, siz
 
 /* normal = (x - mean) / std and y = gain normal + bias of each row of (rows, width); rstd (rows)
  * becomes 1 / std. bias may be null. */
-void layer_norm(const float *x, const float *gain, const float *bias, float *normal, float *rstd,
-                float *y, size_t rows, size_t width) {
+static void layer_norm(const float *x, const float *gain, const float *bias, float *normal,
+                       float *rstd, float *y, size_t rows, size_t width) {
     Forward a = {x, gain, bias, normal, rstd, y, width};
     in_parallel(normalize_rows, &a, rows, parts_of(rows, 1 + 32768 / width));
 }
@@ -82,12 +83,35 @@ KERNEL void normalize_backward_rows(const void *arguments, size_t part, size_t b
 
 /* With g = gain dy: dx += rstd (g - mean(g) - normal mean(g normal)); dgain and dbias, which may be
  * null, += column sums of dy normal and of dy. Shapes as in layer_norm. */
-void layer_norm_backward(const float *dy, const float *gain, const float *normal, const float *rstd,
-                         float *dx, float *dgain, float *dbias, size_t rows, size_t width) {
+static void layer_norm_backward(const float *dy, const float *gain, const float *normal,
+                                const float *rstd, float *dx, float *dgain, float *dbias,
+                                size_t rows, size_t width) {
     Backward a = {dy, gain, normal, rstd, dx, .width = width};
     a.dgain = begin_sums(dgain, width, parts_of(rows, 1 + 32768 / width));
     a.dbias = begin_sums(dbias, width, a.dgain.parts);
     in_parallel(normalize_backward_rows, &a, rows, a.dbias.parts);
     end_sums(a.dgain);
     end_sums(a.dbias);
+}
+
+FUNCTION(layer_norm) {
+    BEGIN(8);
+    size_t rows = size_of(in[6]), width = size_of(in[7]);
+    const float *x = READ(in[0], rows * width), *gain = READ(in[1], width);
+    const float *bias = in[2] == Py_None ? NULL : READ(in[2], width);
+    float *normal = WRITE(in[3], rows * width), *rstd = WRITE(in[4], rows);
+    float *y = WRITE(in[5], rows * width);
+    RUN(layer_norm(x, gain, bias, normal, rstd, y, rows, width));
+    END;
+}
+
+FUNCTION(layer_norm_backward) {
+    BEGIN(9);
+    size_t rows = size_of(in[7]), width = size_of(in[8]);
+    const float *dy = READ(in[0], rows * width), *gain = READ(in[1], width);
+    const float *normal = READ(in[2], rows * width), *rstd = READ(in[3], rows);
+    float *dx = WRITE(in[4], rows * width), *dgain = WRITE(in[5], width);
+    float *dbias = in[6] == Py_None ? NULL : WRITE(in[6], width);
+    RUN(layer_norm_backward(dy, gain, normal, rstd, dx, dgain, dbias, rows, width));
+    END;
 }

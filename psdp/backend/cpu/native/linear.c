@@ -1,5 +1,6 @@
 /* What a linear layer needs beside its products: the bias, and the bias's gradient. */
 
+#include "binding.h"
 #include "kernels.h"
 
 typedef struct {
@@ -18,7 +19,7 @@ KERNEL void add_bias_rows(const void *arguments, size_t part, size_t begin, size
 }
 
 /* y (rows, width) += bias (width). */
-void add_bias(float *y, const float *bias, size_t rows, size_t width) {
+static void add_bias(float *y, const float *bias, size_t rows, size_t width) {
     Rows a = {y, bias, width};
     in_parallel(add_bias_rows, &a, rows, parts_of(rows, 1 + 65536 / width));
 }
@@ -44,8 +45,26 @@ KERNEL void sum_rows(const void *arguments, size_t part, size_t begin, size_t en
 }
 
 /* sums (width) += the sum of the rows of x (rows, width). */
-void add_column_sums(const float *x, float *sums, size_t rows, size_t width) {
+static void add_column_sums(const float *x, float *sums, size_t rows, size_t width) {
     Columns a = {x, begin_sums(sums, width, parts_of(rows, 1 + 65536 / width))};
     in_parallel(sum_rows, &a, rows, a.sums.parts);
     end_sums(a.sums);
+}
+
+FUNCTION(add_bias) {
+    BEGIN(4);
+    size_t rows = size_of(in[2]), width = size_of(in[3]);
+    float *y = WRITE(in[0], rows * width);
+    const float *bias = READ(in[1], width);
+    RUN(add_bias(y, bias, rows, width));
+    END;
+}
+
+FUNCTION(add_column_sums) {
+    BEGIN(4);
+    size_t rows = size_of(in[2]), width = size_of(in[3]);
+    const float *x = READ(in[0], rows * width);
+    float *sums = WRITE(in[1], width);
+    RUN(add_column_sums(x, sums, rows, width));
+    END;
 }

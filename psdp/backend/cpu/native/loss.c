@@ -1,5 +1,6 @@
 /* Softmax and cross-entropy, from logits to their gradient in place. */
 
+#include "binding.h"
 #include "kernels.h"
 
 typedef struct {
@@ -32,8 +33,27 @@ KERNEL void loss_rows(const void *arguments, size_t part, size_t begin, size_t e
 
 /* losses (rows) = -log softmax(logits)[target]; logits (rows, width) become scale times their
  * gradient. */
-void cross_entropy(float *logits, const int64_t *targets, float scale, float *losses, size_t rows,
-                   size_t width) {
+static void cross_entropy(float *logits, const int64_t *targets, float scale, float *losses,
+                          size_t rows, size_t width) {
     Loss a = {logits, targets, scale, losses, width};
     in_parallel(loss_rows, &a, rows, parts_of(rows, 1 + 16384 / width));
+}
+
+static PyObject *refuse_target(Buffers *buffers, int64_t target, size_t width) {
+    release(buffers);
+    return PyErr_Format(PyExc_IndexError, "target %lld is outside of %zu logits", (long long)target,
+                        width);
+}
+
+FUNCTION(cross_entropy) {
+    BEGIN(6);
+    size_t rows = size_of(in[4]), width = size_of(in[5]);
+    float *logits = WRITE(in[0], rows * width), scale = real(in[2]);
+    const int64_t *targets = array(&buffers, in[1], 'q', 0, rows);
+    for (size_t row = 0; targets && row < rows; row++)
+        if (targets[row] < 0 || (size_t)targets[row] >= width)
+            return refuse_target(&buffers, targets[row], width);
+    float *losses = WRITE(in[3], rows);
+    RUN(cross_entropy(logits, targets, scale, losses, rows, width));
+    END;
 }

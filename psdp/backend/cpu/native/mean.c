@@ -1,6 +1,9 @@
 /* The weighted mean of the gradients of a round, in one pass over all of them. */
 
+#include "binding.h"
 #include "kernels.h"
+
+#include <stdlib.h>
 
 enum { CHUNK = 2048 }; /* whose sums stay in the first-level cache */
 
@@ -43,8 +46,35 @@ KERNEL void mean_of_bf16(const void *arguments, size_t part, size_t begin, size_
 
 /* out (size) = the sum of share times vector, in their order; all vectors are float, of which out
  * may be one, or all bfloat16. */
-void mean(const void *const *vectors, int bf16, const float *shares, size_t count, float *out,
-          size_t size) {
+static void mean(const void *const *vectors, int bf16, const float *shares, size_t count,
+                 float *out, size_t size) {
     Mean a = {vectors, shares, count, out};
     in_parallel(bf16 ? mean_of_bf16 : mean_of_float, &a, size, parts_of(size, 65536));
+}
+
+/* in: out, a list of gradients, a list of their shares, whether these gradients are bfloat16. */
+FUNCTION(mean) {
+    BEGIN(4);
+    Py_ssize_t count = PyList_Size(in[1]);
+    if (count < 1 || PyList_Size(in[2]) != count)
+        return PyErr_Format(PyExc_TypeError, "expected a list of vectors and one of their shares");
+    Py_buffer *views = calloc((size_t)count + 1, sizeof *views);
+    const void **vectors = calloc((size_t)count + 1, sizeof *vectors);
+    float *shares = calloc((size_t)count + 1, sizeof *shares), *out = WRITE(in[0], 0);
+    size_t size = out ? (size_t)buffers.views[0].len / sizeof(float) : 0;
+    const int bf16 = PyObject_IsTrue(in[3]);
+    if (!views || !vectors || !shares) PyErr_NoMemory();
+    Py_ssize_t held = 0;
+    for (; held < count && !PyErr_Occurred(); held++) {
+        Buffers one = {.count = 0};
+        vectors[held] = array(&one, PyList_GetItem(in[1], held), bf16 ? 'H' : 'f', 0, size);
+        shares[held] = real(PyList_GetItem(in[2], held));
+        views[held] = one.views[0];
+    }
+    RUN(mean(vectors, bf16, shares, (size_t)count, out, size));
+    while (held) PyBuffer_Release(&views[--held]);
+    free(views);
+    free(vectors);
+    free(shares);
+    END;
 }

@@ -1,5 +1,6 @@
 /* Rows dealt out to threads, and sums over what they did. */
 
+#include "binding.h"
 #include "kernels.h"
 
 #include <stdlib.h>
@@ -38,4 +39,11 @@ void end_sums(Sums s) {
     for (size_t part = 0; s.rows && part < s.parts; part++)
         for (size_t c = 0; c < s.size; c++) s.sums[c] += s.rows[part * s.size + c];
     free(s.rows);
+}
+
+FUNCTION(set_threads) {
+    const size_t threads = given == 1 ? size_of(in[0]) : 0;
+    (void)self;
+    if (threads) kernel_threads = threads;
+    END;
 }

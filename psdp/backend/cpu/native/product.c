@@ -10,6 +10,7 @@
 
 #define _DEFAULT_SOURCE /* madvise */
 
+#include "binding.h"
 #include "kernels.h"
 
 /* Older compilers do not know bfloat16. */
@@ -27,6 +28,13 @@ enum { LANES = 16, TILE_ROWS = 14, TILE_COLUMNS = 32 };
 /* A block of a, (BLOCK_ROWS, BLOCK_WORDS), stays in the second-level cache; one of b,
  * (BLOCK_WORDS, BLOCK_COLUMNS), in the third. */
 enum { BLOCK_WORDS = 512, BLOCK_ROWS = 14 * TILE_ROWS, BLOCK_COLUMNS = 1536 };
+
+typedef struct {
+    const float *a, *b, *bias;
+    float *c;
+    size_t m, n, k;
+    int a_transposed, b_transposed, add, bf16;
+} Product;
 
 /* A matrix of the caller: element (i, k) of a, or (k, i) of b, is at[i * across + k * along]. */
 typedef struct {
@@ -167,7 +175,7 @@ static void part_of_product(const void *arguments, size_t part, size_t begin, si
 /* c (m, n) = a b + bias, or c += a b (without a bias); a (m, k) and b (k, n), given as (k, m) and
  * (n, k) where their flag says transposed; bias (n) or null. With bf16 both are rounded to
  * bfloat16. The order of a sum depends on k alone. Returns -1 where there is no memory. */
-int product(Product p) {
+static int product(Product p) {
     Arguments g = {.p = p};
     const ptrdiff_t m = (ptrdiff_t)p.m, n = (ptrdiff_t)p.n, k = (ptrdiff_t)p.k;
     g.a = p.a_transposed ? (Operand){p.a, 1, m} : (Operand){p.a, k, 1};
@@ -182,7 +190,7 @@ int product(Product p) {
 }
 
 /* Whether this processor can run product: 1 with float32, 2 with bfloat16 too. */
-int product_support(void) {
+static int product_support(void) {
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
         return 0;
@@ -191,11 +199,35 @@ int product_support(void) {
 
 #else
 
-int product(Product p) {
+static int product(Product p) {
     (void)p;
     return -1;
 }
 
-int product_support(void) { return 0; }
+static int product_support(void) { return 0; }
 
 #endif
+
+FUNCTION(product) {
+    BEGIN(10);
+    Product p = {.m = size_of(in[4]), .n = size_of(in[5]), .k = size_of(in[6])};
+    int failed = 0;
+    p.a = READ(in[0], p.m * p.k);
+    p.b = READ(in[1], p.k * p.n);
+    p.bias = in[2] == Py_None ? NULL : READ(in[2], p.n);
+    p.c = WRITE(in[3], p.m * p.n);
+    long flags = PyErr_Occurred() ? 0 : PyLong_AsLong(in[7]);
+    p.a_transposed = flags & A_TRANSPOSED;
+    p.b_transposed = flags & B_TRANSPOSED;
+    p.add = PyObject_IsTrue(in[8]);
+    p.bf16 = PyObject_IsTrue(in[9]);
+    if (p.add && p.bias) PyErr_SetString(PyExc_ValueError, "a product that adds has no bias");
+    RUN(failed = product(p));
+    if (failed) PyErr_NoMemory();
+    END;
+}
+
+FUNCTION(product_support) {
+    (void)self, (void)in, (void)given;
+    return PyLong_FromLong(product_support());
+}
