@@ -80,7 +80,7 @@ def recorded(backend: Backend) -> Iterator[Products]:
 
     notes: dict[str, Callable[..., None]] = {
         "matmul": partial(note, adds=False),
-        "add_product": partial(note, adds=True),
+        "add_matmul": partial(note, adds=True),
         "affine": note_affine,
         "attention": note_attention,
         "attention_backward": note_attention_backward,
@@ -181,7 +181,7 @@ def with_kernels(products: Sequence[Product], backend: Backend) -> Replay:
             if product.a.ndim > 2:
                 np.matmul(product.a, product.b, out=product.out)
             elif product.adds:
-                backend.add_product(product.a, product.b, product.out)
+                backend.add_matmul(product.a, product.b, product.out)
             else:
                 backend.matmul(product.a, product.b, product.out)
 

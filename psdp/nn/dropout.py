@@ -36,7 +36,7 @@ class Dropout(Layer, kind="dropout"):
             self.backend.drop(x, self.mask, x)
 
     def backward(self, dy: Array, dx: Array) -> Array:
-        """Return dL/dx as products take it: ``dx``, or ``dy`` itself where everything passed."""
+        """Return dL/dx in the compute dtype: ``dx``, or ``dy`` itself where everything passed."""
         if self.mask is None:
             return self.backend.cast(dy, dx)
         self.backend.drop(dy, self.mask, dx)

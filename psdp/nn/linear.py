@@ -49,7 +49,7 @@ class Linear(Layer, kind="linear"):
         """Add dL/dW and dL/db to their views."""
         if self.bias is not None:
             self.backend.add_column_sums(dy, self.parameters.gradient("bias"))
-        self.backend.add_product(x.T, dy, self.parameters.gradient("weight"))
+        self.backend.add_matmul(x.T, dy, self.parameters.gradient("weight"))
 
 
 class ResidualLinear(Layer, kind="linear"):

@@ -53,7 +53,7 @@ class TiedHead(Layer, kind="head and loss"):
             self.logits(x[rows], logits)
             self.backend.cross_entropy(logits, targets[rows], scale, losses[rows])
             self.backend.matmul(logits, self.embedding, dx[rows])
-            self.backend.add_product(logits.T, x[rows], gradient)
+            self.backend.add_matmul(logits.T, x[rows], gradient)
 
     def _chunks(self, count: int) -> list[slice]:
         return [slice(start, min(start + self.step, count)) for start in range(0, count, self.step)]

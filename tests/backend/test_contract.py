@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from emulated.device import EmulatedDevice
-from emulated.libraries import products
+from emulated.libraries import gemm
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -56,7 +56,7 @@ def backend(request: pytest.FixtureRequest, kernel_folder: Path) -> Backend:
         dtype = "float32" if detail[0] == "bf16" else detail[0]
         device, libraries = EmulatedDevice(kernel_folder), NO_LIBRARIES
         if detail[1:] == ["fused"]:
-            libraries = Libraries(products=products(device)[1])
+            libraries = Libraries(gemm=gemm(device)[1])
         return GpuBackend(device, dtype, precision, libraries)
     return make_backend("cpu", detail[0] if detail else "float32", kernels=kind)
 
@@ -149,7 +149,7 @@ def test_products_add_or_overwrite_and_take_transposed_views(
     backend.matmul(dy, w.T, dx)
     bench.close(dx, wide_dy @ wide_w.T, 6)
     dw, before = bench.real(width, 6)
-    backend.add_product(x.T, dy, dw)
+    backend.add_matmul(x.T, dy, dw)
     bench.close(dw, before + wide_x.T @ wide_dy, rows)
     (stream, before), (bias, wide_bias) = bench.real(rows, 6), bench.real(6)
     backend.add_affine(x, w, bias, stream)

@@ -219,14 +219,14 @@ def test_products_and_biases(backend: Backend, rows: int) -> None:
     assert_close(y, wide @ weight, backend)
     backend.add_bias(bias, y)
     assert_close(y, wide @ weight + bias, backend)
-    backend.add_product(x, weight, y)
+    backend.add_matmul(x, weight, y)
     assert_close(y, 2 * (wide @ weight) + bias, backend)
     total = np.ones((6, 5), backend.dtype)
-    backend.add_product(x.T, y, total)
+    backend.add_matmul(x.T, y, total)
     expected = 1 + wide.T @ y.astype("float64")
     np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-5 * rows)
     back = np.ones((rows, 6), backend.dtype)
-    backend.add_product(y, weight.T, back)
+    backend.add_matmul(y, weight.T, back)
     np.testing.assert_allclose(back, 1 + y.astype("float64") @ weight.T, rtol=1e-5, atol=1e-5)
 
 
@@ -339,7 +339,7 @@ def test_own_products_of_any_shape(
         case "bias":
             backend.affine(a, b, bias, out)
         case "add":
-            backend.add_product(a, b, out)
+            backend.add_matmul(a, b, out)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5 * np.sqrt(k))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from emulated.device import EmulatedDevice
-from emulated.libraries import attention, products
+from emulated.libraries import attention, gemm
 
 from psdp.backend import make_backend
 from psdp.backend.gpu.backend import GpuBackend
@@ -31,7 +31,7 @@ def device(kernel_folder: Path) -> EmulatedDevice:
 
 
 def offer(device: EmulatedDevice, *faults: str) -> None:
-    device.offered = Libraries(attention(device, *faults)[1], products(device, *faults)[1])
+    device.offered = Libraries(attention(device, *faults)[1], gemm(device, *faults)[1])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "float32"])
@@ -40,7 +40,7 @@ def test_libraries_that_compute_what_psdp_does_are_trusted(
 ) -> None:
     offer(device)
     found = trusted(device, "float32", precision)
-    assert found.products is device.offered.products
+    assert found.gemm is device.offered.gemm
     assert found.attention is (device.offered.attention if precision == "bf16" else None)
     assert trusted(device, "float64", "float32") == Libraries()
     assert capsys.readouterr().err == ""
@@ -66,7 +66,7 @@ def test_a_library_that_does_not_is_named_and_left_out(
     error = capsys.readouterr().err
     assert said in error
     of_products = fault in ("no bias", "no gelu", "refuses")
-    assert (found.products is None) == of_products
+    assert (found.gemm is None) == of_products
     assert (found.attention is None) == (not of_products or fault == "refuses")
     assert ("cuBLASLt 12.9 is not used" in error) == of_products
 
@@ -109,7 +109,7 @@ def step(backend: GpuBackend, config: ModelConfig, times: int = 1) -> tuple[floa
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_model_is_the_same_with_libraries(device: EmulatedDevice, bias: bool) -> None:
     config = ModelConfig(**{**vars(MODEL), "bias": bias})
-    (cudnn, fused_attention), (lt, fused_products) = attention(device), products(device)
+    (cudnn, fused_attention), (lt, fused_products) = attention(device), gemm(device)
     libraries = Libraries(fused_attention, fused_products)
     own = step(GpuBackend(device, "float32", "bf16"), config)
     device.launches.clear()
@@ -126,7 +126,7 @@ def test_a_step_that_is_captured_draws_its_masks_anew_in_a_library_too(
     device: EmulatedDevice,
 ) -> None:
     config = ModelConfig(**{**vars(MODEL), "dropout": 0.2})
-    libraries = Libraries(attention(device)[1], products(device)[1])
+    libraries = Libraries(attention(device)[1], gemm(device)[1])
     once = step(GpuBackend(device, "float32", "bf16", libraries), config)
     again = step(GpuBackend(device, "float32", "bf16", libraries), config, times=3)
     assert once[0] == again[0]
@@ -158,8 +158,8 @@ def test_psdp_attends_where_a_library_does_not(
 def test_factors_that_lie_at_odd_places_have_algorithms_of_their_own(
     device: EmulatedDevice,
 ) -> None:
-    _, library = products(device)
-    backend = GpuBackend(device, "float32", "float32", Libraries(products=library))
+    _, library = gemm(device)
+    backend = GpuBackend(device, "float32", "float32", Libraries(gemm=library))
     rng = np.random.default_rng(0)
     flat, x, y = backend.empty(2000), backend.empty(8, 16), backend.empty(8, 24)
     backend.to_device(rng.standard_normal(2000), flat)
@@ -170,7 +170,7 @@ def test_factors_that_lie_at_odd_places_have_algorithms_of_their_own(
         expected = np.asarray(x) @ np.asarray(weight) + np.asarray(bias)
         np.testing.assert_allclose(np.asarray(y), expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(Unsupported, match="multiple of 8"):
-        library.product(x, flat[:48].reshape(16, 3), None, y[:, :3].copy(), inner=y[:, :3].copy())
+        library.multiply(x, flat[:48].reshape(16, 3), None, y[:, :3].copy(), inner=y[:, :3].copy())
 
 
 def test_the_memory_of_libraries_is_counted(device: EmulatedDevice) -> None:

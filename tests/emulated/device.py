@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from emulated.blas import Cublas
 
-from psdp.backend.gpu.cublas import WORKSPACE_BYTES, CublasProducts
+from psdp.backend.gpu.cublas import WORKSPACE_BYTES, CublasGemm
 from psdp.backend.gpu.cuda import Source
 from psdp.backend.gpu.cuda.tiles import WARP
 from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries
@@ -145,7 +145,7 @@ class EmulatedDevice:
         # Apart from all that is counted: it was taken before anybody asked what is free.
         self.workspace = np.zeros(WORKSPACE_BYTES + 256, np.uint8).view(DeviceArray)
         self.workspace = self.workspace[-self.workspace.ctypes.data % 256 :][:WORKSPACE_BYTES]
-        self._products = CublasProducts(Cublas(self.do), 0, self.workspace, tf32=False)
+        self._gemm = CublasGemm(Cublas(self.do), 0, self.workspace, tf32=False)
         self.offered = NO_LIBRARIES
         self._exported: list[bytes] = []
 
@@ -269,8 +269,8 @@ class EmulatedDevice:
         self.launches.append(kernel)
         del arguments
 
-    def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
-        self._products.product(a, b, out, add=add)
+    def gemm(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
+        self._gemm.multiply(a, b, out, add=add)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Return what does again what ``work`` asks for, which is not done now."""

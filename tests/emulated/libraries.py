@@ -6,7 +6,7 @@ from emulated.blas import CublasLt
 from emulated.cudnn import Cudnn
 from emulated.device import EmulatedDevice
 
-from psdp.backend.gpu.cublas import LtProducts
+from psdp.backend.gpu.cublas import LtGemm
 from psdp.backend.gpu.cudnn import CudnnAttention
 
 
@@ -15,6 +15,6 @@ def attention(device: EmulatedDevice, *faults: str) -> tuple[Cudnn, CudnnAttenti
     return module, CudnnAttention(module, device.do)
 
 
-def products(device: EmulatedDevice, *faults: str) -> tuple[CublasLt, LtProducts]:
+def gemm(device: EmulatedDevice, *faults: str) -> tuple[CublasLt, LtGemm]:
     binding = CublasLt(device.do, *faults)
-    return binding, LtProducts(binding, device.workspace, stream=0, tf32=False)
+    return binding, LtGemm(binding, device.workspace, stream=0, tf32=False)

@@ -285,7 +285,7 @@ def test_a_profile_tells_the_kernels_of_a_gpu(
 
 
 WITH_LIBRARIES = """
-from emulated.libraries import attention, products
+from emulated.libraries import attention, gemm
 from psdp.backend.gpu.libraries import Libraries
 def libraries(self):
     return Libraries(attention(self)[1], products(self{fault})[1])

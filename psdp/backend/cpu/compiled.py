@@ -50,11 +50,11 @@ class CompiledBackend(NumpyBackend):
         elif SGEMM is not None:
             # BLAS would clear y and then add to it: the bias may as well stand there already.
             y[...] = 0 if bias is None else bias
-            self.add_product(x, weight, y)
+            self.add_matmul(x, weight, y)
         else:
             super().affine(x, weight, bias, y)
 
-    def add_product(self, a: Array, b: Array, out: Array) -> None:
+    def add_matmul(self, a: Array, b: Array, out: Array) -> None:
         if SUPPORT:
             self._product(a, b, None, out, add=True)
         elif SGEMM is not None:
@@ -63,7 +63,7 @@ class CompiledBackend(NumpyBackend):
             a, b, transposed = _stored(a, b)
             native.add_product(a, b, out, m, n, k, transposed)
         else:
-            super().add_product(a, b, out)
+            super().add_matmul(a, b, out)
 
     def _product(self, a: Array, b: Array, bias: Array | None, out: Array, *, add: bool) -> None:
         (m, k), n = a.shape, b.shape[1]

@@ -82,10 +82,10 @@ class GpuBackend(GpuAttention, Backend):
     # Linear layers and sums -------------------------------------------------------------------
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
-        self.device.product(a, b, out, add=False)
+        self.device.gemm(a, b, out, add=False)
 
-    def add_product(self, a: Array, b: Array, out: Array) -> None:
-        self.device.product(a, b, out, add=True)
+    def add_matmul(self, a: Array, b: Array, out: Array) -> None:
+        self.device.gemm(a, b, out, add=True)
 
     def affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
         if bias is None or not self._fused(x, weight, bias, y):
@@ -106,11 +106,11 @@ class GpuBackend(GpuAttention, Backend):
             super().add_affine(x, weight, bias, y)
 
     def _fused(self, *arrays: Array | None, **how: Any) -> bool:
-        """Have a library do a product and what follows it; say whether one did."""
-        if self.libraries.products is None:
+        """Have a library do a GEMM and its epilogue; say whether one did."""
+        if self.libraries.gemm is None:
             return False
         try:
-            self.libraries.products.product(*arrays, **how)  # type: ignore[arg-type]
+            self.libraries.gemm.multiply(*arrays, **how)  # type: ignore[arg-type]
         except Unsupported:
             return False
         return True

@@ -1,4 +1,4 @@
-"""Products of matrices by cuBLAS, and by cuBLASLt with what follows a product in the same kernel.
+"""GEMMs by cuBLAS, and by cuBLASLt with an epilogue: what follows a GEMM in the same kernel.
 
 Both libraries count down the columns, and so see every matrix transposed: out^T = b^T a^T.
 """
@@ -29,7 +29,7 @@ class Stored(NamedTuple):
 
     address: int
     transposed: int
-    pitch: int
+    leading_dimension: int
     rows: int
 
 
@@ -60,14 +60,14 @@ def compute_type(out: Array, tf32: bool) -> int:
     return _COMPUTE_TF32 if tf32 else _COMPUTE_32F
 
 
-class CublasProducts:
-    """Plain products.
+class CublasGemm:
+    """Plain GEMMs.
 
     CuPy's binding refuses all work while a stream is captured, so the library is called as it is.
 
     Args:
         cublas: the library.
-        stream: the address of the stream that products are asked for on.
+        stream: the address of the stream that GEMMs are asked for on.
         workspace: that its kernels may use, :data:`WORKSPACE_BYTES`; so it takes none of its own,
             which it must not while a stream is captured.
 
@@ -85,8 +85,8 @@ class CublasProducts:
         size = ctypes.c_size_t(WORKSPACE_BYTES)
         _check("cublasSetWorkspace", cublas.cublasSetWorkspace_v2(self._handle, room, size))
 
-    def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
-        """See :meth:`psdp.backend.gpu.device.Device.product`."""
+    def multiply(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
+        """See :meth:`psdp.backend.gpu.device.Device.gemm`."""
         (m, k), n = a.shape, b.shape[1]
         assert b.shape[0] == k, (a.shape, b.shape)
         assert out.shape == (m, n), (out.shape, m, n)
@@ -96,8 +96,8 @@ class CublasProducts:
         there = _pointer(address(out))
         status = self._cublas.cublasGemmEx(
             self._handle, right.transposed, left.transposed, n, m, k, _pointer(one),
-            _pointer(right.address), formats[0], right.pitch,
-            _pointer(left.address), formats[1], left.pitch,
+            _pointer(right.address), formats[0], right.leading_dimension,
+            _pointer(left.address), formats[1], left.leading_dimension,
             _pointer(one if add else zero), there, formats[2], n,
             compute_type(out, self._tf32), _DEFAULT_ALGORITHM,
         )  # fmt: skip
@@ -122,13 +122,13 @@ class _Plan(NamedTuple):
     algorithm: Array
 
 
-class LtProducts:
-    """Products with a bias, and with gelu, in the kernel that multiplies.
+class LtGemm:
+    """GEMMs with an epilogue: a bias, and gelu.
 
     Args:
         lt: nvmath's binding of cuBLASLt.
         workspace: that its kernels may use, :data:`WORKSPACE_BYTES`.
-        stream: the address of the stream that products are asked for on.
+        stream: the address of the stream that GEMMs are asked for on.
     """
 
     def __init__(self, lt: Any, workspace: Array, stream: int, *, tf32: bool) -> None:
@@ -139,7 +139,7 @@ class LtProducts:
         self._scalars = Scalars()
         self._plans: dict[Any, _Plan | str] = {}
 
-    def product(
+    def multiply(
         self,
         a: Array,
         b: Array,
@@ -149,9 +149,9 @@ class LtProducts:
         add: bool = False,
         inner: Array | None = None,
     ) -> None:
-        """See :class:`psdp.backend.gpu.libraries.FusedProducts`."""
+        """See :class:`psdp.backend.gpu.libraries.FusedGemm`."""
         first, second = stored(b), stored(a)
-        # What follows the product is read or written like its result.
+        # What the epilogue reads and writes is aligned like the result.
         beside = [address(array) for array in (bias, inner) if array is not None]
         there = address(out)
         least = min(map(_alignment, [there, *beside]))
@@ -206,8 +206,12 @@ class LtProducts:
             _set(lt, operation, attribute.EPILOGUE_AUX_LD, width)
         form = _CUDA_R[a.dtype.name]
         layouts = (
-            lt.matrix_layout_create(form, first.pitch, first.rows, first.pitch),
-            lt.matrix_layout_create(form, second.pitch, second.rows, second.pitch),
+            lt.matrix_layout_create(
+                form, first.leading_dimension, first.rows, first.leading_dimension
+            ),
+            lt.matrix_layout_create(
+                form, second.leading_dimension, second.rows, second.leading_dimension
+            ),
             lt.matrix_layout_create(_CUDA_R[out.dtype.name], width, out.shape[0], width),
         )
         algorithm = self._choose(operation, layouts, alignments)

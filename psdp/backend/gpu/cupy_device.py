@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from psdp.backend.arrays import Array
-from psdp.backend.gpu.cublas import WORKSPACE_BYTES, CublasProducts, LtProducts
+from psdp.backend.gpu.cublas import WORKSPACE_BYTES, CublasGemm, LtGemm
 from psdp.backend.gpu.cuda import OPTIONS, Source
 from psdp.backend.gpu.cudnn import CudnnAttention
 from psdp.backend.gpu.device import address
@@ -84,9 +84,7 @@ class CupyDevice:
         self._stream.use()
         self._tf32 = tf32
         self._workspace = self.empty((WORKSPACE_BYTES,), np.uint8)
-        self._products = CublasProducts(
-            _load_cublas(), self._stream.ptr, self._workspace, tf32=tf32
-        )
+        self._gemm = CublasGemm(_load_cublas(), self._stream.ptr, self._workspace, tf32=tf32)
         self._kernels: dict[tuple[Source, str], Any] = {}
         self._modules: dict[Source, Any] = {}
         self._waiting: list[tuple[Any, Array]] = []
@@ -273,12 +271,12 @@ class CupyDevice:
         function = self._kernels[source, kernel] = module.get_function(kernel)
         return function
 
-    def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
-        self._products.product(a, b, out, add=add)
+    def gemm(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
+        self._gemm.multiply(a, b, out, add=add)
 
     def libraries(self) -> Libraries:
         attention = opened("cuDNN", self._attention)
-        return Libraries(attention, opened("cuBLASLt", self._fused_products))
+        return Libraries(attention, opened("cuBLASLt", self._fused_gemm))
 
     def _attention(self) -> CudnnAttention:
         import cudnn
@@ -287,10 +285,10 @@ class CupyDevice:
         cudnn.set_stream(handle=handle, stream=self._stream.ptr)
         return CudnnAttention(cudnn, handle)
 
-    def _fused_products(self) -> LtProducts:
+    def _fused_gemm(self) -> LtGemm:
         from nvmath.bindings import cublasLt
 
-        return LtProducts(cublasLt, self._workspace, self._stream.ptr, tf32=self._tf32)
+        return LtGemm(cublasLt, self._workspace, self._stream.ptr, tf32=self._tf32)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         self._stream.begin_capture()

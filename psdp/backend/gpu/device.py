@@ -84,7 +84,7 @@ class Device(Protocol):
         """Run a kernel on arrays, ``int`` (long long) and ``float`` (double), with so many bytes of
         shared memory a block."""
 
-    def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
+    def gemm(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
         """Write ``a`` (M, K) times ``b`` (K, N) to ``out`` (M, N), or add it; ``a`` and ``b``
         may be transposed views, and are of one format."""
 

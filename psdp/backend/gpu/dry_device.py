@@ -86,7 +86,7 @@ class DryDevice:
     ) -> None:
         pass
 
-    def product(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
+    def gemm(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
         pass
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:

@@ -71,12 +71,12 @@ class FusedAttention(Protocol):
         """
 
 
-class FusedProducts(Protocol):
-    """A library's products."""
+class FusedGemm(Protocol):
+    """A library's GEMMs, with an epilogue."""
 
     name: str
 
-    def product(
+    def multiply(
         self,
         a: Array,
         b: Array,
@@ -100,7 +100,7 @@ class Libraries(NamedTuple):
     """Those of a device."""
 
     attention: FusedAttention | None = None
-    products: FusedProducts | None = None
+    gemm: FusedGemm | None = None
 
 
 NO_LIBRARIES = Libraries()

@@ -32,11 +32,11 @@ def trusted(device: Device, dtype: str, precision: str) -> Libraries:
     if offered == found:
         return found
     own = GpuBackend(device, dtype, precision)
-    if offered.products is not None and dtype == "float32":
-        only = Libraries(products=offered.products)
+    if offered.gemm is not None and dtype == "float32":
+        only = Libraries(gemm=offered.gemm)
         theirs = GpuBackend(device, dtype, precision, only)
-        if _passes(offered.products.name, lambda: _try_products(own, theirs)):
-            found = found._replace(products=offered.products)
+        if _passes(offered.gemm.name, lambda: _try_gemm(own, theirs)):
+            found = found._replace(gemm=offered.gemm)
     if offered.attention is not None and precision == "bf16":
         only = Libraries(attention=offered.attention)
         theirs = GpuBackend(device, dtype, precision, only)
@@ -72,12 +72,12 @@ class _Sample:
         return self._backend.zeros(*shape, dtype=self._backend.compute_dtype)
 
 
-def _try_products(own: GpuBackend, theirs: GpuBackend) -> None:
+def _try_gemm(own: GpuBackend, theirs: GpuBackend) -> None:
     sample = _Sample(own)
     x, weight, bias = sample.branch(64, 96), sample.branch(96, 32), sample.branch(32)
     wide_bias, stream = sample.real(32), sample.real(64, 32)
-    assert theirs.libraries.products is not None
-    theirs.libraries.products.product(x, weight, bias, sample.room(64, 32))  # or Unsupported
+    assert theirs.libraries.gemm is not None
+    theirs.libraries.gemm.multiply(x, weight, bias, sample.room(64, 32))  # or Unsupported
     results: list[list[Array]] = []
     for backend in (own, theirs):
         (y, inner, outer), sums = (sample.room(64, 32) for _ in range(3)), own.zeros(64, 32)

@@ -17,7 +17,7 @@ class LinearKernels(ActivationKernels):
         self.xp.matmul(a, b, out=out)
 
     @costs(multiplies)
-    def add_product(self, a: Array, b: Array, out: Array) -> None:
+    def add_matmul(self, a: Array, b: Array, out: Array) -> None:
         """Add ``a`` (M, K) times ``b`` (K, N) to ``out`` (M, N); ``a`` and ``b`` may be
         transposed views."""
         product = self.scratch(0, *out.shape)
@@ -46,7 +46,7 @@ class LinearKernels(ActivationKernels):
         (N, O)."""
         if bias is not None:
             self.add_bias(bias, y)
-        self.add_product(x, weight, y)
+        self.add_matmul(x, weight, y)
 
     @costs(moves)
     def add_bias(self, bias: Array, y: Array) -> None:
