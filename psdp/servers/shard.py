@@ -50,9 +50,9 @@ class Slots:
     def __iter__(self) -> Iterator[Array]:
         return (self[slot] for slot in range(self._count))
 
-    def __setitem__(self, slot: int, place: Array) -> None:
+    def __setitem__(self, slot: int, vector: Array) -> None:
         assert 0 <= slot < self._count, slot
-        self._made[slot] = Room(place)
+        self._made[slot] = Room(vector)
 
 
 class Shard:
@@ -80,7 +80,7 @@ class Shard:
         self.codec = codec = make_codec(None, weights.dtype) if codec is None else codec
         self._bound = codec.bound(weights.size)
         self.slots = Slots(slots, lambda: self.backend.empty(self._bound, dtype=codec.item))
-        # A mean of what is encoded needs a place of its own.
+        # A mean of what is encoded needs a vector of its own.
         self._mean = None if codec.as_it_is else self.backend.empty(weights.size)
         # Copies to save and to evaluate on are the host's, wherever the weights are.
         self._on_host = self.backend.name == "cpu"
