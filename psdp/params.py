@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+"""NumPy's, or what a device has for it; the one name of the type in psdp."""
+
 Zeros = Callable[[int, npt.DTypeLike], Array]
 """Returns a new vector of so many zeros, in memory of its own choice; ``np.zeros`` is one."""
 InitKind = Literal["zeros", "ones", "normal", "uniform"]

@@ -7,9 +7,8 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from psdp.params import Array
 
 BF16 = np.dtype(np.uint16)
 """Stands for bfloat16, which NumPy has not: the upper half of a float32, as bits."""

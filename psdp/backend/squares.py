@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from psdp.backend.arrays import Array
+from psdp.params import Array
 
 # One dot product. Below the 10 000 elements from which OpenBLAS splits it over threads, so that
 # the sum has the same bits for every number of threads.

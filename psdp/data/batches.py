@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from psdp.data.partition import Grid, Partition
-from psdp.data.tokenizer import Array
 from psdp.errors import DataError
+from psdp.params import Array
 
 
 class TextBatch(NamedTuple):

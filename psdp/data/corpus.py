@@ -20,8 +20,9 @@ import numpy as np
 
 from psdp.config import DataConfig
 from psdp.data.clean import clean
-from psdp.data.tokenizer import Array, ByteTokenizer, CharTokenizer, IdTokenizer, Tokenizer
+from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer, Tokenizer
 from psdp.errors import ConfigError, DataError
+from psdp.params import Array
 
 _TOKENISED = (".npy", ".bin")
 _NOT_SOURCE = frozenset(

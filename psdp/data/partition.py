@@ -12,8 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from psdp.data.tokenizer import Array
 from psdp.errors import DataError
+from psdp.params import Array
 
 # Purposes of the random streams, far from the small integers that other modules seed with.
 _PHASE, _SHUFFLE = 0x70686173, 0x73687566

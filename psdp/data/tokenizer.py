@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from psdp.errors import DataError
-
-Array = npt.NDArray[Any]
+from psdp.params import Array
 
 _CODE_POINTS = 0x110000
 

@@ -1,6 +1,6 @@
 """What native/module.c offers. Sizes are checked there; shapes are the caller's business."""
 
-from psdp.backend.arrays import Array
+from psdp.params import Array
 
 def set_threads(threads: int, /) -> None: ...
 def set_sgemm(address: int, /) -> None: ...

@@ -7,10 +7,11 @@ from __future__ import annotations
 from typing import Any
 
 import psdp.backend.cpu._native as native
-from psdp.backend.arrays import BF16, Array
+from psdp.backend.arrays import BF16
 from psdp.backend.cpu.blas import find_sgemm
 from psdp.backend.cpu.numpy import NumpyBackend
 from psdp.backend.kernels.optimizer import AdamStep
+from psdp.params import Array
 
 SGEMM = find_sgemm()
 ARE_FAST = native.are_fast()

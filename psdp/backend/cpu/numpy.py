@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from psdp.backend.arrays import Array
 from psdp.backend.base import Backend
 from psdp.backend.cpu.pages import LargePages
+from psdp.params import Array
 
 
 class NumpyBackend(Backend):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from psdp.backend.arrays import Array
+from psdp.params import Array
 
 LARGE_PAGE = 2**21
 SLAB = 16 * LARGE_PAGE

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from psdp.backend.arrays import BF16, Array, Arrays
+from psdp.backend.arrays import BF16, Arrays
 from psdp.backend.gpu.cuda import Source
 from psdp.backend.gpu.cuda.tiles import Tile
 from psdp.backend.gpu.device import Device
 from psdp.backend.gpu.grids import BLOCK, MOST_BLOCKS, ceil
+from psdp.params import Array
 
 
 class GpuArrays(Arrays):

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from psdp.backend.arrays import BF16, Array
+from psdp.backend.arrays import BF16
 from psdp.backend.gpu.cuda import Source
 from psdp.backend.gpu.cuda.tiles import Tile, plain_tile, tensor_core_tile
 from psdp.backend.gpu.device import Device
 from psdp.backend.gpu.dropout import MOST_MASKS, GpuDropout, Mask
 from psdp.backend.gpu.grids import BLOCK, ceil, warps
 from psdp.backend.gpu.libraries import AttentionPlan, AttentionShape, Libraries, Unsupported
+from psdp.params import Array
 
 
 class _Launch(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from psdp.backend.arrays import BF16, Array
+from psdp.backend.arrays import BF16
 from psdp.backend.base import Backend
 from psdp.backend.gpu.attention import GpuAttention
 from psdp.backend.gpu.cuda.tiles import MOST_THREADS
@@ -22,6 +22,7 @@ from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries, Unsupported
 from psdp.backend.kernels.normalization import LAYER_NORM_EPS
 from psdp.backend.kernels.optimizer import AdamStep, Scalar
 from psdp.backend.squares import sum_of_squares
+from psdp.params import Array
 
 SORTED_CHUNK = 64
 """Tokens that a block adds to an embedding's gradient."""

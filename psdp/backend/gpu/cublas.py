@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from psdp.backend.arrays import Array
 from psdp.backend.gpu.device import address
 from psdp.backend.gpu.libraries import Unsupported
+from psdp.params import Array
 
 # What both call number formats and ways to compute.
 _CUDA_R = {"float32": 0, "float64": 1, "uint16": 14}

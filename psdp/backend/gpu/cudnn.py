@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from psdp.backend.arrays import Array
 from psdp.backend.gpu.device import address
 from psdp.backend.gpu.libraries import AttentionShape, Unsupported, first_line
+from psdp.params import Array
 
 LEAST_TOKENS = 2048
 """Of a batch for which a plan is made: that takes a good part of a second, for each shape."""

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from psdp.backend.arrays import Array
 from psdp.backend.gpu.cublas import WORKSPACE_BYTES, CublasGemm, LtGemm
 from psdp.backend.gpu.cuda import OPTIONS, Source
 from psdp.backend.gpu.cudnn import CudnnAttention
 from psdp.backend.gpu.device import address
 from psdp.backend.gpu.libraries import Libraries, opened
 from psdp.errors import DeviceMemoryError, NoDevice, UnusableDevice
+from psdp.params import Array
 
 _MOST_STAGED = 16 * 2**20
 """Bytes of the largest upload by way of pinned memory, which CuPy's pool never gives back."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from psdp.backend.arrays import Array
 from psdp.backend.gpu.cuda import Source
 from psdp.backend.gpu.libraries import Libraries
+from psdp.params import Array
 
 
 class Device(Protocol):

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from psdp.backend.arrays import Array
 from psdp.backend.gpu.arrays import GpuArrays
 from psdp.backend.gpu.device import Device
+from psdp.params import Array
 
 MOST_MASKS = 2**14
 """Dropout masks of the models of a backend."""

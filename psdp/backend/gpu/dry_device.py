@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from psdp.backend.arrays import Array
 from psdp.backend.gpu.cuda import Source
 from psdp.backend.gpu.libraries import (
     NO_LIBRARIES,
@@ -16,6 +15,7 @@ from psdp.backend.gpu.libraries import (
     FusedAttention,
     Libraries,
 )
+from psdp.params import Array
 
 
 class DryDevice:

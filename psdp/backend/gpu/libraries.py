@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
-from psdp.backend.arrays import Array
+from psdp.params import Array
 
 T = TypeVar("T")
 

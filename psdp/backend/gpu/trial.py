@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from psdp.backend.arrays import BF16, Array
+from psdp.backend.arrays import BF16
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.backend.gpu.device import Device
 from psdp.backend.gpu.dropout import Mask
 from psdp.backend.gpu.libraries import NO_LIBRARIES, AttentionShape, Libraries, say_unused
+from psdp.params import Array
 
 CLOSE = 2.0**-6
 """The largest difference, relative to the largest number: some roundings of bfloat16."""

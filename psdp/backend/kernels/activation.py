@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from psdp.backend.arrays import Array, Arrays
+from psdp.backend.arrays import Arrays
 from psdp.backend.costs import costs, moves
+from psdp.params import Array
 
 # gelu(x) = x / (1 + exp(x (GELU_LINEAR + GELU_CUBIC x^2))): the tanh form of GPT-2, since
 # (1 + tanh u) / 2 is the logistic function of 2 u with u = sqrt(2 / pi) (x + 0.044715 x^3).

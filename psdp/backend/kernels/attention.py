@@ -14,8 +14,9 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from psdp.backend.arrays import Array, Arrays
+from psdp.backend.arrays import Arrays
 from psdp.backend.costs import costs, moves
+from psdp.params import Array
 
 
 def split_heads(qkv: Array, batch: int, heads: int) -> tuple[Array, Array, Array]:

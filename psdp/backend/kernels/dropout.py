@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from psdp.backend.arrays import Array, Arrays
+from psdp.backend.arrays import Arrays
 from psdp.backend.costs import costs, moves
+from psdp.params import Array
 
 
 class DropoutKernels(Arrays):

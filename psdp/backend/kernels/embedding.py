@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from psdp.backend.arrays import Array, Arrays
+from psdp.backend.arrays import Arrays
 from psdp.backend.costs import costs, moves
+from psdp.params import Array
 
 
 def _gathers(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from psdp.backend.arrays import Array
 from psdp.backend.costs import costs, moves, multiplies
 from psdp.backend.kernels.activation import ActivationKernels
+from psdp.params import Array
 
 
 class LinearKernels(ActivationKernels):

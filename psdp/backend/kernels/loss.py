@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from psdp.backend.arrays import Array, Arrays
+from psdp.backend.arrays import Arrays
 from psdp.backend.costs import costs, moves
+from psdp.params import Array
 
 
 class LossKernels(Arrays):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from psdp.backend.arrays import Array
 from psdp.backend.costs import costs, moves
 from psdp.backend.kernels.linear import LinearKernels
+from psdp.params import Array
 
 LAYER_NORM_EPS = 1e-5
 

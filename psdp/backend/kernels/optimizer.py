@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from psdp.backend.arrays import BF16, Array, Arrays
+from psdp.backend.arrays import BF16, Arrays
 from psdp.backend.costs import costs, moves
 from psdp.backend.squares import clip_coefficient, sum_of_squares
+from psdp.params import Array
 
 Scalar = float | Array
 """A number, or (1,) float64 on a device that is not waited for."""
