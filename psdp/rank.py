@@ -110,8 +110,8 @@ def _run(
     try:
         role, _ = take(world, TakeRole(ready, endpoint, reducer, signals))
     except BaseException:
-        endpoint.close()
         ready.folder.withdraw()
+        endpoint.close()
         raise
     if isinstance(role, Worker):
         with np.errstate(all="ignore"):  # a gradient with NaN or Inf is found and named by rank 0
