@@ -26,6 +26,7 @@ from psdp.backend.gpu.backend import GpuBackend
 from psdp.backend.gpu.dropout import Mask
 from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries
 from psdp.backend.kernels.attention import causal_blocks
+from psdp.backend.kernels.normalization import LAYER_NORM_EPS
 from psdp.params import Array
 
 BACKENDS = [
@@ -255,9 +256,18 @@ def test_layer_norm_and_its_gradients(backend: Backend, rows: int, width: int, s
             np.testing.assert_allclose(bench.wide(got), expected_sum, atol=limit, rtol=0)
 
 
+def test_every_backend_adds_the_same_epsilon_to_a_variance(backend: Backend) -> None:
+    bench, values = Bench(backend, 0), np.tile([1e-3, -1e-3], (3, 8))
+    x, rstd = backend.empty(3, 16), backend.empty(3)
+    backend.to_device(values, x)
+    gain, bias = bench.real(16)[0], bench.real(16)[0]
+    backend.layer_norm(x, gain, bias, bench.room(3, 16), rstd, bench.room(3, 16))
+    bench.close(rstd, np.full(3, (1e-6 + LAYER_NORM_EPS) ** -0.5))
+
+
 @random_shapes
 @rows_and_width
-def test_cross_entropy_its_gradient_and_the_likeliest(
+def test_cross_entropy_its_gradient_and_the_argmax(
     backend: Backend, rows: int, width: int, seed: int
 ) -> None:
     bench = Bench(backend, seed)

@@ -36,7 +36,7 @@ extern "C" __global__ void attention(const act *qkv, act *out, real *logsumexp, 
                                      double scale) {
     SHARED(real, q);
     real *k = q + TILE_ROWS * PITCH, *v = k + TILE_ROWS * PITCH, *weights = v + TILE_ROWS * PITCH;
-    Place at = place_of(length, heads);
+    Offsets at = offsets_of(length, heads);
     Mask mask = mask_of(seed, stream, p);
     long long first = (long long)blockIdx.y * TILE_ROWS, pitch = 3 * at.width;
     int row = threadIdx.x / PER_ROW, part = threadIdx.x % PER_ROW;
@@ -96,7 +96,7 @@ extern "C" __global__ void attention_backward_keys(const act *qkv, const act *do
     SHARED(real, q);
     real *k = q + TILE_ROWS * PITCH, *v = k + TILE_ROWS * PITCH, *g = v + TILE_ROWS * PITCH;
     real *slopes = g + TILE_ROWS * PITCH, *weights = slopes + SQUARE;
-    Place at = place_of(length, heads);
+    Offsets at = offsets_of(length, heads);
     Mask mask = mask_of(seed, stream, p);
     long long first = (long long)blockIdx.y * TILE_ROWS, pitch = 3 * at.width;
     int row = threadIdx.x / PER_ROW, part = threadIdx.x % PER_ROW;
@@ -158,7 +158,7 @@ extern "C" __global__ void attention_backward_queries(const act *qkv, const act 
     SHARED(real, q);
     real *k = q + TILE_ROWS * PITCH, *v = k + TILE_ROWS * PITCH, *g = v + TILE_ROWS * PITCH;
     real *slopes = g + TILE_ROWS * PITCH;
-    Place at = place_of(length, heads);
+    Offsets at = offsets_of(length, heads);
     Mask mask = mask_of(seed, stream, p);
     long long first = (long long)blockIdx.y * TILE_ROWS, pitch = 3 * at.width;
     int row = threadIdx.x / PER_ROW, part = threadIdx.x % PER_ROW;

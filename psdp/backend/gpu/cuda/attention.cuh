@@ -3,19 +3,20 @@
 // Shapes: qkv, dqkv (batch * length, 3 * heads * HEAD), out, dout (batch * length, heads * HEAD),
 // logsumexp and deltas (batch, heads, length). A block of the grid is (sequence and head, tile).
 
-struct Place {
+// Of a sequence and head, in rows of all heads.
+struct Offsets {
     long long queries, width, rows; // of the first row of this sequence and head; of a row; of all
     long long pair;                 // this sequence and head, counted over both
 };
 
-__device__ __forceinline__ Place place_of(long long length, long long heads) {
-    Place place;
+__device__ __forceinline__ Offsets offsets_of(long long length, long long heads) {
+    Offsets offsets;
     long long sequence = blockIdx.x / heads, head = blockIdx.x % heads;
-    place.width = heads * HEAD;
-    place.queries = sequence * length * 3 * place.width + head * HEAD;
-    place.rows = sequence * length * place.width + head * HEAD;
-    place.pair = blockIdx.x;
-    return place;
+    offsets.width = heads * HEAD;
+    offsets.queries = sequence * length * 3 * offsets.width + head * HEAD;
+    offsets.rows = sequence * length * offsets.width + head * HEAD;
+    offsets.pair = blockIdx.x;
+    return offsets;
 }
 
 // What a weight is multiplied by where dropout acts on them.

@@ -139,7 +139,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
               double p, long long length, long long heads, double scale) {
     SHARED(ushort_t, k);
     ushort_t *v = k + WALK * PITCH;
-    Place at = place_of(length, heads);
+    Offsets at = offsets_of(length, heads);
     Mask mask = mask_of(seed, stream, p);
     Lane lane = lane_of();
     const ushort_t *base = (const ushort_t *)qkv_ + at.queries;
@@ -211,7 +211,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                             double p, long long length, long long heads, double scale) {
     SHARED(ushort_t, q);
     ushort_t *g = q + WALK * PITCH;
-    Place at = place_of(length, heads);
+    Offsets at = offsets_of(length, heads);
     Mask mask = mask_of(seed, stream, p);
     Lane lane = lane_of();
     const ushort_t *base = (const ushort_t *)qkv_ + at.queries;
@@ -266,7 +266,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                double p, long long length, long long heads, double scale) {
     SHARED(ushort_t, k);
     ushort_t *v = k + WALK * PITCH;
-    Place at = place_of(length, heads);
+    Offsets at = offsets_of(length, heads);
     Mask mask = mask_of(seed, stream, p);
     Lane lane = lane_of();
     const ushort_t *base = (const ushort_t *)qkv_ + at.queries;

@@ -1,8 +1,8 @@
 // Rows of a table, named by ids. Shapes: table (V, width); rows (count, width); ids (count, 2)
-// pairs of a token and of a place: the places are those of the tokens in ascending order, equal
-// ones as they come, which the host has sorted.
+// pairs of a token and of an index: the indices sort the tokens, equal ones as they come (argsort
+// on the host).
 
-// rows = scale table[token] + positions[place in its sequence], if there are positions; a block a
+// rows = scale table[token] + positions[its position], if there are positions; a block a
 // row.
 extern "C" __global__ void embed(const real *table, const int *ids, double scale,
                                  const real *positions, real *rows, long long length,
