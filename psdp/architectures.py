@@ -1,27 +1,15 @@
 """The table of architectures: what each model of language is called, what it is, where it is, and
 what settings it has that others have not.
 
-Everyone else takes an architecture from here by its name. Pure: no settings are parsed here and
-nothing is built.
+Everyone else takes an architecture from here by its name. Nothing is built here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-
-
-@dataclass(frozen=True)
-class Own:
-    """A setting that one architecture has: its default, its line of help, and the values that it
-    may have, which are ``choices``, or low <= x < below."""
-
-    default: bool | int | float | str
-    help: str
-    choices: tuple[str, ...] = ()
-    low: float | None = None
-    below: float | None = None
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -32,13 +20,15 @@ class Architecture:
         help: what it is, in a few words.
         model: the module and the class of its model, a
             :class:`psdp.nn.models.base.LanguageModel`.
-        settings: of its own, by name; a flag each.
+        settings: a dataclass of those of its own, each a flag (psdp.fields).
+        attends: whether it has heads that attend to positions.
     """
 
     name: str
     help: str
     model: str
-    settings: Mapping[str, Own] = field(default_factory=dict)
+    settings: type[Any] | None = None
+    attends: bool = False
 
 
 _TABLE = (
@@ -46,6 +36,7 @@ _TABLE = (
         "decoder",
         "a decoder-only Transformer",
         model="psdp.nn.models.decoder:DecoderModel",
+        attends=True,
     ),
 )
 

@@ -73,6 +73,7 @@ class Config:
         for topic, f in settings():
             check_bounds(f, getattr(getattr(self, topic), f.name))
         model, data, optim, run = self.model, self.data, self.optim, self.run
+        rules.check_own(model)
         rules.check_heads(model)
         rules.check_corpus(data)
         rules.check_meaning(optim, run)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import Field
 from typing import Any
 
+from psdp.config.model import OWN
 from psdp.modes import MODES, ONLY_WITH, SERVED, Merge
 from psdp.optim import OPTIMIZERS
 
@@ -16,6 +17,8 @@ def help_of(f: Field[Any]) -> str:
     text = str(f.metadata["help"])
     if f.name in ONLY_WITH and f.name not in SERVED:
         text = f"with --mode {either(ONLY_WITH[f.name])}: {text}"
+    if f.name in OWN:
+        text = f"with --architecture {OWN[f.name][0]}: {text}"
     default = _default_of(f)
     return text if not default or "(default" in text else f"{text} (default {default})"
 

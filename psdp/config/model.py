@@ -1,15 +1,17 @@
-"""Settings of the model."""
+"""Settings of the model. What an architecture has of its own, its row says (psdp.architectures)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, fields, make_dataclass
+from typing import TYPE_CHECKING, Any
 
 from psdp.architectures import ARCHITECTURES
 from psdp.fields import setting
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ShapeConfig:
     """Shape of the model."""
 
     n_layer: int = setting(4, "Transformer blocks", low=1)
@@ -27,4 +29,30 @@ class ModelConfig:
         next(iter(ARCHITECTURES)),
         "; ".join(f"{row.name}: {row.help}" for row in ARCHITECTURES.values()),
         choices=tuple(ARCHITECTURES),
+    )
+
+
+OWN = {
+    f.name: (row.name, f)
+    for row in ARCHITECTURES.values()
+    if row.settings is not None
+    for f in fields(row.settings)
+}
+"""The architecture and the field of each setting that one alone has."""
+
+
+if TYPE_CHECKING:
+
+    @dataclass(frozen=True)
+    class ModelConfig(ShapeConfig):
+        """These, and what any architecture has of its own: a field each."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    ModelConfig = make_dataclass(
+        "ModelConfig",
+        [(f.name, f.type, copy(f)) for f in (*fields(ShapeConfig), *(f for _, f in OWN.values()))],
+        namespace={"__doc__": ShapeConfig.__doc__},
+        frozen=True,
     )

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from psdp.architectures import ARCHITECTURES
 from psdp.config.data import DataConfig
 from psdp.config.handicap import parse_jitter, parse_stragglers
 from psdp.config.help import either
-from psdp.config.model import ModelConfig
+from psdp.config.model import OWN, ModelConfig
 from psdp.config.optim import OptimConfig
 from psdp.config.run import RunConfig
 from psdp.errors import ConfigError
@@ -27,8 +28,10 @@ _Topic = TypeVar("_Topic", OptimConfig, RunConfig)
 def check_heads(model: ModelConfig) -> None:
     """
     Raises:
-        ConfigError: the channels cannot be shared out among the heads.
+        ConfigError: the channels cannot be shared out among the heads, where there are some.
     """
+    if not ARCHITECTURES[model.architecture].attends:
+        return
     if model.n_embd % model.n_head:
         raise ConfigError(f"--n-embd {model.n_embd} is not divisible by --n-head {model.n_head}")
     if model.position == "rotary" and model.n_embd // model.n_head % 2:
@@ -37,6 +40,20 @@ def check_heads(model: ModelConfig) -> None:
             f"--n-embd {model.n_embd} / --n-head {model.n_head} = "
             f"{model.n_embd // model.n_head}"
         )
+
+
+def check_own(model: ModelConfig) -> None:
+    """
+    Raises:
+        ConfigError: a setting is given that is another architecture's own.
+    """
+    for name, (owner, f) in OWN.items():
+        value = getattr(model, name)
+        if value != f.default and model.architecture != owner:
+            raise ConfigError(
+                f"{flag_of(name)} {value} has a meaning with --architecture {owner} only, got "
+                f"--architecture {model.architecture}; drop one of the two"
+            )
 
 
 def check_corpus(data: DataConfig) -> None:
