@@ -1,7 +1,7 @@
 """The table of architectures: what each model of language is called, what it is, where it is, and
-what settings it has that others have not.
+what settings it has that others have not; and the tables of layers that a block takes one of.
 
-Everyone else takes an architecture from here by its name. Nothing is built here.
+Everyone else takes an architecture or a layer from here by its name. Nothing is built here.
 """
 
 from __future__ import annotations
@@ -42,3 +42,11 @@ _TABLE = (
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({row.name: row for row in _TABLE})
 """Every architecture by its name, the default first."""
+
+NORMS: Mapping[str, str] = MappingProxyType({"layer": "psdp.nn.layernorm:LayerNorm"})
+"""The module and the class of each :class:`psdp.nn.parts.Norm`, the default first."""
+
+ACTIVATIONS: Mapping[str, str] = MappingProxyType(
+    {"gelu": "psdp.nn.mlp:MLP", "relu": "psdp.nn.mlp:MLP"}
+)
+"""Those of the :class:`psdp.nn.parts.FeedForward` with each activation, the default first."""

@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import dataclass, fields, make_dataclass
 from typing import TYPE_CHECKING, Any
 
-from psdp.architectures import ARCHITECTURES
+from psdp.architectures import ACTIVATIONS, ARCHITECTURES, NORMS
 from psdp.fields import setting
 
 
@@ -20,11 +20,14 @@ class ShapeConfig:
     block_size: int = setting(64, "tokens a sequence", low=1)
     dropout: float = setting(0.0, "probability of dropping an activation", low=0, below=1)
     bias: bool = setting(True, "biases in linear layers and layer norms")
-    activation: str = setting("gelu", "of the MLP", choices=("gelu", "relu"))
+    activation: str = setting(next(iter(ACTIVATIONS)), "of the MLP", choices=tuple(ACTIVATIONS))
     position: str = setting(
         "learned", "position encoding", choices=("learned", "sinusoidal", "rotary")
     )
     init: str = setting("xavier", "initial weights", choices=("normal", "xavier"))
+    norm: str = setting(
+        next(iter(NORMS)), "normalisation before attention and MLP", choices=tuple(NORMS)
+    )
     architecture: str = setting(
         next(iter(ARCHITECTURES)),
         "; ".join(f"{row.name}: {row.help}" for row in ARCHITECTURES.values()),

@@ -8,8 +8,7 @@ from psdp.config import ModelConfig
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.attention import Attention
 from psdp.nn.layer import Layer
-from psdp.nn.layernorm import LayerNorm
-from psdp.nn.mlp import MLP
+from psdp.nn.parts import feed_forward_of, norm_of
 from psdp.params import Array, Init, ParamSpec
 from psdp.records.profile import OTHER
 
@@ -22,21 +21,23 @@ class Block(Layer, kind=OTHER):
 
     @staticmethod
     def specs(name: str, config: ModelConfig, init: dict[str, Init]) -> list[ParamSpec]:
+        norm, width = norm_of(config), config.n_embd
         return [
-            *LayerNorm.specs(f"{name}.norm1", config.n_embd, config.bias),
+            *norm.specs(f"{name}.norm1", width, config.bias),
             *Attention.specs(f"{name}.attention", config, init["qkv"], init["out"]),
-            *LayerNorm.specs(f"{name}.norm2", config.n_embd, config.bias),
-            *MLP.specs(f"{name}.mlp", config, init["up"], init["down"]),
+            *norm.specs(f"{name}.norm2", width, config.bias),
+            *feed_forward_of(config).specs(f"{name}.mlp", config, init["up"], init["down"]),
         ]
 
     def __init__(
         self, config: ModelConfig, parameters: Parameters, arena: Arena, attention: Attention
     ) -> None:
         """``attention``: of the parameters under "attention", over what it may see."""
-        self.norm1 = LayerNorm(parameters.under("norm1"), arena)
+        norm = norm_of(config)
+        self.norm1 = norm(parameters.under("norm1"), arena)
         self.attention = attention
-        self.norm2 = LayerNorm(parameters.under("norm2"), arena)
-        self.mlp = MLP(config, parameters.under("mlp"), arena)
+        self.norm2 = norm(parameters.under("norm2"), arena)
+        self.mlp = feed_forward_of(config)(config, parameters.under("mlp"), arena)
         self.normed1 = arena.kept("normed1", arena.rows, config.n_embd)
         self.normed2 = arena.kept("normed2", arena.rows, config.n_embd)
         if arena.training:

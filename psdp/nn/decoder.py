@@ -9,8 +9,8 @@ from psdp.nn.arena import Arena, Parameters
 from psdp.nn.block import Block
 from psdp.nn.cached_attention import CachedAttention, Past
 from psdp.nn.embedding import Embedding, load_ids
-from psdp.nn.layernorm import LayerNorm
 from psdp.nn.loss import TiedHead
+from psdp.nn.parts import norm_of
 from psdp.nn.positions import Rotary
 from psdp.nn.transformer import parameter_table
 from psdp.params import Array
@@ -42,7 +42,7 @@ class Decoder:
             own = parameters.under(f"block.{layer}")
             attention = CachedAttention(config, own.under("attention"), arena, rotary, self.past)
             self.blocks.append(Block(config, own, arena, attention))
-        self.norm = LayerNorm(parameters.under("norm"), arena)
+        self.norm = norm_of(config)(parameters.under("norm"), arena)
         self.head = TiedHead(self.embedding.tokens, arena)
         self.ids = backend.new_ids(config.block_size)
         self.stream = backend.empty(config.block_size, config.n_embd)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from psdp.nn.arena import Arena, Parameters
-from psdp.nn.layer import Layer
+from psdp.nn.parts import Norm
 from psdp.params import Array, Init, ParamSpec
 
 
-class LayerNorm(Layer, kind="layer norm"):
+class LayerNorm(Norm, kind="layer norm"):
     """Normalise the channels, then scale and shift (Ba et al. 2016, arXiv:1607.06450).
 
     Shapes: x, y (N, C); gain (C,); bias (C,), or none.

@@ -6,14 +6,14 @@ import numpy as np
 
 from psdp.config import ModelConfig
 from psdp.nn.arena import Arena, Parameters
-from psdp.nn.layer import Layer
 from psdp.nn.linear import Linear, ResidualLinear
+from psdp.nn.parts import FeedForward
 from psdp.params import Array, Init, ParamSpec
 
 WIDENING = 4
 
 
-class MLP(Layer, kind="activation"):
+class MLP(FeedForward, kind="activation"):
     """y += activation(x U + b) W + c, four times as wide inside.
 
     Shapes: x, y (N, C); inside (N, 4C).

@@ -13,9 +13,9 @@ from psdp.nn.attention import Attention
 from psdp.nn.block import Block
 from psdp.nn.embedding import Embedding, load_ids
 from psdp.nn.layer import Layer
-from psdp.nn.layernorm import LayerNorm
 from psdp.nn.loss import TiedHead
 from psdp.nn.mlp import WIDENING
+from psdp.nn.parts import norm_of
 from psdp.nn.positions import Rotary
 from psdp.params import Array, Init, ParamSpec, ParamTable
 from psdp.records.profile import OTHER
@@ -28,7 +28,7 @@ def parameter_table(config: ModelConfig, vocab_size: int) -> ParamTable:
     specs: list[ParamSpec] = [*Embedding.specs(config, vocab_size, init)]
     for layer in range(config.n_layer):
         specs += Block.specs(f"block.{layer}", config, init)
-    specs += LayerNorm.specs("norm", config.n_embd, config.bias)
+    specs += norm_of(config).specs("norm", config.n_embd, config.bias)
     return ParamTable(specs)
 
 
@@ -100,7 +100,7 @@ class Transformer(Layer, kind=OTHER):
             own = parameters.under(f"block.{layer}")
             attention = Attention(config, own.under("attention"), arena, rotary)
             self.blocks.append(Block(config, own, arena, attention))
-        self.norm = LayerNorm(parameters.under("norm"), arena)
+        self.norm = norm_of(config)(parameters.under("norm"), arena)
         self.head = TiedHead(parameters.under("embedding").cast_weight("tokens"), arena)
         self.parameters = parameters
         # The gradient flows back through the memory that the residual stream came up in.

@@ -49,7 +49,7 @@ def test_what_was_filled_in_stays_when_the_budget_grows(case: SavedRun) -> None:
 
 OTHER: dict[str, Any] = {
     "n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 16, "dropout": 0.5, "bias": False,
-    "architecture": "other",
+    "architecture": "other", "norm": "other",
     "activation": "relu", "position": "rotary", "init": "normal", "tokenizer": "char",
     "vocab_size": 300, "clean": "html", "val_fraction": 0.2, "partition": "hash",
     "optimizer": "sgd", "lr": 0.5, "min_lr": 0.1, "lr_schedule": "linear", "warmup_steps": 1,
