@@ -38,6 +38,7 @@ from psdp.launch import Job, find_launcher, mpirun_command, this_host, vendor_of
 from psdp.modes import Pushed
 from psdp.optim import make_optimizer
 from psdp.params import Array, Part
+from psdp.protocol import Work
 from psdp.servers.rules import Rule, Rules
 from psdp.servers.shard import Shard
 from psdp.startup.facts import from_bytes, to_bytes
@@ -131,12 +132,12 @@ def psdp_exchange(side: Side, endpoint: Endpoint, shard: Shard) -> Exchange:
         assert all(slot[-1] == number for slot in shard.slots), "a gradient did not land"
         shard.weights.writable()[-1] = number
         for peer in sorted(came):
-            message = m.Weights(number, number, m.TRAIN, m.CURRENT, 0, 0)
+            message = m.Answer(number, m.Train(number, number, 1, 0, Pushed.GRADIENT))
             shard.weights.reading(endpoint.send(peer, message, shard.weights.values))
 
     def work(number: int) -> None:
         side.own[-1] = number
-        gradient = m.Gradient(0.0, 0.0, 0.0, 0.0, 0, 0, number, number, 1, 1.0, 1.0)
+        gradient = m.Gradient(Work(number, number, 1), m.Totals(0.0, 0.0, 0.0, 0.0, 0, 0))
         push = endpoint.send(0, gradient, side.own)
         heard()
         assert endpoint.flush([push]) == []

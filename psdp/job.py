@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from psdp.config import Config
 from psdp.config.handicap import parse_stragglers
 from psdp.errors import ConfigError
-from psdp.modes import MODES, Mode
+from psdp.modes import Mode
 from psdp.params import ParamTable
-from psdp.protocol import (
-    Adaptive,
-    Asynchronous,
-    Deck,
-    Lockstep,
-    Phase,
-    Policy,
-    StaleBounded,
-    Synchronous,
-)
 from psdp.task import Share
 from psdp.wire import Codec, make_codec
 
@@ -37,7 +25,7 @@ class Job:
     @property
     def mode(self) -> Mode:
         """The row of the mode."""
-        return MODES[self.config.run.mode]
+        return self.config.mode
 
     @property
     def servers(self) -> range:
@@ -102,7 +90,7 @@ class Job:
     @property
     def reduces(self) -> bool:
         """Whether the workers reduce gradients among themselves; the server keeps their state."""
-        return self.config.run.mode == "allreduce"
+        return not self.mode.served
 
     @property
     def elastic_rate(self) -> float:
@@ -120,75 +108,6 @@ class Job:
     def deals(self) -> bool:
         """Whether rank 0 deals the batches out."""
         return self.config.run.balance == "dynamic"
-
-    def policy(
-        self, version: int, clocks: Mapping[int, int], batches: Iterable[tuple[int, int]] = ()
-    ) -> Policy | Adaptive:
-        """Return the mode's policy, to go on from a version with these gradients accepted, of
-        these batches where they are dealt out."""
-        rest = max(0, self.gradients - sum(clocks.values()))
-        deck = Deck(batches) if self.deals else None
-        if self.config.run.mode != "auto":
-            mode = self.config.run.mode
-            return self._policy_of(mode, self.workers, rest, deck, version=version, clocks=clocks)
-
-        def start(mode: str, phase: Phase) -> Policy:
-            workers, budget, version = phase.workers, phase.budget, phase.version
-            return self._policy_of(
-                mode, workers, budget, deck, version=version, step_s=phase.step_s
-            )
-
-        return Adaptive(start, self.workers, rest, deals=self.deals, version=version, clocks=clocks)
-
-    def _policy_of(
-        self,
-        mode: str,
-        workers: Iterable[int],
-        budget: int,
-        deck: Deck | None,
-        *,
-        step_s: Mapping[int, float] | None = None,
-        **so_far: Any,
-    ) -> Policy:
-        """Return the policy of a mode: this job's, or one of those that it chooses from."""
-        run = self.config.run
-        steps = (run.local_steps or 1) if mode in ("local", "easgd") else 1
-        inverse = self.config.optim.lag_compensation == "inverse"
-        match mode, run.merge:
-            case ("sync", _) | ("local", "sync" | None):
-                return Synchronous(
-                    workers,
-                    budget,
-                    backup_workers=run.backup_workers,
-                    local_steps=steps,
-                    paced=run.mode == "auto",
-                    step_s=step_s,
-                    deck=deck,
-                    **so_far,
-                )
-            case ("allreduce", _):
-                meetings = [every for every in (run.eval_every, run.checkpoint_every) if every]
-                return Lockstep(workers, budget, meetings=meetings, **so_far)
-            case ("ssp", _):
-                assert run.staleness is not None, "settings are resolved"
-                return StaleBounded(
-                    workers,
-                    budget,
-                    staleness=run.staleness,
-                    inverse_lag=inverse,
-                    deck=deck,
-                    **so_far,
-                )
-            case _:
-                return Asynchronous(
-                    workers,
-                    budget,
-                    local_steps=steps,
-                    paced=mode == "local",
-                    inverse_lag=inverse,
-                    deck=deck,
-                    **so_far,
-                )
 
 
 def check_world(config: Config, world_size: int) -> None:

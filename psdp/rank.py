@@ -7,35 +7,34 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-import numpy as np
+from typing import Any, Protocol
 
 from psdp import __version__
 from psdp.checkpoint import CheckpointStore
 from psdp.config import RunConfig
 from psdp.errors import ConfigError, PeerLost, PsdpError, StartRefused
+from psdp.nn.profile import clock_of
 from psdp.records.console import Console
 from psdp.records.metrics import Best
+from psdp.records.profile import Profile
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Record, Replay, events_file
+from psdp.servers.ending import Ended
 from psdp.servers.follower import Follower
-from psdp.servers.keeper import leader_of
-from psdp.servers.leader import LAST_SAVE_S, Ended
-from psdp.servers.server import Server
+from psdp.servers.leader import Leader
+from psdp.servers.serving import Serving
 from psdp.startup import Ready, prepare
 from psdp.startup.resume import change_of_schedule, identity_of
 from psdp.startup.step import Nothing, Step, take
 from psdp.terminal import show_any_text
 from psdp.transport import Endpoint
 from psdp.transport.link import Link
-from psdp.transport.messages import ERROR, SIGNAL
 from psdp.transport.mpi import MpiWorld
 from psdp.transport.reducer import Reducer
 from psdp.transport.world import World
@@ -59,53 +58,86 @@ class Signals:
             self.number = number
 
 
+class Role(Protocol):
+    """What a rank does once all have agreed: serve, lead, or compute."""
+
+    def run(self) -> None:
+        """Do it to the end of the run."""
+
+    def fail(self, error: BaseException, status: int) -> None:
+        """Do what is left to do after an error, for the weights to be saved, in a few seconds."""
+
+
 def live(given: Mapping[str, Any], refused: ConfigError | None) -> int:
-    """Run this rank to its end; return its exit status, or end all ranks if it failed.
+    """Run this rank of an MPI job to its end; return its exit status, or end all ranks if it
+    failed.
 
     Args:
         given: settings of the command line.
         refused: why the command line could not be read; rank 0 tells it once.
     """
     show_any_text()
-    world = MpiWorld()
-    signals = Signals()
+    return live_in(MpiWorld(), given, refused, Signals())
+
+
+def live_in(
+    world: World, given: Mapping[str, Any], refused: ConfigError | None, signals: Signals
+) -> int:
+    """Run a rank of any world to its end, as :func:`live` does."""
+    role: Role | None = None
     try:
-        _run(world, given, refused, signals)
+        ready = prepare(world, given, refused)
+        role, endpoint = take_role(world, ready, signals)
+        role.run()
+        endpoint.close()
     except StartRefused as refusal:
         return refusal.exit_code
-    except BaseException as error:
-        world.abort(tell(world.rank, error, signals))
+    except BaseException as error:  # whatever it is, no rank may be left waiting for this one
+        status = tell(world.rank, error, signals)
+        # Of a server that is gone, no weights are left to save.
+        if role is not None and not isinstance(error, PeerLost):
+            with suppress(BaseException):
+                role.fail(error, status)
+        world.abort(status)
     return 0
 
 
 def tell(rank: int, error: BaseException, signals: Signals) -> int:
     """Print why this rank ends early; return the exit status that says so."""
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     match error:
         case Ended() | Interrupted():
             if isinstance(error, Ended):
-                print(f"psdp: {error}", file=sys.stderr, flush=True)
+                print(f"psdp: {error}{notes}", file=sys.stderr, flush=True)
             return 128 + (signals.number or signal.SIGTERM)
         case PsdpError():
-            print(f"psdp: rank {rank}: {error}", file=sys.stderr, flush=True)
+            print(f"psdp: rank {rank}: {error}{notes}", file=sys.stderr, flush=True)
             return error.exit_code
+        case KeyboardInterrupt():
+            status = 128 + signal.SIGINT
+        case SystemExit(code=int(status)) if status:
+            pass
         case _:
-            text = f"psdp: rank {rank} failed:\n{''.join(traceback.format_exception(error))}"
-            print(text, file=sys.stderr, flush=True)
-            return 1
+            status = 1
+    text = f"psdp: rank {rank} failed:\n{''.join(traceback.format_exception(error))}"
+    print(text, file=sys.stderr, flush=True)
+    return status
 
 
-def _run(
-    world: World, given: Mapping[str, Any], refused: ConfigError | None, signals: Signals
-) -> None:
-    ready = prepare(world, given, refused)
-    job, others = ready.job, set(range(world.size)) - {world.rank}
-    mbps = job.config.run.link_mbps
-    peers = sorted(others) if world.rank in job.servers else job.servers
+def take_role(world: World, ready: Ready, signals: Signals) -> tuple[Role, Endpoint]:
+    """Return what this rank does from now on, and how it reaches the others.
+
+    Raises:
+        StartRefused: it failed on some rank; rank 0 has said why.
+    """
+    job, mbps = ready.job, ready.job.config.run.link_mbps
+    peers = set(range(world.size)) if world.rank in job.servers else set(job.servers)
+    link = Link(mbps) if mbps else None
     endpoint = world.endpoint(
-        peers, ready.neighbours, Link(mbps) if mbps else None, ready.vectors_on
+        sorted(peers - {world.rank}), ready.neighbours, link, ready.vectors_on
     )
     reducer = None
-    if job.reduces and world.rank in job.workers:
+    if not job.mode.served and world.rank in job.workers:
         reducer = world.reducer(job.workers)
     try:
         role, _ = take(world, TakeRole(ready, endpoint, reducer, signals))
@@ -113,16 +145,11 @@ def _run(
         ready.folder.withdraw()
         endpoint.close()
         raise
-    if isinstance(role, Worker):
-        with np.errstate(all="ignore"):  # a gradient with NaN or Inf is found and named by rank 0
-            _work(role, world, signals)
-    else:
-        role.run()
-    endpoint.close()
+    return role, endpoint
 
 
 @dataclass(frozen=True)
-class TakeRole(Step[Server | Worker, Nothing, None]):
+class TakeRole(Step[Role, Nothing, None]):
     """The last step of the start: what can still fail before the first message fails here."""
 
     ready: Ready
@@ -132,26 +159,13 @@ class TakeRole(Step[Server | Worker, Nothing, None]):
 
     facts = Nothing
 
-    def act(self) -> tuple[Server | Worker, Nothing]:
+    def act(self) -> tuple[Role, Nothing]:
         if self.endpoint.rank in self.ready.job.servers:
             return _server(self.ready, self.endpoint, self.signals), Nothing()
         return _worker(self.ready, self.endpoint, self.reducer, self.signals), Nothing()
 
     def agree(self, facts: Sequence[Nothing]) -> None:
         pass
-
-
-def _work(worker: Worker, world: World, signals: Signals) -> None:
-    """Run a worker; if it fails, say why, and give rank 0 the time to save before all end."""
-    try:
-        worker.run()
-    except PeerLost:
-        raise
-    except Exception as error:
-        code = tell(world.rank, error, signals)
-        worker.exchange.say_goodbye(SIGNAL if isinstance(error, Interrupted) else ERROR, code)
-        time.sleep(LAST_SAVE_S + 1)
-        world.abort(code)
 
 
 def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, signals: Signals) -> Worker:
@@ -168,15 +182,17 @@ def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, signals: 
     )
 
 
-def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
+def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Leader | Follower:
     """Return the server of this rank, at its start or where the checkpoint was taken."""
     job, run, snapshot = ready.job, ready.job.config.run, ready.snapshot
-    shard = ready.shard
-    assert shard is not None
+    assert ready.shard is not None
     store = CheckpointStore(ready.folder.path, run.keep_checkpoints)
     if endpoint.rank != 0:
-        return Follower(job, endpoint, shard, store, snapshot, signalled=signals)
-    version, tokens = (0, 0) if snapshot is None else (snapshot.version, snapshot.tokens)
+        serving = Serving(job, endpoint, ready.shard, store, snapshot)
+        return Follower(serving, signalled=signals)
+    profile = Profile(clock_of(ready.shard.backend))
+    serving = Serving(job, endpoint, ready.shard, store, snapshot, profile=profile)
+    version, tokens = serving.progress.version, serving.progress.tokens
     best = None if ready.manifest is None else Best.from_record(ready.manifest.state["best"])
     console = Console(job.tokens, tokens, quiet=run.quiet)
     console.say(describe(ready))
@@ -192,18 +208,15 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Server:
     )
     if ready.manifest is not None:
         recorder.resumed()
-    replay = None if run.replay is None else Replay(events_file(Path(run.replay), version))
-    return leader_of(job)(
+    return Leader(
         job,
-        endpoint,
-        shard,
+        serving,
         store,
         recorder,
         identity_of(job, ready.corpus),
-        snapshot,
         best=best,
         record=Record(events_file(ready.folder.path, version)) if run.record else None,
-        replay=replay,
+        replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
         signalled=signals,
     )
 

@@ -12,6 +12,7 @@ from psdp.config import Config
 from psdp.errors import ConfigError
 from psdp.job import Job, check_world
 from psdp.nn.transformer import parameter_table
+from psdp.policies import make_policy
 from psdp.protocol import Asynchronous, Lockstep, Pull, SendWeights, StaleBounded, Synchronous
 
 SMALL: dict[str, Any] = {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 8}
@@ -83,15 +84,17 @@ def test_whatever_updates_bring_a_multiple_of_steps_is_due_once(
     ],
 )
 def test_the_mode_decides_the_policy(settings: dict[str, Any], kind: type) -> None:
-    policy = job(4, **settings).policy(0, {1: 0, 2: 0, 3: 0})
+    policy = make_policy(job(4, **settings), 0, {1: 0, 2: 0, 3: 0})
     assert type(policy) is kind
 
 
 def test_the_staleness_and_the_clocks_of_a_resumed_run_reach_the_policy() -> None:
     clocks = {1: 2, 2: 3}
     strict, slack = job(3, mode="ssp", staleness=0), job(3, mode="ssp", staleness=1)
-    assert strict.policy(5, clocks).handle(Pull(2)) == [], "it is a clock ahead of worker 1"
-    assert slack.policy(5, clocks).handle(Pull(2)) == [SendWeights(2, version=5, clock=3, batch=3)]
+    assert make_policy(strict, 5, clocks).handle(Pull(2)) == [], "it is a clock ahead of worker 1"
+    assert make_policy(slack, 5, clocks).handle(Pull(2)) == [
+        SendWeights(2, version=5, clock=3, batch=3)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from psdp.errors import ConfigError, DataError, PeerLost, RankFailed
-from psdp.servers.leader import Ended
+from psdp.servers.ending import Ended
 from psdp.workers.exchange import Interrupted
 
 try:

@@ -4,8 +4,8 @@
 The same classes run under MPI and in property tests.
 """
 
-from psdp.protocol.adaptive import MODES, Adaptive, Phase
-from psdp.protocol.choice import Choice, Chooser
+from psdp.protocol.adaptive import Adaptive, Phase
+from psdp.protocol.choice import CANDIDATES, Choice, Chooser
 from psdp.protocol.deal import Deck, Ranges
 from psdp.protocol.evaluation import Evaluations, Sums, Task
 from psdp.protocol.events import (
@@ -20,6 +20,7 @@ from psdp.protocol.events import (
     SendWeights,
     Stop,
     Switch,
+    Work,
 )
 from psdp.protocol.lockstep import Lockstep
 from psdp.protocol.policy import Policy
@@ -27,7 +28,7 @@ from psdp.protocol.stale import Asynchronous, StaleBounded
 from psdp.protocol.sync import Synchronous
 
 __all__ = [
-    "MODES",
+    "CANDIDATES",
     "Adaptive",
     "Apply",
     "Asynchronous",
@@ -53,4 +54,5 @@ __all__ = [
     "Switch",
     "Synchronous",
     "Task",
+    "Work",
 ]

@@ -1,4 +1,4 @@
-"""A run that goes over from one mode to another (``--mode auto``)."""
+"""A run that goes over from one mode to another, as it is told."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from psdp.protocol.events import (
-    Apply,
     Drained,
     Effect,
     Event,
@@ -20,8 +19,6 @@ from psdp.protocol.events import (
     Switch,
 )
 from psdp.protocol.policy import Policy
-
-SYNC, SSP, LOCAL = MODES = "sync", "ssp", "local"
 
 SPEEDS = 8
 """Pushes of a worker over which the time of its steps is averaged."""
@@ -47,7 +44,8 @@ class Adaptive:
     staleness holds within a phase, whatever the workers did alone before it.
 
     Args:
-        start: makes the policy of a mode.
+        start: makes the policy of a mode, by its name.
+        first: the mode to begin in.
         workers: ranks expected from the start; others may join later.
         budget: gradients still to be accepted.
         deals: whether batches are dealt out, and not numbered by each worker's clock.
@@ -62,6 +60,7 @@ class Adaptive:
     def __init__(
         self,
         start: Callable[[str, Phase], Policy],
+        first: str,
         workers: Iterable[int],
         budget: int,
         *,
@@ -80,8 +79,8 @@ class Adaptive:
         self._next: str | None = None
         self._stopped = False
         self.drained = False
-        self.mode = SYNC
-        self._policy = start(SYNC, Phase(self._before, budget, version, {}))
+        self.mode = first
+        self._policy = start(first, Phase(self._before, budget, version, {}))
 
     @property
     def clocks(self) -> dict[int, int]:
@@ -120,17 +119,17 @@ class Adaptive:
         """Return an event as the present phase counts."""
         if not isinstance(event, Push):
             return event
-        before = self._before.get(event.rank, 0)
-        batch = event.batch if self._deals else event.batch - before
-        return replace(event, clock=event.clock - before, batch=batch)
+        before, work = self._before.get(event.rank, 0), event.work
+        batch = work.batch if self._deals else work.batch - before
+        return replace(event, work=replace(work, clock=work.clock - before, batch=batch))
 
     def _ask(self, event: Event) -> list[Effect]:
         inner = self._policy.handle(event)
         if isinstance(event, Push):
             # The policy has found it in order.
-            self._budget -= event.steps
+            self._budget -= event.work.steps
             own = self._steps_s.setdefault(event.rank, deque(maxlen=SPEEDS))
-            own.append(event.step_s)
+            own.append(event.work.step_s)
         effects: list[Effect] = []
         for effect in inner:
             effects += self._outward(effect)
@@ -138,15 +137,12 @@ class Adaptive:
 
     def _outward(self, effect: Effect) -> list[Effect]:
         """Return what an effect of the present phase is for the run."""
-        alone = self.mode == LOCAL
         match effect:
-            case Apply():
-                return [replace(effect, outer=alone)]
             case SendWeights(rank, clock=clock, batch=batch):
                 self._waiting.discard(rank)
                 before = self._before[rank]
                 clock, batch = clock + before, batch if self._deals else batch + before
-                return [replace(effect, clock=clock, batch=batch, alone=alone)]
+                return [replace(effect, clock=clock, batch=batch)]
             case Drained() if self._next is not None and not self._stopped and self._budget > 0:
                 return self._begin(self._next)
             case Drained():

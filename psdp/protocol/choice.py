@@ -1,4 +1,5 @@
-"""Which mode a run should be in (``--mode auto``), by what rank 0 sees of its workers.
+"""Which mode a run should be in that may go over from one to another, by what rank 0 sees of its
+workers.
 
 From the time that steps and exchanges take, the speed of every mode is predicted. A mode that is
 clearly faster is proposed; one in which the loss rose is not proposed again.
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, median, variance
 
-from psdp.protocol.adaptive import LOCAL, MODES, SSP, SYNC
+from psdp.modes import CHOSEN_FROM, MODES
 
 WINDOW = 16
 """Pushes of every worker between two decisions."""
@@ -20,14 +21,15 @@ ROUNDS = 4
 """The same where workers train alone between two pushes."""
 MARGIN = 1.15
 """How many times faster than the present one a mode must be predicted to learn."""
-WORTH = {SYNC: 1.0, SSP: 1.1, LOCAL: 0.75}
-"""What a token teaches in each mode, beside one in sync: cautiously, after what was measured at
-equal tokens (docs/results.md: long runs, and short ones with unequal workers)."""
 UNEQUAL = 4.0
 """Between workers, how many times as much as within them the variance of steps must be (the F of an
 analysis of variance) for some to be slower, and not unlucky."""
 RISE = 4.0
 """Standard errors by which the loss must have risen since a change of mode to be no accident."""
+
+
+CANDIDATES = tuple(mode.name for mode in CHOSEN_FROM)
+"""The modes that are proposed, the one to begin in and to go back to first."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Speeds:
             of a turn takes; above 1 where now one and now another worker is slow.
         exchange_s: for which vectors travel between two steps.
         apply_s: of an update.
-        local_steps: H of local.
+        local_steps: steps between pushes, where workers have an optimizer of their own.
     """
 
     means_s: Mapping[int, float]
@@ -70,20 +72,20 @@ class Speeds:
     def of(self, mode: str) -> float:
         workers, slowest_s = len(self.means_s), max(self.means_s.values())
         between_s = self.exchange_s + self.apply_s
-        match mode:
-            case "sync":
-                return workers / (self.spread * slowest_s + between_s)
-            case "ssp":  # an update of each gradient, one after the other
-                return workers / max(slowest_s + between_s, workers * self.apply_s)
-            case _:
-                between_s /= self.local_steps
-                return sum(1 / (mean_s + between_s) for mean_s in self.means_s.values())
+        if MODES[mode].own_optimizer:
+            between_s /= self.local_steps
+            return sum(1 / (mean_s + between_s) for mean_s in self.means_s.values())
+        if MODES[mode].in_rounds:
+            return workers / (self.spread * slowest_s + between_s)
+        # An update of each gradient, one after the other.
+        return workers / max(slowest_s + between_s, workers * self.apply_s)
 
     def worth(self, mode: str) -> float:
-        return self.of(mode) * WORTH[mode]
+        """Return what a mode learns in a second, in tokens of the first one."""
+        return self.of(mode) * (MODES[mode].worth or 0.0)
 
     def __str__(self) -> str:
-        of = ", ".join(f"{mode} {self.of(mode):.3g}" for mode in MODES)
+        of = ", ".join(f"{mode} {self.of(mode):.3g}" for mode in CANDIDATES)
         fastest, slowest = min(self.means_s.values()), max(self.means_s.values())
         return (
             f"a step takes {1e3 * fastest:.3g} to {1e3 * slowest:.3g} ms on average, the slowest "
@@ -97,7 +99,7 @@ class Chooser:
     """Proposes changes of mode.
 
     Args:
-        local_steps: H of local.
+        local_steps: steps between pushes, where workers have an optimizer of their own.
     """
 
     def __init__(self, local_steps: int) -> None:
@@ -130,7 +132,7 @@ class Chooser:
     def choose(self, mode: str, workers: int, apply_s: float) -> Choice | None:
         """Return what to change, if anything, now that the run is in ``mode`` and an update takes
         so many seconds."""
-        wanted = ROUNDS if mode == LOCAL else WINDOW
+        wanted = ROUNDS if MODES[mode].own_optimizer else WINDOW
         if (
             len(self._seen) < workers
             or min(len(s.exchange_s) for s in self._seen.values()) < wanted
@@ -140,7 +142,7 @@ class Chooser:
         speeds = self._speeds(mode, apply_s)
         choice = self._back(mode, losses)
         if choice is None:
-            allowed = [other for other in MODES if other not in self._banned]
+            allowed = [other for other in CANDIDATES if other not in self._banned]
             best = max(allowed, key=speeds.worth)
             if best != mode and speeds.worth(best) > MARGIN * speeds.worth(mode):
                 choice = Choice(best, str(speeds))
@@ -151,7 +153,7 @@ class Chooser:
     def _speeds(self, mode: str, apply_s: float) -> Speeds:
         steps = {rank: list(seen.step_s) for rank, seen in self._seen.items()}
         means_s = _means(steps)
-        if mode != LOCAL:  # there a push tells of the mean of many steps
+        if not MODES[mode].own_optimizer:  # there a push tells of the mean of many steps
             turns = min(map(len, steps.values()))
             slowest_s = fmean(max(own[-turns:][i] for own in steps.values()) for i in range(turns))
             self._spread = max(1.0, slowest_s / max(means_s.values()))
@@ -160,7 +162,7 @@ class Chooser:
 
     def _back(self, mode: str, losses: list[float]) -> Choice | None:
         """Return the way back from a mode in which the loss rose."""
-        if self._before is None or mode == SYNC:
+        if self._before is None or mode == CANDIDATES[0]:
             return None
         before, then = self._before
         rise = fmean(losses) - fmean(then)
@@ -169,7 +171,7 @@ class Chooser:
             return None
         self._banned.add(mode)
         return Choice(
-            before if before not in self._banned else SYNC,
+            before if before not in self._banned else CANDIDATES[0],
             f"since the change to {mode} the loss rose from {fmean(then):.4f} to "
             f"{fmean(losses):.4f}, {rise / error:.1f} standard errors; it is not tried again",
         )

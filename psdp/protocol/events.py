@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from psdp.modes import Pushed
+
 
 @dataclass(frozen=True, slots=True)
 class Pull:
@@ -16,22 +18,49 @@ class Pull:
 
 
 @dataclass(frozen=True, slots=True)
-class Push:
-    """What a worker computed on ``version`` lies in ``slot``: its gradient number ``clock`` (from
-    0), or what it made of ``steps`` gradients from that number on (local steps).
+class Work:
+    """What a worker says of what it pushes: its gradient number ``clock`` (from 0), computed on
+    ``version``, or what it made of ``steps`` gradients from that number on.
 
-    ``batch`` numbers the first batch that they were computed on, as the answer said. ``step_s`` is
-    how long one of them took, for the policies that give a worker what it can do.
+    Attributes:
+        batch: number of the first batch that they were computed on, as the answer said.
+        tokens: that went into them.
+        loss: their mean, nats a token.
+        sum_of_squares: of what is pushed.
+        step_s: how long one of them took.
+        busy_s: how much processor time of its worker that was.
+        cpu_s: what the worker has used so far, for training and exchanges.
     """
 
-    rank: int
     clock: int
     version: int
-    slot: int
     tokens: int
-    steps: int = 1
-    step_s: float = 0.0
     batch: int = 0
+    steps: int = 1
+    loss: float = 0.0
+    sum_of_squares: float = 0.0
+    step_s: float = 0.0
+    busy_s: float = 0.0
+    cpu_s: float = 0.0
+
+    @property
+    def clocks(self) -> range:
+        """Numbers of the gradients."""
+        return range(self.clock, self.clock + self.steps)
+
+    @property
+    def batches(self) -> range:
+        """Numbers of the batches."""
+        return range(self.batch, self.batch + self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """What a worker made lies in ``slot``."""
+
+    rank: int
+    slot: int
+    work: Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +77,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """Go on in this mode (``--mode auto``), once what is out has come home."""
+    """Go on in this mode, once what is out has come home (a mode that chooses)."""
 
     mode: str
 
@@ -61,8 +90,7 @@ class Apply:
     """Average the slots in this order with these weights (they sum to 1); do one update.
 
     ``version`` is the one that the update makes; ``lags`` are the version lags of the gradients,
-    and ``rate`` is what the learning rate is multiplied by because of them. With ``outer`` the
-    slots hold what workers changed on their own, in a run that has gradients too (``--mode auto``).
+    and ``rate`` is what the learning rate is multiplied by because of them.
     """
 
     slots: tuple[int, ...]
@@ -71,7 +99,6 @@ class Apply:
     lags: tuple[int, ...]
     version: int
     rate: float = 1.0
-    outer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +112,15 @@ class Drop:
 @dataclass(frozen=True, slots=True)
 class SendWeights:
     """Answer the worker: here is ``version``, compute your gradient number ``clock``, or ``steps``
-    gradients from that one on before the next push, on the batches from number ``batch`` on; with
-    ``alone`` train on your own, in a run in which you are not always to (``--mode auto``)."""
+    gradients from that one on before the next push, on the batches from number ``batch`` on;
+    ``push`` says what is wanted of them."""
 
     rank: int
     version: int
     clock: int
     steps: int = 1
     batch: int = 0
-    alone: bool = False
+    push: Pushed = Pushed.GRADIENT
 
 
 @dataclass(frozen=True, slots=True)

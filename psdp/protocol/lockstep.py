@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Any
 
 from psdp.protocol.sync import Synchronous
 
@@ -23,12 +24,11 @@ class Lockstep(Synchronous):
         budget: int | None = None,
         *,
         meetings: Iterable[int] = (),
-        version: int = 0,
-        clocks: Mapping[int, int] | None = None,
+        **common: Any,
     ) -> None:
         self._meetings = tuple(meetings)
         assert self._meetings or budget is not None, "a round must end"
-        super().__init__(workers, budget, version=version, clocks=clocks)
+        super().__init__(workers, budget, **common)
 
     def _round_steps(self, rank: int) -> float:
         clock = self.clocks[rank]

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from psdp.errors import ProtocolError
+from psdp.modes import Pushed
 from psdp.protocol.deal import Deck
 from psdp.protocol.events import (
     Drained,
@@ -30,6 +31,7 @@ from psdp.protocol.events import (
     Push,
     SendWeights,
     Stop,
+    Work,
 )
 
 
@@ -39,6 +41,7 @@ class Policy(ABC):
     Args:
         workers: ranks expected from the start; others may join later.
         budget: gradients still to be accepted; None for no end.
+        push: what workers are to push.
         local_steps: gradients that a worker computes before it pushes what became of them.
         paced: this many by the fastest worker, and by a slower one as many as it can in that time,
             so that all come back after about as long (dynamic local updates, Liu et al. 2024,
@@ -61,6 +64,7 @@ class Policy(ABC):
         workers: Iterable[int],
         budget: int | None = None,
         *,
+        push: Pushed = Pushed.GRADIENT,
         local_steps: int = 1,
         paced: bool = False,
         step_s: Mapping[int, float] | None = None,
@@ -73,6 +77,7 @@ class Policy(ABC):
         self.version = version
         self.clock_gaps: Counter[int] = Counter()
         self._budget = budget
+        self._push = push
         self._local_steps = local_steps
         self._paced = paced
         self._step_s = dict(step_s or {})
@@ -124,7 +129,7 @@ class Policy(ABC):
         """Say whether this idle live worker may compute its next gradient. If it may not, no other
         may that waits behind it: of a higher clock, or of a higher rank with the same."""
 
-    def _too_late(self, push: Push) -> bool:
+    def _too_late(self, work: Work) -> bool:
         """Say whether a gradient that is in order has no use any more."""
         return False
 
@@ -138,27 +143,28 @@ class Policy(ABC):
         return True
 
     def _receive(self, push: Push) -> list[Effect]:
+        work = push.work
         if push.rank not in self._granted:
             raise ProtocolError(
-                f"rank {push.rank} pushed gradient {push.clock} without having been answered"
+                f"rank {push.rank} pushed gradient {work.clock} without having been answered"
             )
         clock, batches = self.clocks[push.rank], self._granted[push.rank]
-        pushed = push.clock, range(push.batch, push.batch + push.steps)
-        if pushed != (clock, batches) or push.version > self.version:
+        if (work.clock, work.batches) != (clock, batches) or work.version > self.version:
             raise ProtocolError(
-                f"rank {push.rank} pushed {_gradients(*pushed)} on version {push.version}; "
-                f"expected {_gradients(clock, batches)} on version {self.version} at most"
+                f"rank {push.rank} pushed {_gradients(work.clock, work.batches)} on version "
+                f"{work.version}; expected {_gradients(clock, batches)} on version {self.version} "
+                "at most"
             )
         self._out -= len(self._granted.pop(push.rank))
-        self._step_s[push.rank] = push.step_s
-        if self._too_late(push):
+        self._step_s[push.rank] = work.step_s
+        if self._too_late(work):
             self._give_back(batches)
             self._wait(push.rank)
             return [Drop(push.rank, push.slot), *self._settle()]
-        self._count(push.rank, clock + push.steps)
+        self._count(push.rank, clock + work.steps)
         self._wait(push.rank)
         if self._budget is not None:
-            self._budget -= push.steps
+            self._budget -= work.steps
         return self._accept(push)
 
     def _count(self, rank: int, clock: int) -> None:
@@ -230,7 +236,8 @@ class Policy(ABC):
 
     def _answer(self, rank: int) -> SendWeights:
         batches = self._granted[rank]
-        return SendWeights(rank, self.version, self.clocks[rank], len(batches), batches.start)
+        clock, steps = self.clocks[rank], len(batches)
+        return SendWeights(rank, self.version, clock, steps, batches.start, self._push)
 
     def _lead(self, rank: int) -> int:
         return self.clocks[rank] - self._least_clock()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Any
 
-from psdp.protocol.deal import Deck
 from psdp.protocol.events import Apply, Effect, Push
 from psdp.protocol.policy import Policy
 
@@ -17,6 +17,9 @@ class StaleBounded(Policy):
     Synchronous Parallel Parameter Server"). ``staleness=0`` is lock-step. With ``inverse_lag`` a
     gradient that is L > 1 versions late moves the weights by an L-th (Zhang et al. 2015,
     arXiv:1511.05950).
+
+    Args:
+        common: as of every :class:`Policy`.
     """
 
     def __init__(
@@ -25,30 +28,18 @@ class StaleBounded(Policy):
         budget: int | None = None,
         *,
         staleness: float,
-        local_steps: int = 1,
-        paced: bool = False,
         inverse_lag: bool = False,
-        deck: Deck | None = None,
-        version: int = 0,
-        clocks: Mapping[int, int] | None = None,
+        **common: Any,
     ) -> None:
         self.staleness = staleness
         self._inverse_lag = inverse_lag
-        super().__init__(
-            workers,
-            budget,
-            local_steps=local_steps,
-            paced=paced,
-            deck=deck,
-            version=version,
-            clocks=clocks,
-        )
+        super().__init__(workers, budget, **common)
 
     def _accept(self, push: Push) -> list[Effect]:
-        lag = self.version - push.version
+        lag = self.version - push.work.version
         self.version += 1
         rate = 1 / max(1, lag) if self._inverse_lag else 1.0
-        return [Apply((push.slot,), (1.0,), push.tokens, (lag,), self.version, rate)]
+        return [Apply((push.slot,), (1.0,), push.work.tokens, (lag,), self.version, rate)]
 
     def _may_go(self, rank: int) -> bool:
         return self._lead(rank) <= self.staleness
@@ -61,26 +52,5 @@ class Asynchronous(StaleBounded):
     is ``paced``.
     """
 
-    def __init__(
-        self,
-        workers: Iterable[int],
-        budget: int | None = None,
-        *,
-        local_steps: int = 1,
-        paced: bool = False,
-        inverse_lag: bool = False,
-        deck: Deck | None = None,
-        version: int = 0,
-        clocks: Mapping[int, int] | None = None,
-    ) -> None:
-        super().__init__(
-            workers,
-            budget,
-            staleness=math.inf,
-            local_steps=local_steps,
-            paced=paced,
-            inverse_lag=inverse_lag,
-            deck=deck,
-            version=version,
-            clocks=clocks,
-        )
+    def __init__(self, workers: Iterable[int], budget: int | None = None, **common: Any) -> None:
+        super().__init__(workers, budget, staleness=math.inf, **common)

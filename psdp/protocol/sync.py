@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Any
 
-from psdp.protocol.deal import Deck
-from psdp.protocol.events import Apply, Effect, Push
+from psdp.protocol.events import Apply, Effect, Push, Work
 from psdp.protocol.policy import Policy
 
 
@@ -23,6 +23,9 @@ class Synchronous(Policy):
     With ``backup_workers`` B a round goes on with the first W - B gradients, W being the workers at
     the start, and what comes later is dropped (Chen et al. 2016, arXiv:1604.00981). Whoever died
     was a backup.
+
+    Args:
+        common: as of every :class:`Policy`.
     """
 
     def __init__(
@@ -31,37 +34,23 @@ class Synchronous(Policy):
         budget: int | None = None,
         *,
         backup_workers: int = 0,
-        local_steps: int = 1,
-        paced: bool = False,
-        step_s: Mapping[int, float] | None = None,
-        deck: Deck | None = None,
-        version: int = 0,
-        clocks: Mapping[int, int] | None = None,
+        **common: Any,
     ) -> None:
         ranks = list(workers)
         assert 0 <= backup_workers < len(ranks) or not ranks
-        assert local_steps == 1 or not backup_workers
+        assert common.get("local_steps", 1) == 1 or not backup_workers
         self._backups = backup_workers
         self._wanted = len(ranks) - backup_workers
         self._round: dict[int, Push] = {}
-        super().__init__(
-            ranks,
-            budget,
-            local_steps=local_steps,
-            paced=paced,
-            step_s=step_s,
-            deck=deck,
-            version=version,
-            clocks=clocks,
-        )
+        super().__init__(ranks, budget, **common)
 
     def _accept(self, push: Push) -> list[Effect]:
         self._round[push.rank] = push
         self._waiting.discard(push.rank)
         return self._close()
 
-    def _too_late(self, push: Push) -> bool:
-        return self._backups > 0 and (push.version < self.version or self._budget == 0)
+    def _too_late(self, work: Work) -> bool:
+        return self._backups > 0 and (work.version < self.version or self._budget == 0)
 
     def _wait(self, rank: int) -> None:
         if rank not in self._round:  # else it is let go with the others, when the round closes
@@ -114,13 +103,14 @@ class Synchronous(Policy):
         for push in pushes:
             if push.rank in self.clocks:
                 self._wait(push.rank)
-        tokens = sum(push.tokens for push in pushes)
-        lags = tuple(self.version - push.version for push in pushes)
-        self.version += self._updates(pushes[0].steps)
+        works = [push.work for push in pushes]
+        tokens = sum(work.tokens for work in works)
+        lags = tuple(self.version - work.version for work in works)
+        self.version += self._updates(works[0].steps)
         return [
             Apply(
                 slots=tuple(push.slot for push in pushes),
-                weights=tuple(push.tokens / tokens for push in pushes),
+                weights=tuple(work.tokens / tokens for work in works),
                 tokens=tokens,
                 lags=lags,
                 version=self.version,

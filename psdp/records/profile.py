@@ -39,6 +39,11 @@ class Spans:
         self.steps = 0
         self._nothing: AbstractContextManager[None] = nullcontext()
 
+    @property
+    def seconds(self) -> float:
+        """Of all kinds together."""
+        return sum(cost.seconds for cost in self.costs.values())
+
     def span(self, kind: str, traffic: int = 0) -> AbstractContextManager[None]:
         """Return a context whose time counts for ``kind``; ``traffic``: bytes of the arrays that
         are read or written in it, each once."""

@@ -13,6 +13,7 @@ from psdp.records.console import Console
 from psdp.records.folder import RunFolder
 from psdp.records.metrics import Histogram, Interval, finite, perplexity
 from psdp.records.profile import Cost, Profile
+from psdp.records.reasons import StoppedBy
 from psdp.transport.messages import Spent, Totals
 
 
@@ -71,9 +72,9 @@ class Recorder:
         self._totals: dict[int, Totals] = {}
         self._dropped = dict.fromkeys(job.workers, 0)
 
-    def totals(self, rank: int, message: Totals) -> None:
+    def totals(self, rank: int, totals: Totals) -> None:
         """Keep a worker's latest totals of time and bytes."""
-        self._totals[rank] = message
+        self._totals[rank] = totals
 
     def dropped(self, rank: int) -> None:
         """Note that a worker's gradient came too late."""
@@ -177,7 +178,7 @@ class Recorder:
             self._write_interval()
         self._stop_s = self._now()
 
-    def finish(self, stopped_by: str, clock_gaps: Counter[int], best_val_loss: float) -> None:
+    def finish(self, stopped_by: StoppedBy, clock_gaps: Counter[int], best_val_loss: float) -> None:
         """Write summary.json and say where it is. ``clock_gaps``: with which workers were told to
         go on; how many of each."""
         wall_s = (self._stop_s if self._stop_s is not None else self._now()) - self._start_s

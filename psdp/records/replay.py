@@ -18,27 +18,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psdp.errors import CheckpointError, ReplayError
-from psdp.protocol import MODES, Event, Leave, Pull, Push, Stop, Switch
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Of a push: processor seconds of one of its steps, and all that its worker had used by then in
-    training and exchanges; when rank 0 noted it, in seconds."""
-
-    busy_s: float = 0.0
-    cpu_s: float = 0.0
-    time_s: float = 0.0
+from psdp.protocol import CANDIDATES, Event, Leave, Pull, Push, Stop, Switch, Work
 
 
 @dataclass(frozen=True)
 class Happened:
-    """An event and, of a push, what its gradient was like; of a change of mode, why."""
+    """An event; when rank 0 noted it, in seconds; of a change of mode, why."""
 
     event: Event
-    loss: float = 0.0
-    sum_of_squares: float = 0.0
-    timing: Timing = Timing()
+    time_s: float = 0.0
     reason: str = "as recorded"
 
 
@@ -69,8 +57,8 @@ class Record:
     def note(self, happened: Happened) -> None:
         line = _line(happened)
         if isinstance(happened.event, Push):
-            timing = happened.timing
-            line += [round(self._now(), 6), round(timing.busy_s, 9), round(timing.cpu_s, 6)]
+            work = happened.event.work
+            line += [round(self._now(), 6), round(work.busy_s, 9), round(work.cpu_s, 6)]
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -136,7 +124,7 @@ class Replay:
         self._check(expected, happened)
         del self._held[rank]
         self._done += 1
-        return replace(expected, event=_with_slot(expected.event, happened.event))
+        return replace(expected, event=_where_it_is(expected.event, happened.event))
 
     def release(self) -> list[Happened]:
         """Give up what is held: the order does not matter any more."""
@@ -187,9 +175,12 @@ def read_record(path: Path) -> list[Happened]:
     return events
 
 
-def _with_slot(expected: Event, happened: Event) -> Event:
+def _where_it_is(expected: Event, happened: Event) -> Event:
+    """Return an event of the record with what it does not say."""
     if isinstance(expected, Push) and isinstance(happened, Push):
-        return replace(expected, slot=happened.slot, tokens=happened.tokens, batch=happened.batch)
+        own = happened.work
+        work = replace(expected.work, tokens=own.tokens, batch=own.batch)
+        return replace(expected, slot=happened.slot, work=work)
     return expected
 
 
@@ -197,9 +188,9 @@ def _line(happened: Happened) -> list[str | int | float]:
     match happened.event:
         case Pull(rank):
             return ["pull", rank]
-        case Push() as push:
-            numbers = (push.rank, push.clock, push.version, push.steps, push.step_s)
-            return ["push", *numbers, happened.loss, happened.sum_of_squares]
+        case Push(rank, work=work):
+            numbers = (rank, work.clock, work.version, work.steps, work.step_s)
+            return ["push", *numbers, work.loss, work.sum_of_squares]
         case Leave(rank):
             return ["leave", rank]
         case Stop():
@@ -229,13 +220,13 @@ def _parsed(line: list[str | int | float]) -> Happened:
             float(busy_s),
             float(cpu_s),
         ]:
-            push = Push(rank, clock, version, slot=0, tokens=0, steps=steps, step_s=step_s)
-            return Happened(push, loss, squares, Timing(busy_s, cpu_s, time_s))
+            work = Work(clock, version, 0, 0, steps, loss, squares, step_s, busy_s, cpu_s)
+            return Happened(Push(rank, slot=0, work=work), time_s)
         case ["leave", int(rank)]:
             return Happened(Leave(rank))
         case ["stop"]:
             return Happened(Stop())
-        case ["switch", str(mode)] if mode in MODES:
+        case ["switch", str(mode)] if mode in CANDIDATES:
             return Happened(Switch(mode))
     raise ValueError("no event")
 
@@ -244,10 +235,10 @@ def _describe(happened: Happened) -> str:
     match happened.event:
         case Pull(rank):
             return f"a pull of rank {rank}"
-        case Push(rank, clock, version):
+        case Push(rank, work=work):
             return (
-                f"gradient {clock} of rank {rank} on version {version}, of loss {happened.loss!r} "
-                f"and squared norm {happened.sum_of_squares!r}"
+                f"gradient {work.clock} of rank {rank} on version {work.version}, of loss "
+                f"{work.loss!r} and squared norm {work.sum_of_squares!r}"
             )
         case Leave(rank):
             return f"the loss of rank {rank}"

@@ -1,98 +1,101 @@
-"""The loop of a server that is not rank 0: it does to its shard what rank 0 does, in that order."""
+"""A server that is not rank 0: it does to its shard what rank 0 does, in that order."""
 
 from __future__ import annotations
 
-from collections import deque
+import time
 from collections.abc import Callable
+from typing import Any
 
-from psdp.checkpoint import CheckpointStore, Snapshot
-from psdp.job import Job
-from psdp.servers.server import Saved, Server
-from psdp.servers.shard import Shard
-from psdp.transport import Endpoint
+from psdp.errors import PeerLost
+from psdp.protocol import order as o
+from psdp.servers.ending import LAST_SAVE_S
+from psdp.servers.serving import TICK_S, Saved, Serving
 from psdp.transport import messages as m
 
-Instruction = m.Update | m.Discard | m.Answer | m.TakeSnapshot | m.ReleaseSnapshot | m.Finish
+WRITE_S = 600.0
+"""How long the end of a run waits for a checkpoint to be on disk."""
 
 
-class Follower(Server):
-    """Takes rank 0's instructions one after the other; an update waits for its gradients.
+class Follower:
+    """Takes rank 0's decisions one after the other.
 
     Args:
         signalled: returns the name of a signal that asked this rank to end, or None.
     """
 
     def __init__(
-        self,
-        job: Job,
-        endpoint: Endpoint,
-        shard: Shard,
-        store: CheckpointStore,
-        snapshot: Snapshot | None = None,
-        *,
-        signalled: Callable[[], str | None] = lambda: None,
+        self, serving: Serving, *, signalled: Callable[[], str | None] = lambda: None
     ) -> None:
-        super().__init__(job, endpoint, shard, store, snapshot)
+        self.serving = serving
+        serving.owner = self
+        self.finished = False
         self._signalled = signalled
         self._told = False
-        self._instructions: deque[Instruction] = deque()
+        self._included: list[tuple[int, float]] = []
 
-    def turn(self) -> None:
-        super().turn()
-        if self._signalled() is not None and not self._told:
-            # Rank 0 ends the run, and wants this shard saved first.
-            self.endpoint.send(0, m.Goodbye(0.0, 0.0, 0.0, 0.0, 0, 0, m.SIGNAL, 0))
-            self._told = True
+    def run(self) -> None:
+        """Serve until rank 0 says that the run is over.
+
+        Raises:
+            PsdpError: it cannot go on; the text says why.
+        """
+        while not self.finished:
+            self.serving.turn()
+            if self._signalled() is not None and not self._told:
+                # Rank 0 ends the run, and wants this shard saved first.
+                self.serving.endpoint.send(0, m.Signalled())
+                self._told = True
+        self.serving.writer.close(WRITE_S)
+
+    def fail(self, error: BaseException, status: int) -> None:
+        """Tell rank 0 that this rank cannot go on, and do what it needs to save the weights."""
+        serving, deadline = self.serving, time.monotonic() + LAST_SAVE_S
+        serving.endpoint.send(0, m.Failed(status))
+        serving.recover()
+        while not self.finished and time.monotonic() < deadline:
+            serving.turn(TICK_S / 10)
 
     def on_message(self, peer: int, message: m.Message) -> None:
-        if isinstance(message, Instruction) and peer == 0:
-            self._instructions.append(message)
-            self.proceed()
-        else:
-            super().on_message(peer, message)
+        match message:
+            case m.Include(slots, weights) if peer == 0:
+                self._included += zip(slots, weights, strict=True)
+            case m.ApplyMean(version, rate) if peer == 0:
+                slots, weights = zip(*self._included, strict=True)
+                self._included.clear()
+                self.serving.happened(o.Decided(o.Update(version, slots, weights, rate)))
+            case m.SendShard() | m.TakeSnapshot() | m.SaveSnapshot() | m.DropSnapshot() if (
+                peer == 0
+            ):
+                self.serving.happened(o.Decided(message))
+            case o.Discard() | m.Finish() if peer == 0:
+                self.serving.happened(o.Decided(message))
+            case _:
+                self.serving.take(peer, message)
 
-    def on_gradient(self, peer: int, message: m.Gradient) -> None:
-        self.gradients[self.slot_of(peer)] = message
-        self.proceed()
+    def on_lost(self, peer: int, why: str) -> None:
+        if peer in self.serving.job.servers:
+            raise PeerLost(f"server rank {peer} is gone ({why}); its shard is lost with it")
+        self.serving.happened(o.Vanished(self.serving.slot_of(peer)))
 
     def on_written(self, result: Saved) -> None:
-        file = result.file
-        saved = m.ShardSaved(
-            result.version, file["name"], file["bytes"], file["sha256"], self.cpu_s
-        )
-        self.endpoint.send(0, saved)
-        self.snapshots.written(result.version)
+        file, cpu_s = result.file, self.serving.cpu_s
+        saved = m.ShardSaved(result.version, file["name"], file["bytes"], file["sha256"], cpu_s)
+        self.serving.endpoint.send(0, saved)
+        self.serving.snapshots.written(result.version)
 
-    def proceed(self) -> None:
-        while self._instructions and self.updating is None:
-            instruction = self._instructions[0]
-            if not self._landed(instruction):
-                return
-            self._instructions.popleft()
-            self._follow(instruction)
-
-    def _landed(self, instruction: Instruction) -> bool:
-        """Say whether the gradients that an instruction is about are here."""
-        match instruction:
-            case m.Update(slots=packed):
-                return all(slot in self.gradients for slot in m.unpack_slots(packed))
-            case m.Discard(slot):
-                return slot in self.gradients
-            case _:
-                return True
-
-    def _follow(self, instruction: Instruction) -> None:
-        match instruction:
-            case m.Update() as update:
-                self.begin_update(update)
-            case m.Discard(slot):
-                del self.gradients[slot]
-            case m.Answer(rank):
-                order = m.Weights(self.version, 0, m.TRAIN, m.CURRENT, 0, 0)
-                self.send_weights(rank, order)
+    def perform(self, decision: Any) -> None:
+        serving = self.serving
+        match decision:
+            case m.SendShard(rank):
+                serving.send_weights(rank, None)
             case m.TakeSnapshot():
-                self.keep(hold=True, save=False)
-            case m.ReleaseSnapshot(version, save):
-                self.snapshots.release(version, save=save)
+                serving.keep(hold=True, save=False)
+            case m.SaveSnapshot(version):
+                serving.snapshots.release(version, save=True)
+            case m.DropSnapshot(version):
+                serving.snapshots.release(version, save=False)
             case m.Finish():
                 self.finished = True
+
+    def updated(self, update: o.Update, norm: float) -> None:
+        """Rank 0 takes the records."""

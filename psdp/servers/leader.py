@@ -1,61 +1,48 @@
-"""What rank 0 does beyond serving its shard: the budget, evaluations, checkpoints, the records."""
+"""Rank 0: it serves its shard as every server does, and has its helpers decide, evaluate, keep,
+record and end for all."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdp.checkpoint import CheckpointStore, Snapshot
-from psdp.errors import CheckpointError, NumericsError, PeerLost, RankFailed, ReplayError
+from psdp.checkpoint import CheckpointStore
+from psdp.errors import PeerLost, RankFailed
 from psdp.job import Job
-from psdp.nn.profile import clock_of
-from psdp.optim import Schedule
-from psdp.protocol import (
-    Adaptive,
-    Apply,
-    Chooser,
-    Drained,
-    Drop,
-    Effect,
-    Evaluations,
-    Event,
-    Leave,
-    Pull,
-    Push,
-    SendWeights,
-    Stop,
-    Sums,
-    Switch,
-)
+from psdp.policies import make_policy
+from psdp.protocol import Apply, Chooser, Drained, Drop, Effect, Pull, Push, SendWeights
+from psdp.protocol import order as o
 from psdp.records.metrics import Best
 from psdp.records.profile import Profile
+from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
-from psdp.records.replay import Happened, Record, Replay, Timing
-from psdp.servers.commits import Commits, Committed
-from psdp.servers.follower import Instruction
-from psdp.servers.server import TICK_S, Saved, Server
-from psdp.servers.shard import Shard
-from psdp.transport import Arrival, Endpoint, Sending
+from psdp.records.replay import Record, Replay
+from psdp.servers.choosing import Choosing
+from psdp.servers.deciding import Deciding
+from psdp.servers.ending import Ended, Ending, Stopped
+from psdp.servers.evaluating import Evaluating
+from psdp.servers.follower import WRITE_S
+from psdp.servers.keeping import Keeping
+from psdp.servers.means import works_of
+from psdp.servers.noting import Noting
+from psdp.servers.serving import TICK_S, Serving
+from psdp.transport import Arrival, Sending
 from psdp.transport import messages as m
-
-LAST_SAVE_S = 5.0
-"""How long a run that ends early waits for its last checkpoint."""
-
-CURE = "Try a lower --lr, a longer --warmup-steps, or --grad-clip 1"
-"""What may help against gradients with NaN or Inf."""
+from psdp.transport.headers import MOST_INCLUDED
 
 
-class Ended(Exception):
-    """The run was told to end early; what could be kept is on disk."""
+@dataclass(frozen=True)
+class Dismiss:
+    """Decided after the last update: let this worker go, or hand it what it owes."""
+
+    rank: int
 
 
-class Leader(Server):
-    """The server on rank 0.
+class Leader:
+    """Leads a run from rank 0.
 
     Args:
         identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
@@ -68,283 +55,244 @@ class Leader(Server):
     def __init__(
         self,
         job: Job,
-        endpoint: Endpoint,
-        shard: Shard,
+        serving: Serving,
         store: CheckpointStore,
         recorder: Recorder,
-        identity: dict[str, Any],
-        snapshot: Snapshot | None = None,
+        identity: Mapping[str, Any],
         *,
         best: Best | None = None,
         record: Record | None = None,
         replay: Replay | None = None,
         signalled: Callable[[], str | None] = lambda: None,
     ) -> None:
-        super().__init__(job, endpoint, shard, store, snapshot)
-        self.profile = Profile(clock_of(shard.backend))
-        if job.config.run.profile:
-            recorder.profiles[endpoint.rank] = self.profile
-        self.policy = job.policy(self.version, self.clocks, self.batches.pairs())
+        self.job = job
+        self.serving = serving
         self.recorder = recorder
-        self.best = best or Best()
-        self._identity = identity
+        self.finished = False
         self._signalled = signalled
-        self._record = record
-        self._replay = replay
-        self._chooser: Chooser | None = None
-        if job.config.run.mode == "auto" and replay is None:
-            self._chooser = Chooser(job.config.run.local_steps or 1)
-        self._departed: set[int] = set()
-        self._commits = Commits(len(job.servers), store, self.writer, self._steps_held)
-        self._evaluations = Evaluations()
-        # Of each worker: what it reported, which counts with the pull that follows.
-        self._reported: dict[int, m.Evaluated] = {}
-        # The servers' own, unless workers train alone.
-        self.training_schedule = Schedule(job.config.optim, job.config.run.max_steps)
-        self._effects: deque[Effect] = deque()
-        self._applying: Apply | None = None
         self._live = set(job.workers)
         self._unanswered: set[int] = set()
-        self._last: int | None = None
-        self._stopped_by = "budget"
+        self._applies: dict[int, Apply] = {}
+        best, progress, profile = best or Best(), serving.progress, serving.profile
+        if job.config.run.profile and isinstance(profile, Profile):
+            recorder.profiles[serving.endpoint.rank] = profile
+        self.noting = Noting(job, recorder)
+        self.keeping = Keeping(job, serving, store, identity, best)
+        self.evaluating = Evaluating(
+            job,
+            serving,
+            self.keeping,
+            recorder,
+            best,
+            tell=self._tell,
+            closed=self._evaluation_closed,
+        )
+        choosing = None
+        if job.mode.chooses and replay is None:
+            choosing = Choosing(Chooser(job.config.run.local_steps or 1), profile)
+        self.deciding = Deciding(
+            make_policy(job, progress.version, progress.clocks, progress.batches.pairs()),
+            self,
+            recorder,
+            lambda: len(self._live),
+            record=record,
+            replay=replay,
+            choosing=choosing,
+        )
+        self.ending = Ending(self._close_records, self._save_now)
+        serving.owner = self
 
     def run(self) -> None:
-        if self.evaluation_due() and self.best.evaluated != self.version:
-            self._evaluate_now()
-        try:
-            super().run()
-        except CheckpointError:
-            # The disk refuses a checkpoint; it may still take the summary.
-            self._close_records("error")
-            raise
+        """Lead the run to its end.
 
-    def turn(self) -> None:
-        super().turn()
+        Raises:
+            BaseException: it ended early; what could be kept is, and a note says where.
+        """
+        try:
+            if self.serving.progress.evaluation_due and not self._evaluated_already():
+                self._evaluate_now()
+            while not self.finished:
+                self._turn()
+            self.serving.writer.close(WRITE_S)
+        except BaseException as error:
+            self.ending.end(error)
+
+    def fail(self, error: BaseException, status: int) -> None:
+        """What could be kept is, since :meth:`run` has raised."""
+
+    def _turn(self) -> None:
+        self.serving.turn()
         signal = self._signalled()
         if signal is not None:
-            self._end_by_signal(signal)
-        if self._replay is not None and self._stands_still():
-            self._follow(self._replay)
-            if self._replay.over and self._stands_still():
-                kept = self.end_early("end of record")
-                raise Ended(f"{self._replay.path} ends before its run did; {kept}")
-        if self._last is not None and not self._live | self._departed and self._at_rest():
+            raise Stopped(StoppedBy.SIGNAL, Ended(f"stopped by {signal}"))
+        if self.deciding.replays and self.stands_still():
+            self.deciding.follow()
+        over = self.evaluating.last is not None and not self._live | self.deciding.departed
+        if over and self.serving.snapshots.idle() and self.keeping.idle():
             self._finish()
-
-    @property
-    def apply_s(self) -> float:
-        """Seconds in which this rank averaged gradients and updated its weights."""
-        return sum(cost.seconds for cost in self.profile.costs.values())
 
     # Messages
 
     def on_message(self, peer: int, message: m.Message) -> None:
         match message:
-            case m.PullRequest(m.CURRENT):
+            case m.Gradient() | m.Change() | m.WorkerWeights() | m.Reached():
+                self._on_push(peer, message)
+            case m.AskWeights():
                 self._unanswered.add(peer)
-                self._happened(peer, Happened(Pull(peer)))
+                self.deciding.happened(peer, Pull(peer))
                 self._dismiss(peer)
             case m.Evaluated():
-                self._reported[peer] = message
+                self.evaluating.report(peer, message)
+            case m.Progress():
+                self.noting.told(peer, message)
+            case m.State():
+                pass  # it has landed, and counts when all workers are there
             case m.Spent():
                 self.recorder.spent(peer, message)
             case m.ShardSaved(version, name, file_bytes, sha256, cpu_s):
                 self.recorder.server_cpu_s[peer] = cpu_s
                 file = {"name": name, "bytes": file_bytes, "sha256": sha256}
-                self._commits.collect(version, file)
-            case m.Goodbye(why=m.SIGNAL):
-                self._end_by_signal(f"a signal to rank {peer}")
-            case m.Goodbye(why=m.ERROR, status=status):
-                kept = self.end_early("error")
-                raise RankFailed(f"rank {peer} failed (see its own message); {kept}", status)
-            case m.Goodbye():
-                self.recorder.totals(peer, message)
-                self._departed.discard(peer)
+                self.keeping.collect(version, file)
+            case m.Signalled():
+                raise Stopped(StoppedBy.SIGNAL, Ended(f"stopped by a signal to rank {peer}"))
+            case m.Failed(status):
+                error = RankFailed(f"rank {peer} failed (see its own message)", status)
+                raise Stopped(StoppedBy.ERROR, error)
+            case m.Done(totals):
+                self.recorder.totals(peer, totals)
+                self.deciding.departed.discard(peer)
                 if peer in self._live:
                     self._leave(peer)
             case _:
-                super().on_message(peer, message)
+                self.serving.take(peer, message)
 
-    def on_gradient(self, peer: int, message: m.Gradient) -> None:
+    def _on_push(self, peer: int, message: m.AnyPush) -> None:
         self._unanswered.add(peer)
-        self.recorder.totals(peer, message)
-        if not math.isfinite(message.sum_of_squares):
-            self._refuse(peer, message)
-        slot = self.slot_of(peer)
-        self.gradients[slot] = message
-        clock, version, tokens = message.clock, message.version, message.tokens
-        steps, step_s, batch = message.steps, message.step_s, message.batch
-        push = Push(peer, clock, version, slot, tokens, steps, step_s, batch)
-        timing = Timing(message.busy_s, message.cpu_s)
-        self._happened(peer, Happened(push, message.loss, message.sum_of_squares, timing))
+        self.recorder.totals(peer, message.totals)
+        self.noting.check(peer, message.work, self.serving.progress)
+        self.serving.take(peer, message)
+        self.deciding.happened(peer, Push(peer, self.serving.slot_of(peer), message.work))
         self._dismiss(peer)
 
-    def _refuse(self, peer: int, message: m.Gradient) -> None:
-        step = self.job.step_of(self.tokens)
-        kept = self.end_early("non-finite gradient")
-        raise NumericsError(
-            f"rank {peer} sent a gradient with NaN or Inf at step {step + 1} (its gradient number "
-            f"{message.clock}, computed on version {message.version}, loss {message.loss:.4g}); "
-            f"{kept}. {CURE}"
-        )
-
     def on_lost(self, peer: int, why: str) -> None:
-        super().on_lost(peer, why)
+        if peer in self.job.servers:
+            raise PeerLost(f"server rank {peer} is gone ({why}); its shard is lost with it")
         self.recorder.console.say(f"rank {peer} is gone: {why}")
+        drained, gone = self.deciding.policy.drained, f"rank {peer} is gone ({why})"
         if len(self.job.servers) > 1:
             # A gradient that counts here may never have reached the other servers.
-            kept = self.end_early("worker lost")
-            raise PeerLost(f"rank {peer} is gone ({why}), and --servers above 1 needs all; {kept}")
-        if self._replay is not None and not self.policy.drained:
-            kept = self.end_early("worker lost")
-            raise ReplayError(f"rank {peer} is gone ({why}), which it was not then; {kept}")
+            error = PeerLost(f"{gone}, and --servers above 1 needs all")
+            raise Stopped(StoppedBy.WORKER_LOST, error)
+        if not self.job.mode.survives_loss and not drained:
+            error = PeerLost(f"{gone}, and --mode {self.job.mode} needs all")
+            raise Stopped(StoppedBy.WORKER_LOST, error)
+        if self.deciding.replays:
+            raise Stopped(StoppedBy.WORKER_LOST, self.deciding.lost_in_replay(peer, why))
         self._leave(peer)
-        over = self._last is not None and not self._evaluations.is_open(self._last)
+        last = self.evaluating.last
+        over = last is not None and not self.evaluating.is_open(last)
         if not self._live and not over:
-            kept = self.end_early("workers lost")
-            raise PeerLost(f"the last worker, rank {peer}, is gone ({why}); {kept}")
+            error = PeerLost(f"the last worker, rank {peer}, is gone ({why})")
+            raise Stopped(StoppedBy.WORKERS_LOST, error)
+
+    def on_written(self, result: Any) -> None:
+        self.keeping.written(result)
 
     def _leave(self, peer: int) -> None:
         """A worker computes no more: others do its part of evaluations."""
-        self._reported.pop(peer, None)
-        self._evaluations.leave(peer, self._live - {peer})
-        self._unanswered.discard(peer)
         self._live.discard(peer)
-        if self._chooser is not None:
-            self._chooser.left(peer)
-        self._decide_on(Happened(Leave(peer)))
+        self._unanswered.discard(peer)
+        self.evaluating.leave(peer, self._live)
+        self.deciding.left(peer)
         self._dismiss_all()
 
-    def on_written(self, result: Saved | Committed | None) -> None:
-        match result:
-            case Saved(version, file):
-                self._commits.collect(version, file)
-                self.snapshots.written(version)
-            case Committed():
-                self._commits.committed(result)
+    # What is decided
 
-    # The order of events
+    def count(self, rank: int) -> None:
+        self.evaluating.count(rank)
 
-    def _happened(self, rank: int, happened: Happened) -> None:
-        """Let the policy decide on what a worker did, now or when a replay comes to it."""
-        if rank in self._departed:
-            self.gradients.pop(self.slot_of(rank), None)
-            self._answer(rank, m.Weights(self.version, 0, m.STOP, m.CURRENT, 0, 0))
-        elif self._replay is None or self.policy.drained:
-            self._decide_on(happened)
-        else:
-            self._replay.hold(rank, happened)
-            self._follow(self._replay)
+    def stands_still(self) -> bool:
+        return self.serving.idle
 
-    def _follow(self, replay: Replay) -> None:
-        """Do what is next in the record, as far as it has happened."""
-        while (happened := replay.next(self._stuck())) is not None:
-            match happened.event:
-                case Leave(rank):
-                    self._depart(rank, replay)
-                case Stop():
-                    self._stop_early()
-                case _:
-                    self._decide_on(happened)
-        if self.policy.drained:
-            for happened in replay.release():
-                self._decide_on(happened)
+    def waiting(self) -> set[int]:
+        return self._unanswered
 
-    def _depart(self, rank: int, replay: Replay) -> None:
-        """A worker was lost here in the record; its twin is sent home when it next asks."""
-        replay.discard(rank)
+    def depart(self, rank: int) -> bool:
         waits = rank in self._unanswered
-        self._departed.add(rank)
         self._leave(rank)
-        if waits:
-            self._happened(rank, Happened(Pull(rank)))
+        return waits
 
-    def _decide_on(self, happened: Happened) -> None:
-        match happened.event:
-            case Pull(rank) if rank in self._reported:
-                # Not sooner: who evaluates what a lost worker owed depends on it, also in a replay.
-                self._on_evaluated(rank, self._reported.pop(rank))
-        if self._record is not None and not self.policy.drained:
-            self._record.note(happened)
-        chooser = self._chooser
-        match happened.event:
-            case Push(rank, steps=steps, step_s=step_s) if chooser is not None:
-                chooser.pushed(rank, time.monotonic(), steps, step_s, happened.loss)
-                self.decide(happened.event)
-                self._choose(chooser)
-            case Switch(mode):
-                self.recorder.switched(mode, happened.reason)
-                self.decide(happened.event)
-            case event:
-                self.decide(event)
-
-    def _choose(self, chooser: Chooser) -> None:
-        """Change the mode where another one is clearly better."""
-        assert isinstance(self.policy, Adaptive)
-        if not self.policy.drained:
-            apply_s = self.apply_s / max(1, self.profile.steps)
-            choice = chooser.choose(self.policy.mode, len(self._live), apply_s)
-            if choice is not None:
-                self._decide_on(Happened(Switch(choice.mode), reason=choice.reason))
-
-    def _stuck(self) -> set[int]:
-        """Return the workers that wait for an answer, unless one may be on its way to them."""
-        return self._unanswered if self._stands_still() else set()
-
-    def _stands_still(self) -> bool:
-        """Say whether all that was decided is done, before the run is over."""
-        return not self.policy.drained and not self._effects and self.updating is None
-
-    # Acting
-
-    def decide(self, event: Event) -> None:
-        """Ask the policy; perform what it says, in order."""
-        self._effects.extend(self.policy.handle(event))
-        self.proceed()
-
-    def proceed(self) -> None:
-        while self._effects and self.updating is None:
-            match self._effects.popleft():
-                case Apply(slots, _, _, _, version, rate, outer) as apply:
-                    self._applying = apply
-                    update = m.Update(version, m.pack_slots(slots), rate, outer)
-                    self._tell(update)
-                    self.begin_update(update)
-                case Drop(rank, slot):
-                    del self.gradients[slot]
-                    self._tell(m.Discard(slot))
-                    self.recorder.dropped(rank)
-                case SendWeights(rank, version, clock, steps, batch, alone):
-                    do = m.ALONE if alone else m.TRAIN
-                    order = m.Weights(
-                        version, clock, do, m.CURRENT, 0, 0, steps, self.tokens, batch
-                    )
-                    self._answer(rank, order)
-                case Drained(version):
-                    self._drain(version)
-
-    def _tell(self, instruction: Instruction) -> list[Sending]:
-        """Have all other servers do what this one does now."""
-        return [self.endpoint.send(server, instruction) for server in self.job.servers[1:]]
-
-    # Answers
-
-    def _answer(self, rank: int, order: m.Weights) -> None:
-        """Send a worker all shards, with this order unless it owes an evaluation."""
+    def send_home(self, rank: int) -> None:
+        slot = self.serving.slot_of(rank)
+        if slot in self.serving.pushes:
+            self._decide(o.Discard(slot), o.Discard(slot))
         self._unanswered.discard(rank)
-        task = self._evaluations.next_for(rank)
-        if task is not None:
-            owed = {"snapshot": task.version, "part": task.part, "parts": task.parts}
-            order = replace(order, order=m.EVALUATE, **owed)
-        elif self._chooser is not None:
-            self._chooser.answered(rank, time.monotonic())
-        self._tell(m.Answer(rank))
-        self.send_weights(rank, order)
+        self._decide(Dismiss(rank), m.SendShard(rank))
+
+    def enact(self, effect: Effect, *, noted: bool) -> None:
+        match effect:
+            case Apply(slots, weights, _, _, version, rate):
+                self._applies[version] = effect
+                self._include(slots, weights)
+                update = o.Update(version, slots, weights, rate)
+                self._decide(update, m.ApplyMean(version, rate))
+            case Drop(rank, slot):
+                if noted:
+                    self.recorder.dropped(rank)
+                self._decide(o.Discard(slot), o.Discard(slot))
+            case SendWeights(rank):
+                self._decide(effect, m.SendShard(rank))
+            case Drained():
+                self._decide(effect)
+
+    def _include(self, slots: tuple[int, ...], weights: tuple[float, ...]) -> None:
+        """Tell the other servers what the next mean is of, as much as a message holds at once."""
+        for start in range(0, len(slots), MOST_INCLUDED):
+            part = slice(start, start + MOST_INCLUDED)
+            self._tell(m.Include(slots[part], weights[part]))
+
+    def _decide(self, decision: Any, told: m.Message | None = None) -> None:
+        """Have this shard do something after what was decided before, and all others the same."""
+        if told is not None:
+            self._tell(told)
+        self.serving.happened(o.Decided(decision))
+
+    def _tell(self, message: m.Message) -> list[Sending]:
+        return [self.serving.endpoint.send(rank, message) for rank in self.job.servers[1:]]
+
+    # What is done, in its turn
+
+    def perform(self, decision: Any) -> None:
+        match decision:
+            case SendWeights(rank, _, clock, steps, batch, push):
+                tokens = self.serving.progress.tokens
+                self._answer(rank, m.Train(clock, batch, steps, tokens, push))
+            case Dismiss(rank):
+                self._answer(rank, m.Stop())
+            case m.TakeSnapshot():
+                self.serving.keep(hold=True, save=False)
+            case Drained(version):
+                self._drain(version)
+
+    def updated(self, update: o.Update, norm: float) -> None:
+        progress = self.serving.progress
+        works = works_of(self.job, update.slots, self.serving.pushes)
+        self.noting.updated(self._applies.pop(update.version), works, norm, progress)
+        if progress.evaluation_due and self._live:
+            self.evaluating.open(progress.version, self._live)
+
+    def _answer(self, rank: int, order: m.Train | m.Stop) -> None:
+        """Send a worker the weights, with this order unless it owes an evaluation."""
+        self._unanswered.discard(rank)
+        owed = self.evaluating.owed_by(rank)
+        if owed is None:
+            self.deciding.answered(rank)
+        self.serving.send_weights(rank, owed or order)
 
     def _drain(self, version: int) -> None:
         """Every gradient is applied: evaluate and save the last version, then let all go."""
-        self._last = version
-        if self._live and not self._evaluations.is_open(version):
+        self.evaluating.last = version
+        if self._live and not self.evaluating.is_open(version):
             self._evaluate_now()
         self._dismiss_all()
 
@@ -354,131 +302,70 @@ class Leader(Server):
 
     def _dismiss(self, rank: int) -> None:
         """After the last update: hand a waiting worker its evaluation, or let it go."""
-        if self._last is None or rank not in self._unanswered:
+        last = self.evaluating.last
+        if last is None or rank not in self._unanswered:
             return
-        owes = self._evaluations.next_for(rank) is not None
-        if owes or not self._evaluations.is_open(self._last):
-            self._answer(rank, m.Weights(self.version, 0, m.STOP, m.CURRENT, 0, 0))
+        if self.evaluating.owed_by(rank) is not None or not self.evaluating.is_open(last):
+            self._unanswered.discard(rank)
+            self._decide(Dismiss(rank), m.SendShard(rank))
 
     # Evaluations
 
-    def after_update(self, norm: float) -> None:
-        super().after_update(norm)
-        self.note_update(norm)
-        if self.evaluation_due() and self._live:
-            self._evaluations.open(self.version, self._live)
-
-    def note_update(self, norm: float) -> None:
-        """Let the records know of an update with a gradient of this norm."""
-        apply = self._applying
-        assert apply is not None
-        losses = [self.gradients[slot].loss for slot in apply.slots]
-        loss = sum(w * x for w, x in zip(apply.weights, losses, strict=True))
-        lr = self.training_schedule.lr(self.tokens_before / self.job.tokens_per_step)
-        self.recorder.updated(apply, loss, norm, lr, self.tokens, self.clocks)
+    def _evaluated_already(self) -> bool:
+        return self.evaluating.best.evaluated == self.serving.progress.version
 
     def _evaluate_now(self) -> None:
         """Evaluate the present version, where the other servers do not know that it is due."""
-        self._tell(m.TakeSnapshot())
-        self.keep(hold=True, save=False)
-        self._evaluations.open(self.version, self._live)
+        self._decide(m.TakeSnapshot(), m.TakeSnapshot())
+        self.evaluating.open(self.serving.progress.version, self._live)
 
-    def _on_evaluated(self, peer: int, message: m.Evaluated) -> None:
-        if message.weights_sha256:
-            self.recorder.weights_sha256 = message.weights_sha256
-        sums = Sums(message.loss_sum, message.correct, message.tokens)
-        total = self._evaluations.report(peer, message.snapshot, message.part, sums)
-        if total is not None:
-            self._close_evaluation(message.snapshot, total)
-
-    def _close_evaluation(self, version: int, total: Sums) -> None:
-        snapshot = self.snapshots.get(version)
-        assert snapshot is not None, "a snapshot is held until its evaluation is over"
-        best, last = False, version == self._last
-        if total.tokens:
-            best = self.best.better(total.loss / total.tokens, version)
-            self.recorder.evaluated(total, version, snapshot.tokens, best=best)
-        if best:
-            self._commits.mark_best(version, self.job.step_of(snapshot.tokens))
-        self._tell(m.ReleaseSnapshot(version, best or last))
-        self.snapshots.release(version, save=best or last)
+    def _evaluation_closed(self, version: int) -> None:
         patience = self.job.config.run.early_stop_patience
-        if last:
+        if version == self.evaluating.last:
             self.recorder.stop_clock()
             self._dismiss_all()
-        elif patience and self.best.evaluations_since >= patience and self._replay is None:
-            self._stop_early()
+        elif patience and self.evaluating.best.evaluations_since >= patience:
+            self.deciding.stop_early()
 
-    def _stop_early(self) -> None:
-        self._stopped_by = "early_stop"
-        self._decide_on(Happened(Stop()))
-
-    # Checkpoints and the end
-
-    def write(self, snapshot: Snapshot) -> None:
-        state = {
-            "version": snapshot.version,
-            "tokens": snapshot.tokens,
-            "clocks": {str(rank): clock for rank, clock in snapshot.clocks.items()},
-            "best": self.best.record(),
-        }
-        step = self.job.step_of(snapshot.tokens)
-        self._commits.begin(snapshot.version, step, self._identity | state)
-        super().write(snapshot)
-
-    def _steps_held(self) -> list[int]:
-        return [self.job.step_of(snapshot.tokens) for snapshot in self.snapshots.held()]
-
-    def _at_rest(self) -> bool:
-        return self.snapshots.idle() and self._commits.idle()
+    # The end
 
     def _finish(self) -> None:
-        self.endpoint.flush(self._tell(m.Finish()))
-        self._write_summary(self._stopped_by)
+        self.serving.endpoint.flush(self._tell(m.Finish()))
+        self._write_summary(self.deciding.stopped_by)
         self.finished = True
 
-    def _close_records(self, stopped_by: str) -> None:
+    def _close_records(self, reason: StoppedBy) -> None:
         """Write the summary of a run that ends before its last evaluation."""
         self.recorder.weights_sha256 = None  # that of an earlier evaluation
         self.recorder.stop_clock()
-        self._write_summary(stopped_by)
+        self._write_summary(reason)
 
-    def _write_summary(self, stopped_by: str) -> None:
-        self.recorder.server_cpu_s[self.endpoint.rank] = self.cpu_s
-        self.recorder.apply_s = self.apply_s
-        self.recorder.finish(stopped_by, self.policy.clock_gaps, self.best.loss)
-
-    def _end_by_signal(self, name: str) -> None:
-        kept = self.end_early("signal")
-        raise Ended(f"stopped by {name}; {kept}")
-
-    def end_early(self, stopped_by: str) -> str:
-        """Write the summary, then save what there is; return a sentence that says where."""
-        self._close_records(stopped_by)
-        try:
-            path = self._save_now(time.monotonic() + LAST_SAVE_S)
-        except CheckpointError as error:
-            return f"the weights so far could not be saved: {error}"
-        if path is None:
-            return f"no checkpoint could be written within {LAST_SAVE_S:g} s"
-        return f"the weights so far are in {path}"
+    def _write_summary(self, reason: StoppedBy) -> None:
+        self.recorder.server_cpu_s[self.serving.endpoint.rank] = self.serving.cpu_s
+        self.recorder.apply_s = self.serving.profile.seconds
+        gaps, best = self.deciding.policy.clock_gaps, self.evaluating.best
+        self.recorder.finish(reason, gaps, best.loss)
 
     def _save_now(self, deadline: float) -> Path | None:
         """Save the present version on all servers; return where, None if it takes too long."""
-        while self.updating is not None and time.monotonic() < deadline:
+        self.serving.recover()
+        # What the other servers have begun, this one has; it may wait for their part of a norm.
+        while self.serving.order.waits_for_norms and time.monotonic() < deadline:
             self._settle()
-        version = self.version
+        version = self.serving.progress.version
         self._tell(m.TakeSnapshot())
-        self._tell(m.ReleaseSnapshot(version, save=True))
-        self.keep(hold=False, save=True)
-        while version not in self._commits.paths and time.monotonic() < deadline:
+        self._tell(m.SaveSnapshot(version))
+        self.serving.keep(hold=False, save=True)
+        while version not in self.keeping.paths and time.monotonic() < deadline:
             self._settle()
-        return self._commits.paths.get(version)
+        return self.keeping.paths.get(version)
 
     def _settle(self) -> None:
         """Move on only what servers owe one another."""
-        event = self.endpoint.receive(TICK_S / 10)
-        if isinstance(event, Arrival) and event.peer in self.job.servers:
-            self.on_message(event.peer, event.message)
-        for result in self.writer.poll():
-            self.on_written(result)
+        event = self.serving.endpoint.receive(TICK_S / 10)
+        match event:
+            case Arrival(_, m.Failed() | m.Signalled()):
+                pass  # the run ends already, and the sender does what it still can
+            case Arrival(peer, message) if peer in self.job.servers:
+                self.on_message(peer, message)
+        self.serving.see_written()

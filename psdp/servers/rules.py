@@ -50,6 +50,11 @@ class Rules:
         """The one whose state is saved."""
         return self._rules[self._saved].optimizer
 
+    @property
+    def updates(self) -> int:
+        """Updates that were begun, by all rules together."""
+        return sum(rule.optimizer.updates for rule in self._rules.values())
+
     def lr(self, kind: Pushed, steps: float) -> float:
         """Return the learning rate of a kind of push after so many steps' worth of tokens."""
         return self._rules[kind].lr(steps)

@@ -137,6 +137,11 @@ class Shard:
         """Return where what is pushed to a slot lands."""
         return self.slots.room(slot) if self.codec.varies else self.slots[slot]
 
+    @property
+    def updates(self) -> int:
+        """Updates that were begun, since the first start of the run."""
+        return self.rules.updates
+
     def adopt(self, slot: int, gradient: Array) -> None:
         """Let a slot be where a worker's own gradient for this shard is, from now on.
 

@@ -17,9 +17,9 @@ from typing import Any
 from psdp.errors import ConfigError, ReplayError
 from psdp.job import Job
 from psdp.modes import MODES, Pushed
-from psdp.protocol import Push
+from psdp.protocol import Push, Work
 from psdp.records.folder import CONFIG, SUMMARY
-from psdp.records.replay import Happened, Timing, events_file, read_record
+from psdp.records.replay import events_file, read_record
 from psdp.simulate.costs import UPDATE_VECTORS, Costs
 from psdp.simulate.scenario import job_of
 from psdp.simulate.world import WARM_UP, World, rate
@@ -58,7 +58,8 @@ class Recorded:
 
     config: dict[str, Any]
     summary: dict[str, Any]
-    pushes: list[tuple[Push, Timing]]
+    pushes: list[tuple[Push, float]]
+    """Each with the seconds at which rank 0 noted it."""
 
     @property
     def job(self) -> Job:
@@ -67,9 +68,9 @@ class Recorded:
     def gradients_per_s(self) -> float:
         """Return the throughput after the warm-up."""
         updates, done = [], 0
-        for push, timing in self.pushes:
-            done += push.steps
-            updates.append((timing.time_s, done))
+        for push, time_s in self.pushes:
+            done += push.work.steps
+            updates.append((time_s, done))
         return rate(updates)
 
 
@@ -132,7 +133,7 @@ def read_run(folder: Path) -> Recorded:
             f"--calibrate {folder}: in --mode {mode} a run is now in one mode and now in another, "
             "at other costs; record a run of one mode"
         )
-    pushes = [_push_of(event) for event in happened if isinstance(event.event, Push)]
+    pushes = [(it.event, it.time_s) for it in happened if isinstance(it.event, Push)]
     return Recorded(config, summary, pushes)
 
 
@@ -152,15 +153,10 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return record
 
 
-def _push_of(happened: Happened) -> tuple[Push, Timing]:
-    assert isinstance(happened.event, Push)
-    return happened.event, happened.timing
-
-
 def _read_off(run: Recorded, job: Job, costs: Costs) -> Costs:
     """Return the costs that the record shows, all but the latency."""
     summary, pushes = run.summary, run.pushes
-    gradients = sum(push.steps for push, _ in pushes)
+    gradients = sum(push.work.steps for push, _ in pushes)
     mode = job.config.mode
     averages = mode.in_rounds and Pushed.GRADIENT in mode.pushes
     averaged = gradients if averages else 0
@@ -172,8 +168,8 @@ def _read_off(run: Recorded, job: Job, costs: Costs) -> Costs:
     inner_s = apply_s if mode.own_optimizer else 0.0
     # First steps touch their memory for the first time, and throughput does not count them either.
     warm = pushes[int(WARM_UP * len(pushes)) :]
-    worker_s = fmean(_exchange_s(warm, inner_s)) - size * pull_s_per_byte
-    samples = [timing.busy_s for _, timing in warm]
+    worker_s = fmean(_exchange_s([push for push, _ in warm], inner_s)) - size * pull_s_per_byte
+    samples = [push.work.busy_s for push, _ in warm]
     return replace(
         costs,
         step_s=tuple(samples[:: -(-len(samples) // MOST_SAMPLES)]),
@@ -185,16 +181,16 @@ def _read_off(run: Recorded, job: Job, costs: Costs) -> Costs:
     )
 
 
-def _exchange_s(pushes: list[tuple[Push, Timing]], inner_s: float) -> list[float]:
+def _exchange_s(pushes: list[Push], inner_s: float) -> list[float]:
     """Return the processor seconds that each worker used for an exchange, its steps apart."""
-    by_rank: defaultdict[int, list[tuple[Push, Timing]]] = defaultdict(list)
-    for push, timing in pushes:
-        by_rank[push.rank].append((push, timing))
+    by_rank: defaultdict[int, list[Work]] = defaultdict(list)
+    for push in pushes:
+        by_rank[push.rank].append(push.work)
     means = []
     for own in by_rank.values():
         if len(own) > 1:
-            steps_s = sum((timing.busy_s + inner_s) * push.steps for push, timing in own[1:])
-            all_s = own[-1][1].cpu_s - own[0][1].cpu_s
+            steps_s = sum((work.busy_s + inner_s) * work.steps for work in own[1:])
+            all_s = own[-1].cpu_s - own[0].cpu_s
             means.append((all_s - steps_s) / (len(own) - 1))
     return means
 

@@ -1,27 +1,29 @@
-"""A simulated server: it receives, decides if it leads, and performs effects in order."""
+"""A simulated server: it receives, decides if it leads, and does what its shard's machine says."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from psdp.protocol import Apply, Drained, Drop, Effect, SendWeights
+from psdp.protocol import Apply, Drop, Effect, SendWeights
+from psdp.protocol import order as o
 from psdp.simulate.clock import Action, Cores, Network
 from psdp.simulate.costs import Costs
 
 Order = tuple[Effect, int]
-"""An effect and, of an answer, the life of its worker that asked for it."""
+"""An effect of the policy and, of an answer, the life of its worker that asked for it."""
 
 
 class Server:
-    """One shard's server. Like the real one it does one thing at a time, what it decided before
-    what has arrived, and an update waits for its gradients, then for the others' partial norms.
+    """One shard's server, with the machine that real servers run. Like these it does one thing at a
+    time, and what it decided before what has arrived.
 
     Args:
         shard_bytes: of this server.
         cores: on which it computes.
-        performed: called after each effect that this server has performed.
+        performed: called after each effect of the policy that this server has performed.
         answer: called when the last byte of an answer has reached a worker.
     """
 
@@ -48,10 +50,9 @@ class Server:
         self._answer = answer
         self._busy = False
         self._inbox: deque[tuple[float, Action]] = deque()
-        self._orders: deque[Order] = deque()
-        self._landed: set[int] = set()
-        self._norms: Counter[int] = Counter()
-        self._updating: Apply | None = None
+        self._machine = o.ShardOrder(rank, servers)
+        self._effects: deque[o.Effect] = deque()
+        self._applies: dict[int, Apply] = {}
 
     # What arrives
 
@@ -62,85 +63,79 @@ class Server:
 
     def land(self, slot: int) -> None:
         """A gradient is here."""
-        self._landed.add(slot)
+        self._happened(o.Landed(slot))
 
     def follow(self, orders: list[Order]) -> None:
-        """Perform these after what was decided before."""
-        self._orders.extend(orders)
-        self._proceed()
+        """Perform these after what was decided before; rank 0 tells all others."""
+        for order in orders:
+            self._happened(o.Decided(self._decision(order)))
+        if self.rank == 0:
+            for peer in self.peers:
+                self._network.send(0, peer.rank, 0, partial(peer.follow, orders))
 
-    def take_norm(self, version: int) -> None:
-        """A server's part of the norm of an averaged gradient is known here."""
-        self._norms[version] += 1
+    def _decision(self, order: Order) -> Any:
+        match order[0]:
+            case Apply(slots, weights, _, _, version, rate) as apply:
+                self._applies[version] = apply
+                return o.Update(version, slots, weights, rate)
+            case Drop(_, slot):
+                return o.Discard(slot)
+        return order
+
+    def _happened(self, event: o.Event) -> None:
+        self._effects += self._machine.handle(event)
         self._proceed()
 
     # What is done
 
     def _proceed(self) -> None:
-        if self._busy:
-            return
-        if self._updating is not None:
-            version = self._updating.version
-            if self._norms[version] == self._servers:
-                del self._norms[version]
-                self._work(self._costs.apply_s / self._servers, self._updated)
+        while not self._busy:
+            if self._effects:
+                self._perform(self._effects.popleft())
+            elif self._inbox:
+                self._work(*self._inbox.popleft())
+            else:
                 return
-        elif self._orders and self._ready(self._orders[0][0]):
-            self._perform(self._orders.popleft())
-            return
-        if self._inbox:
-            self._work(*self._inbox.popleft())
 
-    def _ready(self, effect: Effect) -> bool:
+    def _perform(self, effect: o.Effect) -> None:
+        costs = self._costs
         match effect:
-            case Apply(slots):
-                return self._landed.issuperset(slots)
-            case Drop(_, slot):
-                return slot in self._landed
-            case _:
-                return True
+            case o.Average(o.Update(slots=slots)):
+                # Of a single gradient there is no mean to make.
+                busy_s = len(slots) * costs.average_s / self._servers if len(slots) > 1 else None
+                self._then(busy_s, o.Averaged())
+            case o.ShareNorm(version, squares):
+                norm = o.NormOf(self.rank, version, squares)
+                for peer in self.peers:
+                    self._network.send(self.rank, peer.rank, 0, partial(peer.take_norm, norm))
+            case o.Renew(update):
+                done = partial(self._updated, self._applies.pop(update.version))
+                self._work(costs.apply_s / self._servers, done)
+            case (SendWeights() as answer, int(life)):
+                self._work(costs.server_message_s, partial(self._send, answer, life))
+            case o.Forget():
+                pass  # nothing lies there but a number
+            case (done, _):
+                self._performed(done)
 
-    def _perform(self, order: Order) -> None:
-        effect, life = order
-        if self.rank == 0 and not isinstance(effect, Drained):
-            for peer in self.peers:
-                self._network.send(0, peer.rank, 0, partial(peer.follow, [order]))
-        match effect:
-            case Apply(slots, version=version):
-                self._updating = effect
-                if len(slots) == 1:
-                    # Its worker has sent the whole norm to every server.
-                    self._norms[version] = self._servers
-                    self._proceed()
-                else:
-                    busy_s = len(slots) * self._costs.average_s / self._servers
-                    self._work(busy_s, partial(self._averaged, version))
-            case Drop(_, slot):
-                self._landed.discard(slot)
-                self._done(effect)
-            case SendWeights():
-                self._work(self._costs.server_message_s, partial(self._send, effect, life))
-            case Drained():
-                self._done(effect)
+    def take_norm(self, norm: o.NormOf) -> None:
+        """A server's part of the norm of a mean is known here."""
+        self._happened(norm)
 
-    def _averaged(self, version: int) -> None:
-        for peer in self.peers:
-            self._network.send(self.rank, peer.rank, 0, partial(peer.take_norm, version))
-        self._norms[version] += 1
+    def _then(self, busy_s: float | None, event: o.Event) -> None:
+        """Let something happen after so many seconds of work, at once if there is none."""
+        if busy_s is None:
+            self._happened(event)
+        else:
+            self._work(busy_s, partial(self._happened, event))
 
-    def _updated(self) -> None:
-        apply, self._updating = self._updating, None
-        assert apply is not None
-        self._landed.difference_update(apply.slots)
+    def _updated(self, apply: Apply) -> None:
         self._performed(apply)
+        self._happened(o.Updated())
 
-    def _send(self, effect: SendWeights, life: int) -> None:
-        self._network.send(self.rank, effect.rank, self._shard_bytes, self._answer(effect, life))
-        self._performed(effect)
-
-    def _done(self, effect: Effect) -> None:
-        self._performed(effect)
-        self._proceed()
+    def _send(self, answer: SendWeights, life: int) -> None:
+        self._network.send(self.rank, answer.rank, self._shard_bytes, self._answer(answer, life))
+        self._performed(answer)
 
     def _work(self, busy_s: float, then: Action) -> None:
         self._busy = True

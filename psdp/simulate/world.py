@@ -9,7 +9,8 @@ import numpy as np
 
 from psdp.config.handicap import parse_jitter, parse_stragglers
 from psdp.job import Job
-from psdp.protocol import Apply, Drained, Drop, Effect, Leave, Pull, Push, SendWeights
+from psdp.policies import make_policy
+from psdp.protocol import Apply, Drained, Drop, Effect, Leave, Pull, Push, SendWeights, Work
 from psdp.records.metrics import Histogram
 from psdp.simulate.clock import Action, Clock, Cores, Network, Ring
 from psdp.simulate.costs import Costs
@@ -77,7 +78,7 @@ def rate(updates: list[tuple[float, int]]) -> float:
 
 def survives(job: Job) -> bool:
     """Say whether a job goes on when it loses a worker."""
-    return len(job.servers) == 1 and not job.reduces
+    return len(job.servers) == 1 and job.mode.survives_loss
 
 
 class World:
@@ -95,7 +96,7 @@ class World:
         item_bytes = np.dtype(run.dtype).itemsize
         self._pushed_bytes = [job.codec.bound_bytes(len(shard)) for shard in job.shards]
         self._job, self._costs = job, costs
-        self._policy = job.policy(0, {})
+        self._policy = make_policy(job, 0, {})
         self._lives = dict.fromkeys(job.workers, 0)
         """The life of each worker that rank 0 knows of."""
         self._course = Course()
@@ -125,7 +126,7 @@ class World:
         hops = 2 * (workers - 1)
         hop_s = costs.latency_s + self._size / workers / bytes_per_s
         ring = Ring(self._clock, workers, hops * hop_s, self._summed)
-        own_optimizer = run.mode in ("local", "easgd", "allreduce")
+        own_optimizer = job.mode.own_optimizer
         stragglers, jitter = parse_stragglers(run.straggler), parse_jitter(run.jitter)
         self._workers = {
             rank: Worker(
@@ -171,16 +172,15 @@ class World:
     def _push(self, answer: SendWeights, step_s: float) -> None:
         rank = answer.rank
         slot, life = self._job.workers.index(rank), self._workers[rank].life
-        push = Push(
-            rank=rank,
+        work = Work(
             clock=answer.clock,
             version=answer.version,
-            slot=slot,
             tokens=answer.steps * self._job.tokens_per_gradient,
+            batch=answer.batch,
             steps=answer.steps,
             step_s=step_s,
-            batch=answer.batch,
         )
+        push = Push(rank, slot, work)
         sent = not self._job.reduces  # else the servers have no use for it
         self._course.pushed_bytes += sum(self._pushed_bytes) * sent
         for server in self._servers:
@@ -209,6 +209,7 @@ class World:
     def _decide(self, event: Pull | Push | Leave, life: int) -> None:
         self._lives[event.rank] = life
         effects = self._policy.handle(event)
+        self._course.dropped += sum(isinstance(effect, Drop) for effect in effects)
         self._servers[0].follow([(effect, self._life_of(effect)) for effect in effects])
 
     def _life_of(self, effect: Effect) -> int:
@@ -221,8 +222,6 @@ class World:
                 course.lags.add(lags)
                 if not self._job.reduces:
                     self._count(tokens // self._job.tokens_per_gradient)
-            case Drop():
-                course.dropped += 1
             case Drained():
                 course.drained = True
                 self._clock.stop()

@@ -15,17 +15,9 @@ from psdp.errors import ProtocolError
 from psdp.params import Array
 from psdp.transport.backoff import Backoff
 from psdp.transport.devices import HostMemory, MemorySpace
+from psdp.transport.headers import FOLLOWS, MAX_HEADER_BYTES, Header, encode
 from psdp.transport.link import Link
-from psdp.transport.messages import (
-    FOLLOWS,
-    MAX_HEADER_BYTES,
-    WITH_PAYLOAD,
-    Header,
-    Message,
-    Taken,
-    Weights,
-    encode,
-)
+from psdp.transport.messages import Answer, Message, Taken
 from psdp.transport.shared import Neighbours, same_memory
 
 
@@ -137,7 +129,7 @@ class Endpoint(ABC):
     def _dispatch(self, peer: int, message: Message, raw: Array | None, sending: Sending) -> None:
         offset = FOLLOWS if raw is None else self._neighbours.offset(peer, raw)
         header = encode(message, 0 if raw is None else raw.nbytes, offset)
-        if offset != FOLLOWS and isinstance(message, Weights) and peer not in self._gone:
+        if offset != FOLLOWS and isinstance(message, Answer) and peer not in self._gone:
             self._lent[peer].append(sending)
             self._post(peer, header, None, Sending())
         else:
@@ -206,7 +198,7 @@ class Endpoint(ABC):
                 self._vectors.copy(source, target)
                 self._vectors.synchronize()
                 self.landing_s += time.monotonic() - begin_s
-            if isinstance(message, Weights):
+            if isinstance(message, Answer):
                 self.send(peer, Taken())
         return Arrival(peer, message)
 
@@ -234,13 +226,6 @@ class Endpoint(ABC):
 
     def _backoff(self) -> Backoff:
         return Backoff(self._neighbours.listen, all_ring=self._all_ring)
-
-
-def has_payload(header: Header) -> bool:
-    """Say whether a vector follows a header as a message, which an empty vector does too."""
-    return header.offset == FOLLOWS and (
-        header.payload_bytes > 0 or isinstance(header.message, WITH_PAYLOAD)
-    )
 
 
 def landing_bytes(landing: Landing, peer: int, message: Message, payload_bytes: int) -> Array:

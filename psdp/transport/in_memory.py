@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from psdp.params import Array
-from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
+from psdp.transport.base import Arrival, Endpoint, Lost, Sending, landing_bytes
 from psdp.transport.devices import MemorySpace
+from psdp.transport.headers import decode, has_payload
 from psdp.transport.link import Link
-from psdp.transport.messages import decode
 from psdp.transport.reducer import Reducer
 from psdp.transport.shared import Neighbours
 

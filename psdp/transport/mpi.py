@@ -20,11 +20,11 @@ import numpy as np
 from psdp.errors import ConfigError, PeerLost, ProtocolError
 from psdp.params import Array
 from psdp.transport.backoff import Backoff
-from psdp.transport.base import Arrival, Endpoint, Lost, Sending, has_payload, landing_bytes
+from psdp.transport.base import Arrival, Endpoint, Lost, Sending, landing_bytes
 from psdp.transport.devices import MemorySpace
+from psdp.transport.headers import MAX_HEADER_BYTES, Header, decode, has_payload
 from psdp.transport.launchers import warning_of
 from psdp.transport.link import Link
-from psdp.transport.messages import MAX_HEADER_BYTES, Header, decode
 from psdp.transport.reducer import Reducer
 from psdp.transport.shared import Neighbours
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from psdp.errors import ProtocolError
 from psdp.params import Array
 from psdp.transport.bell import Bell, BellCard, Ringer
-from psdp.transport.messages import FOLLOWS
+from psdp.transport.headers import FOLLOWS
 
 
 class SharedRegion:

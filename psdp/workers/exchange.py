@@ -6,11 +6,12 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from psdp.errors import PeerLost, ProtocolError
 from psdp.job import Job
+from psdp.modes import Pushed
 from psdp.params import Array
+from psdp.protocol import Sums, Work
 from psdp.transport import Arrival, Endpoint, Lost, Sending
 from psdp.transport import messages as m
 from psdp.workers.replica import Replica
@@ -67,42 +68,49 @@ class Exchange:
 
     # Vectors
 
-    def pull(self, snapshot: int) -> m.Weights:
-        """Ask for the current weights or a snapshot's; return the order that comes with them.
+    def pull(self) -> m.Answer:
+        """Ask for the present weights; return rank 0's answer, which has an order.
 
         Raises:
             PeerLost: a server is gone.
             Interrupted: a signal asked this rank to end.
         """
-        # Rank 0 passes a pull of the current weights on, so that all servers answer it alike.
-        for server in self.job.servers[:1] if snapshot == m.CURRENT else self.job.servers:
-            self.endpoint.send(server, m.PullRequest(snapshot))
+        # Rank 0 passes it on, so that all servers answer alike.
+        self.endpoint.send(0, m.AskWeights())
         return self._await_weights()
 
-    def push(self, state: Sequence[Array], **fields: Any) -> list[Sending]:
-        """Start sending every server its part of the replica's gradient.
+    def pull_snapshot(self, version: int) -> None:
+        """Get the weights of a version that all servers have a snapshot of.
 
-        Args:
-            state: that all workers share; where there is some, one of them hands it to rank 0,
-                and there is no gradient.
-            fields: of :class:`messages.Gradient`, but its totals.
+        Raises:
+            PeerLost: a server is gone.
+            Interrupted: a signal asked this rank to end.
         """
-        digest = sha256_of(self.replica.weights_on_host()) if state else ""
-        sendings = self._hand_over(state)
+        for server in self.job.servers:
+            self.endpoint.send(server, m.AskSnapshot(version))
+        self._await_weights()
+
+    def push(self, kind: Pushed, work: Work) -> list[Sending]:
+        """Start sending every server its part of the replica's gradient, which is of this kind."""
+        message: m.Message = m.PUSHES[kind](work, self._totals())
+        sendings = []
         for server, payload in zip(self.job.servers, self.replica.payloads(), strict=True):
-            message = m.Gradient(**fields, **self._totals(), weights_sha256=digest)
-            pushed = payload[:0] if state else payload
-            sendings.append(self.endpoint.send(server, message, pushed))
-            self.pushed_bytes += pushed.nbytes
+            sendings.append(self.endpoint.send(server, message, payload))
+            self.pushed_bytes += payload.nbytes
         return sendings
 
-    def _hand_over(self, state: Sequence[Array]) -> list[Sending]:
-        if self.endpoint.rank != self.job.workers[0]:
-            return []
-        self.pushed_bytes += sum(vector.nbytes for vector in state)
-        return [self.endpoint.send(0, m.State(i), vector) for i, vector in enumerate(state)]
+    def hand_over(self, work: Work, state: Sequence[Array]) -> list[Sending]:
+        """Start telling rank 0 what all workers have reached by themselves: its hash and, from the
+        first of them, the weights and the optimizer's vectors (P,) themselves."""
+        sendings = []
+        if self.endpoint.rank == self.job.workers[0]:
+            self.pushed_bytes += sum(vector.nbytes for vector in state)
+            sendings = [self.endpoint.send(0, m.State(i), vector) for i, vector in enumerate(state)]
+        digest = sha256_of(self.replica.weights_on_host())
+        reached = m.Reached(work, self._totals(), digest)
+        return [*sendings, self.endpoint.send(0, reached)]
 
-    def await_answer(self, pushes: Sequence[Sending], pushed_bytes: int) -> m.Weights:
+    def await_answer(self, pushes: Sequence[Sending], pushed_bytes: int) -> m.Answer:
         """Wait for the answer to these pushes; note where the time went.
 
         Raises:
@@ -118,8 +126,8 @@ class Exchange:
         self.replica.profile.add("pull", pull_s, self.replica.weights.nbytes)
         return answer
 
-    def _await_weights(self, pushes: Sequence[Sending] = ()) -> m.Weights:
-        """Wait until these pushes have left, then for every server's shard; return rank 0's order.
+    def _await_weights(self, pushes: Sequence[Sending] = ()) -> m.Answer:
+        """Wait until these pushes have left, then for every server's shard; return rank 0's.
 
         Until then the gradient and the weights belong to the servers: a server on this host reads
         and averages the gradient where it lies.
@@ -129,11 +137,11 @@ class Exchange:
             self.heed_signal()
             self._events += self.endpoint.flush(pushes, timeout_s=LOOK_UP_S)
         pushed_s = self._now()
-        answers: dict[int, m.Weights] = {}
+        answers: dict[int, m.Answer] = {}
         while len(answers) < len(self.job.servers):
             self.heed_signal()
             match self._events.popleft() if self._events else self.endpoint.receive(LOOK_UP_S):
-                case Arrival(peer, m.Weights() as answer):
+                case Arrival(peer, m.Answer() as answer):
                     answers[peer] = answer
                 case None:
                     pass
@@ -150,7 +158,7 @@ class Exchange:
         return answers[0]
 
     def _landing(self, peer: int, message: m.Message) -> Array:
-        if not isinstance(message, m.Weights) or peer not in self.job.servers:
+        if not isinstance(message, m.Answer) or peer not in self.job.servers:
             raise ProtocolError(f"rank {peer} sent a payload with {message}")
         span = self.job.shards[peer]
         return self.replica.weights[span.start : span.stop]
@@ -178,16 +186,12 @@ class Exchange:
 
     def report_steps(self, clock: int, steps: int, loss: float, squares: float) -> None:
         """Tell rank 0 of steps that all workers did together; see :class:`messages.Progress`."""
-        message = m.Progress(
-            **self._totals(), clock=clock, steps=steps, loss=loss, sum_of_squares=squares
-        )
-        self.endpoint.send(0, message)
+        self.endpoint.send(0, m.Progress(self._totals(), clock, steps, loss, squares))
 
-    def report_evaluation(self, order: m.Weights, loss: float, correct: int, tokens: int) -> None:
+    def report_evaluation(self, order: m.Evaluate, sums: Sums) -> None:
         """Tell rank 0 what one part of an evaluation came to."""
         digest = sha256_of(self.replica.weights_on_host()) if order.part == 0 else ""
-        message = m.Evaluated(order.snapshot, order.part, loss, correct, tokens, digest)
-        self.endpoint.send(0, message)
+        self.endpoint.send(0, m.Evaluated(order.version, order.part, sums, digest))
 
     def report_costs(self) -> None:
         """Tell rank 0 where this worker's time went so far, if that is measured."""
@@ -196,27 +200,27 @@ class Exchange:
             message = m.Spent(profile.steps, kind, cost.calls, cost.seconds, cost.flops, cost.bytes)
             self.endpoint.send(0, message)
 
-    def say_goodbye(self, why: str, status: int = 0) -> None:
-        """Tell rank 0 that this worker computes no more; see :class:`messages.Goodbye`."""
-        sending = self.endpoint.send(0, m.Goodbye(**self._totals(), why=why, status=status))
-        if why == m.DONE:
-            self.endpoint.flush([sending])
-            return
+    def say_done(self) -> None:
+        """Tell rank 0 that this worker has done what it was told to."""
+        self.endpoint.flush([self.endpoint.send(0, m.Done(self._totals()))])
+
+    def say_failed(self, why: m.Failed | m.Signalled) -> None:
+        """Tell rank 0 that this worker cannot go on."""
+        sending = self.endpoint.send(0, why)
         # Other messages may be under way, and rank 0 gone: try for a while, then go.
         deadline = self._now() + GOODBYE_S
         while not sending.done and self._now() < deadline:
             self.endpoint.receive(timeout_s=0.01)
 
-    def _totals(self) -> dict[str, Any]:
-        """Return the fields of :class:`messages.Totals`."""
-        return {
-            "compute_s": self.compute_s,
-            "push_s": self.push_s,
-            "wait_s": self.wait_s,
-            "pull_s": self.pull_s,
-            "pushed_bytes": self.pushed_bytes,
-            "pulled_bytes": self.pulled_bytes,
-        }
+    def _totals(self) -> m.Totals:
+        return m.Totals(
+            compute_s=self.compute_s,
+            push_s=self.push_s,
+            wait_s=self.wait_s,
+            pull_s=self.pull_s,
+            pushed_bytes=self.pushed_bytes,
+            pulled_bytes=self.pulled_bytes,
+        )
 
 
 def _refuse(event: Arrival | Lost) -> None:

@@ -13,7 +13,7 @@ from psdp.backend.squares import clip_coefficient
 from psdp.checkpoint import Snapshot
 from psdp.job import Job
 from psdp.params import Array
-from psdp.transport.messages import Weights
+from psdp.transport.messages import Train
 from psdp.workers.replica import Replica
 from psdp.workers.training import Gradient, OwnOptimizer, Trained
 
@@ -47,7 +47,7 @@ class ReducedTraining(OwnOptimizer):
         if snapshot is not None:
             self._optimizer.load(snapshot.optimizer, snapshot.updates)
 
-    def train(self, order: Weights) -> Trained:
+    def train(self, order: Train, version: int) -> Trained:
         """Take the steps of an order, and report those where a record is due.
 
         It ends early with a mean gradient that is not finite, which is the same for all workers
@@ -56,7 +56,7 @@ class ReducedTraining(OwnOptimizer):
         end, total = order.clock + order.steps, 0.0
         losses: list[float] = []
         for clock in range(order.clock, end):
-            self._gradient(clock, clock, True)
+            self.gradient(clock, clock, True)
             self.replica.fetch()
             losses.append(self.replica.take_loss())
             total += losses[-1]
@@ -73,8 +73,8 @@ class ReducedTraining(OwnOptimizer):
                 self._report(begin, count, sum(losses) / count, squares)
                 losses.clear()
             if not finite:
-                return Trained(math.nan, order.version)
-        return Trained(total / order.steps, order.version)
+                return Trained(math.nan, version)
+        return Trained(total / order.steps, version)
 
     def state(self) -> list[Array]:
         self.replica.unload()

@@ -15,9 +15,10 @@ import numpy as np
 
 from psdp.backend import Scalar
 from psdp.job import Job
+from psdp.modes import Pushed
 from psdp.optim import Schedule, make_optimizer
 from psdp.params import Array
-from psdp.transport.messages import ALONE, Weights
+from psdp.transport.messages import Train
 from psdp.workers.replica import Replica
 
 Gradient = Callable[[int, int, bool], None]
@@ -39,17 +40,11 @@ class Training(ABC):
     def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
         self.job = job
         self.replica = replica
-        self._gradient = gradient
+        self.gradient = gradient
 
     @abstractmethod
-    def train(self, order: Weights) -> Trained:
-        """Leave in the replica's gradient what is to be pushed."""
-
-    def one_gradient(self, order: Weights) -> Trained:
-        """Compute the first gradient of an order into the replica's."""
-        self._gradient(order.clock, order.batch, True)
-        self.replica.fetch()
-        return Trained(self.replica.take_loss(), order.version)
+    def train(self, order: Train, version: int) -> Trained:
+        """Leave in the replica's gradient what is to be pushed; ``version`` is of the weights."""
 
     def merged(self) -> None:  # noqa: B027 (most keep what has landed)
         """The answer to a push has landed in the replica's weights."""
@@ -66,8 +61,10 @@ class Training(ABC):
 class GradientTraining(Training):
     """One gradient."""
 
-    def train(self, order: Weights) -> Trained:
-        return self.one_gradient(order)
+    def train(self, order: Train, version: int) -> Trained:
+        self.gradient(order.clock, order.batch, True)
+        self.replica.fetch()
+        return Trained(self.replica.take_loss(), version)
 
 
 class OverlappedTraining(Training):
@@ -81,23 +78,23 @@ class OverlappedTraining(Training):
         super().__init__(job, replica, gradient)
         self._ahead: Trained | None = None
 
-    def train(self, order: Weights) -> Trained:
-        trained = self._ahead or self._compute(order.clock, order)
+    def train(self, order: Train, version: int) -> Trained:
+        trained = self._ahead or self._compute(order.clock, version)
         self._ahead = None
         self.replica.fetch()
         return trained
 
-    def meanwhile(self, order: Weights) -> None:
+    def meanwhile(self, order: Train, version: int) -> None:
         """What was trained as ordered is on its way: compute what comes after it."""
         # With one gradient each that is out now the budget may be spent.
         out = len(self.job.workers) * self.job.tokens_per_gradient
         if order.tokens + out < self.job.tokens:
-            self._ahead = self._compute(order.clock + 1, order)
+            self._ahead = self._compute(order.clock + 1, version)
 
-    def _compute(self, clock: int, order: Weights) -> Trained:
+    def _compute(self, clock: int, version: int) -> Trained:
         # What left last is still on its way out of the vector that this one would go to.
-        self._gradient(clock, clock, False)
-        return Trained(self.replica.take_loss(), order.version)
+        self.gradient(clock, clock, False)
+        return Trained(self.replica.take_loss(), version)
 
 
 class OwnOptimizer(Training):
@@ -133,16 +130,16 @@ class LocalTraining(OwnOptimizer):
         super().__init__(job, replica, gradient)
         self._start: Array = self._optimizer.backend.zeros(job.table.size)
 
-    def train(self, order: Weights) -> Trained:
+    def train(self, order: Train, version: int) -> Trained:
         replica, start = self.replica, self._start
         start[...] = replica.own_weights
         loss = self.steps(order)
         if math.isfinite(loss):
             np.subtract(start, replica.own_weights, out=replica.own_gradient)
         replica.fetch()
-        return Trained(loss, order.version)
+        return Trained(loss, version)
 
-    def steps(self, order: Weights) -> float:
+    def steps(self, order: Train) -> float:
         """Train for the steps of an order; return the mean loss.
 
         It ends early with a gradient that is not finite, which rank 0 is to see. A GPU, which is
@@ -151,19 +148,12 @@ class LocalTraining(OwnOptimizer):
         replica, limit = self.replica, self.job.config.optim.grad_clip
         done = order.tokens / self.job.tokens_per_step
         for step in range(order.steps):
-            self._gradient(order.clock + step, order.batch + step, False)
+            self.gradient(order.clock + step, order.batch + step, False)
             coefficient = replica.backend.clip_coefficient(replica.own_gradient, limit)
             if isinstance(coefficient, float) and math.isnan(coefficient):
                 return math.nan
             self.update(done + step, coefficient)
         return replica.take_loss() / order.steps
-
-
-class AdaptiveTraining(LocalTraining):
-    """One gradient, or some steps alone, as rank 0 orders (``--mode auto``)."""
-
-    def train(self, order: Weights) -> Trained:
-        return super().train(order) if order.order == ALONE else self.one_gradient(order)
 
 
 class ElasticTraining(LocalTraining):
@@ -180,17 +170,17 @@ class ElasticTraining(LocalTraining):
         self._pull = job.elastic_rate / (1 - job.elastic_rate)
         self._begun = False
 
-    def train(self, order: Weights) -> Trained:
+    def train(self, order: Train, version: int) -> Trained:
         loss = self.steps(order)
         if math.isfinite(loss):
             self.replica.own_gradient[...] = self.replica.own_weights
         self._start[...] = self.replica.own_weights
         self.replica.fetch()
-        return Trained(loss, order.version)
+        return Trained(loss, version)
 
     def merged(self) -> None:
         weights, own = self.replica.own_weights, self._start
-        np.subtract(weights, self._seen(), out=weights)
+        np.subtract(weights, self.seen(), out=weights)
         np.multiply(weights, self._pull, out=weights)
         np.add(own, weights, out=own)
         self._restore()
@@ -202,7 +192,7 @@ class ElasticTraining(LocalTraining):
             self._start[...] = self.replica.own_weights
             self._begun = True
 
-    def _seen(self) -> Array:
+    def seen(self) -> Array:
         """Return the worker's weights (P,) as the server saw them."""
         return self._start if self.replica.codec.as_it_is else self.replica.decoded()
 
@@ -210,12 +200,15 @@ class ElasticTraining(LocalTraining):
         self.replica.own_weights[...] = self._start
 
 
-def training(job: Job, replica: Replica, gradient: Gradient) -> Training:
-    """Return what a worker does in this job's mode."""
-    kinds: dict[str, type[Training]] = {
-        "local": LocalTraining,
-        "easgd": ElasticTraining,
-        "auto": AdaptiveTraining,
-    }
-    usual = OverlappedTraining if job.config.run.overlap else GradientTraining
-    return kinds.get(job.config.run.mode, usual)(job, replica, gradient)
+_KINDS: dict[Pushed, type[Training]] = {
+    Pushed.GRADIENT: GradientTraining,
+    Pushed.CHANGE: LocalTraining,
+    Pushed.WEIGHTS: ElasticTraining,
+}
+
+
+def make_training(job: Job, replica: Replica, gradient: Gradient, kind: Pushed) -> Training:
+    """Return what a worker does where this kind of push is wanted."""
+    if kind is Pushed.GRADIENT and job.config.run.overlap:
+        return OverlappedTraining(job, replica, gradient)
+    return _KINDS[kind](job, replica, gradient)

@@ -10,18 +10,24 @@ import numpy as np
 
 from psdp.checkpoint import Snapshot
 from psdp.config.handicap import parse_jitter, parse_stragglers
+from psdp.errors import ProtocolError
 from psdp.job import Job
+from psdp.modes import Pushed
+from psdp.protocol import Sums, Work
 from psdp.records.profile import OTHER
 from psdp.task import Measured, Step, Task
 from psdp.transport import Endpoint
 from psdp.transport import messages as m
 from psdp.transport.link import seconds_on_link
 from psdp.transport.reducer import Reducer
-from psdp.workers.exchange import LOOK_UP_S, Exchange
+from psdp.workers.exchange import LOOK_UP_S, Exchange, Interrupted
 from psdp.workers.handicap import Handicap
 from psdp.workers.reduced import ReducedTraining
 from psdp.workers.replica import Replica
-from psdp.workers.training import OverlappedTraining, Training, training
+from psdp.workers.training import OverlappedTraining, Training, make_training
+
+LAST_SAVE_S = 4.5
+"""How long a worker that cannot go on waits for rank 0 to save the weights, and to end all."""
 
 IDLE_S = 0.0005
 """How often a worker that overlaps looks whether its GPU has done what it was asked for."""
@@ -73,13 +79,14 @@ class Worker:
             jitter=parse_jitter(job.config.run.jitter),
         )
         self._reducer = reducer
-        self._training: Training
-        if reducer is None:
-            self._training = training(job, replica, self._compute)
-        else:
-            self._training = ReducedTraining(
-                job, replica, self._compute, self._reduce, self.exchange.report_steps, snapshot
-            )
+        self.trainings: dict[Pushed, Training] = {}
+        for kind in job.mode.pushes:
+            if kind is Pushed.NOTHING:
+                report = self.exchange.report_steps
+                how = job, replica, self._compute, self._reduce, report, snapshot
+                self.trainings[kind] = ReducedTraining(*how)
+            else:
+                self.trainings[kind] = make_training(job, replica, self._compute, kind)
         self._computing_since_s = 0.0
         # Where workers share cores, the wall clock would count the steps of others.
         self._on_cpu = replica.backend.name == "cpu"
@@ -93,28 +100,43 @@ class Worker:
             PeerLost: a server is gone.
             Interrupted: a signal asked this rank to end.
         """
-        order = self._pull_current()
-        while order.order != m.STOP:
-            if order.order == m.EVALUATE:
-                self._evaluate(order)
-                order = self._pull_current()
-            else:
-                order = self._turn(order)
+        with np.errstate(all="ignore"):  # a gradient with NaN or Inf is found and named by rank 0
+            answer = self._pull()
+            while not isinstance(answer.order, m.Stop):
+                answer = self._obey(answer)
         self.exchange.report_costs()
-        self.exchange.say_goodbye(m.DONE)
+        self.exchange.say_done()
 
-    def _pull_current(self) -> m.Weights:
-        order = self.exchange.pull(m.CURRENT)
-        self._training.pulled()
-        return order
+    def _obey(self, answer: m.Answer) -> m.Answer:
+        """Do what an answer orders; return the next one."""
+        match answer.order:
+            case m.Train() as order:
+                return self._turn(order, answer.version)
+            case m.Evaluate() as order:
+                self._evaluate(order)
+                return self._pull()
+        raise ProtocolError(f"rank 0 ordered {answer.order}")
 
-    def _turn(self, order: m.Weights) -> m.Weights:
+    def fail(self, error: BaseException, status: int) -> None:
+        """Tell rank 0 that this rank cannot go on, and give it the time to save the weights."""
+        interrupted = isinstance(error, Interrupted)
+        self.exchange.say_failed(m.Signalled() if interrupted else m.Failed(status))
+        time.sleep(LAST_SAVE_S)
+
+    def _pull(self) -> m.Answer:
+        answer = self.exchange.pull()
+        for training in self.trainings.values():
+            training.pulled()
+        return answer
+
+    def _turn(self, order: m.Train, version: int) -> m.Answer:
         """Train as ordered and push what came of it; return the answer."""
         exchange, span = self.exchange, self.replica.profile.span
+        training = self.trainings[order.push]
         before_s, fetched_s = exchange.compute_s, self.replica.fetch_s
         self._computing_since_s = self._now()
         with span(OTHER):
-            trained = self._training.train(order)
+            trained = training.train(order, version)
             with span("gradient norm", self.replica.gradient.nbytes):
                 squares = self.replica.sum_of_squares()
         self._stop_computing()
@@ -125,29 +147,32 @@ class Worker:
         # A GPU is still at it when a step has been asked for: it is busy for as long as all takes.
         busy_s = self._busy_s if self._on_cpu else took_s - self._slept_s
         pushed_bytes = exchange.pushed_bytes
-        pushes = exchange.push(
-            self._training.state(),
+        work = Work(
             clock=order.clock,
-            steps=order.steps,
-            batch=order.batch,
             version=trained.version,
             tokens=order.steps * self.job.tokens_per_gradient,
+            batch=order.batch,
+            steps=order.steps,
             loss=trained.loss,
             sum_of_squares=squares,
             step_s=took_s / order.steps,
             busy_s=busy_s / order.steps,
             cpu_s=self._busy() - self._busy_start_s,
         )
+        if isinstance(training, ReducedTraining):
+            pushes = exchange.hand_over(work, training.state())
+        else:
+            pushes = exchange.push(order.push, work)
         pushed_bytes, self._busy_s = exchange.pushed_bytes - pushed_bytes, 0.0
         self._slept_s = 0.0
-        if isinstance(self._training, OverlappedTraining):
+        if isinstance(training, OverlappedTraining):
             before_s, self._computing_since_s = exchange.compute_s, self._now()
             with span(OTHER):
-                self._training.meanwhile(order)
+                training.meanwhile(order, version)
             self._stop_computing()
             self._ahead_s = exchange.compute_s - before_s
         answer = exchange.await_answer(pushes, pushed_bytes)
-        self._training.merged()
+        training.merged()
         for clock in range(order.clock, order.clock + order.steps):
             self.replica.profile.step()
             if (clock + 1) % self.job.config.run.log_every == 0:
@@ -201,14 +226,14 @@ class Worker:
             else:
                 time.sleep(min(left_s, LOOK_UP_S))
 
-    def _evaluate(self, order: m.Weights) -> None:
+    def _evaluate(self, order: m.Evaluate) -> None:
         """Evaluate one part of the validation split on a snapshot; report it to rank 0."""
-        self.exchange.pull(order.snapshot)
+        self.exchange.pull_snapshot(order.version)
         total = Measured(units=0, loss=0.0)
         for batch in self.task.validation(order.part, order.parts):
             self.exchange.heed_signal()
             total += self.replica.model.evaluate(batch)
-        self.exchange.report_evaluation(order, total.loss, total.correct, total.units)
+        self.exchange.report_evaluation(order, Sums(total.loss, total.correct, total.units))
 
     # Exchanges with other workers
 

@@ -27,16 +27,16 @@ from psdp.params import Array
 from psdp.records.console import Console
 from psdp.records.folder import RunFolder
 from psdp.records.metrics import Best
+from psdp.records.profile import Profile
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Record, Replay, events_file
 from psdp.servers.follower import Follower
-from psdp.servers.keeper import leader_of
-from psdp.servers.leader import LAST_SAVE_S, Leader
-from psdp.servers.server import Server
+from psdp.servers.leader import Leader
+from psdp.servers.progress import Progress
+from psdp.servers.serving import Serving
 from psdp.servers.shard import Shard
 from psdp.transport import Arrival, Lost
-from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork, InMemorySums
-from psdp.transport.messages import ERROR, SIGNAL
+from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork, InMemorySums, Killed
 from psdp.transport.shared import Neighbours, SharedMemory, open_memory
 from psdp.workers.exchange import Interrupted
 from psdp.workers.replica import Replica
@@ -66,10 +66,6 @@ def corpus() -> tuple[Array, Array]:
     rng = np.random.default_rng(3)
     train = (np.arange(2000) * 3 + rng.integers(0, 2, 2000)) % VOCAB
     return train.astype(np.uint8), rng.permutation(VOCAB)[:51].astype(np.uint8)
-
-
-class Killed(Exception):
-    """This rank dies here."""
 
 
 class _Aborted(BaseException):
@@ -110,6 +106,7 @@ class Training:
         self._parts = {rank: self._part(rank) for rank in range(size)}
         self.network = InMemoryNetwork(size, self._share())
         self._sums = InMemorySums(self.workers)
+        self.store = CheckpointStore(self.folder, config.run.keep_checkpoints)
         self._over = threading.Event()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ranks = [
@@ -124,8 +121,9 @@ class Training:
     # What a test looks at
 
     @property
-    def servers(self) -> list[Server]:
-        return [rank.role for rank in self.ranks if isinstance(rank.role, Server)]
+    def servers(self) -> list[Serving]:
+        roles = [rank.role for rank in self.ranks]
+        return [role.serving for role in roles if isinstance(role, Leader | Follower)]
 
     @property
     def leader(self) -> Leader:
@@ -133,11 +131,21 @@ class Training:
         assert isinstance(leader, Leader)
         return leader
 
+    @property
+    def progress(self) -> Progress:
+        """What is in the weights of rank 0's shard."""
+        return self.leader.serving.progress
+
     def worker(self, number: int) -> Worker:
         """Return a worker by its number, from 0."""
         worker = self.ranks[len(self.servers) + number].role
         assert isinstance(worker, Worker)
         return worker
+
+    def training(self, number: int) -> Any:
+        """Return what a worker does between exchanges, of one that always does the same."""
+        (training,) = self.worker(number).trainings.values()
+        return training
 
     @property
     def weights(self) -> Array:
@@ -195,14 +203,10 @@ class Training:
             if isinstance(error, Killed):
                 self.network.kill(rank.number)
                 return
-            if isinstance(rank.role, Worker) and not isinstance(error, PeerLost | _Aborted):
-                interrupted = isinstance(error, Interrupted)
+            if not isinstance(error, PeerLost | _Aborted):
                 status = error.exit_code if isinstance(error, PsdpError) else 1
-                with suppress(_Aborted):
-                    rank.role.exchange.say_goodbye(
-                        SIGNAL if interrupted else ERROR, 143 if interrupted else status
-                    )
-                self._over.wait(LAST_SAVE_S + 1)
+                with suppress(BaseException):
+                    rank.role.fail(error, 143 if isinstance(error, Interrupted) else status)
             self._over.set()
 
     def _make_like_mpi(self, endpoint: InMemoryEndpoint) -> None:
@@ -255,20 +259,19 @@ class Training:
             neighbours[rank] = Neighbours(memory, windows)
         return neighbours
 
-    def _server(self, rank: int) -> Server:
+    def _server(self, rank: int) -> Leader | Follower:
         job, run = self.job, self.job.config.run
         endpoint = self.network.endpoints[rank]
         shard = self._parts[rank]
         assert isinstance(shard, Shard)
-        store = CheckpointStore(self.folder, run.keep_checkpoints)
+        store = self.store
         best, snapshot = None, self._snapshot(rank)
         if self.resume is not None:
             manifest = read_manifest(find_checkpoint(self.resume))
             best = Best.from_record(manifest.state["best"])
         if rank:
-            return Follower(
-                job, endpoint, shard, store, snapshot, signalled=lambda: self.signalled(rank)
-            )
+            serving = Serving(job, endpoint, shard, store, snapshot)
+            return Follower(serving, signalled=lambda: self.signalled(rank))
         version, tokens = (0, 0) if snapshot is None else (snapshot.version, snapshot.tokens)
         recorder = Recorder(
             job,
@@ -287,14 +290,13 @@ class Training:
             record = Record(events_file(self.folder, version))
         if run.replay is not None:
             replay = Replay(events_file(Path(run.replay), version))
-        return leader_of(job)(
+        serving = Serving(job, endpoint, shard, store, snapshot, profile=Profile())
+        return Leader(
             job,
-            endpoint,
-            shard,
+            serving,
             store,
             recorder,
             {"settings": job.config.flat(), "workers": self.workers},
-            snapshot,
             best=best,
             record=record,
             replay=replay,

@@ -41,7 +41,7 @@ class Scripted:
 
 def scripted(script: dict[int, str]) -> Any:
     def prepare(run: Training) -> None:
-        run.leader._chooser = Scripted(script)  # type: ignore[assignment]
+        run.leader.deciding.choosing.chooser = Scripted(script)  # type: ignore[assignment]
 
     return prepare
 
@@ -65,7 +65,7 @@ def test_every_phase_counts_and_the_budget_is_kept(tmp_path: Path, servers: int)
     losses = [record["loss"] for record in run.metrics("train")]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
     for server in run.servers:
-        assert server.version == summary["version"]
+        assert server.progress.version == summary["version"]
 
 
 def test_one_step_alone_averaged_is_the_step_of_sync(tmp_path: Path) -> None:

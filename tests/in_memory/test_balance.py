@@ -13,6 +13,7 @@ from jobs import Training, before_gradient, corpus, die_at, train
 
 from psdp.data.partition import Grid, Partition
 from psdp.errors import PeerLost
+from psdp.transport import messages as m
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -23,13 +24,14 @@ def watch(run: Training) -> Counter[int]:
     """Count the batches that the workers push."""
     pushed: Counter[int] = Counter()
     leader = run.leader
-    on_gradient = leader.on_gradient
+    on_message = leader.on_message
 
     def counted(peer: int, message: Any) -> None:
-        pushed.update(range(message.batch, message.batch + message.steps))
-        on_gradient(peer, message)
+        if isinstance(message, tuple(m.PUSHES.values())):
+            pushed.update(message.work.batches)
+        on_message(peer, message)
 
-    leader.on_gradient = counted
+    leader.on_message = counted
     return pushed
 
 
@@ -111,7 +113,7 @@ def test_the_position_survives_a_resume(tmp_path: Path) -> None:
         train(tmp_path, prepare=dies, **common)
 
     def resumes(run: Training) -> None:
-        done.extend(run.leader.batches.pairs())
+        done.extend(run.progress.batches.pairs())
         pushed.append(watch(run))
 
     done: list[tuple[int, int]] = []

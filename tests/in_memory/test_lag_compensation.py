@@ -33,7 +33,7 @@ def test_every_gradient_moves_the_weights_as_its_rule_says(
     def watch(run: Training) -> None:
         for number in range(run.workers):
             worker = run.worker(number)
-            compute, rank = worker._training._gradient, worker.endpoint.rank
+            compute, rank = run.training(number).gradient, worker.endpoint.rank
 
             def watched(
                 clock: int,
@@ -48,7 +48,7 @@ def test_every_gradient_moves_the_weights_as_its_rule_says(
                 computed[rank, clock] = vectors
                 return loss
 
-            worker._training._gradient = watched
+            run.training(number).gradient = watched
         before_gradient(run.worker(2), lambda _count: time.sleep(5e-3))
 
     run = train(

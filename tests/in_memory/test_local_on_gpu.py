@@ -15,9 +15,10 @@ from psdp.backend import make_backend
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.config import Config
 from psdp.data.batches import TextBatch
+from psdp.modes import Pushed
 from psdp.params import Array
 from psdp.task import Step
-from psdp.transport.messages import TRAIN, Weights
+from psdp.transport.messages import Train
 from psdp.workers.replica import Replica
 from psdp.workers.training import LocalTraining, Trained
 
@@ -68,8 +69,8 @@ def train(
         if clock == poison:
             backend.to_device(np.full(1, math.inf), replica.own_gradient[7:8])
 
-    order = Weights(0, 0, TRAIN, -1, 0, 0, steps=STEPS)
-    return LocalTraining(job, replica, gradient).train(order), replica
+    order = Train(0, 0, STEPS, 0, Pushed.CHANGE)
+    return LocalTraining(job, replica, gradient).train(order, 0), replica
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

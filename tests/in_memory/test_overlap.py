@@ -13,6 +13,7 @@ import pytest
 from jobs import Training, before_gradient, train
 
 from psdp.params import Array
+from psdp.transport.messages import Gradient
 from psdp.workers.worker import IDLE_S
 
 pytestmark = pytest.mark.timeout(90)
@@ -34,7 +35,7 @@ def test_each_gradient_of_sync_is_of_the_version_before(
     def watch(run: Training) -> None:
         for number in range(run.workers):
             worker = run.worker(number)
-            compute = worker._training._gradient
+            compute = run.training(number).gradient
 
             def watched(
                 clock: int,
@@ -50,7 +51,7 @@ def test_each_gradient_of_sync_is_of_the_version_before(
                 computed[number, clock] = before, worker.replica.own_gradient.copy()
                 return loss
 
-            worker._training._gradient = watched
+            run.training(number).gradient = watched
 
     run = train(
         tmp_path, workers=2, servers=servers, max_steps=6, overlap=True, transport=transport,
@@ -76,14 +77,15 @@ def test_the_next_is_begun_before_the_server_has_seen_the_last(tmp_path: Path) -
         counter = iter(range(6))
         before_gradient(run.worker(0), lambda _count: begun[next(counter)].set())
         leader = run.leader
-        on_gradient = leader.on_gradient
+        on_message = leader.on_message
 
         def late(peer: int, message: Any) -> None:
-            if message.clock < 5:
-                assert begun[message.clock + 1].wait(10), f"{message.clock + 1} is not begun"
-            on_gradient(peer, message)
+            if isinstance(message, Gradient) and message.work.clock < 5:
+                after = message.work.clock + 1
+                assert begun[after].wait(10), f"{after} is not begun"
+            on_message(peer, message)
 
-        leader.on_gradient = late  # type: ignore[method-assign]
+        leader.on_message = late  # type: ignore[method-assign]
 
     run = train(tmp_path, max_steps=6, overlap=True, prepare=prepare)
     assert run.summary["version"] == 6

@@ -13,7 +13,7 @@ import pytest
 from jobs import Killed, Training, before_gradient, die_at, train
 
 from psdp.errors import ReplayError
-from psdp.servers.leader import Ended
+from psdp.servers.ending import Ended
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -164,10 +164,10 @@ def test_a_run_that_was_stopped_is_replayed_as_far_as_it_came(tmp_path: Path) ->
         None,
         settings | {"replay": str(tmp_path / "run")},
     )
-    with pytest.raises(Ended, match="ends before its run did; the weights so far are in"):
+    with pytest.raises(Ended, match="ends before its run did\nthe weights so far are in"):
         again.run()
     pushes = sum(event[0] == "push" for event in events(tmp_path / "run"))
-    assert again.leader.version == pushes
+    assert again.progress.version == pushes
 
 
 def test_a_divergence_is_told_at_its_first_gradient(tmp_path: Path) -> None:

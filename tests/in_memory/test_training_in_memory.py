@@ -23,8 +23,9 @@ from psdp.data.batches import Validation
 from psdp.errors import CheckpointError, DataError, NumericsError, PeerLost, PsdpError, RankFailed
 from psdp.nn.transformer import Transformer
 from psdp.params import Array
-from psdp.servers.leader import Ended
-from psdp.servers.server import Server
+from psdp.protocol.order import Squares, Update
+from psdp.servers.ending import Ended
+from psdp.servers.means import ByMean
 from psdp.transport import Sending
 from psdp.transport import messages as m
 from psdp.transport.shared import SharedMemory
@@ -83,15 +84,15 @@ def test_every_mode_spends_its_budget_and_says_so(
         "stopped_by": "budget",
     }
     assert (summary["steps"], summary["tokens"], summary["version"]) == (steps, tokens, version)
-    assert [server.version for server in run.servers] == [version] * servers
-    assert [sum(server.clocks.values()) for server in run.servers] == [pushes] * servers
+    assert [server.progress.version for server in run.servers] == [version] * servers
+    assert [sum(server.progress.clocks.values()) for server in run.servers] == [pushes] * servers
     assert summary["bytes_pushed"] == pushes * vector_bytes
     assert sum(summary["version_lag"]["histogram"].values()) == pushes
     limit = {"sync": 0, "async": pushes, "ssp": mode.get("staleness")}[mode["mode"]]
     assert summary["max_clock_gap"] <= limit
     if mode["mode"] == "sync":
         assert summary["version_lag"]["max"] == 0
-        assert set(run.leader.clocks.values()) == {steps}
+        assert set(run.progress.clocks.values()) == {steps}
     assert summary["weights_sha256"] == run.weights_sha256
     assert summary["val_loss"] == pytest.approx(validation_loss(run), rel=1e-12)
     assert summary["best_val_loss"] == summary["val_loss"]
@@ -99,7 +100,7 @@ def test_every_mode_spends_its_budget_and_says_so(
     records = run.metrics("train")
     assert [record["tokens"] for record in records] == sorted(r["tokens"] for r in records)
     assert records[-1]["tokens"] == tokens
-    assert records[-1]["clocks"] == {str(r): clock for r, clock in run.leader.clocks.items()}
+    assert records[-1]["clocks"] == {str(r): clock for r, clock in run.progress.clocks.items()}
     assert [record["version"] for record in run.metrics("eval")] == [version]
     checkpoint = find_checkpoint(tmp_path)
     assert checkpoint.name == f"step-{steps:06d}"
@@ -280,7 +281,7 @@ def test_early_stopping_ends_the_run_with_the_weights_saved(
     assert run.summary["stopped_by"] == "early_stop"
     assert 2 <= run.summary["version"] < 100
     assert max(run.checkpoints()) == run.job.step_of(run.summary["tokens"])
-    assert {server.version for server in run.servers} == {run.summary["version"]}
+    assert {server.progress.version for server in run.servers} == {run.summary["version"]}
 
 
 # Checkpoints and resuming
@@ -396,39 +397,49 @@ def test_all_servers_apply_the_same_gradients_in_the_same_order(
     tmp_path: Path, mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     applied: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    begin_update = Server.begin_update
+    average = ByMean.average
 
-    def noting(server: Server, asked: m.Update) -> None:
-        slots = m.unpack_slots(asked.slots)
-        gradients = [(slot, server.gradients[slot].clock) for slot in slots]
-        applied[server.endpoint.rank].extend(gradients)
-        begin_update(server, asked)
+    def noting(maker: ByMean, update: Update) -> Squares:
+        serving = next(s for s in jobs[-1].servers if s.shard is maker.shard)
+        pushed = [(slot, serving.pushes[slot].work.clock) for slot in update.slots]
+        applied[serving.endpoint.rank].extend(pushed)
+        return average(maker, update)
 
-    monkeypatch.setattr(Server, "begin_update", noting)
+    jobs: list[Training] = []
+
+    def prepare(run: Training) -> None:
+        jobs.append(run)
+        unsettle(run)
+
+    monkeypatch.setattr(ByMean, "average", noting)
     common = {"workers": 3, "servers": 3, "max_steps": 6, "checkpoint_every": 1, **mode}
-    whole = train(tmp_path / "whole", prepare=unsettle, **common)
+    whole = train(tmp_path / "whole", prepare=prepare, **common)
     for step, path in whole.checkpoints().items():
         manifest = read_manifest(path)
         shards = [Snapshot.from_tensors(read_shard(manifest, k)) for k in range(3)]
         assert len({(s.version, s.tokens, str(s.clocks)) for s in shards}) == 1
         applied.clear()
-        rest = train(tmp_path / f"from-{step}", resume=path, prepare=unsettle, **common)
+        rest = train(tmp_path / f"from-{step}", resume=path, prepare=prepare, **common)
         assert len(applied[0]) == 18 - 3 * step
         assert applied[0] == applied[1] == applied[2]
-        assert rest.leader.clocks == rest.servers[1].clocks == rest.servers[2].clocks
-        assert sum(rest.leader.clocks.values()) == 18
+        assert (
+            rest.progress.clocks
+            == rest.servers[1].progress.clocks
+            == rest.servers[2].progress.clocks
+        )
+        assert sum(rest.progress.clocks.values()) == 18
 
 
 def test_a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole(tmp_path: Path) -> None:
     def prepare(run: Training) -> None:
-        write = run.leader.store.write_shard
+        write = run.store.write_shard
 
         def full(step: int, *args: Any) -> dict[str, Any]:
             if step >= 6:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/shard")
             return write(step, *args)
 
-        run.leader.store.write_shard = full  # type: ignore[method-assign]
+        run.store.write_shard = full  # type: ignore[method-assign]
 
         def wait_for_the_fourth(gradient: int) -> None:
             deadline = time.monotonic() + 20
@@ -469,9 +480,9 @@ def test_when_a_worker_dies_the_others_do_its_work(
 
     run = train(tmp_path, workers=3, prepare=prepare, eval_every=2, **mode)
     assert (run.summary["stopped_by"], run.summary["steps"]) == ("budget", 6)
-    died_at = run.leader.clocks[run.job.workers[1]]
+    died_at = run.progress.clocks[run.job.workers[1]]
     assert died_at == gradient
-    assert sum(run.leader.clocks.values()) == 18
+    assert sum(run.progress.clocks.values()) == 18
     assert run.summary["val_loss"] == pytest.approx(validation_loss(run), rel=1e-12)
     if mode["mode"] == "ssp":
         assert run.summary["max_clock_gap"] <= mode["staleness"]
@@ -487,15 +498,15 @@ def test_the_push_of_a_worker_that_dies_right_after_it_still_counts(
 
         def last(peer: int, message: m.Message, payload: Array | None = None) -> Sending:
             sending = send(peer, message, payload)
-            if isinstance(message, m.Gradient) and message.clock == 2:
+            if isinstance(message, m.Gradient) and message.work.clock == 2:
                 raise Killed
             return sending
 
         endpoint.send = last  # type: ignore[method-assign]
 
     run = train(tmp_path, workers=3, prepare=prepare, **mode)
-    assert run.leader.clocks[run.job.workers[0]] == 3
-    assert sum(run.leader.clocks.values()) == 18
+    assert run.progress.clocks[run.job.workers[0]] == 3
+    assert sum(run.progress.clocks.values()) == 18
 
 
 @pytest.mark.parametrize("mode", MODES, ids=mode_name)
@@ -509,7 +520,7 @@ def test_a_worker_that_dies_in_the_last_evaluation_is_replaced(
         worker = run.worker(1)
         evaluate = worker._evaluate
 
-        def dying(order: m.Weights) -> None:
+        def dying(order: m.Evaluate) -> None:
             if when == "after":
                 evaluate(order)
             else:
@@ -536,7 +547,7 @@ def test_when_the_last_worker_dies_the_weights_are_saved_and_the_run_fails(
             die_at(run.worker(number), 2 + number)
 
     with pytest.raises(
-        PeerLost, match=r"the last worker, rank \d, is gone .*killed.*; the weights"
+        PeerLost, match=r"the last worker, rank \d, is gone .*killed.*\nthe weights"
     ):
         train(tmp_path, workers=2, prepare=prepare, eval_every=1, **mode)
     assert job[0].summary["stopped_by"] == "workers lost"
@@ -548,7 +559,7 @@ def test_when_the_last_worker_dies_in_the_last_evaluation_the_run_fails_too(tmp_
     def prepare(run: Training) -> None:
         for number in (0, 1):
 
-            def dying(_order: m.Weights) -> None:
+            def dying(_order: m.Evaluate) -> None:
                 raise Killed
 
             run.worker(number)._evaluate = dying  # type: ignore[method-assign]
@@ -594,7 +605,7 @@ def test_a_gradient_with_nan_ends_the_run_with_the_weights_before_it(
     with pytest.raises(
         NumericsError,
         match=rf"rank {rank} sent a gradient with NaN or Inf at step \d+ \(its gradient number 2, "
-        r"computed on version \d+, loss 4\.\d+\); the weights so far are in .*step-\d+\. Try a",
+        r"computed on version \d+, loss 4\.\d+\)\. Try a .*\nthe weights so far are in .*step-\d+",
     ) as caught:
         train(tmp_path, workers=2, servers=servers, prepare=prepare, **mode)
     if mode["mode"] == "sync":
@@ -604,7 +615,7 @@ def test_a_gradient_with_nan_ends_the_run_with_the_weights_before_it(
     assert np.isfinite(kept).all()
     place = job[0].job.shards[0]
     np.testing.assert_array_equal(
-        kept[place.start : place.stop], job[0].leader.shard.weights.values
+        kept[place.start : place.stop], job[0].leader.serving.shard.weights.values
     )
 
 
@@ -616,10 +627,10 @@ def test_after_a_signal_to_rank_0_the_run_goes_on_bit_for_bit(
     job: list[Training] = []
 
     def signalled(rank: int) -> str | None:
-        return "SIGTERM" if rank == 0 and job[0].leader.version >= 3 else None
+        return "SIGTERM" if rank == 0 and job[0].progress.version >= 3 else None
 
     common = {"workers": workers, "servers": servers, "max_steps": 8}
-    with pytest.raises(Ended, match=r"stopped by SIGTERM; the weights so far are in .*step-00000"):
+    with pytest.raises(Ended, match=r"stopped by SIGTERM\nthe weights so far are in .*step-00000"):
         train(tmp_path / "run", prepare=job.append, signalled=signalled, **common)
     assert job[0].summary["stopped_by"] == "signal"
     assert 3 <= job[0].summary["version"] < 8
@@ -634,13 +645,13 @@ def test_after_a_signal_within_the_last_step_of_async_the_last_weights_are_saved
     job: list[Training] = []
 
     def signalled(rank: int) -> str | None:
-        return "SIGTERM" if rank == 0 and job[0].leader.version >= 7 else None
+        return "SIGTERM" if rank == 0 and job[0].progress.version >= 7 else None
 
     common: dict[str, Any] = {"workers": 2, "mode": "async", "max_steps": 4}
     with pytest.raises(Ended):
         train(tmp_path, prepare=job.append, signalled=signalled, **common)
     rest = train(tmp_path, resume=tmp_path, **common)
-    assert rest.leader.version == 8
+    assert rest.progress.version == 8
     kept = read_manifest(find_checkpoint(tmp_path))
     assert kept.state["version"] == 8
     np.testing.assert_array_equal(read_weights(kept), rest.weights)
@@ -650,7 +661,7 @@ def test_after_a_signal_no_checksum_of_earlier_weights_is_told(tmp_path: Path) -
     job: list[Training] = []
 
     def signalled(rank: int) -> str | None:
-        return "SIGTERM" if rank == 0 and job[0].leader.version >= 5 else None
+        return "SIGTERM" if rank == 0 and job[0].progress.version >= 5 else None
 
     with pytest.raises(Ended):
         train(
@@ -668,7 +679,7 @@ def test_ssp_on_two_servers_goes_on_from_a_signal_within_a_step(
     job: list[Training] = []
 
     def signalled(rank: int) -> str | None:
-        return "SIGTERM" if rank == 0 and job[0].leader.version >= version else None
+        return "SIGTERM" if rank == 0 and job[0].progress.version >= version else None
 
     common: dict[str, Any] = {"workers": 3, "servers": 2, "mode": "ssp", "staleness": staleness}
     with pytest.raises(Ended):
@@ -684,8 +695,8 @@ def test_ssp_on_two_servers_goes_on_from_a_signal_within_a_step(
     rest = train(tmp_path / "rest", resume=tmp_path / "run", prepare=unsettle, **common)
     assert (rest.summary["version"], rest.summary["stopped_by"]) == (18, "budget")
     assert rest.summary["max_clock_gap"] <= staleness
-    assert [server.version for server in rest.servers] == [18, 18]
-    assert rest.leader.clocks == rest.servers[1].clocks
+    assert [server.progress.version for server in rest.servers] == [18, 18]
+    assert rest.progress.clocks == rest.servers[1].progress.clocks
 
 
 @pytest.mark.parametrize("mode", MODES, ids=mode_name)
@@ -695,10 +706,10 @@ def test_a_signal_to_a_server_that_follows_ends_the_run_with_a_checkpoint(
     job: list[Training] = []
 
     def signalled(rank: int) -> str | None:
-        return "SIGTERM" if rank == 2 and job[0].servers[2].version >= 3 else None
+        return "SIGTERM" if rank == 2 and job[0].servers[2].progress.version >= 3 else None
 
     common = {"workers": 2, "servers": 3, "max_steps": 40, **mode}
-    with pytest.raises(Ended, match="stopped by a signal to rank 2; the weights so far are in"):
+    with pytest.raises(Ended, match="stopped by a signal to rank 2\nthe weights so far are in"):
         train(tmp_path / "run", prepare=job.append, signalled=signalled, **common)
     assert job[0].summary["stopped_by"] == "signal"
     kept = read_manifest(find_checkpoint(tmp_path / "run"))
@@ -719,10 +730,10 @@ def test_a_signal_to_a_worker_ends_the_run_with_a_checkpoint(
 
     def signalled(rank: int) -> str | None:
         worker = servers + 1
-        return "SIGINT" if rank == worker and job[0].leader.clocks[worker] >= 3 else None
+        return "SIGINT" if rank == worker and job[0].progress.clocks[worker] >= 3 else None
 
     common = {"workers": 2, "servers": servers, "max_steps": 12, **mode}
-    with pytest.raises(Ended, match=rf"stopped by a signal to rank {servers + 1}; the weights so"):
+    with pytest.raises(Ended, match=rf"stopped by a signal to rank {servers + 1}\nthe weights so"):
         train(tmp_path / "run", prepare=job.append, signalled=signalled, **common)
     assert isinstance(job[0].ranks[servers + 1].error, Interrupted)
     assert job[0].summary["stopped_by"] == "signal"
@@ -748,7 +759,7 @@ def test_a_worker_that_fails_ends_the_run_with_a_checkpoint(tmp_path: Path, serv
 
     common = {"workers": 2, "servers": servers}
     with pytest.raises(
-        RankFailed, match=rf"rank {servers + 1} failed \(see its own.*; the weights so"
+        RankFailed, match=rf"rank {servers + 1} failed \(see its own.*\nthe weights so"
     ) as caught:
         train(tmp_path / "run", prepare=prepare, **common)
     assert caught.value.exit_code == 1
@@ -802,7 +813,7 @@ def test_a_profiled_run_that_is_stopped_says_what_was_measured_so_far(tmp_path: 
     job: list[Training] = []
 
     def signalled(rank: int) -> str | None:
-        return "SIGINT" if rank == 0 and job[0].leader.version >= 4 else None
+        return "SIGINT" if rank == 0 and job[0].progress.version >= 4 else None
 
     with pytest.raises(Ended):
         train(tmp_path, prepare=job.append, signalled=signalled, max_steps=1000, profile=True)

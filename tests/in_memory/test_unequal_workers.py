@@ -11,7 +11,7 @@ from jobs import VOCAB, Training, before_gradient, corpus, die_at, train
 
 from psdp.errors import NumericsError
 from psdp.language import Language
-from psdp.servers.leader import Ended
+from psdp.servers.ending import Ended
 from psdp.task import Step
 from psdp.workers.worker import Worker
 
@@ -150,7 +150,7 @@ def test_every_mode_spends_its_budget_and_says_so(
     run = train(tmp_path, workers=3, servers=servers, max_steps=10, eval_every=5, **mode)
     pushes, summary = 10 * (3 - mode.get("backup_workers", 0)), run.summary
     assert (summary["steps"], summary["tokens"]) == (10, pushes * 2 * 8)
-    assert [sum(server.clocks.values()) for server in run.servers] == [pushes] * servers
+    assert [sum(server.progress.clocks.values()) for server in run.servers] == [pushes] * servers
     assert summary["stopped_by"] == "budget"
     assert summary["weights_sha256"] == run.weights_sha256
     assert [record["tokens"] for record in run.metrics("eval")][-1] == summary["tokens"]
@@ -200,7 +200,7 @@ def test_the_gradients_of_a_straggler_are_dropped_and_counted(tmp_path: Path) ->
 
         def action(count: int) -> None:
             deadline = slow._now() + 20
-            while count == 0 and run.leader.version < 5 and slow._now() < deadline:
+            while count == 0 and run.progress.version < 5 and slow._now() < deadline:
                 pass
 
         before_gradient(slow, action)

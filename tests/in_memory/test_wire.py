@@ -48,8 +48,9 @@ def rounding_in_pytorch(run: Training) -> None:
     for number in range(run.workers):
         worker = run.worker(number)
         _round_before(worker.replica)
-        if isinstance(worker._training, ElasticTraining):
-            worker._training._seen = _gradient_of(worker)  # type: ignore[method-assign]
+        for training in worker.trainings.values():
+            if isinstance(training, ElasticTraining):
+                training.seen = _gradient_of(worker)  # type: ignore[method-assign]
 
 
 def _gradient_of(worker: Worker) -> Callable[[], Array]:
@@ -172,7 +173,7 @@ def test_a_server_on_the_same_host_averages_a_gradient_where_it_lies(
     seen: list[bool] = []
 
     def prepare(run: Training) -> None:
-        worker, slot = run.worker(1), run.leader.shard.slots[1]
+        worker, slot = run.worker(1), run.leader.serving.shard.slots[1]
         slot[...] = 0x1234
         seen.append(bool((worker.replica.gradient == 0x1234).all()))
 
@@ -210,4 +211,4 @@ def test_a_profile_tells_what_rounding_took(tmp_path: Path) -> None:
     assert cost.calls == 15
     assert cost.bytes == 15 * 6 * size
     assert worker.replica.profile.costs["push"].bytes == 15 * 2 * size
-    assert run.leader.profile.costs["average"].bytes == 15 * 2 * size
+    assert run.leader.serving.profile.costs["average"].bytes == 15 * 2 * size

@@ -7,8 +7,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from psdp.modes import Pushed
 from psdp.protocol import (
-    MODES,
+    CANDIDATES,
     Adaptive,
     Apply,
     Deck,
@@ -24,6 +25,7 @@ from psdp.protocol import (
     Stop,
     Switch,
     Synchronous,
+    Work,
 )
 from psdp.protocol.events import Effect, Event
 
@@ -38,17 +40,18 @@ def adaptive(
         common: dict[str, Any] = {"version": phase.version, "deck": deck}
         if mode == "ssp":
             return StaleBounded(phase.workers, phase.budget, staleness=staleness, **common)
-        steps = STEPS if mode == "local" else 1
+        local = mode == "local"
         return Synchronous(
             phase.workers,
             phase.budget,
-            local_steps=steps,
+            push=Pushed.CHANGE if local else Pushed.GRADIENT,
+            local_steps=STEPS if local else 1,
             paced=True,
             step_s=phase.step_s,
             **common,
         )
 
-    return Adaptive(start, workers, budget, deals=deck is not None, **so_far)
+    return Adaptive(start, CANDIDATES[0], workers, budget, deals=deck is not None, **so_far)
 
 
 class Run:
@@ -75,17 +78,17 @@ class Run:
                 case Apply():
                     pushes = [self.pushed.pop(slot) for slot in effect.slots]
                     assert effect.version == self.version + 1
-                    assert {push.alone for push in pushes} == {effect.outer}
+                    assert len({push.push for push in pushes}) == 1
                     assert effect.lags == tuple(self.version - push.version for push in pushes)
                     self.version += 1
                     self.total += sum(push.steps for push in pushes)
-                case SendWeights(rank, version, clock, steps, batch, alone):
+                case SendWeights(rank, version, clock, steps, batch, wanted):
                     assert rank not in self.answers
                     assert rank not in self.pushed, "answered before its gradient is applied"
                     assert (version, clock) == (self.version, self.clocks[rank])
                     assert self.deals or batch == clock
-                    assert steps <= (STEPS if alone else 1)
-                    assert alone == (self.policy.mode == "local")
+                    assert steps <= (STEPS if wanted is Pushed.CHANGE else 1)
+                    assert (wanted is Pushed.CHANGE) == (self.policy.mode == "local")
                     self.modes_seen.add(self.policy.mode)
                     self.answers[rank] = effect
                 case Drained(version):
@@ -97,15 +100,13 @@ class Run:
 
     def push(self, rank: int, step_s: float = 1.0) -> None:
         answer = self.answers.pop(rank)
-        push = Push(
-            rank, answer.clock, answer.version, slot=rank, tokens=answer.steps,
-            steps=answer.steps, step_s=step_s, batch=answer.batch,
-        )  # fmt: skip
+        steps, batch = answer.steps, answer.batch
+        work = Work(answer.clock, answer.version, steps, batch, steps, step_s=step_s)
         self.pushed[rank] = answer
         self.clocks[rank] += answer.steps
         if self.deals:
-            self.batches.add(range(push.batch, push.batch + push.steps))
-        self.do(push)
+            self.batches.add(work.batches)
+        self.do(Push(rank, rank, work))
 
     def go_on(self, pick: int) -> bool:
         ready = sorted(self.asleep | self.answers.keys())
@@ -134,7 +135,7 @@ class Run:
             elif kind == 1 and stops and pick % 4 == 0:
                 self.do(Stop())
             elif kind in (2, 3):
-                self.do(Switch(MODES[pick % 3]))
+                self.do(Switch(CANDIDATES[pick % 3]))
             else:
                 self.go_on(pick)
         turn = 0
@@ -226,7 +227,7 @@ def test_a_slower_worker_is_given_fewer_steps_from_the_first_round_on() -> None:
     run.push(1, step_s=1.0)
     run.push(2, step_s=3.0)
     assert {rank: answer.steps for rank, answer in run.answers.items()} == {1: 3, 2: 1}
-    assert all(answer.alone for answer in run.answers.values())
+    assert {answer.push for answer in run.answers.values()} == {Pushed.CHANGE}
 
 
 def test_the_bound_on_staleness_begins_with_its_phase() -> None:
@@ -256,4 +257,4 @@ def test_every_mode_is_seen() -> None:
         run.do(Switch(mode))
         for _ in range(10):
             run.go_on(0)
-    assert run.modes_seen == set(MODES)
+    assert run.modes_seen == set(CANDIDATES)

@@ -16,12 +16,13 @@ from psdp.protocol import (
     Push,
     SendWeights,
     Synchronous,
+    Work,
 )
 
 
 def push(rank: int, clock: int, version: int) -> Push:
     """A gradient in the slot of its rank's number."""
-    return Push(rank, clock, version, slot=rank, tokens=8, batch=clock)
+    return Push(rank, rank, Work(clock, version, tokens=8, batch=clock))
 
 
 def mean(*ranks: int, version: int) -> Apply:

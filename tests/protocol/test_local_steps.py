@@ -17,15 +17,15 @@ from psdp.protocol import (
     Push,
     SendWeights,
     Synchronous,
+    Work,
 )
 
 
 def push(answer: SendWeights, step_s: float = 0.0) -> Push:
     """What a worker makes of an answer, in the slot of its rank's number."""
     rank, version, clock, steps = answer.rank, answer.version, answer.clock, answer.steps
-    return Push(
-        rank, clock, version, rank, tokens=8 * steps, steps=steps, step_s=step_s, batch=clock
-    )
+    work = Work(clock, version, tokens=8 * steps, steps=steps, step_s=step_s, batch=clock)
+    return Push(rank, rank, work)
 
 
 def test_a_round_is_so_many_steps_of_everyone_and_the_last_what_is_left() -> None:

@@ -6,13 +6,14 @@ from answers import answer as order
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psdp.protocol import Apply, Drained, Lockstep, Pull, Push, SendWeights, Stop
+from psdp.protocol import Apply, Drained, Lockstep, Pull, Push, SendWeights, Stop, Work
 
 
 def push(answer: SendWeights) -> Push:
     """What a worker makes of an answer, in the slot of its rank's number."""
     rank, version, clock, steps = answer.rank, answer.version, answer.clock, answer.steps
-    return Push(rank, clock, version, rank, tokens=8 * steps, steps=steps, batch=answer.batch)
+    work = Work(clock, version, tokens=8 * steps, steps=steps, batch=answer.batch)
+    return Push(rank, rank, work)
 
 
 def test_a_round_goes_to_the_next_meeting_of_any_kind_and_a_version_counts_steps() -> None:
@@ -63,8 +64,8 @@ def test_all_take_the_same_steps_and_meet_where_they_must(
     met = []
     while not policy.drained:
         pushes = [push(answer) for answer in answers if isinstance(answer, SendWeights)]
-        assert {(p.clock, p.version, p.steps) for p in pushes} == {
-            (policy.version, policy.version, pushes[0].steps)
+        assert {(p.work.clock, p.work.version, p.work.steps) for p in pushes} == {
+            (policy.version, policy.version, pushes[0].work.steps)
         }
         assert len(pushes) == workers
         answers = [effect for p in pushes for effect in policy.handle(p)]

@@ -31,6 +31,7 @@ from psdp.protocol import (
     StaleBounded,
     Stop,
     Synchronous,
+    Work,
 )
 
 FREE = settings(deadline=None, max_examples=200)
@@ -132,20 +133,19 @@ class Run:
 
     def push(self, rank: int, tokens: int) -> None:
         answer = self.answered.pop(rank)
-        push = Push(
-            rank, answer.clock, answer.version, slot=100 + rank, tokens=tokens, batch=answer.batch
-        )
+        work = Work(answer.clock, answer.version, tokens=tokens, batch=answer.batch)
+        push = Push(rank, 100 + rank, work)
         self.owed.add(rank)
         self.pushed.add(rank)
-        if self.mode == BACKUP and push.version < self.version:
+        if self.mode == BACKUP and push.work.version < self.version:
             dropped = self.dropped
             assert self.do(push)[0] == Drop(rank, push.slot)
             assert self.dropped == dropped + 1
             return
         self.round[rank] = push
         if self.deals:
-            assert not any(a <= push.batch < b for a, b in self.batches.pairs()), "twice"
-            self.batches.add(range(push.batch, push.batch + 1))
+            assert not any(a <= push.work.batch < b for a, b in self.batches.pairs()), "twice"
+            self.batches.add(range(push.work.batch, push.work.batch + 1))
         self.clocks[rank] += 1
         effects = self.do(push)
         if self.mode == ASYNC:
@@ -169,11 +169,11 @@ class Run:
         assert apply.version == self.version + 1
         pushes = [self.round[rank] for rank in sorted(self.round)]
         assert apply.slots == tuple(push.slot for push in pushes)
-        assert apply.lags == tuple(self.version - push.version for push in pushes)
-        assert apply.tokens == sum(push.tokens for push in pushes)
+        assert apply.lags == tuple(self.version - push.work.version for push in pushes)
+        assert apply.tokens == sum(push.work.tokens for push in pushes)
         assert math.isclose(sum(apply.weights), 1.0, rel_tol=1e-12)
         for push, weight in zip(pushes, apply.weights, strict=True):
-            assert math.isclose(weight * apply.tokens, push.tokens, rel_tol=1e-12)
+            assert math.isclose(weight * apply.tokens, push.work.tokens, rel_tol=1e-12)
         if self.mode == SYNC:
             assert not self.answered, "a live worker's gradient is missing from the round"
             assert set(apply.lags) == {0}

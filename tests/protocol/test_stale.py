@@ -18,12 +18,13 @@ from psdp.protocol import (
     Push,
     StaleBounded,
     Stop,
+    Work,
 )
 
 
 def push(rank: int, clock: int, version: int) -> Push:
     """A gradient of eight tokens in the slot of its rank's number."""
-    return Push(rank, clock, version, slot=rank, tokens=8, batch=clock)
+    return Push(rank, rank, Work(clock, version, tokens=8, batch=clock))
 
 
 def applied(slot: int, lag: int, version: int) -> Apply:

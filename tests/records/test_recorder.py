@@ -18,8 +18,9 @@ from psdp.protocol import Apply, Sums
 from psdp.records.console import Console
 from psdp.records.folder import RunFolder
 from psdp.records.profile import Profile
+from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
-from psdp.transport.messages import DONE, Goodbye, Gradient, Spent
+from psdp.transport.messages import Spent, Totals
 
 
 class Run:
@@ -168,9 +169,9 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.evaluated(Sums(10.0, 5, 10), 0, 0, best=True)
     for version, lag in enumerate([0, 1, 1, 2], start=1):
         run.update(version, 1.0, lag)
-    run.recorder.totals(2, Goodbye(1.5, 0.125, 0.25, 0.375, 300, 400, DONE, 0))
-    run.recorder.totals(1, Gradient(9.0, 9.0, 9.0, 9.0, 9, 9, 0, 0, 16, 1.0, 1.0))
-    run.recorder.totals(1, Goodbye(1.25, 0.25, 0.5, 0.75, 100, 200, DONE, 0))
+    run.recorder.totals(2, Totals(1.5, 0.125, 0.25, 0.375, 300, 400))
+    run.recorder.totals(1, Totals(9.0, 9.0, 9.0, 9.0, 9, 9))
+    run.recorder.totals(1, Totals(1.25, 0.25, 0.5, 0.75, 100, 200))
     run.recorder.dropped(2)
     run.recorder.server_cpu_s |= {1: 0.75, 0: 1.25}
     run.recorder.switched("ssp", "it is faster")
@@ -179,7 +180,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.evaluated(Sums(20.0, 3, 10), 4, 64, best=False)
     run.recorder.stop_clock()
     run.now_s += 100  # writing checkpoints is not the run's time
-    run.recorder.finish("budget", Counter({0: 3, 3: 1}), 1.0)
+    run.recorder.finish(StoppedBy.BUDGET, Counter({0: 3, 3: 1}), 1.0)
     assert run.summary() == {
         "mode": "async",
         "workers": 2,
@@ -216,7 +217,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
 
 def test_a_run_that_never_began_has_a_summary_too(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.recorder.finish("signal", Counter(), math.inf)
+    run.recorder.finish(StoppedBy.SIGNAL, Counter(), math.inf)
     summary = run.summary()
     assert (summary["version"], summary["tokens"], summary["val_loss"]) == (0, 0, None)
     assert summary["version_lag"] == {"mean": 0.0, "max": 0, "histogram": {}}
@@ -225,7 +226,7 @@ def test_a_run_that_never_began_has_a_summary_too(tmp_path: Path) -> None:
 def test_the_speed_of_a_resumed_run_counts_its_own_tokens(tmp_path: Path) -> None:
     run = Run(tmp_path, version=10, tokens=160)
     run.update(11, 1.0)
-    run.recorder.finish("budget", Counter(), math.inf)
+    run.recorder.finish(StoppedBy.BUDGET, Counter(), math.inf)
     summary = run.summary()
     assert (summary["tokens"], summary["steps"], summary["tokens_per_s"]) == (176, 5, 32.0)
 
@@ -235,7 +236,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot write .*metrics\.jsonl: No such file"):
         run.update(1, 1.0)
     with pytest.raises(CheckpointError, match=r"cannot write .*summary\.json: No such file"):
-        run.recorder.finish("budget", Counter(), math.inf)
+        run.recorder.finish(StoppedBy.BUDGET, Counter(), math.inf)
 
 
 def test_profiles_are_written_by_rank_and_those_of_two_ranks_shown(
@@ -247,7 +248,7 @@ def test_profiles_are_written_by_rank_and_those_of_two_ranks_shown(
     run.recorder.spent(1, Spent(10, "linear", 20, 1.0, 5e9, 80))
     run.recorder.spent(1, Spent(20, "linear", 40, 2.0, 1e10, 160))
     run.recorder.spent(2, Spent(5, "linear", 10, 4.0, 1e10, 160))
-    run.recorder.finish("budget", Counter(), math.inf)
+    run.recorder.finish(StoppedBy.BUDGET, Counter(), math.inf)
     profile = json.loads((tmp_path / "profile.json").read_text())
     assert profile["precision"] == "float32"
     assert {rank: of["steps"] for rank, of in profile["ranks"].items()} == {"0": 0, "1": 20, "2": 5}
@@ -265,5 +266,5 @@ def test_profiles_are_written_by_rank_and_those_of_two_ranks_shown(
 
 def test_a_run_that_is_not_profiled_writes_no_profile(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.recorder.finish("budget", Counter(), math.inf)
+    run.recorder.finish(StoppedBy.BUDGET, Counter(), math.inf)
     assert not (tmp_path / "profile.json").exists()

@@ -200,8 +200,8 @@ def test_servers_share_an_update_and_tell_each_other_their_norms() -> None:
         apply_s=8e-3,
         average_s=4e-3,
     )
-    # Rank 0's word to the others, averages, norms, updates, the word to answer, answers, pushes.
-    words_s, work_s = 3 * 1e-3, (2 * 4e-3 + 8e-3) / 4
+    # Rank 0's word to the others, averages, norms, updates, answers, pushes.
+    words_s, work_s = 2 * 1e-3, (2 * 4e-3 + 8e-3) / 4
     assert period_s(simulated(2, costs, servers=4)) == pytest.approx(
         STEP_S + 2 * 1e-3 + words_s + work_s
     )

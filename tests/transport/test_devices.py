@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from emulated.device import EmulatedDevice
 
+from psdp.modes import Pushed
 from psdp.params import Array
+from psdp.protocol import Work
 from psdp.startup.facts import to_bytes
 from psdp.transport import Arrival
 from psdp.transport import messages as m
@@ -23,11 +25,11 @@ from psdp.transport.shared import Neighbours
 SERVER, WORKER = 0, 1
 
 
-def weights(version: int) -> m.Weights:
-    return m.Weights(version, 0, m.TRAIN, m.CURRENT, 0, 0)
+def weights(version: int) -> m.Answer:
+    return m.Answer(version, m.Train(0, 0, 1, 0, Pushed.GRADIENT))
 
 
-GRADIENT = m.Gradient(0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 8, 1.0, 1.0)
+GRADIENT = m.Gradient(Work(0, 0, 8), m.Totals(0.0, 0.0, 0.0, 0.0, 0, 0))
 
 
 class Gpu:

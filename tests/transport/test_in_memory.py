@@ -8,14 +8,25 @@ import numpy as np
 import pytest
 
 from psdp.errors import ProtocolError
+from psdp.modes import Pushed
 from psdp.params import Array
+from psdp.protocol import Work
 from psdp.transport import Arrival, Lost
 from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork, InMemorySums, Killed
-from psdp.transport.messages import Finish, Gradient, Message, PartialNorm, PullRequest, Weights
+from psdp.transport.messages import (
+    Answer,
+    AskSnapshot,
+    Finish,
+    Gradient,
+    Message,
+    PartialNorm,
+    Totals,
+    Train,
+)
 
 
-def weights(version: int) -> Weights:
-    return Weights(version, version, "train", -1, 0, 0)
+def weights(version: int) -> Answer:
+    return Answer(version, Train(version, version, 1, 0, Pushed.GRADIENT))
 
 
 def lands_in(endpoint: InMemoryEndpoint, vector: Array) -> None:
@@ -27,10 +38,10 @@ def lands_in(endpoint: InMemoryEndpoint, vector: Array) -> None:
 
 def test_messages_of_a_peer_arrive_in_the_order_it_sent_them() -> None:
     a, b = InMemoryNetwork(2).endpoints
-    sendings = [a.send(1, PullRequest(number)) for number in range(20)]
+    sendings = [a.send(1, AskSnapshot(number)) for number in range(20)]
     assert not any(sending.done for sending in sendings)
     assert [b.poll() for _ in range(21)] == [
-        *(Arrival(0, PullRequest(number)) for number in range(20)),
+        *(Arrival(0, AskSnapshot(number)) for number in range(20)),
         None,
     ]
     assert all(sending.done for sending in sendings)
@@ -71,7 +82,7 @@ def test_a_payload_of_another_size_than_its_landing_is_refused(size: int) -> Non
     vector = np.zeros(3)
     lands_in(b, vector)
     a.send(1, weights(0), np.ones(size))
-    text = f"rank 0 announced {8 * size} bytes with Weights, expected 24: do all ranks run the same"
+    text = f"rank 0 announced {8 * size} bytes with Answer, expected 24: do all ranks run the same"
     with pytest.raises(ProtocolError, match=text):
         b.poll()
     np.testing.assert_array_equal(vector, np.zeros(3))
@@ -79,7 +90,7 @@ def test_a_payload_of_another_size_than_its_landing_is_refused(size: int) -> Non
 
 @pytest.mark.parametrize(
     "message",
-    [weights(0), Gradient(0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 8, 1.0, 1.0)],
+    [weights(0), Gradient(Work(0, 0, 8), Totals(0.0, 0.0, 0.0, 0.0, 0, 0))],
     ids=["weights", "gradient"],
 )
 def test_a_vector_that_is_missing_altogether_is_refused(message: Message) -> None:
@@ -99,7 +110,7 @@ def test_an_empty_shard_travels_too() -> None:
 
 def test_a_payload_that_nobody_expects_is_refused() -> None:
     a, b = InMemoryNetwork(2).endpoints
-    a.send(1, PartialNorm(1, 2.0), np.zeros(3))
+    a.send(1, PartialNorm(1, (2.0,)), np.zeros(3))
     with pytest.raises(ProtocolError, match="rank 0 sent a payload with PartialNorm; none expect"):
         b.poll()
 
@@ -107,12 +118,12 @@ def test_a_payload_that_nobody_expects_is_refused() -> None:
 def test_a_killed_rank_is_lost_to_all_others_after_what_it_had_sent() -> None:
     network = InMemoryNetwork(3)
     a, b, c = network.endpoints
-    a.send(1, PullRequest(1))
+    a.send(1, AskSnapshot(1))
     network.kill(0)
     with pytest.raises(Killed):
-        a.send(1, PullRequest(2))
+        a.send(1, AskSnapshot(2))
     assert [b.poll(), b.poll(), b.poll()] == [
-        Arrival(0, PullRequest(1)),
+        Arrival(0, AskSnapshot(1)),
         Lost(0, "killed"),
         None,
     ]
@@ -148,11 +159,11 @@ def test_receive_returns_none_when_nothing_comes_in_time() -> None:
 
 def test_flush_waits_for_its_sendings_and_returns_what_came_meanwhile() -> None:
     a, b = InMemoryNetwork(2).endpoints
-    b.send(0, PullRequest(1))
-    b.send(0, PullRequest(2))
+    b.send(0, AskSnapshot(1))
+    b.send(0, AskSnapshot(2))
     sendings = [a.send(1, Finish()), a.send(1, Finish())]
     reader = threading.Timer(0.05, lambda: [b.poll(), b.poll()])
     reader.daemon = True
     reader.start()
-    assert a.flush(sendings) == [Arrival(1, PullRequest(1)), Arrival(1, PullRequest(2))]
+    assert a.flush(sendings) == [Arrival(1, AskSnapshot(1)), Arrival(1, AskSnapshot(2))]
     assert a.flush([]) == []

@@ -11,7 +11,7 @@ from psdp.errors import DataError
 from psdp.transport import Arrival, Lost
 from psdp.transport.in_memory import Aborted, Killed
 from psdp.transport.in_memory_world import InMemoryWorld, InMemoryWorlds
-from psdp.transport.messages import PullRequest
+from psdp.transport.messages import AskSnapshot
 from psdp.transport.world import World
 
 pytestmark = pytest.mark.timeout(30)
@@ -60,7 +60,7 @@ def test_messages_and_sums_go_between_the_ranks_that_are_named() -> None:
     def life(world: World) -> int:
         endpoint = world.endpoint([1 - world.rank] if world.rank < 2 else [])
         if world.rank == 0:
-            endpoint.send(1, PullRequest(7))
+            endpoint.send(1, AskSnapshot(7))
             return 0
         vector = np.full(2, float(world.rank))
         reducer = world.reducer([1, 2])
@@ -68,7 +68,7 @@ def test_messages_and_sums_go_between_the_ranks_that_are_named() -> None:
         assert reducer.wait(5)
         assert vector.tolist() == [3.0, 3.0]
         if world.rank == 1:
-            assert endpoint.receive(5) == Arrival(0, PullRequest(7))
+            assert endpoint.receive(5) == Arrival(0, AskSnapshot(7))
         return 0
 
     assert worlds(3).run(life, 10) == [0, 0, 0]
@@ -100,7 +100,7 @@ def test_a_dead_rank_can_neither_speak_nor_end_the_others() -> None:
             world.die()
         except Killed:
             with pytest.raises(Killed):
-                endpoint.send(0, PullRequest(1))
+                endpoint.send(0, AskSnapshot(1))
             world.abort(9)
 
     job = worlds(2)

@@ -16,6 +16,7 @@ import numpy as np
 from psdp.errors import ProtocolError
 from psdp.transport import Arrival
 from psdp.transport.messages import *
+from psdp.transport.headers import *
 from psdp.transport.mpi import MpiEndpoint, MpiWorld
 
 world = MpiWorld()
@@ -27,7 +28,7 @@ def receive(endpoint):
     return event
 
 def weights(version):
-    return Weights(version, 0, TRAIN, CURRENT, 0, 0)
+    return Answer(version, Train(0, 0, 1, 0, Pushed.GRADIENT))
 
 def refused(endpoint):
     try:
@@ -109,7 +110,7 @@ if rank == 0:
         number = heard[event.peer]
         heard[event.peer] += 1
         if number % 3 == 0:
-            assert event.message == PullRequest(number), event
+            assert event.message == AskSnapshot(number), event
         else:
             assert event.message == weights(number), event
             np.testing.assert_array_equal(landings[event.peer], vector(event.peer, number))
@@ -119,7 +120,7 @@ else:
     sendings = []
     for number in range(COUNT):
         if number % 3 == 0:
-            sendings.append(endpoint.send(0, PullRequest(number)))
+            sendings.append(endpoint.send(0, AskSnapshot(number)))
         else:
             sendings.append(endpoint.send(0, weights(number), vector(rank, number)))
     assert endpoint.flush(sendings) in ([], [Arrival(0, Finish())])

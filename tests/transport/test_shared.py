@@ -16,11 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psdp.errors import ProtocolError
+from psdp.modes import Pushed
 from psdp.params import Array
+from psdp.protocol import Work
 from psdp.servers.weights import Weights
 from psdp.startup.facts import to_bytes
 from psdp.transport import Arrival, Endpoint, Sending
 from psdp.transport import messages as m
+from psdp.transport.headers import encode
 from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork
 from psdp.transport.shared import MemoryCard, Neighbours, SharedMemory, open_memory
 
@@ -172,11 +175,11 @@ def lands_in(endpoint: Endpoint, vector: Array) -> None:
     endpoint.landing = lambda _peer, _message: vector
 
 
-def weights(version: int) -> m.Weights:
-    return m.Weights(version, 0, m.TRAIN, m.CURRENT, 0, 0)
+def weights(version: int) -> m.Answer:
+    return m.Answer(version, m.Train(0, 0, 1, 0, Pushed.GRADIENT))
 
 
-GRADIENT = m.Gradient(0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 8, 1.0, 1.0)
+GRADIENT = m.Gradient(Work(0, 0, 8), m.Totals(0.0, 0.0, 0.0, 0.0, 0, 0))
 
 
 def test_a_push_moves_its_header_alone() -> None:
@@ -239,10 +242,10 @@ def test_a_peer_that_is_gone_reads_nothing_any_more() -> None:
 @pytest.mark.parametrize(
     ("header", "text"),
     [
-        (m.encode(weights(0), 80, 1 << 40), "announced 80 bytes at offset 1099511627776 of shared"),
-        (m.encode(weights(0), 1 << 40, 0), "announced 1099511627776 bytes at offset 0 of shared"),
-        (m.encode(weights(0), 8, 0), "announced 8 bytes with Weights, expected 80"),
-        (m.encode(m.Taken(), 0), "took weights from shared memory that none lent it"),
+        (encode(weights(0), 80, 1 << 40), "announced 80 bytes at offset 1099511627776 of shared"),
+        (encode(weights(0), 1 << 40, 0), "announced 1099511627776 bytes at offset 0 of shared"),
+        (encode(weights(0), 8, 0), "announced 8 bytes with Answer, expected 80"),
+        (encode(m.Taken(), 0), "took weights from shared memory that none lent it"),
     ],
 )
 def test_a_header_that_points_elsewhere_is_refused(header: bytes, text: str) -> None:
@@ -254,7 +257,7 @@ def test_a_header_that_points_elsewhere_is_refused(header: bytes, text: str) -> 
 
 def test_a_place_is_refused_where_nothing_is_shared() -> None:
     a, b = InMemoryNetwork(2).endpoints
-    a._post(1, m.encode(weights(0), 80, 0), None, Sending())
+    a._post(1, encode(weights(0), 80, 0), None, Sending())
     with pytest.raises(ProtocolError, match="where none are shared"):
         b.poll()
 

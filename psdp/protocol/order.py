@@ -1,0 +1,244 @@
+"""When one shard does what was decided for all of them: averages, waits for the other shards' part
+of the norm, updates, sends, forgets.
+
+Rank 0 decides and every server, rank 0 among them, runs one of these machines over its shard. All
+are handed the same decisions in the same order, so a version is the same gradients on every shard.
+Pure, like the policies: the shell performs the effects, and says when what takes time is done.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from typing import Any
+
+Squares = tuple[float, ...]
+"""What one server's part of a gradient adds to the square of its norm, as numbers to be summed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Decided: average these slots in this order with these weights (they sum to 1), and make the
+    update to ``version`` with it, with ``rate`` times the learning rate."""
+
+    version: int
+    slots: tuple[int, ...]
+    weights: tuple[float, ...]
+    rate: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Decided: forget what lies in this slot, once it is there."""
+
+    slot: int
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The next decision: an :class:`Update`, a :class:`Discard`, or anything else that is to be
+    done after what was decided before, which becomes an effect in its turn."""
+
+    decision: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What a worker pushed is here, in its slot; ``squares`` are of the whole of it, on all
+    servers."""
+
+    slot: int
+    squares: Squares = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """The mean is made; ``squares`` are of this server's part of it."""
+
+    squares: Squares = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NormOf:
+    """Another server's part of the mean that leads to ``version`` has these squares."""
+
+    server: int
+    version: int
+    squares: Squares
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """The update is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """Nothing more will land in this slot: its worker is gone."""
+
+    slot: int
+
+
+Event = Decided | Landed | Averaged | NormOf | Updated | Vanished
+
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """Make the mean of an update; say :class:`Averaged` when it is made."""
+
+    update: Update
+
+
+@dataclass(frozen=True, slots=True)
+class ShareNorm:
+    """Tell all other servers the squares of this one's part."""
+
+    version: int
+    squares: Squares
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Make the update with the mean; say :class:`Updated` when it is made. ``squares`` are of all
+    servers' parts, in their order."""
+
+    update: Update
+    squares: Squares
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """What lies in these slots is not needed any more."""
+
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """The next decision is about a slot in which nothing will land: this shard cannot go on."""
+
+    slot: int
+
+
+Effect = Any
+"""One of these, or a decision whose turn has come."""
+
+
+class ShardOrder:
+    """The order of one shard.
+
+    Args:
+        server: whose shard this is.
+        servers: how many there are.
+
+    Attributes:
+        updating: the update that has begun and is not made yet.
+    """
+
+    def __init__(self, server: int, servers: int) -> None:
+        self.updating: Update | None = None
+        self._server = server
+        self._servers = servers
+        self._decisions: deque[Any] = deque()
+        self._landed: dict[int, Squares] = {}
+        self._vanished: set[int] = set()
+        self._norms: defaultdict[int, dict[int, Squares]] = defaultdict(dict)
+        self._averaging = False
+        self._stuck = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was decided is done."""
+        return self.updating is None and not self._decisions
+
+    @property
+    def waits_for_norms(self) -> bool:
+        """Whether an update waits for other servers' parts of its norm."""
+        update = self.updating
+        return update is not None and self._server in self._norms.get(update.version, {})
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Return what to do, in order."""
+        match event:
+            case Decided(decision):
+                self._decisions.append(decision)
+            case Landed(slot, squares):
+                assert slot not in self._landed, f"slot {slot} is taken"
+                self._landed[slot] = squares
+                self._vanished.discard(slot)
+            case NormOf(server, version, squares):
+                self._norms[version][server] = squares
+                return self._try_renew()
+            case Averaged(squares):
+                return self._averaged(squares)
+            case Updated():
+                return self._updated()
+            case Vanished(slot):
+                self._vanished.add(slot)
+        return self._go_on()
+
+    def _go_on(self) -> list[Effect]:
+        effects: list[Effect] = []
+        while self._decisions and self.updating is None and self._is_here(effects):
+            match self._decisions.popleft():
+                case Update() as update:
+                    self.updating, self._averaging = update, True
+                    effects.append(Average(update))
+                case Discard(slot):
+                    del self._landed[slot]
+                    effects.append(Forget((slot,)))
+                case decision:
+                    effects.append(decision)
+        return effects
+
+    def _is_here(self, effects: list[Effect]) -> bool:
+        """Say whether what the next decision is about has landed."""
+        match self._decisions[0]:
+            case Update(slots=slots):
+                missing = [slot for slot in slots if slot not in self._landed]
+            case Discard(slot):
+                missing = [slot] if slot not in self._landed else []
+            case _:
+                missing = []
+        lost = [slot for slot in missing if slot in self._vanished]
+        if lost and not self._stuck:
+            self._stuck = True
+            effects.append(Stuck(lost[0]))
+        return not missing
+
+    def _averaged(self, squares: Squares) -> list[Effect]:
+        update = self.updating
+        assert update is not None
+        assert self._averaging
+        self._averaging = False
+        if len(update.slots) == 1:
+            # Its worker has the whole of it, and told every server its squares.
+            return [Renew(update, self._landed[update.slots[0]])]
+        self._norms[update.version][self._server] = squares
+        share = [ShareNorm(update.version, squares)] if self._servers > 1 else []
+        return [*share, *self._try_renew()]
+
+    def _try_renew(self) -> list[Effect]:
+        """Update once every server's part is known; they are summed in the same order on all."""
+        update = self.updating
+        if update is None or self._averaging or len(update.slots) == 1:
+            return []
+        parts = self._norms[update.version]
+        if len(parts) < self._servers:
+            return []
+        del self._norms[update.version]
+        squares = (square for server in range(self._servers) for square in parts[server])
+        return [Renew(update, tuple(squares))]
+
+    def _updated(self) -> list[Effect]:
+        update, self.updating = self.updating, None
+        assert update is not None
+        for slot in update.slots:
+            del self._landed[slot]
+        return [Forget(update.slots), *self._go_on()]

@@ -1,0 +1,28 @@
+"""Why a run ended: a closed set, as summary.json spells it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class StoppedBy(StrEnum):
+    """What stopped a run."""
+
+    BUDGET = "budget"
+    """All of it was trained."""
+    EARLY_STOP = "early_stop"
+    """The validation loss did not get better any more."""
+    SIGNAL = "signal"
+    """Somebody wanted it so."""
+    END_OF_RECORD = "end of record"
+    """The run that was replayed was cut off there."""
+    NON_FINITE = "non-finite gradient"
+    """A gradient with NaN or Inf."""
+    WORKER_LOST = "worker lost"
+    """A worker is gone, without which the others cannot go on."""
+    WORKERS_LOST = "workers lost"
+    """The last worker is gone."""
+    REPLICAS_DIFFER = "replicas differ"
+    """Workers that make the same updates have reached other weights."""
+    ERROR = "error"
+    """A rank failed, in any other way."""

@@ -1,0 +1,173 @@
+"""Deciding on rank 0: events reach the policy in the order in which they happen, or in that of a
+record; what it decides goes to all servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from psdp.errors import ReplayError
+from psdp.protocol import Adaptive, Effect, Leave, Policy, Pull, Push, Stop, Switch
+from psdp.records.reasons import StoppedBy
+from psdp.records.recorder import Recorder
+from psdp.records.replay import Happened, Record, Replay
+from psdp.servers.choosing import Choosing
+from psdp.servers.ending import Ended, Stopped
+
+
+class Enacts(Protocol):
+    """Who does what is decided."""
+
+    def count(self, rank: int) -> None:
+        """A worker's request counts now, and with it what it has reported before."""
+
+    def enact(self, effect: Effect, *, noted: bool) -> None:
+        """Do this; ``noted``: the event that it comes from is in the record."""
+
+    def depart(self, rank: int) -> bool:
+        """Do without a worker from now on; say whether it waits for an answer."""
+
+    def send_home(self, rank: int) -> None:
+        """Let a worker go that the run does without."""
+
+    def stands_still(self) -> bool:
+        """Say whether all that was decided is done."""
+
+    def waiting(self) -> set[int]:
+        """Return the workers that have not been answered."""
+
+
+class Deciding:
+    """Asks the policy.
+
+    Args:
+        workers: returns how many live.
+        record: takes down what happens.
+        replay: says what happens next.
+        choosing: proposes changes of mode.
+
+    Attributes:
+        departed: workers that a replay does without, though they are there.
+        stopped_by: why the budget is what it is.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | Adaptive,
+        enacts: Enacts,
+        recorder: Recorder,
+        workers: Callable[[], int],
+        *,
+        record: Record | None = None,
+        replay: Replay | None = None,
+        choosing: Choosing | None = None,
+    ) -> None:
+        self.policy = policy
+        self.departed: set[int] = set()
+        self.stopped_by = StoppedBy.BUDGET
+        self._enacts = enacts
+        self._recorder = recorder
+        self._workers = workers
+        self._record = record
+        self._replay = replay
+        self.choosing = choosing
+
+    @property
+    def replays(self) -> bool:
+        """Whether what happens next is said by a record."""
+        return self._replay is not None and not self.policy.drained
+
+    def happened(self, rank: int, event: Pull | Push) -> None:
+        """Let the policy decide on what a worker did, now or when a replay comes to it."""
+        if rank in self.departed:
+            self._enacts.send_home(rank)
+        elif self._replay is None or self.policy.drained:
+            self._decide(Happened(event))
+        else:
+            self._replay.hold(rank, Happened(event))
+            self.follow()
+
+    def left(self, rank: int) -> None:
+        """A worker is gone."""
+        if self.choosing is not None:
+            self.choosing.left(rank)
+        self._decide(Happened(Leave(rank)))
+
+    def answered(self, rank: int) -> None:
+        """A worker was given weights to train on."""
+        if self.choosing is not None:
+            self.choosing.answered(rank)
+
+    def stop_early(self) -> None:
+        """Hand out no new work, unless a replay says when that is."""
+        if self._replay is None:
+            self._stop_early()
+
+    def follow(self) -> None:
+        """Do what is next in the record, if there is one, as far as it has happened.
+
+        Raises:
+            Stopped: the record ends before its run did.
+        """
+        replay = self._replay
+        if replay is None:
+            return
+        while (happened := replay.next(self._stuck())) is not None:
+            match happened.event:
+                case Leave(rank):
+                    self._depart(rank, replay)
+                case Stop():
+                    self._stop_early()
+                case _:
+                    self._decide(happened)
+        if self.policy.drained:
+            for happened in replay.release():
+                self._decide(happened)
+        elif replay.over and self._enacts.stands_still():
+            error = Ended(f"{replay.path} ends before its run did")
+            raise Stopped(StoppedBy.END_OF_RECORD, error)
+
+    def lost_in_replay(self, rank: int, why: str) -> ReplayError:
+        """Return what is wrong when a worker is lost that was not."""
+        return ReplayError(f"rank {rank} is gone ({why}), which it was not then")
+
+    def _stop_early(self) -> None:
+        self.stopped_by = StoppedBy.EARLY_STOP
+        self._decide(Happened(Stop()))
+
+    def _depart(self, rank: int, replay: Replay) -> None:
+        """A worker was lost here in the record; its twin is sent home when it next asks."""
+        replay.discard(rank)
+        self.departed.add(rank)
+        if self._enacts.depart(rank):
+            self._enacts.send_home(rank)
+
+    def _stuck(self) -> set[int]:
+        """Return the workers that wait for an answer, unless one may be on its way to them."""
+        standing = self._enacts.stands_still() and not self.policy.drained
+        return self._enacts.waiting() if standing else set()
+
+    def _decide(self, happened: Happened) -> None:
+        event = happened.event
+        if isinstance(event, Pull):
+            self._enacts.count(event.rank)
+        noted = not self.policy.drained
+        if self._record is not None and noted:
+            self._record.note(happened)
+        if isinstance(event, Switch):
+            self._recorder.switched(event.mode, happened.reason)
+        if isinstance(event, Push) and self.choosing is not None:
+            self.choosing.pushed(event.rank, event.work)
+        for effect in self.policy.handle(event):
+            self._enacts.enact(effect, noted=noted)
+        if isinstance(event, Push):
+            self._choose()
+
+    def _choose(self) -> None:
+        """Go over to another mode where that is clearly better."""
+        policy = self.policy
+        if self.choosing is None or not isinstance(policy, Adaptive) or policy.drained:
+            return
+        choice = self.choosing.choose(policy.mode, self._workers())
+        if choice is not None:
+            self._decide(Happened(Switch(choice.mode), reason=choice.reason))

@@ -1,0 +1,93 @@
+"""The one place that ends a run before its time: the weights so far are saved, the reason is
+recorded, and what is raised says what was kept.
+
+Anything that goes wrong on a rank raises there. A worker or another server tells rank 0, which
+comes here; the exit status of the job is that of the first rank that failed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from psdp.errors import CheckpointError, PsdpError
+from psdp.records.reasons import StoppedBy
+
+LAST_SAVE_S = 4.0
+"""How long a run that ends early waits for its last checkpoint."""
+
+
+class Stopped(Exception):
+    """The run is to end for a reason that has a name of its own.
+
+    Attributes:
+        reason: as summary.json has it.
+        error: what is raised of it in the end.
+    """
+
+    def __init__(self, reason: StoppedBy, error: Exception) -> None:
+        super().__init__(str(error))
+        self.reason = reason
+        self.error = error
+
+
+class Ended(Exception):
+    """The run was told to end early; what could be kept is on disk."""
+
+
+class Ending:
+    """Ends a run on rank 0.
+
+    Args:
+        close_records: writes the summary, with a reason.
+        save: saves the present version on all servers until a deadline of ``now``; returns where,
+            or None if that took too long.
+    """
+
+    def __init__(
+        self,
+        close_records: Callable[[StoppedBy], None],
+        save: Callable[[float], Path | None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._close_records = close_records
+        self._save = save
+        self._now = now
+
+    def end(self, error: BaseException) -> NoReturn:
+        """Save what there is, and raise what is to be told, with a note of what was kept.
+
+        Raises:
+            BaseException: ``error``, or of :class:`Stopped` what it stands for.
+        """
+        reason, told = _reason_of(error)
+        with suppress(PsdpError):  # a disk that refuses the summary may yet take the weights
+            self._close_records(reason)
+        if not isinstance(error, CheckpointError):
+            told.add_note(self._kept())
+        if told is error:
+            raise error
+        raise told from told.__cause__
+
+    def _kept(self) -> str:
+        """Save the weights so far; return a sentence that says where."""
+        try:
+            path = self._save(self._now() + LAST_SAVE_S)
+        except Exception as error:  # whatever it is, the first one is what is told
+            return f"the weights so far could not be saved: {error}"
+        if path is None:
+            return f"no checkpoint could be written within {LAST_SAVE_S:g} s"
+        return f"the weights so far are in {path}"
+
+
+def _reason_of(error: BaseException) -> tuple[StoppedBy, BaseException]:
+    match error:
+        case Stopped():
+            return error.reason, error.error
+        case KeyboardInterrupt():
+            return StoppedBy.SIGNAL, error
+        case _:
+            return StoppedBy.ERROR, error

@@ -1,0 +1,98 @@
+"""Evaluations on rank 0: who evaluates what, what came of it, and whether it is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from psdp.job import Job
+from psdp.protocol import Evaluations, Sums
+from psdp.records.metrics import Best
+from psdp.records.recorder import Recorder
+from psdp.servers.keeping import Keeping
+from psdp.servers.serving import Serving
+from psdp.transport import messages as m
+
+
+class Evaluating:
+    """Evaluations under way.
+
+    Args:
+        best: the best so far.
+        tell: has all other servers do what this one does.
+        closed: called with the version of an evaluation that is over.
+
+    Attributes:
+        last: the version that the run ends with, once that is known.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        serving: Serving,
+        keeping: Keeping,
+        recorder: Recorder,
+        best: Best,
+        *,
+        tell: Callable[[m.Message], object],
+        closed: Callable[[int], None],
+    ) -> None:
+        self.best = best
+        self.last: int | None = None
+        self._job = job
+        self._serving = serving
+        self._keeping = keeping
+        self._recorder = recorder
+        self._tell = tell
+        self._closed = closed
+        self._evaluations = Evaluations()
+        # Of each worker: what it reported, which counts with the request that follows.
+        self._reported: dict[int, m.Evaluated] = {}
+
+    def open(self, version: int, workers: Iterable[int]) -> None:
+        """Have these workers evaluate a version, of which every server keeps a snapshot."""
+        self._evaluations.open(version, workers)
+
+    def is_open(self, version: int) -> bool:
+        return self._evaluations.is_open(version)
+
+    def owed_by(self, rank: int) -> m.Evaluate | None:
+        """Return what a worker is to evaluate next, if anything."""
+        task = self._evaluations.next_for(rank)
+        return None if task is None else m.Evaluate(task.version, task.part, task.parts)
+
+    def report(self, rank: int, message: m.Evaluated) -> None:
+        """Take a worker's report; it counts with :meth:`count`."""
+        self._reported[rank] = message
+
+    def count(self, rank: int) -> None:
+        """Let a worker's report count, now that it asks for weights again.
+
+        Not sooner: who evaluates what a lost worker owed depends on it, also in a replay.
+        """
+        message = self._reported.pop(rank, None)
+        if message is None:
+            return
+        if message.weights_sha256:
+            self._recorder.weights_sha256 = message.weights_sha256
+        total = self._evaluations.report(rank, message.version, message.part, message.sums)
+        if total is not None:
+            self._close(message.version, total)
+
+    def leave(self, rank: int, others: Iterable[int]) -> None:
+        """A worker computes no more: others do its part."""
+        self._reported.pop(rank, None)
+        self._evaluations.leave(rank, others)
+
+    def _close(self, version: int, total: Sums) -> None:
+        snapshot = self._serving.snapshots.get(version)
+        assert snapshot is not None, "a snapshot is held until its evaluation is over"
+        best = False
+        if total.tokens:
+            best = self.best.better(total.loss / total.tokens, version)
+            self._recorder.evaluated(total, version, snapshot.tokens, best=best)
+        if best:
+            self._keeping.mark_best(version, self._job.step_of(snapshot.tokens))
+        save = best or version == self.last
+        self._tell(m.SaveSnapshot(version) if save else m.DropSnapshot(version))
+        self._serving.snapshots.release(version, save=save)
+        self._closed(version)

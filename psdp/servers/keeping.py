@@ -1,0 +1,107 @@
+"""Completing checkpoints on rank 0: collect every server's file, commit, mark the best."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psdp.checkpoint import CheckpointStore, Snapshot
+from psdp.job import Job
+from psdp.records.metrics import Best
+from psdp.servers.serving import Saved, Serving
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The checkpoint of a version is complete on disk."""
+
+    version: int
+    path: Path
+
+
+class Keeping:
+    """Checkpoints under way, by version. The disk is touched by the writer's thread alone.
+
+    Args:
+        serving: of rank 0, whose writer this uses. Steps that are being evaluated are not pruned,
+            since one of them may turn out to be the best.
+        identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
+        best: the best evaluation so far.
+
+    Attributes:
+        paths: of the versions that are complete.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        serving: Serving,
+        store: CheckpointStore,
+        identity: Mapping[str, Any],
+        best: Best,
+    ) -> None:
+        self.paths: dict[int, Path] = {}
+        self._job = job
+        self._serving = serving
+        self._store = store
+        self._identity = dict(identity)
+        self._best = best
+        self._steps: dict[int, int] = {}
+        self._states: dict[int, dict[str, Any]] = {}
+        self._files: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        self._marked: tuple[int, int] | None = None
+        serving.before_writing = self.begin
+
+    def idle(self) -> bool:
+        """Say whether nothing is being written, or waits to be."""
+        return not self._states and not self._serving.writer.busy
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """Expect every server's file of this version."""
+        version = snapshot.version
+        self._steps[version] = self._job.step_of(snapshot.tokens)
+        self._states[version] = self._identity | {
+            "version": version,
+            "tokens": snapshot.tokens,
+            "clocks": {str(rank): clock for rank, clock in snapshot.clocks.items()},
+            "best": self._best.record(),
+        }
+
+    def written(self, result: Saved | Committed | None) -> None:
+        """Take what the writer has finished."""
+        match result:
+            case Saved(version, file):
+                self.collect(version, file)
+                self._serving.snapshots.written(version)
+            case Committed(version, path):
+                self.paths[version] = path
+                del self._states[version], self._files[version]
+                self._mark(version)
+
+    def collect(self, version: int, file: dict[str, Any]) -> None:
+        """Take one server's file; commit with the last one."""
+        files = self._files[version]
+        files.append(file)
+        if version in self._states and len(files) == len(self._job.servers):
+            step, state, spare = self._steps[version], self._states[version], self._spare()
+            self._serving.writer.submit(
+                lambda: Committed(version, self._store.commit(step, files, state, spare))
+            )
+
+    def mark_best(self, version: int, step: int) -> None:
+        """Keep this version's checkpoint as the best, once it is complete."""
+        self._marked = version, step
+        self._mark(version)
+
+    def _mark(self, version: int) -> None:
+        if self._marked is not None and version == self._marked[0] and version in self.paths:
+            step, spare = self._marked[1], self._spare()
+            self._serving.writer.submit(lambda: self._store.mark_best(step, spare))
+
+    def _spare(self) -> list[int]:
+        """Return the steps that no commit may prune: the best may be marked only after it."""
+        held = [self._job.step_of(snapshot.tokens) for snapshot in self._serving.snapshots.held()]
+        return [*held, *([] if self._marked is None else [self._marked[1]])]

@@ -1,0 +1,296 @@
+"""A shard at work: what was decided is performed on it, in the order of its machine, and its copies
+are kept and sent."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from psdp.checkpoint import BackgroundWriter, CheckpointStore, Snapshot
+from psdp.errors import PeerLost, ProtocolError
+from psdp.job import Job
+from psdp.params import Array
+from psdp.protocol import order as o
+from psdp.records.profile import UNPROFILED, Spans
+from psdp.servers.means import ByMean, ByTakingOver, Maker, works_of
+from psdp.servers.progress import Progress
+from psdp.servers.shard import Shard
+from psdp.servers.snapshots import Snapshots
+from psdp.transport import Arrival, Endpoint, Lost, Room
+from psdp.transport import messages as m
+
+TICK_S = 0.05
+"""How often a loop looks up from its messages."""
+
+WRITES_AHEAD = 4
+"""Writes that may wait for the disk before a further one makes the server wait."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The writer finished this shard's file of the checkpoint of a version."""
+
+    version: int
+    file: dict[str, Any]
+
+
+class Owner(Protocol):
+    """Who serves: rank 0's leader, or a follower."""
+
+    def on_message(self, peer: int, message: m.Message) -> None:
+        """A message of a peer has arrived."""
+
+    def on_lost(self, peer: int, why: str) -> None:
+        """A peer is gone."""
+
+    def on_written(self, result: Any) -> None:
+        """The writer finished a job."""
+
+    def perform(self, decision: Any) -> None:
+        """What was decided is to be done now, in its turn."""
+
+    def updated(self, update: o.Update, norm: float) -> None:
+        """The shard is the next version; what it was made of still lies in the slots."""
+
+
+class Serving:
+    """Performs what is decided on one shard.
+
+    Args:
+        snapshot: of a resumed run: where to go on from.
+        profile: takes note of what updates cost.
+        cpu_time: seconds that this process has used its core.
+
+    Attributes:
+        owner: is asked whatever this does not know; set before the first message.
+        progress: what has gone into the weights.
+        pushes: what lies in each slot.
+        order: the machine that says when what is done.
+        before_writing: called with each snapshot that is to be written.
+    """
+
+    owner: Owner
+
+    def __init__(
+        self,
+        job: Job,
+        endpoint: Endpoint,
+        shard: Shard,
+        store: CheckpointStore,
+        snapshot: Snapshot | None = None,
+        *,
+        profile: Spans = UNPROFILED,
+        cpu_time: Callable[[], float] = time.process_time,
+    ) -> None:
+        self.job = job
+        self.endpoint = endpoint
+        self.shard = shard
+        self.profile = profile
+        self.progress = Progress(job, snapshot)
+        if snapshot is not None:
+            shard.restore(snapshot)
+        self.writer: BackgroundWriter[Any] = BackgroundWriter()
+        self.snapshots = Snapshots(self._take, self._write, shard.recycle)
+        self.pushes: dict[int, m.AnyPush] = {}
+        self.order = o.ShardOrder(endpoint.rank, len(job.servers))
+        self.before_writing: Callable[[Snapshot], None] = lambda snapshot: None
+        self._store = store
+        kind = ByMean if job.mode.served else ByTakingOver
+        self._maker: Maker = kind(job, shard, self.progress, profile)
+        self._expected = tuple(m.PUSHES[kind] for kind in job.mode.updates) or m.Reached
+        self._remembers = job.config.optim.lag_compensation == "dc-asgd"
+        self._events: deque[o.Event] = deque()
+        self._effects: deque[o.Effect] = deque()
+        self._going = False
+        self._asked: defaultdict[int, list[int]] = defaultdict(list)
+        self._cpu_time = cpu_time
+        self._cpu_start_s = cpu_time()
+        endpoint.landing = self.landing
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of its core that this server has used."""
+        return self._cpu_time() - self._cpu_start_s
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was decided is done."""
+        return self.order.idle and not self._effects and not self._events
+
+    def turn(self, timeout_s: float = TICK_S) -> None:
+        """Wait a little for one thing to happen; act on it; see what the writer finished."""
+        match self.endpoint.receive(timeout_s):
+            case Lost(peer, why):
+                self.owner.on_lost(peer, why)
+            case Arrival(peer, message):
+                self.owner.on_message(peer, message)
+        self.see_written()
+
+    def see_written(self) -> None:
+        """Take what the writer has finished."""
+        for result in self.writer.poll():
+            self.owner.on_written(result)
+
+    # Receiving
+
+    def take(self, peer: int, message: m.Message) -> None:
+        """Take a message that every server takes alike.
+
+        Raises:
+            ProtocolError: it is none.
+        """
+        match message:
+            case m.Gradient() | m.Change() | m.WorkerWeights() | m.Reached():
+                self._take_push(peer, message)
+            case m.AskSnapshot(version):
+                self._asked[version].append(peer)
+                self._send_snapshots()
+            case m.PartialNorm(version, squares):
+                self.happened(o.NormOf(peer, version, squares))
+            case _:
+                raise ProtocolError(f"server {self.endpoint.rank} does not take {message}")
+
+    def _take_push(self, peer: int, message: m.AnyPush) -> None:
+        if not isinstance(message, self._expected) or peer not in self.job.workers:
+            raise ProtocolError(
+                f"rank {peer} pushed a {type(message).__name__}, which has no meaning with --mode "
+                f"{self.job.mode}"
+            )
+        slot = self.slot_of(peer)
+        if slot in self.pushes:
+            raise ProtocolError(f"rank {peer} pushed again without having been answered")
+        self.pushes[slot] = message
+        self.happened(o.Landed(slot, (message.work.sum_of_squares,)))
+
+    def landing(self, peer: int, message: m.Message) -> Array | Room:
+        """Return where a peer's payload goes.
+
+        Raises:
+            ProtocolError: none is expected from that peer with such a message.
+        """
+        if peer in self.job.workers:
+            landing = self._maker.landing(self.slot_of(peer), message)
+            if landing is not None:
+                return landing
+        raise ProtocolError(f"rank {peer} sent a payload with {message}")
+
+    def slot_of(self, worker: int) -> int:
+        return self.job.workers.index(worker)
+
+    # Performing
+
+    def happened(self, event: o.Event) -> None:
+        """Tell the machine; perform what it says, and what comes of that."""
+        self._events.append(event)
+        if not self._going:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._going = True
+        try:
+            while self._effects or self._events:
+                if not self._effects:
+                    self._effects += self.order.handle(self._events.popleft())
+                    continue
+                # Left in place while it is performed: who ends the run sees how far it came.
+                self._perform(self._effects[0])
+                self._effects.popleft()
+        finally:
+            self._going = False
+
+    def recover(self) -> None:
+        """Go on after an exception as far as that is possible: make the update that it came in the
+        way of, if nothing of it was made, and leave out all else that it came from.
+
+        Raises:
+            RuntimeError: the weights were left in the middle of an update.
+        """
+        if self._effects:
+            failed = self._effects[0]
+            if not isinstance(failed, o.Average | o.Renew) or self._was_made(failed.update):
+                self._effects.popleft()
+        with suppress(Exception):
+            if not self._maker.in_pieces():
+                self._go_on()
+        if self._maker.in_pieces():
+            raise RuntimeError("they were left in the middle of an update")
+        # What fails again is left alone: the weights before it are whole.
+        self._effects.clear()
+
+    def _was_made(self, update: o.Update) -> bool:
+        return self.progress.version == update.version
+
+    def _perform(self, effect: o.Effect) -> None:
+        match effect:
+            case o.Average(update):
+                self._events.append(o.Averaged(self._maker.average(update)))
+            case o.ShareNorm(version, squares):
+                for server in self.job.servers:
+                    if server != self.endpoint.rank:
+                        self.endpoint.send(server, m.PartialNorm(version, squares))
+            case o.Renew(update, squares):
+                self._renew(update, squares)
+            case o.Forget(slots):
+                for slot in slots:
+                    del self.pushes[slot]
+            case o.Stuck(slot):
+                rank = self.job.workers[slot]
+                raise PeerLost(f"rank {rank} is gone, and what it pushed has not come here")
+            case decision:
+                self.owner.perform(decision)
+
+    def _renew(self, update: o.Update, squares: o.Squares) -> None:
+        norm = self._maker.renew(update, squares, self.pushes)
+        self.progress.advance(update.version, works_of(self.job, update.slots, self.pushes))
+        self._events.append(o.Updated())
+        self.profile.step()
+        # All servers copy their shards alike, where a checkpoint or an evaluation is due.
+        save, hold = self.progress.checkpoint_due, self.progress.evaluation_due
+        if save or hold:
+            self.keep(hold=hold, save=save)
+        self.owner.updated(update, norm)
+
+    # Weights and their copies
+
+    def send_weights(self, rank: int, order: m.Train | m.Evaluate | m.Stop | None) -> None:
+        """Send a worker the weights as they are, with this order."""
+        weights, answer = self.shard.weights, m.Answer(self.progress.version, order)
+        weights.reading(self.endpoint.send(rank, answer, weights.values))
+        if self._remembers:
+            self.shard.remember(self.slot_of(rank))
+
+    def keep(self, *, hold: bool, save: bool) -> None:
+        """Keep a copy of the shard as it is; send it to who asked for it already."""
+        self.snapshots.keep(self.progress.version, hold=hold, save=save)
+        self._send_snapshots()
+
+    def _send_snapshots(self) -> None:
+        for version, ranks in list(self._asked.items()):
+            snapshot = self.snapshots.get(version)
+            if snapshot is not None:
+                del self._asked[version]
+                for rank in ranks:
+                    answer = m.Answer(version, None)
+                    self.shard.send(snapshot, partial(self.endpoint.send, rank, answer))
+
+    def _take(self) -> Snapshot:
+        progress = self.progress
+        return self.shard.snapshot(
+            progress.version, progress.tokens, progress.clocks, progress.batches.pairs()
+        )
+
+    def _write(self, snapshot: Snapshot) -> None:
+        """Write this shard's file of a checkpoint in the background."""
+        self.before_writing(snapshot)
+        version, tensors = snapshot.version, snapshot.tensors()
+        step = self.job.step_of(snapshot.tokens)
+        shard, count = self.endpoint.rank, len(self.job.servers)
+        self.writer.submit(
+            lambda: Saved(version, self._store.write_shard(step, shard, count, tensors)),
+            ahead=WRITES_AHEAD,
+        )
