@@ -34,14 +34,6 @@ FACTORIES = frozenset({"modes.py", "policies.py"})
 CHOICES = "fields.py"
 """Where the choice of devices, kernels and transports is that has the same name as a mode."""
 
-NOT_YET = frozenset(
-    {
-        *("job.py", "protocol/adaptive.py", "protocol/choice.py", "servers/keeper.py"),
-        *("servers/leader.py", "simulate/world.py", "workers/training.py"),
-    }
-)
-"""Files that still know some; each that no longer does leaves this set."""
-
 PARTS = {"startswith", "endswith", "removeprefix", "removesuffix", "find", "index", "partition"}
 PARTS |= {"rpartition", "split", "strip", "lstrip", "rstrip", "count", "match", "search"}
 """Methods that ask for a part of a string."""
@@ -232,16 +224,9 @@ def test_what_names_no_mode_is_left_alone(source: str) -> None:
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
 
 
-@pytest.mark.parametrize(
-    "file", [file for file in FILES if file not in FACTORIES | NOT_YET | {CHOICES}]
-)
+@pytest.mark.parametrize("file", [file for file in FILES if file not in FACTORIES | {CHOICES}])
 def test_a_file_knows_no_mode_by_name(file: str) -> None:
     assert knowledge(FILES[file].read_text("utf-8")) == []
-
-
-@pytest.mark.parametrize("file", sorted(NOT_YET))
-def test_what_may_still_know_some_does(file: str) -> None:
-    assert knowledge(FILES[file].read_text("utf-8")), f"take {file} off the list"
 
 
 def test_the_choice_that_is_called_as_a_mode_stands_in_one_place() -> None:
