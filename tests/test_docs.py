@@ -28,6 +28,7 @@ from benchmarks import sweep
 from psdp.cli import given_settings
 from psdp.config import Config, flag_of, settings
 from psdp.modes import MODES
+from psdp.records.reasons import StoppedBy
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -252,6 +253,11 @@ def test_the_architecture_page_has_every_file_and_what_it_says_of_itself() -> No
         if file.name != "__init__.py":
             assert re.search(rf"^\| `{re.escape(file.name)}` \| .+ \|$", table, re.MULTILINE), file
     assert "| `modes.py` | The table of modes:" in table
+
+
+def test_every_reason_that_a_run_may_end_for_is_named() -> None:
+    page = (ROOT / "docs" / "runs.md").read_text("utf-8")
+    assert all(f"`{reason}`" in page for reason in StoppedBy)
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
