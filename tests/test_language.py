@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from psdp.backend import make_backend
-from psdp.config import Config
+from psdp.config import Config, RunConfig, settings
 from psdp.errors import DataError
 from psdp.job import Job
 from psdp.language import SEQUENCES, Language
@@ -40,6 +40,12 @@ def test_the_validation_loss_does_not_depend_on_the_batch_size() -> None:
         other = task(eval_batches=2, batch_size=batch_size)
         assert loss_of(other, parts=3) == (pytest.approx(loss, rel=1e-12), units)
         assert other.validation_units == units
+
+
+def test_a_batch_of_an_evaluation_is_one_of_the_default_size_as_its_help_says() -> None:
+    assert RunConfig().batch_size == SEQUENCES
+    setting = next(f for _, f in settings() if f.name == "eval_batches")
+    assert f"batches of {SEQUENCES} sequences" in setting.metadata["help"]
 
 
 @pytest.mark.parametrize("eval_batches", [0, 1000])
