@@ -107,7 +107,7 @@ class PsdpTrainer:
             self._weights,
             self._gradient,
         )
-        self._optimizer = make_optimizer(OPTIM, table.part(range(table.size)), self.backend)
+        self._optimizer = make_optimizer(OPTIM, table.parts(1)[0], self.backend)
 
     def gradient(self, tokens: Array, targets: Array) -> Array:
         """Compute the loss and its gradient (P,), which is returned."""

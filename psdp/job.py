@@ -9,7 +9,8 @@ from psdp.config import Config
 from psdp.config.handicap import parse_stragglers
 from psdp.errors import ConfigError
 from psdp.modes import Mode
-from psdp.params import ParamTable
+from psdp.optim import OPTIMIZERS, Optimizer
+from psdp.params import ParamTable, Part
 from psdp.task import Share
 from psdp.wire import Codec, make_codec
 
@@ -38,9 +39,23 @@ class Job:
         return range(self.config.run.servers, self.world_size)
 
     @cached_property
+    def parts(self) -> list[Part]:
+        """The part of the flat vector that each server holds."""
+        return self.table.parts(len(self.servers), self._rule.needs_whole)
+
+    @cached_property
+    def whole(self) -> Part:
+        """All of the flat vector, as a server would see it that holds all."""
+        return self.table.parts(1, self._rule.needs_whole)[0]
+
+    @property
     def shards(self) -> list[range]:
-        """The range of the flat vector that each server holds."""
-        return self.table.shards(len(self.servers))
+        """The span of the flat vector that each server holds."""
+        return [part.span for part in self.parts]
+
+    @property
+    def _rule(self) -> type[Optimizer]:
+        return OPTIMIZERS[self.config.optim.optimizer]
 
     @cached_property
     def codec(self) -> Codec:

@@ -7,9 +7,10 @@ Sizes, views, the decay boundary, shard ranges and the checkpoint index all deri
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ Array = npt.NDArray[Any]
 
 Zeros = Callable[[int, npt.DTypeLike], Array]
 """Returns a new vector of so many zeros, in memory of its own choice; ``np.zeros`` is one."""
+_LARGEST_BLOCK = 8 * 1024
 InitKind = Literal["zeros", "ones", "normal", "uniform"]
 
 
@@ -78,15 +80,26 @@ class Part:
         span: of the flat vector.
         decayed_size: how many elements weight decay acts on; they lie in front.
         pieces: of every parameter that has elements here, in their order.
+        runs: spans of the part that cover it. Sums over it are made in blocks of ``block_size``
+            from the beginning of each run on, the last one shorter.
     """
 
     span: range
     decayed_size: int
     pieces: tuple[Piece, ...] = ()
+    runs: tuple[slice, ...] = ()
+    block_size: int = 1
 
     @property
     def size(self) -> int:
         return len(self.span)
+
+
+class _Run(NamedTuple):
+    """A span of the flat vector, and whether a part may end within."""
+
+    span: range
+    cuttable: bool
 
 
 class ParamTable:
@@ -127,8 +140,43 @@ class ParamTable:
         assert self.offsets[specs[-1].name] + specs[-1].size == stop, f"{prefix} is in pieces"
         return slice(start, stop)
 
-    def part(self, span: range) -> Part:
-        """Return a part of the flat vector, with what it holds of which parameters."""
+    @property
+    def block_size(self) -> int:
+        """Of the blocks in which sums over the vector are made: a power of two, a 128th of it at
+        most, but no more than keeps a sum in its own precision good."""
+        return 1 << max(0, min(_LARGEST_BLOCK, self.size // 128).bit_length() - 1)
+
+    def parts(self, count: int, needs_whole: NeedsWhole = lambda _: False) -> list[Part]:
+        """Cut the flat vector into contiguous parts of about the same size.
+
+        They end where a block does, and within no parameter that an update needs whole: at the
+        nearest such place. So sizes are off by less than a block or the largest such parameter,
+        whichever is larger.
+        """
+        runs = list(self._runs(needs_whole))
+        ends = [self._end_near(self.size * k / count, runs) for k in range(count + 1)]
+        return [self._part(range(*span), runs) for span in pairwise(ends)]
+
+    def _runs(self, needs_whole: NeedsWhole) -> Iterator[_Run]:
+        """Yield the parameters that are needed whole, and what lies between them."""
+        start = 0
+        for spec in self.specs:
+            if needs_whole(spec):
+                offset = self.offsets[spec.name]
+                yield from (_Run(range(start, offset), True),) if start < offset else ()
+                yield _Run(range(offset, offset + spec.size), False)
+                start = offset + spec.size
+        yield _Run(range(start, self.size), True)
+
+    def _end_near(self, ideal: float, runs: Sequence[_Run]) -> int:
+        """Return the place nearest to this one where a part may end."""
+        run = next(run for run in runs if ideal <= run.span.stop)
+        step = self.block_size if run.cuttable else len(run.span)
+        start, stop = run.span.start, run.span.stop
+        before = start + int((ideal - start) // step) * step if step else start
+        return min((before, min(before + step, stop)), key=lambda end: abs(end - ideal))
+
+    def _part(self, span: range, runs: Iterable[_Run]) -> Part:
         pieces = []
         for spec in self.specs:
             offset = self.offsets[spec.name]
@@ -137,11 +185,9 @@ class ParamTable:
                 within = slice(start - span.start, stop - span.start)
                 pieces.append(Piece(spec, start - offset, within))
         decayed_size = min(max(self.decayed_size - span.start, 0), len(span))
-        return Part(span, decayed_size, tuple(pieces))
-
-    def shards(self, count: int) -> list[range]:
-        """Cut the flat vector into contiguous ranges, of sizes that differ by one at most."""
-        return [range(self.size * k // count, self.size * (k + 1) // count) for k in range(count)]
+        cut = ((max(run.span.start, span.start), min(run.span.stop, span.stop)) for run in runs)
+        own = (slice(a - span.start, b - span.start) for a, b in cut if a < b)
+        return Part(span, decayed_size, tuple(pieces), tuple(own), self.block_size)
 
     def initial(self, seed: int, dtype: npt.DTypeLike) -> Array:
         """Return fresh weights (P,). Each parameter has its own stream, so the values depend

@@ -185,7 +185,7 @@ def save(
     store = CheckpointStore(run, keep=0)
     files = [
         store.write_shard(step, k, 2, {"weights": weights[part.start : part.stop] * step})
-        for k, part in enumerate(table.shards(2))
+        for k, part in enumerate(part.span for part in table.parts(2))
     ]
     identity = {
         "settings": Config(model=TINY).resolved().flat(),

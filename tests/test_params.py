@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from psdp.config import ModelConfig
 from psdp.nn.transformer import parameter_table
-from psdp.params import Init, ParamSpec, ParamTable
+from psdp.params import Init, ParamSpec, ParamTable, Part
 
 ZEROS, ONES = Init("zeros"), Init("ones")
 GAIN = ParamSpec("gain", (4,), ONES, decay=False)
@@ -51,16 +52,81 @@ def test_a_vector_of_another_size_has_no_views() -> None:
         TABLE.views(np.zeros(TABLE.size + 1))
 
 
-@given(st.integers(0, 10_000), st.integers(1, 40))
-def test_shards_cover_the_vector_once_in_order_and_differ_by_one_at_most(
+def never(spec: ParamSpec) -> bool:
+    return False
+
+
+@given(st.integers(1, 3_000_000), st.integers(1, 40))
+def test_parts_cover_the_vector_once_in_order_and_differ_by_a_block_at_most(
     size: int, count: int
 ) -> None:
     table = ParamTable([ParamSpec("w", (size,), ZEROS, decay=True)])
-    shards = table.shards(count)
-    assert [index for shard in shards for index in shard] == list(range(size))
-    sizes = [len(shard) for shard in shards]
-    assert len(sizes) == count
-    assert max(sizes) - min(sizes) <= 1
+    parts = table.parts(count)
+    assert [parts[0].span.start, parts[-1].span.stop] == [0, size]
+    assert all(a.span.stop == b.span.start for a, b in pairwise(parts))
+    assert all(part.span.stop % table.block_size == 0 for part in parts[:-1])
+    assert all(abs(part.size - size / count) <= table.block_size for part in parts)
+    assert table.block_size <= max(1, min(8192, size / 128))
+    assert table.block_size.bit_count() == 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40), st.booleans()), min_size=1),
+    st.integers(1, 9),
+)
+def test_what_is_needed_whole_is_in_one_part_and_all_else_shares_evenly(
+    shapes: list[tuple[int, int, bool]], count: int
+) -> None:
+    table = ParamTable(
+        ParamSpec(f"w{i}", (rows, columns), ZEROS, decay=i % 3 > 0, embedding=not matrix)
+        for i, (rows, columns, matrix) in enumerate(shapes)
+    )
+    parts = table.parts(count, lambda spec: spec.matrix)
+    assert [i for part in parts for i in part.span] == list(range(table.size))
+    largest = max([spec.size for spec in table.specs if spec.matrix], default=0)
+    for part in parts:
+        assert abs(part.size - table.size / count) <= max(largest, table.block_size)
+        for piece in part.pieces:
+            length = piece.span.stop - piece.span.start
+            assert not piece.spec.matrix or (piece.first, length) == (0, piece.spec.size)
+
+
+@given(st.integers(1, 9), st.booleans())
+def test_the_pieces_of_all_parts_are_the_parameters(count: int, whole: bool) -> None:
+    needs_whole = (lambda spec: spec.matrix) if whole else never
+    found: dict[str, list[int]] = {spec.name: [] for spec in TABLE.specs}
+    for part in TABLE.parts(count, needs_whole):
+        for piece in part.pieces:
+            length = piece.span.stop - piece.span.start
+            offset = TABLE.offsets[piece.spec.name] + piece.first
+            assert offset == part.span.start + piece.span.start
+            found[piece.spec.name] += range(piece.first, piece.first + length)
+        decayed = sum(
+            piece.span.stop - piece.span.start for piece in part.pieces if piece.spec.decay
+        )
+        assert part.decayed_size == decayed
+    assert found == {spec.name: list(range(spec.size)) for spec in TABLE.specs}
+
+
+@given(st.integers(1, 5), st.integers(2, 9), st.booleans(), st.integers(0, 99))
+def test_blocks_are_the_same_wherever_the_vector_is_cut(
+    rows: int, count: int, whole: bool, seed: int
+) -> None:
+    table = ParamTable(
+        ParamSpec(f"w{i}", (rows * 17, 30 + i), ZEROS, decay=True, embedding=i == 1)
+        for i in range(4)
+    )
+    needs_whole = (lambda spec: spec.matrix) if whole else never
+
+    def blocks(part: Part) -> list[tuple[int, int]]:
+        return [
+            (part.span.start + start, part.span.start + min(start + part.block_size, run.stop))
+            for run in part.runs
+            for start in range(run.start, run.stop, part.block_size)
+        ]
+
+    apart = [block for part in table.parts(count, needs_whole) for block in blocks(part)]
+    assert apart == blocks(table.parts(1, needs_whole)[0])
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:

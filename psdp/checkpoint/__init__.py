@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from psdp.checkpoint.background import BackgroundWriter
 from psdp.checkpoint.manifest import Manifest, ShardFile, read_manifest
-from psdp.checkpoint.read import find_checkpoint, read_shard, read_weights, run_of
+from psdp.checkpoint.read import find_checkpoint, read_shard, read_span, read_weights, run_of
 from psdp.checkpoint.snapshot import Snapshot
 from psdp.checkpoint.store import CheckpointStore
 
@@ -26,6 +26,7 @@ __all__ = [
     "find_checkpoint",
     "read_manifest",
     "read_shard",
+    "read_span",
     "read_weights",
     "run_of",
 ]

@@ -14,7 +14,7 @@ from psdp.checkpoint.manifest import Manifest
 from psdp.errors import CheckpointError
 from psdp.params import Array
 
-WEIGHTS = "weights"
+WEIGHTS, OPTIMIZER = "weights", "optimizer."
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -58,6 +58,51 @@ def read_shard(manifest: Manifest, shard: int) -> dict[str, Array]:
     """
     path = _verify(manifest, shard)
     return _parse(path, None)
+
+
+def read_span(manifest: Manifest, span: range) -> dict[str, Array]:
+    """Return the tensors of the shard that holds ``span`` of the flat vector, whatever spans those
+    that were saved held: vectors from all that hold some of it, everything else, which is the same
+    in all of them, from the first of these.
+
+    Raises:
+        CheckpointError: a file is missing, or is not the one that was written, or there is none of
+            the end of the span.
+    """
+    found: list[tuple[dict[str, Array], slice]] = []
+    start = 0
+    for shard, size in enumerate(_sizes(manifest)):
+        within = slice(max(span.start - start, 0), min(span.stop - start, size))
+        if within.start < within.stop or (not span and within.start == within.stop):
+            found.append((read_shard(manifest, shard), within))
+        start += size
+    if span.stop > start or not found:
+        raise CheckpointError(
+            f"{manifest.folder} holds {start} parameters, asked for those up to {span.stop}"
+        )
+    first = found[0][0]
+    vectors = [name for name in first if name == WEIGHTS or name.startswith(OPTIMIZER)]
+    joined = {n: np.concatenate([part[n][within] for part, within in found]) for n in vectors}
+    return first | joined
+
+
+def _sizes(manifest: Manifest) -> list[int]:
+    """Return how many parameters each server had, as the files say before they are verified."""
+    sizes = []
+    for shard, file in enumerate(manifest.files):
+        path = manifest.folder / file.name
+        try:
+            with safe_open(path, framework="np") as tensors:
+                (size,) = tensors.get_slice(WEIGHTS).get_shape()
+        except (SafetensorError, OSError, ValueError) as error:
+            _verify(manifest, shard)  # which may know more of it
+            raise _unexpected(path, error) from error
+        sizes.append(size)
+    return sizes
+
+
+def _unexpected(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is not the safetensors file expected: {error}")
 
 
 def read_weights(manifest: Manifest) -> Array:
@@ -107,7 +152,7 @@ def _parse(path: Path, only: str | None) -> dict[str, Array]:
             names = list(file.keys()) if only is None else [only]
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not the safetensors file expected: {error}") from error
+        raise _unexpected(path, error) from error
     for name, tensor in tensors.items():
         if tensor.dtype not in (np.float32, np.float64, np.int64):
             raise CheckpointError(

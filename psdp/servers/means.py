@@ -3,10 +3,10 @@ workers have reached by themselves."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from psdp.backend.squares import norm_of
 from psdp.errors import ProtocolError
 from psdp.job import Job
 from psdp.modes import Pushed
@@ -74,10 +74,10 @@ class ByMean(Maker):
         mean = self._mean
         assert mean is not None
         with self._profile.span("gradient norm", mean.nbytes):
-            return (shard.backend.sum_of_squares(mean),)
+            return shard.squares(mean)
 
     def renew(self, update: Update, squares: Squares, pushes: Pushes) -> float:
-        shard, mean, norm = self.shard, self._mean, math.sqrt(sum(squares))
+        shard, mean, norm = self.shard, self._mean, norm_of(squares)
         assert mean is not None
         kind = kind_of(pushes[update.slots[0]])
         steps = self._progress.tokens / self._job.tokens_per_step

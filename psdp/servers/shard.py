@@ -117,7 +117,7 @@ class Shard:
             backend, device = device, None
         backend.to_device(flat[span.start : span.stop], own)
         return cls(
-            make_rules(job, job.table.part(span), backend, device),
+            make_rules(job, job.parts[server], backend, device),
             own,
             0 if job.reduces else len(job.workers),
             codec=job.codec,
@@ -164,6 +164,11 @@ class Shard:
             payloads = [self.slots.room(slot).payload for slot in slots]
             self.codec.mean(payloads, weights, mean, self.backend)
         return mean
+
+    def squares(self, mean: Array) -> tuple[float, ...]:
+        """Return few numbers whose sum is that of the squares of a mean (S,); those of all shards
+        have the same sum for any number of servers."""
+        return self.backend.squares(mean, self.optimizer.part)
 
     def send(self, snapshot: Snapshot, way: Callable[[Array], Sending]) -> None:
         """Send the weights of a snapshot some way, from where the shard's own are."""

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdp.checkpoint import Manifest, Snapshot, find_checkpoint, read_manifest, read_shard
+from psdp.checkpoint import (
+    Manifest,
+    Snapshot,
+    find_checkpoint,
+    read_manifest,
+    read_shard,
+    read_span,
+)
 from psdp.config import Config, flag_of
 from psdp.data.corpus import Corpus
 from psdp.errors import CheckpointError, ReplayError
@@ -53,7 +60,7 @@ class GoOn(Step[Snapshot | None, Nothing, None]):
             return Snapshot.from_tensors(read_shard(self.manifest, 0)), Nothing()
         if self.rank not in job.servers:
             return None, Nothing()
-        return Snapshot.from_tensors(read_shard(self.manifest, self.rank)), Nothing()
+        return Snapshot.from_tensors(read_span(self.manifest, job.shards[self.rank])), Nothing()
 
     def agree(self, facts: Sequence[Nothing]) -> None:
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Replica:
     ) -> None:
         config, size = job.config, job.table.size
         self.codec, self.backend = job.codec, backend
+        self._whole = job.whole
         self.gradient: Array = zeros(job.payloads[-1].stop, self.codec.item)
         self._far = backend.name == "gpu" and not on_device
         self._apart = self._far or config.run.overlap
@@ -176,10 +178,10 @@ class Replica:
         return self.own_gradient
 
     def sum_of_squares(self) -> float:
-        """Return the sum of the squares of what servers take the last push for; ``own_gradient`` is
-        not needed any more."""
+        """Return the sum of the squares of what servers take the last push for, with the bits that
+        it has where they sum its parts; ``own_gradient`` is not needed any more."""
         pushed = self.own_pushed if self.codec.by_element else self.decoded()
-        return self.backend.sum_of_squares(pushed)
+        return math.fsum(self.backend.squares(pushed, self._whole))
 
     def put_back(self) -> None:
         """Make ``own_gradient`` what is in ``gradient``, which is as it was."""

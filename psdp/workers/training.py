@@ -102,9 +102,8 @@ class OwnOptimizer(Training):
 
     def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
         super().__init__(job, replica, gradient)
-        config, table, backend = job.config, job.table, replica.backend
-        whole = table.part(range(table.size))
-        self._optimizer = make_optimizer(config.optim, whole, backend)
+        config, backend = job.config, replica.backend
+        self._optimizer = make_optimizer(config.optim, job.whole, backend)
         self._schedule = Schedule(config.optim, config.run.max_steps)
 
     def update(self, steps: float, scale: Scalar) -> None:

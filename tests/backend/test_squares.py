@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psdp.backend.squares import clip_coefficient, sum_of_squares
+from psdp.backend import make_backend
+from psdp.backend.squares import (
+    clip_coefficient,
+    few_with_the_sum_of,
+    norm_of,
+    sum_of_squares,
+)
+from psdp.params import Init, ParamSpec, ParamTable
 
 every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -101,3 +109,48 @@ def test_no_limit_leaves_the_gradient_alone() -> None:
 def test_a_norm_that_is_not_finite_never_passes_as_a_good_factor() -> None:
     assert math.isnan(clip_coefficient(math.nan, 1.0))
     assert clip_coefficient(math.inf, 1.0) == 0.0
+
+
+# Of a gradient that is in parts
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1e300), max_size=60))
+def test_few_numbers_have_exactly_the_sum_of_many(terms: list[float]) -> None:
+    few = few_with_the_sum_of(terms)
+    assert sum(map(Fraction, few)) == sum(map(Fraction, terms))
+    assert len(few) <= 40  # which covers all of float64
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_few_numbers_do_not_hide_one_that_is_not_finite(bad: float) -> None:
+    assert not math.isfinite(norm_of([1.0, *few_with_the_sum_of([1.0, bad, 2.0])]))
+
+
+@every_dtype
+@settings(deadline=None, max_examples=20)
+@given(
+    rows=st.sampled_from([1, 9, 200, 3000]),
+    exponent=st.sampled_from([-30, 0, 18]),
+    whole=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_the_norm_has_the_same_bits_for_any_number_of_servers_in_any_order(
+    dtype: str, rows: int, exponent: int, whole: bool, seed: int
+) -> None:
+    table = ParamTable(
+        ParamSpec(f"w{i}", (rows, 50 + i), Init("zeros"), decay=i < 2, embedding=i == 1)
+        for i in range(4)
+    )
+    rng = np.random.default_rng(seed)
+    gradient = (rng.standard_normal(table.size) * 10.0**exponent).astype(dtype)
+    backend = make_backend("cpu", dtype)
+    norms = set()
+    for count in (1, 2, 3, 5):
+        parts = table.parts(count, lambda spec: whole and spec.matrix)
+        squares = [backend.squares(gradient[p.span.start : p.span.stop], p) for p in parts]
+        rng.shuffle(squares)
+        norms.add(norm_of(square for few in squares for square in few))
+    assert len(norms) == 1
+    exact = math.sqrt(math.fsum(float(x) ** 2 for x in gradient))
+    assert norms.pop() == pytest.approx(exact, rel=2e-6)

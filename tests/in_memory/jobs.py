@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from psdp.backend import make_backend
-from psdp.checkpoint import CheckpointStore, Snapshot, find_checkpoint, read_manifest, read_shard
+from psdp.checkpoint import CheckpointStore, Snapshot, find_checkpoint, read_manifest, read_span
 from psdp.config import Config
 from psdp.errors import PeerLost, PsdpError
 from psdp.job import Job
@@ -308,7 +308,7 @@ class Training:
         if self.resume is None:
             return None
         manifest = read_manifest(find_checkpoint(self.resume))
-        return Snapshot.from_tensors(read_shard(manifest, shard))
+        return Snapshot.from_tensors(read_span(manifest, self.job.shards[shard]))
 
     def _worker(self, rank: int) -> Worker:
         replica, number = self._parts[rank], rank - len(self.job.servers)

@@ -213,3 +213,23 @@ def test_a_record_that_cannot_be_read(tmp_path: Path, text: str | None, message:
         (tmp_path / "events-000000.jsonl").write_text(text)
     with pytest.raises(ReplayError, match=message):
         train(tmp_path / "again", replay=str(tmp_path), **COMMON)
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0"])
+def test_norms_of_the_version_that_summed_them_otherwise_are_taken_but_for_their_last_bits(
+    tmp_path: Path, version: str
+) -> None:
+    settings = COMMON | {"mode": "async", "grad_clip": 0.0}
+    run = train(tmp_path / "run", record=True, **settings)
+    file = run.folder / "events-000000.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        if line[0] == "push":
+            line[7] *= 1 + 1e-7
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run.folder / "config.json").write_text(json.dumps({"versions": {"psdp": version}}))
+    if version == "0.1.0":
+        same(run, train(tmp_path / "again", replay=str(run.folder), **settings))
+    else:
+        with pytest.raises(ReplayError, match="diverges at line"):
+            train(tmp_path / "again", replay=str(run.folder), **settings)

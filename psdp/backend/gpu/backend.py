@@ -7,21 +7,20 @@ may be bfloat16; parameters, sums and the residual stream are not.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
+from psdp.backend import squares
 from psdp.backend.arrays import BF16
 from psdp.backend.base import Backend
 from psdp.backend.gpu.attention import GpuAttention
 from psdp.backend.gpu.cuda.tiles import MOST_THREADS
 from psdp.backend.gpu.device import Device
-from psdp.backend.gpu.grids import BLOCK, MOST_BLOCKS, Columns, block_for, ceil, warps
+from psdp.backend.gpu.grids import BLOCK, Columns, block_for, ceil, warps
 from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries, Unsupported
 from psdp.backend.kernels.normalization import LAYER_NORM_EPS
 from psdp.backend.kernels.optimizer import AdamStep, Scalar
-from psdp.backend.squares import sum_of_squares
 from psdp.params import Array
 
 SORTED_CHUNK = 64
@@ -51,8 +50,7 @@ class GpuBackend(GpuAttention, Backend):
         self.kernels = "cuda" if precision == "float32" else f"cuda {precision}"
         if names := [library.name for library in libraries if library is not None]:
             self.kernels += f" ({', '.join(names)})"
-        self._squares = device.zeros((MOST_BLOCKS,), np.float64)
-        self._square_sum = device.zeros((1,), np.float64)
+        self._squares = device.zeros((0,), np.float64)
         self._coefficient = device.zeros((1,), np.float64)
 
     # Embedding ------------------------------------------------------------------------------
@@ -136,26 +134,29 @@ class GpuBackend(GpuAttention, Backend):
     def add_total(self, x: Array, scale: float, out: Array) -> None:
         self._launch("sums", "add_total", (1,), MOST_THREADS, x, out, x.size, scale)
 
-    def sum_of_squares(self, vector: Array) -> float:
-        arguments = (self._squares, self._square_sum, self._square_parts(vector))
-        self._launch("sums", "total_of_parts", (1,), MOST_THREADS, *arguments)
-        total = float(self.on_host(self._square_sum)[0])
-        if math.isfinite(total) or vector.dtype == BF16:
-            return total
-        # NaN, Inf, or squares beyond float64, which are told apart at leisure.
-        return sum_of_squares(self.on_host(vector))
+    def block_squares(self, vector: Array, block: int) -> Array:
+        sums = self.on_host(self._block_squares(vector, block))
+        if vector.dtype == np.float64 and not np.isfinite(sums).all():
+            # NaN, Inf, or squares beyond float64, which are told apart at leisure.
+            return super().block_squares(self.on_host(vector), block)
+        return sums
 
-    def _square_parts(self, vector: Array) -> int:
-        """Write parts of the sum of the squares of a vector; return how many."""
-        blocks = min(MOST_BLOCKS, ceil(vector.size, BLOCK))
-        kernel = "square_parts_bf16" if vector.dtype == BF16 else "square_parts"
-        self._launch("sums", kernel, (blocks,), BLOCK, vector, self._squares, vector.size)
-        return blocks
+    def _block_squares(self, vector: Array, block: int) -> Array:
+        """Return the sums of the squares of each ``block`` elements of a vector, float64."""
+        count = ceil(vector.size, block)
+        if self._squares.size < count:
+            self._squares = self.device.zeros((count,), np.float64)
+        if count:
+            kernel = "block_squares_bf16" if vector.dtype == BF16 else "block_squares"
+            arguments = (vector, self._squares, vector.size, block)
+            self._launch("sums", kernel, (count,), BLOCK, *arguments)
+        return self._squares[:count]
 
     def clip_coefficient(self, vector: Array, limit: float) -> Scalar:
         if vector.dtype == np.float64:  # whose squares may be beyond float64
             return super().clip_coefficient(vector, limit)
-        arguments = (self._squares, self._coefficient, self._square_parts(vector), float(limit))
+        sums = self._block_squares(vector, squares.BLOCK)
+        arguments = (sums, self._coefficient, sums.size, float(limit))
         self._launch("sums", "clip_coefficient", (1,), MOST_THREADS, *arguments)
         return self._coefficient
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -9,8 +10,11 @@ import numpy as np
 
 from psdp.backend.arrays import BF16, Arrays
 from psdp.backend.costs import costs, moves
-from psdp.backend.squares import clip_coefficient, sum_of_squares
-from psdp.params import Array
+from psdp.backend.squares import BLOCK, block_squares, clip_coefficient, few_with_the_sum_of
+from psdp.params import Array, Part
+
+_WIDENED = 8 * BLOCK
+"""Elements of bfloat16 that are made float32 at a time to be summed; whole blocks of any size."""
 
 Scalar = float | Array
 """A number, or (1,) float64 on a device that is not waited for."""
@@ -32,20 +36,35 @@ class OptimizerKernels(Arrays):
     """Kernels on whole vectors (P,)."""
 
     @costs(moves)
-    def sum_of_squares(self, vector: Array) -> float:
-        """Return the sum of the squares of ``vector`` (P,), which may be bfloat16; NaN or Inf only
-        if it holds NaN or Inf.
+    def block_squares(self, vector: Array, block: int) -> Array:
+        """Return the sum of the squares of each ``block`` elements of ``vector`` (P,), which may be
+        bfloat16: (N,) float64 on the host; NaN or Inf only where it holds NaN or Inf.
 
         It waits for the device.
         """
         if vector.dtype != BF16:
-            return sum_of_squares(vector)
-        total = 0.0
-        for block in self.blocks(vector.size, 1):
-            wide = self.scratch(2, vector[block].size)
-            self.mean([vector[block]], [1.0], wide)
-            total += sum_of_squares(wide)
-        return total
+            return block_squares(vector, block)
+        sums = [np.empty(0)]
+        for start in range(0, vector.size, _WIDENED):
+            narrow = vector[start : start + _WIDENED]
+            wide = self.scratch(2, narrow.size)
+            self.mean([narrow], [1.0], wide)
+            sums.append(block_squares(wide, block))
+        return np.concatenate(sums)
+
+    @costs(moves)
+    def squares(self, vector: Array, part: Part) -> tuple[float, ...]:
+        """Return few numbers whose sum is that of the squares of ``vector`` (S,), a part of a whole
+        one: those of all parts add up to the same bits wherever it is cut. It waits for the
+        device."""
+        sums = [self.block_squares(vector[run], part.block_size) for run in part.runs]
+        return few_with_the_sum_of(itertools.chain.from_iterable(sums))
+
+    @costs(moves)
+    def sum_of_squares(self, vector: Array) -> float:
+        """Return the sum of the squares of ``vector`` (P,), which may be bfloat16; NaN or Inf only
+        if it holds NaN or Inf. It waits for the device."""
+        return math.fsum(self.block_squares(vector, BLOCK))
 
     @costs(moves)
     def clip_coefficient(self, vector: Array, limit: float) -> Scalar:

@@ -48,24 +48,29 @@ extern "C" __global__ void add_parts(const real *parts, real *out, long long chu
     out[c] += sum;
 }
 
-// parts (blocks,): sums of squares in float64, so that they overflow only where the vector does.
+// sums (blocks,): of the squares of `width` elements of x (size,) each, in float64, so that they
+// overflow only where the vector does.
 template <typename T>
-__device__ __forceinline__ void sum_squares(const T *x, double *parts, long long size) {
+__device__ __forceinline__ void sum_squares(const T *x, double *sums, long long size,
+                                            long long width) {
+    long long first = blockIdx.x * width, last = first + width < size ? first + width : size;
     double sum = 0;
-    for (long long i = thread_number(); i < size; i += thread_count()) {
+    for (long long i = first + threadIdx.x; i < last; i += blockDim.x) {
         double value = load(x + i);
         sum += value * value;
     }
     sum = block_sum(sum);
-    if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-extern "C" __global__ void square_parts(const real *x, double *parts, long long size) {
-    sum_squares(x, parts, size);
+extern "C" __global__ void block_squares(const real *x, double *sums, long long size,
+                                         long long width) {
+    sum_squares(x, sums, size, width);
 }
 
-extern "C" __global__ void square_parts_bf16(const bf16 *x, double *parts, long long size) {
-    sum_squares(x, parts, size);
+extern "C" __global__ void block_squares_bf16(const bf16 *x, double *sums, long long size,
+                                              long long width) {
+    sum_squares(x, sums, size, width);
 }
 
 // The sum of x (size,) in float64, for the first thread of the only block.
@@ -85,12 +90,7 @@ extern "C" __global__ void clip_coefficient(const double *parts, double *out, lo
     *out = sum < INF ? (coefficient < 1 ? coefficient : 1) : sum - sum;
 }
 
-// out (1,) = or += scale times the sum of x (size,): one block.
-extern "C" __global__ void total_of_parts(const double *x, double *out, long long size) {
-    double sum = total(x, size);
-    if (threadIdx.x == 0) *out = sum;
-}
-
+// out (1,) += scale times the sum of x (size,): one block.
 extern "C" __global__ void add_total(const real *x, double *out, long long size, double scale) {
     double sum = total(x, size);
     if (threadIdx.x == 0) *out += scale * sum;
