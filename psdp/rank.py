@@ -58,6 +58,19 @@ class Signals:
             self.number = number
 
 
+class Asked(Protocol):
+    """Whether somebody asked this rank to end.
+
+    Attributes:
+        number: of the signal by which; None if nobody did.
+    """
+
+    number: int | None
+
+    def __call__(self) -> str | None:
+        """Return the name of that signal, or None."""
+
+
 class Role(Protocol):
     """What a rank does once all have agreed: serve, lead, or compute."""
 
@@ -81,28 +94,36 @@ def live(given: Mapping[str, Any], refused: ConfigError | None) -> int:
 
 
 def live_in(
-    world: World, given: Mapping[str, Any], refused: ConfigError | None, signals: Signals
+    world: World, given: Mapping[str, Any], refused: ConfigError | None, signals: Asked
 ) -> int:
     """Run a rank of any world to its end, as :func:`live` does."""
-    role: Role | None = None
     try:
         ready = prepare(world, given, refused)
         role, endpoint = take_role(world, ready, signals)
-        role.run()
-        endpoint.close()
     except StartRefused as refusal:
         return refusal.exit_code
     except BaseException as error:  # whatever it is, no rank may be left waiting for this one
+        world.abort(tell(world.rank, error, signals))
+    return play(world, role, endpoint, signals)
+
+
+def play(world: World, role: Role, endpoint: Endpoint, signals: Asked) -> int:
+    """Let a rank that is ready do what its role is to its end; return its exit status, or end all
+    ranks if it failed."""
+    try:
+        role.run()
+        endpoint.close()
+    except BaseException as error:
         status = tell(world.rank, error, signals)
         # Of a server that is gone, no weights are left to save.
-        if role is not None and not isinstance(error, PeerLost):
+        if not isinstance(error, PeerLost):
             with suppress(BaseException):
                 role.fail(error, status)
         world.abort(status)
     return 0
 
 
-def tell(rank: int, error: BaseException, signals: Signals) -> int:
+def tell(rank: int, error: BaseException, signals: Asked) -> int:
     """Print why this rank ends early; return the exit status that says so."""
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     match error:
@@ -124,7 +145,7 @@ def tell(rank: int, error: BaseException, signals: Signals) -> int:
     return status
 
 
-def take_role(world: World, ready: Ready, signals: Signals) -> tuple[Role, Endpoint]:
+def take_role(world: World, ready: Ready, signals: Asked) -> tuple[Role, Endpoint]:
     """Return what this rank does from now on, and how it reaches the others.
 
     Raises:
@@ -155,7 +176,7 @@ class TakeRole(Step[Role, Nothing, None]):
     ready: Ready
     endpoint: Endpoint
     reducer: Reducer | None
-    signals: Signals
+    signals: Asked
 
     facts = Nothing
 
@@ -168,7 +189,7 @@ class TakeRole(Step[Role, Nothing, None]):
         pass
 
 
-def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, signals: Signals) -> Worker:
+def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, signals: Asked) -> Worker:
     """Return the worker of this rank."""
     assert ready.replica is not None
     return Worker(
@@ -182,7 +203,7 @@ def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, signals: 
     )
 
 
-def _server(ready: Ready, endpoint: Endpoint, signals: Signals) -> Leader | Follower:
+def _server(ready: Ready, endpoint: Endpoint, signals: Asked) -> Leader | Follower:
     """Return the server of this rank, at its start or where the checkpoint was taken."""
     job, run, snapshot = ready.job, ready.job.config.run, ready.snapshot
     assert ready.shard is not None

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class InMemoryNetwork:
         neighbours: Mapping[int, Neighbours] | None = None,
         vectors: Mapping[int, MemorySpace] | None = None,
     ) -> None:
-        self._lock = threading.Lock()
+        self.changed = threading.Condition()
         self._inboxes: list[deque[_Parcel | Lost]] = [deque() for _ in range(size)]
         self._dead: set[int] = set()
         self._aborted = False
@@ -84,20 +85,23 @@ class InMemoryNetwork:
 
     def abort(self) -> None:
         """Every rank is ended when it next does anything."""
-        self._aborted = True
+        with self.changed:
+            self._aborted = True
+            self.changed.notify_all()
 
     def kill(self, rank: int) -> None:
         """Every other rank is told that this one is lost; what it had sent still arrives."""
-        with self._lock:
+        with self.changed:
             self._dead.add(rank)
             for other, inbox in enumerate(self._inboxes):
                 if other != rank:
                     inbox.append(Lost(rank, "killed"))
+            self.changed.notify_all()
 
     def put(self, to: int, parcel: _Parcel) -> None:
         """Queue a parcel; one for a dead rank is gone at once."""
         self.check(parcel.peer)
-        with self._lock:
+        with self.changed:
             if to in self._dead:
                 parcel.sending.done = True
             else:
@@ -106,7 +110,7 @@ class InMemoryNetwork:
     def take(self, rank: int) -> _Parcel | Lost | None:
         """Return the oldest thing in a rank's inbox."""
         self.check(rank)
-        with self._lock:
+        with self.changed:
             return self._inboxes[rank].popleft() if self._inboxes[rank] else None
 
 
@@ -152,6 +156,11 @@ class InMemoryEndpoint(Endpoint):
 
     def transferring(self) -> bool:
         return False
+
+    def die(self) -> NoReturn:
+        """Let this rank be dead from now on, as if by SIGKILL."""
+        self._network.kill(self.rank)
+        raise Killed
 
     def close(self) -> None:
         """Nothing is on its way but what a peer has not taken yet, and may still take."""

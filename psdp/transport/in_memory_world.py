@@ -46,7 +46,6 @@ class InMemoryWorlds:
         self.network = InMemoryNetwork(len(hosts))
         self.status: int | None = None
         self.worlds = [InMemoryWorld(self, rank, host) for rank, host in enumerate(hosts)]
-        self._changed = threading.Condition()
         self._told: dict[int, bytes] = {}
         self._sums: dict[tuple[int, ...], InMemorySums] = {}
 
@@ -83,17 +82,10 @@ class InMemoryWorlds:
 
     def abort(self, status: int) -> None:
         """End every rank when it next does anything; the first status stands."""
-        with self._changed:
+        with self.network.changed:
             if self.status is None:
                 self.status = status
             self.network.abort()
-            self._changed.notify_all()
-
-    def kill(self, rank: int) -> None:
-        """Let a rank be dead, as if by SIGKILL, and the others be told."""
-        with self._changed:
-            self.network.kill(rank)
-            self._changed.notify_all()
 
     def exchange(self, rank: int, data: bytes, timeout_s: float) -> list[bytes]:
         """Return what all ranks brought to this exchange, in rank order.
@@ -101,19 +93,19 @@ class InMemoryWorlds:
         Raises:
             TimeoutError: not all came within ``timeout_s``.
         """
-        size = len(self.worlds)
+        size, changed = len(self.worlds), self.network.changed
 
         def complete() -> bool:
             self.network.check(rank)
             return len(told) == size or any(map(self.network.is_dead, range(size)))
 
-        with self._changed:
+        with changed:
             told = self._told
             told[rank] = data
             if len(told) == size:
                 self._told = {}
-                self._changed.notify_all()
-            if not self._changed.wait_for(complete, min(timeout_s, threading.TIMEOUT_MAX)):
+                changed.notify_all()
+            if not changed.wait_for(complete, min(timeout_s, threading.TIMEOUT_MAX)):
                 raise TimeoutError
         if len(told) < size:
             self.abort(1)
@@ -123,7 +115,7 @@ class InMemoryWorlds:
     def sums(self, ranks: Iterable[int]) -> InMemorySums:
         """Return the sums of these ranks."""
         members = tuple(ranks)
-        with self._changed:
+        with self.network.changed:
             return self._sums.setdefault(members, InMemorySums(len(members)))
 
 
@@ -164,8 +156,8 @@ class InMemoryWorld:
         raise Aborted
 
     def die(self) -> NoReturn:
-        """Be dead from now on."""
-        self._all.kill(self.rank)
+        """Let this rank be dead from now on, as if by SIGKILL."""
+        self._all.network.kill(self.rank)
         raise Killed
 
 

@@ -6,8 +6,9 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from psdp.errors import PeerLost, ProtocolError
+from psdp.errors import PeerLost, ProtocolError, PsdpError
 from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.params import Array
@@ -211,6 +212,13 @@ class Exchange:
         deadline = self._now() + GOODBYE_S
         while not sending.done and self._now() < deadline:
             self.endpoint.receive(timeout_s=0.01)
+
+    def wait_out(self, timeout_s: float) -> None:
+        """Give rank 0 so long to save the weights and end all ranks, this one too."""
+        deadline = self._now() + timeout_s
+        while self._now() < deadline:
+            with suppress(PsdpError):  # nothing that comes now matters any more
+                self.endpoint.receive(LOOK_UP_S)
 
     def _totals(self) -> m.Totals:
         return m.Totals(

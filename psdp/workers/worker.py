@@ -121,7 +121,7 @@ class Worker:
         """Tell rank 0 that this rank cannot go on, and give it the time to save the weights."""
         interrupted = isinstance(error, Interrupted)
         self.exchange.say_failed(m.Signalled() if interrupted else m.Failed(status))
-        time.sleep(LAST_SAVE_S)
+        self.exchange.wait_out(LAST_SAVE_S)
 
     def _pull(self) -> m.Answer:
         answer = self.exchange.pull()

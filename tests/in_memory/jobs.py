@@ -1,45 +1,31 @@
-"""Whole training jobs in one process: every rank a thread, the network in memory."""
+"""Whole training jobs in one process: every rank is a thread, and lives as it does under MPI."""
 
 from __future__ import annotations
 
 import gc
 import hashlib
 import json
-import sys
-import threading
-import traceback
+import signal
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
-from psdp.backend import make_backend
-from psdp.checkpoint import CheckpointStore, Snapshot, find_checkpoint, read_manifest, read_span
-from psdp.config import Config
-from psdp.errors import PeerLost, PsdpError
+from psdp.errors import StartRefused
 from psdp.job import Job
-from psdp.language import Language
 from psdp.params import Array
-from psdp.records.console import Console
-from psdp.records.folder import RunFolder
-from psdp.records.metrics import Best
-from psdp.records.profile import Profile
-from psdp.records.recorder import Recorder
-from psdp.records.replay import Record, Replay, events_file
+from psdp.rank import Role, play, take_role
 from psdp.servers.follower import Follower
 from psdp.servers.leader import Leader
 from psdp.servers.progress import Progress
 from psdp.servers.serving import Serving
-from psdp.servers.shard import Shard
-from psdp.transport import Arrival, Lost
-from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork, InMemorySums, Killed
-from psdp.transport.shared import Neighbours, SharedMemory, open_memory
-from psdp.workers.exchange import Interrupted
-from psdp.workers.replica import Replica
+from psdp.startup import Ready, prepare
+from psdp.transport.in_memory import Aborted, InMemoryEndpoint, InMemoryNetwork, Killed
+from psdp.transport.in_memory_world import InMemoryWorlds
+from psdp.transport.world import World
 from psdp.workers.worker import Worker
 
 VOCAB = 64
@@ -57,6 +43,10 @@ TINY: dict[str, Any] = {
     "keep_checkpoints": 0,
     "log_every": 1,
     "quiet": True,
+    "threads": 1,
+    "kernels": "numpy",
+    "vocab_size": VOCAB,
+    "val_fraction": 51.5 / 2051,
 }
 PATIENCE_S = 30.0
 
@@ -68,23 +58,50 @@ def corpus() -> tuple[Array, Array]:
     return train.astype(np.uint8), rng.permutation(VOCAB)[:51].astype(np.uint8)
 
 
-class _Aborted(BaseException):
-    """Another rank ended the whole job."""
+def corpus_file(folder: Path) -> Path:
+    """Return a file of these tokens."""
+    path = folder / "corpus.npy"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.concatenate(corpus()))
+    return path
+
+
+@dataclass
+class Asked:
+    """Whether a test asks a rank to end, as signals do."""
+
+    rank: int
+    by: Callable[[int], str | None]
+
+    def __call__(self) -> str | None:
+        return self.by(self.rank)
+
+    @property
+    def number(self) -> int | None:
+        name = self()
+        return None if name is None else signal.Signals[name]
 
 
 @dataclass
 class Rank:
-    """One rank of a job while it is put together; a test may change what it likes."""
+    """One rank of a job that is ready for its first message; a test may change what it likes."""
 
     number: int
-    role: Any
+    ready: Ready
+    role: Role
     endpoint: InMemoryEndpoint
+    asked: Asked
     error: BaseException | None = None
 
 
 @dataclass
 class Training:
-    """One job. ``prepare`` sees every rank before the first message."""
+    """One job. ``prepare`` sees every rank before the first message.
+
+    Raises:
+        PsdpError: it cannot start.
+    """
 
     folder: Path
     workers: int = 1
@@ -94,31 +111,37 @@ class Training:
     signalled: Callable[[int], str | None] = lambda _rank: None
 
     def __post_init__(self) -> None:
-        config = Config.from_flat(TINY | self.settings).resolved()
-        servers = config.run.servers
-        size = servers + self.workers
-        self._task = Language(config, VOCAB, *corpus())
-        self.job = Job(config, size, self._task.table)
         gc.collect()  # the files of earlier jobs, whose ranks refer to one another
-        self._memories: dict[int, SharedMemory] = {}
-        if config.run.transport != "messages":
-            self._memories = {rank: self._memory(rank) for rank in range(size)}
-        self._parts = {rank: self._part(rank) for rank in range(size)}
-        self.network = InMemoryNetwork(size, self._share())
-        self._sums = InMemorySums(self.workers)
-        self.store = CheckpointStore(self.folder, config.run.keep_checkpoints)
-        self._over = threading.Event()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.ranks = [
-            Rank(rank, self._server(rank) if rank < servers else self._worker(rank), endpoint)
-            for rank, endpoint in enumerate(self.network.endpoints)
-        ]
-        for rank in self.ranks:
-            self._make_like_mpi(rank.endpoint)
+        own: dict[str, Any] = {"out": str(self.folder)}
+        own["corpus"] = [str(corpus_file(self.folder.parent))]
+        if self.resume is not None:
+            own["resume"] = str(self.resume)
+        given = TINY | own | self.settings
+        self._worlds = InMemoryWorlds(["here"] * (given.get("servers", 1) + self.workers))
+        begun: dict[int, Rank] = {}
+
+        def begin(world: World) -> int:
+            asked = Asked(world.rank, self.signalled)
+            ready = prepare(world, given, None)
+            role, endpoint = take_role(world, ready, asked)
+            assert isinstance(endpoint, InMemoryEndpoint)
+            begun[world.rank] = Rank(world.rank, ready, role, endpoint, asked)
+            return 0
+
+        _raise_first(self._worlds.run(begin, PATIENCE_S))
+        self.ranks = [begun[rank] for rank in sorted(begun)]
         if self.prepare is not None:
             self.prepare(self)
 
     # What a test looks at
+
+    @property
+    def job(self) -> Job:
+        return self.ranks[0].ready.job
+
+    @property
+    def network(self) -> InMemoryNetwork:
+        return self._worlds.network
 
     @property
     def servers(self) -> list[Serving]:
@@ -174,154 +197,38 @@ class Training:
 
     def run(self) -> Training:
         """Run to the end; raise what the first rank to fail raised, rank 0 before the others."""
-        threads = [
-            threading.Thread(
-                target=self._live, args=(rank,), name=f"rank {rank.number}", daemon=True
-            )
-            for rank in self.ranks
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PATIENCE_S)
-            if thread.is_alive():
-                hanging = _stacks([t for t in threads if t.is_alive()])
-                self._over.set()
-                pytest.fail(f"the job hangs:\n{hanging}")
-        for rank in self.ranks:
-            if rank.error is not None and not isinstance(rank.error, Killed | _Aborted):
-                raise rank.error
+
+        def live(world: World) -> int:
+            rank = self.ranks[world.rank]
+            return play(world, rank.role, rank.endpoint, rank.asked)
+
+        try:
+            ends = self._worlds.run(live, PATIENCE_S)
+        except TimeoutError as hanging:
+            pytest.fail(f"the job hangs: {hanging}")
+        for rank, end in zip(self.ranks, ends, strict=True):
+            rank.error = _reason_of(end)
+        _raise_first(ends)
         return self
 
-    def _live(self, rank: Rank) -> None:
-        """As psdp.rank does: a worker that fails says so, and gives rank 0 the time to save."""
-        try:
-            with np.errstate(all="ignore"):
-                rank.role.run()
-        except BaseException as error:  # raised again by run, on the test's own thread
-            rank.error = error
-            if isinstance(error, Killed):
-                self.network.kill(rank.number)
-                return
-            if not isinstance(error, PeerLost | _Aborted):
-                status = error.exit_code if isinstance(error, PsdpError) else 1
-                with suppress(BaseException):
-                    rank.role.fail(error, 143 if isinstance(error, Interrupted) else status)
-            self._over.set()
 
-    def _make_like_mpi(self, endpoint: InMemoryEndpoint) -> None:
-        """One rank can end all, and a worker hears nothing of other workers."""
-        poll, hears = endpoint.poll, range(self.job.world_size)
-        if endpoint.rank in self.job.workers:
-            hears = self.job.servers
+def _reason_of(end: int | BaseException) -> BaseException | None:
+    """Return what a rank itself failed of, if it did."""
+    if isinstance(end, Aborted):
+        end = end.__context__ or end  # it ended all others while it had that in hand
+    if isinstance(end, StartRefused):
+        end = end.__cause__ or end.__context__ or end
+    return None if isinstance(end, int | Aborted | Killed) else end
 
-        def like_mpi() -> Arrival | Lost | None:
-            if self._over.is_set():
-                raise _Aborted
-            event = poll()
-            return None if event is not None and event.peer not in hears else event
 
-        endpoint.poll = like_mpi  # type: ignore[method-assign]
-
-    # Putting together
-
-    def _memory(self, rank: int) -> SharedMemory:
-        if rank in self.job.servers:
-            size, dtype = len(self.job.shards[rank]), np.dtype(self.job.config.run.dtype)
-        else:
-            size, dtype = self.job.payloads[-1].stop, self.job.codec.item
-        return SharedMemory(8 + self.workers, size, dtype, pytest.fail)
-
-    def _part(self, rank: int) -> Shard | Replica:
-        """Return what a rank may share."""
-        memory, dtype = self._memories.get(rank), self.job.config.run.dtype
-        zeros = np.zeros if memory is None else memory.zeros
-        if rank in self.job.servers:
-            return Shard.initial(self.job, rank, zeros)
-        return Replica(self.job, self._task, make_backend("cpu", dtype), zeros)
-
-    def _share(self) -> dict[int, Neighbours]:
-        """Let servers and workers see one another's memory, as psdp.startup does."""
-        cards = {}
-        for rank, memory in self._memories.items():
-            part = self._parts[rank]
-            offered = part.weights.values if isinstance(part, Shard) else part.gradient
-            cards[rank] = memory.card(offered)
-        neighbours = {}
-        for rank, memory in self._memories.items():
-            part = self._parts[rank]
-            hears = cards.keys() - {rank} if isinstance(part, Shard) else set(self.job.servers)
-            windows = {peer: open_memory(cards[peer]) for peer in hears}
-            if isinstance(part, Shard) and not self.job.reduces:
-                for slot, worker in enumerate(self.job.workers):
-                    gradient = windows[worker].vector(self.job.payloads[rank], self.job.codec.item)
-                    part.adopt(slot, gradient)
-            neighbours[rank] = Neighbours(memory, windows)
-        return neighbours
-
-    def _server(self, rank: int) -> Leader | Follower:
-        job, run = self.job, self.job.config.run
-        endpoint = self.network.endpoints[rank]
-        shard = self._parts[rank]
-        assert isinstance(shard, Shard)
-        store = self.store
-        best, snapshot = None, self._snapshot(rank)
-        if self.resume is not None:
-            manifest = read_manifest(find_checkpoint(self.resume))
-            best = Best.from_record(manifest.state["best"])
-        if rank:
-            serving = Serving(job, endpoint, shard, store, snapshot)
-            return Follower(serving, signalled=lambda: self.signalled(rank))
-        version, tokens = (0, 0) if snapshot is None else (snapshot.version, snapshot.tokens)
-        recorder = Recorder(
-            job,
-            RunFolder(self.folder),
-            Console(job.gradients * job.tokens_per_gradient, tokens, quiet=True),
-            version=version,
-            tokens=tokens,
-            kernels=["numpy"] * job.world_size,
-            val_split_units=self._task.validation_split_units,
-        )
-        if self.resume is not None:
-            recorder.resumed()
-        version = 0 if snapshot is None else snapshot.version
-        record, replay = None, None
-        if run.record:
-            record = Record(events_file(self.folder, version))
-        if run.replay is not None:
-            replay = Replay(events_file(Path(run.replay), version))
-        serving = Serving(job, endpoint, shard, store, snapshot, profile=Profile())
-        return Leader(
-            job,
-            serving,
-            store,
-            recorder,
-            {"settings": job.config.flat(), "workers": self.workers},
-            best=best,
-            record=record,
-            replay=replay,
-            signalled=lambda: self.signalled(rank),
-        )
-
-    def _snapshot(self, shard: int) -> Snapshot | None:
-        """Return a shard of the checkpoint to go on from."""
-        if self.resume is None:
-            return None
-        manifest = read_manifest(find_checkpoint(self.resume))
-        return Snapshot.from_tensors(read_span(manifest, self.job.shards[shard]))
-
-    def _worker(self, rank: int) -> Worker:
-        replica, number = self._parts[rank], rank - len(self.job.servers)
-        assert isinstance(replica, Replica)
-        return Worker(
-            self.job,
-            self.network.endpoints[rank],
-            replica,
-            Language(self.job.config, VOCAB, *corpus()),
-            reducer=self._sums.reducer(number) if self.job.reduces else None,
-            snapshot=self._snapshot(0) if self.job.reduces else None,
-            signalled=lambda: self.signalled(rank),
-        )
+def _raise_first(ends: list[int | BaseException]) -> None:
+    reasons = [_reason_of(end) for end in ends]
+    for reason in reasons:
+        if reason is not None and not isinstance(reason, StartRefused):
+            raise reason
+    for reason in reasons:
+        if reason is not None:
+            raise reason
 
 
 def train(
@@ -351,20 +258,17 @@ def before_gradient(worker: Worker, action: Callable[[int], None]) -> None:
     worker.replica.model.add_gradient = wrapped  # type: ignore[method-assign]
 
 
+def die(worker: Worker) -> NoReturn:
+    """Let a worker die here."""
+    assert isinstance(worker.endpoint, InMemoryEndpoint)
+    worker.endpoint.die()
+
+
 def die_at(worker: Worker, gradient: int) -> None:
     """Let a worker die instead of computing its gradient of this number."""
 
     def action(count: int) -> None:
         if count == gradient:
-            raise Killed
+            die(worker)
 
     before_gradient(worker, action)
-
-
-def _stacks(threads: list[threading.Thread]) -> str:
-    frames = sys._current_frames()
-    return "\n".join(
-        f"{thread.name}:\n{''.join(traceback.format_stack(frames[thread.ident])[-6:])}"
-        for thread in threads
-        if thread.ident in frames
-    )

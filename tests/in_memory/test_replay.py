@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import Killed, Training, before_gradient, die_at, train
+from jobs import Training, before_gradient, die, die_at, train
 
 from psdp.errors import ReplayError
 from psdp.servers.ending import Ended
@@ -113,13 +113,13 @@ def test_a_worker_that_was_lost_while_it_evaluated(tmp_path: Path, mode: dict[st
     """Others did its part then, and do so again, though its twin reports that part too."""
     settings = COMMON | mode | {"eval_every": 3}
 
-    def die(run: Training) -> None:
+    def dies(run: Training) -> None:
         def evaluate(*_args: Any) -> Any:
-            raise Killed
+            die(run.worker(1))
 
         run.worker(1).replica.model.evaluate = evaluate  # type: ignore[method-assign]
 
-    run = train(tmp_path / "run", prepare=die, record=True, **settings)
+    run = train(tmp_path / "run", prepare=dies, record=True, **settings)
     assert ["leave", 2] in events(run.folder)
     for seed, slow in ((4, 0), (5, 2)):
         again = train(
@@ -209,10 +209,12 @@ def test_a_resumed_start_has_a_record_of_its_own(tmp_path: Path) -> None:
     [(None, "takes the folder of a run that was made with --record"), ("x\n[]\n", "line 1 is no")],
 )
 def test_a_record_that_cannot_be_read(tmp_path: Path, text: str | None, message: str) -> None:
+    run = train(tmp_path / "run", **COMMON)
     if text is not None:
-        (tmp_path / "events-000000.jsonl").write_text(text)
+        (run.folder / "events-000000.jsonl").write_text(text)
     with pytest.raises(ReplayError, match=message):
-        train(tmp_path / "again", replay=str(tmp_path), **COMMON)
+        train(tmp_path / "again", replay=str(run.folder), **COMMON)
+    assert not (tmp_path / "again").exists(), "a start that fails leaves no folder"
 
 
 @pytest.mark.parametrize("version", ["0.1.0", "0.2.0"])
@@ -227,7 +229,10 @@ def test_norms_of_the_version_that_summed_them_otherwise_are_taken_but_for_their
         if line[0] == "push":
             line[7] *= 1 + 1e-7
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (run.folder / "config.json").write_text(json.dumps({"versions": {"psdp": version}}))
+    config = run.folder / "config.json"
+    record = json.loads(config.read_text())
+    record["versions"]["psdp"] = version
+    config.write_text(json.dumps(record))
     if version == "0.1.0":
         same(run, train(tmp_path / "again", replay=str(run.folder), **settings))
     else:

@@ -15,12 +15,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import VOCAB, Killed, Training, before_gradient, corpus, die_at, train
+from jobs import VOCAB, Training, before_gradient, corpus, die, die_at, train
 
 from psdp.backend import make_backend
-from psdp.checkpoint import Snapshot, find_checkpoint, read_manifest, read_shard, read_weights
+from psdp.checkpoint import (
+    CheckpointStore,
+    Snapshot,
+    find_checkpoint,
+    read_manifest,
+    read_shard,
+    read_weights,
+)
 from psdp.data.batches import Validation
 from psdp.errors import CheckpointError, DataError, NumericsError, PeerLost, PsdpError, RankFailed
+from psdp.job import Job
 from psdp.nn.transformer import Transformer
 from psdp.params import Array
 from psdp.protocol.order import Squares, Update
@@ -189,13 +197,12 @@ def test_a_server_with_no_room_to_share_its_copies_sends_them(
     tmp_path: Path, mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    make = Training._memory
 
-    def small(self: Training, rank: int) -> SharedMemory:
-        full = make(self, rank)
-        return SharedMemory(1, full._capacity // 8 // (8 + self.workers), "float64", said.append)
+    def small(job: Job, rank: int) -> SharedMemory:
+        size = len(job.shards[rank]) if rank in job.servers else job.table.size
+        return SharedMemory(1, size, "float64", said.append)
 
-    monkeypatch.setattr(Training, "_memory", small)
+    monkeypatch.setattr("psdp.startup.parts.make_memory", small)
     workers = 3 if mode["mode"] == "sync" else 1
     common = {"workers": workers, "servers": 2, "eval_every": 1, **mode}
     tight = train(tmp_path / "tight", **common)
@@ -430,17 +437,17 @@ def test_all_servers_apply_the_same_gradients_in_the_same_order(
         assert sum(rest.progress.clocks.values()) == 18
 
 
-def test_a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = CheckpointStore.write_shard
+
+    def full(store: CheckpointStore, step: int, *args: Any) -> dict[str, Any]:
+        if step >= 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/shard")
+        return write(store, step, *args)
+
     def prepare(run: Training) -> None:
-        write = run.store.write_shard
-
-        def full(step: int, *args: Any) -> dict[str, Any]:
-            if step >= 6:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/shard")
-            return write(step, *args)
-
-        run.store.write_shard = full  # type: ignore[method-assign]
-
         def wait_for_the_fourth(gradient: int) -> None:
             deadline = time.monotonic() + 20
             while gradient == 5 and time.monotonic() < deadline:
@@ -451,8 +458,10 @@ def test_a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole(tmp_path: P
         before_gradient(run.worker(0), wait_for_the_fourth)
 
     common = {"workers": 2, "servers": 2, "max_steps": 10, "checkpoint_every": 2}
-    with pytest.raises(CheckpointError, match="could not write /run/shard: No space left"):
-        train(tmp_path / "full", prepare=prepare, **common)
+    with monkeypatch.context() as patched:
+        patched.setattr(CheckpointStore, "write_shard", full)
+        with pytest.raises(CheckpointError, match="could not write /run/shard: No space left"):
+            train(tmp_path / "full", prepare=prepare, **common)
     assert [p.name for p in sorted((tmp_path / "full/checkpoints").glob("step-*"))] == [
         "step-000002",
         "step-000004",
@@ -499,7 +508,7 @@ def test_the_push_of_a_worker_that_dies_right_after_it_still_counts(
         def last(peer: int, message: m.Message, payload: Array | None = None) -> Sending:
             sending = send(peer, message, payload)
             if isinstance(message, m.Gradient) and message.work.clock == 2:
-                raise Killed
+                die(run.worker(0))
             return sending
 
         endpoint.send = last  # type: ignore[method-assign]
@@ -525,7 +534,7 @@ def test_a_worker_that_dies_in_the_last_evaluation_is_replaced(
                 evaluate(order)
             else:
                 time.sleep(0.3)
-            raise Killed
+            die(worker)
 
         worker._evaluate = dying  # type: ignore[method-assign]
 
@@ -556,17 +565,21 @@ def test_when_the_last_worker_dies_the_weights_are_saved_and_the_run_fails(
 
 
 def test_when_the_last_worker_dies_in_the_last_evaluation_the_run_fails_too(tmp_path: Path) -> None:
+    job: list[Training] = []
+
     def prepare(run: Training) -> None:
+        job.append(run)
         for number in (0, 1):
+            worker = run.worker(number)
 
-            def dying(_order: m.Evaluate) -> None:
-                raise Killed
+            def dying(_order: m.Evaluate, worker: Worker = worker) -> None:
+                die(worker)
 
-            run.worker(number)._evaluate = dying  # type: ignore[method-assign]
+            worker._evaluate = dying  # type: ignore[method-assign]
 
     with pytest.raises(PeerLost, match=r"the last worker, rank \d, is gone"):
         train(tmp_path, workers=2, prepare=prepare)
-    assert max(Training(tmp_path, 2).checkpoints()) == 6
+    assert max(job[0].checkpoints()) == 6
 
 
 def test_a_server_that_dies_ends_the_run(tmp_path: Path) -> None:

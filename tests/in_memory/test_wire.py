@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import threading
 import tracemalloc
@@ -53,6 +54,14 @@ def rounding_in_pytorch(run: Training) -> None:
                 training.seen = _gradient_of(worker)  # type: ignore[method-assign]
 
 
+def _tell_of_float32(run: Path) -> None:
+    """Let a recorded run be one of float32, for one of float32 to be its replay."""
+    path = run / "config.json"
+    record = json.loads(path.read_text())
+    record["settings"]["wire_dtype"] = "float32"
+    path.write_text(json.dumps(record))
+
+
 def _gradient_of(worker: Worker) -> Callable[[], Array]:
     return lambda: worker.replica.own_gradient
 
@@ -77,6 +86,7 @@ def test_a_run_is_that_of_float32_whose_gradients_are_rounded_by_another_hand(
     """The second run follows the order of the first, and would name a norm that differs."""
     settings = COMMON | {"workers": 3, "servers": servers} | mode
     run = train(tmp_path / "bf16", wire_dtype="bf16", transport=transport, record=True, **settings)
+    _tell_of_float32(run.folder)
     same = train(
         tmp_path / "float32", prepare=rounding_in_pytorch, replay=str(run.folder), **settings
     )
