@@ -103,7 +103,9 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     # argparse takes "-1e-3" for a flag and would say that a value is missing.
-    parser._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+    parser._negative_number_matcher = re.compile(  # noqa: SLF001 (it has no public name)
+        r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+    )
     parser.add_argument(
         "--config", metavar="FILE.toml", help="settings by name (as below); flags win over it"
     )

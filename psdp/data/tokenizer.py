@@ -99,7 +99,7 @@ class ByteTokenizer(Tokenizer):
             ) from None
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        return self._bytes(ids).decode("utf-8", "replace")
+        return self.to_bytes(ids).decode("utf-8", "replace")
 
     def stream(self) -> Stream:
         return _ByteStream(self)
@@ -107,7 +107,8 @@ class ByteTokenizer(Tokenizer):
     def to_json(self) -> dict[str, Any]:
         return {"kind": "byte"}
 
-    def _bytes(self, ids: npt.ArrayLike) -> bytes:
+    def to_bytes(self, ids: npt.ArrayLike) -> bytes:
+        """Return the bytes that these ids stand for."""
         return self._checked(ids).astype(np.uint8).tobytes()
 
 
@@ -115,11 +116,11 @@ class _ByteStream(Stream):
     """Holds back the bytes of a character until its last one has come."""
 
     def __init__(self, tokenizer: ByteTokenizer) -> None:
-        self._bytes = tokenizer._bytes
+        self._to_bytes = tokenizer.to_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, ids: npt.ArrayLike) -> str:
-        return self._decoder.decode(self._bytes(ids))
+        return self._decoder.decode(self._to_bytes(ids))
 
     def finish(self) -> str:
         rest = self._decoder.decode(b"", final=True)

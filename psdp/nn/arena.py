@@ -7,59 +7,71 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psdp.backend import Backend
 from psdp.params import Array, ParamTable
 
 
+@dataclass(frozen=True)
 class Parameters:
     """Named views of the flat weights (as they are, and cast to the compute dtype) and, while
     training, of the flat gradient.
 
     ``under("block.0")`` sees the same vectors through a longer prefix.
+
+    Attributes:
+        weights, cast_weights, gradients: by the names of the table.
+        prefix: of the names that layers ask for.
     """
 
-    def __init__(
-        self,
+    weights: Mapping[str, Array]
+    cast_weights: Mapping[str, Array]
+    gradients: Mapping[str, Array]
+    prefix: str = ""
+
+    @classmethod
+    def of(
+        cls,
         table: ParamTable,
         weights: Array,
         gradient: Array | None,
         cast_weights: Array | None = None,
-    ) -> None:
-        self._weights: dict[str, Array] = table.views(weights)
-        self._cast_weights = self._weights if cast_weights is None else table.views(cast_weights)
-        self._gradients: dict[str, Array] = {} if gradient is None else table.views(gradient)
-        self._prefix = ""
+    ) -> Parameters:
+        """Return all parameters of a table, as views of these flat vectors (P,)."""
+        views = table.views(weights)
+        return cls(
+            views,
+            views if cast_weights is None else table.views(cast_weights),
+            {} if gradient is None else table.views(gradient),
+        )
 
     def under(self, name: str) -> Parameters:
         """Return the parameters whose names begin with this prefix and ``name``."""
-        child = Parameters.__new__(Parameters)
-        child._weights, child._gradients = self._weights, self._gradients
-        child._cast_weights = self._cast_weights
-        child._prefix = f"{self._prefix}{name}."
-        return child
+        return replace(self, prefix=f"{self.prefix}{name}.")
 
     def weight(self, name: str) -> Array:
         """Return the view of a weight."""
-        return self._weights[self._prefix + name]
+        return self.weights[self.prefix + name]
 
     def cast_weight(self, name: str) -> Array:
         """Return the view of a weight in the compute dtype."""
-        return self._cast_weights[self._prefix + name]
+        return self.cast_weights[self.prefix + name]
 
     def optional_cast_weight(self, name: str) -> Array | None:
         """Return the same of one that the configuration may have left out."""
-        return self._cast_weights.get(self._prefix + name)
+        return self.cast_weights.get(self.prefix + name)
 
     def optional_weight(self, name: str) -> Array | None:
         """Return the view of a weight that the configuration may have left out."""
-        return self._weights.get(self._prefix + name)
+        return self.weights.get(self.prefix + name)
 
     def gradient(self, name: str) -> Array:
         """Return the view that the gradient of a weight is added to."""
-        assert self._gradients, "this model was built without a gradient: it can only evaluate"
-        return self._gradients[self._prefix + name]
+        assert self.gradients, "this model was built without a gradient: it can only evaluate"
+        return self.gradients[self.prefix + name]
 
 
 class Arena:

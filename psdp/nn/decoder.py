@@ -30,7 +30,7 @@ class Decoder:
     def __init__(
         self, config: ModelConfig, vocab_size: int, backend: Backend, weights: Array
     ) -> None:
-        parameters = Parameters(parameter_table(config, vocab_size), weights, None)
+        parameters = Parameters.of(parameter_table(config, vocab_size), weights, None)
         arena = Arena(backend, config.block_size, training=False)
         rotary = None
         if config.position == "rotary":

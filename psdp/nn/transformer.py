@@ -84,7 +84,7 @@ class Transformer(Layer, kind=OTHER):
     ) -> None:
         table = parameter_table(config, vocab_size)
         self.cast_weights = backend.new_cast_weights(weights)
-        parameters = Parameters(table, weights, gradient, self.cast_weights)
+        parameters = Parameters.of(table, weights, gradient, self.cast_weights)
         rows = batch_size * config.block_size
         self.arena = arena = Arena(backend, rows, training=gradient is not None)
         rotary = None

@@ -32,12 +32,14 @@ class Aborted(BaseException):
     """A rank has ended the whole job."""
 
 
-class _Parcel:
-    def __init__(self, peer: int, header: bytes, payload: Array | None, sending: Sending) -> None:
-        self.peer = peer
-        self.header = header
-        self.payload = payload
-        self.sending = sending
+@dataclass(frozen=True)
+class Parcel:
+    """A message on its way, from ``peer``."""
+
+    peer: int
+    header: bytes
+    payload: Array | None
+    sending: Sending
 
 
 class InMemoryNetwork:
@@ -55,7 +57,7 @@ class InMemoryNetwork:
         vectors: Mapping[int, MemorySpace] | None = None,
     ) -> None:
         self.changed = threading.Condition()
-        self._inboxes: list[deque[_Parcel | Lost]] = [deque() for _ in range(size)]
+        self._inboxes: list[deque[Parcel | Lost]] = [deque() for _ in range(size)]
         self._dead: set[int] = set()
         self._aborted = False
         self.endpoints = [
@@ -98,7 +100,15 @@ class InMemoryNetwork:
                     inbox.append(Lost(rank, "killed"))
             self.changed.notify_all()
 
-    def put(self, to: int, parcel: _Parcel) -> None:
+    @property
+    def payload_bytes(self) -> int:
+        """Of all payloads that are on their way."""
+        with self.changed:
+            parcels = [parcel for inbox in self._inboxes for parcel in inbox]
+        payloads = [parcel.payload for parcel in parcels if isinstance(parcel, Parcel)]
+        return sum(payload.nbytes for payload in payloads if payload is not None)
+
+    def put(self, to: int, parcel: Parcel) -> None:
         """Queue a parcel; one for a dead rank is gone at once."""
         self.check(parcel.peer)
         with self.changed:
@@ -107,7 +117,7 @@ class InMemoryNetwork:
             else:
                 self._inboxes[to].append(parcel)
 
-    def take(self, rank: int) -> _Parcel | Lost | None:
+    def take(self, rank: int) -> Parcel | Lost | None:
         """Return the oldest thing in a rank's inbox."""
         self.check(rank)
         with self.changed:
@@ -131,7 +141,7 @@ class InMemoryEndpoint(Endpoint):
         self._network = network
 
     def _post(self, peer: int, header: bytes, raw: Array | None, sending: Sending) -> None:
-        self._network.put(peer, _Parcel(self.rank, header, raw, sending))
+        self._network.put(peer, Parcel(self.rank, header, raw, sending))
 
     def poll(self) -> Arrival | Lost | None:
         while (parcel := self._network.take(self.rank)) is not None:
@@ -145,7 +155,7 @@ class InMemoryEndpoint(Endpoint):
                 return arrival
         return None
 
-    def _receive(self, parcel: _Parcel) -> Arrival | None:
+    def _receive(self, parcel: Parcel) -> Arrival | None:
         peer, header = parcel.peer, decode(parcel.header, parcel.peer)
         if has_payload(header):
             target = landing_bytes(self.landing, peer, header.message, header.payload_bytes)

@@ -163,7 +163,7 @@ class InMemoryWorld:
 
 def _stacks(threads: Sequence[threading.Thread]) -> str:
     """Return where these threads are."""
-    frames = sys._current_frames()
+    frames = sys._current_frames()  # noqa: SLF001 (documented, whatever its name)
     return "\n".join(
         f"{thread.name}:\n{''.join(traceback.format_stack(frames[thread.ident])[-6:])}"
         for thread in threads

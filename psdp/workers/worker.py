@@ -211,13 +211,14 @@ class Worker:
         self._busy_s += busy_s
         # For as long as this worker is slower than it is, on purpose.
         extra_s = self._handicap.extra_s(clock, busy_s)
-        self._sleep(extra_s)
+        self.pause(extra_s)
         self._slept_s += extra_s
 
     def _stop_computing(self) -> None:
         self.exchange.compute_s += self._now() - self._computing_since_s
 
-    def _sleep(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
+        """Sleep, but heed signals, and move on what travels."""
         end_s = self._now() + seconds
         while (left_s := end_s - self._now()) > 0:
             self.exchange.heed_signal()
@@ -256,7 +257,7 @@ class Worker:
                 self.exchange.heed_signal()
                 self.exchange.let_out()
             if mbps := self.job.config.run.link_mbps:
-                self._sleep(seconds_on_link(moved, mbps))
+                self.pause(seconds_on_link(moved, mbps))
         self.exchange.pushed_bytes += moved
         self.exchange.pulled_bytes += moved
         self._computing_since_s = self._now()

@@ -61,7 +61,7 @@ class Cublas:
         self._rooms: dict[int, tuple[int, int]] = {}
 
     def cublasCreate_v2(self, handle: Any) -> int:
-        handle._obj.value = 7
+        ctypes.cast(handle, ctypes.POINTER(ctypes.c_void_p)).contents.value = 7
         return 0
 
     def cublasSetStream_v2(self, handle: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:

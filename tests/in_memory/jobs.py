@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import json
 import signal
 from collections.abc import Callable
@@ -246,16 +247,15 @@ def train(
 
 def before_gradient(worker: Worker, action: Callable[[int], None]) -> None:
     """Call ``action(n)`` before a worker computes its n-th gradient (from 0) of this start."""
-    count = 0
-    compute = worker.replica.model.add_gradient
+    counter = itertools.count()
+    for training in worker.trainings.values():
+        compute = training.gradient
 
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        nonlocal count
-        action(count)
-        count += 1
-        compute(*args, **kwargs)
+        def wrapped(clock: int, batch: int, leaves: bool, compute: Any = compute) -> None:
+            action(next(counter))
+            compute(clock, batch, leaves)
 
-    worker.replica.model.add_gradient = wrapped  # type: ignore[method-assign]
+        training.gradient = wrapped
 
 
 def die(worker: Worker) -> NoReturn:

@@ -127,7 +127,7 @@ def test_a_link_makes_every_sum_take_as_long_as_a_ring_would(tmp_path: Path) -> 
 
     def watch(run: Training) -> None:
         worker = run.worker(0)
-        worker._sleep = naps.append  # type: ignore[method-assign]
+        worker.pause = naps.append  # type: ignore[method-assign]
 
     run = train(tmp_path, workers=2, mode="allreduce", max_steps=3, link_mbps=50.0, prepare=watch)
     ring_s = run.weights.nbytes * 8 / 50e6

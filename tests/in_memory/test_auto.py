@@ -99,7 +99,7 @@ def test_the_outer_momentum_begins_anew_after_gradients(tmp_path: Path) -> None:
     for clock, times in enumerate([1.0, 1.0, 1.5, 1.0, 1.5]):
         replica.weights[...] = weights
         replica.load()
-        job.worker(0)._compute(clock, clock, False)
+        job.training(0).gradient(clock, clock, False)
         replica.fetch()
         weights -= times * 0.5 * replica.gradient
     np.testing.assert_allclose(run.weights, weights, rtol=0, atol=1e-12)

@@ -486,6 +486,8 @@ def test_when_a_worker_dies_the_others_do_its_work(
 ) -> None:
     def prepare(run: Training) -> None:
         die_at(run.worker(1), gradient)
+        for number in (0, 2):  # who lets it come so far before the budget is spent
+            before_gradient(run.worker(number), lambda _count: time.sleep(5e-3))
 
     run = train(tmp_path, workers=3, prepare=prepare, eval_every=2, **mode)
     assert (run.summary["stopped_by"], run.summary["steps"]) == ("budget", 6)
@@ -527,16 +529,16 @@ def test_a_worker_that_dies_in_the_last_evaluation_is_replaced(
 
     def prepare(run: Training) -> None:
         worker = run.worker(1)
-        evaluate = worker._evaluate
+        report = worker.exchange.report_evaluation
 
-        def dying(order: m.Evaluate) -> None:
+        def dying(*reported: Any) -> None:
             if when == "after":
-                evaluate(order)
+                report(*reported)
             else:
                 time.sleep(0.3)
             die(worker)
 
-        worker._evaluate = dying  # type: ignore[method-assign]
+        worker.exchange.report_evaluation = dying  # type: ignore[method-assign]
 
     run = train(tmp_path, workers=3, prepare=prepare, **mode)
     assert run.summary["stopped_by"] == "budget"
@@ -572,10 +574,10 @@ def test_when_the_last_worker_dies_in_the_last_evaluation_the_run_fails_too(tmp_
         for number in (0, 1):
             worker = run.worker(number)
 
-            def dying(_order: m.Evaluate, worker: Worker = worker) -> None:
+            def dying(*_reported: Any, worker: Worker = worker) -> None:
                 die(worker)
 
-            worker._evaluate = dying  # type: ignore[method-assign]
+            worker.exchange.report_evaluation = dying  # type: ignore[method-assign]
 
     with pytest.raises(PeerLost, match=r"the last worker, rank \d, is gone"):
         train(tmp_path, workers=2, prepare=prepare)

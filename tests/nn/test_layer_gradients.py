@@ -38,7 +38,7 @@ class Bench:
         table = ParamTable(specs)
         self.weights = self.rng.standard_normal(table.size) * 0.5
         self.gradient = np.zeros(table.size)
-        self.parameters = Parameters(table, self.weights, self.gradient)
+        self.parameters = Parameters.of(table, self.weights, self.gradient)
         self.arena = Arena(make_backend("cpu", "float64"), BATCH * TINY.block_size, training=True)
 
     def check(

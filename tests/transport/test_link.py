@@ -6,7 +6,7 @@ import numpy as np
 
 from psdp.protocol import Work
 from psdp.transport import Arrival
-from psdp.transport.in_memory import InMemoryNetwork
+from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork
 from psdp.transport.link import Link
 from psdp.transport.messages import Gradient, Totals
 
@@ -41,8 +41,8 @@ def test_a_link_that_is_free_has_nothing_to_wait_for() -> None:
 
 def test_a_payload_is_the_senders_until_it_has_left() -> None:
     network, clock = InMemoryNetwork(2), Clock()
-    sender, receiver = network.endpoints
-    sender._link = Link(8.0, clock)
+    sender = InMemoryEndpoint(network, 0, [1], link=Link(8.0, clock))
+    receiver = network.endpoints[1]
     landing = np.zeros(250_000, "f4")
     receiver.landing = lambda peer, message: landing
     vector = np.ones(250_000, "f4")

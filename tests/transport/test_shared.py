@@ -24,7 +24,7 @@ from psdp.startup.facts import to_bytes
 from psdp.transport import Arrival, Endpoint, Sending
 from psdp.transport import messages as m
 from psdp.transport.headers import encode
-from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork
+from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork, Parcel
 from psdp.transport.shared import MemoryCard, Neighbours, SharedMemory, open_memory
 
 SERVER, WORKER = 0, 1
@@ -164,12 +164,6 @@ class Pair:
         lands_in(self.server, self.slot)
         lands_in(self.worker, self.pulled)
 
-    def carried_bytes(self) -> int:
-        """Return how many bytes of payload are on their way as messages."""
-        parcels = [parcel for inbox in self.network._inboxes for parcel in inbox]
-        payloads = [getattr(parcel, "payload", None) for parcel in parcels]
-        return sum(payload.nbytes for payload in payloads if payload is not None)
-
 
 def lands_in(endpoint: Endpoint, vector: Array) -> None:
     endpoint.landing = lambda _peer, _message: vector
@@ -186,7 +180,7 @@ def test_a_push_moves_its_header_alone() -> None:
     pair = Pair()
     pair.gradient[...] = np.arange(10)
     pair.worker.send(SERVER, GRADIENT, pair.gradient[2:6])
-    assert pair.carried_bytes() == 0
+    assert pair.network.payload_bytes == 0
     assert pair.server.poll() == Arrival(WORKER, GRADIENT)
     assert pair.slot.tolist() == [2, 3, 4, 5]
     assert pair.server.landing_s == 0
@@ -199,7 +193,7 @@ def test_a_pull_is_copied_and_only_then_confirmed() -> None:
     pair = Pair()
     pair.weights[...] = 5
     sending = pair.server.send(WORKER, weights(1), pair.weights)
-    assert pair.carried_bytes() == 0
+    assert pair.network.payload_bytes == 0
     assert pair.server.poll() is None
     assert not sending.done
     assert pair.worker.poll() == Arrival(SERVER, weights(1))
@@ -223,7 +217,7 @@ def test_what_lies_in_private_memory_goes_as_a_message_between_the_same_two() ->
     pair = Pair()
     private = np.full(10, 4.0)
     sending = pair.server.send(WORKER, weights(1), private)
-    assert pair.carried_bytes() == 80
+    assert pair.network.payload_bytes == 80
     assert pair.worker.poll() == Arrival(SERVER, weights(1))
     assert pair.pulled.tolist() == [4] * 10
     assert sending.done
@@ -250,16 +244,16 @@ def test_a_peer_that_is_gone_reads_nothing_any_more() -> None:
 )
 def test_a_header_that_points_elsewhere_is_refused(header: bytes, text: str) -> None:
     pair = Pair()
-    pair.server._post(WORKER, header, None, Sending())
+    pair.network.put(WORKER, Parcel(SERVER, header, None, Sending()))
     with pytest.raises(ProtocolError, match=f"rank 0 {text}"):
         pair.worker.poll()
 
 
 def test_a_place_is_refused_where_nothing_is_shared() -> None:
-    a, b = InMemoryNetwork(2).endpoints
-    a._post(1, encode(weights(0), 80, 0), None, Sending())
+    network = InMemoryNetwork(2)
+    network.put(1, Parcel(0, encode(weights(0), 80, 0), None, Sending()))
     with pytest.raises(ProtocolError, match="where none are shared"):
-        b.poll()
+        network.endpoints[1].poll()
 
 
 @settings(deadline=None)
