@@ -56,6 +56,6 @@ else:
     ModelConfig = make_dataclass(
         "ModelConfig",
         [(f.name, f.type, copy(f)) for f in (*fields(ShapeConfig), *(f for _, f in OWN.values()))],
-        namespace={"__doc__": ShapeConfig.__doc__},
+        namespace={"__doc__": ShapeConfig.__doc__, "__module__": __name__},
         frozen=True,
     )

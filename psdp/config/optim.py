@@ -95,6 +95,6 @@ else:
             (f.name, f.type, copy(f))
             for f in (*fields(ScheduleConfig), *_own(), *fields(LimitsConfig))
         ],
-        namespace={"__doc__": ScheduleConfig.__doc__},
+        namespace={"__doc__": ScheduleConfig.__doc__, "__module__": __name__},
         frozen=True,
     )

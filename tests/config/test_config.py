@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
@@ -309,3 +310,8 @@ def test_settings_of_rules_are_flags_and_one_name_is_one_setting() -> None:
                 assert seen.setdefault(f.name, (f.type, f.default, f.metadata)) == (
                     f.type, f.default, f.metadata,
                 )  # fmt: skip
+
+
+def test_settings_can_be_handed_to_another_process() -> None:
+    config = resolved(n_layer=2)
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301 (our own bytes)
