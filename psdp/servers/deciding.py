@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from psdp.errors import ReplayError
+from psdp.errors import PeerLost, PsdpError, ReplayError
+from psdp.job import Job
 from psdp.protocol import Adaptive, Effect, Leave, Policy, Pull, Push, Stop, Switch
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
@@ -127,10 +128,6 @@ class Deciding:
             error = Ended(f"{replay.path} ends before its run did")
             raise Stopped(StoppedBy.END_OF_RECORD, error)
 
-    def lost_in_replay(self, rank: int, why: str) -> ReplayError:
-        """Return what is wrong when a worker is lost that was not."""
-        return ReplayError(f"rank {rank} is gone ({why}), which it was not then")
-
     def _stop_early(self) -> None:
         self.stopped_by = StoppedBy.EARLY_STOP
         self._decide(Happened(Stop()))
@@ -171,3 +168,24 @@ class Deciding:
         choice = self.choosing.choose(policy.mode, self._workers())
         if choice is not None:
             self._decide(Happened(Switch(choice.mode), reason=choice.reason))
+
+
+def check_bearable(job: Job, deciding: Deciding, peer: int, why: str) -> None:
+    """
+    Raises:
+        PeerLost: a server is gone.
+        Stopped: a worker is, and the others cannot go on without it.
+    """
+    gone = f"rank {peer} is gone ({why})"
+    if peer in job.servers:
+        raise PeerLost(f"server {gone}; its shard is lost with it")
+    error: PsdpError | None = None
+    if len(job.servers) > 1:
+        # A gradient that counts here may never have reached the other servers.
+        error = PeerLost(f"{gone}, and --servers above 1 needs all")
+    elif not job.mode.survives_loss and not deciding.policy.drained:
+        error = PeerLost(f"{gone}, and --mode {job.mode} needs all")
+    elif deciding.replays:
+        error = ReplayError(f"{gone}, which it was not then")
+    if error is not None:
+        raise Stopped(StoppedBy.WORKER_LOST, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any
 from psdp.checkpoint import CheckpointStore, Snapshot
 from psdp.job import Job
 from psdp.records.metrics import Best
-from psdp.servers.serving import Saved, Serving
+from psdp.servers.serving import TICK_S, Saved, Serving
+from psdp.transport import Arrival
+from psdp.transport import messages as m
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,19 @@ class Keeping:
         """Take what the writer has finished."""
         match result:
             case Saved(version, file):
-                self.collect(version, file)
+                self._collect(version, file)
                 self._serving.snapshots.written(version)
             case Committed(version, path):
                 self.paths[version] = path
                 del self._states[version], self._files[version]
                 self._mark(version)
 
-    def collect(self, version: int, file: dict[str, Any]) -> None:
+    def saved(self, message: m.ShardSaved) -> None:
+        """Take another server's word that its file is on disk."""
+        name, size, sha256 = message.name, message.file_bytes, message.sha256
+        self._collect(message.version, {"name": name, "bytes": size, "sha256": sha256})
+
+    def _collect(self, version: int, file: dict[str, Any]) -> None:
         """Take one server's file; commit with the last one."""
         files = self._files[version]
         files.append(file)
@@ -90,6 +98,35 @@ class Keeping:
             self._serving.writer.submit(
                 lambda: Committed(version, self._store.commit(step, files, state, spare))
             )
+
+    def save_now(self, deadline: float) -> Path | None:
+        """Save the present version on all servers; return where, None if it takes too long.
+
+        Args:
+            deadline: of the monotonic clock.
+        """
+        serving = self._serving
+        serving.recover()
+        # What the other servers have begun, this one has; it may wait for their part of a norm.
+        while serving.order.waits_for_norms and time.monotonic() < deadline:
+            self._settle()
+        version = serving.progress.version
+        for server in self._job.servers[1:]:
+            serving.endpoint.send(server, m.TakeSnapshot())
+            serving.endpoint.send(server, m.SaveSnapshot(version))
+        serving.keep(hold=False, save=True)
+        while version not in self.paths and time.monotonic() < deadline:
+            self._settle()
+        return self.paths.get(version)
+
+    def _settle(self) -> None:
+        """Move on only what servers owe one another."""
+        match self._serving.endpoint.receive(TICK_S / 10):
+            case Arrival(_, m.ShardSaved() as message):
+                self.saved(message)
+            case Arrival(peer, m.PartialNorm() as message):
+                self._serving.take(peer, message)
+        self._serving.see_written()
 
     def mark_best(self, version: int, step: int) -> None:
         """Keep this version's checkpoint as the best, once it is complete."""

@@ -3,10 +3,8 @@ record and end for all."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from psdp.checkpoint import CheckpointStore
@@ -20,16 +18,17 @@ from psdp.records.profile import Profile
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Record, Replay
+from psdp.servers.answering import Answering
 from psdp.servers.choosing import Choosing
-from psdp.servers.deciding import Deciding
+from psdp.servers.deciding import Deciding, check_bearable
 from psdp.servers.ending import Ended, Ending, Stopped
 from psdp.servers.evaluating import Evaluating
 from psdp.servers.follower import WRITE_S
 from psdp.servers.keeping import Keeping
 from psdp.servers.means import works_of
 from psdp.servers.noting import Noting
-from psdp.servers.serving import TICK_S, Serving
-from psdp.transport import Arrival, Sending
+from psdp.servers.serving import Serving
+from psdp.transport import Sending
 from psdp.transport import messages as m
 from psdp.transport.headers import MOST_INCLUDED
 
@@ -70,8 +69,6 @@ class Leader:
         self.recorder = recorder
         self.finished = False
         self._signalled = signalled
-        self._live = set(job.workers)
-        self._unanswered: set[int] = set()
         self._applies: dict[int, Apply] = {}
         best, progress, profile = best or Best(), serving.progress, serving.profile
         if job.config.run.profile and isinstance(profile, Profile):
@@ -87,6 +84,12 @@ class Leader:
             tell=self._tell,
             closed=self._evaluation_closed,
         )
+        self.answering = Answering(
+            job.workers,
+            serving,
+            self.evaluating,
+            lambda rank: self._decide(Dismiss(rank), m.SendShard(rank)),
+        )
         choosing = None
         if job.mode.chooses and replay is None:
             choosing = Choosing(Chooser(job.config.run.local_steps or 1), profile)
@@ -94,12 +97,12 @@ class Leader:
             make_policy(job, progress.version, progress.clocks, progress.batches.pairs()),
             self,
             recorder,
-            lambda: len(self._live),
+            lambda: len(self.answering.live),
             record=record,
             replay=replay,
             choosing=choosing,
         )
-        self.ending = Ending(self._close_records, self._save_now)
+        self.ending = Ending(self._write_summary, self.keeping.save_now)
         serving.owner = self
 
     def run(self) -> None:
@@ -127,7 +130,7 @@ class Leader:
             raise Stopped(StoppedBy.SIGNAL, Ended(f"stopped by {signal}"))
         if self.deciding.replays and self.stands_still():
             self.deciding.follow()
-        over = self.evaluating.last is not None and not self._live | self.deciding.departed
+        over = self.evaluating.last is not None and not self.answering.live | self.deciding.departed
         if over and self.serving.snapshots.idle() and self.keeping.idle():
             self._finish()
 
@@ -138,9 +141,9 @@ class Leader:
             case m.Gradient() | m.Change() | m.WorkerWeights() | m.Reached():
                 self._on_push(peer, message)
             case m.AskWeights():
-                self._unanswered.add(peer)
+                self.answering.asked(peer)
                 self.deciding.happened(peer, Pull(peer))
-                self._dismiss(peer)
+                self.answering.dismiss(peer)
             case m.Evaluated():
                 self.evaluating.report(peer, message)
             case m.Progress():
@@ -149,10 +152,9 @@ class Leader:
                 pass  # it has landed, and counts when all workers are there
             case m.Spent():
                 self.recorder.spent(peer, message)
-            case m.ShardSaved(version, name, file_bytes, sha256, cpu_s):
-                self.recorder.server_cpu_s[peer] = cpu_s
-                file = {"name": name, "bytes": file_bytes, "sha256": sha256}
-                self.keeping.collect(version, file)
+            case m.ShardSaved():
+                self.recorder.server_cpu_s[peer] = message.cpu_s
+                self.keeping.saved(message)
             case m.Signalled():
                 raise Stopped(StoppedBy.SIGNAL, Ended(f"stopped by a signal to rank {peer}"))
             case m.Failed(status):
@@ -161,37 +163,27 @@ class Leader:
             case m.Done(totals):
                 self.recorder.totals(peer, totals)
                 self.deciding.departed.discard(peer)
-                if peer in self._live:
+                if peer in self.answering.live:
                     self._leave(peer)
             case _:
                 self.serving.take(peer, message)
 
     def _on_push(self, peer: int, message: m.AnyPush) -> None:
-        self._unanswered.add(peer)
+        self.answering.asked(peer)
         self.recorder.totals(peer, message.totals)
         self.noting.check(peer, message.work, self.serving.progress)
         self.serving.take(peer, message)
         self.deciding.happened(peer, Push(peer, self.serving.slot_of(peer), message.work))
-        self._dismiss(peer)
+        self.answering.dismiss(peer)
 
     def on_lost(self, peer: int, why: str) -> None:
-        if peer in self.job.servers:
-            raise PeerLost(f"server rank {peer} is gone ({why}); its shard is lost with it")
-        self.recorder.console.say(f"rank {peer} is gone: {why}")
-        drained, gone = self.deciding.policy.drained, f"rank {peer} is gone ({why})"
-        if len(self.job.servers) > 1:
-            # A gradient that counts here may never have reached the other servers.
-            error = PeerLost(f"{gone}, and --servers above 1 needs all")
-            raise Stopped(StoppedBy.WORKER_LOST, error)
-        if not self.job.mode.survives_loss and not drained:
-            error = PeerLost(f"{gone}, and --mode {self.job.mode} needs all")
-            raise Stopped(StoppedBy.WORKER_LOST, error)
-        if self.deciding.replays:
-            raise Stopped(StoppedBy.WORKER_LOST, self.deciding.lost_in_replay(peer, why))
+        if peer in self.job.workers:
+            self.recorder.console.say(f"rank {peer} is gone: {why}")
+        check_bearable(self.job, self.deciding, peer, why)
         self._leave(peer)
         last = self.evaluating.last
         over = last is not None and not self.evaluating.is_open(last)
-        if not self._live and not over:
+        if not self.answering.live and not over:
             error = PeerLost(f"the last worker, rank {peer}, is gone ({why})")
             raise Stopped(StoppedBy.WORKERS_LOST, error)
 
@@ -199,12 +191,9 @@ class Leader:
         self.keeping.written(result)
 
     def _leave(self, peer: int) -> None:
-        """A worker computes no more: others do its part of evaluations."""
-        self._live.discard(peer)
-        self._unanswered.discard(peer)
-        self.evaluating.leave(peer, self._live)
+        self.answering.left(peer)
         self.deciding.left(peer)
-        self._dismiss_all()
+        self.answering.dismiss_all()
 
     # What is decided
 
@@ -215,10 +204,10 @@ class Leader:
         return self.serving.idle
 
     def waiting(self) -> set[int]:
-        return self._unanswered
+        return self.answering.unanswered
 
     def depart(self, rank: int) -> bool:
-        waits = rank in self._unanswered
+        waits = rank in self.answering.unanswered
         self._leave(rank)
         return waits
 
@@ -226,15 +215,15 @@ class Leader:
         slot = self.serving.slot_of(rank)
         if slot in self.serving.pushes:
             self._decide(o.Discard(slot), o.Discard(slot))
-        self._unanswered.discard(rank)
-        self._decide(Dismiss(rank), m.SendShard(rank))
+        self.answering.send_home(rank)
 
     def enact(self, effect: Effect, *, noted: bool) -> None:
         match effect:
             case Apply(slots, weights, _, _, version, rate):
                 self._applies[version] = effect
-                self._include(slots, weights)
                 update = o.Update(version, slots, weights, rate)
+                for part in _parts(update):
+                    self._tell(part)
                 self._decide(update, m.ApplyMean(version, rate))
             case Drop(rank, slot):
                 if noted:
@@ -244,12 +233,6 @@ class Leader:
                 self._decide(effect, m.SendShard(rank))
             case Drained():
                 self._decide(effect)
-
-    def _include(self, slots: tuple[int, ...], weights: tuple[float, ...]) -> None:
-        """Tell the other servers what the next mean is of, as much as a message holds at once."""
-        for start in range(0, len(slots), MOST_INCLUDED):
-            part = slice(start, start + MOST_INCLUDED)
-            self._tell(m.Include(slots[part], weights[part]))
 
     def _decide(self, decision: Any, told: m.Message | None = None) -> None:
         """Have this shard do something after what was decided before, and all others the same."""
@@ -264,11 +247,11 @@ class Leader:
 
     def perform(self, decision: Any) -> None:
         match decision:
-            case SendWeights(rank, _, clock, steps, batch, push):
-                tokens = self.serving.progress.tokens
-                self._answer(rank, m.Train(clock, batch, steps, tokens, push))
+            case SendWeights(rank):
+                if self.answering.go_on(decision):
+                    self.deciding.answered(rank)
             case Dismiss(rank):
-                self._answer(rank, m.Stop())
+                self.answering.stop(rank)
             case m.TakeSnapshot():
                 self.serving.keep(hold=True, save=False)
             case Drained(version):
@@ -278,36 +261,15 @@ class Leader:
         progress = self.serving.progress
         works = works_of(self.job, update.slots, self.serving.pushes)
         self.noting.updated(self._applies.pop(update.version), works, norm, progress)
-        if progress.evaluation_due and self._live:
-            self.evaluating.open(progress.version, self._live)
-
-    def _answer(self, rank: int, order: m.Train | m.Stop) -> None:
-        """Send a worker the weights, with this order unless it owes an evaluation."""
-        self._unanswered.discard(rank)
-        owed = self.evaluating.owed_by(rank)
-        if owed is None:
-            self.deciding.answered(rank)
-        self.serving.send_weights(rank, owed or order)
+        if progress.evaluation_due and self.answering.live:
+            self.evaluating.open(progress.version, self.answering.live)
 
     def _drain(self, version: int) -> None:
         """Every gradient is applied: evaluate and save the last version, then let all go."""
         self.evaluating.last = version
-        if self._live and not self.evaluating.is_open(version):
+        if self.answering.live and not self.evaluating.is_open(version):
             self._evaluate_now()
-        self._dismiss_all()
-
-    def _dismiss_all(self) -> None:
-        for rank in sorted(self._unanswered):
-            self._dismiss(rank)
-
-    def _dismiss(self, rank: int) -> None:
-        """After the last update: hand a waiting worker its evaluation, or let it go."""
-        last = self.evaluating.last
-        if last is None or rank not in self._unanswered:
-            return
-        if self.evaluating.owed_by(rank) is not None or not self.evaluating.is_open(last):
-            self._unanswered.discard(rank)
-            self._decide(Dismiss(rank), m.SendShard(rank))
+        self.answering.dismiss_all()
 
     # Evaluations
 
@@ -317,13 +279,13 @@ class Leader:
     def _evaluate_now(self) -> None:
         """Evaluate the present version, where the other servers do not know that it is due."""
         self._decide(m.TakeSnapshot(), m.TakeSnapshot())
-        self.evaluating.open(self.serving.progress.version, self._live)
+        self.evaluating.open(self.serving.progress.version, self.answering.live)
 
     def _evaluation_closed(self, version: int) -> None:
         patience = self.job.config.run.early_stop_patience
         if version == self.evaluating.last:
             self.recorder.stop_clock()
-            self._dismiss_all()
+            self.answering.dismiss_all()
         elif patience and self.evaluating.best.evaluations_since >= patience:
             self.deciding.stop_early()
 
@@ -334,38 +296,13 @@ class Leader:
         self._write_summary(self.deciding.stopped_by)
         self.finished = True
 
-    def _close_records(self, reason: StoppedBy) -> None:
-        """Write the summary of a run that ends before its last evaluation."""
-        self.recorder.weights_sha256 = None  # that of an earlier evaluation
-        self.recorder.stop_clock()
-        self._write_summary(reason)
-
     def _write_summary(self, reason: StoppedBy) -> None:
-        self.recorder.server_cpu_s[self.serving.endpoint.rank] = self.serving.cpu_s
-        self.recorder.apply_s = self.serving.profile.seconds
         gaps, best = self.deciding.policy.clock_gaps, self.evaluating.best
-        self.recorder.finish(reason, gaps, best.loss)
+        self.noting.close(reason, self.serving, gaps, best.loss)
 
-    def _save_now(self, deadline: float) -> Path | None:
-        """Save the present version on all servers; return where, None if it takes too long."""
-        self.serving.recover()
-        # What the other servers have begun, this one has; it may wait for their part of a norm.
-        while self.serving.order.waits_for_norms and time.monotonic() < deadline:
-            self._settle()
-        version = self.serving.progress.version
-        self._tell(m.TakeSnapshot())
-        self._tell(m.SaveSnapshot(version))
-        self.serving.keep(hold=False, save=True)
-        while version not in self.keeping.paths and time.monotonic() < deadline:
-            self._settle()
-        return self.keeping.paths.get(version)
 
-    def _settle(self) -> None:
-        """Move on only what servers owe one another."""
-        event = self.serving.endpoint.receive(TICK_S / 10)
-        match event:
-            case Arrival(_, m.Failed() | m.Signalled()):
-                pass  # the run ends already, and the sender does what it still can
-            case Arrival(peer, message) if peer in self.job.servers:
-                self.on_message(peer, message)
-        self.serving.see_written()
+def _parts(update: o.Update) -> Iterator[m.Include]:
+    """Yield what a mean is of, as much at once as a message holds."""
+    for start in range(0, len(update.slots), MOST_INCLUDED):
+        part = slice(start, start + MOST_INCLUDED)
+        yield m.Include(update.slots[part], update.weights[part])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from psdp.errors import NumericsError
@@ -14,6 +14,7 @@ from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
 from psdp.servers.ending import Stopped
 from psdp.servers.progress import Progress
+from psdp.servers.serving import Serving
 from psdp.transport import messages as m
 
 CURE = "Try a lower --lr, a longer --warmup-steps, or --grad-clip 1"
@@ -91,3 +92,15 @@ class Noting:
             done * self._job.tokens_per_step,
             dict.fromkeys(self._job.workers, done),
         )
+
+    def close(
+        self, reason: StoppedBy, serving: Serving, clock_gaps: Counter[int], best_loss: float
+    ) -> None:
+        """Write the summary of a run that is over, for this reason."""
+        recorder = self._recorder
+        if reason not in (StoppedBy.BUDGET, StoppedBy.EARLY_STOP):
+            recorder.weights_sha256 = None  # that of an earlier evaluation
+            recorder.stop_clock()
+        recorder.server_cpu_s[serving.endpoint.rank] = serving.cpu_s
+        recorder.apply_s = serving.profile.seconds
+        recorder.finish(reason, clock_gaps, best_loss)
