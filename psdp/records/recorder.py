@@ -172,6 +172,10 @@ class Recorder:
         record = {"kind": "resume", "time_s": 0.0, "tokens": self._tokens, "version": self._version}
         self._folder.append_metrics(record)
 
+    def reached(self, version: int, tokens: int) -> None:
+        """Note how far the run has come, whatever was noted before."""
+        self._version, self._tokens = version, tokens
+
     def stop_clock(self) -> None:
         """Training and its last evaluation are over; what follows is not the run's time."""
         if self._interval.updates:

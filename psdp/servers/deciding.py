@@ -3,7 +3,6 @@ record; what it decides goes to all servers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from psdp.errors import PeerLost, PsdpError, ReplayError
@@ -12,15 +11,15 @@ from psdp.protocol import Adaptive, Effect, Leave, Policy, Pull, Push, Stop, Swi
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Happened, Record, Replay
+from psdp.servers.answering import Answering
 from psdp.servers.choosing import Choosing
 from psdp.servers.ending import Ended, Stopped
+from psdp.servers.evaluating import Evaluating
+from psdp.servers.serving import Serving
 
 
 class Enacts(Protocol):
     """Who does what is decided."""
-
-    def count(self, rank: int) -> None:
-        """A worker's request counts now, and with it what it has reported before."""
 
     def enact(self, effect: Effect, *, noted: bool) -> None:
         """Do this; ``noted``: the event that it comes from is in the record."""
@@ -31,18 +30,12 @@ class Enacts(Protocol):
     def send_home(self, rank: int) -> None:
         """Let a worker go that the run does without."""
 
-    def stands_still(self) -> bool:
-        """Say whether all that was decided is done."""
-
-    def waiting(self) -> set[int]:
-        """Return the workers that have not been answered."""
-
 
 class Deciding:
     """Asks the policy.
 
     Args:
-        workers: returns how many live.
+        enacts: does what is decided, on ``serving`` and all other servers.
         record: takes down what happens.
         replay: says what happens next.
         choosing: proposes changes of mode.
@@ -56,8 +49,10 @@ class Deciding:
         self,
         policy: Policy | Adaptive,
         enacts: Enacts,
+        serving: Serving,
+        evaluating: Evaluating,
+        answering: Answering,
         recorder: Recorder,
-        workers: Callable[[], int],
         *,
         record: Record | None = None,
         replay: Replay | None = None,
@@ -68,7 +63,9 @@ class Deciding:
         self.stopped_by = StoppedBy.BUDGET
         self._enacts = enacts
         self._recorder = recorder
-        self._workers = workers
+        self._serving = serving
+        self._evaluating = evaluating
+        self._answering = answering
         self._record = record
         self._replay = replay
         self.choosing = choosing
@@ -124,7 +121,7 @@ class Deciding:
         if self.policy.drained:
             for happened in replay.release():
                 self._decide(happened)
-        elif replay.over and self._enacts.stands_still():
+        elif replay.over and self._serving.idle:
             error = Ended(f"{replay.path} ends before its run did")
             raise Stopped(StoppedBy.END_OF_RECORD, error)
 
@@ -141,13 +138,13 @@ class Deciding:
 
     def _stuck(self) -> set[int]:
         """Return the workers that wait for an answer, unless one may be on its way to them."""
-        standing = self._enacts.stands_still() and not self.policy.drained
-        return self._enacts.waiting() if standing else set()
+        standing = self._serving.idle and not self.policy.drained
+        return self._answering.unanswered if standing else set()
 
     def _decide(self, happened: Happened) -> None:
         event = happened.event
         if isinstance(event, Pull):
-            self._enacts.count(event.rank)
+            self._evaluating.count(event.rank)
         noted = not self.policy.drained
         if self._record is not None and noted:
             self._record.note(happened)
@@ -165,7 +162,7 @@ class Deciding:
         policy = self.policy
         if self.choosing is None or not isinstance(policy, Adaptive) or policy.drained:
             return
-        choice = self.choosing.choose(policy.mode, self._workers())
+        choice = self.choosing.choose(policy.mode, len(self._answering.live))
         if choice is not None:
             self._decide(Happened(Switch(choice.mode), reason=choice.reason))
 

@@ -42,6 +42,7 @@ class Ending:
     """Ends a run on rank 0.
 
     Args:
+        settle: goes on with what was begun, until a deadline of ``now``.
         close_records: writes the summary, with a reason.
         save: saves the present version on all servers until a deadline of ``now``; returns where,
             or None if that took too long.
@@ -49,10 +50,12 @@ class Ending:
 
     def __init__(
         self,
+        settle: Callable[[float], None],
         close_records: Callable[[StoppedBy], None],
         save: Callable[[float], Path | None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._settle = settle
         self._close_records = close_records
         self._save = save
         self._now = now
@@ -64,19 +67,24 @@ class Ending:
             BaseException: ``error``, or of :class:`Stopped` what it stands for.
         """
         reason, told = _reason_of(error)
+        kept, deadline = "", self._now() + LAST_SAVE_S
+        try:
+            self._settle(deadline)
+        except Exception as other:  # whatever it is, the first one is what is told
+            kept = f"the weights so far could not be saved: {other}"
         with suppress(PsdpError):  # a disk that refuses the summary may yet take the weights
             self._close_records(reason)
         if not isinstance(error, CheckpointError):
-            told.add_note(self._kept())
+            told.add_note(kept or self._kept(deadline))
         if told is error:
             raise error
         raise told from told.__cause__
 
-    def _kept(self) -> str:
+    def _kept(self, deadline: float) -> str:
         """Save the weights so far; return a sentence that says where."""
         try:
-            path = self._save(self._now() + LAST_SAVE_S)
-        except Exception as error:  # whatever it is, the first one is what is told
+            path = self._save(deadline)
+        except Exception as error:
             return f"the weights so far could not be saved: {error}"
         if path is None:
             return f"no checkpoint could be written within {LAST_SAVE_S:g} s"

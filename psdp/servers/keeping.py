@@ -99,6 +99,17 @@ class Keeping:
                 lambda: Committed(version, self._store.commit(step, files, state, spare))
             )
 
+    def settle(self, deadline: float) -> None:
+        """Make the update that was begun, after an error, until a deadline of the monotonic clock.
+
+        Raises:
+            RuntimeError: the weights were left in the middle of it.
+        """
+        self._serving.recover()
+        # What the other servers have begun, this one has; it may wait for their part of a norm.
+        while self._serving.order.waits_for_norms and time.monotonic() < deadline:
+            self._move_on()
+
     def save_now(self, deadline: float) -> Path | None:
         """Save the present version on all servers; return where, None if it takes too long.
 
@@ -106,20 +117,16 @@ class Keeping:
             deadline: of the monotonic clock.
         """
         serving = self._serving
-        serving.recover()
-        # What the other servers have begun, this one has; it may wait for their part of a norm.
-        while serving.order.waits_for_norms and time.monotonic() < deadline:
-            self._settle()
         version = serving.progress.version
         for server in self._job.servers[1:]:
             serving.endpoint.send(server, m.TakeSnapshot())
             serving.endpoint.send(server, m.SaveSnapshot(version))
         serving.keep(hold=False, save=True)
         while version not in self.paths and time.monotonic() < deadline:
-            self._settle()
+            self._move_on()
         return self.paths.get(version)
 
-    def _settle(self) -> None:
+    def _move_on(self) -> None:
         """Move on only what servers owe one another."""
         match self._serving.endpoint.receive(TICK_S / 10):
             case Arrival(_, m.ShardSaved() as message):

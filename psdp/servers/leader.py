@@ -96,13 +96,15 @@ class Leader:
         self.deciding = Deciding(
             make_policy(job, progress.version, progress.clocks, progress.batches.pairs()),
             self,
+            serving,
+            self.evaluating,
+            self.answering,
             recorder,
-            lambda: len(self.answering.live),
             record=record,
             replay=replay,
             choosing=choosing,
         )
-        self.ending = Ending(self._write_summary, self.keeping.save_now)
+        self.ending = Ending(self.keeping.settle, self._write_summary, self.keeping.save_now)
         serving.owner = self
 
     def run(self) -> None:
@@ -128,7 +130,7 @@ class Leader:
         signal = self._signalled()
         if signal is not None:
             raise Stopped(StoppedBy.SIGNAL, Ended(f"stopped by {signal}"))
-        if self.deciding.replays and self.stands_still():
+        if self.deciding.replays and self.serving.idle:
             self.deciding.follow()
         over = self.evaluating.last is not None and not self.answering.live | self.deciding.departed
         if over and self.serving.snapshots.idle() and self.keeping.idle():
@@ -196,15 +198,6 @@ class Leader:
         self.answering.dismiss_all()
 
     # What is decided
-
-    def count(self, rank: int) -> None:
-        self.evaluating.count(rank)
-
-    def stands_still(self) -> bool:
-        return self.serving.idle
-
-    def waiting(self) -> set[int]:
-        return self.answering.unanswered
 
     def depart(self, rank: int) -> bool:
         waits = rank in self.answering.unanswered

@@ -101,6 +101,9 @@ class Noting:
         if reason not in (StoppedBy.BUDGET, StoppedBy.EARLY_STOP):
             recorder.weights_sha256 = None  # that of an earlier evaluation
             recorder.stop_clock()
+            if self._job.mode.served:
+                # An error may have kept the last update from being noted.
+                recorder.reached(serving.progress.version, serving.progress.tokens)
         recorder.server_cpu_s[serving.endpoint.rank] = serving.cpu_s
         recorder.apply_s = serving.profile.seconds
         recorder.finish(reason, clock_gaps, best_loss)

@@ -107,6 +107,8 @@ class Serving:
         self._events: deque[o.Event] = deque()
         self._effects: deque[o.Effect] = deque()
         self._going = False
+        self._undelivered: Arrival | None = None
+        """A message of which nothing was told to the machine yet."""
         self._asked: defaultdict[int, list[int]] = defaultdict(list)
         self._cpu_time = cpu_time
         self._cpu_start_s = cpu_time()
@@ -127,9 +129,14 @@ class Serving:
         match self.endpoint.receive(timeout_s):
             case Lost(peer, why):
                 self.owner.on_lost(peer, why)
-            case Arrival(peer, message):
-                self.owner.on_message(peer, message)
+            case Arrival() as arrival:
+                self._deliver(arrival)
         self.see_written()
+
+    def _deliver(self, arrival: Arrival) -> None:
+        self._undelivered = arrival
+        self.owner.on_message(arrival.peer, arrival.message)
+        self._undelivered = None
 
     def see_written(self) -> None:
         """Take what the writer has finished."""
@@ -187,6 +194,7 @@ class Serving:
     def happened(self, event: o.Event) -> None:
         """Tell the machine; perform what it says, and what comes of that."""
         self._events.append(event)
+        self._undelivered = None
         if not self._going:
             self._go_on()
 
@@ -205,7 +213,8 @@ class Serving:
 
     def recover(self) -> None:
         """Go on after an exception as far as that is possible: make the update that it came in the
-        way of, if nothing of it was made, and leave out all else that it came from.
+        way of, if nothing of it was made; take the message that it kept from being taken; and leave
+        out all else that it came from.
 
         Raises:
             RuntimeError: the weights were left in the middle of an update.
@@ -217,6 +226,10 @@ class Serving:
         with suppress(Exception):
             if not self._maker.in_pieces():
                 self._go_on()
+        arrival, self._undelivered = self._undelivered, None
+        with suppress(Exception):
+            if arrival is not None:
+                self._deliver(arrival)
         if self._maker.in_pieces():
             raise RuntimeError("they were left in the middle of an update")
         # What fails again is left alone: the weights before it are whole.

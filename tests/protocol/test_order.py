@@ -1,0 +1,308 @@
+"""The order of shards: by hand, and K of them at random, with arrivals in any order and losses."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psdp.protocol.order import (
+    Average,
+    Averaged,
+    Decided,
+    Discard,
+    Event,
+    Forget,
+    Landed,
+    NormOf,
+    Renew,
+    ShardOrder,
+    ShareNorm,
+    Stuck,
+    Update,
+    Updated,
+    Vanished,
+)
+
+FREE = settings(deadline=None, max_examples=300)
+
+PAIR = Update(1, (1, 0), (0.75, 0.25))
+LONE = Update(2, (0,), (1.0,), rate=0.5)
+
+
+def table(order: ShardOrder, *rows: tuple[Event, list[Any]]) -> None:
+    for number, (event, effects) in enumerate(rows):
+        assert order.handle(event) == effects, f"row {number}: {event}"
+
+
+def test_one_server_averages_what_has_landed_and_updates_at_once() -> None:
+    table(
+        order := ShardOrder(0, 1),
+        (Decided(PAIR), []),
+        (Landed(0, (1.0,)), []),
+        (Landed(1, (2.0,)), [Average(PAIR)]),
+        (Averaged((5.0,)), [Renew(PAIR, (5.0,))]),
+        (Updated(), [Forget((1, 0))]),
+    )
+    assert order.idle
+
+
+def test_an_update_waits_for_the_norms_of_all_servers_and_takes_them_in_their_order() -> None:
+    order = ShardOrder(1, 3)
+    table(
+        order,
+        (Landed(0), []),
+        (Landed(1), []),
+        (NormOf(2, 1, (30.0, 31.0)), []),
+        (Decided(PAIR), [Average(PAIR)]),
+        (NormOf(0, 1, (10.0,)), []),
+    )
+    assert not order.waits_for_norms, "its own part is still to come"
+    table(
+        order,
+        (Averaged((20.0,)), [ShareNorm(1, (20.0,)), Renew(PAIR, (10.0, 20.0, 30.0, 31.0))]),
+        (Updated(), [Forget((1, 0))]),
+    )
+
+
+def test_of_a_single_push_its_worker_has_told_the_norm() -> None:
+    table(
+        ShardOrder(1, 3),
+        (Decided(LONE), []),
+        (Landed(0, (4.0,)), [Average(LONE)]),
+        (Averaged(()), [Renew(LONE, (4.0,))]),
+        (Updated(), [Forget((0,))]),
+    )
+
+
+def test_what_is_decided_after_an_update_waits_for_it() -> None:
+    table(
+        ShardOrder(0, 1),
+        (Decided("before"), ["before"]),
+        (Landed(0, (4.0,)), []),
+        (Decided(LONE), [Average(LONE)]),
+        (Decided("answer"), []),
+        (Landed(1), []),
+        (Decided(Discard(1)), []),
+        (Averaged(()), [Renew(LONE, (4.0,))]),
+        (Updated(), [Forget((0,)), "answer", Forget((1,))]),
+    )
+
+
+def test_what_is_dropped_is_forgotten_once_it_is_there_and_its_slot_is_free() -> None:
+    table(
+        ShardOrder(0, 1),
+        (Decided(Discard(0)), []),
+        (Decided("after"), []),
+        (Landed(0), [Forget((0,)), "after"]),
+        (Landed(0, (4.0,)), []),
+        (Decided(LONE), [Average(LONE)]),
+    )
+
+
+def test_a_shard_that_will_never_have_what_it_needs_says_so_once() -> None:
+    table(
+        ShardOrder(1, 2),
+        (Landed(1), []),
+        (Vanished(0), []),
+        (Decided(PAIR), [Stuck(0)]),
+        (Decided("after"), []),
+        (Vanished(0), []),
+    )
+    table(
+        ShardOrder(1, 2),
+        (Landed(0), []),
+        (Vanished(0), []),
+        (Landed(1), []),
+        (Decided(PAIR), [Average(PAIR)]),
+    )
+
+
+def test_two_pushes_of_one_worker_cannot_be_there_at_once() -> None:
+    order = ShardOrder(0, 1)
+    order.handle(Landed(0))
+    with pytest.raises(AssertionError, match="slot 0 is taken"):
+        order.handle(Landed(0))
+
+
+# At random
+
+
+@dataclass
+class Shard:
+    """A server without arrays: what comes to it, and what it has done."""
+
+    number: int
+    order: ShardOrder
+    mail: dict[str, deque[Event]] = field(default_factory=dict)
+    working: Event | None = None
+    begun: list[Update] = field(default_factory=list)
+    made: list[tuple[Update, tuple[float, ...]]] = field(default_factory=list)
+    said: list[Any] = field(default_factory=list)
+    holds: set[int] = field(default_factory=set)
+    stuck: list[int] = field(default_factory=list)
+
+    def post(self, sender: str, event: Event) -> None:
+        self.mail.setdefault(sender, deque()).append(event)
+
+
+class Servers:
+    """K shards with rank 0's decisions on what W workers push, which arrives as it likes: in order
+    from each sender, and at any time."""
+
+    def __init__(self, shards: int, workers: int, dice: random.Random) -> None:
+        self.shards = [Shard(k, ShardOrder(k, shards)) for k in range(shards)]
+        self.dice = dice
+        self.out = dict.fromkeys(range(workers), 0)
+        """How often each worker has pushed."""
+        self.undecided: list[int] = []
+        self.decided: list[Any] = []
+        self.version = 0
+        self.dead: set[int] = set()
+        self.lost: dict[int, set[int]] = {}
+        """Shards that the last push of a dead worker never reaches."""
+
+    def push(self, slot: int) -> None:
+        """A worker that was answered pushes to all shards, or dies meanwhile."""
+        dies = self.dice.random() < 0.05 and len(self.dead) < len(self.out) - 1
+        reaches = {k for k in range(len(self.shards)) if not dies or self.dice.random() < 0.5}
+        self.out[slot] += 1
+        squares = (slot + self.out[slot] / 100,)
+        for shard in self.shards:
+            if shard.number in reaches:
+                shard.post(f"worker {slot}", Landed(slot, squares))
+            if dies:
+                shard.post(f"worker {slot}", Vanished(slot))
+        if dies:
+            self.dead.add(slot)
+            self.lost[slot] = set(range(len(self.shards))) - reaches
+        if 0 in reaches:
+            self.undecided.append(slot)
+
+    def decide(self) -> None:
+        """Rank 0 decides on some of what it has, and answers; a decision goes to all in order."""
+        count = self.dice.randint(1, len(self.undecided))
+        slots = self.undecided[:count]
+        del self.undecided[:count]
+        decisions: list[Any] = [("answer", slot) for slot in slots]
+        if self.dice.random() < 0.2:
+            decisions = [*map(Discard, slots), *decisions]
+        else:
+            self.version += 1
+            weights = tuple(1 / len(slots) for _ in slots)
+            decisions = [Update(self.version, tuple(slots), weights), *decisions]
+        for decision in decisions:
+            self.decided.append(decision)
+            for shard in self.shards:
+                shard.post("rank 0", Decided(decision))
+
+    def waits(self, slot: int) -> bool:
+        """Say whether a worker was answered by all shards and may push again."""
+        answers = [sum(a == ("answer", slot) for a in shard.said) for shard in self.shards]
+        return slot not in self.dead and min(answers) == self.out[slot]
+
+    def move(self) -> bool:
+        """Let one thing happen somewhere; say whether anything can."""
+        choices: list[Any] = [
+            (shard, sender)
+            for shard in self.shards
+            for sender, mail in shard.mail.items()
+            if mail and not shard.stuck
+        ]
+        choices += [(shard, None) for shard in self.shards if shard.working is not None]
+        if not choices:
+            return False
+        shard, sender = self.dice.choice(choices)
+        if sender is None:
+            event, shard.working = shard.working, None
+        else:
+            event = shard.mail[sender].popleft()
+        if isinstance(event, Landed):
+            shard.holds.add(event.slot)
+        for effect in shard.order.handle(event):
+            self.perform(shard, effect)
+        return True
+
+    def perform(self, shard: Shard, effect: Any) -> None:
+        match effect:
+            case Average(update):
+                assert shard.working is None
+                assert shard.holds.issuperset(update.slots)
+                shard.begun.append(update)
+                shard.working = Averaged((100.0 * update.version + shard.number,))
+            case ShareNorm(version, squares):
+                for other in self.shards:
+                    if other is not shard:
+                        other.post(f"server {shard.number}", NormOf(shard.number, version, squares))
+            case Renew(update, squares):
+                assert shard.working is None
+                shard.made.append((update, squares))
+                shard.working = Updated()
+            case Forget(slots):
+                assert shard.holds.issuperset(slots)
+                shard.holds.difference_update(slots)
+            case Stuck(slot):
+                shard.stuck.append(slot)
+            case decision:
+                assert shard.working is None, "what comes after an update is done after it"
+                shard.said.append(decision)
+
+
+def run(shards: int, workers: int, seed: int, pushes: int) -> Servers:
+    """Let workers push and rank 0 decide until so much was pushed and all has settled."""
+    servers = Servers(shards, workers, random.Random(seed))
+    left = pushes
+    while True:
+        ready = [slot for slot in servers.out if left and servers.waits(slot)]
+        if ready and servers.dice.random() < 0.3:
+            servers.push(servers.dice.choice(ready))
+            left -= 1
+        elif servers.undecided and servers.dice.random() < 0.3:
+            servers.decide()
+        elif not servers.move() and not ready and not servers.undecided:
+            return servers
+
+
+@FREE
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 1 << 32), st.integers(0, 40))
+def test_every_shard_does_what_was_decided_in_that_order_and_nothing_else(
+    shards: int, workers: int, seed: int, pushes: int
+) -> None:
+    servers = run(shards, workers, seed, pushes)
+    updates = [decision for decision in servers.decided if isinstance(decision, Update)]
+    others = [decision for decision in servers.decided if isinstance(decision, tuple)]
+    for shard in servers.shards:
+        made = [update for update, _ in shard.made]
+        assert made == updates[: len(made)]
+        assert shard.begun == updates[: len(shard.begun)]
+        assert shard.said == others[: len(shard.said)]
+        assert len(shard.stuck) <= 1
+        assert all(shard.number in servers.lost[slot] for slot in shard.stuck)
+        for update, squares in shard.made:
+            if len(update.slots) > 1:
+                parts = [100.0 * update.version + k for k in range(shards)]
+                assert list(squares) == parts, "of all servers, in their order"
+    everywhere = {(update, squares) for shard in servers.shards for update, squares in shard.made}
+    assert len({update.version for update, _ in everywhere}) == len(everywhere), "alike on all"
+    if not any(shard.stuck for shard in servers.shards):
+        for shard in servers.shards:
+            assert [update for update, _ in shard.made] == updates
+            assert shard.said == others
+            assert shard.order.idle
+
+
+@FREE
+@given(st.integers(2, 5), st.integers(1, 6), st.integers(0, 1 << 32))
+def test_no_shard_is_ahead_of_one_that_has_not_told_its_norm(
+    shards: int, workers: int, seed: int
+) -> None:
+    servers = run(shards, workers, seed, 40)
+    for shard in servers.shards:
+        for update, _ in shard.made:
+            if len(update.slots) > 1:
+                assert all(update in other.begun for other in servers.shards)
