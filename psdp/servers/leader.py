@@ -114,7 +114,8 @@ class Leader:
             BaseException: it ended early; what could be kept is, and a note says where.
         """
         try:
-            if self.serving.progress.evaluation_due and not self._evaluated_already():
+            progress = self.serving.progress
+            if progress.evaluation_due and self.evaluating.best.evaluated != progress.version:
                 self._evaluate_now()
             while not self.finished:
                 self._turn()
@@ -265,9 +266,6 @@ class Leader:
         self.answering.dismiss_all()
 
     # Evaluations
-
-    def _evaluated_already(self) -> bool:
-        return self.evaluating.best.evaluated == self.serving.progress.version
 
     def _evaluate_now(self) -> None:
         """Evaluate the present version, where the other servers do not know that it is due."""
