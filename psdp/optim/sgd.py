@@ -15,7 +15,7 @@ class SGD(Optimizer):
     """w -= lr * g."""
 
     name = "sgd"
-    defaults = MappingProxyType({"lr": 0.3, "weight_decay": 0.0})
+    defaults = MappingProxyType({"lr": 0.5, "weight_decay": 0.0})
 
     def step(
         self,

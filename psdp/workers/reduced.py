@@ -63,7 +63,9 @@ class ReducedTraining(OwnOptimizer):
             self._reduce()
             self.replica.put_back()
             backend = self.replica.backend
-            squares = backend.sum_of_squares(self.replica.own_gradient) * self._share**2
+            # As a server would find it.
+            parts = backend.squares(self.replica.own_gradient, self.job.whole)
+            squares = math.fsum(parts) * self._share**2
             finite = math.isfinite(squares)
             if finite:
                 limit = self.job.config.optim.grad_clip

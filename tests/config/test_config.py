@@ -294,9 +294,10 @@ def test_what_is_left_out_is_the_rules_own_and_is_written_down(rule: type[Optimi
     assert given.items() <= Config.from_flat(given).resolved().flat().items()
 
 
-def test_weight_decay_is_for_the_rule_that_decouples_it() -> None:
-    decayed = {name for name, rule in OPTIMIZERS.items() if rule.defaults["weight_decay"]}
-    assert decayed == {"adamw"}
+def test_weight_decay_is_off_where_it_would_join_the_gradient() -> None:
+    usual = {"adamw": 0.1, "adam": 0.0, "sgd": 0.0, "momentum": 0.0, "adagrad": 0.0}
+    for name, decay in usual.items():
+        assert Config.from_flat({"optimizer": name}).resolved().optim.weight_decay == decay
 
 
 def test_settings_of_rules_are_flags_and_one_name_is_one_setting() -> None:
