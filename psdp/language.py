@@ -9,6 +9,7 @@ from psdp.backend import Backend
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.config import Config
 from psdp.data.batches import Batches, TextBatch, Validation
+from psdp.data.partition import Grid
 from psdp.nn.memory import training_memory
 from psdp.nn.models import LanguageModel, language_model
 from psdp.params import Array
@@ -31,8 +32,9 @@ class Language(Task):
     def __init__(self, config: Config, vocab_size: int, train: Array, val: Array) -> None:
         """
         Raises:
-            DataError: the validation split is too short for a window.
+            DataError: one of the two is too short for a window.
         """
+        Grid(train.size, config.model.block_size, config.run.seed)  # there is a window
         self.config, self.vocab_size = config, vocab_size
         self.architecture = language_model(config.model.architecture)
         self.table = self.architecture.table(config, vocab_size)

@@ -12,12 +12,12 @@ from psdp.language import Language
 
 
 def untold(config: Config, vocab_size: int) -> Language:
-    """Return the task of these settings without a corpus: its model can be made, and no more."""
-    data, nothing = replace(config.data, val_fraction=0.0), np.zeros(0, np.uint8)
-    return Language(replace(config, data=data), vocab_size, nothing, nothing)
+    """Return the task of these settings, on a corpus of nothing: its model is what counts."""
+    data, tokens = replace(config.data, val_fraction=0.0), np.zeros(10_000, np.uint8)
+    return Language(replace(config, data=data), vocab_size, tokens, tokens[:0])
 
 
 def job_and_task(config: Config, world_size: int, vocab_size: int) -> tuple[Job, Language]:
-    """Return a job of these settings, and its task without a corpus."""
+    """Return a job of these settings, and its task, on a corpus of nothing."""
     task = untold(config, vocab_size)
     return Job(config, world_size, task.table), task

@@ -18,10 +18,10 @@ SMALL: dict[str, Any] = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 8
 VOCAB = 16
 
 
-def task(length: int = 2000, **settings: Any) -> Language:
+def task(val_tokens: int = 1000, **settings: Any) -> Language:
     config = Config.from_flat(SMALL | settings).resolved()
-    tokens = np.random.default_rng(0).integers(0, VOCAB, length).astype(np.uint8)
-    return Language(config, VOCAB, tokens[: length // 2], tokens[length // 2 :])
+    tokens = np.random.default_rng(0).integers(0, VOCAB, 1000 + val_tokens).astype(np.uint8)
+    return Language(config, VOCAB, tokens[:1000], tokens[1000:])
 
 
 def loss_of(task: Language, parts: int = 1) -> tuple[float, int]:
@@ -62,10 +62,10 @@ def test_without_a_validation_split_nothing_is_evaluated() -> None:
 
 
 def test_a_corpus_shorter_than_a_block_is_refused() -> None:
-    with pytest.raises(DataError, match="validation split too short"):
-        task(block_size=5000)
     with pytest.raises(DataError, match="corpus too short for --block-size 5000"):
-        task(block_size=5000, val_fraction=0.0).batch(Share(1, 0, 1), 0)
+        task(block_size=5000)
+    with pytest.raises(DataError, match="validation split too short"):
+        task(block_size=999, val_tokens=500)
 
 
 def test_a_batch_is_a_function_of_seed_worker_and_number() -> None:
