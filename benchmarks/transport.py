@@ -270,7 +270,7 @@ def launch(ranks: int) -> NoReturn:
     """Become mpirun, of this script with the same flags."""
     here = Path(__file__).resolve()
     launcher = find_launcher(Path(sys.prefix), os.environ.get("PATH", os.defpath))
-    job = Job(ranks, None, here.stem, (*sys.argv[1:], "--rank"))
+    job = Job(ranks, None, ("-m", here.stem), (*sys.argv[1:], "--rank"))
     paths = [str(here.parent), str(here.parents[1]), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     command = mpirun_command(launcher, vendor_of(launcher), job, this_host())

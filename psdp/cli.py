@@ -7,7 +7,7 @@ import codecs
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import Field
+from dataclasses import Field, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +24,41 @@ _TITLES = {
 }
 
 
+@dataclass(frozen=True)
+class CommandLine:
+    """What a program that trains is called, and takes.
+
+    Attributes:
+        program: how it is started.
+        description, example: for ``--help``.
+        settings: that have a meaning in it; None: all.
+        defaults: of settings, where the program has some of its own. A run that is resumed or
+            replayed has those that it had.
+        helps: what a setting does, where it is not what its field says.
+    """
+
+    program: str
+    description: str
+    example: str
+    settings: frozenset[str] | None
+    defaults: Mapping[str, Any]
+    helps: Mapping[str, str]
+
+    def takes(self, name: str) -> bool:
+        """Say whether a setting has a meaning."""
+        return self.settings is None or name in self.settings
+
+
+WORKER = CommandLine(
+    program="python -m psdp.worker",
+    description="Train a Transformer language model with an MPI parameter server.",
+    example="mpirun -n 3 python -m psdp.worker --max-steps 2000 --corpus my/texts/ --out runs/mine",
+    settings=None,
+    defaults={},
+    helps={},
+)
+
+
 class Parser(argparse.ArgumentParser):
     """Raises ConfigError where argparse would print its usage and exit; knows ``--version``."""
 
@@ -35,16 +70,19 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
-def given_settings(argv: Sequence[str]) -> dict[str, Any]:
-    """Return ``{field name: value}`` of what was said explicitly; flags win over the file.
+def given_settings(argv: Sequence[str], line: CommandLine = WORKER) -> dict[str, Any]:
+    """Return ``{field name: value}`` of what was said explicitly: by flags, which win over the
+    file, which wins over the program.
 
     Raises:
         ConfigError: an unknown flag or key, or a value that cannot be read.
     """
-    flags = vars(build_parser().parse_args(argv))
+    flags = vars(build_parser(line).parse_args(argv))
     file = flags.pop("config", None)
-    given = {} if file is None else _settings_in(path_of(file, "--config"))
+    given = {} if file is None else _settings_in(path_of(file, "--config"), line)
     given.update(flags)
+    if not given.keys() & {"resume", "replay"}:
+        given = {**line.defaults, **given}
     Config.from_flat(given)  # names and types
     return with_home_folders(given)
 
@@ -92,14 +130,13 @@ def with_home_folders(given: Mapping[str, Any]) -> dict[str, Any]:
 _OF_PATHS = ("DIR", "PATH")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``python -m psdp.worker``, made from the fields of the settings."""
+def build_parser(line: CommandLine = WORKER) -> argparse.ArgumentParser:
+    """Return the parser of a program, made from the fields of the settings."""
     parser = Parser(
-        prog="python -m psdp.worker",
-        description="Train a Transformer language model with an MPI parameter server. Start it "
-        "under an MPI launcher with one rank per server (--servers, default 1) and one per worker.",
-        epilog="example: mpirun -n 3 python -m psdp.worker --max-steps 2000 --corpus my/texts/ "
-        "--out runs/mine",
+        prog=line.program,
+        description=f"{line.description} Start it under an MPI launcher with one rank per server "
+        "(--servers, default 1) and one per worker.",
+        epilog=f"example: {line.example}",
         argument_default=argparse.SUPPRESS,
     )
     # argparse takes "-1e-3" for a flag and would say that a value is missing.
@@ -111,12 +148,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     groups = {name: parser.add_argument_group(title) for name, title in _TITLES.items()}
     for group, field in settings():
-        groups[group].add_argument(flag_of(field.name), **_argument(field))
+        if line.takes(field.name):
+            groups[group].add_argument(flag_of(field.name), **_argument(field, line))
     return parser
 
 
-def _argument(field: Field[Any]) -> dict[str, Any]:
-    argument: dict[str, Any] = {"dest": field.name, "help": help_of(field).replace("%", "%%")}
+def _argument(field: Field[Any], line: CommandLine) -> dict[str, Any]:
+    text = help_of(field, line.helps.get(field.name), line.defaults.get(field.name))
+    argument: dict[str, Any] = {"dest": field.name, "help": text.replace("%", "%%")}
     kind = base_type(field)
     if kind == "bool":
         # A switch that is off by default needs no way to be switched off, except in a file.
@@ -168,7 +207,7 @@ def _is_beyond_64_bits(value: Any) -> bool:
     return isinstance(value, int) and value.bit_length() > 63
 
 
-def _settings_in(path: Path) -> dict[str, Any]:
+def _settings_in(path: Path, line: CommandLine) -> dict[str, Any]:
     content = read_toml(path, f"--config {path}")
     topics = {field.name: topic for topic, field in settings()}
     values: dict[str, Any] = {}
@@ -179,6 +218,8 @@ def _settings_in(path: Path) -> dict[str, Any]:
             name = spelling.replace("-", "_")
             if topic not in (None, topics.get(name, topic)):
                 raise ConfigError(f"--config {path}: {spelling} belongs to [{topics[name]}]")
+            if not line.takes(name):
+                raise ConfigError(f"--config {path}: {spelling} has no meaning for {line.program}")
             if name in values:
                 raise ConfigError(f"--config {path}: {spelling} is given twice")
             values[name] = [entry] if (name, type(entry)) == ("corpus", str) else entry

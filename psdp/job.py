@@ -11,17 +11,27 @@ from psdp.errors import ConfigError
 from psdp.modes import Mode
 from psdp.optim import OPTIMIZERS, Optimizer
 from psdp.params import ParamTable, Part
-from psdp.task import Share
+from psdp.task import Share, Task
 from psdp.wire import Codec, make_codec
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job: resolved settings, the number of ranks, and the table of parameters."""
+    """One job: resolved settings, the number of ranks, and what they train on."""
 
     config: Config
     world_size: int
-    table: ParamTable
+    task: Task
+
+    @property
+    def table(self) -> ParamTable:
+        """The parameters."""
+        return self.task.table
+
+    @property
+    def units(self) -> str:
+        """What the budget is counted in, several of them."""
+        return f"{self.task.unit}s"
 
     @property
     def mode(self) -> Mode:
@@ -70,8 +80,7 @@ class Job:
 
     @property
     def tokens_per_gradient(self) -> int:
-        run = self.config.run
-        return run.batch_size * run.grad_accum * self.config.model.block_size
+        return self.task.units_per_batch * self.config.run.grad_accum
 
     @property
     def gradients_per_step(self) -> int:
@@ -125,19 +134,24 @@ class Job:
         return self.config.run.balance == "dynamic"
 
 
-def check_world(config: Config, world_size: int) -> None:
+def check_world(config: Config, world_size: int, command: str = "python -m psdp.worker") -> None:
     """See that there are ranks for the servers and at least one worker.
+
+    Args:
+        command: that starts a rank.
 
     Raises:
         ConfigError: there are not; the text shows a command that would do.
     """
     servers = config.run.servers
     if world_size == 1:
+        own = command.removeprefix("python ").removeprefix("-m psdp.worker")
         raise ConfigError(
             f"one rank cannot be server and worker: start {servers} server(s) and at least one "
             f"worker with an MPI launcher, for instance\n"
-            f"    mpirun -n {servers + 2} python -m psdp.worker\n"
-            f"or python -m psdp.launch -n {servers + 2}, which finds the launcher"
+            f"    mpirun -n {servers + 2} {command}\n"
+            f"or {' '.join(filter(None, ('python -m psdp.launch -n', str(servers + 2), own)))}, "
+            "which finds the launcher"
         )
     if servers >= world_size:
         raise ConfigError(

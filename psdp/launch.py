@@ -45,15 +45,16 @@ class Host:
 
 @dataclass(frozen=True)
 class Job:
-    """What to start: ``python -m module flags`` on ``ranks`` ranks.
+    """What to start: ``python program flags`` on ``ranks`` ranks.
 
     Attributes:
+        program: ``-m`` and a module, or a script.
         shown_only: nothing is started, the command is shown.
     """
 
     ranks: int
     hostfile: str | None
-    module: str
+    program: tuple[str, ...]
     flags: tuple[str, ...]
     shown_only: bool = False
 
@@ -85,10 +86,11 @@ def parse(argv: list[str]) -> Job:
     """
     parser = Parser(
         prog="python -m psdp.launch",
-        usage="%(prog)s -n N [--hostfile FILE] [--dry-run] [worker flags]",
+        usage="%(prog)s -n N [--hostfile FILE] [--dry-run] [SCRIPT.py] [worker flags]",
         description="Start psdp with the mpirun of this Python and the options that this host "
         "needs. Prints the whole command first (not with --quiet).",
-        epilog="All other flags go to the worker; see python -m psdp.worker --help.",
+        epilog="All other flags go to the worker (see python -m psdp.worker --help), or to a "
+        "script of your own that is named before them.",
     )
     parser.add_argument(
         *("-n", "-np", "--n", "--np"),
@@ -106,7 +108,10 @@ def parse(argv: list[str]) -> Job:
     if own.n < 2:
         raise ConfigError(f"-n must be at least 2, a server and a worker, got {own.n}")
     hostfile = None if own.hostfile is None else readable_hostfile(own.hostfile)
-    return Job(own.n, hostfile, own.module, tuple(flags), own.dry_run)
+    program: tuple[str, ...] = ("-m", own.module)
+    if flags and flags[0].endswith(".py"):
+        program = (flags.pop(0),)
+    return Job(own.n, hostfile, program, tuple(flags), own.dry_run)
 
 
 def readable_hostfile(text: str) -> str:
@@ -195,7 +200,7 @@ def mpirun_command(launcher: Path, vendor: Vendor, job: Job, host: Host) -> list
         options += ["--bind-to", "none"]
     if job.hostfile is not None:
         options += ["-f" if vendor is Vendor.HYDRA else "--hostfile", job.hostfile]
-    worker = [sys.executable, "-m", job.module, *job.flags]
+    worker = [sys.executable, *job.program, *job.flags]
     return [str(launcher), *options, "-n", str(job.ranks), *worker]
 
 

@@ -44,8 +44,8 @@ class ParamSpec:
 
     name: str
     shape: tuple[int, ...]
-    init: Init
-    decay: bool
+    init: Init = Init("zeros")
+    decay: bool = False
     embedding: bool = False
 
     @property

@@ -30,7 +30,8 @@ from psdp.servers.follower import Follower
 from psdp.servers.leader import Leader
 from psdp.servers.serving import Serving
 from psdp.startup import Ready, prepare
-from psdp.startup.resume import change_of_schedule, identity_of
+from psdp.startup.program import LANGUAGE, Program
+from psdp.startup.resume import change_of_schedule
 from psdp.startup.step import Nothing, Step, take
 from psdp.terminal import show_any_text
 from psdp.transport import Endpoint
@@ -81,30 +82,38 @@ class Role(Protocol):
         """Do what is left to do after an error, for the weights to be saved, in a few seconds."""
 
 
-def live(given: Mapping[str, Any], refused: ConfigError | None) -> int:
+def live(given: Mapping[str, Any], refused: ConfigError | None, program: Program = LANGUAGE) -> int:
     """Run this rank of an MPI job to its end; return its exit status, or end all ranks if it
     failed.
 
     Args:
         given: settings of the command line.
         refused: why the command line could not be read; rank 0 tells it once.
+        program: what is trained.
     """
     show_any_text()
-    return live_in(MpiWorld(), given, refused, Signals())
+    return live_in(MpiWorld(), given, refused, Signals(), program)
 
 
 def live_in(
-    world: World, given: Mapping[str, Any], refused: ConfigError | None, signals: Asked
+    world: World,
+    given: Mapping[str, Any],
+    refused: ConfigError | None,
+    signals: Asked,
+    program: Program = LANGUAGE,
 ) -> int:
     """Run a rank of any world to its end, as :func:`live` does."""
     try:
-        ready = prepare(world, given, refused)
+        ready = prepare(world, given, refused, program)
         role, endpoint = take_role(world, ready, signals)
     except StartRefused as refusal:
         return refusal.exit_code
     except BaseException as error:  # whatever it is, no rank may be left waiting for this one
         world.abort(tell(world.rank, error, signals))
-    return play(world, role, endpoint, signals)
+    status = play(world, role, endpoint, signals)
+    if world.rank == 0 and status == 0:
+        program.finished(ready.folder.path)
+    return status
 
 
 def play(world: World, role: Role, endpoint: Endpoint, signals: Asked) -> int:
@@ -196,7 +205,6 @@ def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, signals: 
         ready.job,
         endpoint,
         ready.replica,
-        ready.task,
         reducer=reducer,
         snapshot=ready.snapshot,
         signalled=signals,
@@ -225,7 +233,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Asked) -> Leader | Follow
         tokens=tokens,
         transport=ready.links.name,
         kernels=ready.kernels,
-        val_split_units=ready.task.validation_split_units,
+        val_split_units=job.task.validation_split_units,
     )
     if ready.manifest is not None:
         recorder.resumed()
@@ -234,7 +242,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Asked) -> Leader | Follow
         serving,
         store,
         recorder,
-        identity_of(job, ready.corpus),
+        ready.identity,
         best=best,
         record=Record(events_file(ready.folder.path, version)) if run.record else None,
         replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
@@ -252,7 +260,8 @@ def describe(ready: Ready) -> str:
         f"{', gradients by MPI Allreduce' if job.reduces else ''}"
         f"{f', pushed {job.codec.said}' if job.codec.said else ''}, "
         f"{kernels} kernels; "
-        f"{ready.corpus.description}; {job.tokens:,} tokens to train on; "
+        f"{job.task.description or job.task.called()}; "
+        f"{job.tokens:,} {job.units} to train on; "
         f"results in {ready.folder.path}"
     )
     slow = slowed(config.run)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from psdp.config import Config
 from psdp.errors import ConfigError
 from psdp.job import Job, check_world
-from psdp.nn.transformer import parameter_table
+from psdp.language import Language
 from psdp.policies import make_policy
 from psdp.protocol import Asynchronous, Lockstep, Pull, SendWeights, StaleBounded, Synchronous
 
@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 8
 
 def job(world_size: int = 3, **settings: Any) -> Job:
     config = Config.from_flat(SMALL | settings).resolved()
-    return Job(config, world_size, parameter_table(config.model, 10))
+    return Job(config, world_size, Language(config, 10))
 
 
 def test_the_first_ranks_serve_and_the_others_work() -> None:

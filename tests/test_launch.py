@@ -29,7 +29,7 @@ MPIRUN = Path("/x/bin/mpirun")
 
 
 def job(ranks: int, hostfile: str | None = None) -> Job:
-    return Job(ranks, hostfile, "psdp.worker", ("--mode", "ssp"))
+    return Job(ranks, hostfile, ("-m", "psdp.worker"), ("--mode", "ssp"))
 
 
 def fake(path: Path, body: str) -> Path:
@@ -42,7 +42,7 @@ def fake(path: Path, body: str) -> Path:
 def test_what_is_not_the_launchers_own_goes_to_the_worker_in_order() -> None:
     argv = ["--n-layer", "2", "-n", "3", "--mode", "ssp", "--hostfile", __file__, "--no-bias"]
     flags = ("--n-layer", "2", "--mode", "ssp", "--no-bias")
-    assert parse(argv) == Job(3, __file__, "psdp.worker", flags)
+    assert parse(argv) == Job(3, __file__, ("-m", "psdp.worker"), flags)
 
 
 @pytest.mark.parametrize("spelling", [["-np", "3"], ["--np=3"], ["--n", "3"], ["-n3"], ["-n=3"]])

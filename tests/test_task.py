@@ -86,7 +86,7 @@ def trained(model: type[Any]) -> tuple[list[float], Array, Replica]:
     """Return the losses of some steps of gradient descent, and where they ended."""
     config = Config.from_flat({"dtype": "float64"}).resolved()
     task = Classes(model)
-    replica = Replica(Job(config, 2, task.table), task, make_backend("cpu", "float64"))
+    replica = Replica(Job(config, 2, task), make_backend("cpu", "float64"))
     losses = []
     for number in range(50):
         replica.clear()

@@ -13,7 +13,14 @@ from __future__ import annotations
 
 from psdp.checkpoint.background import BackgroundWriter
 from psdp.checkpoint.manifest import Manifest, ShardFile, read_manifest
-from psdp.checkpoint.read import find_checkpoint, read_shard, read_span, read_weights, run_of
+from psdp.checkpoint.read import (
+    find_checkpoint,
+    read_named,
+    read_shard,
+    read_span,
+    read_weights,
+    run_of,
+)
 from psdp.checkpoint.snapshot import Snapshot
 from psdp.checkpoint.store import CheckpointStore
 
@@ -25,6 +32,7 @@ __all__ = [
     "Snapshot",
     "find_checkpoint",
     "read_manifest",
+    "read_named",
     "read_shard",
     "read_span",
     "read_weights",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,27 @@ def read_weights(manifest: Manifest) -> Array:
                 f"{shard.dtype} of shape {shard.shape}"
             )
     return np.concatenate(shards)
+
+
+def read_named(manifest: Manifest) -> dict[str, Array]:
+    """Return the weights by the names of the parameters, each in its shape.
+
+    Raises:
+        CheckpointError: a file is missing, or is not the one that was written; or the manifest does
+            not say which parameters they are.
+    """
+    flat = read_weights(manifest)
+    try:
+        named = {
+            entry["name"]: flat[entry["offset"] :][: prod(entry["shape"])].reshape(entry["shape"])
+            for entry in manifest.state["layout"]
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{manifest.folder} does not say which parameters it holds; was it written by a psdp "
+            "run?"
+        ) from error
+    return named
 
 
 def _verify(manifest: Manifest, shard: int) -> Path:

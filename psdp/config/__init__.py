@@ -12,7 +12,7 @@ handicap.py                           what --straggler and --jitter say
 config.py                             all settings of one run
 """
 
-from psdp.config.config import Config, settings
+from psdp.config.config import OF_LANGUAGE, Config, settings
 from psdp.config.data import DataConfig
 from psdp.config.help import either, help_of
 from psdp.config.model import ModelConfig
@@ -23,6 +23,7 @@ from psdp.fields import base_type, flag_of
 __all__ = [
     "Config",
     "DataConfig",
+    "OF_LANGUAGE",
     "ModelConfig",
     "OptimConfig",
     "RunConfig",

@@ -21,6 +21,13 @@ TOPICS: Mapping[str, Any] = MappingProxyType(
 )
 
 
+OF_LANGUAGE = frozenset(
+    {f.name for topic in (ModelConfig, DataConfig) for f in fields(topic)}
+    | {"eval_batches", "precision"}
+)
+"""Settings with a meaning for models of language alone."""
+
+
 @dataclass(frozen=True)
 class Config:
     """All settings of one run. ``Config().resolved()`` is a sensible run on two cores."""

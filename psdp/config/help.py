@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import Field
@@ -12,13 +13,20 @@ from psdp.modes import MODES, ONLY_WITH, SERVED, Merge
 from psdp.optim import OPTIMIZERS
 
 
-def help_of(f: Field[Any]) -> str:
-    """Return what a setting does, after the modes that it is for and before its default."""
-    text = str(f.metadata["help"])
+def help_of(f: Field[Any], text: str | None = None, default: Any = None) -> str:
+    """Return what a setting does, after the modes that it is for and before its default.
+
+    Args:
+        text: what it does, where that is not what it says itself.
+        default: the one that a program gives it.
+    """
+    text = str(f.metadata["help"]) if text is None else text
     if f.name in ONLY_WITH and f.name not in SERVED:
         text = f"with --mode {either(ONLY_WITH[f.name])}: {text}"
     if f.name in OWN:
         text = f"with --architecture {OWN[f.name][0]}: {text}"
+    if default is not None:
+        return f"{re.sub(r' [(]default [^)]*[)]', '', text)} (default {default})"
     default = _default_of(f)
     return text if not default or "(default" in text else f"{text} (default {default})"
 

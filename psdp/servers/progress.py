@@ -50,8 +50,8 @@ class Progress:
     @property
     def evaluation_due(self) -> bool:
         """Whether workers evaluate this version on the way."""
-        config = self._job.config
-        return config.data.val_fraction > 0 and self.ends(config.run.eval_every)
+        job = self._job
+        return job.task.validation_units > 0 and self.ends(job.config.run.eval_every)
 
     @property
     def checkpoint_due(self) -> bool:

@@ -107,7 +107,7 @@ class Shard:
             on_device: whether it keeps the weights and the gradients too; ``zeros`` are its own.
         """
         config, span = job.config, job.shards[server]
-        flat = job.table.initial(config.run.seed, config.run.dtype)
+        flat = job.task.initial(config.run.seed, config.run.dtype)
         own = zeros(len(span), config.run.dtype)
         run = config.run
         # Where workers are on GPUs the flag is about kernels of theirs.

@@ -8,8 +8,8 @@ from typing import Any
 
 from psdp.config import Config
 from psdp.job import Job, check_world
-from psdp.nn.models import language_model
-from psdp.params import Init, ParamSpec, ParamTable
+from psdp.language import Language
+from psdp.params import ParamSpec, ParamTable
 from psdp.records.metrics import percentile
 from psdp.simulate.costs import Costs
 from psdp.simulate.worker import State
@@ -69,14 +69,12 @@ def job_of(settings: Mapping[str, Any], workers: int, parameters: int | None = N
         ConfigError: they contradict one another.
     """
     config = Config.from_flat({**settings, **LEFT_OUT}).resolved()
-    if parameters is None:
-        architecture = language_model(config.model.architecture)
-        table = architecture.table(config, config.data.vocab_size or BYTE_VOCABULARY)
-    else:
-        table = ParamTable([ParamSpec("parameters", (parameters,), Init("zeros"), decay=True)])
+    task = Language(config, config.data.vocab_size or BYTE_VOCABULARY)
+    if parameters is not None:
+        task.table = ParamTable([ParamSpec("parameters", (parameters,), decay=True)])
     ranks = config.run.servers + workers
     check_world(config, ranks)
-    return Job(config, ranks, table)
+    return Job(config, ranks, task)
 
 
 def predict(job: Job, costs: Costs, *, alone: float | None = None) -> Prediction:

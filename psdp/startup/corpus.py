@@ -6,21 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psdp.config import Config
-from psdp.data.corpus import Corpus, load_corpus
+from psdp.data.corpus import load_corpus
 from psdp.errors import DataError
 from psdp.job import Job
 from psdp.language import Language
 from psdp.startup.step import Step
-from psdp.task import Task
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The corpus, and the task and the job that follow from it."""
-
-    corpus: Corpus
-    task: Task
-    job: Job
 
 
 @dataclass(frozen=True)
@@ -31,8 +21,9 @@ class Text:
 
 
 @dataclass(frozen=True)
-class ReadCorpus(Step[Reading, Text, None]):
-    """Read the corpus, and see that there is enough of it for this rank; compare the text."""
+class ReadCorpus(Step[Job, Text, None]):
+    """Make the job of the corpus, and see that there is enough of it for this rank; compare the
+    text."""
 
     config: Config
     rank: int
@@ -40,13 +31,13 @@ class ReadCorpus(Step[Reading, Text, None]):
 
     facts = Text
 
-    def act(self) -> tuple[Reading, Text]:
+    def act(self) -> tuple[Job, Text]:
         corpus = load_corpus(self.config.data)
-        task = Language(self.config, corpus.vocab_size, corpus.train, corpus.val)
-        job = Job(self.config, self.world_size, task.table)
+        task = Language.of(self.config, corpus)
+        job = Job(self.config, self.world_size, task)
         if self.rank in job.workers:
             task.batch(job.share(self.rank), 0)  # what is wrong with it is told now
-        return Reading(corpus, task, job), Text(corpus.sha256)
+        return job, Text(corpus.sha256)
 
     def agree(self, facts: Sequence[Text]) -> None:
         for rank, text in enumerate(facts):

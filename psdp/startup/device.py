@@ -15,7 +15,6 @@ from psdp.nn.memory import describe
 from psdp.params import Zeros
 from psdp.startup.settings import Location
 from psdp.startup.step import Step
-from psdp.task import Task
 from psdp.workers.replica import Replica
 
 
@@ -51,7 +50,6 @@ class OpenDevice(Step[Backend | None, DeviceOpened, list[Needs | None]]):
 
     job: Job
     rank: int
-    task: Task
     location: Location
 
     facts = DeviceOpened
@@ -73,13 +71,13 @@ class OpenDevice(Step[Backend | None, DeviceOpened, list[Needs | None]]):
                 precision=run.precision,
                 threads=at.threads,
             )
-        return backend, DeviceOpened(needs_of(backend, self.job, self.rank, self.task))
+        return backend, DeviceOpened(needs_of(backend, self.job, self.rank))
 
     def agree(self, facts: Sequence[DeviceOpened]) -> list[Needs | None]:
         return [fact.needs for fact in facts]
 
 
-def needs_of(backend: Backend, job: Job, rank: int, task: Task) -> Needs | None:
+def needs_of(backend: Backend, job: Job, rank: int) -> Needs | None:
     """Return what a rank's GPU is, has and must hold; None on a CPU."""
     if not isinstance(backend, GpuBackend):
         return None
@@ -93,7 +91,7 @@ def needs_of(backend: Backend, job: Job, rank: int, task: Task) -> Needs | None:
         vectors, slot = others * size * backend.dtype.itemsize, job.codec.bound_bytes(size)
     else:
         vectors, slot = 0, 0
-        parts = task.training_memory(backend)
+        parts = job.task.training_memory(backend)
         if not job.codec.as_it_is:
             pushed = sum(job.codec.bound_bytes(len(shard)) for shard in job.shards)
             remembered = sum(job.codec.memory_bytes(len(shard)) for shard in job.shards)
@@ -154,18 +152,16 @@ def check_room(needs: Sequence[Needs | None], hosts: Sequence[str], rank: int) -
     )
 
 
-def make_replica(
-    job: Job, task: Task, backend: Backend, zeros: Zeros, *, on_device: bool
-) -> Replica:
+def make_replica(job: Job, backend: Backend, zeros: Zeros, *, on_device: bool) -> Replica:
     """Return a worker's model.
 
     Raises:
         DeviceMemoryError: its GPU has no room for it, though it seemed to have some.
     """
     try:
-        return Replica(job, task, backend, zeros, on_device=on_device)
+        return Replica(job, backend, zeros, on_device=on_device)
     except DeviceMemoryError as error:
-        needs = needs_of(backend, job, job.workers[0], task)
+        needs = needs_of(backend, job, job.workers[0])
         assert needs is not None, "a CPU has no such error"
         raise DeviceMemoryError(
             f"{error}; a worker holds {needs.needed / 2**30:.2f} GiB ({needs.largest}): "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import safetensors
 import psdp
 from psdp.checkpoint import CheckpointStore, Manifest, find_checkpoint, run_of
 from psdp.config import Config
-from psdp.data.corpus import Corpus
 from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.records.folder import RunFolder
@@ -36,6 +35,7 @@ class OpenFolder(Step[RunFolder | None, FolderMade, Path]):
     """Make the run folder on rank 0, with its config.json.
 
     Args:
+        settings: to be recorded.
         locations, kernels: of every rank.
         transport: how vectors go between servers and workers.
         library: that carries the messages.
@@ -43,7 +43,7 @@ class OpenFolder(Step[RunFolder | None, FolderMade, Path]):
 
     job: Job
     rank: int
-    corpus: Corpus
+    settings: Mapping[str, Any]
     manifest: Manifest | None
     locations: Sequence[Location]
     kernels: Sequence[str]
@@ -71,9 +71,9 @@ class OpenFolder(Step[RunFolder | None, FolderMade, Path]):
 
     def config_record(self, folder: RunFolder) -> dict[str, Any]:
         """Return what config.json says of a run."""
-        job, corpus = self.job, self.corpus
+        job = self.job
         return {
-            "settings": job.config.flat() | {"out": str(folder.path)},
+            "settings": dict(self.settings) | {"out": str(folder.path)},
             "workers": len(job.workers),
             "servers": len(job.servers),
             "parameters": job.table.size,
@@ -81,14 +81,9 @@ class OpenFolder(Step[RunFolder | None, FolderMade, Path]):
             "transport": self.transport,
             "kernels": list(self.kernels),
             "threads": [at.threads for at in self.locations],
-            "corpus": {
-                "description": corpus.description,
-                "sha256": corpus.sha256,
-                "vocab_size": corpus.vocab_size,
-                "train_tokens": int(corpus.train.size),
-                "val_tokens": int(corpus.val.size),
-                "files": list(corpus.sources),
-            },
+            "unit": job.task.unit,
+            "units_per_batch": job.task.units_per_batch,
+            **job.task.record(),
             "versions": {
                 "psdp": psdp.__version__,
                 "python": sys.version.split()[0],

@@ -16,7 +16,6 @@ from psdp.startup.on_devices import OnDevices
 from psdp.startup.settings import Location
 from psdp.startup.share import make_memory
 from psdp.startup.step import Step
-from psdp.task import Task
 from psdp.transport.shared import MemoryCard, SharedMemory
 from psdp.workers.replica import Replica
 
@@ -44,7 +43,6 @@ class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, list[PartMade]])
 
     job: Job
     rank: int
-    task: Task
     backend: Backend | None
     needs: Sequence[Needs | None]
     locations: Sequence[Location]
@@ -81,4 +79,4 @@ class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, list[PartMade]])
                 on_device=on_device,
             )
         assert self.backend is not None
-        return make_replica(self.job, self.task, self.backend, zeros, on_device=on_device)
+        return make_replica(self.job, self.backend, zeros, on_device=on_device)

@@ -8,21 +8,19 @@ from typing import Any
 
 from psdp.backend.threads import limit_blas
 from psdp.checkpoint import Manifest, Snapshot
-from psdp.data.corpus import Corpus
 from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.records.folder import RunFolder
 from psdp.servers.shard import Shard
-from psdp.startup.corpus import ReadCorpus
 from psdp.startup.device import OpenDevice
 from psdp.startup.folder import OpenFolder
 from psdp.startup.on_devices import meet_on_devices
 from psdp.startup.parts import MakePart, Part
-from psdp.startup.resume import GoOn
+from psdp.startup.program import LANGUAGE, Program
+from psdp.startup.resume import GoOn, identity_of
 from psdp.startup.settings import AgreeOnSettings
 from psdp.startup.share import Links, Meeting, meet
 from psdp.startup.step import take
-from psdp.task import Task
 from psdp.transport.devices import Device
 from psdp.transport.shared import Neighbours
 from psdp.transport.world import World
@@ -34,10 +32,10 @@ class Ready:
     """What all ranks agreed on, and this rank's own part.
 
     Attributes:
-        task: what the workers' models are to learn.
         replica: of a worker.
         shard: of a server, fresh.
         folder: the run folder; rank 0 writes it, servers write their shards below it.
+        identity: what a checkpoint says of the job beside its progress.
         manifest: of the checkpoint that this run resumes.
         snapshot: of a server of a resumed run, and of its workers where each has the optimizer.
         links: how vectors go between servers and workers.
@@ -47,11 +45,10 @@ class Ready:
     """
 
     job: Job
-    corpus: Corpus
     folder: RunFolder
-    task: Task
     replica: Replica | None
     shard: Shard | None
+    identity: Mapping[str, Any]
     manifest: Manifest | None
     snapshot: Snapshot | None
     links: Links
@@ -60,26 +57,31 @@ class Ready:
     kernels: list[str]
 
 
-def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None) -> Ready:
+def prepare(
+    world: World,
+    given: Mapping[str, Any],
+    refused: ConfigError | None,
+    program: Program = LANGUAGE,
+) -> Ready:
     """Agree with all other ranks on the job; return what this rank needs for its loop.
 
     Args:
         given: settings of this rank's command line.
         refused: why the command line could not be read, to be told once.
+        program: what is trained.
 
     Raises:
         StartRefused: something is wrong on some rank; rank 0 has said what.
     """
     rank, size = world.rank, world.size
-    settled, locations = take(world, AgreeOnSettings(world, given, refused))
+    settled, locations = take(world, AgreeOnSettings(world, given, refused, program.command))
     config, manifest = settled
     limit_blas(locations[rank].threads)
-    reading, _ = take(world, ReadCorpus(config, rank, size))
-    corpus, task, job = reading.corpus, reading.task, reading.job
-    snapshot, _ = take(world, GoOn(job, corpus, manifest, rank))
-    backend, needs = take(world, OpenDevice(job, rank, task, locations[rank]))
+    job, _ = take(world, program.begin(config, rank, size))
+    snapshot, _ = take(world, GoOn(job, manifest, rank))
+    backend, needs = take(world, OpenDevice(job, rank, locations[rank]))
     on_devices, why_not = meet_on_devices(world, job, backend, needs, locations)
-    making = MakePart(job, rank, task, backend, needs, locations, on_devices)
+    making = MakePart(job, rank, backend, needs, locations, on_devices)
     (part, memory), made = take(world, making)
     meeting: Meeting | None = on_devices
     if meeting is None:
@@ -88,13 +90,13 @@ def prepare(world: World, given: Mapping[str, Any], refused: ConfigError | None)
     _adopt(job, rank, part, meeting)
     kernels = [fact.kernels for fact in made]
     how = meeting.links.name, world.library
-    opening = OpenFolder(job, rank, corpus, manifest, locations, kernels, *how)
+    kept = program.kept(config.flat())
+    opening = OpenFolder(job, rank, kept, manifest, locations, kernels, *how)
     folder, path = take(world, opening)
     return Ready(
         job=job,
-        corpus=corpus,
         folder=folder or RunFolder(path),
-        task=task,
+        identity=identity_of(job, kept),
         replica=part if isinstance(part, Replica) else None,
         shard=part if isinstance(part, Shard) else None,
         manifest=manifest,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from psdp.checkpoint import (
     read_span,
 )
 from psdp.config import Config, flag_of
-from psdp.data.corpus import Corpus
 from psdp.errors import CheckpointError, ReplayError
 from psdp.job import Job
 from psdp.optim.schedule import Schedule
@@ -43,7 +43,6 @@ class GoOn(Step[Snapshot | None, Nothing, None]):
     """See that a checkpoint or a recorded run is of this job; read what this rank goes on from."""
 
     job: Job
-    corpus: Corpus
     manifest: Manifest | None
     rank: int
 
@@ -52,10 +51,10 @@ class GoOn(Step[Snapshot | None, Nothing, None]):
     def act(self) -> tuple[Snapshot | None, Nothing]:
         job = self.job
         if job.config.run.replay is not None:
-            check_replayable(job, self.corpus, Path(job.config.run.replay))
+            check_replayable(job, Path(job.config.run.replay))
         if self.manifest is None:
             return None, Nothing()
-        check_resumable(job, self.corpus, self.manifest)
+        check_resumable(job, self.manifest)
         if job.reduces:
             return Snapshot.from_tensors(read_shard(self.manifest, 0)), Nothing()
         if self.rank not in job.servers:
@@ -77,7 +76,7 @@ def settle(given: Mapping[str, Any]) -> tuple[Config, Manifest | None]:
     resume, replay = given.get("resume"), given.get("replay")
     manifest = None if resume is None else read_manifest(find_checkpoint(Path(resume)))
     if replay is not None:
-        values = _told_by(Path(replay), "settings")
+        values = _told_by(Path(replay), itemgetter("settings"))
         _check_unchanged(given, values, CHANGEABLE - FIXED_IN_REPLAY, Path(replay), "--replay")
     elif resume is not None and manifest is not None:
         values = kept(manifest, "settings")
@@ -105,15 +104,15 @@ def _check_unchanged(
             )
 
 
-def _told_by(run: Path, name: str) -> Any:
-    """Return what a run folder's config.json tells under a name.
+def _told_by(run: Path, find: Callable[[Any], Any]) -> Any:
+    """Return what is found in a run folder's config.json.
 
     Raises:
         ReplayError: it cannot be read.
     """
     path = run / CONFIG
     try:
-        return json.loads(path.read_bytes())[name]
+        return find(json.loads(path.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReplayError(
             f"--replay {run}: {path} cannot be read ({type(error).__name__}); name the folder of "
@@ -134,35 +133,35 @@ def kept(manifest: Manifest, name: str) -> Any:
     return manifest.state[name]
 
 
-def identity_of(job: Job, corpus: Corpus) -> dict[str, Any]:
-    """Return what a checkpoint says of its job; with the weights, all that generate needs."""
+def identity_of(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says of its job, of which these are the settings."""
     return {
-        "settings": job.config.flat(),
+        "settings": dict(settings),
         "workers": len(job.workers),
-        "vocab_size": corpus.vocab_size,
-        "tokenizer": corpus.tokenizer.to_json(),
-        "corpus_sha256": corpus.sha256,
+        **job.task.identity(),
         "layout": job.table.index(),
     }
 
 
-def check_resumable(job: Job, corpus: Corpus, manifest: Manifest) -> None:
+def check_resumable(job: Job, manifest: Manifest) -> None:
     """
     Raises:
         CheckpointError: the checkpoint is of another job; the text says what differs.
     """
     folder, workers = manifest.folder, kept(manifest, "workers")
-    corpus_sha256 = kept(manifest, "corpus_sha256")
     if workers != len(job.workers):
         raise CheckpointError(
             f"{folder} is of a run with {workers} workers, this job has "
             f"{len(job.workers)}; start {workers + len(job.servers)} ranks"
         )
-    if corpus_sha256 != corpus.sha256:
+    try:
+        difference = job.task.difference(manifest.state)
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{folder} is of a run on a corpus with sha256 {corpus_sha256[:16]}..., "
-            f"--corpus has {corpus.sha256[:16]}..."
-        )
+            f"{folder} does not say what it is of: it is no checkpoint of a training job"
+        ) from error
+    if difference is not None:
+        raise CheckpointError(f"{folder} is of a run {difference}")
     if not job.table.same_layout(kept(manifest, "layout")):
         raise CheckpointError(f"{folder} holds other parameters than this version of psdp makes")
 
@@ -181,19 +180,17 @@ def change_of_schedule(job: Job, manifest: Manifest) -> str | None:
     )
 
 
-def check_replayable(job: Job, corpus: Corpus, run: Path) -> None:
+def check_replayable(job: Job, run: Path) -> None:
     """
     Raises:
         ReplayError: the run to replay is of another job; the text says what differs.
     """
-    workers, sha256 = _told_by(run, "workers"), _told_by(run, "corpus")["sha256"]
+    workers = _told_by(run, itemgetter("workers"))
     if workers != len(job.workers):
         raise ReplayError(
             f"--replay {run}: that run had {workers} workers, this job has {len(job.workers)}; "
             f"start {workers + len(job.servers)} ranks"
         )
-    if sha256 != corpus.sha256:
-        raise ReplayError(
-            f"--replay {run}: that run was on a corpus with sha256 {sha256[:16]}..., --corpus has "
-            f"{corpus.sha256[:16]}..."
-        )
+    difference = _told_by(run, job.task.difference)
+    if difference is not None:
+        raise ReplayError(f"--replay {run}: that run was {difference}")

@@ -50,11 +50,13 @@ class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Locatio
     Args:
         given: of this rank's command line.
         refused: why the command line could not be read.
+        command: that starts a rank.
     """
 
     world: World
     given: Mapping[str, Any]
     refused: ConfigError | None
+    command: str
 
     facts = Settled
 
@@ -63,7 +65,7 @@ class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Locatio
             raise self.refused
         check_not_alone(self.world.size, self.world.library, os.environ)
         config, manifest = settle(self.given)
-        check_world(config, self.world.size)
+        check_world(config, self.world.size, self.command)
         cores = tuple(own_cores())
         return (config, manifest), Settled(config.flat(), self.world.host, cores, cpu_quota())
 

@@ -14,7 +14,7 @@ from psdp.job import Job
 from psdp.nn.profile import clock_of, profiled
 from psdp.params import Array, Zeros
 from psdp.records.profile import UNPROFILED, Profile, Spans
-from psdp.task import Model, Task
+from psdp.task import Model
 from psdp.wire import Encode
 
 
@@ -40,7 +40,6 @@ class Replica:
     part, one after the other.
 
     Args:
-        task: whose model this is.
         zeros: makes ``gradient``, where servers on this host can see it.
         on_device: whether ``weights`` and ``gradient`` are in the memory of a GPU.
 
@@ -55,7 +54,6 @@ class Replica:
     def __init__(
         self,
         job: Job,
-        task: Task,
         backend: Backend,
         zeros: Zeros = np.zeros,
         *,
@@ -96,7 +94,7 @@ class Replica:
         self.profile: Spans = UNPROFILED
 
         def build(backend: Backend) -> Model:
-            return task.model(backend, self.own_weights, self.own_gradient)
+            return job.task.model(backend, self.own_weights, self.own_gradient)
 
         if config.run.profile:
             self.profile = profile = Profile(clock_of(backend))

@@ -15,7 +15,7 @@ from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.protocol import Sums, Work
 from psdp.records.profile import OTHER
-from psdp.task import Measured, Step, Task
+from psdp.task import Measured, Step
 from psdp.transport import Endpoint
 from psdp.transport import messages as m
 from psdp.transport.link import seconds_on_link
@@ -40,7 +40,6 @@ class Worker:
     """Computes what rank 0 orders until it says stop.
 
     Args:
-        task: what its model is to learn.
         reducer: adds up the workers' gradients, with ``--mode allreduce``.
         snapshot: to go on from, where this worker's optimizer is in it.
         signalled: returns the name of a signal that asked this rank to end, or None.
@@ -51,7 +50,6 @@ class Worker:
         job: Job,
         endpoint: Endpoint,
         replica: Replica,
-        task: Task,
         *,
         reducer: Reducer | None = None,
         snapshot: Snapshot | None = None,
@@ -61,7 +59,6 @@ class Worker:
         self.job = job
         self.endpoint = endpoint
         self.replica = replica
-        self.task = task
         self.share = job.share(endpoint.rank)
         self._now = now
         self.exchange = Exchange(job, endpoint, replica, signalled, now)
@@ -196,7 +193,7 @@ class Worker:
         for micro in range(run.grad_accum):
             self.exchange.heed_signal()
             with span("batches"):
-                read = self.task.batch(self.share, batch * run.grad_accum + micro)
+                read = self.job.task.batch(self.share, batch * run.grad_accum + micro)
             if leaves and micro + 1 == run.grad_accum:
                 step = replace(step, ready=self.replica.outlet())
             self.replica.model.add_gradient(read, step)
@@ -231,10 +228,12 @@ class Worker:
         """Evaluate one part of the validation split on a snapshot; report it to rank 0."""
         self.exchange.pull_snapshot(order.version)
         total = Measured(units=0, loss=0.0)
-        for batch in self.task.validation(order.part, order.parts):
+        for batch in self.job.task.validation(order.part, order.parts):
             self.exchange.heed_signal()
             total += self.replica.model.evaluate(batch)
-        self.exchange.report_evaluation(order, Sums(total.loss, total.correct, total.units))
+        # As plain numbers, whatever array they come from.
+        sums = Sums(float(total.loss), int(total.correct), int(total.units))
+        self.exchange.report_evaluation(order, sums)
 
     # Exchanges with other workers
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from emulated.device import EmulatedDevice
-from tasks import job_and_task
 
 from psdp.backend import make_backend
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.config import Config
 from psdp.data.batches import TextBatch
+from psdp.job import Job
+from psdp.language import Language
 from psdp.modes import Pushed
 from psdp.params import Array
 from psdp.task import Step
@@ -56,8 +57,8 @@ def train(
 ) -> tuple[Trained, Replica]:
     """Train for a round; gradient number ``poison`` holds Inf."""
     config = Config.from_flat(SMALL | {"optimizer": optimizer} | settings).resolved()
-    job, task = job_and_task(config, 2, VOCAB)
-    replica = Replica(job, task, backend)
+    job = Job(config, 2, Language(config, VOCAB))
+    replica = Replica(job, backend)
     backend.to_device(job.table.initial(1, "float32"), replica.own_weights)
     rng = np.random.default_rng(0)
 

@@ -13,7 +13,7 @@ import pytest
 from psdp.config import Config
 from psdp.errors import CheckpointError
 from psdp.job import Job
-from psdp.nn.transformer import parameter_table
+from psdp.language import Language
 from psdp.protocol import Apply, Sums
 from psdp.records.console import Console
 from psdp.records.folder import RunFolder
@@ -37,7 +37,7 @@ class Run:
     ) -> None:
         flat = {"n_embd": 4, "block_size": 8, "batch_size": 2, "max_steps": 20, "log_every": 2}
         config = Config.from_flat(flat | {"mode": "async"} | settings).resolved()
-        job = Job(config, 3, parameter_table(config.model, 16))
+        job = Job(config, 3, Language(config, 16))
         self.folder = folder
         self.now_s = 1000.0
         self.tokens = tokens

@@ -10,8 +10,8 @@ import pytest
 from psdp.backend import make_backend
 from psdp.config import Config
 from psdp.job import Job
+from psdp.language import Language
 from psdp.modes import MODES, Pushed
-from psdp.nn.transformer import parameter_table
 from psdp.params import Part
 from psdp.servers.rules import Rules, make_rules, outer_lr
 
@@ -21,7 +21,7 @@ SIZE = 20
 def job(ranks: int = 3, **settings: Any) -> Job:
     small = {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 8, "dtype": "float64"}
     config = Config.from_flat(small | settings).resolved()
-    return Job(config, ranks, parameter_table(config.model, 10))
+    return Job(config, ranks, Language(config, 10))
 
 
 def rules(**settings: Any) -> Rules:

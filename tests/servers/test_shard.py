@@ -17,8 +17,8 @@ from psdp.checkpoint import Snapshot
 from psdp.config import Config
 from psdp.errors import CheckpointError
 from psdp.job import Job
+from psdp.language import Language
 from psdp.modes import Pushed
-from psdp.nn.transformer import parameter_table
 from psdp.params import Array
 from psdp.servers.shard import Shard
 from psdp.servers.weights import Weights
@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {"n_layer": 1, "n_head": 1, "n_embd": 6, "block_size": 4
 
 def job(servers: int = 1, workers: int = 3, **settings: Any) -> Job:
     config = Config.from_flat(SMALL | settings | {"servers": servers}).resolved()
-    return Job(config, servers + workers, parameter_table(config.model, 11))
+    return Job(config, servers + workers, Language(config, 11))
 
 
 def gradients(size: int, count: int, dtype: str = "float32") -> list[Array]:

@@ -10,7 +10,6 @@ from psdp.config import Config
 from psdp.data.corpus import load_corpus
 from psdp.job import Job
 from psdp.language import Language
-from psdp.nn.transformer import parameter_table
 from psdp.startup.resume import identity_of
 
 SMALL: dict[str, Any] = {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 8}
@@ -33,16 +32,13 @@ class SavedRun:
 
     def job_of(self, world_size: int, **changes: Any) -> Job:
         config = Config.from_flat(self.given | changes).resolved()
-        return Job(config, world_size, parameter_table(config.model, self.corpus.vocab_size))
-
-    def task_of(self, job: Job) -> Language:
-        return Language(job.config, self.corpus.vocab_size, self.corpus.train, self.corpus.val)
+        return Job(config, world_size, Language.of(config, self.corpus))
 
     def save(self, step: int, identity: dict[str, Any] | None = None) -> None:
         store = CheckpointStore(self.folder, keep=0)
         weights = self.job.table.initial(1, "float32")
         file = store.write_shard(step, 0, 1, {"weights": weights})
-        identity = identity or identity_of(self.job, self.corpus)
+        identity = identity or identity_of(self.job, self.config.flat())
         progress = {"version": step, "tokens": step * self.job.tokens_per_step}
         store.commit(step, [file], identity | progress)
 

@@ -11,21 +11,20 @@ from psdp.backend.gpu.backend import GpuBackend
 from psdp.backend.gpu.dry_device import DryDevice
 from psdp.job import Job
 from psdp.startup.device import Needs, copies_of_weights, needs_of
-from psdp.task import Task
 
 
 def test_a_gpu_needs_room_for_what_it_rounds(case: SavedRun) -> None:
     needed = []
     for wire in ("float32", "bf16"):
         job = case.job_of(3, wire_dtype=wire)
-        needs = needs_of(GpuBackend(DryDevice(), "float32"), job, 1, case.task_of(job))
+        needs = needs_of(GpuBackend(DryDevice(), "float32"), job, 1)
         assert needs is not None
         needed.append(needs.needed)
     assert needed[1] - needed[0] == 2 * case.job.table.size
 
 
-def gpu_needs(job: Job, rank: int, task: Task) -> Needs:
-    needs = needs_of(GpuBackend(DryDevice(), "float32"), job, rank, task)
+def gpu_needs(job: Job, rank: int) -> Needs:
+    needs = needs_of(GpuBackend(DryDevice(), "float32"), job, rank)
     assert needs is not None
     return needs
 
@@ -48,7 +47,7 @@ def test_a_server_on_a_gpu_keeps_each_version_that_may_be_read(
 ) -> None:
     job = case.job_of(4, **settings)
     assert copies_of_weights(job) == copies
-    needs = gpu_needs(job, 0, case.task_of(job))
+    needs = gpu_needs(job, 0)
     assert (needs.needed, needs.vectors) == (
         16 * job.table.size,
         4 * vectors * job.table.size,
@@ -64,5 +63,5 @@ def test_a_worker_on_a_gpu_needs_more_for_vectors_only_where_they_travel_meanwhi
         ({"overlap": True, "wire_dtype": "bf16"}, 1),
     ):  # fmt: skip
         job = case.job_of(4, **given)
-        needs = gpu_needs(job, 1, case.task_of(job))
+        needs = gpu_needs(job, 1)
         assert (needs.vectors, needs.slot) == (4 * vectors * job.table.size, 0)

@@ -23,7 +23,7 @@ def opening(case: SavedRun, rank: int = 0, **changes: Any) -> OpenFolder:
     locations = [Location("a", 0, 2), Location("b", 0, 1), Location("b", 1, 1)]
     kernels = ["compiled"] * 3
     job = case.job_of(3, **changes)
-    return OpenFolder(job, rank, case.corpus, None, locations, kernels, "mixed", "MPI 5")
+    return OpenFolder(job, rank, job.config.flat(), None, locations, kernels, "mixed", "MPI 5")
 
 
 def test_config_json_can_be_written_whatever_bytes_the_name_of_a_corpus_has(case: SavedRun) -> None:

@@ -11,7 +11,6 @@ import pytest
 from saved_run import SavedRun
 
 from psdp.config import Config, settings
-from psdp.data.corpus import Corpus
 from psdp.errors import CheckpointError, ConfigError
 from psdp.generation import load_model
 from psdp.startup.resume import CHANGEABLE, change_of_schedule, check_resumable, identity_of, settle
@@ -99,7 +98,7 @@ def test_nothing_to_go_on_from_is_an_error(tmp_path: Path) -> None:
 
 def test_a_run_from_before_a_setting_had_its_default(case: SavedRun) -> None:
     """A checkpoint of before --wire-dtype is of float32."""
-    identity = identity_of(case.job, case.corpus)
+    identity = identity_of(case.job, case.config.flat())
     del identity["settings"]["wire_dtype"]
     case.save(20, identity)
     given = {"resume": str(case.folder)}
@@ -109,25 +108,23 @@ def test_a_run_from_before_a_setting_had_its_default(case: SavedRun) -> None:
 
 
 def test_the_same_job_is_resumable(case: SavedRun) -> None:
-    check_resumable(case.job, case.corpus, case.manifest())
+    check_resumable(case.job, case.manifest())
 
 
 def test_another_number_of_workers_is_refused(case: SavedRun) -> None:
     with pytest.raises(CheckpointError, match=r"with 2 workers, this job has 4; start 3 ranks"):
-        check_resumable(case.job_of(5), case.corpus, case.manifest())
+        check_resumable(case.job_of(5), case.manifest())
 
 
 def test_another_text_is_refused(case: SavedRun) -> None:
-    other = Corpus(
-        case.corpus.train, case.corpus.val, case.corpus.tokenizer, "f" * 64, (), "other"
-    )  # fmt: skip
+    case.corpus = replace(case.corpus, sha256="f" * 64)
     with pytest.raises(CheckpointError, match=r"--corpus has f{16}\.\.\."):
-        check_resumable(case.job, other, case.manifest())
+        check_resumable(case.job_of(3), case.manifest())
 
 
 def test_another_model_is_refused(case: SavedRun) -> None:
     with pytest.raises(CheckpointError, match="holds other parameters than this version"):
-        check_resumable(case.job_of(3, n_layer=2), case.corpus, case.manifest())
+        check_resumable(case.job_of(3, n_layer=2), case.manifest())
 
 
 def change(case: SavedRun, **given: Any) -> str | None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from emulated.device import EmulatedDevice
-from tasks import untold
 
 from psdp.backend import BF16, Backend, make_backend
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.config import Config
 from psdp.job import Job
+from psdp.language import Language
 from psdp.params import Array
 from psdp.workers.replica import Replica
 
@@ -24,11 +24,11 @@ VOCAB = 11
 
 def job(**settings: Any) -> Job:
     config = Config.from_flat(SMALL | settings).resolved()
-    return Job(config, 2, untold(config, VOCAB).table)
+    return Job(config, 2, Language(config, VOCAB))
 
 
 def replica_of(job: Job, backend: Backend, *how: Any, **more: Any) -> Replica:
-    return Replica(job, untold(job.config, VOCAB), backend, *how, **more)
+    return Replica(job, backend, *how, **more)
 
 
 class CountingDevice(EmulatedDevice):

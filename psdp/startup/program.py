@@ -1,0 +1,46 @@
+"""What a job trains, as its start needs to know it: a command, and the step that makes the task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psdp.config import Config
+from psdp.job import Job
+from psdp.startup.corpus import ReadCorpus
+from psdp.startup.step import Step
+
+Begin = Callable[[Config, int, int], Step[Job, Any, None]]
+"""Returns the step that makes the job, of settings, a rank, and the number of ranks."""
+
+
+def _nothing(run: Path) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a person started.
+
+    Attributes:
+        command: as a launcher is given it, for errors to show.
+        begin: makes the job.
+        settings: that have a meaning in it; None: all.
+        finished: called on rank 0 with the run folder, when the run has come to its end.
+    """
+
+    command: str = "python -m psdp.worker"
+    begin: Begin = ReadCorpus
+    settings: frozenset[str] | None = None
+    finished: Callable[[Path], None] = _nothing
+
+    def kept(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return those of these settings that have a meaning in it."""
+        names = self.settings
+        return {name: v for name, v in values.items() if names is None or name in names}
+
+
+LANGUAGE = Program()
+"""Training on a text."""
