@@ -208,7 +208,7 @@ else:
     refused(endpoint)
 """,
     )
-    assert f"refused: rank 1 announced {8 * elements} bytes with Weights, expected 800" in output
+    assert f"refused: rank 1 announced {8 * elements} bytes with Answer, expected 800" in output
 
 
 def test_a_vector_that_is_missing_altogether_is_refused() -> None:
@@ -223,7 +223,7 @@ else:
     refused(endpoint)
 """,
     )
-    assert "refused: rank 1 announced 0 bytes with Weights, expected 800" in output
+    assert "refused: rank 1 announced 0 bytes with Answer, expected 800" in output
 
 
 def test_waiting_burns_less_than_a_tenth_of_a_core() -> None:
