@@ -10,7 +10,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -115,6 +115,20 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="TEXT",
     )
     add("--tokens", "tokens to add (default %(default)s)", type=whole, default=200, metavar="N")
+    _add_sampling(add)
+    add(
+        "--seed",
+        "the same seed gives the same text (default: another text every time)",
+        type=whole,
+        metavar="N",
+    )
+    add("--device", "where to compute (default cpu)", choices=(AUTO, "cpu", "gpu"), default="cpu")
+    add("--threads", "threads (default 0: all cores)", type=whole, default=0, metavar="N")
+    return parser
+
+
+def _add_sampling(add: Callable[..., None]) -> None:
+    """Add the flags that say how a token is chosen."""
     add(
         "--temperature",
         "randomness: 1 is the model's own, 0 takes the likeliest token always (default "
@@ -137,15 +151,6 @@ def build_parser() -> argparse.ArgumentParser:
         default=1.0,
         metavar="X",
     )
-    add(
-        "--seed",
-        "the same seed gives the same text (default: another text every time)",
-        type=whole,
-        metavar="N",
-    )
-    add("--device", "where to compute (default cpu)", choices=(AUTO, "cpu", "gpu"), default="cpu")
-    add("--threads", "threads (default 0: all cores)", type=whole, default=0, metavar="N")
-    return parser
 
 
 def as_typed(prompt: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from jobs import VOCAB, Training, before_gradient, corpus, die_at, train
 
 from psdp.errors import NumericsError
 from psdp.language import Language
+from psdp.policies import make_policy
+from psdp.protocol import Drop, Push
+from psdp.records.replay import events_file, read_record
 from psdp.servers.ending import Ended
 from psdp.task import Step
 from psdp.workers.worker import Worker
@@ -217,3 +222,21 @@ def test_the_records_tell_the_learning_rate_that_workers_train_with(tmp_path: Pa
     local = train(tmp_path / "local", mode="local", local_steps=2, **common).metrics("train")
     sync = train(tmp_path / "sync", **common).metrics("train")
     assert [record["lr"] for record in local] == [record["lr"] for record in sync][::2]
+
+
+def test_as_many_gradients_are_dropped_in_the_summary_as_in_the_events(tmp_path: Path) -> None:
+    """What comes after the last update is dropped, too, but belongs to no step."""
+    run = train(tmp_path, workers=3, max_steps=12, backup_workers=1, record=True, eval_every=0)
+    policy = make_policy(run.job, 0, dict.fromkeys(run.job.workers, 0))
+    dropped: Counter[str] = Counter()
+    for happened in read_record(events_file(tmp_path, 0)):
+        event = happened.event
+        if isinstance(event, Push):
+            tokens = run.job.tokens_per_gradient
+            work = replace(event.work, tokens=tokens, batch=event.work.clock)
+            event = replace(event, slot=event.rank, work=work)
+        for effect in policy.handle(event):
+            if isinstance(effect, Drop):
+                dropped[str(effect.rank)] += 1
+    assert policy.drained
+    assert run.summary["dropped"] == dropped
