@@ -20,7 +20,7 @@ from psdp.workers.replica import Replica
 LOOK_UP_S = 0.5
 """How often a wait looks up, to heed a signal."""
 
-GOODBYE_S = 1.0
+GOODBYE_S = 0.5
 """How long a rank that fails tries to tell rank 0 so."""
 
 

@@ -26,7 +26,7 @@ from psdp.workers.reduced import ReducedTraining
 from psdp.workers.replica import Replica
 from psdp.workers.training import OverlappedTraining, Training, make_training
 
-LAST_SAVE_S = 4.5
+LAST_SAVE_S = 4.2
 """How long a worker that cannot go on waits for rank 0 to save the weights, and to end all."""
 
 IDLE_S = 0.0005
