@@ -75,7 +75,7 @@ def _command_line(task: Task | Callable[[Config], Task], defaults: dict[str, Any
     return CommandLine(
         program=script,
         description=about.strip().split("\n\n")[0],
-        example=f"mpirun -n 3 {script} --mode ssp --max-steps 2000 --out runs/mine",
+        example=f"mpirun -n 3 {script} --max-steps 2000 --out runs/mine",
         settings=frozenset(field.name for _, field in settings()) - hidden,
         defaults=defaults,
         helps={

@@ -29,7 +29,7 @@ class Job:
         return self.task.table
 
     @property
-    def units(self) -> str:
+    def units_name(self) -> str:
         """What the budget is counted in, several of them."""
         return f"{self.task.unit}s"
 
@@ -79,7 +79,7 @@ class Job:
         return [range(sum(bounds[:k]), sum(bounds[: k + 1])) for k in range(len(bounds))]
 
     @property
-    def tokens_per_gradient(self) -> int:
+    def units_per_gradient(self) -> int:
         return self.task.units_per_batch * self.config.run.grad_accum
 
     @property
@@ -88,9 +88,9 @@ class Job:
         return len(self.workers) - self.config.run.backup_workers
 
     @property
-    def tokens_per_step(self) -> int:
-        """Tokens of one step."""
-        return self.tokens_per_gradient * self.gradients_per_step
+    def units_per_step(self) -> int:
+        """Units of one step."""
+        return self.units_per_gradient * self.gradients_per_step
 
     @property
     def gradients(self) -> int:
@@ -98,16 +98,16 @@ class Job:
         return self.config.run.max_steps * self.gradients_per_step
 
     @property
-    def tokens(self) -> int:
-        """The budget, in tokens."""
-        return self.gradients * self.tokens_per_gradient
+    def units(self) -> int:
+        """The budget, in units."""
+        return self.gradients * self.units_per_gradient
 
-    def step_of(self, tokens: int) -> int:
-        """Return how many whole steps are done after so many tokens."""
-        return tokens // self.tokens_per_step
+    def step_of(self, units: int) -> int:
+        """Return how many whole steps are done after so many units."""
+        return units // self.units_per_step
 
     def due(self, every: int, before: int, after: int) -> bool:
-        """Say whether an update from ``before`` to ``after`` tokens ends a step that is a multiple
+        """Say whether an update from ``before`` to ``after`` units ends a step that is a multiple
         of ``every``."""
         return every > 0 and self.step_of(after) // every > self.step_of(before) // every
 

@@ -59,7 +59,7 @@ class Mode:
         own_optimizer: whether workers run an optimizer of their own.
         exact: whether W workers with batch b do what one does with batch W x b.
         survives_loss: whether a run goes on when it loses a worker.
-        worth: what a token teaches beside one in the first mode of the table, cautiously, for who
+        worth: what a unit teaches beside one in the first mode of the table, cautiously, for who
             chooses among modes; None: it is not to be chosen.
         chooses: whether it is now in one and now in another of those that have a worth.
         label: what a report calls a run, with its settings in braces.

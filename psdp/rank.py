@@ -221,16 +221,16 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Asked) -> Leader | Follow
         return Follower(serving, signalled=signals)
     profile = Profile(clock_of(ready.shard.backend))
     serving = Serving(job, endpoint, ready.shard, store, snapshot, profile=profile)
-    version, tokens = serving.progress.version, serving.progress.tokens
+    version, units = serving.progress.version, serving.progress.units
     best = None if ready.manifest is None else Best.from_record(ready.manifest.state["best"])
-    console = Console(job.tokens, tokens, quiet=run.quiet)
+    console = Console(job.units, units, name=job.units_name, quiet=run.quiet)
     console.say(describe(ready))
     recorder = Recorder(
         job,
         ready.folder,
         console,
         version=version,
-        tokens=tokens,
+        units=units,
         transport=ready.links.name,
         kernels=ready.kernels,
         val_split_units=job.task.validation_split_units,
@@ -261,7 +261,7 @@ def describe(ready: Ready) -> str:
         f"{f', pushed {job.codec.said}' if job.codec.said else ''}, "
         f"{kernels} kernels; "
         f"{job.task.description or job.task.called()}; "
-        f"{job.tokens:,} {job.units} to train on; "
+        f"{job.units:,} {job.units_name} to train on; "
         f"results in {ready.folder.path}"
     )
     slow = slowed(config.run)

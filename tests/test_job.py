@@ -35,21 +35,21 @@ def test_the_shards_of_the_servers_are_the_whole_vector() -> None:
 
 def test_the_budget_is_counted_in_tokens_and_pushes() -> None:
     counted = job(4, max_steps=10, batch_size=3, grad_accum=2)
-    assert counted.tokens_per_gradient == 3 * 2 * 8
-    assert counted.tokens_per_step == 3 * counted.tokens_per_gradient
+    assert counted.units_per_gradient == 3 * 2 * 8
+    assert counted.units_per_step == 3 * counted.units_per_gradient
     assert counted.gradients == 30
-    assert counted.gradients * counted.tokens_per_gradient == 10 * counted.tokens_per_step
+    assert counted.gradients * counted.units_per_gradient == 10 * counted.units_per_step
 
 
 def test_a_step_of_sync_is_without_its_backup_workers() -> None:
     counted = job(5, max_steps=10, backup_workers=1)
-    assert counted.tokens_per_step == 3 * counted.tokens_per_gradient
+    assert counted.units_per_step == 3 * counted.units_per_gradient
     assert counted.gradients == 30
 
 
 def test_steps_are_whole_ones_of_so_many_tokens() -> None:
     counted = job(4)
-    step = counted.tokens_per_step
+    step = counted.units_per_step
     assert [counted.step_of(tokens) for tokens in (0, step - 1, step, 7 * step)] == [0, 0, 1, 7]
 
 
@@ -67,7 +67,7 @@ def test_whatever_updates_bring_a_multiple_of_steps_is_due_once(
         dues += counted.due(every, tokens, tokens + update)
         tokens += update
     assert dues <= counted.step_of(tokens) // every
-    small = all(update <= every * counted.tokens_per_step for update in updates)
+    small = all(update <= every * counted.units_per_step for update in updates)
     assert not small or dues == counted.step_of(tokens) // every
 
 

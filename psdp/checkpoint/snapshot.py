@@ -18,7 +18,7 @@ class Snapshot:
     """
 
     version: int
-    tokens: int
+    units: int
     updates: int
     clocks: dict[int, int]
     weights: Array
@@ -31,7 +31,7 @@ class Snapshot:
         return {
             "weights": self.weights,
             **{f"optimizer.{name}": vector for name, vector in self.optimizer.items()},
-            "progress": np.array([self.version, self.tokens, self.updates], np.int64),
+            "progress": np.array([self.version, self.units, self.updates], np.int64),
             "clocks": np.array([(rank, self.clocks[rank]) for rank in ranks], np.int64),
             "batches": np.array(self.batches, np.int64).reshape(-1, 2),
         }
@@ -39,11 +39,11 @@ class Snapshot:
     @classmethod
     def from_tensors(cls, tensors: dict[str, Array]) -> Snapshot:
         """Return what :meth:`tensors` described."""
-        version, tokens, updates = tensors["progress"].tolist()
+        version, units, updates = tensors["progress"].tolist()
         prefix = "optimizer."
         return cls(
             version=version,
-            tokens=tokens,
+            units=units,
             updates=updates,
             clocks=dict(tensors["clocks"].tolist()),
             batches=[(start, stop) for start, stop in tensors["batches"].tolist()],

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the tokens already processed."""
+"""The learning rate as a function of the units already processed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ScheduleSettings(Protocol):
 class Schedule:
     """Linear warm-up, then the shape that ``--lr-schedule`` names.
 
-    Progress counts in steps of the token budget: tokens processed before this update / tokens of
-    one full step. It is fractional in async and ssp, where an update brings one worker's tokens.
+    Progress counts in steps of the budget: units processed before this update / units of
+    one full step. It is fractional in async and ssp, where an update brings one worker's units.
     """
 
     def __init__(self, config: ScheduleSettings, max_steps: int) -> None:
@@ -35,7 +35,7 @@ class Schedule:
         self._warmup, self._end = config.warmup_steps, max_steps
 
     def lr(self, steps: float) -> float:
-        """Return the learning rate of an update made after ``steps`` steps' worth of tokens.
+        """Return the learning rate of an update made after ``steps`` steps' worth of units.
 
         The warm-up rises from lr / (warmup + 1) and reaches lr after ``warmup`` steps. ``linear``
         and ``cosine`` (arXiv:1608.03983, without restarts) fall from there to min_lr at the end of

@@ -81,7 +81,7 @@ class Speeds:
         return workers / max(slowest_s + between_s, workers * self.apply_s)
 
     def worth(self, mode: str) -> float:
-        """Return what a mode learns in a second, in tokens of the first one."""
+        """Return what a mode learns in a second, in units of the first one."""
         return self.of(mode) * (MODES[mode].worth or 0.0)
 
     def __str__(self) -> str:

@@ -21,11 +21,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What one part adds up to, over ``tokens`` targets. Loss in nats."""
+    """What one part adds up to, over ``units`` targets. Loss in nats."""
 
     loss: float
     correct: int
-    tokens: int
+    units: int
 
 
 class Evaluations:
@@ -71,7 +71,7 @@ class Evaluations:
         return Sums(
             loss=sum(result.loss for result in done),
             correct=sum(result.correct for result in done),
-            tokens=sum(result.tokens for result in done),
+            units=sum(result.units for result in done),
         )
 
     def leave(self, rank: int, ranks: Iterable[int]) -> None:

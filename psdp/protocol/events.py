@@ -24,8 +24,8 @@ class Work:
 
     Attributes:
         batch: number of the first batch that they were computed on, as the answer said.
-        tokens: that went into them.
-        loss: their mean, nats a token.
+        units: that went into them.
+        loss: their mean.
         sum_of_squares: of what is pushed.
         step_s: how long one of them took.
         busy_s: how much processor time of its worker that was.
@@ -34,7 +34,7 @@ class Work:
 
     clock: int
     version: int
-    tokens: int
+    units: int
     batch: int = 0
     steps: int = 1
     loss: float = 0.0
@@ -95,7 +95,7 @@ class Apply:
 
     slots: tuple[int, ...]
     weights: tuple[float, ...]
-    tokens: int
+    units: int
     lags: tuple[int, ...]
     version: int
     rate: float = 1.0

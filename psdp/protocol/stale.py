@@ -39,7 +39,7 @@ class StaleBounded(Policy):
         lag = self.version - push.work.version
         self.version += 1
         rate = 1 / max(1, lag) if self._inverse_lag else 1.0
-        return [Apply((push.slot,), (1.0,), push.work.tokens, (lag,), self.version, rate)]
+        return [Apply((push.slot,), (1.0,), push.work.units, (lag,), self.version, rate)]
 
     def _may_go(self, rank: int) -> bool:
         return self._lead(rank) <= self.staleness

@@ -13,7 +13,7 @@ from psdp.protocol.policy import Policy
 class Synchronous(Policy):
     """A round closes when every gradient that was asked for is in.
 
-    They are averaged weighted by tokens and in rank order, so that a run repeats bit for bit.
+    They are averaged weighted by units and in rank order, so that a run repeats bit for bit.
     A worker that dies after its push still counts in the round; one that dies before does not.
 
     With ``local_steps`` H a round is H steps of every worker on its own, and the average one of
@@ -104,14 +104,14 @@ class Synchronous(Policy):
             if push.rank in self.clocks:
                 self._wait(push.rank)
         works = [push.work for push in pushes]
-        tokens = sum(work.tokens for work in works)
+        units = sum(work.units for work in works)
         lags = tuple(self.version - work.version for work in works)
         self.version += self._updates(works[0].steps)
         return [
             Apply(
                 slots=tuple(push.slot for push in pushes),
-                weights=tuple(work.tokens / tokens for work in works),
-                tokens=tokens,
+                weights=tuple(work.units / units for work in works),
+                units=units,
                 lags=lags,
                 version=self.version,
             )

@@ -17,21 +17,23 @@ class Console:
     """Progress of one run on rank 0.
 
     Args:
-        tokens: the budget.
-        done: tokens processed before (of a resumed run).
+        units: the budget.
+        done: units processed before (of a resumed run).
+        name: of the units.
     """
 
-    def __init__(self, tokens: int, done: int, *, quiet: bool) -> None:
+    def __init__(self, units: int, done: int, *, name: str = "tokens", quiet: bool) -> None:
         self._quiet = quiet
-        self._budget = tokens
+        self._budget = units
+        self._name = name
         self._bar: Any = None
         self._terminal = None if quiet else open_terminal()
         if self._terminal is not None:
             width_known = knows_its_width(self._terminal)
             self._bar = tqdm(
-                total=tokens,
+                total=units,
                 initial=done,
-                unit="tok",
+                unit=name[:3],
                 unit_scale=True,
                 dynamic_ncols=width_known,
                 ncols=None if width_known else 80,
@@ -47,20 +49,21 @@ class Console:
             self._bar.clear()
         print(text, flush=True)
 
-    def advance(self, tokens: int, loss: float, lag: float) -> None:
+    def advance(self, units: int, loss: float, lag: float) -> None:
         """Move the bar on; every update."""
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{loss:.3f}", lag=f"{lag:.1f}", refresh=False)
-            self._bar.update(tokens)
+            self._bar.update(units)
 
     def progress(self, record: dict[str, Any], step: int) -> None:
         """Print a train record as a line where there is no bar."""
         if self._terminal is None:
-            left_s = (self._budget - record["tokens"]) / max(record["tokens_per_s"], 1e-9)
+            rate = record[f"{self._name}_per_s"]
+            left_s = (self._budget - record[self._name]) / max(rate, 1e-9)
             loss = math.nan if record["loss"] is None else record["loss"]
             self.say(
                 f"step {step:6d}  loss {loss:.4f}  lr {record['lr']:.2e}  "
-                f"{record['tokens_per_s']:,.0f} tokens/s  lag {record['version_lag']:.1f}  "
+                f"{rate:,.0f} {self._name}/s  lag {record['version_lag']:.1f}  "
                 f"{left_s:,.0f} s left"
             )
 

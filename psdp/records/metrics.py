@@ -46,24 +46,24 @@ class Interval:
     """Updates since the last train record."""
 
     since_s: float
-    tokens: int = 0
+    units: int = 0
     updates: int = 0
     loss_sum: float = 0.0
     lags: Histogram = field(default_factory=Histogram)
 
-    def add(self, tokens: int, loss: float, lags: tuple[int, ...]) -> None:
-        self.tokens += tokens
+    def add(self, units: int, loss: float, lags: tuple[int, ...]) -> None:
+        self.units += units
         self.updates += 1
-        self.loss_sum += tokens * loss
+        self.loss_sum += units * loss
         self.lags.add(lags)
 
     @property
     def loss(self) -> float:
-        """The mean loss, weighted by tokens."""
-        return self.loss_sum / self.tokens
+        """The mean loss, weighted by units."""
+        return self.loss_sum / self.units
 
-    def tokens_per_s(self, now_s: float) -> float:
-        return self.tokens / max(now_s - self.since_s, 1e-9)
+    def units_per_s(self, now_s: float) -> float:
+        return self.units / max(now_s - self.since_s, 1e-9)
 
 
 @dataclass
@@ -104,5 +104,5 @@ def finite(value: float) -> float | None:
 
 
 def perplexity(loss: float) -> float | None:
-    """Return exp of a loss in nats per token, None where that is beyond a float."""
+    """Return exp of a loss in nats, None where that is beyond a float."""
     return math.exp(loss) if loss < 700 else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from psdp.job import Job
 from psdp.protocol import Apply, Sums
@@ -16,12 +17,14 @@ from psdp.records.profile import Cost, Profile
 from psdp.records.reasons import StoppedBy
 from psdp.transport.messages import Spent, Totals
 
+Measure = TypeVar("Measure")
+
 
 class Recorder:
     """Takes what happens to the weights; writes it down.
 
     Args:
-        tokens: processed before this start of the run.
+        units: processed before this start of the run.
         transport: how vectors go between servers and workers.
         kernels: of each rank, by name.
         val_split_units: of the whole validation split, in the task's unit.
@@ -41,7 +44,7 @@ class Recorder:
         console: Console,
         *,
         version: int = 0,
-        tokens: int = 0,
+        units: int = 0,
         transport: str = "messages",
         kernels: Sequence[str],
         val_split_units: int = 0,
@@ -53,6 +56,7 @@ class Recorder:
         self.apply_s = 0.0
         self.profiles: dict[int, Profile] = {}
         self._job = job
+        self._name = job.units_name
         self._transport = transport
         self._kernels = kernels
         self._val_split_units = val_split_units
@@ -62,7 +66,7 @@ class Recorder:
         self._start_s = now()
         self._stop_s: float | None = None
         self._start_version, self._version = version, version
-        self._start_tokens, self._tokens = tokens, tokens
+        self._start_units, self._units = units, units
         self._interval = Interval(self._start_s)
         self._lags = Histogram()
         self._modes: list[dict[str, Any]] = []
@@ -94,18 +98,18 @@ class Recorder:
         loss: float,
         norm: float,
         lr: float,
-        tokens: int,
+        units: int,
         clocks: dict[int, int],
     ) -> None:
-        """Note an update; write a train record where one is due. ``tokens``: processed so far."""
-        before, self._version, self._tokens = self._tokens, apply.version, tokens
+        """Note an update; write a train record where one is due. ``units``: processed so far."""
+        before, self._version, self._units = self._units, apply.version, units
         self._lags.add(apply.lags)
-        self._interval.add(apply.tokens, loss, apply.lags)
-        self.console.advance(apply.tokens, loss, sum(apply.lags) / len(apply.lags))
+        self._interval.add(apply.units, loss, apply.lags)
+        self.console.advance(apply.units, loss, sum(apply.lags) / len(apply.lags))
         self._lr, self._norm, self._clocks = lr, norm, clocks
         first = apply.version == self._start_version + 1
-        last = tokens == self._job.tokens
-        if first or last or self._job.due(self._job.config.run.log_every, before, tokens):
+        last = units == self._job.units
+        if first or last or self._job.due(self._job.config.run.log_every, before, units):
             self._write_interval()
 
     def _write_interval(self) -> None:
@@ -114,67 +118,72 @@ class Recorder:
         record = {
             "kind": "train",
             "time_s": round(now - self._start_s, 4),
-            "tokens": self._tokens,
+            self._name: self._units,
             "version": self._version,
             "loss": finite(interval.loss),
             "lr": self._lr,
             "grad_norm": finite(self._norm),
-            "tokens_per_s": round(interval.tokens_per_s(now), 1),
+            f"{self._name}_per_s": round(interval.units_per_s(now), 1),
             "version_lag": interval.lags.mean(),
             "clocks": {str(rank): clock for rank, clock in self._clocks.items()},
         }
         self._interval = Interval(now)
         self._folder.append_metrics(record)
-        self.console.progress(record, self._step(self._tokens))
+        self.console.progress(record, self._step(self._units))
 
-    def evaluated(self, total: Sums, version: int, tokens: int, *, best: bool) -> None:
-        """Write an eval record of the weights that had processed ``tokens``."""
-        loss, self._val_units = total.loss / total.tokens, total.tokens
-        self._evaluation = {
-            "val_loss": finite(loss),
-            "perplexity": perplexity(loss),
-            "accuracy": total.correct / total.tokens,
-        }
+    def evaluated(self, total: Sums, version: int, units: int, *, best: bool) -> None:
+        """Write an eval record of the weights that had processed ``units``."""
+        loss, self._val_units = total.loss / total.units, total.units
+        measures = {"perplexity": perplexity(loss), "accuracy": total.correct / total.units}
+        self._evaluation = {"val_loss": finite(loss), **self._measured(measures)}
         record = {
             "kind": "eval",
             "time_s": round(self._now() - self._start_s, 4),
-            "tokens": tokens,
+            self._name: units,
             "version": version,
             **self._evaluation,
         }
         self._folder.append_metrics(record)
+        said = {
+            "perplexity": f"  perplexity {measures['perplexity'] or math.inf:.2f}",
+            "accuracy": f"  accuracy {measures['accuracy']:.3f}",
+        }
         self.console.say(
-            f"step {self._step(tokens):6d}  validation loss {loss:.4f}  perplexity "
-            f"{self._evaluation['perplexity'] or float('inf'):.2f}  accuracy "
-            f"{self._evaluation['accuracy']:.3f}{'  (best)' if best else ''}"
+            f"step {self._step(units):6d}  validation loss {loss:.4f}"
+            f"{''.join(self._measured(said).values())}{'  (best)' if best else ''}"
         )
 
-    def _step(self, tokens: int) -> int:
-        """Return the step that is under way, or ends, at so many tokens."""
-        return -(-tokens // self._job.tokens_per_step)
+    def _measured(self, measures: dict[str, Measure]) -> dict[str, Measure]:
+        """Return those of these that have a meaning for the task."""
+        return {name: of for name, of in measures.items() if name in self._job.task.measures}
+
+    def _step(self, units: int) -> int:
+        """Return the step that is under way, or ends, at so many units."""
+        return -(-units // self._job.units_per_step)
 
     def switched(self, mode: str, reason: str) -> None:
         """Note that a run that chooses its mode goes over to this one, and why."""
         record = {
             "kind": "mode",
             "time_s": round(self._now() - self._start_s, 4),
-            "tokens": self._tokens,
+            self._name: self._units,
             "version": self._version,
             "mode": mode,
             "reason": reason,
         }
         self._modes.append({"version": self._version, "mode": mode})
         self._folder.append_metrics(record)
-        self.console.say(f"step {self._step(self._tokens):6d}  from now on {mode}: {reason}")
+        self.console.say(f"step {self._step(self._units):6d}  from now on {mode}: {reason}")
 
     def resumed(self) -> None:
         """Note that the run goes on here: records of later versions above are not of it."""
-        record = {"kind": "resume", "time_s": 0.0, "tokens": self._tokens, "version": self._version}
+        at = {self._name: self._units, "version": self._version}
+        record = {"kind": "resume", "time_s": 0.0, **at}
         self._folder.append_metrics(record)
 
-    def reached(self, version: int, tokens: int) -> None:
+    def reached(self, version: int, units: int) -> None:
         """Note how far the run has come, whatever was noted before."""
-        self._version, self._tokens = version, tokens
+        self._version, self._units = version, units
 
     def stop_clock(self) -> None:
         """Training and its last evaluation are over; what follows is not the run's time."""
@@ -186,23 +195,23 @@ class Recorder:
         """Write summary.json and say where it is. ``clock_gaps``: with which workers were told to
         go on; how many of each."""
         wall_s = (self._stop_s if self._stop_s is not None else self._now()) - self._start_s
+        rate = round((self._units - self._start_units) / max(wall_s, 1e-9), 1)
         totals = {str(rank): self._totals[rank] for rank in sorted(self._totals)}
         summary = {
             "mode": self._job.config.run.mode,
             "workers": len(self._job.workers),
             "servers": len(self._job.servers),
             "transport": self._transport,
-            "steps": self._tokens // self._job.tokens_per_step,
-            "tokens": self._tokens,
+            "steps": self._units // self._job.units_per_step,
+            self._name: self._units,
             "version": self._version,
             "wall_s": round(wall_s, 3),
-            "tokens_per_s": round((self._tokens - self._start_tokens) / max(wall_s, 1e-9), 1),
+            f"{self._name}_per_s": rate,
             "val_loss": self._evaluation.get("val_loss"),
             "val_units": self._val_units,
             "val_split_units": self._val_split_units,
             "best_val_loss": finite(best_val_loss),
-            "perplexity": self._evaluation.get("perplexity"),
-            "accuracy": self._evaluation.get("accuracy"),
+            **{name: self._evaluation.get(name) for name in self._job.task.measures},
             "max_clock_gap": max(clock_gaps, default=0),
             "clock_gap": Histogram(clock_gaps).record(),
             "version_lag": self._lags.record(),
@@ -226,8 +235,8 @@ class Recorder:
         self._write_profiles()
         loss = summary["val_loss"]
         self.console.say(
-            f"{summary['steps']} steps, {self._tokens:,} tokens in {wall_s:.1f} s "
-            f"({summary['tokens_per_s']:,.0f} tokens/s), validation loss "
+            f"{summary['steps']} steps, {self._units:,} {self._name} in {wall_s:.1f} s "
+            f"({rate:,.0f} {self._name}/s), validation loss "
             f"{'not measured' if loss is None else f'{loss:.4f}'}, stopped by {stopped_by}; "
             f"results in {self._folder.path}"
         )

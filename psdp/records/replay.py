@@ -206,7 +206,7 @@ def _where_it_is(expected: Event, happened: Event) -> Event:
     """Return an event of the record with what it does not say."""
     if isinstance(expected, Push) and isinstance(happened, Push):
         own = happened.work
-        work = replace(expected.work, tokens=own.tokens, batch=own.batch)
+        work = replace(expected.work, units=own.units, batch=own.batch)
         return replace(expected, slot=happened.slot, work=work)
     return expected
 

@@ -47,8 +47,8 @@ class Answering:
     def go_on(self, answer: SendWeights) -> bool:
         """Send a worker the weights, to go on as was decided; say whether it does, and does not owe
         an evaluation first."""
-        tokens = self._serving.progress.tokens
-        order = m.Train(answer.clock, answer.batch, answer.steps, tokens, answer.push)
+        units = self._serving.progress.units
+        order = m.Train(answer.clock, answer.batch, answer.steps, units, answer.push)
         return self._send(answer.rank, order)
 
     def stop(self, rank: int) -> None:

@@ -87,11 +87,11 @@ class Evaluating:
         snapshot = self._serving.snapshots.get(version)
         assert snapshot is not None, "a snapshot is held until its evaluation is over"
         best = False
-        if total.tokens:
-            best = self.best.better(total.loss / total.tokens, version)
-            self._recorder.evaluated(total, version, snapshot.tokens, best=best)
+        if total.units:
+            best = self.best.better(total.loss / total.units, version)
+            self._recorder.evaluated(total, version, snapshot.units, best=best)
         if best:
-            self._keeping.mark_best(version, self._job.step_of(snapshot.tokens))
+            self._keeping.mark_best(version, self._job.step_of(snapshot.units))
         save = best or version == self.last
         self._tell(m.SaveSnapshot(version) if save else m.DropSnapshot(version))
         self._serving.snapshots.release(version, save=save)

@@ -65,10 +65,10 @@ class Keeping:
     def begin(self, snapshot: Snapshot) -> None:
         """Expect every server's file of this version."""
         version = snapshot.version
-        self._steps[version] = self._job.step_of(snapshot.tokens)
+        self._steps[version] = self._job.step_of(snapshot.units)
         self._states[version] = self._identity | {
             "version": version,
-            "tokens": snapshot.tokens,
+            self._job.units_name: snapshot.units,
             "clocks": {str(rank): clock for rank, clock in snapshot.clocks.items()},
             "best": self._best.record(),
         }
@@ -147,5 +147,5 @@ class Keeping:
 
     def _spare(self) -> list[int]:
         """Return the steps that no commit may prune: the best may be marked only after it."""
-        held = [self._job.step_of(snapshot.tokens) for snapshot in self._serving.snapshots.held()]
+        held = [self._job.step_of(snapshot.units) for snapshot in self._serving.snapshots.held()]
         return [*held, *([] if self._marked is None else [self._marked[1]])]

@@ -80,7 +80,7 @@ class ByMean(Maker):
         shard, mean, norm = self.shard, self._mean, norm_of(squares)
         assert mean is not None
         kind = kind_of(pushes[update.slots[0]])
-        steps = self._progress.tokens / self._job.tokens_per_step
+        steps = self._progress.units / self._job.units_per_step
         lr = update.rate * shard.rules.lr(kind, steps)
         if self._compensates and "compensation" not in self._done:
             shard.compensate(update.slots[0], mean)
@@ -101,7 +101,7 @@ class ByTakingOver(Maker):
         self._profile = profile
         self._restoring = False
         # What lands here becomes the shard in one go, so that a run that ends can save the shard.
-        self._reached = shard.snapshot(progress.version, progress.tokens, progress.clocks)
+        self._reached = shard.snapshot(progress.version, progress.units, progress.clocks)
 
     def in_pieces(self) -> bool:
         return self._restoring

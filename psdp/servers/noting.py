@@ -38,7 +38,7 @@ class Noting:
             Stopped: it is not.
         """
         if not math.isfinite(work.sum_of_squares):
-            step = self._job.step_of(progress.tokens)
+            step = self._job.step_of(progress.units)
             error = NumericsError(
                 f"rank {peer} sent a gradient with NaN or Inf at step {step + 1} (its gradient "
                 f"number {work.clock}, computed on version {work.version}, loss {work.loss:.4g}). "
@@ -55,8 +55,8 @@ class Noting:
             return
         losses = (work.loss for work in works.values())
         loss = sum(w * x for w, x in zip(apply.weights, losses, strict=True))
-        lr = self._schedule.lr(progress.tokens_before / self._job.tokens_per_step)
-        self._recorder.updated(apply, loss, norm, lr, progress.tokens, progress.clocks)
+        lr = self._schedule.lr(progress.units_before / self._job.units_per_step)
+        self._recorder.updated(apply, loss, norm, lr, progress.units, progress.clocks)
 
     def told(self, peer: int, message: m.Progress) -> None:
         """Take what a worker tells of steps that all of them make; note these when all have.
@@ -81,15 +81,15 @@ class Noting:
     def _note_steps(self, done: int, steps: int, norm: float, losses: Sequence[float]) -> None:
         """Note ``steps`` more steps, which end with number ``done``."""
         count = len(losses)
-        tokens = steps * self._job.tokens_per_step
+        units = steps * self._job.units_per_step
         lags = (0,) * (steps * count)
-        taken = Apply(tuple(range(count)), (1 / count,) * count, tokens, lags, done)
+        taken = Apply(tuple(range(count)), (1 / count,) * count, units, lags, done)
         self._recorder.updated(
             taken,
             sum(losses) / count,
             norm,
             self._schedule.lr(done - 1),
-            done * self._job.tokens_per_step,
+            done * self._job.units_per_step,
             dict.fromkeys(self._job.workers, done),
         )
 
@@ -103,7 +103,7 @@ class Noting:
             recorder.stop_clock()
             if self._job.mode.served:
                 # An error may have kept the last update from being noted.
-                recorder.reached(serving.progress.version, serving.progress.tokens)
+                recorder.reached(serving.progress.version, serving.progress.units)
         recorder.server_cpu_s[serving.endpoint.rank] = serving.cpu_s
         recorder.apply_s = serving.profile.seconds
         recorder.finish(reason, clock_gaps, best_loss)

@@ -17,35 +17,35 @@ class Progress:
 
     Attributes:
         version: updates made.
-        tokens: in them, and before the last of them.
+        units: in them, and before the last of them.
         clocks: gradients of each worker in them.
         batches: in them, where rank 0 deals these out.
     """
 
     def __init__(self, job: Job, snapshot: Snapshot | None = None) -> None:
         self.version = 0
-        self.tokens = 0
+        self.units = 0
         self.clocks = dict.fromkeys(job.workers, 0)
         self.batches = Ranges() if snapshot is None else Ranges(snapshot.batches)
         if snapshot is not None:
-            self.version, self.tokens = snapshot.version, snapshot.tokens
+            self.version, self.units = snapshot.version, snapshot.units
             self.clocks |= snapshot.clocks
         # A version that is evaluated after its step may not have been, if its run was cut off then.
-        self.tokens_before = self.tokens - 1
+        self.units_before = self.units - 1
         self._job = job
 
     def advance(self, version: int, works: Mapping[int, Work]) -> None:
         """An update was made, of what these workers pushed."""
-        self.version, self.tokens_before = version, self.tokens
+        self.version, self.units_before = version, self.units
         for rank, work in works.items():
-            self.tokens += work.tokens
+            self.units += work.units
             self.clocks[rank] = work.clocks.stop
             if self._job.deals:
                 self.batches.add(work.batches)
 
     def ends(self, every: int) -> bool:
         """Say whether the last update ended a step that is a multiple of ``every``."""
-        return self._job.due(every, self.tokens_before, self.tokens)
+        return self._job.due(every, self.units_before, self.units)
 
     @property
     def evaluation_due(self) -> bool:

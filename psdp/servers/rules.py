@@ -22,7 +22,7 @@ class Rule:
     """What is done with one kind of push.
 
     Attributes:
-        lr: the learning rate after so many steps' worth of tokens.
+        lr: the learning rate after so many steps' worth of units.
         clip: the largest global norm; 0 for no limit.
         clip_value: the largest element; 0 for no limit.
     """
@@ -56,7 +56,7 @@ class Rules:
         return sum(rule.optimizer.updates for rule in self._rules.values())
 
     def lr(self, kind: Pushed, steps: float) -> float:
-        """Return the learning rate of a kind of push after so many steps' worth of tokens."""
+        """Return the learning rate of a kind of push after so many steps' worth of units."""
         return self._rules[kind].lr(steps)
 
     def update(self, kind: Pushed, weights: Array, pushed: Array, norm: float, lr: float) -> None:

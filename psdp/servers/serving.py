@@ -294,14 +294,14 @@ class Serving:
     def _take(self) -> Snapshot:
         progress = self.progress
         return self.shard.snapshot(
-            progress.version, progress.tokens, progress.clocks, progress.batches.pairs()
+            progress.version, progress.units, progress.clocks, progress.batches.pairs()
         )
 
     def _write(self, snapshot: Snapshot) -> None:
         """Write this shard's file of a checkpoint in the background."""
         self.before_writing(snapshot)
         version, tensors = snapshot.version, snapshot.tensors()
-        step = self.job.step_of(snapshot.tokens)
+        step = self.job.step_of(snapshot.units)
         shard, count = self.endpoint.rank, len(self.job.servers)
         self.writer.submit(
             lambda: Saved(version, self._store.write_shard(step, shard, count, tensors)),

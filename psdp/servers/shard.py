@@ -216,7 +216,7 @@ class Shard:
     def snapshot(
         self,
         version: int,
-        tokens: int,
+        units: int,
         clocks: dict[int, int],
         batches: Sequence[tuple[int, int]] = (),
     ) -> Snapshot:
@@ -231,7 +231,7 @@ class Shard:
         self.backend.to_host(values, copy.weights)
         for name, vector in state.items():
             self.backend.to_host(vector, copy.optimizer[name])
-        copy.version, copy.tokens, copy.clocks = version, tokens, dict(clocks)
+        copy.version, copy.units, copy.clocks = version, units, dict(clocks)
         copy.batches, copy.updates = batches, self.optimizer.updates
         return copy
 

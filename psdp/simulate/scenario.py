@@ -100,7 +100,7 @@ def summarise(job: Job, course: Course, alone: float | None) -> Prediction:
     """Return the numbers of a course."""
     run = job.config.run
     gradients_per_s = course.gradients_per_s()
-    tokens_per_s = gradients_per_s * job.tokens_per_gradient
+    tokens_per_s = gradients_per_s * job.units_per_gradient
     steps = course.gradients / job.gradients_per_step
     return Prediction(
         mode=run.mode,

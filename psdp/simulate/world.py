@@ -175,7 +175,7 @@ class World:
         work = Work(
             clock=answer.clock,
             version=answer.version,
-            tokens=answer.steps * self._job.tokens_per_gradient,
+            units=answer.steps * self._job.units_per_gradient,
             batch=answer.batch,
             steps=answer.steps,
             step_s=step_s,
@@ -218,10 +218,10 @@ class World:
     def _performed(self, effect: Effect) -> None:
         course = self._course
         match effect:
-            case Apply(tokens=tokens, lags=lags):
+            case Apply(units=units, lags=lags):
                 course.lags.add(lags)
                 if not self._job.reduces:
-                    self._count(tokens // self._job.tokens_per_gradient)
+                    self._count(units // self._job.units_per_gradient)
             case Drained():
                 course.drained = True
                 self._clock.stop()

@@ -170,7 +170,7 @@ def change_of_schedule(job: Job, manifest: Manifest) -> str | None:
     """Return what another ``--max-steps`` than the run had makes of its learning rate, in a line;
     None where it makes nothing of it."""
     was, now = kept(manifest, "settings")["max_steps"], job.config.run.max_steps
-    steps = kept(manifest, "tokens") / job.tokens_per_step
+    steps = kept(manifest, job.units_name) / job.units_per_step
     before, after = (Schedule(job.config.optim, end).lr(steps) for end in (was, now))
     if before == after:
         return None

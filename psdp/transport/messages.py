@@ -148,12 +148,12 @@ class Done:
 @dataclass(frozen=True, slots=True)
 class Train:
     """Compute ``steps`` gradients from number ``clock`` on, of batches from number ``batch`` on,
-    and push what is wanted of them. The weights have seen ``tokens`` tokens."""
+    and push what is wanted of them. The weights have seen ``units`` units."""
 
     clock: int
     batch: int
     steps: int
-    tokens: int
+    units: int
     push: Pushed
 
 

@@ -28,7 +28,7 @@ adds up its loss there."""
 
 @dataclass(frozen=True)
 class Trained:
-    """What is to be pushed: its mean loss, nats a token, and the version that it began from."""
+    """What is to be pushed: its mean loss, and the version that it began from."""
 
     loss: float
     version: int
@@ -87,8 +87,8 @@ class OverlappedTraining(Training):
     def meanwhile(self, order: Train, version: int) -> None:
         """What was trained as ordered is on its way: compute what comes after it."""
         # With one gradient each that is out now the budget may be spent.
-        out = len(self.job.workers) * self.job.tokens_per_gradient
-        if order.tokens + out < self.job.tokens:
+        out = len(self.job.workers) * self.job.units_per_gradient
+        if order.units + out < self.job.units:
             self._ahead = self._compute(order.clock + 1, version)
 
     def _compute(self, clock: int, version: int) -> Trained:
@@ -145,7 +145,7 @@ class LocalTraining(OwnOptimizer):
         not waited for between steps, goes on to the last with weights that such a one has spoilt.
         """
         replica, limit = self.replica, self.job.config.optim.grad_clip
-        done = order.tokens / self.job.tokens_per_step
+        done = order.units / self.job.units_per_step
         for step in range(order.steps):
             self.gradient(order.clock + step, order.batch + step, False)
             coefficient = replica.backend.clip_coefficient(replica.own_gradient, limit)

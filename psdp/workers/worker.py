@@ -147,7 +147,7 @@ class Worker:
         work = Work(
             clock=order.clock,
             version=trained.version,
-            tokens=order.steps * self.job.tokens_per_gradient,
+            units=order.steps * self.job.units_per_gradient,
             batch=order.batch,
             steps=order.steps,
             loss=trained.loss,

@@ -230,12 +230,12 @@ def test_an_evaluation_takes_each_validation_token_exactly_once(
         for number in range(workers):
             worker = run.worker(number)
 
-            def noting(part: int, parts: int, validation: Any = worker.task.validation) -> Any:
+            def noting(part: int, parts: int, validation: Any = worker.job.task.validation) -> Any:
                 for batch in validation(part, parts):
                     targets.extend(batch.targets[batch.counted].tolist())
                     yield batch
 
-            worker.task.validation = noting  # type: ignore[method-assign]
+            worker.job.task.validation = noting  # type: ignore[method-assign]
         evaluated = run.leader.recorder.evaluated
 
         def noting_total(total: Any, *args: Any, **kwargs: Any) -> None:
@@ -248,7 +248,7 @@ def test_an_evaluation_takes_each_validation_token_exactly_once(
     split = corpus()[1]
     assert len(run.metrics("eval")) == 3
     assert sorted(targets) == sorted(3 * split[1:].tolist())
-    assert [total.tokens for total in totals] == [split.size - 1] * 3
+    assert [total.units for total in totals] == [split.size - 1] * 3
 
 
 def test_the_validation_loss_does_not_depend_on_who_evaluates(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_a_resumed_run_says_in_its_metrics_where_it_went_on(tmp_path: Path) -> N
     first = train(tmp_path, max_steps=4, **common)
     assert first.metrics("resume") == []
     rest = train(tmp_path, max_steps=6, resume=tmp_path, **common)
-    tokens = 4 * rest.job.tokens_per_step
+    tokens = 4 * rest.job.units_per_step
     assert rest.metrics("resume") == [
         {"kind": "resume", "time_s": 0.0, "tokens": tokens, "version": 4}
     ]
@@ -424,7 +424,7 @@ def test_all_servers_apply_the_same_gradients_in_the_same_order(
     for step, path in whole.checkpoints().items():
         manifest = read_manifest(path)
         shards = [Snapshot.from_tensors(read_shard(manifest, k)) for k in range(3)]
-        assert len({(s.version, s.tokens, str(s.clocks)) for s in shards}) == 1
+        assert len({(s.version, s.units, str(s.clocks)) for s in shards}) == 1
         applied.clear()
         rest = train(tmp_path / f"from-{step}", resume=path, prepare=prepare, **common)
         assert len(applied[0]) == 18 - 3 * step

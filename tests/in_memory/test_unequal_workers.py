@@ -195,7 +195,7 @@ def test_after_a_signal_the_rest_of_the_budget_is_trained(
         )
     run = train(tmp_path, resume=tmp_path, **settings)
     assert run.summary["stopped_by"] == "budget"
-    assert run.summary["tokens"] == run.job.tokens
+    assert run.summary["tokens"] == run.job.units
 
 
 def test_the_gradients_of_a_straggler_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_as_many_gradients_are_dropped_in_the_summary_as_in_the_events(tmp_path:
     for happened in read_record(events_file(tmp_path, 0)):
         event = happened.event
         if isinstance(event, Push):
-            tokens = run.job.tokens_per_gradient
+            tokens = run.job.units_per_gradient
             work = replace(event.work, tokens=tokens, batch=event.work.clock)
             event = replace(event, slot=event.rank, work=work)
         for effect in policy.handle(event):

@@ -22,7 +22,7 @@ from psdp.protocol import (
 
 def push(rank: int, clock: int, version: int) -> Push:
     """A gradient in the slot of its rank's number."""
-    return Push(rank, rank, Work(clock, version, tokens=8, batch=clock))
+    return Push(rank, rank, Work(clock, version, units=8, batch=clock))
 
 
 def mean(*ranks: int, version: int) -> Apply:

@@ -11,7 +11,7 @@ from psdp.protocol import Evaluations, Sums, Task
 
 def part_sums(version: int, part: int) -> Sums:
     """Something that differs for every part and whose floats depend on the order of a sum."""
-    return Sums(loss=0.1 * (part + 1) + version / 3, correct=part, tokens=10**part)
+    return Sums(loss=0.1 * (part + 1) + version / 3, correct=part, units=10**part)
 
 
 def total(version: int, parts: int) -> Sums:
@@ -19,7 +19,7 @@ def total(version: int, parts: int) -> Sums:
     return Sums(
         loss=sum(result.loss for result in results),
         correct=sum(result.correct for result in results),
-        tokens=sum(result.tokens for result in results),
+        units=sum(result.units for result in results),
     )
 
 

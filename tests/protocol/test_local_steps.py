@@ -24,7 +24,7 @@ from psdp.protocol import (
 def push(answer: SendWeights, step_s: float = 0.0) -> Push:
     """What a worker makes of an answer, in the slot of its rank's number."""
     rank, version, clock, steps = answer.rank, answer.version, answer.clock, answer.steps
-    work = Work(clock, version, tokens=8 * steps, steps=steps, step_s=step_s, batch=clock)
+    work = Work(clock, version, units=8 * steps, steps=steps, step_s=step_s, batch=clock)
     return Push(rank, rank, work)
 
 
@@ -108,7 +108,7 @@ def test_whoever_is_fast_and_whoever_dies_exactly_the_budget_is_trained(
                     assert 1 <= count <= steps
                     answers[rank] = effect
                 case Apply():
-                    tokens += effect.tokens
+                    tokens += effect.units
                 case Drained():
                     drained += 1
 

@@ -12,7 +12,7 @@ from psdp.protocol import Apply, Drained, Lockstep, Pull, Push, SendWeights, Sto
 def push(answer: SendWeights) -> Push:
     """What a worker makes of an answer, in the slot of its rank's number."""
     rank, version, clock, steps = answer.rank, answer.version, answer.clock, answer.steps
-    work = Work(clock, version, tokens=8 * steps, steps=steps, batch=answer.batch)
+    work = Work(clock, version, units=8 * steps, steps=steps, batch=answer.batch)
     return Push(rank, rank, work)
 
 

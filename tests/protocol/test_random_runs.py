@@ -131,9 +131,9 @@ class Run:
         elif again is not None:
             assert effects == [SendWeights(rank, self.version, again.clock, batch=again.batch)]
 
-    def push(self, rank: int, tokens: int) -> None:
+    def push(self, rank: int, units: int) -> None:
         answer = self.answered.pop(rank)
-        work = Work(answer.clock, answer.version, tokens=tokens, batch=answer.batch)
+        work = Work(answer.clock, answer.version, units=units, batch=answer.batch)
         push = Push(rank, 100 + rank, work)
         self.owed.add(rank)
         self.pushed.add(rank)
@@ -170,10 +170,10 @@ class Run:
         pushes = [self.round[rank] for rank in sorted(self.round)]
         assert apply.slots == tuple(push.slot for push in pushes)
         assert apply.lags == tuple(self.version - push.work.version for push in pushes)
-        assert apply.tokens == sum(push.work.tokens for push in pushes)
+        assert apply.units == sum(push.work.units for push in pushes)
         assert math.isclose(sum(apply.weights), 1.0, rel_tol=1e-12)
         for push, weight in zip(pushes, apply.weights, strict=True):
-            assert math.isclose(weight * apply.tokens, push.work.tokens, rel_tol=1e-12)
+            assert math.isclose(weight * apply.units, push.work.units, rel_tol=1e-12)
         if self.mode == SYNC:
             assert not self.answered, "a live worker's gradient is missing from the round"
             assert set(apply.lags) == {0}
@@ -228,7 +228,7 @@ class Run:
         if rank in self.asleep:
             self.pull(rank)
         else:
-            self.push(rank, tokens=1 + pick % 7)
+            self.push(rank, units=1 + pick % 7)
         return True
 
 

@@ -24,7 +24,7 @@ from psdp.protocol import (
 
 def push(rank: int, clock: int, version: int) -> Push:
     """A gradient of eight tokens in the slot of its rank's number."""
-    return Push(rank, rank, Work(clock, version, tokens=8, batch=clock))
+    return Push(rank, rank, Work(clock, version, units=8, batch=clock))
 
 
 def applied(slot: int, lag: int, version: int) -> Apply:

@@ -22,7 +22,7 @@ from psdp.protocol import (
 
 def push(rank: int, clock: int, version: int, tokens: int = 8) -> Push:
     """A gradient in the slot of its rank's number."""
-    return Push(rank, rank, Work(clock, version, tokens=tokens, batch=clock))
+    return Push(rank, rank, Work(clock, version, units=tokens, batch=clock))
 
 
 def table(policy: Synchronous, *rows: tuple[Event, list[Effect]]) -> None:

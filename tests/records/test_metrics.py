@@ -25,17 +25,17 @@ def test_no_lags_are_no_error() -> None:
 
 def test_an_interval_averages_its_updates() -> None:
     interval = Interval(since_s=100.0)
-    interval.add(tokens=500, loss=2.0, lags=(0, 1))
-    interval.add(tokens=1500, loss=4.0, lags=(2,))
-    assert (interval.tokens, interval.updates, interval.loss) == (2000, 2, 3.5), "by tokens"
-    assert interval.tokens_per_s(now_s=104.0) == 500.0
+    interval.add(units=500, loss=2.0, lags=(0, 1))
+    interval.add(units=1500, loss=4.0, lags=(2,))
+    assert (interval.units, interval.updates, interval.loss) == (2000, 2, 3.5), "by tokens"
+    assert interval.units_per_s(now_s=104.0) == 500.0
     assert interval.lags.mean() == 1.0
 
 
 def test_two_looks_at_a_coarse_clock_are_no_division_by_zero() -> None:
     interval = Interval(since_s=5.0)
-    interval.add(tokens=10, loss=1.0, lags=(0,))
-    assert math.isfinite(interval.tokens_per_s(now_s=5.0))
+    interval.add(units=10, loss=1.0, lags=(0,))
+    assert math.isfinite(interval.units_per_s(now_s=5.0))
 
 
 def test_intervals_do_not_share_their_lags() -> None:

@@ -31,7 +31,7 @@ class Run:
         folder: Path,
         *,
         version: int = 0,
-        tokens: int = 0,
+        units: int = 0,
         quiet: bool = True,
         **settings: Any,
     ) -> None:
@@ -40,13 +40,13 @@ class Run:
         job = Job(config, 3, Language(config, 16))
         self.folder = folder
         self.now_s = 1000.0
-        self.tokens = tokens
+        self.units = units
         self.recorder = Recorder(
             job,
             RunFolder(folder),
-            Console(640, tokens, quiet=quiet),
+            Console(640, units, quiet=quiet),
             version=version,
-            tokens=tokens,
+            units=units,
             transport="shared",
             kernels=["numpy", "compiled", "numpy"],
             val_split_units=40,
@@ -56,9 +56,9 @@ class Run:
     def update(self, version: int, loss: float, lag: int = 0, norm: float = 0.5) -> None:
         """One push of 16 tokens, half a second after the last."""
         self.now_s += 0.5
-        self.tokens += 16
+        self.units += 16
         apply = Apply((0,), (1.0,), 16, (lag,), version)
-        self.recorder.updated(apply, loss, norm, 1e-3, self.tokens, {1: version, 2: 0})
+        self.recorder.updated(apply, loss, norm, 1e-3, self.units, {1: version, 2: 0})
 
     def metrics(self) -> list[dict[str, Any]]:
         path = self.folder / "metrics.jsonl"
@@ -103,14 +103,14 @@ def test_a_train_record_holds_the_means_since_the_last_one(tmp_path: Path) -> No
 
 def test_a_resumed_run_writes_its_first_update_too_and_appends(tmp_path: Path) -> None:
     Run(tmp_path).update(1, 4.0)
-    run = Run(tmp_path, version=6, tokens=96)
+    run = Run(tmp_path, version=6, units=96)
     run.update(7, 3.0)
     assert [record["version"] for record in run.metrics()] == [1, 7]
     assert run.metrics()[1]["tokens"] == 112
 
 
 def test_a_run_that_goes_on_says_where_before_its_records(tmp_path: Path) -> None:
-    run = Run(tmp_path, version=6, tokens=96)
+    run = Run(tmp_path, version=6, units=96)
     run.recorder.resumed()
     run.update(7, 3.0)
     assert run.metrics()[0] == {"kind": "resume", "time_s": 0.0, "tokens": 96, "version": 6}
@@ -131,7 +131,7 @@ def test_the_updates_after_the_last_record_are_written_when_the_clock_stops(tmp_
 
 
 def test_the_update_that_spends_the_budget_is_written_once(tmp_path: Path) -> None:
-    run = Run(tmp_path, version=38, tokens=608, log_every=1000)
+    run = Run(tmp_path, version=38, units=608, log_every=1000)
     run.update(39, 1.0)
     run.update(40, 2.0)
     run.recorder.stop_clock()
@@ -152,7 +152,7 @@ def test_an_evaluation_is_of_the_version_and_tokens_that_it_saw(tmp_path: Path) 
     run = Run(tmp_path)
     run.update(1, 4.0)
     run.update(2, 4.0)
-    run.recorder.evaluated(Sums(loss=20.0, correct=3, tokens=10), 1, 16, best=True)
+    run.recorder.evaluated(Sums(loss=20.0, correct=3, units=10), 1, 16, best=True)
     assert run.metrics()[-1] == {
         "kind": "eval",
         "time_s": 1.0,
@@ -224,7 +224,7 @@ def test_a_run_that_never_began_has_a_summary_too(tmp_path: Path) -> None:
 
 
 def test_the_speed_of_a_resumed_run_counts_its_own_tokens(tmp_path: Path) -> None:
-    run = Run(tmp_path, version=10, tokens=160)
+    run = Run(tmp_path, version=10, units=160)
     run.update(11, 1.0)
     run.recorder.finish(StoppedBy.BUDGET, Counter(), math.inf)
     summary = run.summary()

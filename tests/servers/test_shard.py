@@ -335,7 +335,7 @@ def test_a_snapshot_survives_as_tensors() -> None:
         "batches",
     }  # fmt: skip
     again = Snapshot.from_tensors(tensors)
-    assert (again.version, again.tokens, again.updates) == (2, 123_456_789_012, 2)
+    assert (again.version, again.units, again.updates) == (2, 123_456_789_012, 2)
     assert again.clocks == {1: 4, 3: 1}
     assert again.batches == [(0, 3), (5, 7)]
     assert np.array_equal(again.weights, shard.weights.values)
@@ -358,7 +358,7 @@ def test_a_snapshot_given_back_is_filled_anew() -> None:
     train(shard, single.shards[0], gradients(single.table.size, 1))
     second = shard.snapshot(2, 20, {1: 2})
     assert second is first
-    assert (second.version, second.tokens, second.updates) == (2, 20, 1)
+    assert (second.version, second.units, second.updates) == (2, 20, 1)
     assert np.array_equal(second.weights, shard.weights.values)
     assert np.array_equal(second.optimizer["exp_avg"], shard.optimizer.state()["exp_avg"])
     assert shard.snapshot(3, 30, {}) is not second

@@ -39,7 +39,7 @@ class SavedRun:
         weights = self.job.table.initial(1, "float32")
         file = store.write_shard(step, 0, 1, {"weights": weights})
         identity = identity or identity_of(self.job, self.config.flat())
-        progress = {"version": step, "tokens": step * self.job.tokens_per_step}
+        progress = {"version": step, "tokens": step * self.job.units_per_step}
         store.commit(step, [file], identity | progress)
 
     def checkpoint(self, step: int) -> Path:
