@@ -232,8 +232,8 @@ def test_as_many_gradients_are_dropped_in_the_summary_as_in_the_events(tmp_path:
     for happened in read_record(events_file(tmp_path, 0)):
         event = happened.event
         if isinstance(event, Push):
-            tokens = run.job.units_per_gradient
-            work = replace(event.work, tokens=tokens, batch=event.work.clock)
+            units = run.job.units_per_gradient
+            work = replace(event.work, units=units, batch=event.work.clock)
             event = replace(event, slot=event.rank, work=work)
         for effect in policy.handle(event):
             if isinstance(effect, Drop):
