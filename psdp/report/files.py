@@ -88,7 +88,7 @@ def run_records(scenarios: Sequence[Scenario], runs: Sequence[Run]) -> list[dict
 
 
 def _run_record(scenario: Scenario, row: Row, run: Run) -> dict[str, Any]:
-    target, tokens = scenario.target, scenario.equal_tokens
+    target, tokens, units = scenario.target, scenario.equal_tokens, f"{run.unit}s"
     shares = worker_shares(run)
     parts = (*PARTS, "other")
     return {
@@ -98,14 +98,14 @@ def _run_record(scenario: Scenario, row: Row, run: Run) -> dict[str, Any]:
         "workers": run.workers,
         "stopped_by": run.stopped_by,
         "resumed": run.resumed,
-        "tokens": run.tokens,
+        units: run.tokens,
         "wall_s": run.wall_s,
         "steps_per_s": run.steps_per_s,
-        "tokens_per_s": run.tokens_per_s,
+        f"{units}_per_s": run.tokens_per_s,
         "val_loss": run.val_loss,
         "best_val_loss": run.best_val_loss,
-        "equal_tokens": tokens,
-        "equal_tokens_loss": None if tokens is None else loss_at(run.evaluations, tokens),
+        f"equal_{units}": tokens,
+        f"equal_{units}_loss": None if tokens is None else loss_at(run.evaluations, tokens),
         "target_loss": target,
         "target_s": None if target is None else time_to_loss(run.evaluations, target),
         "version_lag_p50": percentile(run.lags, 0.5),
@@ -133,7 +133,7 @@ def curve_records(runs: Iterable[Run]) -> list[dict[str, Any]]:
     for run in runs:
         for point in run.points:
             clocks = point.record.get("clocks", {}).values()
-            per_token = run.bytes_per_token
+            per_token, units = run.bytes_per_token, f"{run.unit}s"
             records.append(
                 {
                     "run": run.name,
@@ -141,13 +141,13 @@ def curve_records(runs: Iterable[Run]) -> list[dict[str, Any]]:
                     "seed": run.seed,
                     "kind": point.kind,
                     "time_s": round(point.time_s, 4),
-                    "tokens": point.tokens,
+                    units: point.tokens,
                     "version": point.version,
                     "bytes": None if per_token is None else round(per_token * point.tokens),
                     "loss": point.loss,
                     "accuracy": point.record.get("accuracy"),
                     "lr": point.record.get("lr"),
-                    "tokens_per_s": point.record.get("tokens_per_s"),
+                    f"{units}_per_s": point.record.get(f"{units}_per_s"),
                     "version_lag": point.record.get("version_lag"),
                     "clock_gap": max(clocks) - min(clocks) if clocks else None,
                 }

@@ -92,6 +92,8 @@ class _Pen:
         self._runs = {run.name: run for run in runs}
         labels = dict.fromkeys(row.label for scenario in scenarios for row in scenario.rows)
         self._colours = {label: COLOURS[index % len(COLOURS)] for index, label in enumerate(labels)}
+        units = {f"{scenario.unit}s" for scenario in scenarios}
+        self._units = units.pop() if len(units) == 1 else "units"
         self._most_rows = max(len(scenario.rows) for scenario in scenarios)
         self._most_bars = max(
             sum(len(row.shares) for row in scenario.rows) for scenario in scenarios
@@ -103,10 +105,11 @@ class _Pen:
 
     def _curves(self) -> Iterator[_Sketch]:
         seeds = "A line is a run; dots are evaluations, dashes the target loss."
-        spread = "The bytes of a run are taken to be spread evenly over its tokens."
+        units = self._units
+        spread = f"The bytes of a run are taken to be spread evenly over its {units}."
         for name, caption, unit, x_of in (
             ("time", seeds, "seconds", _time),
-            ("tokens", seeds, "tokens", _tokens),
+            (units, seeds, units, _tokens),
             ("bytes", f"{seeds} {spread}", "MB pushed and pulled", _mb),
         ):
             yield _Sketch(
@@ -186,7 +189,7 @@ class _Pen:
         if scenario.target is not None:
             axes.axhline(scenario.target, color="black", linestyle="--", linewidth=0.8)
         axes.set_xlabel(unit)
-        axes.set_ylabel("validation loss, nats/token")
+        axes.set_ylabel(f"validation loss, nats/{scenario.unit}")
         axes.legend(fontsize=7)
 
     def _throughput(self, axes: Axes, scenario: Scenario) -> None:

@@ -27,9 +27,11 @@ PARTS = ("compute", "push", "wait", "pull")
 class Point:
     """One train or eval record.
 
+    What is called tokens in a report is what the run's task counts (:attr:`Run.unit`).
+
     Attributes:
         time_s: spent on the run until then, earlier starts of it included.
-        loss: nats per token, None where it was not finite: of the training since the last train
+        loss: a unit, None where it was not finite: of the training since the last train
             record, or of the validation split.
         record: the line as it was written.
     """
@@ -44,7 +46,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A finite validation loss, in nats per token, and when it was reached."""
+    """A finite validation loss, of a unit, and when it was reached."""
 
     time_s: float
     tokens: int
@@ -58,6 +60,9 @@ class Run:
     Attributes:
         name: the folder's, or its path where several have that name.
         settings: as resolved, by field name; of an older psdp, with defaults of what came since.
+        task, corpus: what tells them from others.
+        unit: what its task counts.
+        units_per_batch: of a batch, in that.
         transport: how vectors went: shared, messages or mixed; on GPUs "gpu shared" and so on.
         began_tokens: processed before its last start: times and bytes are of what came after.
         lags: version lags of applied gradients, how many of each.
@@ -72,7 +77,10 @@ class Run:
     settings: Mapping[str, Any]
     workers: int
     servers: int
-    corpus_sha256: str
+    task: str
+    corpus: str
+    unit: str
+    units_per_batch: int
     transport: str
     points: tuple[Point, ...]
     began_tokens: int
@@ -112,7 +120,7 @@ class Run:
         """Tokens of a step: one gradient of every worker that is no backup."""
         s = self.settings
         gradients = self.workers - s["backup_workers"]
-        return int(s["batch_size"] * s["grad_accum"] * s["block_size"] * gradients)
+        return int(self.units_per_batch * s["grad_accum"] * gradients)
 
     @property
     def bytes_per_token(self) -> float | None:
@@ -210,12 +218,13 @@ def _read(path: Path, name: str) -> Run:
     summary = _json(path / SUMMARY)
     try:
         stopped_by = summary["stopped_by"]
+        units = f"{_unit_of(config)}s"
         if stopped_by not in FINISHED:
             raise _Unusable(
-                f"unfinished: stopped by {stopped_by} after {summary['tokens']} tokens; --resume "
+                f"unfinished: stopped by {stopped_by} after {summary[units]} {units}; --resume "
                 f"{path} goes on with it"
             )
-        points, began = _points(path / METRICS)
+        points, began = _points(path / METRICS, units)
         return _run(path, name, config, summary, points, began)
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
@@ -233,20 +242,27 @@ def _run(
     ranks = sorted(int(rank) for rank in summary["compute_s"])
     trained = [point.record["clocks"] for point in points if point.kind == "train"]
     gap = summary.get("clock_gap")
+    unit, resolved = _unit_of(config), Config.from_flat(config["settings"]).resolved()
+    task, corpus = _task_of(config)
+    # Of a text, older runs do not say it.
+    sequences = resolved.run.batch_size * resolved.model.block_size
     return Run(
         path=path,
         name=name,
-        settings=Config.from_flat(config["settings"]).resolved().flat(),
+        settings=resolved.flat(),
         workers=int(summary["workers"]),
         servers=int(summary["servers"]),
-        corpus_sha256=str(config["corpus"]["sha256"]),
+        task=task,
+        corpus=corpus,
+        unit=unit,
+        units_per_batch=int(config.get("units_per_batch", sequences)),
         transport=str(summary["transport"]),
         points=points,
         began_tokens=began_tokens,
         stopped_by=str(summary["stopped_by"]),
-        tokens=int(summary["tokens"]),
+        tokens=int(summary[f"{unit}s"]),
         wall_s=float(summary["wall_s"]),
-        tokens_per_s=float(summary["tokens_per_s"]),
+        tokens_per_s=float(summary[f"{unit}s_per_s"]),
         val_loss=_number(summary["val_loss"]),
         best_val_loss=_number(summary["best_val_loss"]),
         lags=_histogram(summary["version_lag"]["histogram"]),
@@ -261,8 +277,21 @@ def _run(
     )
 
 
-def _points(path: Path) -> tuple[tuple[Point, ...], int]:
-    """Return the records that are of the run, and the tokens that its last start began at.
+def _unit_of(config: Mapping[str, Any]) -> str:
+    return str(config.get("unit", "token"))
+
+
+def _task_of(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what tells the task of a run, by its config.json, from others, and its corpus."""
+    if "task" not in config:
+        return "language", str(config["corpus"]["sha256"])[:12]
+    task = config["task"]
+    about = [f"{key} {value}" for key, value in sorted(task["about"].items())]
+    return " ".join([task["name"], *about]), "none"
+
+
+def _points(path: Path, units: str) -> tuple[tuple[Point, ...], int]:
+    """Return the records that are of the run, and the units that its last start began at.
 
     A start that resumed the run dropped what was later than its checkpoint, and began to count its
     time anew.
@@ -281,13 +310,13 @@ def _points(path: Path) -> tuple[tuple[Point, ...], int]:
         if record["kind"] == "resume":
             points = [point for point in points if point.version <= record["version"]]
             spent_s = max((point.time_s for point in points), default=0.0)
-            began_tokens = int(record["tokens"])
+            began_tokens = int(record[units])
         elif record["kind"] in ("train", "eval"):
             points.append(
                 Point(
                     kind=str(record["kind"]),
                     time_s=spent_s + float(record["time_s"]),
-                    tokens=int(record["tokens"]),
+                    tokens=int(record[units]),
                     version=int(record["version"]),
                     loss=_number(record["loss" if record["kind"] == "train" else "val_loss"]),
                     record=record,

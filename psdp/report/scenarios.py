@@ -30,6 +30,7 @@ class Scenario:
         target: the target loss; None without evaluations.
         target_from: where the target comes from, in words.
         equal_tokens: to which all its runs came with an evaluation; None without evaluations.
+        unit: what all its runs count.
     """
 
     workers: int
@@ -41,6 +42,7 @@ class Scenario:
     target_from: str
     equal_tokens: int | None
     rows: tuple[Row, ...]
+    unit: str = "token"
 
     @property
     def title(self) -> str:
@@ -84,7 +86,7 @@ def _scenario_key(run: Run) -> tuple[Any, ...]:
 
 def _setup(run: Run) -> dict[str, Any]:
     setup = {name: hashable(run.settings[name]) for name in run.settings if name in SETUP}
-    return setup | {"corpus": run.corpus_sha256[:12]}
+    return setup | {"corpus": run.corpus, "task": run.task}
 
 
 def _scenario(
@@ -106,6 +108,7 @@ def _scenario(
         stragglers=dict(slow),
         jitter=jitter,
         link_mbps=link_mbps,
+        unit=runs[0].unit,
         differs=differs,
         target=target,
         target_from=target_from,

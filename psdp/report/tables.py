@@ -27,15 +27,16 @@ def tables(scenario: Scenario) -> list[Table]:
     """Return the tables of a scenario."""
     target = "time to target" if scenario.target is None else f"time to {loss(scenario.target)}"
     base = baseline(scenario.rows, scenario.rows[0])
+    units = f"{scenario.unit}s"
     speed: dict[str, Cell] = {
         "mode": lambda row: row.label,
         "seeds": lambda row: ", ".join(map(str, row.seeds)),
         "steps/s": lambda row: spread(row.steps_per_s),
         f"/ {SERVED if base is None else base.mode}": lambda row: _ratio(row.steps_ratio),
-        "tokens/s": lambda row: spread(row.tokens_per_s),
+        f"{units}/s": lambda row: spread(row.tokens_per_s),
         "val loss": lambda row: spread(row.val_loss, loss),
         "best": lambda row: spread(row.best_val_loss, loss),
-        "at equal tokens": lambda row: spread(row.equal_tokens_loss, loss),
+        f"at equal {units}": lambda row: spread(row.equal_tokens_loss, loss),
         target: _time_to_target,
     }
     traffic: dict[str, Cell] = {

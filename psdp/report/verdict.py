@@ -79,7 +79,7 @@ def _throughput(scenario: Scenario, base: Row | None) -> list[str]:
         if row.backup_workers and base is not None and row.tokens_ratio is not None:
             sentences.append(
                 f"A step of {row.label} is {scenario.workers - row.backup_workers} gradients of "
-                f"{scenario.workers}: in tokens/s it is {number(row.tokens_ratio)} times "
+                f"{scenario.workers}: in {scenario.unit}s/s it is {number(row.tokens_ratio)} times "
                 f"{base.mode}."
             )
     return sentences
@@ -151,7 +151,8 @@ def _equal_tokens(scenario: Scenario, base: Row | None) -> list[str]:
         else:
             (worse if own.mean > usual.mean else better).append(f"{row.label} {spread(own, loss)}")
             eager = eager or (own.mean < usual.mean and row.kind in EAGER)
-    at = f"at equal tokens ({scenario.equal_tokens:,}), where {base.mode} has {spread(usual, loss)}"
+    equal = f"at equal {scenario.unit}s ({scenario.equal_tokens:,})"
+    at = f"{equal}, where {base.mode} has {spread(usual, loss)}"
     sentences = []
     if worse:
         sentences.append(f"Worse than {base.mode} in validation loss {at}: {listed(worse)}.")
@@ -225,7 +226,7 @@ def _bytes(scenario: Scenario, base: Row | None) -> list[str]:
     if not saved:
         return []
     against = f"against {base.mode} ({size(base.bytes.mean)} in all)"
-    return [f"Bytes a token, {against}: {listed(saved)}."]
+    return [f"Bytes a {scenario.unit}, {against}: {listed(saved)}."]
 
 
 # The winner
@@ -237,7 +238,7 @@ def _winner(scenario: Scenario) -> list[str]:
     if not best:
         rate = max(scenario.rows, key=lambda row: row.tokens_per_s.mean).tokens_per_s
         best = [row for row in scenario.rows if not row.tokens_per_s.apart(rate, TIMING)]
-        what = "trains on more tokens/s (no row reached the target loss in all its runs)"
+        what = f"trains on more {scenario.unit}s/s (no row reached the target loss in all its runs)"
     exact = [row for row in best if row.kind.exact]
     plain = [row for row in exact if row.kind.served and row.plain]
     unserved = [row for row in exact if not row.kind.served]
