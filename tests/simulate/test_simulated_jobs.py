@@ -13,7 +13,7 @@ from psdp.simulate.world import Course, World
 
 STEP_S = 0.1
 FREE = Costs(step_s=(STEP_S,), latency_s=0.0, server_message_s=0.0, worker_message_s=0.0)
-SIZE = 1000
+SIZE = 1 << 20
 """Parameters, of four bytes each."""
 
 
