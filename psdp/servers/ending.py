@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from psdp.errors import CheckpointError, PsdpError
+from psdp.errors import CheckpointError
 from psdp.records.reasons import StoppedBy
 
 LAST_SAVE_S = 4.0
@@ -69,10 +69,11 @@ class Ending:
         reason, told = _reason_of(error)
         kept, deadline = "", self._now() + LAST_SAVE_S
         try:
-            self._settle(deadline)
-        except Exception as other:  # whatever it is, the first one is what is told
+            # What other servers owe this one comes soon, or never: time to save is kept.
+            self._settle(deadline - LAST_SAVE_S / 2)
+        except BaseException as other:  # whatever it is, the first one is what is told
             kept = f"the weights so far could not be saved: {other}"
-        with suppress(PsdpError):  # a disk that refuses the summary may yet take the weights
+        with suppress(BaseException):  # who cannot write the summary may yet save the weights
             self._close_records(reason)
         if not isinstance(error, CheckpointError):
             told.add_note(kept or self._kept(deadline))
@@ -84,7 +85,7 @@ class Ending:
         """Save the weights so far; return a sentence that says where."""
         try:
             path = self._save(deadline)
-        except Exception as error:
+        except BaseException as error:
             return f"the weights so far could not be saved: {error}"
         if path is None:
             return f"no checkpoint could be written within {LAST_SAVE_S:g} s"

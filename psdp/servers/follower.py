@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from psdp.errors import PeerLost
@@ -14,6 +15,9 @@ from psdp.transport import messages as m
 
 WRITE_S = 600.0
 """How long the end of a run waits for a checkpoint to be on disk."""
+
+PATIENCE_S = LAST_SAVE_S + 0.2
+"""How long a server that cannot go on waits for rank 0 to save the weights, and to end all."""
 
 
 class Follower:
@@ -31,6 +35,8 @@ class Follower:
         self.finished = False
         self._signalled = signalled
         self._told = False
+        self._last: int | None = None
+        """The version that the run ends with, once rank 0 has said so."""
         self._included: list[tuple[int, float]] = []
 
     def run(self) -> None:
@@ -49,11 +55,13 @@ class Follower:
 
     def fail(self, error: BaseException, status: int) -> None:
         """Tell rank 0 that this rank cannot go on, and do what it needs to save the weights."""
-        serving, deadline = self.serving, time.monotonic() + LAST_SAVE_S
+        serving, deadline = self.serving, time.monotonic() + PATIENCE_S
         serving.endpoint.send(0, m.Failed(status))
-        serving.recover()
+        with suppress(BaseException):
+            serving.recover()
         while not self.finished and time.monotonic() < deadline:
-            serving.turn(TICK_S / 10)
+            with suppress(Exception):  # rank 0 knows; what can be done is
+                serving.turn(TICK_S / 10)
 
     def on_message(self, peer: int, message: m.Message) -> None:
         match message:
@@ -63,11 +71,12 @@ class Follower:
                 slots, weights = zip(*self._included, strict=True)
                 self._included.clear()
                 self.serving.happened(o.Decided(o.Update(version, slots, weights, rate)))
-            case m.SendShard() | m.TakeSnapshot() | m.SaveSnapshot() | m.DropSnapshot() if (
-                peer == 0
-            ):
+            case m.SaveNow(version) if peer == 0:
+                self._last = version
+                self._save_last()
+            case o.Discard() | m.SendShard() | m.Finish() if peer == 0:
                 self.serving.happened(o.Decided(message))
-            case o.Discard() | m.Finish() if peer == 0:
+            case m.TakeSnapshot() | m.SaveSnapshot() | m.DropSnapshot() if peer == 0:
                 self.serving.happened(o.Decided(message))
             case _:
                 self.serving.take(peer, message)
@@ -98,4 +107,9 @@ class Follower:
                 self.finished = True
 
     def updated(self, update: o.Update, norm: float) -> None:
-        """Rank 0 takes the records."""
+        self._save_last()  # rank 0 takes the records
+
+    def _save_last(self) -> None:
+        """Save the version that the run ends with, if this is it."""
+        if self.serving.progress.version == self._last:
+            self.serving.keep(hold=False, save=True)

@@ -52,26 +52,27 @@ class Keeping:
         self._store = store
         self._identity = dict(identity)
         self._best = best
-        self._steps: dict[int, int] = {}
-        self._states: dict[int, dict[str, Any]] = {}
-        self._files: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        self._begun: dict[int, tuple[int, dict[str, Any]]] = {}
+        """Of versions that are being saved: the step, and what the checkpoint says of it."""
+        self._files: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
+        """By their names."""
         self._marked: tuple[int, int] | None = None
         serving.before_writing = self.begin
 
     def idle(self) -> bool:
         """Say whether nothing is being written, or waits to be."""
-        return not self._states and not self._serving.writer.busy
+        return not self._begun and not self._serving.writer.busy
 
     def begin(self, snapshot: Snapshot) -> None:
         """Expect every server's file of this version."""
         version = snapshot.version
-        self._steps[version] = self._job.step_of(snapshot.units)
-        self._states[version] = self._identity | {
+        state = self._identity | {
             "version": version,
             self._job.units_name: snapshot.units,
             "clocks": {str(rank): clock for rank, clock in snapshot.clocks.items()},
             "best": self._best.record(),
         }
+        self._begun[version] = self._job.step_of(snapshot.units), state
 
     def written(self, result: Saved | Committed | None) -> None:
         """Take what the writer has finished."""
@@ -81,7 +82,7 @@ class Keeping:
                 self._serving.snapshots.written(version)
             case Committed(version, path):
                 self.paths[version] = path
-                del self._states[version], self._files[version]
+                del self._begun[version], self._files[version]
                 self._mark(version)
 
     def saved(self, message: m.ShardSaved) -> None:
@@ -92,11 +93,14 @@ class Keeping:
     def _collect(self, version: int, file: dict[str, Any]) -> None:
         """Take one server's file; commit with the last one."""
         files = self._files[version]
-        files.append(file)
-        if version in self._states and len(files) == len(self._job.servers):
-            step, state, spare = self._steps[version], self._states[version], self._spare()
+        if file["name"] in files:
+            return  # a server that had written it was asked to save what there is
+        files[file["name"]] = file
+        if version in self._begun and len(files) == len(self._job.servers):
+            (step, state), all_files = self._begun[version], list(files.values())
+            spare = self._spare()
             self._serving.writer.submit(
-                lambda: Committed(version, self._store.commit(step, files, state, spare))
+                lambda: Committed(version, self._store.commit(step, all_files, state, spare))
             )
 
     def settle(self, deadline: float) -> None:
@@ -118,9 +122,10 @@ class Keeping:
         """
         serving = self._serving
         version = serving.progress.version
+        if version in self.paths:
+            return self.paths[version]
         for server in self._job.servers[1:]:
-            serving.endpoint.send(server, m.TakeSnapshot())
-            serving.endpoint.send(server, m.SaveSnapshot(version))
+            serving.endpoint.send(server, m.SaveNow(version))
         serving.keep(hold=False, save=True)
         while version not in self.paths and time.monotonic() < deadline:
             self._move_on()

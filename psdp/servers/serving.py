@@ -223,11 +223,11 @@ class Serving:
             failed = self._effects[0]
             if not isinstance(failed, o.Average | o.Renew) or self._was_made(failed.update):
                 self._effects.popleft()
-        with suppress(Exception):
+        with suppress(BaseException):
             if not self._maker.in_pieces():
                 self._go_on()
         arrival, self._undelivered = self._undelivered, None
-        with suppress(Exception):
+        with suppress(BaseException):
             if arrival is not None:
                 self._deliver(arrival)
         if self._maker.in_pieces():

@@ -237,6 +237,14 @@ class DropSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveNow:
+    """Rank 0 to the others: the run ends early, with this version; write its checkpoint as soon as
+    you are there, whatever else was decided."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShardSaved:
     """To rank 0: the sender's file of a checkpoint, of ``file_bytes``, is on disk. ``cpu_s``: what
     the sender has used of its core so far."""
@@ -290,6 +298,7 @@ Message = (
     | TakeSnapshot
     | SaveSnapshot
     | DropSnapshot
+    | SaveNow
     | ShardSaved
     | Finish
     | Signalled

@@ -26,7 +26,7 @@ from psdp.workers.reduced import ReducedTraining
 from psdp.workers.replica import Replica
 from psdp.workers.training import OverlappedTraining, Training, make_training
 
-LAST_SAVE_S = 4.2
+PATIENCE_S = 4.2
 """How long a worker that cannot go on waits for rank 0 to save the weights, and to end all."""
 
 IDLE_S = 0.0005
@@ -118,7 +118,7 @@ class Worker:
         """Tell rank 0 that this rank cannot go on, and give it the time to save the weights."""
         interrupted = isinstance(error, Interrupted)
         self.exchange.say_failed(m.Signalled() if interrupted else m.Failed(status))
-        self.exchange.wait_out(LAST_SAVE_S)
+        self.exchange.wait_out(PATIENCE_S)
 
     def _pull(self) -> m.Answer:
         answer = self.exchange.pull()
