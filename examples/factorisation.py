@@ -38,7 +38,7 @@ class Factorisation(psdp.NumpyTask):
             psdp.ParamSpec("items", (ITEMS, FACTORS), psdp.Init("normal", 0.5)),
         ]
     )
-    validation_units = validation_split_units = TEST
+    validation_units = TEST
 
     def __init__(self, config: psdp.Config) -> None:
         self.units_per_batch = config.run.batch_size
@@ -64,7 +64,7 @@ class Factorisation(psdp.NumpyTask):
         return psdp.Measured(len(rows), float(error @ error) / 2)
 
 
-def test_error(users: Any, items: Any) -> float:
+def held_out_error(users: Any, items: Any) -> float:
     """Return the root of the mean squared error on ratings that were not trained on."""
     error = (users[USER[KNOWN:]] * items[ITEM[KNOWN:]]).sum(1) - RATING[KNOWN:]
     return float(np.sqrt(np.mean(error**2)))
@@ -73,4 +73,4 @@ def test_error(users: Any, items: Any) -> float:
 if __name__ == "__main__":
     run = psdp.run(Factorisation, optimizer="adam", lr=0.02, max_steps=2000, batch_size=100)
     if run:  # rank 0's
-        print(f"test error {test_error(**psdp.load(run)):.4f}; the noise is {NOISE}")
+        print(f"test error {held_out_error(**psdp.load(run)):.4f}; the noise is {NOISE}")

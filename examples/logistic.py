@@ -13,7 +13,7 @@ Y = rng.random(TRAIN + TEST) < 1 / (1 + np.exp(-X @ W - B))
 class Logistic(psdp.NumpyTask):
     table = psdp.ParamTable([psdp.ParamSpec("w", (FEATURES,)), psdp.ParamSpec("b", ())])
     measures = ("accuracy",)
-    validation_units = validation_split_units = TEST
+    validation_units = TEST
 
     def __init__(self, config):
         self.units_per_batch = config.run.batch_size

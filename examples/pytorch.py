@@ -37,7 +37,7 @@ class Spirals(psdp.Task):
     """Any module: the table of parameters is its own."""
 
     measures = ("accuracy",)
-    validation_units = validation_split_units = TEST
+    validation_units = TEST
 
     def __init__(self, config: psdp.Config) -> None:
         self.units_per_batch = config.run.batch_size

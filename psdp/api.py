@@ -35,7 +35,7 @@ def run(
     Raises:
         SystemExit: it did not come to its end; its status says why, and rank 0 has told.
     """
-    line = _command_line(task, defaults)
+    line = command_line(task, defaults)
     ended: list[Path] = []
     given: dict[str, Any] = {}
     refused: ConfigError | None = None
@@ -66,7 +66,7 @@ def run(
     return ended[0] if ended else None
 
 
-def _command_line(task: Task | Callable[[Config], Task], defaults: dict[str, Any]) -> CommandLine:
+def command_line(task: Task | Callable[[Config], Task], defaults: dict[str, Any]) -> CommandLine:
     """Return what a program that trains this task takes."""
     hidden = OF_LANGUAGE | (set() if callable(task) else {"batch_size"})
     script = f"python {sys.argv[0]}"
@@ -74,13 +74,15 @@ def _command_line(task: Task | Callable[[Config], Task], defaults: dict[str, Any
     about = sys.modules["__main__"].__doc__ or "Train a task with an MPI parameter server."
     return CommandLine(
         program=script,
-        description=about.strip().split("\n\n")[0],
+        description=f"{about.strip().split(chr(10) * 2)[0].rstrip('.')}.",
         example=f"mpirun -n 3 {script} --max-steps 2000 --out runs/mine",
         settings=frozenset(field.name for _, field in settings()) - hidden,
         defaults=defaults,
         helps={
             "batch_size": f"{units} a worker takes per step",
             "max_steps": f"budget; in {units}: max-steps x workers x those of a batch x grad-accum",
+            "balance": "static: each worker has its share of the batches; dynamic: the server deals "
+            "them out one by one, so that fast workers take more",
             "seed": "of the weights and the order of the data",
         },
     )

@@ -233,7 +233,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Asked) -> Leader | Follow
         units=units,
         transport=ready.links.name,
         kernels=ready.kernels,
-        val_split_units=job.task.validation_split_units,
+        val_split_units=job.task.validation_split_units or job.task.validation_units,
     )
     if ready.manifest is not None:
         recorder.resumed()

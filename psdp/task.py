@@ -134,7 +134,7 @@ class Task(Protocol):
         description: of what it trains on, for the first line of a run.
         unit: what budgets are counted in: "token", "sample", "pair"; with an s for several.
         validation_units: of one evaluation, in ``unit``.
-        validation_split_units: of the whole that an evaluation is a sample of.
+        validation_split_units: of the whole that an evaluation is a sample of; 0: it is all.
         measures: what an evaluation shows beside the loss, of "perplexity" and "accuracy".
     """
 

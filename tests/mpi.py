@@ -18,8 +18,8 @@ CODE = "psdp_test_job"
 def run_job(
     n: int, code_or_module: str, *args: str, timeout_s: float = 60, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a module, or the code of one (any text of several lines), on ``n`` ranks of this
-    Python's MPI, in the folder ``cwd``; return its exit status and output, stderr included.
+    """Run a script, a module, or the code of one (any text of several lines), on ``n`` ranks of
+    this Python's MPI, in the folder ``cwd``; return its exit status and output, stderr included.
 
     The job has its own session. Whatever of it is alive after ``timeout_s`` is killed, and the
     test fails with what it printed.
@@ -30,7 +30,8 @@ def run_job(
             module = CODE
             (Path(folder) / f"{CODE}.py").write_text(code_or_module)
         paths = [folder, str(ROOT), os.environ.get("PYTHONPATH", "")]
-        command = [sys.executable, "-m", "psdp.launch", "-n", str(n), "--module", module, *args]
+        program = [module] if module.endswith(".py") else ["--module", module]
+        command = [sys.executable, "-m", "psdp.launch", "-n", str(n), *program, *args]
         # Ranks that compute on several threads each would only slow one another.
         variables = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
         ended = run_session(command, timeout_s=timeout_s, env=os.environ | variables, cwd=cwd)

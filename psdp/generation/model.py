@@ -60,6 +60,11 @@ def load_model(folder: Path, device: str, threads: int = 1) -> tuple[Tokenizer, 
 
 def _identity(manifest: Manifest) -> tuple[Config, Tokenizer]:
     state = manifest.state
+    if "task" in state:
+        raise CheckpointError(
+            f"{manifest.folder} is of {state['task']['name']}, which is no model of language and "
+            "generates no text; psdp.load reads its weights"
+        )
     missing = {"settings", "tokenizer", "layout"} - state.keys()
     if missing:
         raise CheckpointError(

@@ -15,7 +15,7 @@ from psdp.errors import ConfigError, DataError
 from psdp.job import Job
 from psdp.params import ParamTable
 from psdp.startup.step import Step
-from psdp.task import Share, Task
+from psdp.task import NumpyTask, Share, Task
 
 MEASURES = ("perplexity", "accuracy")
 TAKEN = ("steps", "workers", "servers", "modes")
@@ -136,11 +136,28 @@ def check_task(task: Any, config: Config) -> None:
     good = isinstance(unit, str) and unit.isidentifier() and f"{unit}s" not in TAKEN
     expect(good, "unit to be a word such as 'sample'", unit)
     expect(set(task.measures) <= set(MEASURES), f"measures of {MEASURES}", task.measures)
+    _check_validation(task)
     if config.run.early_stop_patience and not task.validation_units:
         raise ConfigError(
             f"--early-stop-patience {config.run.early_stop_patience} needs evaluations, and "
             f"{task.called()} has none: its validation_units is 0"
         )
+
+
+def _check_validation(task: Task) -> None:
+    """
+    Raises:
+        ConfigError: the task does not say that it has evaluations, or how.
+    """
+    some = next(iter(task.validation(0, 1)), None) is not None
+    if some != (task.validation_units > 0):
+        what = "yields batches" if some else "yields none"
+        raise ConfigError(
+            f"{task.called()}: validation(0, 1) {what}, and validation_units is "
+            f"{task.validation_units}; it is how many {task.unit}s an evaluation counts"
+        )
+    if some and getattr(type(task), "losses", None) is NumpyTask.losses:
+        raise ConfigError(f"{task.called()} has validation batches, and no losses(weights, batch)")
 
 
 def _json_of(task: Task) -> str:
