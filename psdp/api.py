@@ -81,8 +81,8 @@ def command_line(task: Task | Callable[[Config], Task], defaults: dict[str, Any]
         helps={
             "batch_size": f"{units} a worker takes per step",
             "max_steps": f"budget; in {units}: max-steps x workers x those of a batch x grad-accum",
-            "balance": "static: each worker has its share of the batches; dynamic: the server deals "
-            "them out one by one, so that fast workers take more",
+            "balance": "static: each worker has its share of the batches; dynamic: the server "
+            "deals them out one by one, so that fast workers take more",
             "seed": "of the weights and the order of the data",
         },
     )

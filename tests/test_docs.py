@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from files_table import files_table
 from made_runs import write_run
+from mpi import run_job
 from session import run_session
 from settings_tables import settings_tables
 
@@ -152,6 +153,9 @@ def check(words: Sequence[str]) -> None:
             assert module in MODULES  # its name
         case ["python", "-m", module, *flags]:
             MODULES[module](flags)
+        case ["python", file, *flags] if file == "mine.py" or file.startswith("examples/"):
+            assert file == "mine.py" or (ROOT / file).is_file()
+            parse_worker(flags)  # a task of one's own takes these
         case ["python", file, *flags]:
             source = (ROOT / file).read_text("utf-8")
             assert all(f'"{flag}"' in source for flag in flags if flag.startswith("--"))
@@ -235,6 +239,15 @@ def test_the_settings_file_that_is_shown_is_taken(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(shown)
     Config.from_flat(given_settings(["--config", str(file)])).resolved()
+
+
+@pytest.mark.mpi
+def test_the_task_that_is_shown_is_trained(tmp_path: Path) -> None:
+    (shown,) = blocks(ROOT / "docs" / "api.md", "python")
+    (tmp_path / "mine.py").write_text(shown)
+    ended = run_job(3, "mine.py", "--mode", "ssp", "--max-steps", "50", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stdout
+    assert "'slope': array(" in ended.stdout
 
 
 def test_the_settings_page_has_every_flag_and_mode() -> None:
