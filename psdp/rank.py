@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from psdp import __version__
 from psdp.checkpoint import CheckpointStore
 from psdp.config import RunConfig
-from psdp.errors import ConfigError, PeerLost, PsdpError, StartRefused
+from psdp.errors import ConfigError, PsdpError, StartRefused
 from psdp.nn.profile import clock_of
 from psdp.records.console import Console
 from psdp.records.metrics import Best
@@ -124,10 +124,8 @@ def play(world: World, role: Role, endpoint: Endpoint, signals: Asked) -> int:
         endpoint.close()
     except BaseException as error:
         status = tell(world.rank, error, signals)
-        # Of a server that is gone, no weights are left to save.
-        if not isinstance(error, PeerLost):
-            with suppress(BaseException):
-                role.fail(error, status)
+        with suppress(BaseException):
+            role.fail(error, status)
         world.abort(status)
     return 0
 

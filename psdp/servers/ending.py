@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from psdp.errors import CheckpointError
+from psdp.errors import CheckpointError, PeerLost
 from psdp.records.reasons import StoppedBy
 
 LAST_SAVE_S = 4.0
@@ -68,14 +68,17 @@ class Ending:
         """
         reason, told = _reason_of(error)
         kept, deadline = "", self._now() + LAST_SAVE_S
+        # Of a server that is gone, no weights are left to save.
+        saves = not isinstance(error, PeerLost)
         try:
-            # What other servers owe this one comes soon, or never: time to save is kept.
-            self._settle(deadline - LAST_SAVE_S / 2)
+            if saves:
+                # What other servers owe this one comes soon, or never: time to save is kept.
+                self._settle(deadline - LAST_SAVE_S / 2)
         except BaseException as other:  # whatever it is, the first one is what is told
             kept = f"the weights so far could not be saved: {other}"
         with suppress(BaseException):  # who cannot write the summary may yet save the weights
             self._close_records(reason)
-        if not isinstance(error, CheckpointError):
+        if saves and not isinstance(error, CheckpointError):
             told.add_note(kept or self._kept(deadline))
         if told is error:
             raise error

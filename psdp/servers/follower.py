@@ -56,10 +56,11 @@ class Follower:
     def fail(self, error: BaseException, status: int) -> None:
         """Tell rank 0 that this rank cannot go on, and do what it needs to save the weights."""
         serving, deadline = self.serving, time.monotonic() + PATIENCE_S
-        serving.endpoint.send(0, m.Failed(status))
+        if not isinstance(error, PeerLost):  # which rank 0 sees for itself
+            serving.endpoint.send(0, m.Failed(status))
         with suppress(BaseException):
             serving.recover()
-        while not self.finished and time.monotonic() < deadline:
+        while not serving.endpoint.has_lost(0) and time.monotonic() < deadline:
             with suppress(Exception):  # rank 0 knows; what can be done is
                 serving.turn(TICK_S / 10)
 

@@ -152,6 +152,10 @@ class Endpoint(ABC):
     def close(self) -> None:
         """Wait a little for what is on its way, then listen no more."""
 
+    def has_lost(self, peer: int) -> bool:
+        """Say whether a peer is known to be gone."""
+        return peer in self._gone
+
     def receive(self, timeout_s: float) -> Arrival | Lost | None:
         """Return the next thing that happens within ``timeout_s``, or None; sleep meanwhile."""
         backoff = self._backoff()

@@ -211,12 +211,14 @@ class Exchange:
         # Other messages may be under way, and rank 0 gone: try for a while, then go.
         deadline = self._now() + GOODBYE_S
         while not sending.done and self._now() < deadline:
-            self.endpoint.receive(timeout_s=0.01)
+            with suppress(PsdpError):
+                self.endpoint.receive(timeout_s=0.01)
 
     def wait_out(self, timeout_s: float) -> None:
-        """Give rank 0 so long to save the weights and end all ranks, this one too."""
+        """Give rank 0 so long to save the weights and end all ranks, this one too; unless it is
+        gone."""
         deadline = self._now() + timeout_s
-        while self._now() < deadline:
+        while self._now() < deadline and not self.endpoint.has_lost(0):
             with suppress(PsdpError):  # nothing that comes now matters any more
                 self.endpoint.receive(LOOK_UP_S)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from psdp.checkpoint import Snapshot
 from psdp.config.handicap import parse_jitter, parse_stragglers
-from psdp.errors import ProtocolError
+from psdp.errors import PeerLost, ProtocolError
 from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.protocol import Sums, Work
@@ -116,8 +116,9 @@ class Worker:
 
     def fail(self, error: BaseException, status: int) -> None:
         """Tell rank 0 that this rank cannot go on, and give it the time to save the weights."""
-        interrupted = isinstance(error, Interrupted)
-        self.exchange.say_failed(m.Signalled() if interrupted else m.Failed(status))
+        if not isinstance(error, PeerLost):  # which rank 0 sees for itself
+            interrupted = isinstance(error, Interrupted)
+            self.exchange.say_failed(m.Signalled() if interrupted else m.Failed(status))
         self.exchange.wait_out(PATIENCE_S)
 
     def _pull(self) -> m.Answer:

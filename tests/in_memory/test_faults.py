@@ -1,18 +1,22 @@
-"""A fault that comes again whenever the same is tried: the weights before it are saved all the
-same, and the run ends."""
+"""Faults that come again whenever the same is tried, ranks that are gone, files that are asked for
+twice: what can be saved is, once, and the run ends."""
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from jobs import Training, train
+from jobs import Training, before_gradient, die, train
 
 from psdp.checkpoint import find_checkpoint, read_manifest, read_weights
-from psdp.transport.messages import ShardSaved
+from psdp.errors import PeerLost
+from psdp.params import Array
+from psdp.transport import Sending
+from psdp.transport.messages import Gradient, Message, ShardSaved
 
 MISTAKE = ZeroDivisionError("a mistake")
 
@@ -29,7 +33,7 @@ MISTAKE = ZeroDivisionError("a mistake")
         ("squares", 1, 2, MISTAKE),
     ],
 )
-def test_the_weights_before_it_are_saved(
+def test_the_weights_before_a_fault_are_saved(
     tmp_path: Path, of: str, rank: int, servers: int, error: BaseException
 ) -> None:
     job: list[Training] = []
@@ -67,6 +71,59 @@ def test_weights_are_saved_though_the_summary_cannot_be_written(tmp_path: Path) 
     with pytest.raises(ZeroDivisionError, match=r"the weights so far are in .*step-000001"):
         train(tmp_path, prepare=prepare)
     assert find_checkpoint(tmp_path).name == "step-000001"
+
+
+def test_of_a_server_that_is_gone_the_records_are_closed_before_any_rank_ends_all(
+    tmp_path: Path,
+) -> None:
+    job: list[Training] = []
+
+    def prepare(run: Training) -> None:
+        job.append(run)
+        finish = run.leader.recorder.finish
+
+        def slowly(*arguments: Any) -> None:
+            time.sleep(0.3)
+            run.network.check(0)
+            finish(*arguments)
+
+        run.leader.recorder.finish = slowly  # type: ignore[method-assign]
+
+        def killing(count: int) -> None:
+            if count == 3:
+                run.network.kill(1)
+
+        before_gradient(run.worker(0), killing)
+
+    with pytest.raises(PeerLost, match="server rank 1 is gone") as caught:
+        train(tmp_path, workers=2, servers=3, prepare=prepare)
+    assert not hasattr(caught.value, "__notes__")  # there is nothing whole to save
+    assert job[0].summary["stopped_by"] == "error"
+    assert job[0].summary["version"] == 3
+
+
+def test_a_server_that_a_push_has_not_reached_saves_the_version_before_it(tmp_path: Path) -> None:
+    job: list[Training] = []
+
+    def prepare(run: Training) -> None:
+        job.append(run)
+        worker, machine = run.worker(0), run.leader.serving.order
+        send = worker.endpoint.send
+
+        def sending(peer: int, message: Message, payload: Array | None = None) -> Sending:
+            if isinstance(message, Gradient) and message.work.clock == 3 and peer == 1:
+                while machine.updating is None:
+                    time.sleep(0.001)
+                die(worker)
+            return send(peer, message, payload)
+
+        worker.endpoint.send = sending  # type: ignore[method-assign]
+
+    with pytest.raises(PeerLost, match=r"rank 2 is gone .*--servers above 1 needs all\nthe weigh"):
+        train(tmp_path, workers=2, servers=2, prepare=prepare)
+    assert job[0].summary["stopped_by"] == "worker lost"
+    kept = read_manifest(find_checkpoint(tmp_path))
+    assert kept.state["version"] == job[0].summary["version"] == 3
 
 
 def test_a_shard_that_is_written_twice_is_not_two_shards(tmp_path: Path) -> None:
