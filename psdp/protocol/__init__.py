@@ -7,7 +7,7 @@ The same classes run under MPI and in property tests.
 from psdp.protocol.adaptive import Adaptive, Phase
 from psdp.protocol.choice import CANDIDATES, Choice, Chooser
 from psdp.protocol.deal import Deck, Ranges
-from psdp.protocol.evaluation import Evaluations, Sums, Task
+from psdp.protocol.evaluation import Evaluations, Portion, Sums
 from psdp.protocol.events import (
     Apply,
     Drained,
@@ -44,6 +44,7 @@ __all__ = [
     "Lockstep",
     "Phase",
     "Policy",
+    "Portion",
     "Pull",
     "Push",
     "Ranges",
@@ -53,6 +54,5 @@ __all__ = [
     "Sums",
     "Switch",
     "Synchronous",
-    "Task",
     "Work",
 ]

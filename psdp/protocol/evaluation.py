@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Portion:
     """Evaluate part ``part`` of ``parts`` on the snapshot of version ``version``."""
 
     version: int
@@ -32,7 +32,7 @@ class Evaluations:
     """The open evaluations, oldest first."""
 
     def __init__(self) -> None:
-        self._tasks: dict[int, list[Task]] = {}
+        self._portions: dict[int, list[Portion]] = {}
         self._results: dict[int, list[Sums | None]] = {}
 
     def open(self, version: int, ranks: Iterable[int]) -> None:
@@ -42,26 +42,26 @@ class Evaluations:
         assert version not in self._results, "one evaluation a version"
         self._results[version] = [None] * len(order)
         for part, rank in enumerate(order):
-            self._tasks.setdefault(rank, []).append(Task(version, part, len(order)))
+            self._portions.setdefault(rank, []).append(Portion(version, part, len(order)))
 
     def is_open(self, version: int) -> bool:
         return version in self._results
 
-    def next_for(self, rank: int) -> Task | None:
-        """Return the oldest task that a rank has not reported yet."""
-        tasks = self._tasks.get(rank)
-        return tasks[0] if tasks else None
+    def next_for(self, rank: int) -> Portion | None:
+        """Return the oldest portion that a rank has not reported yet."""
+        portions = self._portions.get(rank)
+        return portions[0] if portions else None
 
     def report(self, rank: int, version: int, part: int, sums: Sums) -> Sums | None:
         """Take a part's result; return the sum over all parts, in their order, if it was the last.
 
         A report of something that this rank was not asked for changes nothing.
         """
-        tasks = self._tasks.get(rank, [])
-        task = next((t for t in tasks if (t.version, t.part) == (version, part)), None)
-        if task is None:
+        portions = self._portions.get(rank, [])
+        portion = next((t for t in portions if (t.version, t.part) == (version, part)), None)
+        if portion is None:
             return None
-        tasks.remove(task)
+        portions.remove(portion)
         results = self._results[version]
         results[part] = sums
         done = [result for result in results if result is not None]
@@ -75,10 +75,10 @@ class Evaluations:
         )
 
     def leave(self, rank: int, ranks: Iterable[int]) -> None:
-        """Hand the tasks of a rank that is gone to those that stay, the least loaded first."""
+        """Hand the portions of a rank that is gone to those that stay, the least loaded first."""
         stay = sorted(ranks)
-        for task in self._tasks.pop(rank, []):
+        for portion in self._portions.pop(rank, []):
             if stay:
-                heir = min(stay, key=lambda other: len(self._tasks.get(other, [])))
-                self._tasks.setdefault(heir, []).append(task)
-                self._tasks[heir].sort(key=lambda other: (other.version, other.part))
+                heir = min(stay, key=lambda other: len(self._portions.get(other, [])))
+                self._portions.setdefault(heir, []).append(portion)
+                self._portions[heir].sort(key=lambda other: (other.version, other.part))

@@ -57,8 +57,8 @@ class Evaluating:
 
     def owed_by(self, rank: int) -> m.Evaluate | None:
         """Return what a worker is to evaluate next, if anything."""
-        task = self._evaluations.next_for(rank)
-        return None if task is None else m.Evaluate(task.version, task.part, task.parts)
+        portion = self._evaluations.next_for(rank)
+        return None if portion is None else m.Evaluate(portion.version, portion.part, portion.parts)
 
     def report(self, rank: int, message: m.Evaluated) -> None:
         """Take a worker's report; it counts with :meth:`count`."""

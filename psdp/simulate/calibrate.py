@@ -41,6 +41,8 @@ class Calibration:
     Attributes:
         costs: fitted.
         settings: of the run, ``{field name: value}``.
+        parameters: of its model.
+        is_language: whether that is one of language, which its settings describe.
         measured, fitted: gradients/s of the run, and of its simulation.
     """
 
@@ -48,6 +50,7 @@ class Calibration:
     settings: dict[str, Any]
     workers: int
     parameters: int
+    is_language: bool
     measured: float
     fitted: float
 
@@ -97,6 +100,7 @@ def calibrate(folder: Path, costs: Costs) -> Calibration:
         settings=run.config["settings"],
         workers=len(job.workers),
         parameters=job.table.size,
+        is_language="task" not in run.config,
         measured=measured,
         fitted=World(job, costs).run().gradients_per_s(),
     )
@@ -133,6 +137,9 @@ def read_run(folder: Path) -> Recorded:
             f"--calibrate {folder}: in --mode {mode} a run is now in one mode and now in another, "
             "at other costs; record a run of one mode"
         )
+    if "task" in config:  # of another unit, which stands for a token here
+        per_batch = {"block_size": 1, "batch_size": config["units_per_batch"]}
+        config["settings"] = {**config["settings"], **per_batch}
     pushes = [(it.event, it.time_s) for it in happened if isinstance(it.event, Push)]
     return Recorded(config, summary, pushes)
 

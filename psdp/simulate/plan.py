@@ -98,7 +98,7 @@ def parse(argv: Sequence[str]) -> Plan:
             _check_shape(settings, parameters)
         settings, grid = _of_run(calibration.settings, settings, grid)
         workers = own.workers or [calibration.workers]
-        if not _SHAPE & settings.keys():
+        if not (calibration.is_language and _SHAPE & settings.keys()):
             parameters = parameters or calibration.parameters
     settings = {"max_steps": USUAL_STEPS} | settings
     grid = {"mode": [Config().run.mode]} | grid

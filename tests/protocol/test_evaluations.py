@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psdp.protocol import Evaluations, Sums, Task
+from psdp.protocol import Evaluations, Portion, Sums
 
 
 def part_sums(version: int, part: int) -> Sums:
@@ -27,9 +27,9 @@ def test_each_worker_gets_one_part_in_rank_order() -> None:
     evaluations = Evaluations()
     evaluations.open(4, [3, 1, 2])
     assert [evaluations.next_for(rank) for rank in (1, 2, 3, 4)] == [
-        Task(4, 0, 3),
-        Task(4, 1, 3),
-        Task(4, 2, 3),
+        Portion(4, 0, 3),
+        Portion(4, 1, 3),
+        Portion(4, 2, 3),
         None,
     ]
 
@@ -49,9 +49,9 @@ def test_a_worker_does_its_oldest_part_first() -> None:
     evaluations = Evaluations()
     evaluations.open(4, [1, 2])
     evaluations.open(8, [1, 2])
-    assert evaluations.next_for(1) == Task(4, 0, 2)
+    assert evaluations.next_for(1) == Portion(4, 0, 2)
     evaluations.report(1, 4, 0, part_sums(4, 0))
-    assert evaluations.next_for(1) == Task(8, 0, 2)
+    assert evaluations.next_for(1) == Portion(8, 0, 2)
 
 
 def test_the_parts_of_the_dead_go_to_the_least_loaded() -> None:
@@ -59,8 +59,8 @@ def test_the_parts_of_the_dead_go_to_the_least_loaded() -> None:
     evaluations.open(4, [1, 2, 3])
     evaluations.report(2, 4, 1, part_sums(4, 1))
     evaluations.leave(3, [1, 2])
-    assert evaluations.next_for(2) == Task(4, 2, 3)
-    assert evaluations.next_for(1) == Task(4, 0, 3)
+    assert evaluations.next_for(2) == Portion(4, 2, 3)
+    assert evaluations.next_for(1) == Portion(4, 0, 3)
 
 
 def test_an_heir_does_an_inherited_older_part_before_its_own() -> None:
@@ -69,7 +69,7 @@ def test_an_heir_does_an_inherited_older_part_before_its_own() -> None:
     evaluations.open(8, [1, 2])
     evaluations.report(1, 4, 0, part_sums(4, 0))
     evaluations.leave(2, [1])
-    assert evaluations.next_for(1) == Task(4, 1, 2)
+    assert evaluations.next_for(1) == Portion(4, 1, 2)
 
 
 @pytest.mark.parametrize(("rank", "version", "part"), [(1, 4, 1), (2, 8, 0), (3, 4, 0)])
@@ -111,13 +111,13 @@ def test_every_part_is_reported_exactly_once_under_any_deaths(
     totals: dict[int, Sums] = {}
 
     def report(rank: int) -> None:
-        task = evaluations.next_for(rank)
-        if task is not None:
-            reported.append((task.version, task.part))
-            sums = part_sums(task.version, task.part)
-            done = evaluations.report(rank, task.version, task.part, sums)
+        portion = evaluations.next_for(rank)
+        if portion is not None:
+            reported.append((portion.version, portion.part))
+            sums = part_sums(portion.version, portion.part)
+            done = evaluations.report(rank, portion.version, portion.part, sums)
             if done is not None:
-                totals[task.version] = done
+                totals[portion.version] = done
 
     for choice in choices:
         kind, pick = choice % 4, choice // 4

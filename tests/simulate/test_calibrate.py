@@ -12,6 +12,7 @@ from psdp.config import Config
 from psdp.errors import ConfigError
 from psdp.simulate.calibrate import calibrate, read_run
 from psdp.simulate.costs import Costs
+from psdp.simulate.plan import parse
 from psdp.simulate.world import World, rate
 
 WORKERS, STEPS, SIZE = 2, 30, 1000
@@ -49,6 +50,17 @@ def write_run(folder: Path, **changes: Any) -> Path:
     (folder / "summary.json").write_text(json.dumps(summary | changes))
     (folder / "events-000000.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     return folder
+
+
+def test_a_run_of_a_task_of_ones_own_is_taken_with_its_size_and_its_unit(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    own = {"task": {"name": "Line", "about": {}}, "units_per_batch": 20}
+    (run / "config.json").write_text(json.dumps(config | own))
+    recorded = read_run(run)
+    assert recorded.job.units_per_gradient == 20
+    plan = parse(["--calibrate", str(run)])
+    assert (plan.size, plan.parameters) == (SIZE, SIZE)
 
 
 def test_what_a_record_shows_is_read_off_and_the_latency_makes_up_the_rest(tmp_path: Path) -> None:
