@@ -147,6 +147,9 @@ class Leader:
                 self.answering.asked(peer)
                 self.deciding.happened(peer, Pull(peer))
                 self.answering.dismiss(peer)
+            case m.AskSnapshot() if peer in self.deciding.departed:
+                # Others do its part, and the copy may be gone: what comes of this counts no more.
+                self.serving.send_weights(peer, None)
             case m.Evaluated():
                 self.evaluating.report(peer, message)
             case m.Progress():
@@ -183,6 +186,7 @@ class Leader:
         if peer in self.job.workers:
             self.recorder.console.say(f"rank {peer} is gone: {why}")
         check_bearable(self.job, self.deciding, peer, why)
+        self.deciding.departed.discard(peer)
         self._leave(peer)
         last = self.evaluating.last
         over = last is not None and not self.evaluating.is_open(last)

@@ -132,6 +132,36 @@ def test_a_worker_that_was_lost_while_it_evaluated(tmp_path: Path, mode: dict[st
         assert again.summary["val_loss"] == run.summary["val_loss"]
 
 
+@pytest.mark.parametrize("then", ["goes home", "dies"])
+def test_the_twin_of_a_lost_worker_is_not_waited_for(tmp_path: Path, then: str) -> None:
+    """What it was to evaluate is gone when it asks; and it may be gone itself."""
+    settings = COMMON | MODES[2] | {"eval_every": 3}
+
+    def dies(run: Training) -> None:
+        def evaluate(*_args: Any) -> Any:
+            die(run.worker(1))
+
+        run.worker(1).replica.model.evaluate = evaluate  # type: ignore[method-assign]
+
+    def late(run: Training) -> None:
+        worker, leader = run.worker(1), run.leader
+        pull_snapshot = worker.exchange.pull_snapshot
+
+        def asking(version: int) -> None:
+            while not leader.deciding.policy.drained or leader.serving.snapshots.get(version):
+                time.sleep(0.001)
+            if then == "dies":
+                die(worker)
+            pull_snapshot(version)
+
+        worker.exchange.pull_snapshot = asking  # type: ignore[method-assign]
+
+    run = train(tmp_path / "run", prepare=dies, record=True, **settings)
+    again = train(tmp_path / "again", prepare=late, replay=str(run.folder), **settings)
+    np.testing.assert_array_equal(again.weights, run.weights)
+    assert again.summary["val_loss"] == run.summary["val_loss"]
+
+
 def test_an_early_stop_is_replayed_where_it_was(tmp_path: Path) -> None:
     settings = COMMON | {"mode": "async", "max_steps": 200, "lr": 0.0, "eval_every": 1}
     settings |= {"early_stop_patience": 2}
