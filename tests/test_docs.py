@@ -153,6 +153,8 @@ def check(words: Sequence[str]) -> None:
             assert module in MODULES  # its name
         case ["python", "-m", module, *flags]:
             MODULES[module](flags)
+        case ["python", "setup.py", "build_ext", "--inplace"]:
+            assert (ROOT / "setup.py").is_file()
         case ["python", file, *flags] if file == "mine.py" or file.startswith("examples/"):
             assert file == "mine.py" or (ROOT / file).is_file()
             parse_worker(flags)  # a task of one's own takes these
