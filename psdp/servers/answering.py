@@ -14,7 +14,7 @@ class Answering:
     """The workers of a run, and the answers that they wait for.
 
     Args:
-        dismiss: decides that a worker is let go, or handed what it owes.
+        decide_to_dismiss: decides that a worker is let go, or handed what it owes.
 
     Attributes:
         live: workers that are there.
@@ -26,13 +26,13 @@ class Answering:
         workers: Iterable[int],
         serving: Serving,
         evaluating: Evaluating,
-        dismiss: Callable[[int], None],
+        decide_to_dismiss: Callable[[int], None],
     ) -> None:
         self.live = set(workers)
         self.unanswered: set[int] = set()
         self._serving = serving
         self._evaluating = evaluating
-        self._decide_to_dismiss = dismiss
+        self._decide_to_dismiss = decide_to_dismiss
 
     def asked(self, rank: int) -> None:
         """A worker waits from now on."""

@@ -10,11 +10,8 @@ from typing import Any
 from psdp.errors import PeerLost
 from psdp.protocol import order as o
 from psdp.servers.ending import LAST_SAVE_S
-from psdp.servers.serving import TICK_S, Saved, Serving
+from psdp.servers.serving import TICK_S, WRITE_S, Saved, Serving
 from psdp.transport import messages as m
-
-WRITE_S = 600.0
-"""How long the end of a run waits for a checkpoint to be on disk."""
 
 PATIENCE_S = LAST_SAVE_S + 0.2
 """How long a server that cannot go on waits for rank 0 to save the weights, and to end all."""

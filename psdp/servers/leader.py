@@ -23,11 +23,10 @@ from psdp.servers.choosing import Choosing
 from psdp.servers.deciding import Deciding, check_bearable
 from psdp.servers.ending import Ended, Ending, Stopped
 from psdp.servers.evaluating import Evaluating
-from psdp.servers.follower import WRITE_S
 from psdp.servers.keeping import Keeping
 from psdp.servers.means import works_of
 from psdp.servers.noting import Noting
-from psdp.servers.serving import Serving
+from psdp.servers.serving import WRITE_S, Serving
 from psdp.transport import Sending
 from psdp.transport import messages as m
 from psdp.transport.headers import MOST_INCLUDED

@@ -27,6 +27,9 @@ from psdp.transport import messages as m
 TICK_S = 0.05
 """How often a loop looks up from its messages."""
 
+WRITE_S = 600.0
+"""How long the end of a run waits for a checkpoint to be on disk."""
+
 WRITES_AHEAD = 4
 """Writes that may wait for the disk before a further one makes the server wait."""
 
@@ -100,8 +103,8 @@ class Serving:
         self.order = o.ShardOrder(endpoint.rank, len(job.servers))
         self.before_writing: Callable[[Snapshot], None] = lambda snapshot: None
         self._store = store
-        kind = ByMean if job.mode.served else ByTakingOver
-        self._maker: Maker = kind(job, shard, self.progress, profile)
+        make = ByMean if job.mode.served else ByTakingOver
+        self._maker: Maker = make(job, shard, self.progress, profile)
         self._expected = tuple(m.PUSHES[kind] for kind in job.mode.updates) or m.Reached
         self._remembers = job.config.optim.lag_compensation == "dc-asgd"
         self._events: deque[o.Event] = deque()

@@ -37,6 +37,14 @@ def test_clipped_runs_end_with_the_same_bits(tmp_path: Path, mode: dict[str, Any
     assert mode["mode"] == "local" or free.weights_sha256 != runs[0].weights_sha256
 
 
+def test_means_of_more_slots_than_a_message_holds_are_told_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psdp.servers.leader.MOST_INCLUDED", 2)
+    one, two = (train(tmp_path / f"{k}", servers=k, workers=5) for k in (1, 2))
+    np.testing.assert_array_equal(one.weights, two.weights)
+
+
 def test_one_worker_alone_sends_the_norm_that_servers_would_find(tmp_path: Path) -> None:
     common = {"mode": "async", "max_steps": 12, "lr": 1e-2, "grad_clip": 0.1, "n_layer": 2}
     runs = [train(tmp_path / f"{k}", servers=k, **common) for k in (1, 3)]

@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 
 from psdp.errors import ProtocolError
 from psdp.modes import Pushed
-from psdp.transport.headers import FOLLOWS, MAX_HEADER_BYTES, decode, encode
-from psdp.transport.messages import Answer, AskSnapshot, Message, PartialNorm, ShardSaved, Train
+from psdp.transport.headers import FOLLOWS, MAX_HEADER_BYTES, MOST_INCLUDED, decode, encode
+from psdp.transport.messages import (
+    Answer,
+    AskSnapshot,
+    Include,
+    Message,
+    PartialNorm,
+    ShardSaved,
+    Train,
+)
 
 KINDS: list[type[Any]] = list(get_args(Message))
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {
@@ -60,6 +68,11 @@ PEER = 5
 
 
 messages = st.sampled_from(KINDS).flatmap(values_of)
+
+
+def test_as_much_of_a_mean_as_is_told_at_once_fits_in_a_header() -> None:
+    part = Include(tuple(range(1 << 20))[-MOST_INCLUDED:], (1 / 3,) * MOST_INCLUDED)
+    assert decode(encode(part, 0), PEER).message == part
 
 
 @FREE
