@@ -51,8 +51,9 @@ class ByMean(Maker):
         self._profile = profile
         self._compensates = job.config.optim.lag_compensation == "dc-asgd"
         self._mean: Array | None = None
+        self._version: int | None = None
         self._done: set[str] = set()
-        """What has been done of the update that is being made: it writes in place, and must not be
+        """What has been done of the update to this version: it writes in place, and must not be
         done twice if an exception comes in the way of what follows."""
         self._updates = shard.updates
 
@@ -65,6 +66,9 @@ class ByMean(Maker):
 
     def average(self, update: Update) -> Squares:
         shard, slots = self.shard, update.slots
+        if update.version != self._version:
+            self._version = update.version
+            self._done.clear()
         if "mean" not in self._done:
             with self._profile.span("average", shard.average_bytes(slots)):
                 self._mean = shard.average(slots, update.weights)
@@ -85,10 +89,11 @@ class ByMean(Maker):
         if self._compensates and "compensation" not in self._done:
             shard.compensate(update.slots[0], mean)
             self._done.add("compensation")
-        with self._profile.span("update", shard.update_bytes):
-            shard.update(kind, mean, norm, lr)
-        self._updates = shard.updates
-        self._done.clear()
+        if "update" not in self._done:
+            with self._profile.span("update", shard.update_bytes):
+                shard.update(kind, mean, norm, lr)
+            self._updates = shard.updates
+            self._done.add("update")
         return norm
 
 

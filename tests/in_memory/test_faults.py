@@ -60,6 +60,25 @@ def test_the_weights_before_a_fault_are_saved(
     np.testing.assert_array_equal(read_weights(kept), job[0].weights)
 
 
+@pytest.mark.parametrize("servers", [1, 2])
+def test_what_is_done_again_after_a_fault_is_not_done_twice(tmp_path: Path, servers: int) -> None:
+    def prepare(run: Training) -> None:
+        progress = run.servers[-1].progress
+        advance = progress.advance
+
+        def failing(*arguments: Any) -> None:
+            progress.advance = advance  # type: ignore[method-assign]
+            raise MISTAKE
+
+        progress.advance = failing  # type: ignore[method-assign]
+
+    common = {"workers": 2, "servers": servers, "max_steps": 1, "optimizer": "sgd"}
+    with pytest.raises(Exception, match=r"the weights so far are in .*step-000001"):
+        train(tmp_path / "fault", prepare=prepare, **common)
+    kept = read_weights(read_manifest(find_checkpoint(tmp_path / "fault")))
+    np.testing.assert_array_equal(kept, train(tmp_path / "none", **common).weights)
+
+
 def test_weights_are_saved_though_the_summary_cannot_be_written(tmp_path: Path) -> None:
     def prepare(run: Training) -> None:
         def failing(*_arguments: Any) -> None:
