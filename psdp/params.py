@@ -10,10 +10,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+from psdp.errors import ConfigError
 
 Array = npt.NDArray[Any]
 """NumPy's, or what a device has for it; the one name of the type in psdp."""
@@ -31,6 +33,10 @@ class Init:
     kind: InitKind
     scale: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(InitKind):
+            raise ConfigError(f"Init is one of {', '.join(get_args(InitKind))}, got {self.kind!r}")
+
 
 @dataclass(frozen=True)
 class ParamSpec:
@@ -47,6 +53,13 @@ class ParamSpec:
     init: Init = Init("zeros")
     decay: bool = False
     embedding: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.shape, tuple) or not all(isinstance(n, int) for n in self.shape):
+            raise ConfigError(
+                f"parameter '{self.name}': expected a shape such as (3, 4) or (5,), got "
+                f"{self.shape!r}"
+            )
 
     @property
     def size(self) -> int:
@@ -111,8 +124,9 @@ class ParamTable:
 
     def __init__(self, specs: Iterable[ParamSpec]) -> None:
         self.specs = tuple(sorted(specs, key=lambda spec: not spec.decay))
-        names = [spec.name for spec in self.specs]
-        assert len(set(names)) == len(names), "parameter names must be unique"
+        for spec, before in pairwise(sorted(self.specs, key=lambda spec: spec.name)):
+            if spec.name == before.name:
+                raise ConfigError(f"two parameters have the name '{spec.name}'; name each once")
         self.offsets: dict[str, int] = {}
         end = 0
         for spec in self.specs:

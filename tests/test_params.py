@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psdp.config import ModelConfig
+from psdp.errors import ConfigError
 from psdp.nn.transformer import parameter_table
 from psdp.params import Init, ParamSpec, ParamTable, Part
 
@@ -28,8 +29,16 @@ def test_decayed_parameters_lie_in_front_and_the_order_is_kept_otherwise() -> No
 
 
 def test_a_name_may_occur_once_only() -> None:
-    with pytest.raises(AssertionError, match="unique"):
-        ParamTable([GAIN, GAIN])
+    with pytest.raises(ConfigError, match="two parameters have the name 'gain'"):
+        ParamTable([GAIN, MATRIX, GAIN])
+
+
+def test_what_is_no_shape_and_no_first_value_is_refused() -> None:
+    for shape in (5, [3, 4], ("3",)):
+        with pytest.raises(ConfigError, match="parameter 'w': expected a shape such as"):
+            ParamSpec("w", shape)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="Init is one of zeros, ones, normal, uniform, got 'one'"):
+        Init("one")  # type: ignore[arg-type]
 
 
 def test_views_are_the_flat_vector_itself() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 
 from psdp.backend import Backend, make_backend
 from psdp.config import Config
+from psdp.errors import DataError
 from psdp.job import Job
 from psdp.params import Array, Init, ParamSpec, ParamTable
-from psdp.task import Measured, Model, Share, Step, Task
+from psdp.task import Measured, Model, NumpyTask, Share, Step, Task
 from psdp.workers.replica import Replica
 
 FEATURES = 5
@@ -128,3 +130,86 @@ def test_what_a_task_does_not_say_has_a_default() -> None:
 
 def test_what_batches_add_up_to_is_added() -> None:
     assert Measured(2, 3.0, 1) + Measured(4, 0.5) == Measured(6, 3.5, 1)
+
+
+def test_rows_of_all_workers_are_those_of_a_lone_one_with_larger_batches() -> None:
+    for number in range(20):
+        alone = Share(7, 0, 1).rows(number, 12, of=100)
+        together = [Share(7, worker, 3).rows(number, 4, of=100) for worker in range(3)]
+        assert np.concatenate(together).tolist() == alone.tolist()
+
+
+def test_an_epoch_goes_through_rows_once_and_the_next_in_another_order() -> None:
+    epochs = [
+        np.concatenate([Share(7, 0, 1).rows(epoch * 8 + n, 12, of=100) for n in range(8)])
+        for epoch in range(2)
+    ]
+    for rows in epochs:
+        assert len(set(rows.tolist())) == 96
+    assert epochs[0].tolist() != epochs[1].tolist()
+    with pytest.raises(DataError, match="10 rows are too few for 3 worker"):
+        Share(7, 0, 3).rows(0, 4, of=10)
+
+
+class Squares(NumpyTask):
+    """The gradient of the batch's number times the weights' halved square."""
+
+    table = ParamTable([ParamSpec("w", (3,), Init("ones"))])
+    units_per_batch = 1
+
+    def batch(self, share: Share, number: int) -> Any:
+        return number
+
+    def add_gradient(self, weights: Any, gradient: Any, batch: Any) -> Any:
+        gradient["w"] += batch * weights["w"]
+        return batch * float(weights["w"] @ weights["w"]) / 2
+
+
+def test_parts_of_a_gradient_are_scaled_and_added_to_what_is_there() -> None:
+    task, gradient = Squares(), np.full(3, 10.0)
+    model = task.model(make_backend("cpu", "float64"), np.ones(3), gradient)
+    done: list[slice] = []
+    model.add_gradient(4, Step(scale=0.5))
+    model.add_gradient(2, Step(scale=0.5, ready=done.append))
+    assert gradient.tolist() == [13.0] * 3
+    assert model.loss.tolist() == [0.5 * (4 + 2) * 1.5]
+    assert done == [slice(None)]
+
+
+def test_what_a_numpy_task_is_given_cannot_be_taken_for_something_else() -> None:
+    class Wrong(Squares):
+        def add_gradient(self, weights: Any, gradient: Any, batch: Any) -> Any:
+            batch(weights, gradient)
+
+    gradient = np.zeros(3)
+    model = Wrong().model(make_backend("cpu", "float64"), np.ones(3), gradient)
+
+    def written(weights: Any, gradient: Any) -> None:
+        weights["w"][0] = 2
+
+    def replaced(weights: Any, gradient: Any) -> None:
+        gradient["w"] = weights["w"]
+
+    def added(weights: Any, gradient: Any) -> None:
+        gradient["v"] = weights["w"]
+
+    for batch, error, text in (
+        (written, ValueError, "read-only"), (replaced, TypeError, r"\['w'\] is a view"),
+        (added, TypeError, r"\['v'\] is a view"), (lambda *_: None, TypeError, "returned None"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=text):
+            model.add_gradient(batch, Step())
+
+
+def test_a_run_is_gone_on_with_by_a_task_that_says_the_same() -> None:
+    own, told = Squares(), Squares().identity()
+    assert own.difference(json.loads(json.dumps(told))) is None
+    own.about = {"data": [1, 2]}
+    assert own.difference(told) == "with data None, this one has [1, 2]"
+    assert own.difference(json.loads(json.dumps(own.identity()))) is None
+    assert own.difference({"task": {"name": "Cubes", "about": {}}}) == (
+        "of Cubes, this one is of Squares"
+    )
+    assert own.difference({"corpus_sha256": "c0ffee"}) == (
+        "of a model of language, this one is of Squares"
+    )

@@ -11,6 +11,7 @@ import numpy as np
 
 from psdp.backend import Backend, make_backend
 from psdp.checkpoint import Snapshot
+from psdp.errors import ConfigError
 from psdp.fields import AUTO
 from psdp.job import Job
 from psdp.modes import Pushed
@@ -105,9 +106,17 @@ class Shard:
         Args:
             device: a GPU that keeps the optimizer's vectors and updates, if one does.
             on_device: whether it keeps the weights and the gradients too; ``zeros`` are its own.
+
+        Raises:
+            ConfigError: the task's first weights are no such vector.
         """
         config, span = job.config, job.shards[server]
         flat = job.task.initial(config.run.seed, config.run.dtype)
+        if flat.shape != (job.table.size,) or flat.dtype != np.dtype(config.run.dtype):
+            raise ConfigError(
+                f"{job.task.called()}.initial returned {flat.shape} of {flat.dtype}, expected "
+                f"({job.table.size},) of {config.run.dtype}"
+            )
         own = zeros(len(span), config.run.dtype)
         run = config.run
         # Where workers are on GPUs the flag is about kernels of theirs.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.checkpoint import Snapshot
 from psdp.config import Config
-from psdp.errors import CheckpointError
+from psdp.errors import CheckpointError, ConfigError
 from psdp.job import Job
 from psdp.language import Language
 from psdp.modes import Pushed
@@ -379,3 +379,10 @@ def test_restoring_spares_a_message_under_way() -> None:
     shard.restore(snapshot)
     assert not np.any(sent == 5)
     assert np.all(shard.weights.values == 5)
+
+
+def test_first_weights_that_are_no_vector_of_the_tasks_size_are_refused() -> None:
+    single = job()
+    single.task.initial = lambda seed, dtype: np.zeros(3, dtype)  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match=r"Language.initial returned \(3,\) of float32, expected"):
+        Shard.initial(single, 0)
