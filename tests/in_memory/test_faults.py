@@ -79,6 +79,22 @@ def test_what_is_done_again_after_a_fault_is_not_done_twice(tmp_path: Path, serv
     np.testing.assert_array_equal(kept, train(tmp_path / "none", **common).weights)
 
 
+def test_weights_are_saved_though_nothing_can_be_received_any_more(tmp_path: Path) -> None:
+    def prepare(run: Training) -> None:
+        serving = run.leader.serving
+        receive = serving.endpoint.receive
+
+        def failing(timeout_s: float) -> Any:
+            if serving.progress.version >= 3:
+                raise MISTAKE
+            return receive(timeout_s)
+
+        serving.endpoint.receive = failing  # type: ignore[method-assign]
+
+    with pytest.raises(ZeroDivisionError, match=r"the weights so far are in .*step-000003"):
+        train(tmp_path, prepare=prepare)
+
+
 def test_weights_are_saved_though_the_summary_cannot_be_written(tmp_path: Path) -> None:
     def prepare(run: Training) -> None:
         def failing(*_arguments: Any) -> None:
