@@ -247,7 +247,17 @@ def _parsed(line: list[str | int | float]) -> Happened:
             float(busy_s),
             float(cpu_s),
         ]:
-            work = Work(clock, version, 0, 0, steps, loss, squares, step_s, busy_s, cpu_s)
+            work = Work(
+                clock=clock,
+                version=version,
+                units=0,  # it does not say
+                steps=steps,
+                loss=loss,
+                sum_of_squares=squares,
+                step_s=step_s,
+                busy_s=busy_s,
+                cpu_s=cpu_s,
+            )
             return Happened(Push(rank, slot=0, work=work), time_s)
         case ["leave", int(rank)]:
             return Happened(Leave(rank))

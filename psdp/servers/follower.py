@@ -58,7 +58,7 @@ class Follower:
         with suppress(BaseException):
             serving.recover()
         while not serving.endpoint.has_lost(0) and time.monotonic() < deadline:
-            with suppress(Exception):  # rank 0 knows; what can be done is
+            with suppress(Exception, SystemExit, KeyboardInterrupt):  # rank 0 knows of the first
                 serving.turn(TICK_S / 10)
 
     def on_message(self, peer: int, message: m.Message) -> None:

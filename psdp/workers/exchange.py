@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from psdp.errors import PeerLost, ProtocolError, PsdpError
+from psdp.errors import PeerLost, ProtocolError
 from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.params import Array
@@ -211,7 +211,7 @@ class Exchange:
         # Other messages may be under way, and rank 0 gone: try for a while, then go.
         deadline = self._now() + GOODBYE_S
         while not sending.done and self._now() < deadline:
-            with suppress(PsdpError):
+            with suppress(Exception):
                 self.endpoint.receive(timeout_s=0.01)
 
     def wait_out(self, timeout_s: float) -> None:
@@ -219,7 +219,7 @@ class Exchange:
         gone."""
         deadline = self._now() + timeout_s
         while self._now() < deadline and not self.endpoint.has_lost(0):
-            with suppress(PsdpError):  # nothing that comes now matters any more
+            with suppress(Exception):  # nothing that comes now matters any more
                 self.endpoint.receive(LOOK_UP_S)
 
     def _totals(self) -> m.Totals:

@@ -13,7 +13,7 @@ import pytest
 from jobs import Training, before_gradient, die, train
 
 from psdp.checkpoint import find_checkpoint, read_manifest, read_weights
-from psdp.errors import PeerLost
+from psdp.errors import PeerLost, RankFailed
 from psdp.params import Array
 from psdp.transport import Sending
 from psdp.transport.messages import Gradient, Message, ShardSaved
@@ -58,6 +58,32 @@ def test_the_weights_before_a_fault_are_saved(
     kept = read_manifest(find_checkpoint(tmp_path))
     assert kept.state["version"] == job[0].summary["version"] == 3
     np.testing.assert_array_equal(read_weights(kept), job[0].weights)
+
+
+def test_a_server_that_would_exit_again_waits_for_rank_0(tmp_path: Path) -> None:
+    job: list[Training] = []
+
+    def prepare(run: Training) -> None:
+        job.append(run)
+        serving, finish = run.servers[1], run.leader.recorder.finish
+        take = serving.take
+
+        def failing(peer: int, message: Message) -> None:
+            if serving.progress.version >= 3 and isinstance(message, Gradient):
+                raise SystemExit(3)
+            take(peer, message)
+
+        def slowly(*arguments: Any) -> None:
+            time.sleep(0.3)
+            run.network.check(0)
+            finish(*arguments)
+
+        serving.take = failing  # type: ignore[method-assign]
+        run.leader.recorder.finish = slowly  # type: ignore[method-assign]
+
+    with pytest.raises(RankFailed, match=r"rank 1 failed .*\nthe weights so far are in"):
+        train(tmp_path, workers=2, servers=2, prepare=prepare)
+    assert job[0].summary["stopped_by"] == "error"
 
 
 @pytest.mark.parametrize("servers", [1, 2])
