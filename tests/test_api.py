@@ -127,7 +127,7 @@ print("ended in", run)
         ('gradient["w"] += np.ones(7)', "could not be broadcast together"),
         ('gradient["w"] = weights["w"] - 1.0', "['w'] is a view of a flat vector: write into it"),
         ("return None", "Mine.add_gradient returned None, expected the mean loss"),
-        ('gradient["w"] += np.nan', "sent a gradient with NaN or Inf at step 5"),
+        ('gradient["w"] += np.nan', "sent a gradient with NaN or Inf at step 4"),
         ("os._exit(3)", ""),
     ],
 )

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
+from psdp.backend import make_backend
 from psdp.config import Config
 from psdp.errors import ConfigError, DataError
 from psdp.job import Job
 from psdp.params import ParamTable
-from psdp.startup.step import Step
-from psdp.task import NumpyTask, Share, Task
+from psdp.startup.step import Step as StartStep
+from psdp.task import NumpyTask, Share, Step, Task
 
 MEASURES = ("perplexity", "accuracy")
 TAKEN = ("steps", "workers", "servers", "modes")
@@ -30,6 +32,7 @@ class TaskMade:
         parameters: each in words.
         batch: a digest of the first batch of the first worker, as this rank makes it; None of who
             makes none, or one that has none.
+        loss: of that batch with the first weights, as a :class:`NumpyTask` finds it.
     """
 
     name: str
@@ -39,10 +42,11 @@ class TaskMade:
     units_per_batch: int
     validation_units: int
     batch: str | None
+    loss: float | None
 
 
 @dataclass(frozen=True)
-class MakeTask(Step[Job, TaskMade, None]):
+class MakeTask(StartStep[Job, TaskMade, None]):
     """Make the task on this rank, and see that it is one."""
 
     make: Callable[[Config], Task]
@@ -64,6 +68,7 @@ class MakeTask(Step[Job, TaskMade, None]):
             units_per_batch=task.units_per_batch,
             validation_units=task.validation_units,
             batch=self._first_batch(job) if self.rank in job.workers else None,
+            loss=self._first_loss(job) if self.rank in job.workers else None,
         )
         return job, told
 
@@ -71,19 +76,26 @@ class MakeTask(Step[Job, TaskMade, None]):
         for rank, told in enumerate(facts):
             for field in fields(TaskMade):
                 own, first = getattr(told, field.name), getattr(facts[0], field.name)
-                if own != first and field.name != "batch":
+                if own != first and field.name not in ("batch", "loss"):
                     raise DataError(
                         f"rank {rank} made another task than rank 0: {_differ(field.name, own)}, "
                         f"not {_differ(field.name, first)}; a task must follow from the settings "
                         "alone, on every rank"
                     )
-        digests = {rank: told.batch for rank, told in enumerate(facts) if told.batch is not None}
-        for rank, digest in digests.items():
-            first_rank = next(iter(digests))
-            if digest != digests[first_rank]:
+        workers = {rank: told for rank, told in enumerate(facts) if told.batch or told.loss}
+        first_rank = min(workers, default=0)
+        for rank, told in workers.items():
+            first = workers[first_rank]
+            if told.batch != first.batch:
                 raise DataError(
                     f"rank {rank} makes another first batch of worker 0 than rank {first_rank}; a "
                     f"batch must follow from its share and its number alone: {_SEED}"
+                )
+            if not _alike(told.loss, first.loss):
+                raise DataError(
+                    f"rank {rank} finds a loss of {told.loss:.6g} where rank {first_rank} finds "
+                    f"{first.loss:.6g}, with the same weights on the same batch; every rank must "
+                    "have the same data: seed what is drawn"
                 )
 
     def _first_batch(self, job: Job) -> str | None:
@@ -98,6 +110,28 @@ class MakeTask(Step[Job, TaskMade, None]):
                 f"share and its number alone: {_SEED}"
             )
         return digest_of(job.task.batch(Share(own.seed, 0, own.workers), 0))
+
+    def _first_loss(self, job: Job) -> float | None:
+        """Return the loss with the first weights on the first batch of all; what is wrong with its
+        gradient is told now."""
+        task, run = job.task, self.config.run
+        if not isinstance(task, NumpyTask):
+            return None
+        weights = task.initial(run.seed, run.dtype)
+        backend = make_backend("cpu", run.dtype, kernels="numpy")
+        model = task.model(backend, weights, np.zeros_like(weights))
+        own = job.share(self.rank)
+        with np.errstate(all="ignore"):  # as in training
+            model.add_gradient(task.batch(Share(own.seed, 0, own.workers), 0), Step())
+        return float(model.loss[0])
+
+
+def _alike(a: float | None, b: float | None) -> bool:
+    """Say whether two losses are the same but for rounding; one that is no number is told of
+    later."""
+    if a is None or b is None or not (math.isfinite(a) and math.isfinite(b)):
+        return True
+    return math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-6)
 
 
 _SEED = "draw with numpy.random.default_rng([share.seed, share.worker, number]), keep no state"

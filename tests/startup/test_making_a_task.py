@@ -78,6 +78,29 @@ def test_a_rank_that_makes_other_batches_is_named() -> None:
         agree(Mean(), Mean(), Own(name="Mean"))
 
 
+def test_a_rank_with_other_data_is_named_though_its_batches_are_the_same_rows() -> None:
+    class OfData(Mean):
+        data = np.arange(100.0)
+
+        def add_gradient(self, weights: Any, gradient: Any, batch: Any) -> float:
+            return float(self.data[batch].mean())
+
+    agree(OfData(), OfData(), OfData(data=np.arange(100.0) + 1e-6))
+    agree(OfData(), OfData(data=np.full(100, np.nan)), OfData())  # is told with its step
+    with pytest.raises(DataError, match=r"rank 2 finds a loss of .* rank 1 finds .*same data"):
+        agree(OfData(), OfData(), OfData(data=np.ones(100)))
+
+
+def test_a_gradient_that_cannot_be_added_is_told_at_once() -> None:
+    class Wrong(Mean):
+        def add_gradient(self, weights: Any, gradient: Any, batch: Any) -> float:
+            gradient["mean"] += np.ones(3)
+            return 0.0
+
+    with pytest.raises(ValueError, match="could not be broadcast"):
+        step(Wrong()).act()
+
+
 def test_a_batch_that_depends_on_what_came_before_is_refused() -> None:
     class Drawn(Mean):
         rng = np.random.default_rng(0)
