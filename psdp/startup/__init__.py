@@ -1,4 +1,4 @@
-"""Before the first message: all ranks agree on the settings, the corpus and the run folder.
+"""Before the first message: all ranks agree on the settings, the task and the run folder.
 
 Every step is taken by all ranks together. An error on any of them ends all of them, told once.
 """
