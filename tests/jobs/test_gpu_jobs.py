@@ -288,7 +288,7 @@ WITH_LIBRARIES = """
 from emulated.libraries import attention, gemm
 from psdp.backend.gpu.libraries import Libraries
 def libraries(self):
-    return Libraries(attention(self)[1], products(self{fault})[1])
+    return Libraries(attention(self)[1], gemm(self{fault})[1])
 EmulatedDevice.libraries = libraries
 """
 
