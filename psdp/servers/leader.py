@@ -140,7 +140,7 @@ class Leader:
 
     def on_message(self, peer: int, message: m.Message) -> None:
         match message:
-            case m.Gradient() | m.Change() | m.WorkerWeights() | m.Reached():
+            case m.Push():
                 self._on_push(peer, message)
             case m.AskWeights():
                 self.answering.asked(peer)
@@ -173,11 +173,11 @@ class Leader:
             case _:
                 self.serving.take(peer, message)
 
-    def _on_push(self, peer: int, message: m.AnyPush) -> None:
+    def _on_push(self, peer: int, message: m.Push) -> None:
         self.answering.asked(peer)
         self.recorder.totals(peer, message.totals)
         self.noting.check(peer, message.work, self.serving.progress)
-        self.serving.take(peer, message)
+        self.serving.take_push(peer, message)
         self.deciding.happened(peer, Push(peer, self.serving.slot_of(peer), message.work))
         self.answering.dismiss(peer)
 

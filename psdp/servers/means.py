@@ -21,7 +21,7 @@ from psdp.servers.shard import Shard
 from psdp.transport import Room
 from psdp.transport import messages as m
 
-Pushes = Mapping[int, m.AnyPush]
+Pushes = Mapping[int, m.Push]
 """What lies in the slots."""
 
 
@@ -61,8 +61,7 @@ class ByMean(Maker):
         return self.shard.updates != self._updates
 
     def landing(self, slot: int, message: m.Message) -> Array | Room | None:
-        pushed = isinstance(message, m.Gradient | m.Change | m.WorkerWeights)
-        return self.shard.landing(slot) if pushed else None
+        return self.shard.landing(slot) if type(message) in m.PUSHES.values() else None
 
     def average(self, update: Update) -> Squares:
         shard, slots = self.shard, update.slots
@@ -142,7 +141,7 @@ class ByTakingOver(Maker):
         return 0.0
 
 
-def kind_of(push: m.AnyPush) -> Pushed:
+def kind_of(push: m.Push) -> Pushed:
     """Return what a push is."""
     return next((kind for kind, message in m.PUSHES.items() if type(push) is message))
 

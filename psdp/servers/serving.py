@@ -99,7 +99,7 @@ class Serving:
             shard.restore(snapshot)
         self.writer: BackgroundWriter[Any] = BackgroundWriter()
         self.snapshots = Snapshots(self._take, self._write, shard.recycle)
-        self.pushes: dict[int, m.AnyPush] = {}
+        self.pushes: dict[int, m.Push] = {}
         self.order = o.ShardOrder(endpoint.rank, len(job.servers))
         self.before_writing: Callable[[Snapshot], None] = lambda snapshot: None
         self._store = store
@@ -155,8 +155,8 @@ class Serving:
             ProtocolError: it is none.
         """
         match message:
-            case m.Gradient() | m.Change() | m.WorkerWeights() | m.Reached():
-                self._take_push(peer, message)
+            case m.Push():
+                self.take_push(peer, message)
             case m.AskSnapshot(version):
                 self._asked[version].append(peer)
                 self._send_snapshots()
@@ -165,7 +165,7 @@ class Serving:
             case _:
                 raise ProtocolError(f"server {self.endpoint.rank} does not take {message}")
 
-    def _take_push(self, peer: int, message: m.AnyPush) -> None:
+    def take_push(self, peer: int, message: m.Push) -> None:
         if not isinstance(message, self._expected) or peer not in self.job.workers:
             raise ProtocolError(
                 f"rank {peer} pushed a {type(message).__name__}, which has no meaning with --mode "

@@ -29,37 +29,37 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
-class _Push:
+class Push:
+    """What all of them say."""
+
     work: Work
     totals: Totals
 
 
 @dataclass(frozen=True, slots=True)
-class Gradient(_Push):
+class Gradient(Push):
     """With the server's part of a gradient, which is the server's to read and write from then until
     it has answered: on the same host it takes it where it lies. So is what the next two bring."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change(_Push):
+class Change(Push):
     """With the server's part of a pseudo-gradient: the weights before some steps of the worker's
     own, minus those after."""
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerWeights(_Push):
+class WorkerWeights(Push):
     """With the server's part of the worker's own weights."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reached(_Push):
+class Reached(Push):
     """All workers have made these steps together; this is the hash of what this one has reached. To
     rank 0, after each :class:`State` of the first worker."""
 
     weights_sha256: str
 
-
-AnyPush = Gradient | Change | WorkerWeights | Reached
 
 PUSHES: dict[Pushed, type[Gradient | Change | WorkerWeights]] = {
     Pushed.GRADIENT: Gradient,
@@ -305,5 +305,5 @@ Message = (
     | Failed
 )
 
-WITH_PAYLOAD = (Gradient, Change, WorkerWeights, State, Answer)
+WITH_PAYLOAD = (*PUSHES.values(), State, Answer)
 """Kinds that a vector always follows; no other kind has a landing."""
