@@ -74,15 +74,8 @@ class Leader:
             recorder.profiles[serving.endpoint.rank] = profile
         self.noting = Noting(job, recorder)
         self.keeping = Keeping(job, serving, store, identity, best)
-        self.evaluating = Evaluating(
-            job,
-            serving,
-            self.keeping,
-            recorder,
-            best,
-            tell=self._tell,
-            closed=self._evaluation_closed,
-        )
+        known = job, serving, self.keeping, recorder, best
+        self.evaluating = Evaluating(*known, tell=self._tell, closed=self._evaluation_closed)
         self.answering = Answering(
             job.workers,
             serving,
