@@ -119,11 +119,17 @@ class Deciding:
                 case _:
                     self._decide(happened)
         if self.policy.drained:
-            for happened in replay.release():
-                self._decide(happened)
+            self.release()
         elif replay.over and self._serving.idle:
             error = Ended(f"{replay.path} ends before its run did")
             raise Stopped(StoppedBy.END_OF_RECORD, error)
+
+    def release(self) -> None:
+        """After the last update: let count what a replay has held back, in whatever order. Before
+        any of these workers is answered, or it would be told to evaluate again what it has."""
+        if self._replay is not None:
+            for happened in self._replay.release():
+                self._decide(happened)
 
     def _stop_early(self) -> None:
         self.stopped_by = StoppedBy.EARLY_STOP

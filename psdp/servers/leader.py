@@ -259,6 +259,7 @@ class Leader:
         self.evaluating.last = version
         if self.answering.live and not self.evaluating.is_open(version):
             self._evaluate_now()
+        self.deciding.release()
         self.answering.dismiss_all()
 
     # Evaluations
