@@ -268,3 +268,32 @@ def test_norms_of_the_version_that_summed_them_otherwise_are_taken_but_for_their
     else:
         with pytest.raises(ReplayError, match="diverges at line"):
             train(tmp_path / "again", replay=str(run.folder), **settings)
+
+
+def test_what_a_replay_held_back_counts_before_anybody_is_let_go(tmp_path: Path) -> None:
+    """Or a worker whose report of an evaluation was held would be told to evaluate again what the
+    server has forgotten by then."""
+    still = {"lr": 0.0, "min_lr": 0.0}  # no evaluation is better than the first: none is kept
+    common = {**COMMON, "backup_workers": 1, "eval_every": 10, **still}
+
+    def evaluates_until_the_end(run: Training) -> None:
+        model = run.worker(1).replica.model
+        evaluate = model.evaluate
+
+        def late(batch: Any) -> Any:
+            deadline = time.monotonic() + 20
+            while 10 <= run.progress.version < 15 and time.monotonic() < deadline:
+                time.sleep(1e-3)
+            return evaluate(batch)
+
+        model.evaluate = late  # type: ignore[method-assign]
+
+    def others_are_slow(run: Training) -> None:
+        for number in (0, 2):
+            before_gradient(run.worker(number), lambda _count: time.sleep(0.02))
+
+    first = train(tmp_path / "first", record=True, prepare=evaluates_until_the_end, **common)
+    again = train(
+        tmp_path / "again", replay=str(tmp_path / "first"), prepare=others_are_slow, **common
+    )
+    same(again, first)
