@@ -129,7 +129,7 @@ def test_a_batch_that_depends_on_what_came_before_is_refused() -> None:
         (Mean(validation_units=np.int64(3)), "validation_units to be a whole number"),
         (Mean(validation_units=3), "yields none, and validation_units is 3"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "task",
 )
 def test_what_is_no_task_is_refused_in_a_line(task: Any, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
