@@ -1,4 +1,4 @@
-"""The mean of vectors that are on the wire element by element."""
+"""Vectors that are on the wire element by element, and their mean."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from psdp.backend import Backend
 from psdp.params import Array
+from psdp.wire.base import Codec
 
 
 def weighted_mean(
@@ -25,3 +26,17 @@ def weighted_mean(
     shares = [float(weight) / float(total) for weight in weights]
     with np.errstate(over="ignore", invalid="ignore"):
         backend.mean(list(gradients), shares, into)
+
+
+class ElementCodec(Codec):
+    """Has an item for each element, so the backend averages payloads as they came."""
+
+    by_element = True
+
+    def bound(self, size: int) -> int:
+        return size
+
+    def mean(
+        self, payloads: Sequence[Array], weights: Sequence[float], into: Array, backend: Backend
+    ) -> None:
+        weighted_mean(into, payloads, weights, backend)

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy.typing as npt
 
 from psdp.backend import Backend
 from psdp.params import Array
-from psdp.wire.average import weighted_mean
-from psdp.wire.base import Codec, Encode
+from psdp.wire.average import ElementCodec
+from psdp.wire.base import Encode
 
 
-class Plain(Codec):
+class Plain(ElementCodec):
     """The vector itself."""
 
     name = "float32"
     help = "as it is"
     as_it_is = True
-    by_element = True
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
         super().__init__(dtype)
         self.item = self.dtype
-
-    def bound(self, size: int) -> int:
-        return size
 
     def encoder(self, size: int, backend: Backend) -> Encode:
         def encode(vector: Array, out: Array) -> int:
@@ -33,8 +27,3 @@ class Plain(Codec):
             return vector.size
 
         return encode
-
-    def mean(
-        self, payloads: Sequence[Array], weights: Sequence[float], into: Array, backend: Backend
-    ) -> None:
-        weighted_mean(into, payloads, weights, backend)
