@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import signal
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,6 +257,22 @@ def before_gradient(worker: Worker, action: Callable[[int], None]) -> None:
             compute(clock, batch, leaves)
 
         training.gradient = wrapped
+
+
+def trace_peak(worker: Worker, first: int, last: int, into: list[int]) -> None:
+    """Append the bytes allocated before a worker's gradient number ``first``, and the most there
+    were from then until its gradient number ``last``."""
+
+    def measure(count: int) -> None:
+        if count == first:
+            tracemalloc.start()
+            tracemalloc.reset_peak()
+            into.append(tracemalloc.get_traced_memory()[0])
+        elif count == last:
+            into.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+
+    before_gradient(worker, measure)
 
 
 def die(worker: Worker) -> NoReturn:

@@ -8,14 +8,13 @@ import math
 import os
 import random
 import time
-import tracemalloc
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from jobs import VOCAB, Training, before_gradient, corpus, die, die_at, train
+from jobs import VOCAB, Training, before_gradient, corpus, die, die_at, trace_peak, train
 
 from psdp.backend import make_backend
 from psdp.checkpoint import (
@@ -847,16 +846,7 @@ def test_a_step_allocates_nothing_of_the_models_size(tmp_path: Path) -> None:
     measured: list[int] = []
 
     def prepare(run: Training) -> None:
-        def measure(count: int) -> None:
-            if count == 10:
-                tracemalloc.start()
-                tracemalloc.reset_peak()
-                measured.append(tracemalloc.get_traced_memory()[0])
-            elif count == 30:
-                measured.append(tracemalloc.get_traced_memory()[1])
-                tracemalloc.stop()
-
-        before_gradient(run.worker(0), measure)
+        trace_peak(run.worker(0), 10, 30, measured)
 
     big = {"n_embd": 128, "n_layer": 2, "dtype": "float32"}
     run = train(tmp_path, max_steps=35, prepare=prepare, log_every=10, val_fraction=0.0, **big)

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import threading
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs import PATIENCE_S, Training, before_gradient, train
+from jobs import PATIENCE_S, Training, trace_peak, train
 
 from psdp.errors import NumericsError
 from psdp.params import Array
@@ -196,16 +195,7 @@ def test_a_step_allocates_nothing_of_the_models_size(tmp_path: Path) -> None:
     measured: list[int] = []
 
     def prepare(run: Training) -> None:
-        def measure(count: int) -> None:
-            if count == 10:
-                tracemalloc.start()
-                tracemalloc.reset_peak()
-                measured.append(tracemalloc.get_traced_memory()[0])
-            elif count == 30:
-                measured.append(tracemalloc.get_traced_memory()[1])
-                tracemalloc.stop()
-
-        before_gradient(run.worker(0), measure)
+        trace_peak(run.worker(0), 10, 30, measured)
 
     big = {"n_embd": 128, "n_layer": 2, "max_steps": 35, "eval_every": 0, "val_fraction": 0.0}
     run = train(tmp_path, prepare=prepare, log_every=10, wire_dtype="bf16", **COMMON | big)
