@@ -341,6 +341,19 @@ endpoint.receive(100)
     assert done.returncode == 5, done.stdout
 
 
+def test_no_rank_outlives_its_abort() -> None:
+    body = """
+world.exchange(b"")
+try:
+    world.abort(5)
+finally:
+    print("alive", flush=True)
+"""
+    for _ in range(3):
+        done = run_job(3, START + body, timeout_s=40)
+        assert (done.returncode, "alive" in done.stdout) == (5, False), done.stdout
+
+
 def test_the_library_and_the_host_have_names() -> None:
     output = run(2, 'print(f"{world.library} on {world.host}"); endpoint = world.endpoint([])')
     assert "MPI" in output or "MPICH" in output
