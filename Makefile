@@ -14,6 +14,9 @@ RANKS ?= 3
 STEPS ?= 700
 RUN ?= runs/make-$(shell date +%Y%m%d-%H%M%S)
 PYTEST_FLAGS ?=
+# Ranks of an MPI job wait for one another, and so leave cores to other jobs.
+AT_ONCE ?= 4
+JOBS_AT_ONCE ?= 3
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -26,11 +29,11 @@ train: $(VENV)/.train
 	$(BIN)/python -m psdp.generate --checkpoint $(RUN) --prompt "def " --tokens 200 --temperature 0.8 --top-k 40
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto -m "not mpi" $(PYTEST_FLAGS)
-	$(BIN)/python -m pytest -m mpi $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(AT_ONCE) -m "not mpi" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(JOBS_AT_ONCE) -m mpi $(PYTEST_FLAGS)
 
 test-mpi: $(VENV)/.test
-	$(BIN)/python -m pytest -m mpi $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(JOBS_AT_ONCE) -m mpi $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
