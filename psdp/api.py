@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +94,15 @@ def load(path: str | Path, *, best: bool = False) -> dict[str, Array]:
     """Return the weights of a checkpoint by the names of the parameters, each in its shape.
 
     Args:
-        path: a run folder, of which the latest is taken, or the folder of one.
+        path: a run folder, of which the latest that is whole is taken, or the folder of one.
         best: of the run folder, the one with the lowest validation loss instead.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
+
+    Warns:
+        UserWarning: a later one of the run folder is not whole, and was passed over.
     """
-    manifest = read_manifest(choose_checkpoint(Path(path), best=best))
+    tell = partial(warnings.warn, stacklevel=4)
+    manifest = read_manifest(choose_checkpoint(Path(path), best=best, tell=tell))
     return read_named(manifest)

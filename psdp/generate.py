@@ -52,16 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         threads = options.threads or fair_share(own_cores(), [own_cores()], cpu_quota())
         limit_blas(threads)
         prompt = read_stdin() if options.prompt == "-" else as_typed(options.prompt)
-        folder = choose_checkpoint(options.checkpoint, best=options.best)
+        folder = choose_checkpoint(options.checkpoint, best=options.best, tell=tell)
         tokenizer, decoder = load_model(folder, options.device, threads)
         rng = np.random.default_rng(options.seed)
         pieces = continuation(tokenizer, decoder, prompt, options.tokens, options.sampling, rng)
         return write(chain(pieces, ["\n"]))
     except PsdpError as error:
-        print(f"psdp: {error}", file=sys.stderr)
+        tell(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def tell(text: object) -> None:
+    """Print a line on stderr."""
+    print(f"psdp: {text}", file=sys.stderr)
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -98,7 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     add(
         "--checkpoint",
-        "run folder, of which the latest checkpoint is taken, or folder of a checkpoint",
+        "run folder, of which the latest checkpoint that is whole is taken, or folder of a "
+        "checkpoint",
         required=True,
         metavar="DIR",
     )

@@ -110,7 +110,10 @@ def live_in(
         return refusal.exit_code
     except BaseException as error:  # whatever it is, no rank may be left waiting for this one
         world.abort(tell(world.rank, error, signals))
-    status = play(world, role, endpoint, signals)
+    try:
+        status = play(world, role, endpoint, signals)
+    finally:
+        ready.folder.let_go()
     if world.rank == 0 and status == 0:
         program.finished(ready.folder.path)
     return status
@@ -213,7 +216,8 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Asked) -> Leader | Follow
     """Return the server of this rank, at its start or where the checkpoint was taken."""
     job, run, snapshot = ready.job, ready.job.config.run, ready.snapshot
     assert ready.shard is not None
-    store = CheckpointStore(ready.folder.path, run.keep_checkpoints)
+    folder = ready.folder
+    store = CheckpointStore(folder.path, run.keep_checkpoints, folder.token, folder.check)
     if endpoint.rank != 0:
         serving = Serving(job, endpoint, ready.shard, store, snapshot)
         return Follower(serving, signalled=signals)
@@ -225,7 +229,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Asked) -> Leader | Follow
     console.say(describe(ready))
     recorder = Recorder(
         job,
-        ready.folder,
+        folder,
         console,
         version=version,
         units=units,
@@ -242,7 +246,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Asked) -> Leader | Follow
         recorder,
         ready.identity,
         best=best,
-        record=Record(events_file(ready.folder.path, version)) if run.record else None,
+        record=Record(events_file(folder.path, version), folder.check) if run.record else None,
         replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
         signalled=signals,
     )

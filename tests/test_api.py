@@ -13,7 +13,7 @@ from mpi import run_job
 
 import psdp
 from psdp.api import command_line
-from psdp.checkpoint import CheckpointStore
+from psdp.checkpoint import CheckpointId, CheckpointStore
 from psdp.cli import build_parser, given_settings
 from psdp.config import OF_LANGUAGE, Config, flag_of
 from psdp.errors import CheckpointError, ConfigError
@@ -75,10 +75,10 @@ def test_weights_are_loaded_by_name_in_their_shape(tmp_path: Path) -> None:
     flat = np.arange(7, dtype=np.float32)
     store = CheckpointStore(tmp_path, keep=0)
     files = [
-        store.write_shard(3, shard, 2, {"weights": part})
+        store.write_shard(CheckpointId(3, 3), shard, 2, {"weights": part})
         for shard, part in enumerate((flat[:4], flat[4:]))
     ]
-    store.commit(3, files, {"layout": Pairs.table.index()})
+    store.commit(CheckpointId(3, 3), files, {"layout": Pairs.table.index()})
     found = psdp.load(tmp_path)
     assert {name: of.tolist() for name, of in found.items()} == {
         "w": [[0, 1, 2], [3, 4, 5]], "b": 6,
@@ -89,7 +89,11 @@ def test_weights_are_loaded_by_name_in_their_shape(tmp_path: Path) -> None:
 
 def test_what_holds_no_named_weights_is_refused(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=0)
-    store.commit(3, [store.write_shard(3, 0, 1, {"weights": np.zeros(2, "f4")})], {})
+    store.commit(
+        CheckpointId(3, 3),
+        [store.write_shard(CheckpointId(3, 3), 0, 1, {"weights": np.zeros(2, "f4")})],
+        {},
+    )
     with pytest.raises(CheckpointError, match="does not say which parameters it holds"):
         psdp.load(tmp_path)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from psdp.backend import make_backend
-from psdp.checkpoint import CheckpointStore, read_manifest
+from psdp.checkpoint import CheckpointId, CheckpointStore, read_manifest
 from psdp.config import Config, ModelConfig
 from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer, Tokenizer
 from psdp.generate import main, parse
@@ -184,7 +184,9 @@ def save(
     weights = weights_of(TINY, tokenizer.vocab_size, "float32")
     store = CheckpointStore(run, keep=0)
     files = [
-        store.write_shard(step, k, 2, {"weights": weights[part.start : part.stop] * step})
+        store.write_shard(
+            CheckpointId(step, step), k, 2, {"weights": weights[part.start : part.stop] * step}
+        )
         for k, part in enumerate(part.span for part in table.parts(2))
     ]
     identity = {
@@ -192,7 +194,7 @@ def save(
         "tokenizer": tokenizer.to_json(),
         "layout": table.index(),
     }
-    store.commit(step, files, identity | dict(changes or {}))
+    store.commit(CheckpointId(step, step), files, identity | dict(changes or {}))
     return store
 
 
@@ -211,7 +213,7 @@ def test_the_text_is_the_prompt_and_what_the_model_adds_and_a_newline(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--prompt", "def ", "--tokens", "30", "--temperature", "0")
-    tokenizer, decoder = load_model(run / "checkpoints" / "step-000010", "cpu")
+    tokenizer, decoder = load_model(run / "checkpoints" / "step-000010-v000010", "cpu")
     expected = "".join(continuation(tokenizer, decoder, "def ", 30, GREEDY, rng()))
     assert generate(capsys, "--checkpoint", run, *flags) == (0, expected + "\n", "")
 
@@ -232,10 +234,12 @@ def test_a_run_folder_means_its_latest_checkpoint_or_its_best(
 ) -> None:
     for step in (1, 2, 3):
         store = save(tmp_path, ByteTokenizer(), step)
-    store.mark_best(2)
+    store.mark_best(CheckpointId(2, 2))
     flags = ("--temperature", 0, "--tokens", 30)
     by_step = {
-        step: generate(capsys, "--checkpoint", tmp_path / f"checkpoints/step-{step:06d}", *flags)
+        step: generate(
+            capsys, "--checkpoint", tmp_path / f"checkpoints/step-{step:06d}-v{step:06d}", *flags
+        )
         for step in (1, 2, 3)
     }
     assert len(set(by_step.values())) == 3
@@ -309,7 +313,7 @@ def test_the_checkpoint_has_to_be_named(capsys: pytest.CaptureFixture[str]) -> N
 def test_best_of_one_checkpoint_is_a_contradiction(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = run / "checkpoints" / "step-000010"
+    folder = run / "checkpoints" / "step-000010-v000010"
     status, _, err = generate(capsys, "--checkpoint", folder, "--best")
     assert status == 2
     assert f"{folder} is one checkpoint; give the run folder, or drop --best" in err
@@ -348,8 +352,8 @@ def test_a_checkpoint_that_no_run_wrote_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = CheckpointStore(tmp_path, keep=0)
-    file = store.write_shard(1, 0, 1, {"weights": np.zeros(3, np.float32)})
-    store.commit(1, [file], {"version": 1})
+    file = store.write_shard(CheckpointId(1, 1), 0, 1, {"weights": np.zeros(3, np.float32)})
+    store.commit(CheckpointId(1, 1), [file], {"version": 1})
     status, _, err = generate(capsys, "--checkpoint", tmp_path)
     assert status == 6
     assert "does not say its layout, settings, tokenizer; was it written by a psdp run?" in err
@@ -358,13 +362,13 @@ def test_a_checkpoint_that_no_run_wrote_is_refused(
 def test_weights_that_are_too_few_are_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = run / "checkpoints" / "step-000010"
+    folder = run / "checkpoints" / "step-000010-v000010"
     store = CheckpointStore(run, keep=0)
-    file = store.write_shard(11, 0, 1, {"weights": np.zeros(3, np.float32)})
-    store.commit(11, [file], read_manifest(folder).state)
+    file = store.write_shard(CheckpointId(11, 11), 0, 1, {"weights": np.zeros(3, np.float32)})
+    store.commit(CheckpointId(11, 11), [file], read_manifest(folder).state)
     status, _, err = generate(capsys, "--checkpoint", run)
     assert status == 6
-    assert "step-000011 holds other parameters" in err
+    assert "step-000011-v000011 holds other parameters" in err
 
 
 def test_damage_is_found_before_a_word_is_said(
@@ -384,9 +388,13 @@ def test_a_diverged_model_is_one_line_too(
 ) -> None:
     table = parameter_table(TINY, 256)
     store = save(tmp_path, ByteTokenizer())
-    weights = np.full(table.size, np.nan, np.float32)
-    file = store.write_shard(11, 0, 1, {"weights": weights})
-    store.commit(11, [file], read_manifest(tmp_path / "checkpoints/step-000010").state)
+    weights = np.full(table.size, 1e38, np.float32)
+    file = store.write_shard(CheckpointId(11, 11), 0, 1, {"weights": weights})
+    store.commit(
+        CheckpointId(11, 11),
+        [file],
+        read_manifest(tmp_path / "checkpoints/step-000010-v000010").state,
+    )
     status, out, err = generate(capsys, "--checkpoint", tmp_path, "--prompt", "a")
     assert (status, out) == (7, "a")
     assert err.count("\n") == 1

@@ -1,20 +1,27 @@
 """What is kept of a run: weights and optimizer state in safetensors, the rest in JSON, no pickle.
 
-    RUN/checkpoints/step-000100/shard-00-of-02.safetensors   one per server: flat vectors (S,)
-                                shard-01-of-02.safetensors
-                                checkpoint.json              manifest: state, sizes, sha256, digest
-    RUN/checkpoints/best.json                                {"step": 100}
+    RUN/checkpoints/
+        step-000100-v000250/                steps that were whole, and the version
+            shard-00-of-02.safetensors      one per server: flat vectors (S,)
+            shard-01-of-02.safetensors
+            checkpoint.json                 manifest: state, sizes, sha256, digest
+        best.json                           {"checkpoint": "step-000100-v000250"}
 
-A step folder appears whole, by one rename after everything in it reached the disk; until then it
-is called .tmp-step-000100 and no reader looks at it. What is read back is verified first.
+A folder appears whole, by one rename after everything in it reached the disk; until then its name
+begins with .tmp- and no reader looks at it. No two versions share one. What is read back is
+verified first.
 """
 
 from __future__ import annotations
 
 from psdp.checkpoint.background import BackgroundWriter
+from psdp.checkpoint.layout import CHECKPOINTS, CheckpointId
 from psdp.checkpoint.manifest import Manifest, ShardFile, read_manifest
 from psdp.checkpoint.read import (
     find_checkpoint,
+    is_checkpoint,
+    latest_of,
+    read_best,
     read_named,
     read_shard,
     read_span,
@@ -26,11 +33,16 @@ from psdp.checkpoint.store import CheckpointStore
 
 __all__ = [
     "BackgroundWriter",
+    "CHECKPOINTS",
+    "CheckpointId",
     "CheckpointStore",
     "Manifest",
     "ShardFile",
     "Snapshot",
     "find_checkpoint",
+    "is_checkpoint",
+    "latest_of",
+    "read_best",
     "read_manifest",
     "read_named",
     "read_shard",

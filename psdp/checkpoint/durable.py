@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from psdp.errors import CheckpointError
+from psdp.errors import CheckpointError, NumericsError
 from psdp.params import Array
 
 _DTYPES = {np.dtype("<f4"): "F32", np.dtype("<f8"): "F64", np.dtype("<i8"): "I64"}
@@ -63,6 +63,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> tuple[int, str]:
     (https://github.com/huggingface/safetensors#format). Written here rather than by the library
     because one pass can then hash, write and fsync the caller's own memory, without a copy, and a
     full disk is an OSError with its errno. The same tensors give the same bytes.
+
+    Raises:
+        NumericsError: one of them holds NaN or Inf, and the file is not whole.
     """
     names = sorted(tensors)
     header: dict[str, Any] = {}
@@ -84,11 +87,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> tuple[int, str]:
     with open(path, "wb") as file:
         file.write(start_of_file)
         for name in names:
-            raw = tensors[name].reshape(-1).view(np.uint8)
-            for begin in range(0, raw.size, _CHUNK_BYTES):
-                chunk = raw[begin : begin + _CHUNK_BYTES].data
-                sha256.update(chunk)
-                file.write(chunk)
+            flat = tensors[name].reshape(-1)
+            step = _CHUNK_BYTES // flat.itemsize
+            for begin in range(0, flat.size, step):
+                chunk = flat[begin : begin + step]
+                if not np.isfinite(chunk).all():
+                    raise NumericsError(f"'{name}' holds NaN or Inf")
+                raw = chunk.view(np.uint8).data
+                sha256.update(raw)
+                file.write(raw)
         file.flush()
         os.fsync(file.fileno())
     return len(start_of_file) + end, sha256.hexdigest()

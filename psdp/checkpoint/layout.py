@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "checkpoint.json"
 BEST = "best.json"
 TEMPORARY = ".tmp-"
+DAMAGED = "damaged-"
 
-_STEP = re.compile(r"step-(\d{6,})")
+_NAME = re.compile(r"step-(\d{6,})(?:-v(\d{6,}))?")
+_UNNAMED = -1
 
 
-def step_name(step: int) -> str:
-    """Return the name of the folder of one checkpoint."""
-    return f"step-{step:06d}"
+class CheckpointId(NamedTuple):
+    """Which checkpoint of a run: the steps that were whole by then, and the version. Later ones
+    compare as larger.
+
+    In asynchronous modes several versions share a step. Folders of before psdp 0.2 do not name
+    the version; of a step they compare as the first.
+    """
+
+    step: int
+    version: int = _UNNAMED
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        version = "" if self.version == _UNNAMED else f"-v{self.version:06d}"
+        return f"step-{self.step:06d}{version}"
+
+    @classmethod
+    def of(cls, name: str) -> CheckpointId | None:
+        """Return whose folder is called so, None if that is the name of none."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        return cls(int(match[1]), _UNNAMED if match[2] is None else int(match[2]))
 
 
 def shard_name(shard: int, count: int) -> str:
@@ -23,11 +47,17 @@ def shard_name(shard: int, count: int) -> str:
     return f"shard-{shard:02d}-of-{count:02d}.safetensors"
 
 
-def complete_checkpoints(root: Path) -> dict[int, Path]:
-    """Map the step of each complete checkpoint under ``root`` to its folder, in rising order."""
+def checkpoint_folders(root: Path) -> dict[CheckpointId, Path]:
+    """Return the folders under ``root`` that are called as checkpoints are, in rising order."""
     found = {
-        int(match[1]): folder
+        named: folder
         for folder in root.glob("step-*")
-        if (match := _STEP.fullmatch(folder.name)) and (folder / MANIFEST).is_file()
+        if (named := CheckpointId.of(folder.name)) is not None
     }
     return dict(sorted(found.items()))
+
+
+def complete_checkpoints(root: Path) -> dict[CheckpointId, Path]:
+    """Return those of these folders that hold a manifest, in rising order."""
+    folders = checkpoint_folders(root)
+    return {at: folder for at, folder in folders.items() if (folder / MANIFEST).is_file()}

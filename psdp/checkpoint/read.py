@@ -3,43 +3,102 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from psdp.checkpoint.layout import CHECKPOINTS, MANIFEST, complete_checkpoints
-from psdp.checkpoint.manifest import Manifest
+from psdp.checkpoint.layout import (
+    BEST,
+    CHECKPOINTS,
+    MANIFEST,
+    CheckpointId,
+    checkpoint_folders,
+    complete_checkpoints,
+)
+from psdp.checkpoint.manifest import Manifest, read_manifest
 from psdp.errors import CheckpointError
 from psdp.params import Array
 
 WEIGHTS, OPTIMIZER = "weights", "optimizer."
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Return the folder of a checkpoint: ``path`` itself, or the latest complete one of the run
-    folder ``path``.
+def find_checkpoint(path: Path, tell: Callable[[str], object] = lambda _: None) -> Path:
+    """Return the folder of a checkpoint: ``path`` itself, or of the run folder ``path`` the latest
+    one that is whole, by the hashes of all its files.
+
+    Args:
+        tell: is handed a line about each later one that is not, and why.
 
     Raises:
         CheckpointError: neither; the text says what is missing.
     """
-    if (path / MANIFEST).is_file():
+    if is_checkpoint(path):
         return path
     root = path / CHECKPOINTS
-    if complete := complete_checkpoints(root):
-        return complete[max(complete)]
+    damages: list[str] = []
+    for folder in reversed(checkpoint_folders(root).values()):
+        try:
+            verify(read_manifest(folder))
+        except CheckpointError as error:
+            damages.append(str(error))
+            continue
+        for damage in damages:
+            tell(f"passed over a checkpoint that is not whole: {damage}")
+        return folder
     if not path.exists():
         missing = "there is no such folder"
     elif not path.is_dir():
         missing = "it is not a folder"
     elif not root.is_dir():
         missing = f"it holds neither {MANIFEST} nor a folder '{CHECKPOINTS}'"
+    elif damages:
+        missing = f"none in {root} is whole: {'; '.join(damages)}"
     else:
-        missing = f"{root} holds no complete one (a folder step-NNNNNN with {MANIFEST} in it)"
+        missing = f"{root} holds none (a folder step-NNNNNN-vNNNNNN with {MANIFEST} in it)"
     raise CheckpointError(
         f"no checkpoint at {path}: {missing}; expected a run folder or the folder of a checkpoint"
+    )
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Say whether this is the folder of a complete checkpoint."""
+    return (path / MANIFEST).is_file()
+
+
+def latest_of(run: Path) -> Path | None:
+    """Return the folder of the latest complete checkpoint of a run, None if there is none; its
+    files may be damaged."""
+    return next(reversed(complete_checkpoints(run / CHECKPOINTS).values()), None)
+
+
+def read_best(root: Path) -> CheckpointId | None:
+    """Return which checkpoint of the folder ``checkpoints`` of a run is the best, None if none was
+    marked.
+
+    Raises:
+        CheckpointError: ``best.json`` is unreadable or damaged.
+    """
+    path = root / BEST
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"could not read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: expected JSON, got: {error}") from error
+    match content:
+        case {"checkpoint": str(name)} if (at := CheckpointId.of(name)) is not None:
+            return at
+        case {"step": int(step)} if type(step) is int:  # as folders were named by steps alone
+            return CheckpointId(step)
+    raise CheckpointError(
+        f'{path} is damaged: expected {{"checkpoint": "step-..."}}, got {content!r}'
     )
 
 
@@ -51,40 +110,52 @@ def run_of(checkpoint: Path) -> Path | None:
     return None
 
 
+def verify(manifest: Manifest) -> None:
+    """See that all files of a checkpoint are there, and those that were written.
+
+    Raises:
+        CheckpointError: one is not.
+    """
+    for shard in range(len(manifest.files)):
+        _verify(manifest, shard)
+
+
 def read_shard(manifest: Manifest, shard: int) -> dict[str, Array]:
     """Return the tensors of server ``shard`` by name, verified before they are parsed.
 
     Raises:
         CheckpointError: the file is missing, or is not the one that was written.
     """
-    path = _verify(manifest, shard)
-    return _parse(path, None)
+    return _parse(_verify(manifest, shard))
 
 
 def read_span(manifest: Manifest, span: range) -> dict[str, Array]:
     """Return the tensors of the shard that holds ``span`` of the flat vector, whatever spans those
     that were saved held: vectors from all that hold some of it, everything else, which is the same
-    in all of them, from the first of these.
+    in all of them, from the first of these. Other files are not read.
 
     Raises:
         CheckpointError: a file is missing, or is not the one that was written, or there is none of
             the end of the span.
     """
-    found: list[tuple[dict[str, Array], slice]] = []
+    found: list[dict[str, Array]] = []
     start = 0
     for shard, size in enumerate(_sizes(manifest)):
         within = slice(max(span.start - start, 0), min(span.stop - start, size))
         if within.start < within.stop or (not span and within.start == within.stop):
-            found.append((read_shard(manifest, shard), within))
+            found.append(_parse(_verify(manifest, shard), within=within))
         start += size
     if span.stop > start or not found:
         raise CheckpointError(
             f"{manifest.folder} holds {start} parameters, asked for those up to {span.stop}"
         )
-    first = found[0][0]
-    vectors = [name for name in first if name == WEIGHTS or name.startswith(OPTIMIZER)]
-    joined = {n: np.concatenate([part[n][within] for part, within in found]) for n in vectors}
-    return first | joined
+    vectors = [name for name in found[0] if _is_vector(name)]
+    return found[0] | {name: np.concatenate([part[name] for part in found]) for name in vectors}
+
+
+def _is_vector(name: str) -> bool:
+    """Say whether a tensor has an element for each parameter of its shard."""
+    return name == WEIGHTS or name.startswith(OPTIMIZER)
 
 
 def _sizes(manifest: Manifest) -> list[int]:
@@ -113,7 +184,7 @@ def read_weights(manifest: Manifest) -> Array:
         CheckpointError: a file is missing, or is not the one that was written.
     """
     paths = [_verify(manifest, shard) for shard in range(len(manifest.files))]
-    shards = [_parse(path, WEIGHTS)[WEIGHTS] for path in paths]
+    shards = [_parse(path, only=WEIGHTS)[WEIGHTS] for path in paths]
     for path, shard in zip(paths, shards, strict=True):
         if shard.ndim != 1 or shard.dtype != shards[0].dtype:
             raise CheckpointError(
@@ -167,12 +238,18 @@ def _verify(manifest: Manifest, shard: int) -> Path:
     return path
 
 
-def _parse(path: Path, only: str | None) -> dict[str, Array]:
-    """Return all tensors of a safetensors file, or the one named ``only``."""
+def _parse(path: Path, *, only: str | None = None, within: slice | None = None) -> dict[str, Array]:
+    """Return the tensors of a safetensors file, or the one named ``only``; of those with an element
+    for each parameter these elements."""
     try:
         with safe_open(path, framework="np") as file:
             names = list(file.keys()) if only is None else [only]
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = {
+                name: file.get_tensor(name)
+                if within is None or not _is_vector(name)
+                else file.get_slice(name)[within]
+                for name in names
+            }
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _unexpected(path, error) from error
     for name, tensor in tensors.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,15 +14,22 @@ from psdp.checkpoint.durable import sync_folder, write_tensors, write_text, writ
 from psdp.checkpoint.layout import (
     BEST,
     CHECKPOINTS,
+    DAMAGED,
     MANIFEST,
     TEMPORARY,
+    CheckpointId,
+    checkpoint_folders,
     complete_checkpoints,
     shard_name,
-    step_name,
 )
 from psdp.checkpoint.manifest import ShardFile, manifest_text, shard_files
+from psdp.checkpoint.read import is_checkpoint, read_best
 from psdp.errors import CheckpointError
 from psdp.params import Array
+
+
+def _nobody_else() -> None:
+    pass
 
 
 class CheckpointStore:
@@ -30,15 +37,29 @@ class CheckpointStore:
 
     Every server calls :meth:`write_shard`, at the same time if it likes; rank 0 collects what
     they return and calls :meth:`commit`. All other methods are rank 0's too, one at a time.
+
+    Args:
+        keep: how many of the latest checkpoints stay beside the best (0: all).
+        token: of the job that holds the run folder, equal on all its servers. It is in the names of
+            what is not complete, so what another job that woke up late writes mixes with nothing.
+        check: raises CheckpointError if another job holds the run folder now; rank 0's.
     """
 
-    def __init__(self, run_folder: Path, keep: int) -> None:
-        """``keep`` is how many of the latest checkpoints stay beside the best (0: all)."""
-        self._root = run_folder / CHECKPOINTS
+    def __init__(
+        self,
+        run: Path,
+        keep: int,
+        token: str = "",
+        check: Callable[[], None] = _nobody_else,
+    ) -> None:
+        self.run = run
+        self._root = run / CHECKPOINTS
         self._keep = keep
+        self._prefix = f"{TEMPORARY}{token}-" if token else TEMPORARY
+        self._check = check
 
     def write_shard(
-        self, step: int, shard: int, count: int, tensors: Mapping[str, Array]
+        self, at: CheckpointId, shard: int, count: int, tensors: Mapping[str, Array]
     ) -> dict[str, Any]:
         """Write one server's shard and return the file's entry for :meth:`commit`.
 
@@ -48,8 +69,9 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: the file could not be written; what there was of it is removed.
+            NumericsError: a vector holds NaN or Inf; likewise.
         """
-        folder = self._temporary(step)
+        folder = self._temporary(at)
         path = folder / shard_name(shard, count)
         try:
             with writing(path):
@@ -64,24 +86,24 @@ class CheckpointStore:
 
     def commit(
         self,
-        step: int,
+        at: CheckpointId,
         files: Sequence[Mapping[str, Any]],
         state: Mapping[str, Any],
-        spare: Collection[int] = (),
+        spare: Collection[CheckpointId] = (),
     ) -> Path:
-        """Complete the checkpoint of ``step`` from all servers' entries and return its folder.
+        """Complete a checkpoint from all servers' entries and return its folder.
 
-        ``state`` is anything JSON. Older checkpoints are then pruned, but for the steps in
-        ``spare``: one of them may turn out to be the best. A step that is complete
-        already stays as it is, and what was written of it again is dropped.
+        ``state`` is anything JSON. Older checkpoints are then pruned, but for those in
+        ``spare``: one of them may turn out to be the best. One that is complete already stays as
+        it is, and what was written of it again is dropped.
 
         Raises:
-            CheckpointError: a shard is missing or the disk refuses; the temporary folder is
-                removed and the older checkpoints are untouched.
+            CheckpointError: a shard is missing, the disk refuses, or another job holds the run
+                folder; the temporary folder is removed and the older checkpoints are untouched.
         """
-        folder, temporary = self._folder(step), self._temporary(step)
-        if self.exists(step):
-            self.discard(step)
+        folder, temporary = self._folder(at), self._temporary(at)
+        if self.exists(at):
+            self.discard(at)
             return folder
         try:
             shards = shard_files(files, temporary)
@@ -89,93 +111,100 @@ class CheckpointStore:
                 _check_written(temporary / file.name, file.bytes)
             with writing(folder):
                 if folder.exists():  # without a manifest: damaged, and in the way
-                    aside = self._root / f"{TEMPORARY}damaged-{folder.name}"
-                    folder.rename(aside)
-                    shutil.rmtree(aside, ignore_errors=True)
-                write_text(temporary / MANIFEST, manifest_text(step, state, shards))
+                    self._set_aside(folder)
+                write_text(temporary / MANIFEST, manifest_text(at.step, state, shards))
                 sync_folder(temporary)
+                self._check()
                 temporary.rename(folder)
                 sync_folder(self._root)
                 sync_folder(self._root.parent)
         except BaseException:
-            self.discard(step)
+            self.discard(at)
             raise
-        self._prune({step, *spare})
+        self._prune({at, *spare})
         return folder
 
-    def exists(self, step: int) -> bool:
-        """Say whether the checkpoint of ``step`` is complete."""
-        return (self._folder(step) / MANIFEST).is_file()
+    def exists(self, at: CheckpointId) -> bool:
+        """Say whether a checkpoint is complete."""
+        return is_checkpoint(self._folder(at))
 
-    def mark_best(self, step: int, spare: Collection[int] = ()) -> None:
-        """Record the complete checkpoint of ``step`` as the best, and let go of the one before.
+    def mark_best(self, at: CheckpointId, spare: Collection[CheckpointId] = ()) -> None:
+        """Record a complete checkpoint as the best, and let go of the one before.
 
         Raises:
-            CheckpointError: there is no such checkpoint, or the disk refuses.
+            CheckpointError: there is no such checkpoint, the disk refuses, or another job holds
+                the run folder.
         """
-        if not self.exists(step):
+        if not self.exists(at):
             raise CheckpointError(
-                f"{self._folder(step)} is not complete and cannot be the best checkpoint; commit "
+                f"{self._folder(at)} is not complete and cannot be the best checkpoint; commit "
                 f"it first"
             )
         path = self._root / BEST
-        temporary = self._root / (TEMPORARY + BEST)
+        temporary = self._root / (self._prefix + BEST)
         with writing(path):
-            write_text(temporary, json.dumps({"step": step}) + "\n")
+            write_text(temporary, json.dumps({"checkpoint": at.name}) + "\n")
+            self._check()
             temporary.replace(path)
             sync_folder(self._root)
-        self._prune({step, *spare})
+        self._prune({at, *spare})
 
-    def best(self) -> int | None:
-        """Return the step of the best checkpoint, None if none was marked.
+    def discard(self, at: CheckpointId) -> None:
+        """Remove what was written of a checkpoint that will not be committed, if possible."""
+        shutil.rmtree(self._temporary(at), ignore_errors=True)
+
+    def take_over(self, last: CheckpointId | None = None) -> list[str]:
+        """Clear away what earlier jobs left that would be in the way of one that goes on from the
+        checkpoint ``last``; return what is to be told of it. Call before any server writes.
+
+        What is half written is removed. Later checkpoints, which are damaged, and a damaged
+        best.json are renamed: they begin with "damaged-" then.
 
         Raises:
-            CheckpointError: ``best.json`` is unreadable or damaged.
+            CheckpointError: the disk refuses.
         """
-        path = self._root / BEST
-        try:
-            content = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise CheckpointError(f"could not read {path}: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path} is damaged: expected JSON, got: {error}") from error
-        step = content.get("step") if isinstance(content, dict) else None
-        if type(step) is not int:
-            raise CheckpointError(f'{path}: expected {{"step": N}}, got {content!r}')
-        return step
+        with writing(self._root):
+            for leftover in self._root.glob(TEMPORARY + "*"):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
+            for at, folder in checkpoint_folders(self._root).items():
+                if last is not None and at > last:
+                    self._set_aside(folder)
+            try:
+                read_best(self._root)
+            except CheckpointError as error:
+                self._set_aside(self._root / BEST)
+                return [f"{error}; which checkpoint was the best is not known any more"]
+        return []
 
-    def discard(self, step: int) -> None:
-        """Remove what was written of a checkpoint that will not be committed, if possible."""
-        shutil.rmtree(self._temporary(step), ignore_errors=True)
+    def _set_aside(self, damaged: Path) -> None:
+        """Rename what is damaged, so that it is in nobody's way and nothing is lost."""
+        aside, number = self._root / f"{DAMAGED}{damaged.name}", 1
+        while aside.exists():
+            number += 1
+            aside = self._root / f"{DAMAGED}{number}-{damaged.name}"
+        damaged.rename(aside)
 
-    def discard_leftovers(self) -> None:
-        """Remove what a run that died left half written. Call before any server writes."""
-        for leftover in self._root.glob(TEMPORARY + "*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
-
-    def _prune(self, spare: Collection[int]) -> None:
-        """Remove all but the latest ``keep``, the best, and ``spare``: the step just written, which
-        need not be the highest, and those that may yet become the best."""
+    def _prune(self, spare: Collection[CheckpointId]) -> None:
+        """Remove all but the latest ``keep``, the best, and ``spare``: the one just written, which
+        need not be the latest, and those that may yet become the best."""
         if not self._keep:
             return
         complete = complete_checkpoints(self._root)
-        kept = {*list(complete)[-self._keep :], self.best(), *spare}
-        for step in complete.keys() - kept:
+        kept = {*list(complete)[-self._keep :], read_best(self._root), *spare}
+        for at in complete.keys() - kept:
             # Renamed first: a folder that is half removed must not look complete.
-            with writing(self._temporary(step)):
-                complete[step].rename(self._temporary(step))
-            self.discard(step)
+            with writing(self._temporary(at)):
+                complete[at].rename(self._temporary(at))
+            self.discard(at)
 
-    def _folder(self, step: int) -> Path:
-        return self._root / step_name(step)
+    def _folder(self, at: CheckpointId) -> Path:
+        return self._root / at.name
 
-    def _temporary(self, step: int) -> Path:
-        return self._root / (TEMPORARY + step_name(step))
+    def _temporary(self, at: CheckpointId) -> Path:
+        return self._root / (self._prefix + at.name)
 
 
 def _check_written(path: Path, expected_bytes: int) -> None:

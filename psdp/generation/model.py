@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from psdp.backend import make_backend
-from psdp.checkpoint import CheckpointStore, Manifest, find_checkpoint, read_manifest, read_weights
-from psdp.checkpoint.layout import CHECKPOINTS, MANIFEST, step_name
+from psdp.checkpoint import (
+    CHECKPOINTS,
+    Manifest,
+    find_checkpoint,
+    is_checkpoint,
+    read_best,
+    read_manifest,
+    read_weights,
+)
 from psdp.config import Config
 from psdp.data.tokenizer import Tokenizer, tokenizer_from_json
 from psdp.errors import CheckpointError, ConfigError, DataError
 from psdp.nn.models import Sampler, language_model
 
 
-def choose_checkpoint(path: Path, *, best: bool) -> Path:
+def choose_checkpoint(path: Path, *, best: bool, tell: Callable[[str], object]) -> Path:
     """Return the folder of a checkpoint: ``path`` itself, or of the run folder ``path`` the latest
-    one or the best.
+    one that is whole, or the best.
+
+    Args:
+        tell: is handed a line about each later one that is not whole, and why.
 
     Raises:
         ConfigError: the best is asked for, and ``path`` is one checkpoint.
         CheckpointError: there is no such checkpoint.
     """
     if not best:
-        return find_checkpoint(path)
-    if (path / MANIFEST).is_file():
+        return find_checkpoint(path, tell)
+    if is_checkpoint(path):
         raise ConfigError(
             f"--best chooses among the checkpoints of a run, but {path} is one checkpoint; give "
             "the run folder, or drop --best"
         )
-    step = CheckpointStore(path, keep=0).best()
-    if step is None:
+    marked = read_best(path / CHECKPOINTS)
+    if marked is None:
         find_checkpoint(path)  # which says it better if there is no checkpoint at all
         raise CheckpointError(
             f"{path} has no best checkpoint: no evaluation of that run was completed; drop --best "
             "to take the latest one"
         )
-    return find_checkpoint(path / CHECKPOINTS / step_name(step))
+    return find_checkpoint(path / CHECKPOINTS / marked.name)
 
 
 def load_model(folder: Path, device: str, threads: int = 1) -> tuple[Tokenizer, Sampler]:

@@ -1,6 +1,7 @@
 """The run folder: config.json, metrics.jsonl, summary.json and checkpoints/.
 
-Nothing here overwrites another run; whole files are written beside and renamed.
+Nothing here overwrites another run, nor writes into a folder that another job has taken over; whole
+files are written beside and renamed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from psdp.errors import CheckpointError, ConfigError
+from psdp.records.lock import LOCK, RunLock
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 PROFILE = "profile.json"
@@ -20,29 +22,52 @@ PROFILE = "profile.json"
 class RunFolder:
     """One run's folder, written by rank 0.
 
+    Args:
+        lock: of a folder that is there, which this process holds.
+        token: of the job that holds it, where another process does.
+
     Raises:
-        CheckpointError: anything that cannot be written, naming the file and the reason.
+        CheckpointError: anything that cannot be written, naming the file and the reason; or another
+            job has taken the folder over.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock: RunLock | None = None, token: str = "") -> None:
         self.path = path
+        self._lock = lock
+        self._token = token
         self._begun = False
         self._made: list[Path] = []
 
+    @property
+    def token(self) -> str:
+        """Of the job that holds the folder."""
+        return self._token if self._lock is None else self._lock.token
+
     def create(self) -> None:
-        """Make the folder.
+        """Make the folder, and hold it.
 
         Raises:
             ConfigError: it holds something already, or cannot be made.
+            CheckpointError: another job has begun in it.
         """
         try:
             way = (self.path, *self.path.parents)
             self._made = [folder for folder in way if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
-            inside = sorted(entry.name for entry in self.path.iterdir())
+            self._check_empty()
         except OSError as error:
             self._remove_made()
             raise ConfigError(f"--out {self.path}: {error.strerror}") from error
+        self._lock = RunLock(self.path)
+        try:
+            self._check_empty()  # still: another job may have come first, and ended
+        except BaseException:
+            self.let_go()
+            raise
+        self._begun = True
+
+    def _check_empty(self) -> None:
+        inside = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK)
         if CONFIG in inside:
             raise ConfigError(
                 f"--out {self.path} holds another run; choose another folder, or go on with it by "
@@ -52,7 +77,20 @@ class RunFolder:
             raise ConfigError(
                 f"--out {self.path} is not empty (it holds {inside[0]}); choose another folder"
             )
-        self._begun = True
+
+    def check(self) -> None:
+        """See that this job may write here.
+
+        Raises:
+            CheckpointError: another one has taken the folder over.
+        """
+        if self._lock is not None:
+            self._lock.check()
+
+    def let_go(self) -> None:
+        """Nothing more is written: let another job have the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
     def withdraw(self) -> None:
         """Leave nothing of a run that did not start, so that the next try finds its way free; of a
@@ -62,6 +100,7 @@ class RunFolder:
                 for file in self.path.iterdir():
                     file.unlink()
             self._remove_made()
+        self.let_go()
 
     def _remove_made(self) -> None:
         with contextlib.suppress(OSError):
@@ -77,9 +116,22 @@ class RunFolder:
     def write_profile(self, record: dict[str, Any]) -> None:
         self._write_json(PROFILE, record)
 
+    def mend_metrics(self) -> None:
+        """Drop the last line of metrics.jsonl if it is cut off: the job died writing it."""
+        path = self.path / METRICS
+        try:
+            with path.open("rb+") as file:
+                lines = file.read()
+                file.truncate(lines.rfind(b"\n") + 1)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl; readers see it at once."""
         path = self.path / METRICS
+        self.check()
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
@@ -88,6 +140,7 @@ class RunFolder:
 
     def _write_json(self, name: str, record: dict[str, Any]) -> None:
         path = self.path / name
+        self.check()
         beside = path.with_suffix(".tmp")
         try:
             # A path in the settings may hold bytes that are no UTF-8.

@@ -18,6 +18,8 @@ class StoppedBy(StrEnum):
     """The run that was replayed was cut off there."""
     NON_FINITE = "non-finite gradient"
     """A gradient with NaN or Inf."""
+    NON_FINITE_STATE = "non-finite weights"
+    """Weights, or what their optimizer keeps of them, with NaN or Inf: they are not saved."""
     WORKER_LOST = "worker lost"
     """A worker is gone, without which the others cannot go on."""
     WORKERS_LOST = "workers lost"

@@ -46,14 +46,21 @@ class Record:
     """Appends events to a file; readers see each at once.
 
     Args:
+        check: raises CheckpointError if it must not be written any more.
         now: a clock in seconds.
 
     Raises:
         CheckpointError: it cannot be written.
     """
 
-    def __init__(self, path: Path, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: Path,
+        check: Callable[[], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.path = path
+        self._check = check
         self._now = now
         try:
             # Of an earlier start from the same version nothing is left but this.
@@ -66,6 +73,7 @@ class Record:
         if isinstance(happened.event, Push):
             work = happened.event.work
             line += [round(self._now(), 6), round(work.busy_s, 9), round(work.cpu_s, 6)]
+        self._check()
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

@@ -91,7 +91,7 @@ class Evaluating:
             best = self.best.better(total.loss / total.units, version)
             self._recorder.evaluated(total, version, snapshot.units, best=best)
         if best:
-            self._keeping.mark_best(version, self._job.step_of(snapshot.units))
+            self._keeping.mark_best(snapshot)
         save = best or version == self.last
         self._tell(m.SaveSnapshot(version) if save else m.DropSnapshot(version))
         self._serving.snapshots.release(version, save=save)

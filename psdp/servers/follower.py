@@ -10,7 +10,8 @@ from typing import Any
 from psdp.errors import PeerLost
 from psdp.protocol import order as o
 from psdp.servers.ending import LAST_SAVE_S
-from psdp.servers.serving import TICK_S, WRITE_S, Saved, Serving
+from psdp.servers.saving import Refused, Saved
+from psdp.servers.serving import TICK_S, WRITE_S, Serving
 from psdp.transport import messages as m
 
 PATIENCE_S = LAST_SAVE_S + 0.2
@@ -84,11 +85,16 @@ class Follower:
             raise PeerLost(f"server rank {peer} is gone ({why}); its shard is lost with it")
         self.serving.happened(o.Vanished(self.serving.slot_of(peer)))
 
-    def on_written(self, result: Saved) -> None:
-        file, cpu_s = result.file, self.serving.cpu_s
-        saved = m.ShardSaved(result.version, file["name"], file["bytes"], file["sha256"], cpu_s)
-        self.serving.endpoint.send(0, saved)
-        self.serving.snapshots.written(result.version)
+    def on_written(self, result: Saved | Refused) -> None:
+        told: m.Message
+        match result:
+            case Saved(version, file):
+                cpu_s = self.serving.cpu_s
+                told = m.ShardSaved(version, file["name"], file["bytes"], file["sha256"], cpu_s)
+            case Refused(version, why):
+                told = m.ShardRefused(version, why)
+        self.serving.endpoint.send(0, told)
+        self.serving.snapshots.written(version)
 
     def perform(self, decision: Any) -> None:
         serving = self.serving

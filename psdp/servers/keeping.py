@@ -5,14 +5,21 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdp.checkpoint import CheckpointStore, Snapshot
+from psdp.checkpoint import CheckpointId, CheckpointStore, Snapshot, latest_of
+from psdp.errors import NumericsError
 from psdp.job import Job
 from psdp.records.metrics import Best
-from psdp.servers.serving import TICK_S, Saved, Serving
+from psdp.records.reasons import StoppedBy
+from psdp.servers.ending import Stopped
+from psdp.servers.noting import CURE
+from psdp.servers.saving import Refused, Saved
+from psdp.servers.serving import TICK_S, Serving
+from psdp.servers.snapshots import checkpoint_of
 from psdp.transport import Arrival
 from psdp.transport import messages as m
 
@@ -29,8 +36,8 @@ class Keeping:
     """Checkpoints under way, by version. The disk is touched by the writer's thread alone.
 
     Args:
-        serving: of rank 0, whose writer this uses. Steps that are being evaluated are not pruned,
-            since one of them may turn out to be the best.
+        serving: of rank 0, whose writer this uses. Versions that are being evaluated are not
+            pruned, since one of them may turn out to be the best.
         identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
         best: the best evaluation so far.
 
@@ -52,11 +59,13 @@ class Keeping:
         self._store = store
         self._identity = dict(identity)
         self._best = best
-        self._begun: dict[int, tuple[int, dict[str, Any]]] = {}
-        """Of versions that are being saved: the step, and what the checkpoint says of it."""
+        self._begun: dict[int, tuple[CheckpointId, dict[str, Any]]] = {}
+        """Of versions that are being saved: in which checkpoint, and what it says of them."""
         self._files: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
         """By their names."""
-        self._marked: tuple[int, int] | None = None
+        self._marked: CheckpointId | None = None
+        self._refused: tuple[int, str] | None = None
+        """A version that is not finite, nor are those after it, and what of it is not."""
         serving.before_writing = self.begin
 
     def idle(self) -> bool:
@@ -72,11 +81,18 @@ class Keeping:
             "clocks": {str(rank): clock for rank, clock in snapshot.clocks.items()},
             "best": self._best.record(),
         }
-        self._begun[version] = self._job.step_of(snapshot.units), state
+        self._begun[version] = checkpoint_of(self._job, snapshot), state
 
-    def written(self, result: Saved | Committed | None) -> None:
-        """Take what the writer has finished."""
+    def written(self, result: Saved | Refused | Committed | None) -> None:
+        """Take what the writer has finished.
+
+        Raises:
+            Stopped: this shard is not finite.
+        """
         match result:
+            case Refused(version, why):
+                self._serving.snapshots.written(version)
+                self.refuse(self._serving.endpoint.rank, version, why)
             case Saved(version, file):
                 self._collect(version, file)
                 self._serving.snapshots.written(version)
@@ -90,6 +106,17 @@ class Keeping:
         name, size, sha256 = message.name, message.file_bytes, message.sha256
         self._collect(message.version, {"name": name, "bytes": size, "sha256": sha256})
 
+    def refuse(self, server: int, version: int, why: str) -> None:
+        """Take a server's word that its shard is not finite, and is not saved.
+
+        Raises:
+            Stopped: always. What is NaN or Inf stays so.
+        """
+        what = f"of version {version} on server rank {server} {why}"
+        self._refused = min(self._refused or (version, what), (version, what))
+        error = NumericsError(f"the weights cannot be trained any further: {what}. {CURE}")
+        raise Stopped(StoppedBy.NON_FINITE_STATE, error)
+
     def _collect(self, version: int, file: dict[str, Any]) -> None:
         """Take one server's file; commit with the last one."""
         files = self._files[version]
@@ -97,10 +124,10 @@ class Keeping:
             return  # a server that had written it was asked to save what there is
         files[file["name"]] = file
         if version in self._begun and len(files) == len(self._job.servers):
-            (step, state), all_files = self._begun[version], list(files.values())
+            (at, state), all_files = self._begun[version], list(files.values())
             spare = self._spare()
             self._serving.writer.submit(
-                lambda: Committed(version, self._store.commit(step, all_files, state, spare))
+                lambda: Committed(version, self._store.commit(at, all_files, state, spare))
             )
 
     def settle(self, deadline: float) -> None:
@@ -111,25 +138,42 @@ class Keeping:
         """
         self._serving.recover()
         # What the other servers have begun, this one has; it may wait for their part of a norm.
-        while self._serving.order.waits_for_norms and time.monotonic() < deadline:
-            self._move_on()
+        with suppress(Stopped):  # which is told when it comes to saving
+            while self._serving.order.waits_for_norms and time.monotonic() < deadline:
+                self._move_on()
 
     def save_now(self, deadline: float) -> Path | None:
         """Save the present version on all servers; return where, None if it takes too long.
 
         Args:
             deadline: of the monotonic clock.
+
+        Raises:
+            NumericsError: it is not finite; the text says what is kept.
         """
         serving = self._serving
         version = serving.progress.version
         if version in self.paths:
             return self.paths[version]
-        for server in self._job.servers[1:]:
-            serving.endpoint.send(server, m.SaveNow(version))
-        serving.keep(hold=False, save=True)
-        while version not in self.paths and time.monotonic() < deadline:
-            self._move_on()
+        if self._refused is None:
+            for server in self._job.servers[1:]:
+                serving.endpoint.send(server, m.SaveNow(version))
+            serving.keep(hold=False, save=True)
+        while self._awaits(version) and time.monotonic() < deadline:
+            with suppress(Stopped):
+                self._move_on()
+        if self._refused is not None:
+            latest = latest_of(self._store.run)
+            kept = "no checkpoint was saved before" if latest is None else f"{latest} is kept"
+            raise NumericsError(f"{self._refused[1]}; {kept}")
         return self.paths.get(version)
+
+    def _awaits(self, version: int) -> bool:
+        """Say whether there is something to wait for, to have this version saved; if it is not
+        finite, the last one that is."""
+        if self._refused is None:
+            return version not in self.paths
+        return any(begun < self._refused[0] for begun in self._begun)
 
     def _move_on(self) -> None:
         """Move on only what servers owe one another."""
@@ -141,21 +185,24 @@ class Keeping:
         match event:
             case Arrival(_, m.ShardSaved() as message):
                 self.saved(message)
+            case Arrival(peer, m.ShardRefused(version, why)):
+                self.refuse(peer, version, why)
             case Arrival(peer, m.PartialNorm() as message):
                 self._serving.take(peer, message)
         self._serving.see_written()
 
-    def mark_best(self, version: int, step: int) -> None:
-        """Keep this version's checkpoint as the best, once it is complete."""
-        self._marked = version, step
-        self._mark(version)
+    def mark_best(self, snapshot: Snapshot) -> None:
+        """Keep the checkpoint of this copy as the best, once it is complete."""
+        self._marked = checkpoint_of(self._job, snapshot)
+        self._mark(snapshot.version)
 
     def _mark(self, version: int) -> None:
-        if self._marked is not None and version == self._marked[0] and version in self.paths:
-            step, spare = self._marked[1], self._spare()
-            self._serving.writer.submit(lambda: self._store.mark_best(step, spare))
+        best = self._marked
+        if best is not None and version == best.version and version in self.paths:
+            spare = self._spare()
+            self._serving.writer.submit(lambda: self._store.mark_best(best, spare))
 
-    def _spare(self) -> list[int]:
-        """Return the steps that no commit may prune: the best may be marked only after it."""
-        held = [self._job.step_of(snapshot.units) for snapshot in self._serving.snapshots.held()]
-        return [*held, *([] if self._marked is None else [self._marked[1]])]
+    def _spare(self) -> list[CheckpointId]:
+        """Return what no commit may prune: the best may be marked only after it."""
+        held = [checkpoint_of(self._job, copy) for copy in self._serving.snapshots.held()]
+        return [*held, *([] if self._marked is None else [self._marked])]

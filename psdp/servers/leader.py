@@ -153,6 +153,8 @@ class Leader:
             case m.ShardSaved():
                 self.recorder.server_cpu_s[peer] = message.cpu_s
                 self.keeping.saved(message)
+            case m.ShardRefused(version, why):
+                self.keeping.refuse(peer, version, why)
             case m.Signalled():
                 raise Stopped(StoppedBy.SIGNAL, Ended(f"stopped by a signal to rank {peer}"))
             case m.Failed(status):

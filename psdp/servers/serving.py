@@ -7,7 +7,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,8 +18,9 @@ from psdp.protocol import order as o
 from psdp.records.profile import UNPROFILED, Spans
 from psdp.servers.means import ByMean, ByTakingOver, Maker, works_of
 from psdp.servers.progress import Progress
+from psdp.servers.saving import Saving
 from psdp.servers.shard import Shard
-from psdp.servers.snapshots import Snapshots
+from psdp.servers.snapshots import Snapshots, checkpoint_of
 from psdp.transport import Arrival, Endpoint, Lost, Room
 from psdp.transport import messages as m
 
@@ -32,14 +32,6 @@ WRITE_S = 600.0
 
 WRITES_AHEAD = 4
 """Writes that may wait for the disk before a further one makes the server wait."""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """The writer finished this shard's file of the checkpoint of a version."""
-
-    version: int
-    file: dict[str, Any]
 
 
 class Owner(Protocol):
@@ -102,7 +94,8 @@ class Serving:
         self.pushes: dict[int, m.Push] = {}
         self.order = o.ShardOrder(endpoint.rank, len(job.servers))
         self.before_writing: Callable[[Snapshot], None] = lambda snapshot: None
-        self._store = store
+        self._finished: deque[Any] = deque()
+        self._saving = Saving(store, endpoint.rank, len(job.servers))
         make = ByMean if job.mode.served else ByTakingOver
         self._maker: Maker = make(job, shard, self.progress, profile)
         self._expected = tuple(m.PUSHES[kind] for kind in job.mode.updates) or m.Reached
@@ -143,8 +136,9 @@ class Serving:
 
     def see_written(self) -> None:
         """Take what the writer has finished."""
-        for result in self.writer.poll():
-            self.owner.on_written(result)
+        self._finished += self.writer.poll()
+        while self._finished:  # an exception over one leaves the others
+            self.owner.on_written(self._finished.popleft())
 
     # Receiving
 
@@ -303,10 +297,5 @@ class Serving:
     def _write(self, snapshot: Snapshot) -> None:
         """Write this shard's file of a checkpoint in the background."""
         self.before_writing(snapshot)
-        version, tensors = snapshot.version, snapshot.tensors()
-        step = self.job.step_of(snapshot.units)
-        shard, count = self.endpoint.rank, len(self.job.servers)
-        self.writer.submit(
-            lambda: Saved(version, self._store.write_shard(step, shard, count, tensors)),
-            ahead=WRITES_AHEAD,
-        )
+        at, tensors = checkpoint_of(self.job, snapshot), snapshot.tensors()
+        self.writer.submit(lambda: self._saving.save(at, tensors), ahead=WRITES_AHEAD)

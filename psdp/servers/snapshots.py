@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from psdp.checkpoint import Snapshot
+from psdp.checkpoint import CheckpointId, Snapshot
+from psdp.job import Job
+
+
+def checkpoint_of(job: Job, snapshot: Snapshot) -> CheckpointId:
+    """Return in which checkpoint a copy is saved."""
+    return CheckpointId(job.step_of(snapshot.units), snapshot.version)
 
 
 @dataclass

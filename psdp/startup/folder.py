@@ -14,28 +14,32 @@ import numpy as np
 import safetensors
 
 import psdp
-from psdp.checkpoint import CheckpointStore, Manifest, find_checkpoint, run_of
+from psdp.checkpoint import CheckpointId, CheckpointStore, Manifest
 from psdp.config import Config
-from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.records.folder import RunFolder
+from psdp.records.lock import RunLock
+from psdp.startup.choosing import tell
 from psdp.startup.settings import Location
 from psdp.startup.step import Step
 
 
 @dataclass(frozen=True)
 class FolderMade:
-    """What rank 0 tells: where the run folder is."""
+    """What rank 0 tells: where the run folder is, and the token of its lock."""
 
     path: str | None
+    token: str | None
 
 
 @dataclass(frozen=True)
-class OpenFolder(Step[RunFolder | None, FolderMade, Path]):
-    """Make the run folder on rank 0, with its config.json.
+class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
+    """Make the run folder on rank 0, with its config.json, or make the folder of a run that goes on
+    ready for that. The other ranks learn where it is.
 
     Args:
         settings: to be recorded.
+        lock: rank 0's, of a run that goes on in its own folder.
         locations, kernels: of every rank.
         transport: how vectors go between servers and workers.
         library: that carries the messages.
@@ -45,6 +49,7 @@ class OpenFolder(Step[RunFolder | None, FolderMade, Path]):
     rank: int
     settings: Mapping[str, Any]
     manifest: Manifest | None
+    lock: RunLock | None
     locations: Sequence[Location]
     kernels: Sequence[str]
     transport: str
@@ -54,20 +59,25 @@ class OpenFolder(Step[RunFolder | None, FolderMade, Path]):
 
     def act(self) -> tuple[RunFolder | None, FolderMade]:
         if self.rank != 0:
-            return None, FolderMade(None)
-        run = self.job.config.run
-        folder = open_folder(self.job.config, self.manifest)
+            return None, FolderMade(None, None)
+        folder = open_folder(self.job.config, self.lock)
         try:
-            CheckpointStore(folder.path, run.keep_checkpoints).discard_leftovers()
+            if self.lock is not None and self.manifest is not None:
+                last = CheckpointId.of(self.manifest.folder.resolve().name)
+                for line in CheckpointStore(folder.path, keep=0).take_over(last):
+                    tell(line)
+                folder.mend_metrics()
             folder.write_config(self.config_record(folder))
         except BaseException:
             folder.withdraw()
             raise
-        return folder, FolderMade(str(folder.path))
+        return folder, FolderMade(str(folder.path), folder.token)
 
-    def agree(self, facts: Sequence[FolderMade]) -> Path:
-        assert facts[0].path is not None
-        return Path(facts[0].path)
+    def agree(self, facts: Sequence[FolderMade]) -> RunFolder:
+        path, token = facts[0].path, facts[0].token
+        assert path is not None
+        assert token is not None
+        return RunFolder(Path(path), token=token)
 
     def config_record(self, folder: RunFolder) -> dict[str, Any]:
         """Return what config.json says of a run."""
@@ -95,23 +105,15 @@ class OpenFolder(Step[RunFolder | None, FolderMade, Path]):
         }
 
 
-def open_folder(config: Config, manifest: Manifest | None) -> RunFolder:
-    """Return the run folder: a new one, or on a resume from its latest checkpoint the same one.
+def open_folder(config: Config, lock: RunLock | None) -> RunFolder:
+    """Return the run folder: the one that is locked, or a new one.
 
     Raises:
         ConfigError: ``--out`` holds something else.
     """
+    if lock is not None:
+        return RunFolder(lock.folder, lock)
     out = config.run.out
-    run = None if manifest is None else run_of(manifest.folder)
-    if manifest is not None and run is not None:
-        in_place = out is None or Path(out).resolve() == run.resolve()
-        if in_place and find_checkpoint(run).resolve() == manifest.folder.resolve():
-            return RunFolder(run)
-        if in_place and out is not None:
-            raise ConfigError(
-                f"--out {out} holds checkpoints later than {manifest.folder.name}, which going on "
-                "from there would overwrite; choose another folder"
-            )
     if out is not None:
         folder = RunFolder(Path(out))
         folder.create()

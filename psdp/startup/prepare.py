@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from psdp.backend.threads import limit_blas
@@ -11,7 +12,9 @@ from psdp.checkpoint import Manifest, Snapshot
 from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.records.folder import RunFolder
+from psdp.records.lock import RunLock
 from psdp.servers.shard import Shard
+from psdp.startup.choosing import ChooseCheckpoint
 from psdp.startup.device import OpenDevice
 from psdp.startup.folder import OpenFolder
 from psdp.startup.on_devices import meet_on_devices
@@ -73,8 +76,26 @@ def prepare(
     Raises:
         StartRefused: something is wrong on some rank; rank 0 has said what.
     """
+    lock, checkpoint = take(world, ChooseCheckpoint(world.rank, {} if refused else given))
+    try:
+        return _prepare(world, given, refused, program, checkpoint, lock)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+
+
+def _prepare(
+    world: World,
+    given: Mapping[str, Any],
+    refused: ConfigError | None,
+    program: Program,
+    checkpoint: Path | None,
+    lock: RunLock | None,
+) -> Ready:
     rank, size = world.rank, world.size
-    settled, locations = take(world, AgreeOnSettings(world, given, refused, program.command))
+    agreeing = AgreeOnSettings(world, given, checkpoint, refused, program.command)
+    settled, locations = take(world, agreeing)
     config, manifest = settled
     limit_blas(locations[rank].threads)
     job, _ = take(world, program.begin(config, rank, size))
@@ -91,11 +112,11 @@ def prepare(
     kernels = [fact.kernels for fact in made]
     how = meeting.links.name, world.library
     kept = program.kept(config.flat())
-    opening = OpenFolder(job, rank, kept, manifest, locations, kernels, *how)
-    folder, path = take(world, opening)
+    opening = OpenFolder(job, rank, kept, manifest, lock, locations, kernels, *how)
+    own, told = take(world, opening)
     return Ready(
         job=job,
-        folder=folder or RunFolder(path),
+        folder=own or told,
         identity=identity_of(job, kept),
         replica=part if isinstance(part, Replica) else None,
         shard=part if isinstance(part, Shard) else None,

@@ -12,7 +12,6 @@ from typing import Any
 from psdp.checkpoint import (
     Manifest,
     Snapshot,
-    find_checkpoint,
     read_manifest,
     read_shard,
     read_span,
@@ -29,13 +28,16 @@ CHANGEABLE = frozenset(
         "max_steps", "eval_every", "eval_batches", "early_stop_patience", "out",
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
         "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "straggler",
-        "jitter", "link_mbps", "record", "replay",
+        "jitter", "link_mbps", "record", "replay", "servers",
     }
 )  # fmt: skip
 """Settings that a resumed run may change; all others decide what its weights become."""
 
-FIXED_IN_REPLAY = frozenset({"max_steps", "eval_every", "eval_batches", "early_stop_patience"})
-"""Of these, what a replayed run may not change: they decide what happens when."""
+FIXED_IN_REPLAY = frozenset(
+    {"max_steps", "eval_every", "eval_batches", "early_stop_patience", "servers"}
+)
+"""Of these, what a replayed run may not change: they decide what happens when, and the number of
+servers by which rank."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +61,28 @@ class GoOn(Step[Snapshot | None, Nothing, None]):
             return Snapshot.from_tensors(read_shard(self.manifest, 0)), Nothing()
         if self.rank not in job.servers:
             return None, Nothing()
-        return Snapshot.from_tensors(read_span(self.manifest, job.shards[self.rank])), Nothing()
+        snapshot = Snapshot.from_tensors(read_span(self.manifest, job.shards[self.rank]))
+        # Ranks of workers follow those of servers, of which there may have been others.
+        shift = len(job.servers) - len(self.manifest.files)
+        snapshot.clocks = {rank + shift: clock for rank, clock in snapshot.clocks.items()}
+        return snapshot, Nothing()
 
     def agree(self, facts: Sequence[Nothing]) -> None:
         pass
 
 
-def settle(given: Mapping[str, Any]) -> tuple[Config, Manifest | None]:
-    """Return the resolved settings and, for a resumed run, the checkpoint to go on from.
+def settle(
+    given: Mapping[str, Any], checkpoint: Path | None = None
+) -> tuple[Config, Manifest | None]:
+    """Return the resolved settings and, for a resumed run, the manifest of its ``checkpoint``.
 
     Raises:
         ConfigError: the settings are impossible or contradict one another.
-        CheckpointError: there is no such checkpoint, it is damaged, or it is of a run with other
-            settings than ``given``.
+        CheckpointError: the checkpoint cannot be read, or is of a run with other settings than
+            ``given``.
     """
     resume, replay = given.get("resume"), given.get("replay")
-    manifest = None if resume is None else read_manifest(find_checkpoint(Path(resume)))
+    manifest = None if checkpoint is None else read_manifest(checkpoint)
     if replay is not None:
         values = _told_by(Path(replay), itemgetter("settings"))
         _check_unchanged(given, values, CHANGEABLE - FIXED_IN_REPLAY, Path(replay), "--replay")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from psdp.backend.threads import fair_share
@@ -44,17 +45,19 @@ class Location:
 
 @dataclass(frozen=True)
 class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Location]]):
-    """Read the settings, and the checkpoint to go on from if there is one; compare them; locate
-    all ranks.
+    """Read the settings, those of the checkpoint to go on from if there is one; compare them;
+    locate all ranks.
 
     Args:
         given: of this rank's command line.
+        checkpoint: that rank 0 chose.
         refused: why the command line could not be read.
         command: that starts a rank.
     """
 
     world: World
     given: Mapping[str, Any]
+    checkpoint: Path | None
     refused: ConfigError | None
     command: str
 
@@ -64,7 +67,7 @@ class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Locatio
         if self.refused is not None:
             raise self.refused
         check_not_alone(self.world.size, self.world.library, os.environ)
-        config, manifest = settle(self.given)
+        config, manifest = settle(self.given, self.checkpoint)
         check_world(config, self.world.size, self.command)
         cores = tuple(own_cores())
         return (config, manifest), Settled(config.flat(), self.world.host, cores, cpu_quota())

@@ -257,6 +257,15 @@ class ShardSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardRefused:
+    """To rank 0: the sender does not save its shard of a version, since it holds NaN or Inf;
+    ``why`` says where."""
+
+    version: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """Rank 0 to the others: everything is saved, the run is over."""
 
@@ -300,6 +309,7 @@ Message = (
     | DropSnapshot
     | SaveNow
     | ShardSaved
+    | ShardRefused
     | Finish
     | Signalled
     | Failed

@@ -66,12 +66,12 @@ def test_an_os_error_is_a_checkpoint_error_that_names_path_and_reason(code: int)
     writer: BackgroundWriter[None] = BackgroundWriter()
 
     def fail() -> None:
-        raise OSError(code, os.strerror(code), "/run/step-000100")
+        raise OSError(code, os.strerror(code), "/run/step-000100-v000100")
 
     writer.submit(fail)
     with pytest.raises(CheckpointError) as caught:
         writer.close(timeout_s=10)
-    assert f"could not write /run/step-000100: {os.strerror(code)}" in str(caught.value)
+    assert f"could not write /run/step-000100-v000100: {os.strerror(code)}" in str(caught.value)
 
 
 def test_after_an_error_the_next_job_runs_and_its_result_is_kept() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from psdp.checkpoint import (
+    CheckpointId,
     CheckpointStore,
     Manifest,
     find_checkpoint,
     read_manifest,
     read_shard,
+    read_span,
     read_weights,
 )
 from psdp.checkpoint.manifest import ShardFile, manifest_text
@@ -31,9 +34,10 @@ def folder(tmp_path: Path) -> Path:
     """A checkpoint of two shards."""
     store = CheckpointStore(tmp_path, keep=1)
     entries = [
-        store.write_shard(42, shard, 2, {"weights": np.arange(10.0) + shard}) for shard in range(2)
+        store.write_shard(CheckpointId(42, 42), shard, 2, {"weights": np.arange(10.0) + shard})
+        for shard in range(2)
     ]
-    return store.commit(42, entries, {"updates": 42, "loss": 1.5})
+    return store.commit(CheckpointId(42, 42), entries, {"updates": 42, "loss": 1.5})
 
 
 def test_a_truncated_shard(folder: Path) -> None:
@@ -207,10 +211,10 @@ def test_weights_that_are_no_vector(tmp_path: Path, shape: list[int]) -> None:
 def test_shards_of_different_precision(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=1)
     entries = [
-        store.write_shard(1, shard, 2, {"weights": np.ones(4, dtype)})
+        store.write_shard(CheckpointId(1, 1), shard, 2, {"weights": np.ones(4, dtype)})
         for shard, dtype in enumerate(("float32", "float64"))
     ]
-    manifest = read_manifest(store.commit(1, entries, {}))
+    manifest = read_manifest(store.commit(CheckpointId(1, 1), entries, {}))
     with pytest.raises(CheckpointError, match=r"shard-01-of-02.*a vector of float32, got float64"):
         read_weights(manifest)
 
@@ -275,9 +279,21 @@ def test_a_run_folder_a_checkpoint_and_nothing_else_are_found(tmp_path: Path, fo
 
 
 def test_what_is_incomplete_or_foreign_is_not_the_latest(tmp_path: Path, folder: Path) -> None:
-    for name in ("step-000043", ".tmp-step-000044", "step-45", "step-000046.bak", "step-x"):
+    for name in (
+        "step-000043-v43",
+        ".tmp-step-000044-v000044",
+        "step-45",
+        "step-000046-v000046.bak",
+        "step-x",
+    ):
         (folder.parent / name).mkdir()
-    for name in (".tmp-step-000044", "step-45", "step-000046.bak", "step-x"):
+    for name in (
+        ".tmp-step-000044-v000044",
+        "step-45",
+        "step-000043-v43",
+        "step-000046-v000046.bak",
+        "step-x",
+    ):
         (folder.parent / name / "checkpoint.json").write_text("{}")
     assert find_checkpoint(tmp_path) == folder
 
@@ -292,6 +308,56 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         CheckpointError, match=r"neither checkpoint\.json nor a folder 'checkpoints'"
     ):
         find_checkpoint(tmp_path)
-    (tmp_path / "checkpoints" / ".tmp-step-000001").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="holds no complete one"):
+    (tmp_path / "checkpoints" / ".tmp-step-000001-v000001").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"holds none \(a folder step-NNNNNN-vNNNNNN "):
         find_checkpoint(tmp_path)
+
+
+def _truncate(folder: Path) -> None:
+    os.truncate(folder / "shard-01-of-02.safetensors", 100)
+
+
+def _flip(folder: Path, shard: int = 0) -> None:
+    path = folder / f"shard-{shard:02d}-of-02.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (_truncate, "shard-01-of-02.safetensors is damaged: expected "),
+        (_flip, "shard-00-of-02.safetensors is damaged: expected sha256 "),
+        (lambda f: (f / "shard-00-of-02.safetensors").unlink(), "00-of-02.safetensors: No such"),
+        (lambda f: (f / "checkpoint.json").unlink(), "checkpoint.json: No such file"),
+        (lambda f: (f / "checkpoint.json").write_text("{"), "checkpoint.json is damaged"),
+    ],
+)
+def test_the_latest_that_is_whole_is_found_and_why_not_a_later_one_is_said(
+    tmp_path: Path, folder: Path, damage: Callable[[Path], Any], why: str
+) -> None:
+    later = [folder.with_name(name) for name in ("step-000042-v000043", "step-000043-v000043")]
+    for copy in later:
+        shutil.copytree(folder, copy)
+        damage(copy)
+    said: list[str] = []
+    assert find_checkpoint(tmp_path, said.append) == folder
+    for text, copy in zip(said, reversed(later), strict=True):
+        assert text.startswith("passed over a checkpoint that is not whole: ")
+        assert why in text
+        assert str(copy) in text
+    damage(folder)
+    with pytest.raises(CheckpointError, match=f"none in .*checkpoints is whole: .*{why}"):
+        find_checkpoint(tmp_path)
+
+
+def test_a_span_is_read_from_the_files_that_hold_some_of_it_alone(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    _flip(folder, 1)  # of which the header is read for its size, no more
+    first, both = np.arange(10.0), [range(2, 10), range(10), range(5, 5), range(3, 11)]
+    for span in both[:3]:
+        read = read_span(manifest, span)["weights"]
+        np.testing.assert_array_equal(read, first[span.start : span.stop])
+    with pytest.raises(CheckpointError, match=r"shard-01-of-02.* is damaged"):
+        read_span(manifest, both[3])

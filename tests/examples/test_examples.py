@@ -87,7 +87,7 @@ def test_every_way_leads_to_the_likeliest_weights(tmp_path: Path, mode: str) -> 
 def test_a_run_goes_on_where_it_was_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     flags = ("--max-steps", "40", "--checkpoint-every", "15", "--mode", "sync")
     train(tmp_path, "logistic", "whole", *flags)
-    shutil.copytree(tmp_path / "whole/checkpoints/step-000015", tmp_path / "part")
+    shutil.copytree(tmp_path / "whole/checkpoints/step-000015-v000015", tmp_path / "part")
     train(tmp_path, "logistic", "rest", "--resume", "part")
     whole, rest = summary(tmp_path / "whole"), summary(tmp_path / "rest")
     assert rest["weights_sha256"] == whole["weights_sha256"]

@@ -191,7 +191,7 @@ class Training:
 
     def checkpoints(self) -> dict[int, Path]:
         return {
-            int(path.name.removeprefix("step-")): path
+            int(path.name[5:11]): path
             for path in sorted((self.folder / "checkpoints").glob("step-*"))
         }
 
@@ -202,7 +202,10 @@ class Training:
 
         def live(world: World) -> int:
             rank = self.ranks[world.rank]
-            return play(world, rank.role, rank.endpoint, rank.asked)
+            try:
+                return play(world, rank.role, rank.endpoint, rank.asked)
+            finally:
+                rank.ready.folder.let_go()
 
         try:
             ends = self._worlds.run(live, PATIENCE_S)

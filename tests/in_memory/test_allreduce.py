@@ -149,9 +149,11 @@ def test_a_gradient_with_nan_is_told_with_its_step_and_the_weights_before_are_ke
 
         worker.replica.model.add_gradient = poisoned  # type: ignore[method-assign]
 
-    with pytest.raises(NumericsError, match=r"(?s)holds NaN or Inf at step 7\..*step-000005"):
+    with pytest.raises(
+        NumericsError, match=r"(?s)holds NaN or Inf at step 7\..*step-000005-v000005"
+    ):
         train(tmp_path, workers=3, prepare=spoil, mode="allreduce", max_steps=9, checkpoint_every=5)
-    assert np.isfinite(tensors(tmp_path / "checkpoints" / "step-000005")["weights"]).all()
+    assert np.isfinite(tensors(tmp_path / "checkpoints" / "step-000005-v000005")["weights"]).all()
 
 
 def test_a_worker_that_dies_ends_the_run(tmp_path: Path) -> None:
@@ -178,7 +180,9 @@ def test_replicas_that_differ_are_refused_and_what_they_had_in_common_is_kept(
 
         before_gradient(worker, action)
 
-    with pytest.raises(ProtocolError, match=r"(?s)weights differ after step 8, .*step-000004"):
+    with pytest.raises(
+        ProtocolError, match=r"(?s)weights differ after step 8, .*step-000004-v000004"
+    ):
         train(
             tmp_path,
             workers=2,
@@ -205,7 +209,7 @@ def test_after_a_signal_the_run_goes_on_from_where_the_workers_last_met(tmp_path
         before_gradient(run.worker(0), lambda count: told.append(True) if count == 13 else None)
 
     settings = MIXED | {"mode": "allreduce", "grad_accum": 1}
-    with pytest.raises(Ended, match=r"the weights so far are in .*step-000012"):
+    with pytest.raises(Ended, match=r"the weights so far are in .*step-000012-v000012"):
         train(
             tmp_path / "run",
             prepare=watch,

@@ -50,7 +50,7 @@ def test_the_weights_before_a_fault_are_saved(
 
         setattr(serving.shard, of, failing)
 
-    with pytest.raises(BaseException, match=r"the weights so far are in .*step-000003"):
+    with pytest.raises(BaseException, match=r"the weights so far are in .*step-000003-v000003"):
         train(tmp_path, workers=2, servers=servers, prepare=prepare)
     assert job[0].ranks[rank].error is error
     signalled = isinstance(error, KeyboardInterrupt)
@@ -99,7 +99,7 @@ def test_what_is_done_again_after_a_fault_is_not_done_twice(tmp_path: Path, serv
         progress.advance = failing  # type: ignore[method-assign]
 
     common = {"workers": 2, "servers": servers, "max_steps": 1, "optimizer": "sgd"}
-    with pytest.raises(Exception, match=r"the weights so far are in .*step-000001"):
+    with pytest.raises(Exception, match=r"the weights so far are in .*step-000001-v000001"):
         train(tmp_path / "fault", prepare=prepare, **common)
     kept = read_weights(read_manifest(find_checkpoint(tmp_path / "fault")))
     np.testing.assert_array_equal(kept, train(tmp_path / "none", **common).weights)
@@ -117,7 +117,7 @@ def test_weights_are_saved_though_nothing_can_be_received_any_more(tmp_path: Pat
 
         serving.endpoint.receive = failing  # type: ignore[method-assign]
 
-    with pytest.raises(ZeroDivisionError, match=r"the weights so far are in .*step-000003"):
+    with pytest.raises(ZeroDivisionError, match=r"the weights so far are in .*step-000003-v000003"):
         train(tmp_path, prepare=prepare)
 
 
@@ -129,9 +129,9 @@ def test_weights_are_saved_though_the_summary_cannot_be_written(tmp_path: Path) 
         run.leader.recorder.finish = failing  # type: ignore[method-assign]
         run.leader.recorder.updated = failing  # type: ignore[method-assign]
 
-    with pytest.raises(ZeroDivisionError, match=r"the weights so far are in .*step-000001"):
+    with pytest.raises(ZeroDivisionError, match=r"the weights so far are in .*step-000001-v000001"):
         train(tmp_path, prepare=prepare)
-    assert find_checkpoint(tmp_path).name == "step-000001"
+    assert find_checkpoint(tmp_path).name == "step-000001-v000001"
 
 
 def test_of_a_server_that_is_gone_the_records_are_closed_before_any_rank_ends_all(

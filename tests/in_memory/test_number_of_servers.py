@@ -13,7 +13,7 @@ from optim.orthogonal import Orthogonal
 
 import psdp.job
 import psdp.optim
-from psdp.checkpoint import find_checkpoint, read_manifest, read_span
+from psdp.checkpoint import CheckpointId, find_checkpoint, read_manifest, read_span
 from psdp.checkpoint.store import CheckpointStore
 
 pytestmark = pytest.mark.timeout(90)
@@ -100,9 +100,9 @@ def test_a_checkpoint_of_shards_that_ended_elsewhere_is_gone_on_from(tmp_path: P
     assert cut not in {shard.start for shard in whole.job.shards}
     spans = range(cut), range(cut, size)
     files = [
-        store.write_shard(4, shard, 2, read_span(manifest, span))
+        store.write_shard(CheckpointId(4, 4), shard, 2, read_span(manifest, span))
         for shard, span in enumerate(spans)
     ]
-    store.commit(4, files, manifest.state)
+    store.commit(CheckpointId(4, 4), files, manifest.state)
     rest = train(tmp_path / "rest", resume=tmp_path / "old", **common)
     np.testing.assert_array_equal(rest.weights, whole.weights)

@@ -224,7 +224,7 @@ def test_a_divergence_is_told_at_its_first_gradient(tmp_path: Path) -> None:
 def test_a_resumed_start_has_a_record_of_its_own(tmp_path: Path) -> None:
     settings = COMMON | {"mode": "async", "checkpoint_every": 5}
     train(tmp_path / "run", record=True, **settings)
-    checkpoint = tmp_path / "run" / "checkpoints" / "step-000005"
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000005-v000015"
     rest = train(tmp_path / "rest", resume=checkpoint, record=True, **settings)
     assert [path.name for path in rest.folder.glob("events-*")] == ["events-000015.jsonl"]
     again = train(

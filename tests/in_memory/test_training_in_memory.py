@@ -18,6 +18,7 @@ from jobs import VOCAB, Training, before_gradient, corpus, die, die_at, trace_pe
 
 from psdp.backend import make_backend
 from psdp.checkpoint import (
+    CheckpointId,
     CheckpointStore,
     Snapshot,
     find_checkpoint,
@@ -110,7 +111,7 @@ def test_every_mode_spends_its_budget_and_says_so(
     assert records[-1]["clocks"] == {str(r): clock for r, clock in run.progress.clocks.items()}
     assert [record["version"] for record in run.metrics("eval")] == [version]
     checkpoint = find_checkpoint(tmp_path)
-    assert checkpoint.name == f"step-{steps:06d}"
+    assert checkpoint.name == f"step-{steps:06d}-v{version:06d}"
     np.testing.assert_array_equal(read_weights(read_manifest(checkpoint)), run.weights)
 
 
@@ -441,16 +442,16 @@ def test_a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole(
 ) -> None:
     write = CheckpointStore.write_shard
 
-    def full(store: CheckpointStore, step: int, *args: Any) -> dict[str, Any]:
-        if step >= 6:
+    def full(store: CheckpointStore, at: CheckpointId, *args: Any) -> dict[str, Any]:
+        if at.step >= 6:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/shard")
-        return write(store, step, *args)
+        return write(store, at, *args)
 
     def prepare(run: Training) -> None:
         def wait_for_the_fourth(gradient: int) -> None:
             deadline = time.monotonic() + 20
             while gradient == 5 and time.monotonic() < deadline:
-                if (run.folder / "checkpoints" / "step-000004").exists():
+                if (run.folder / "checkpoints" / "step-000004-v000004").exists():
                     return
                 time.sleep(0.01)
 
@@ -466,8 +467,8 @@ def test_a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole(
             train(tmp_path / "full", prepare=prepare, **common)
     assert caught.value.exit_code == CheckpointError.exit_code
     assert [p.name for p in sorted((tmp_path / "full/checkpoints").glob("step-*"))] == [
-        "step-000002",
-        "step-000004",
+        "step-000002-v000002",
+        "step-000004-v000004",
     ]
     rest = train(tmp_path / "rest", resume=tmp_path / "full", **common)
     same(rest, train(tmp_path / "whole", **common))
@@ -476,7 +477,9 @@ def test_a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole(
 def test_only_the_best_and_the_latest_checkpoints_stay(tmp_path: Path) -> None:
     run = train(tmp_path, workers=2, lr=0.0, eval_every=2, checkpoint_every=1, keep_checkpoints=2)
     assert list(run.checkpoints()) == [0, 5, 6]
-    assert (tmp_path / "checkpoints/best.json").read_text() == '{"step": 0}\n'
+    assert (
+        tmp_path / "checkpoints/best.json"
+    ).read_text() == '{"checkpoint": "step-000000-v000000"}\n'
 
 
 # Ends before the end

@@ -38,7 +38,7 @@ def test_three_workers_train_as_in_sync_and_a_resumed_run_ends_with_the_same_bit
     for kind in ("train", "eval"):
         mine, other = (metrics(folder / run, kind) for run in ("allreduce", "sync"))
         assert [r["version"] for r in mine] == [r["version"] for r in other]
-    checkpoint = "allreduce/checkpoints/step-000005"
+    checkpoint = "allreduce/checkpoints/step-000005-v000005"
     rest = train(folder, 4, *REDUCE, *flags, "--resume", checkpoint, "--out", "rest")
     assert rest.returncode == 0, rest.stdout
     assert summary(folder / "rest")["weights_sha256"] == ours["weights_sha256"]
@@ -64,7 +64,7 @@ def test_a_gradient_with_nan_ends_all_with_one_message_and_its_step(folder: Path
     assert job.stdout.count("psdp: rank") == 1
     assert "the sum of the workers' gradients holds NaN or Inf at step 7" in job.stdout
     assert summary(folder / "run")["stopped_by"] == "non-finite gradient"
-    assert np.isfinite(weights(folder / "run" / "checkpoints" / "step-000004")).all()
+    assert np.isfinite(weights(folder / "run" / "checkpoints" / "step-000004-v000004")).all()
 
 
 @pytest.mark.parametrize("action", ["raise ValueError('no such luck')", "os.kill(os.getpid(), 9)"])

@@ -48,7 +48,7 @@ def test_it_resumes_and_another_one_does_not(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus.txt")
     whole = train(tmp_path, 2, *BAG, "--checkpoint-every", "10", "--out", "run", code=WORKER)
     assert whole.returncode == 0, whole.stdout
-    at = ("--resume", "run/checkpoints/step-000010")
+    at = ("--resume", "run/checkpoints/step-000010-v000010")
     again = train(tmp_path, 2, *BAG, *at, "--out", "again", code=WORKER)
     assert again.returncode == 0, again.stdout
     assert np.array_equal(weights(tmp_path / "again"), weights(tmp_path / "run"))

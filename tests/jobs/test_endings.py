@@ -66,7 +66,8 @@ def test_an_exception_on_any_rank_leaves_the_weights_so_far(
     assert "ZeroDivisionError: a mistake" in job.stdout
     ended = summary(folder / "run")
     assert ended["stopped_by"] == "error"
-    assert find_checkpoint(folder / "run").name == f"step-{ended['steps']:06d}"
+    name = f"step-{ended['steps']:06d}-v{ended['version']:06d}"
+    assert find_checkpoint(folder / "run").name == name
     assert ended["steps"] > 0
     assert np.isfinite(weights(folder / "run")).all()
     if mode == ASYNC and servers > 1:

@@ -252,7 +252,7 @@ def test_a_run_goes_on_on_another_kind_of_device(
     for out, start, end in (("to-cpu", "gpu", "cpu"), ("to-gpu", "cpu", "gpu")):
         job = on_gpu(3, *same, "--device", start, "--server-device", start, "--out", out)
         assert job.returncode == 0, job.stdout
-        checkpoint = folder / out / "checkpoints" / "step-000003"
+        checkpoint = folder / out / "checkpoints" / "step-000003-v000003"
         job = on_gpu(3, "--resume", str(checkpoint), "--device", end, "--server-device", end,
                      "--out", f"{out}-on")  # fmt: skip
         assert job.returncode == 0, job.stdout

@@ -58,8 +58,8 @@ def test_a_job_learns_and_records_what_it_did(
     assert train_records[-1]["tokens"] == result["tokens"]
     assert sum(train_records[-1]["clocks"].values()) == 20 * workers
     assert sorted(p.name for p in (run / "checkpoints").glob("step-*"))[-2:] == [
-        "step-000010",
-        "step-000020",
+        f"step-000010-v{updates // 2:06d}",
+        f"step-000020-v{updates:06d}",
     ]
     digest = hashlib.sha256(weights(run).tobytes()).hexdigest()
     assert digest == result["weights_sha256"]
@@ -103,7 +103,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     whole = train(folder, servers + 2, *flags, "--dropout", "0.1", "--out", "whole")
     assert whole.returncode == 0, whole.stdout
     for step in (5, 15):
-        checkpoint = f"whole/checkpoints/step-{step:06d}"
+        checkpoint = f"whole/checkpoints/step-{step:06d}-v{step:06d}"
         rest = train(
             folder, servers + 2, *flags, "--dropout", "0.1",
             "--resume", checkpoint, "--out", f"from{step}",
@@ -117,7 +117,9 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 def test_a_resumed_job_computes_each_gradient_of_the_budget_once(folder: Path, mode: str) -> None:
     flags = ("--mode", mode, "--servers", "2", "--checkpoint-every", "5", "--keep-checkpoints", "0")
     assert train(folder, 4, *flags, "--out", "whole").returncode == 0
-    rest = train(folder, 4, *flags, "--resume", "whole/checkpoints/step-000010", "--out", "rest")
+    rest = train(
+        folder, 4, *flags, "--resume", "whole/checkpoints/step-000010-v000020", "--out", "rest"
+    )
     assert rest.returncode == 0, rest.stdout
     result = summary(folder / "rest")
     assert result["tokens"] == 20 * 2 * 2 * 16

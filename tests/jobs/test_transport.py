@@ -64,7 +64,7 @@ def test_a_run_goes_on_with_another_transport(folder: Path) -> None:
     flags = ("--checkpoint-every", "10", "--keep-checkpoints", "0")
     assert train(folder, 3, *flags, "--out", "whole").returncode == 0
     rest = train(
-        folder, 3, "--resume", "whole/checkpoints/step-000010", "--transport", "messages",
+        folder, 3, "--resume", "whole/checkpoints/step-000010-v000010", "--transport", "messages",
         "--out", "rest",
     )  # fmt: skip
     assert rest.returncode == 0, rest.stdout

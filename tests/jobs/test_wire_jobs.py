@@ -78,7 +78,7 @@ def test_a_run_goes_on_bit_for_bit_and_only_as_it_was(folder: Path) -> None:
     flags = ("--servers", "2", "--checkpoint-every", "10", "--keep-checkpoints", "0")
     whole = train(folder, 5, *flags, "--wire-dtype", "bf16", "--out", "whole")
     assert whole.returncode == 0, whole.stdout
-    resume = ("--resume", "whole/checkpoints/step-000010")
+    resume = ("--resume", "whole/checkpoints/step-000010-v000010")
     job = train(folder, 5, *resume, "--wire-dtype", "float32", "--out", "rest")
     assert job.returncode != 0
     assert "--wire-dtype float32 differs from bf16 of the run in whole" in job.stdout

@@ -27,9 +27,11 @@ def refusal(path: Path) -> str:
 
 def test_it_is_made_with_its_parents_or_taken_if_it_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b"
-    RunFolder(path).create()
-    RunFolder(path).create()
-    assert list(path.iterdir()) == []
+    for _ in range(2):
+        folder = RunFolder(path)
+        folder.create()
+        assert [file.name for file in path.iterdir()] == ["lock.json"]
+        folder.let_go()
 
 
 def test_another_run_is_left_alone_and_resuming_it_is_offered(folder: RunFolder) -> None:
@@ -59,7 +61,9 @@ def test_records_are_json_files_for_people(folder: RunFolder) -> None:
     text = (folder.path / "config.json").read_text("utf-8")
     assert text == '{\n  "corpus": "天地",\n  "lr": 0.1\n}\n'
     assert json.loads((folder.path / "summary.json").read_text()) == {"loss": None}
-    assert {path.name for path in folder.path.iterdir()} == {"config.json", "summary.json"}
+    assert {path.name for path in folder.path.iterdir()} == {
+        "config.json", "lock.json", "summary.json",
+    }  # fmt: skip
 
 
 def test_a_record_is_replaced_as_a_whole(folder: RunFolder) -> None:
@@ -76,6 +80,26 @@ def test_metrics_are_lines_that_a_reader_sees_at_once(folder: RunFolder) -> None
     assert path.read_text() == '{"kind": "train", "loss": 2.5}\n'
     folder.append_metrics({"kind": "eval"})
     assert [json.loads(line)["kind"] for line in path.read_text().splitlines()] == ["train", "eval"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", ""),
+        ('{"a": 1}\n', '{"a": 1}\n'),
+        ('{"a": 1}\n{"b', '{"a": 1}\n'),
+        ('{"a": 1}\n{"b": 2}', '{"a": 1}\n'),
+        ("{" * 200_000, ""),
+        ("{}\n" + "{" * 200_000, "{}\n"),
+    ],
+)
+def test_a_last_line_that_is_cut_off_is_dropped(folder: RunFolder, before: str, after: str) -> None:
+    path = folder.path / "metrics.jsonl"
+    folder.mend_metrics()  # of which there are none yet
+    assert not path.exists()
+    path.write_text(before)
+    folder.mend_metrics()
+    assert path.read_text() == after
 
 
 def test_metrics_of_a_resumed_run_follow_those_before(folder: RunFolder) -> None:
@@ -99,10 +123,11 @@ def test_a_number_that_json_does_not_know_is_our_mistake(folder: RunFolder, writ
     ],
 )
 def test_a_file_that_cannot_be_written_is_named(folder: RunFolder, write: str, name: str) -> None:
-    folder.path.rmdir()
+    (folder.path / name).with_suffix(".tmp").mkdir()
+    (folder.path / name).mkdir()
     with pytest.raises(CheckpointError) as refused:
         getattr(folder, write)({})
-    reason = "No such file or directory; the run stops here"
+    reason = "Is a directory; the run stops here"
     assert str(refused.value) == f"cannot write {folder.path / name}: {reason}"
 
 
@@ -117,7 +142,7 @@ def test_a_full_disk_leaves_the_record_before_and_no_scraps(
     with pytest.raises(CheckpointError, match=r"summary\.json: No space left on device"):
         folder.write_summary({"steps": 2})
     assert json.loads((folder.path / "summary.json").read_text()) == {"steps": 1}
-    assert [path.name for path in folder.path.iterdir()] == ["summary.json"]
+    assert {path.name for path in folder.path.iterdir()} == {"lock.json", "summary.json"}
 
 
 def test_a_run_that_did_not_start_leaves_no_trace(tmp_path: Path) -> None:

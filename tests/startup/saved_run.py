@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from psdp.checkpoint import CheckpointStore, Manifest, read_manifest
+from psdp.checkpoint import CheckpointId, CheckpointStore, Manifest, read_manifest
 from psdp.config import Config
 from psdp.data.corpus import load_corpus
 from psdp.job import Job
@@ -37,13 +37,13 @@ class SavedRun:
     def save(self, step: int, identity: dict[str, Any] | None = None) -> None:
         store = CheckpointStore(self.folder, keep=0)
         weights = self.job.table.initial(1, "float32")
-        file = store.write_shard(step, 0, 1, {"weights": weights})
+        file = store.write_shard(CheckpointId(step, step), 0, 1, {"weights": weights})
         identity = identity or identity_of(self.job, self.config.flat())
         progress = {"version": step, "tokens": step * self.job.units_per_step}
-        store.commit(step, [file], identity | progress)
+        store.commit(CheckpointId(step, step), [file], identity | progress)
 
     def checkpoint(self, step: int) -> Path:
-        return self.folder / "checkpoints" / f"step-{step:06d}"
+        return self.folder / "checkpoints" / f"step-{step:06d}-v{step:06d}"
 
     def manifest(self, step: int = 10) -> Manifest:
         return read_manifest(self.checkpoint(step))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from psdp.config import Config
 from psdp.data.corpus import load_corpus
 from psdp.errors import CheckpointError, ConfigError
 from psdp.records.folder import RunFolder
+from psdp.records.lock import RunLock
 from psdp.startup.folder import OpenFolder, open_folder
 from psdp.startup.settings import Location
 
@@ -23,7 +25,9 @@ def opening(case: SavedRun, rank: int = 0, **changes: Any) -> OpenFolder:
     locations = [Location("a", 0, 2), Location("b", 0, 1), Location("b", 1, 1)]
     kernels = ["compiled"] * 3
     job = case.job_of(3, **changes)
-    return OpenFolder(job, rank, job.config.flat(), None, locations, kernels, "mixed", "MPI 5")
+    return OpenFolder(
+        job, rank, job.config.flat(), None, None, locations, kernels, "mixed", "MPI 5"
+    )
 
 
 def test_config_json_can_be_written_whatever_bytes_the_name_of_a_corpus_has(case: SavedRun) -> None:
@@ -53,31 +57,40 @@ def test_a_run_without_a_name_is_called_after_its_time_and_mode_and_no_two_alike
     assert paths == [stem, f"{stem}-1", f"{stem}-2"]
 
 
-def test_going_on_from_the_latest_checkpoint_goes_on_in_its_folder(tmp_path: Path) -> None:
-    case = SavedRun(tmp_path / "run", (5, 10))
-    for out in (None, str(case.folder), f"{case.folder}/../run"):
-        assert open_folder(Config.from_flat({"out": out}), case.manifest()).path == case.folder
-
-
-def test_going_on_from_an_earlier_checkpoint_leaves_the_later_ones_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    case = SavedRun(tmp_path / "run", (5, 10))
-    with pytest.raises(ConfigError, match="holds checkpoints later than step-000005"):
-        open_folder(Config.from_flat({"out": str(case.folder)}), case.manifest(5))
-    new = open_folder(Config(), case.manifest(5)).path
-    assert new.parent == Path("runs")
-    branch = open_folder(Config.from_flat({"out": "branch"}), case.manifest(10)).path
-    assert branch == Path("branch")
+def test_a_run_that_goes_on_does_so_in_the_folder_that_it_has_locked(case: SavedRun) -> None:
+    lock = RunLock(case.folder)
+    folder = open_folder(Config(), lock)
+    assert (folder.path, folder.token) == (case.folder, lock.token)
 
 
 def test_going_on_elsewhere_spares_another_run_there(tmp_path: Path) -> None:
-    case, other = SavedRun(tmp_path / "run"), tmp_path / "other"
+    other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds another run"):
-        open_folder(Config.from_flat({"out": str(other)}), case.manifest())
+        open_folder(Config.from_flat({"out": str(other)}), None)
+
+
+def test_what_is_in_the_way_of_going_on_is_cleared_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = SavedRun(tmp_path / "run", (5, 10, 15))
+    inside = case.folder / "checkpoints"
+    (inside / ".tmp-token-step-000016-v000016").mkdir()
+    (inside / "best.json").write_text("{")
+    (case.folder / "metrics.jsonl").write_text('{"version": 10}\n{"versi')
+    folder, _ = replace(opening(case), manifest=case.manifest(10), lock=RunLock(case.folder)).act()
+    assert folder is not None
+    assert sorted(path.name for path in inside.iterdir()) == [
+        "damaged-best.json", "damaged-step-000015-v000015",
+        "step-000005-v000005", "step-000010-v000010",
+    ]  # fmt: skip
+    folder.append_metrics({"version": 11})
+    lines = (case.folder / "metrics.jsonl").read_text()
+    assert lines == '{"version": 10}\n{"version": 11}\n'
+    err = capsys.readouterr().err
+    assert err.startswith(f"psdp: {inside / 'best.json'} is damaged: expected JSON, got: ")
+    assert err.count("\n") == 1
 
 
 def test_config_json_says_all_that_repeats_a_run(case: SavedRun) -> None:
@@ -100,8 +113,9 @@ def test_rank_0_makes_the_folder_and_tells_the_others_where_it_is(
     steps = [opening(case, rank, out=str(out)) for rank in range(3)]
     own, facts = zip(*(step.act() for step in steps), strict=True)
     assert (own[0].path, own[1:]) == (out, (None, None))
-    assert [step.agree(facts) for step in steps] == [out] * 3
-    assert [path.name for path in out.iterdir()] == ["config.json"]
+    agreed = [step.agree(facts) for step in steps]
+    assert [(folder.path, folder.token) for folder in agreed] == [(out, own[0].token)] * 3
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "lock.json"]
 
 
 def test_a_folder_whose_config_json_cannot_be_written_is_not_left_behind(
