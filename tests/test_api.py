@@ -87,6 +87,20 @@ def test_weights_are_loaded_by_name_in_their_shape(tmp_path: Path) -> None:
         psdp.load(tmp_path / "none")
 
 
+def test_of_a_run_folder_the_latest_that_is_whole_is_loaded(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=0)
+    state = {"layout": Pairs.table.index()}
+    for at in (CheckpointId(3, 8), CheckpointId(3, 9)):
+        file = store.write_shard(at, 0, 1, {"weights": np.full(7, at.version, "f4")})
+        folder = store.commit(at, [file], state)
+    (folder / file["name"]).unlink()
+    with pytest.warns(UserWarning, match="not whole: could not read .*step-000003-v000009") as said:
+        assert psdp.load(tmp_path)["b"] == 8
+    assert said[0].filename == __file__
+    with pytest.raises(CheckpointError, match=r"could not read .*step-000003-v000009"):
+        psdp.load(folder)
+
+
 def test_what_holds_no_named_weights_is_refused(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=0)
     store.commit(

@@ -383,6 +383,21 @@ def test_damage_is_found_before_a_word_is_said(
     assert f"{shard} is damaged: expected sha256" in err
 
 
+def test_the_latest_checkpoint_that_is_whole_goes_on_and_a_later_one_is_named(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--tokens", "5", "--seed", "1")
+    expected = generate(capsys, "--checkpoint", run, *flags)
+    save(run, ByteTokenizer(), 11)
+    shard = next(run.glob("checkpoints/step-000011-*/shard-01-*"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    status, out, err = generate(capsys, "--checkpoint", run, *flags)
+    assert (status, out) == expected[:2]
+    assert err.startswith(f"psdp: passed over a checkpoint that is not whole: {shard} is damaged")
+    assert err.count("\n") == 1
+    assert generate(capsys, "--checkpoint", shard.parent, *flags)[:2] == (6, "")
+
+
 def test_a_diverged_model_is_one_line_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,7 +45,8 @@ def find_checkpoint(path: Path, tell: Callable[[str], object] = lambda _: None) 
         try:
             verify(read_manifest(folder))
         except CheckpointError as error:
-            damages.append(str(error))
+            if folder.exists():  # a job that is running may have let go of it meanwhile
+                damages.append(str(error))
             continue
         for damage in damages:
             tell(f"passed over a checkpoint that is not whole: {damage}")

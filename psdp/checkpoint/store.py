@@ -80,7 +80,8 @@ class CheckpointStore:
         except BaseException:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-                folder.rmdir()  # unless another server's shard is in it
+                if count == 1:  # another server may be about to write into the folder
+                    folder.rmdir()
             raise
         return asdict(ShardFile(path.name, size, sha256))
 
@@ -110,11 +111,11 @@ class CheckpointStore:
             for file in shards:
                 _check_written(temporary / file.name, file.bytes)
             with writing(folder):
-                if folder.exists():  # without a manifest: damaged, and in the way
-                    self._set_aside(folder)
                 write_text(temporary / MANIFEST, manifest_text(at.step, state, shards))
                 sync_folder(temporary)
                 self._check()
+                if folder.exists():  # without a manifest: damaged, and in the way
+                    self._set_aside(folder)
                 temporary.rename(folder)
                 sync_folder(self._root)
                 sync_folder(self._root.parent)
@@ -194,6 +195,7 @@ class CheckpointStore:
             return
         complete = complete_checkpoints(self._root)
         kept = {*list(complete)[-self._keep :], read_best(self._root), *spare}
+        self._check()
         for at in complete.keys() - kept:
             # Renamed first: a folder that is half removed must not look complete.
             with writing(self._temporary(at)):

@@ -57,7 +57,11 @@ class RunConfig(ModeConfig):
         500, "steps between checkpoints (0: the best and the last only)", low=0
     )
     keep_checkpoints: int = setting(3, "latest checkpoints kept beside the best (0: all)", low=0)
-    resume: str | None = setting(None, "run folder or checkpoint to go on from", metavar="DIR")
+    resume: str | None = setting(
+        None,
+        "run folder, whose latest whole checkpoint is gone on from, or a checkpoint",
+        metavar="DIR",
+    )
     record: bool = setting(
         False, "write the order of events to the run folder, for --replay; small, append-only"
     )
