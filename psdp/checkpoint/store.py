@@ -154,12 +154,13 @@ class CheckpointStore:
         """Remove what was written of a checkpoint that will not be committed, if possible."""
         shutil.rmtree(self._temporary(at), ignore_errors=True)
 
-    def take_over(self, last: CheckpointId | None = None) -> list[str]:
+    def take_over(self, last: CheckpointId | None = None) -> str | None:
         """Clear away what earlier jobs left that would be in the way of one that goes on from the
-        checkpoint ``last``; return what is to be told of it. Call before any server writes.
+        checkpoint ``last``; return why none is known as the best any more, if one was. Call before
+        any server writes.
 
-        What is half written is removed. Later checkpoints, which are damaged, and a damaged
-        best.json are renamed: they begin with "damaged-" then.
+        What is half written is removed. Later checkpoints, which are damaged, are renamed, and so
+        is a best.json that is damaged or means one of these: they begin with "damaged-" then.
 
         Raises:
             CheckpointError: the disk refuses.
@@ -173,12 +174,19 @@ class CheckpointStore:
             for at, folder in checkpoint_folders(self._root).items():
                 if last is not None and at > last:
                     self._set_aside(folder)
-            try:
-                read_best(self._root)
-            except CheckpointError as error:
+            lost = self._why_no_best()
+            if lost is not None:
                 self._set_aside(self._root / BEST)
-                return [f"{error}; which checkpoint was the best is not known any more"]
-        return []
+        return lost
+
+    def _why_no_best(self) -> str | None:
+        try:
+            best = read_best(self._root)
+        except CheckpointError as error:
+            return f"{error}; which checkpoint was the best is not known any more"
+        if best is None or self.exists(best):
+            return None
+        return f"{self._folder(best)} was the best checkpoint, and is not whole any more"
 
     def _set_aside(self, damaged: Path) -> None:
         """Rename what is damaged, so that it is in nobody's way and nothing is lost."""

@@ -113,7 +113,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def _held(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"{path.parent} is in use: {_who(path)} has it; wait for that job to end, or end it. If "
+        f"{path.parent} is in use by {_who(path)}; wait for that job to end, or end it. If "
         f"its host is gone, a network file system may take minutes to notice; remove {path} to "
         "take the folder over at once"
     )
@@ -123,9 +123,7 @@ def _who(path: Path) -> str:
     holder = _holder(path)
     if not holder.keys() >= {"pid", "host", "since"}:
         return "another job"
-    return (
-        f"a job with rank 0 as process {holder['pid']} on {holder['host']} since {holder['since']}"
-    )
+    return "a job whose rank 0 is process {pid} on {host} since {since}".format(**holder)
 
 
 def _holder(path: Path) -> dict[str, Any]:

@@ -64,8 +64,9 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
         try:
             if self.lock is not None and self.manifest is not None:
                 last = CheckpointId.of(self.manifest.folder.resolve().name)
-                for line in CheckpointStore(folder.path, keep=0).take_over(last):
-                    tell(line)
+                lost = CheckpointStore(folder.path, keep=0).take_over(last)
+                if lost is not None:
+                    tell(lost)
                 folder.mend_metrics()
             folder.write_config(self.config_record(folder))
         except BaseException:

@@ -257,13 +257,13 @@ def test_a_crash_before_the_rename_leaves_the_one_before(
     assert find_checkpoint(tmp_path) == first
     (tmp_path / "checkpoints" / ".tmp-best.json").write_text("{")
     again = CheckpointStore(tmp_path, keep=2)
-    assert again.take_over() == []
+    assert again.take_over() is None
     assert steps_in(tmp_path) == ["step-000100-v000100"]
     assert find_checkpoint(save(again, 200)).name == "step-000200-v000200"
 
 
 def test_leftovers_of_a_run_without_checkpoints_are_none(tmp_path: Path) -> None:
-    assert CheckpointStore(tmp_path / "run", keep=2).take_over() == []
+    assert CheckpointStore(tmp_path / "run", keep=2).take_over() is None
 
 
 def test_versions_of_one_step_share_no_folder(tmp_path: Path) -> None:
@@ -307,12 +307,24 @@ def test_later_ones_that_are_damaged_are_out_of_the_way_of_whoever_takes_over(
     for step in (5, 6, 7):
         save(store, step)
     for _ in range(2):
-        assert store.take_over(at(6)) == []
+        assert store.take_over(at(6)) is None
         save(store, 7)
     assert steps_in(tmp_path) == [
         "damaged-2-step-000007-v000007", "damaged-step-000007-v000007",
         "step-000006-v000006", "step-000007-v000007",
     ]  # fmt: skip
+
+
+def test_a_best_that_is_damaged_is_not_mistaken_for_a_later_one_of_its_name(tmp_path: Path) -> None:
+    store, root = CheckpointStore(tmp_path, keep=2), tmp_path / "checkpoints"
+    for step in (5, 6, 7):
+        save(store, step)
+    store.mark_best(at(7))
+    assert store.take_over(at(7)) is None
+    lost = f"{root / at(7).name} was the best checkpoint, and is not whole any more"
+    assert store.take_over(at(6)) == lost
+    save(store, 7)
+    assert read_best(root) is None
 
 
 @pytest.mark.parametrize("name", ["weights", "optimizer.exp_avg_sq"])

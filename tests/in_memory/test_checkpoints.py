@@ -124,7 +124,9 @@ def test_of_two_jobs_that_go_on_in_one_folder_one_does(tmp_path: Path) -> None:
     train(tmp_path, max_steps=3)
     first = Training(tmp_path, resume=tmp_path, settings={"max_steps": 6})
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(CheckpointError, match=f"is in use: .* rank 0 as process {os.getpid()} on"):
+    with pytest.raises(
+        CheckpointError, match=f"is in use by .* rank 0 is process {os.getpid()} on"
+    ):
         train(tmp_path, resume=tmp_path, max_steps=6)
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before
@@ -146,7 +148,7 @@ def test_a_job_that_lost_its_folder_writes_nothing_more_there(tmp_path: Path) ->
 
         before_gradient(run.worker(0), take_over)
 
-    with pytest.raises(CheckpointError, match="its lock was lost, and a job with rank 0 as"):
+    with pytest.raises(CheckpointError, match="its lock was lost, and a job whose rank 0 is"):
         train(tmp_path, prepare=prepare, checkpoint_every=100)
     lock, checkpoints, metrics = taken
     assert sorted((tmp_path / "checkpoints").glob("step-*")) == checkpoints

@@ -58,7 +58,7 @@ def test_a_folder_is_one_jobs_until_that_is_killed_and_what_it_left_is_gone_on_f
         rank_0 = json.loads((folder / "run" / "lock.json").read_text())["pid"]
         second = train(folder, 4, "--resume", "run", "--servers", "2")
         assert second.returncode == 6, second.stdout
-        assert f"psdp: rank 0: run is in use: a job with rank 0 as process {rank_0} on " in (
+        assert f"psdp: rank 0: run is in use by a job whose rank 0 is process {rank_0} on " in (
             second.stdout
         )
         assert job.poll() is None

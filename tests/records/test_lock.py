@@ -31,7 +31,9 @@ def test_a_second_holder_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as refused:
         RunLock(tmp_path)
     text = str(refused.value)
-    assert text.startswith(f"{tmp_path} is in use: a job with rank 0 as process {os.getpid()} on ")
+    assert text.startswith(
+        f"{tmp_path} is in use by a job whose rank 0 is process {os.getpid()} on "
+    )
     assert f"remove {tmp_path / 'lock.json'} to take the folder over" in text
     lock.check()
     lock.release()
@@ -45,7 +47,7 @@ def test_a_lock_ends_with_its_process_however_that_ends(tmp_path: Path) -> None:
         try:
             assert other.stdout is not None
             assert other.stdout.readline() == b"held\n"
-            with pytest.raises(CheckpointError, match=f"rank 0 as process {other.pid} on "):
+            with pytest.raises(CheckpointError, match=f"rank 0 is process {other.pid} on "):
                 RunLock(tmp_path)
         finally:
             other.kill()
@@ -62,7 +64,7 @@ def test_a_holder_whose_lock_was_lost_writes_nothing_more(tmp_path: Path) -> Non
     late = RunLock(folder.path)
     before = {path: path.read_bytes() for path in folder.path.iterdir()}
     for write in (folder.append_metrics, folder.write_summary, folder.write_config):
-        with pytest.raises(CheckpointError, match="its lock was lost, and a job with rank 0 as"):
+        with pytest.raises(CheckpointError, match="its lock was lost, and a job whose rank 0 is"):
             write({})
     assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
     late.check()
@@ -77,7 +79,7 @@ def test_a_lock_file_that_says_nothing_is_nobodys(tmp_path: Path, content: str) 
     (tmp_path / "lock.json").write_text(content, encoding="latin-1")
     with pytest.raises(CheckpointError, match="its lock was lost"):
         lock.check()
-    with pytest.raises(CheckpointError, match="is in use: another job has it"):
+    with pytest.raises(CheckpointError, match="is in use by another job"):
         RunLock(tmp_path)
 
 

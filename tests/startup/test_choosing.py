@@ -42,7 +42,7 @@ def test_the_latest_is_gone_on_from_in_its_folder_which_is_held(two: SavedRun) -
             lock, chosen = choose(resume=resume, out=out)
             assert lock is not None
             assert (lock.folder, chosen) == (two.folder, two.checkpoint(10))
-            with pytest.raises(CheckpointError, match="is in use: a job with rank 0 as process"):
+            with pytest.raises(CheckpointError, match="is in use by a job whose rank 0 is process"):
                 choose(resume=two.folder)
             lock.release()
 
