@@ -10,13 +10,15 @@ import contextlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from psdp.errors import CheckpointError, ConfigError
 from psdp.records.lock import LOCK, RunLock
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 PROFILE = "profile.json"
+
+_BLOCK_BYTES = 65536
 
 
 class RunFolder:
@@ -58,11 +60,12 @@ class RunFolder:
         except OSError as error:
             self._remove_made()
             raise ConfigError(f"--out {self.path}: {error.strerror}") from error
-        self._lock = RunLock(self.path)
         try:
+            self._lock = RunLock(self.path)
             self._check_empty()  # still: another job may have come first, and ended
         except BaseException:
             self.let_go()
+            self._remove_made()
             raise
         self._begun = True
 
@@ -121,8 +124,7 @@ class RunFolder:
         path = self.path / METRICS
         try:
             with path.open("rb+") as file:
-                lines = file.read()
-                file.truncate(lines.rfind(b"\n") + 1)
+                file.truncate(_end_of_last_line(file))
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -154,6 +156,18 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 beside.unlink()
             raise _unwritable(path, error) from error
+
+
+def _end_of_last_line(file: BinaryIO) -> int:
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(end - _BLOCK_BYTES, 0)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
 
 
 def _unwritable(path: Path, error: OSError) -> CheckpointError:

@@ -112,7 +112,7 @@ class Keeping:
         Raises:
             Stopped: always. What is NaN or Inf stays so.
         """
-        what = f"of version {version} on server rank {server} {why}"
+        what = f"{why} in version {version} of server rank {server}"
         self._refused = min(self._refused or (version, what), (version, what))
         error = NumericsError(f"the weights cannot be trained any further: {what}. {CURE}")
         raise Stopped(StoppedBy.NON_FINITE_STATE, error)
