@@ -354,6 +354,19 @@ finally:
         assert (done.returncode, "alive" in done.stdout) == (5, False), done.stdout
 
 
+def test_memory_that_mpich_shares_has_no_name_that_could_be_left_behind() -> None:
+    run(
+        3,
+        """
+world.exchange(b"")
+maps = open("/proc/self/maps").read().splitlines()
+named = [line for line in maps if "/mpich_shm_" in line and not line.endswith("(deleted)")]
+assert not named, named
+endpoint = world.endpoint([])
+""",
+    )
+
+
 def test_the_library_and_the_host_have_names() -> None:
     output = run(2, 'print(f"{world.library} on {world.host}"); endpoint = world.endpoint([])')
     assert "MPI" in output or "MPICH" in output

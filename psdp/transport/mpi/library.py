@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 from psdp.errors import ConfigError
 from psdp.transport.launchers import warning_of
@@ -30,7 +32,17 @@ def library_name() -> str:
     return " ".join(first.strip("\0").split())
 
 
+def forget_names() -> None:
+    """Take the names from the memory that MPICH shares on a host (a MB for each rank there), so
+    that nothing of it stays in /dev/shm when the job is killed: all ranks have it open by now."""
+    with suppress(OSError):
+        for mapped in Path("/proc/self/maps").read_text().splitlines():
+            if "/dev/shm/mpich_shm_" in mapped and not mapped.endswith(" (deleted)"):
+                Path(mapped.split()[-1]).unlink(missing_ok=True)
+
+
 if not MPI.Is_initialized():
     if (warning := warning_of(library_name(), os.environ)) is not None:
         print(f"psdp: {warning}", file=sys.stderr, flush=True)
     MPI.Init_thread(MPI.THREAD_FUNNELED)  # the checkpoint writer is a thread, but calls no MPI
+    forget_names()
