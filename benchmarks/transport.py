@@ -34,7 +34,8 @@ from mpi4py import MPI
 
 from psdp.backend import make_backend
 from psdp.config import OptimConfig
-from psdp.launch import Job, find_launcher, mpirun_command, this_host, vendor_of
+from psdp.launch.mpirun import find_launcher, mpirun_command, this_host, vendor_of
+from psdp.launch.options import Job
 from psdp.modes import Pushed
 from psdp.optim import make_optimizer
 from psdp.params import Array, Part

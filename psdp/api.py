@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from psdp.cli import CommandLine, given_settings
 from psdp.config import OF_LANGUAGE, Config, settings
 from psdp.errors import ConfigError
 from psdp.generation.model import choose_checkpoint
+from psdp.line import open_line
 from psdp.params import Array
 from psdp.task import Task
 
@@ -37,6 +39,7 @@ def run(
     Raises:
         SystemExit: it did not come to its end; its status says why, and rank 0 has told.
     """
+    launcher = open_line(os.environ)
     line = command_line(task, defaults)
     ended: list[Path] = []
     given: dict[str, Any] = {}
@@ -51,6 +54,7 @@ def run(
         from psdp.startup.program import Program
     except ConfigError as error:
         print(f"psdp: {error}", file=sys.stderr)
+        launcher.ended(error.exit_code)
         raise SystemExit(error.exit_code) from None
 
     def make(config: Config) -> Task:
@@ -62,7 +66,7 @@ def run(
         line.settings,
         ended.append,
     )
-    status = live(given, refused, program)
+    status = live(given, refused, launcher, program)
     if status:
         raise SystemExit(status)
     return ended[0] if ended else None

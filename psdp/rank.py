@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +19,20 @@ from typing import Any, Protocol
 from psdp import __version__
 from psdp.checkpoint import CheckpointStore
 from psdp.config import RunConfig
+from psdp.config.duration import seconds_in
 from psdp.errors import ConfigError, PsdpError, StartRefused
+from psdp.line import Line
 from psdp.nn.profile import clock_of
 from psdp.records.console import Console
 from psdp.records.metrics import Best
 from psdp.records.profile import Profile
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Record, Replay, events_file
-from psdp.servers.ending import Ended
+from psdp.servers.ending import TIME_LIMIT, Ended
 from psdp.servers.follower import Follower
 from psdp.servers.leader import Leader
 from psdp.servers.serving import Serving
+from psdp.signals import heeded
 from psdp.startup import Ready, prepare
 from psdp.startup.program import LANGUAGE, Program
 from psdp.startup.resume import change_of_schedule
@@ -39,37 +43,34 @@ from psdp.transport.link import Link
 from psdp.transport.mpi import MpiWorld
 from psdp.transport.reducer import Reducer
 from psdp.transport.world import World
-from psdp.workers.exchange import Interrupted
 from psdp.workers.worker import Worker
 
 
 class Signals:
-    """Remembers the first SIGINT or SIGTERM; the loops look."""
+    """Remembers what first asked this rank to end, a signal or the launcher; the loops look.
 
-    def __init__(self) -> None:
-        self.number: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
+    Args:
+        line: to the launcher.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._number: int | None = None
+        for number in heeded():
             signal.signal(number, self._take)
 
     def __call__(self) -> str | None:
-        return None if self.number is None else signal.Signals(self.number).name
+        if self._number is None:
+            self._number = self._line.asked()
+        return None if self._number is None else signal.Signals(self._number).name
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
-        if self.number is None:
-            self.number = number
+        if self._number is None:
+            self._number = number
 
 
-class Asked(Protocol):
-    """Whether somebody asked this rank to end.
-
-    Attributes:
-        number: of the signal by which; None if nobody did.
-    """
-
-    number: int | None
-
-    def __call__(self) -> str | None:
-        """Return the name of that signal, or None."""
+Asked = Callable[[], str | None]
+"""Returns the name of the signal by which somebody asked a rank to end, or None."""
 
 
 class Role(Protocol):
@@ -82,65 +83,103 @@ class Role(Protocol):
         """Do what is left to do after an error, for the weights to be saved, in a few seconds."""
 
 
-def live(given: Mapping[str, Any], refused: ConfigError | None, program: Program = LANGUAGE) -> int:
+def live(
+    given: Mapping[str, Any],
+    refused: ConfigError | None,
+    line: Line,
+    program: Program = LANGUAGE,
+) -> int:
     """Run this rank of an MPI job to its end; return its exit status, or end all ranks if it
     failed.
 
     Args:
         given: settings of the command line.
         refused: why the command line could not be read; rank 0 tells it once.
+        line: to the launcher.
         program: what is trained.
     """
     show_any_text()
-    return live_in(MpiWorld(), given, refused, Signals(), program)
+    line.started()
+    return live_in(MpiWorld(), given, refused, Signals(line), line, program)
 
 
 def live_in(
     world: World,
     given: Mapping[str, Any],
     refused: ConfigError | None,
-    signals: Asked,
+    asked: Asked,
+    line: Line,
     program: Program = LANGUAGE,
 ) -> int:
     """Run a rank of any world to its end, as :func:`live` does."""
     try:
         ready = prepare(world, given, refused, program)
-        role, endpoint = take_role(world, ready, signals)
+        if world.rank == 0:
+            asked = within(ready.job.config.run.max_time, line.began_s, asked)
+        role, endpoint = take_role(world, ready, asked)
     except StartRefused as refusal:
+        line.ended(refusal.exit_code)
         return refusal.exit_code
     except BaseException as error:  # whatever it is, no rank may be left waiting for this one
-        world.abort(tell(world.rank, error, signals))
+        status = tell(world.rank, error)
+        line.ended(status)
+        world.abort(status)
+    if world.rank == 0:
+        line.training(str(ready.folder.path))
     try:
-        status = play(world, role, endpoint, signals)
+        status = play(world, role, endpoint, line)
     finally:
         ready.folder.let_go()
     if world.rank == 0 and status == 0:
         program.finished(ready.folder.path)
+    line.ended(status)
     return status
 
 
-def play(world: World, role: Role, endpoint: Endpoint, signals: Asked) -> int:
+def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
     """Let a rank that is ready do what its role is to its end; return its exit status, or end all
     ranks if it failed."""
     try:
         role.run()
         endpoint.close()
     except BaseException as error:
-        status = tell(world.rank, error, signals)
+        status = tell(world.rank, error)
+        line.ended(status)
         with suppress(BaseException):
             role.fail(error, status)
         world.abort(status)
     return 0
 
 
-def tell(rank: int, error: BaseException, signals: Asked) -> int:
+def within(
+    max_time: str | None, began_s: float, asked: Asked, now: Callable[[], float] = time.monotonic
+) -> Asked:
+    """Return what asks a rank to end as ``asked`` does, and when its time is nearly over.
+
+    What is left then is for the last checkpoint: a twentieth, but from 5 to 60 s of it, and at most
+    the half.
+
+    Args:
+        began_s: when that time began, by the clock ``now``.
+    """
+    if max_time is None:
+        return asked
+    limit_s = seconds_in(max_time, TIME_LIMIT)
+    end_s = began_s + limit_s - min(limit_s / 2, max(5.0, min(limit_s / 20, 60.0)))
+
+    def look() -> str | None:
+        return asked() or (TIME_LIMIT if now() >= end_s else None)
+
+    return look
+
+
+def tell(rank: int, error: BaseException) -> int:
     """Print why this rank ends early; return the exit status that says so."""
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     match error:
-        case Ended() | Interrupted():
-            if isinstance(error, Ended):
-                print(f"psdp: {error}{notes}", file=sys.stderr, flush=True)
-            return 128 + (signals.number or signal.SIGTERM)
+        case Ended():
+            print(f"psdp: {error}{notes}", file=sys.stderr, flush=True)
+            return error.status
         case PsdpError():
             print(f"psdp: rank {rank}: {error}{notes}", file=sys.stderr, flush=True)
             return error.exit_code
@@ -155,7 +194,7 @@ def tell(rank: int, error: BaseException, signals: Asked) -> int:
     return status
 
 
-def take_role(world: World, ready: Ready, signals: Asked) -> tuple[Role, Endpoint]:
+def take_role(world: World, ready: Ready, asked: Asked) -> tuple[Role, Endpoint]:
     """Return what this rank does from now on, and how it reaches the others.
 
     Raises:
@@ -171,7 +210,7 @@ def take_role(world: World, ready: Ready, signals: Asked) -> tuple[Role, Endpoin
     if not job.mode.served and world.rank in job.workers:
         reducer = world.reducer(job.workers)
     try:
-        role, _ = take(world, TakeRole(ready, endpoint, reducer, signals))
+        role, _ = take(world, TakeRole(ready, endpoint, reducer, asked))
     except BaseException:
         ready.folder.withdraw()
         endpoint.close()
@@ -186,20 +225,20 @@ class TakeRole(Step[Role, Nothing, None]):
     ready: Ready
     endpoint: Endpoint
     reducer: Reducer | None
-    signals: Asked
+    asked: Asked
 
     facts = Nothing
 
     def act(self) -> tuple[Role, Nothing]:
         if self.endpoint.rank in self.ready.job.servers:
-            return _server(self.ready, self.endpoint, self.signals), Nothing()
-        return _worker(self.ready, self.endpoint, self.reducer, self.signals), Nothing()
+            return _server(self.ready, self.endpoint, self.asked), Nothing()
+        return _worker(self.ready, self.endpoint, self.reducer, self.asked), Nothing()
 
     def agree(self, facts: Sequence[Nothing]) -> None:
         pass
 
 
-def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, signals: Asked) -> Worker:
+def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, asked: Asked) -> Worker:
     """Return the worker of this rank."""
     assert ready.replica is not None
     return Worker(
@@ -208,11 +247,11 @@ def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, signals: 
         ready.replica,
         reducer=reducer,
         snapshot=ready.snapshot,
-        signalled=signals,
+        signalled=asked,
     )
 
 
-def _server(ready: Ready, endpoint: Endpoint, signals: Asked) -> Leader | Follower:
+def _server(ready: Ready, endpoint: Endpoint, asked: Asked) -> Leader | Follower:
     """Return the server of this rank, at its start or where the checkpoint was taken."""
     job, run, snapshot = ready.job, ready.job.config.run, ready.snapshot
     assert ready.shard is not None
@@ -220,7 +259,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Asked) -> Leader | Follow
     store = CheckpointStore(folder.path, run.keep_checkpoints, folder.token, folder.check)
     if endpoint.rank != 0:
         serving = Serving(job, endpoint, ready.shard, store, snapshot)
-        return Follower(serving, signalled=signals)
+        return Follower(serving, signalled=asked)
     profile = Profile(clock_of(ready.shard.backend))
     serving = Serving(job, endpoint, ready.shard, store, snapshot, profile=profile)
     version, units = serving.progress.version, serving.progress.units
@@ -248,7 +287,7 @@ def _server(ready: Ready, endpoint: Endpoint, signals: Asked) -> Leader | Follow
         best=best,
         record=Record(events_file(folder.path, version), folder.check) if run.record else None,
         replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
-        signalled=signals,
+        signalled=asked,
     )
 
 

@@ -22,7 +22,7 @@ from session import run_session
 from settings_tables import settings_tables
 
 import psdp.generate
-import psdp.launch
+import psdp.launch.options
 import psdp.report.__main__
 import psdp.simulate.__main__
 from benchmarks import sweep
@@ -107,7 +107,7 @@ def parse_worker(argv: Sequence[str]) -> None:
 
 
 def parse_launch(argv: Sequence[str]) -> None:
-    parse_worker(psdp.launch.parse(list(argv)).flags)
+    parse_worker(psdp.launch.options.parse(list(argv)).flags)
 
 
 def parse_sweep(argv: Sequence[str]) -> None:
@@ -271,7 +271,7 @@ def test_the_architecture_page_has_every_file_and_what_it_says_of_itself() -> No
 
 
 def test_every_reason_that_a_run_may_end_for_is_named() -> None:
-    page = (ROOT / "docs" / "runs.md").read_text("utf-8")
+    page = (ROOT / "docs" / "endings.md").read_text("utf-8")
     assert all(f"`{reason}`" in page for reason in StoppedBy)
 
 

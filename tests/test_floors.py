@@ -17,7 +17,7 @@ ROOT = Path(psdp.__file__).parent
 
 # From the ground up. A unit is a file of psdp/ or a folder of it.
 FLOORS = (
-    ("errors",),
+    ("errors", "line", "signals"),
     ("cores", "terminal"),
     ("fields",),
     ("architectures", "modes"),
@@ -178,7 +178,7 @@ def test_everything_else_is_a_stated_dependency() -> None:
     assert used == stated
 
 
-@pytest.mark.parametrize("start", ["generate", "launch", "cli", "report.__main__"])
+@pytest.mark.parametrize("start", ["generate", "launch.__main__", "cli", "report.__main__"])
 def test_mpi_is_not_needed_for(start: str) -> None:
     reached, ahead = set(), [f"psdp.{start}"]
     while ahead:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from psdp.architectures import ARCHITECTURES
 from psdp.config.data import DataConfig
+from psdp.config.duration import seconds_in
 from psdp.config.handicap import parse_jitter, parse_stragglers
 from psdp.config.help import either
 from psdp.config.model import OWN, ModelConfig
@@ -132,6 +133,15 @@ def check_slowed(run: RunConfig) -> None:
     """
     parse_stragglers(run.straggler)
     parse_jitter(run.jitter)
+
+
+def check_max_time(run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: the time limit cannot be read.
+    """
+    if run.max_time is not None:
+        seconds_in(run.max_time, "--max-time")
 
 
 def check_precision(run: RunConfig) -> None:

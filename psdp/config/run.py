@@ -117,5 +117,11 @@ class RunConfig(ModeConfig):
         choices=tuple(CODECS),
     )
     log_every: int = setting(10, "steps between lines of metrics", low=1)
+    max_time: str | None = setting(
+        None,
+        "end saved within so long, counted from the job's start, for python -m psdp.launch to "
+        "exit with 75: 90 (seconds), 30m, 1h30m, 01:30:00",
+        metavar="TIME",
+    )
     profile: bool = setting(False, "measure where a step's time goes; a table at the end")
     quiet: bool = setting(False, "print nothing but errors")

@@ -51,9 +51,10 @@ class Answering:
         order = m.Train(answer.clock, answer.batch, answer.steps, units, answer.push)
         return self._send(answer.rank, order)
 
-    def stop(self, rank: int) -> None:
-        """Send a worker the last weights, to stop unless it owes an evaluation."""
-        self._send(rank, m.Stop())
+    def stop(self, rank: int) -> bool:
+        """Send a worker the last weights, to stop; say whether it does, and does not owe an
+        evaluation first."""
+        return self._send(rank, m.Stop())
 
     def dismiss(self, rank: int) -> None:
         """After the last update: hand a waiting worker its evaluation, or let it go."""

@@ -7,17 +7,25 @@ comes here; the exit status of the job is that of the first rank that failed.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from psdp.errors import CheckpointError, PeerLost
+from psdp.errors import CheckpointError, PeerLost, RankFailed
 from psdp.records.reasons import StoppedBy
+from psdp.signals import TRY_AGAIN, is_for_good, status_after
 
 LAST_SAVE_S = 4.0
 """How long a run that ends early waits for its last checkpoint."""
+
+PREEMPTED_SAVE_S = 60.0
+"""The same where the batch system, or the time limit, leaves time for it."""
+
+TIME_LIMIT = "--max-time"
+"""Asks a run to end, as the name of a signal does."""
 
 
 class Stopped(Exception):
@@ -26,16 +34,45 @@ class Stopped(Exception):
     Attributes:
         reason: as summary.json has it.
         error: what is raised of it in the end.
+        save_s: how long the last checkpoint may take.
     """
 
-    def __init__(self, reason: StoppedBy, error: Exception) -> None:
+    def __init__(self, reason: StoppedBy, error: Exception, save_s: float = LAST_SAVE_S) -> None:
         super().__init__(str(error))
         self.reason = reason
         self.error = error
+        self.save_s = save_s
 
 
 class Ended(Exception):
-    """The run was told to end early; what could be kept is on disk."""
+    """The run was told to end early; what could be kept is on disk.
+
+    Attributes:
+        status: the exit status that says by what.
+    """
+
+    def __init__(self, text: str, status: int = status_after(signal.SIGTERM)) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def asked_to_end(by: str, rank: int = 0) -> Stopped:
+    """Return what ends a run that a rank was asked to end, by the name of a signal or by
+    :data:`TIME_LIMIT`."""
+    text = f"stopped by {by}" if rank == 0 else f"stopped by a signal to rank {rank}"
+    if by == TIME_LIMIT:
+        return Stopped(StoppedBy.TIME_LIMIT, Ended(text, TRY_AGAIN), PREEMPTED_SAVE_S)
+    number = signal.Signals[by]
+    ended = Ended(text, status_after(number))
+    if is_for_good(number):
+        return Stopped(StoppedBy.SIGNAL, ended)
+    return Stopped(StoppedBy.PREEMPTED, ended, PREEMPTED_SAVE_S)
+
+
+def failed(rank: int, status: int) -> Stopped:
+    """Return what ends a run of which another rank has failed, with this exit status."""
+    error = RankFailed(f"rank {rank} failed (see its own message)", status)
+    return Stopped(StoppedBy.ERROR, error)
 
 
 class Ending:
@@ -67,31 +104,32 @@ class Ending:
             BaseException: ``error``, or of :class:`Stopped` what it stands for.
         """
         reason, told = _reason_of(error)
-        kept, deadline = "", self._now() + LAST_SAVE_S
+        save_s = error.save_s if isinstance(error, Stopped) else LAST_SAVE_S
+        kept, begin = "", self._now()
         # Of a server that is gone, no weights are left to save.
         saves = not isinstance(error, PeerLost)
         try:
             if saves:
                 # What other servers owe this one comes soon, or never: time to save is kept.
-                self._settle(deadline - LAST_SAVE_S / 2)
+                self._settle(begin + save_s / 2)
         except BaseException as other:  # whatever it is, the first one is what is told
             kept = f"the weights so far could not be saved: {other}"
         with suppress(BaseException):  # who cannot write the summary may yet save the weights
             self._close_records(reason)
         if saves and not isinstance(error, CheckpointError):
-            told.add_note(kept or self._kept(deadline))
+            told.add_note(kept or self._kept(begin + save_s, save_s))
         if told is error:
             raise error
         raise told from told.__cause__
 
-    def _kept(self, deadline: float) -> str:
+    def _kept(self, deadline: float, save_s: float) -> str:
         """Save the weights so far; return a sentence that says where."""
         try:
             path = self._save(deadline)
         except BaseException as error:
             return f"the weights so far could not be saved: {error}"
         if path is None:
-            return f"no checkpoint could be written within {LAST_SAVE_S:g} s"
+            return f"no checkpoint could be written within {save_s:g} s"
         return f"the weights so far are in {path}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,9 +46,10 @@ class Follower:
         """
         while not self.finished:
             self.serving.turn()
-            if self._signalled() is not None and not self._told:
+            by = self._signalled()
+            if by is not None and not self._told:
                 # Rank 0 ends the run, and wants this shard saved first.
-                self.serving.endpoint.send(0, m.Signalled())
+                self.serving.endpoint.send(0, m.Signalled(signal.Signals[by]))
                 self._told = True
         self.serving.writer.close(WRITE_S)
 

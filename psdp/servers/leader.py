@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psdp.checkpoint import CheckpointStore
-from psdp.errors import PeerLost, RankFailed
+from psdp.errors import PeerLost
 from psdp.job import Job
 from psdp.policies import make_policy
 from psdp.protocol import Apply, Chooser, Drained, Drop, Effect, Pull, Push, SendWeights
@@ -21,9 +21,10 @@ from psdp.records.replay import Record, Replay
 from psdp.servers.answering import Answering
 from psdp.servers.choosing import Choosing
 from psdp.servers.deciding import Deciding, check_bearable
-from psdp.servers.ending import Ended, Ending, Stopped
+from psdp.servers.ending import Ending, Stopped, asked_to_end, failed
 from psdp.servers.evaluating import Evaluating
 from psdp.servers.keeping import Keeping
+from psdp.servers.leaving import Leaving
 from psdp.servers.means import works_of
 from psdp.servers.noting import Noting
 from psdp.servers.serving import WRITE_S, Serving
@@ -96,6 +97,7 @@ class Leader:
             replay=replay,
             choosing=choosing,
         )
+        self.leaving = Leaving(job, self.answering, self.deciding, recorder.console, self._leave)
         self.ending = Ending(self.keeping.settle, self._write_summary, self.keeping.save_now)
         serving.owner = self
 
@@ -120,9 +122,9 @@ class Leader:
 
     def _turn(self) -> None:
         self.serving.turn()
-        signal = self._signalled()
-        if signal is not None:
-            raise Stopped(StoppedBy.SIGNAL, Ended(f"stopped by {signal}"))
+        if (by := self._signalled()) is not None:
+            raise asked_to_end(by)
+        self.leaving.heed()
         if self.deciding.replays and self.serving.idle:
             self.deciding.follow()
         over = self.evaluating.last is not None and not self.answering.live | self.deciding.departed
@@ -155,11 +157,10 @@ class Leader:
                 self.keeping.saved(message)
             case m.ShardRefused(version, why):
                 self.keeping.refuse(peer, version, why)
-            case m.Signalled():
-                raise Stopped(StoppedBy.SIGNAL, Ended(f"stopped by a signal to rank {peer}"))
+            case m.Signalled(number):
+                self.leaving.asked(peer, number)
             case m.Failed(status):
-                error = RankFailed(f"rank {peer} failed (see its own message)", status)
-                raise Stopped(StoppedBy.ERROR, error)
+                raise failed(peer, status)
             case m.Done(totals):
                 self.recorder.totals(peer, totals)
                 self.deciding.departed.discard(peer)
@@ -240,7 +241,7 @@ class Leader:
     def perform(self, decision: Any) -> None:
         match decision:
             case SendWeights(rank):
-                if self.answering.go_on(decision):
+                if not self.leaving.answers(rank) and self.answering.go_on(decision):
                     self.deciding.answered(rank)
             case Dismiss(rank):
                 self.answering.stop(rank)

@@ -28,7 +28,7 @@ CHANGEABLE = frozenset(
         "max_steps", "eval_every", "eval_batches", "early_stop_patience", "out",
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
         "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "straggler",
-        "jitter", "link_mbps", "record", "replay", "servers",
+        "jitter", "link_mbps", "record", "replay", "servers", "max_time",
     }
 )  # fmt: skip
 """Settings that a resumed run may change; all others decide what its weights become."""
@@ -91,7 +91,7 @@ def settle(
         _check_unchanged(given, values, CHANGEABLE, Path(resume), "--resume")
     else:
         return Config.from_flat(dict(given)).resolved(), None
-    own = {"out": None, "quiet": False, "record": False, "replay": None, "resume": None}
+    own = {"quiet": False, "record": False} | dict.fromkeys(("out", "replay", "resume", "max_time"))
     return Config.from_flat(values | own | dict(given)).resolved(), manifest
 
 

@@ -275,7 +275,10 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Signalled:
-    """A signal asked the sender to end."""
+    """The signal of this number asked the sender to end. Of a worker it may be a notice, that its
+    machine alone goes: it goes on until rank 0 has decided."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)

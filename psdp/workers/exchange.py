@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,10 +23,6 @@ LOOK_UP_S = 0.5
 
 GOODBYE_S = 0.5
 """How long a rank that fails tries to tell rank 0 so."""
-
-
-class Interrupted(Exception):
-    """A signal asked this rank to end."""
 
 
 class Exchange:
@@ -55,17 +52,16 @@ class Exchange:
         self.compute_s = self.push_s = self.wait_s = self.pull_s = 0.0
         self.pushed_bytes = self.pulled_bytes = 0
         self._signalled = signalled
+        self._told = False
         self._now = now
         self._events: deque[Arrival | Lost] = deque()
         endpoint.landing = self._landing
 
     def heed_signal(self) -> None:
-        """
-        Raises:
-            Interrupted: a signal asked this rank to end.
-        """
-        if self._signalled() is not None:
-            raise Interrupted
+        """Tell rank 0, once, of a signal that asked this rank to end; it decides who does."""
+        if not self._told and (by := self._signalled()) is not None:
+            self.endpoint.send(0, m.Signalled(signal.Signals[by]))
+            self._told = True
 
     # Vectors
 
@@ -74,7 +70,6 @@ class Exchange:
 
         Raises:
             PeerLost: a server is gone.
-            Interrupted: a signal asked this rank to end.
         """
         # Rank 0 passes it on, so that all servers answer alike.
         self.endpoint.send(0, m.AskWeights())
@@ -85,7 +80,6 @@ class Exchange:
 
         Raises:
             PeerLost: a server is gone.
-            Interrupted: a signal asked this rank to end.
         """
         for server in self.job.servers:
             self.endpoint.send(server, m.AskSnapshot(version))
@@ -116,7 +110,6 @@ class Exchange:
 
         Raises:
             PeerLost: a server is gone.
-            Interrupted: a signal asked this rank to end.
         """
         before = self.push_s, self.wait_s, self.pull_s
         answer = self._await_weights(pushes)
@@ -205,9 +198,9 @@ class Exchange:
         """Tell rank 0 that this worker has done what it was told to."""
         self.endpoint.flush([self.endpoint.send(0, m.Done(self._totals()))])
 
-    def say_failed(self, why: m.Failed | m.Signalled) -> None:
-        """Tell rank 0 that this worker cannot go on."""
-        sending = self.endpoint.send(0, why)
+    def say_failed(self, status: int) -> None:
+        """Tell rank 0 that this worker cannot go on, and ends with this exit status."""
+        sending = self.endpoint.send(0, m.Failed(status))
         # Other messages may be under way, and rank 0 gone: try for a while, then go.
         deadline = self._now() + GOODBYE_S
         while not sending.done and self._now() < deadline:

@@ -20,7 +20,7 @@ from psdp.transport import Endpoint
 from psdp.transport import messages as m
 from psdp.transport.link import seconds_on_link
 from psdp.transport.reducer import Reducer
-from psdp.workers.exchange import LOOK_UP_S, Exchange, Interrupted
+from psdp.workers.exchange import LOOK_UP_S, Exchange
 from psdp.workers.handicap import Handicap
 from psdp.workers.reduced import ReducedTraining
 from psdp.workers.replica import Replica
@@ -95,7 +95,6 @@ class Worker:
 
         Raises:
             PeerLost: a server is gone.
-            Interrupted: a signal asked this rank to end.
         """
         with np.errstate(all="ignore"):  # a gradient with NaN or Inf is found and named by rank 0
             answer = self._pull()
@@ -117,8 +116,7 @@ class Worker:
     def fail(self, error: BaseException, status: int) -> None:
         """Tell rank 0 that this rank cannot go on, and give it the time to save the weights."""
         if not isinstance(error, PeerLost):  # which rank 0 sees for itself
-            interrupted = isinstance(error, Interrupted)
-            self.exchange.say_failed(m.Signalled() if interrupted else m.Failed(status))
+            self.exchange.say_failed(status)
         self.exchange.wait_out(PATIENCE_S)
 
     def _pull(self) -> m.Answer:

@@ -6,10 +6,10 @@ import gc
 import hashlib
 import itertools
 import json
-import signal
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ import pytest
 
 from psdp.errors import StartRefused
 from psdp.job import Job
+from psdp.line import Line
 from psdp.params import Array
 from psdp.rank import Role, play, take_role
 from psdp.servers.follower import Follower
@@ -70,22 +71,6 @@ def corpus_file(folder: Path) -> Path:
 
 
 @dataclass
-class Asked:
-    """Whether a test asks a rank to end, as signals do."""
-
-    rank: int
-    by: Callable[[int], str | None]
-
-    def __call__(self) -> str | None:
-        return self.by(self.rank)
-
-    @property
-    def number(self) -> int | None:
-        name = self()
-        return None if name is None else signal.Signals[name]
-
-
-@dataclass
 class Rank:
     """One rank of a job that is ready for its first message; a test may change what it likes."""
 
@@ -93,7 +78,6 @@ class Rank:
     ready: Ready
     role: Role
     endpoint: InMemoryEndpoint
-    asked: Asked
     error: BaseException | None = None
 
 
@@ -123,11 +107,10 @@ class Training:
         begun: dict[int, Rank] = {}
 
         def begin(world: World) -> int:
-            asked = Asked(world.rank, self.signalled)
             ready = prepare(world, given, None)
-            role, endpoint = take_role(world, ready, asked)
+            role, endpoint = take_role(world, ready, partial(self.signalled, world.rank))
             assert isinstance(endpoint, InMemoryEndpoint)
-            begun[world.rank] = Rank(world.rank, ready, role, endpoint, asked)
+            begun[world.rank] = Rank(world.rank, ready, role, endpoint)
             return 0
 
         _raise_first(self._worlds.run(begin, PATIENCE_S))
@@ -203,7 +186,7 @@ class Training:
         def live(world: World) -> int:
             rank = self.ranks[world.rank]
             try:
-                return play(world, rank.role, rank.endpoint, rank.asked)
+                return play(world, rank.role, rank.endpoint, Line())
             finally:
                 rank.ready.folder.let_go()
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import signal
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -32,12 +33,11 @@ from psdp.job import Job
 from psdp.nn.transformer import Transformer
 from psdp.params import Array
 from psdp.protocol.order import Squares, Update
-from psdp.servers.ending import Ended
+from psdp.servers.ending import TIME_LIMIT, Ended
 from psdp.servers.means import ByMean
 from psdp.transport import Sending
 from psdp.transport import messages as m
 from psdp.transport.shared import SharedMemory
-from psdp.workers.exchange import Interrupted
 from psdp.workers.worker import Worker
 
 pytestmark = pytest.mark.timeout(90)
@@ -744,25 +744,62 @@ def test_a_signal_to_a_server_that_follows_ends_the_run_with_a_checkpoint(
 
 @pytest.mark.parametrize("servers", [1, 2])
 @pytest.mark.parametrize("mode", MODES, ids=mode_name)
-def test_a_signal_to_a_worker_ends_the_run_with_a_checkpoint(
-    tmp_path: Path, mode: dict[str, Any], servers: int
+def test_a_signal_to_one_worker_alone_is_a_notice_and_the_others_go_on(
+    tmp_path: Path, mode: dict[str, Any], servers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("psdp.servers.leaving.NOTICE_S", 0.0)
     job: list[Training] = []
 
     def signalled(rank: int) -> str | None:
         worker = servers + 1
-        return "SIGINT" if rank == worker and job[0].progress.clocks[worker] >= 3 else None
+        return "SIGTERM" if rank == worker and job[0].progress.clocks[worker] >= 3 else None
 
-    common = {"workers": 2, "servers": servers, "max_steps": 12, **mode}
-    with pytest.raises(Ended, match=rf"stopped by a signal to rank {servers + 1}\nthe weights so"):
+    common = {"workers": 3, "servers": servers, "max_steps": 12, **mode}
+    run = train(tmp_path, prepare=job.append, signalled=signalled, **common)
+    assert run.summary["stopped_by"] == "budget"
+    assert run.summary["tokens"] == run.job.units
+    assert run.leader.answering.live == set()
+    assert 3 <= run.progress.clocks[servers + 1] < max(run.progress.clocks.values())
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_signals_to_all_workers_end_the_run_with_a_checkpoint(
+    tmp_path: Path, servers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psdp.servers.leaving.NOTICE_S", 0.0)
+    job: list[Training] = []
+
+    def signalled(rank: int) -> str | None:
+        return "SIGINT" if rank >= servers and job[0].progress.version >= 3 else None
+
+    common: dict[str, Any] = {"workers": 2, "servers": servers, "max_steps": 40}
+    with pytest.raises(Ended, match=r"stopped by a signal to rank \d\nthe weights so") as ended:
         train(tmp_path / "run", prepare=job.append, signalled=signalled, **common)
-    assert isinstance(job[0].ranks[servers + 1].error, Interrupted)
+    assert ended.value.status == 128 + signal.SIGINT
     assert job[0].summary["stopped_by"] == "signal"
     step = max(job[0].checkpoints())
     assert step == job[0].job.step_of(job[0].summary["tokens"])
-    if mode["mode"] == "sync":
-        rest = train(tmp_path / "rest", resume=tmp_path / "run", **common)
-        same(rest, train(tmp_path / "whole", **common))
+
+
+@pytest.mark.parametrize(
+    ("by", "reason"),
+    [("SIGUSR1", "preempted"), ("SIGHUP", "preempted"), (TIME_LIMIT, "time limit")],
+)
+def test_a_run_whose_machine_or_time_goes_is_saved_to_go_on_bit_for_bit(
+    tmp_path: Path, by: str, reason: str
+) -> None:
+    job: list[Training] = []
+
+    def signalled(rank: int) -> str | None:
+        return by if rank == 0 and job[0].progress.version >= 3 else None
+
+    common: dict[str, Any] = {"workers": 2, "max_steps": 8}
+    with pytest.raises(Ended, match=f"stopped by {by}\nthe weights so far are in") as ended:
+        train(tmp_path / "run", prepare=job.append, signalled=signalled, **common)
+    assert ended.value.status == 75
+    assert job[0].summary["stopped_by"] == reason
+    rest = train(tmp_path / "rest", resume=tmp_path / "run", **common)
+    same(rest, train(tmp_path / "whole", **common))
 
 
 @pytest.mark.parametrize("servers", [1, 2])

@@ -132,10 +132,39 @@ def test_an_exception_in_one_worker_shows_its_traceback_and_loses_nothing(folder
     assert resumed["weights_sha256"] == whole["weights_sha256"]
 
 
-def test_a_killed_worker_ends_the_job(folder: Path) -> None:
+def test_a_killed_worker_ends_the_job_which_says_who_went_first(folder: Path) -> None:
     crash = at_gradient(5, 2, "os.kill(os.getpid(), 9)")
     job = train(folder, 3, "--out", "run", code=crash)
     assert job.returncode != 0
+    assert "psdp.launch: the job has failed: rank 2 on" in job.stdout
+
+
+def test_a_signal_to_one_worker_is_a_notice_and_the_others_finish(folder: Path) -> None:
+    notice = at_gradient(5, 2, "os.kill(os.getpid(), 15)")
+    flags = ("--mode", "async", "--max-steps", "2000", "--jitter", "uniform:1:1.1")
+    job = train(folder, 4, *flags, "--out", "run", code=notice)
+    assert job.returncode == 0, job.stdout
+    assert "rank 2 alone got SIGTERM: it hands over its work and leaves" in job.stdout
+    assert summary(folder / "run")["stopped_by"] == "budget"
+
+
+def test_a_time_limit_ends_the_run_saved_and_asks_to_be_started_again(folder: Path) -> None:
+    flags = ("--max-steps", "10000000", "--max-time", "8s", "--log-every", "1000")
+    job = train(folder, 2, *flags, "--out", "run")
+    assert job.returncode == 75, job.stdout
+    assert summary(folder / "run")["stopped_by"] == "time limit"
+    assert weights(folder / "run").size
+
+
+def test_after_a_failure_a_run_may_go_on_by_itself_to_the_same_end(folder: Path) -> None:
+    crash = at_gradient(15, 1, "os.kill(os.getpid(), 9)")
+    flags = ("--max-steps", "20", "--checkpoint-every", "1", "--grad-accum", "1")
+    job = train(folder, 2, *flags, "--restarts", "2", "--out", "run", code=crash)
+    assert job.returncode == 0, job.stdout
+    assert "starting again from " in job.stdout
+    assert train(folder, 2, *flags, "--out", "whole").returncode == 0
+    resumed, whole = summary(folder / "run"), summary(folder / "whole")
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
 
 
 @pytest.mark.parametrize("servers", [1, 2])
@@ -173,9 +202,16 @@ def test_a_full_disk_ends_the_job_and_leaves_earlier_checkpoints(folder: Path) -
     assert np.isfinite(weights(folder / "run")).all()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_launcher_ends_the_job_with_a_summary(
-    folder: Path, number: signal.Signals
+@pytest.mark.parametrize(
+    ("number", "status", "reason"),
+    [
+        (signal.SIGINT, 130, "signal"),
+        (signal.SIGTERM, 143, "signal"),
+        (signal.SIGUSR1, 75, "preempted"),
+    ],
+)
+def test_a_signal_to_the_launcher_ends_the_job_saved_and_with_its_status(
+    folder: Path, number: signal.Signals, status: int, reason: str
 ) -> None:
     command = [
         sys.executable, "-m", "psdp.launch", "-n", "3", "--corpus", "corpus.txt", *TINY,
@@ -193,13 +229,12 @@ def test_a_signal_to_the_launcher_ends_the_job_with_a_summary(
         ):
             time.sleep(0.1)
         job.send_signal(number)
-        assert job.wait(timeout=10) != 0
-        while time.monotonic() < deadline and not (folder / "run" / "summary.json").exists():
-            time.sleep(0.1)
+        assert job.wait(timeout=20) == status
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)
     result = summary(folder / "run")
-    assert result["stopped_by"] == "signal"
+    assert result["stopped_by"] == reason
     assert result["tokens"] > 0
+    assert weights(folder / "run").size
     assert json.loads((folder / "run" / "config.json").read_text())["settings"]["mode"] == "sync"

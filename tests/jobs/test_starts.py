@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from mpi import ROOT
-from tiny import train, write_corpus
+from tiny import RANK, train, write_corpus
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(60)]
 
@@ -79,6 +79,18 @@ def test_a_start_that_fails_before_its_first_message_leaves_no_folder(
     assert job.returncode != 0
     assert "RuntimeError: no console" in job.stdout
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_rank_that_ends_before_mpi_does_not_leave_the_others_waiting(folder: Path) -> None:
+    early = (
+        "import os, sys\nfrom psdp.line import open_line\nfrom psdp.worker import main\n"
+        f"if {RANK} == 1:\n    line = open_line(os.environ)\n    sys.exit(3)\n"
+        "sys.exit(main())\n"
+    )
+    job = train(folder, 3, "--out", "run", code=early)
+    assert job.returncode in (3, 5), job.stdout
+    assert "psdp.launch: the job has failed: rank 1 on" in job.stdout
+    assert not (folder / "run").exists()
 
 
 def test_a_rank_that_is_alone_against_its_launchers_word_names_the_cause(folder: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from psdp import rank as ranks
+from psdp.line import Line
 from psdp.startup import Ready, prepare
 from psdp.transport.in_memory import Aborted
 from psdp.transport.in_memory_world import End, InMemoryWorlds
@@ -20,13 +21,8 @@ from psdp.transport.world import World
 pytestmark = pytest.mark.timeout(60)
 
 
-class NobodyAsks:
+def nobody_asks() -> None:
     """No signal comes."""
-
-    number: int | None = None
-
-    def __call__(self) -> str | None:
-        return None
 
 
 @pytest.fixture
@@ -43,7 +39,7 @@ def given(tmp_path: Path) -> dict[str, Any]:
 def live(given: dict[str, Any], size: int = 3) -> tuple[list[End], int | None]:
     """Return how each rank of a job ended, and the status with which one ended all, if one did."""
     worlds = InMemoryWorlds(["here"] * size)
-    ends = worlds.run(lambda world: ranks.live_in(world, given, None, NobodyAsks()), 30)
+    ends = worlds.run(lambda world: ranks.live_in(world, given, None, nobody_asks, Line()), 30)
     return ends, worlds.status
 
 
@@ -86,7 +82,7 @@ def test_settings_that_differ_end_all_ranks_before_there_is_a_folder(
 
     def life(world: World) -> int:
         own = given | {"lr": 0.5} if world.rank == 2 else given
-        return ranks.live_in(world, own, None, NobodyAsks())
+        return ranks.live_in(world, own, None, nobody_asks, Line())
 
     assert worlds.run(life, 30) == [2, 2, 2]
     assert worlds.status is None, "nobody had to end the others"

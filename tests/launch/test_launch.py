@@ -1,4 +1,4 @@
-"""The launcher: it finds the right mpirun, says what it runs, and becomes it."""
+"""The launcher: it finds the right mpirun, says what it runs, and sees it to its end."""
 
 import os
 import signal
@@ -11,17 +11,15 @@ import pytest
 
 from psdp import __version__
 from psdp.errors import ConfigError
-from psdp.launch import (
+from psdp.launch.mpirun import (
     Host,
-    Job,
     Vendor,
-    become,
     find_launcher,
     mpirun_command,
-    parse,
     this_host,
     vendor_of,
 )
+from psdp.launch.options import Job, parse
 
 USER, ROOT = Host(cores=2, root=False), Host(cores=2, root=True)
 WORKER = [sys.executable, "-m", "psdp.worker", "--mode", "ssp"]
@@ -70,6 +68,7 @@ def test_a_hostfile_as_other_systems_write_it_is_named(tmp_path: Path, raw: byte
         (["-n", "9" * 5000], "argument -n.*: expected a whole number below 2.63, got one of 5000"),
         ([], "-n is missing; -n 3 starts"),
         (["--n-head", "4"], "-n is missing"),
+        (["-n", "2", "--restarts", "-1"], "--restarts must be at least 0, got -1"),
         (["-n", "1"], "at least 2, a server and a worker, got 1"),
         (["-n", "3", "--hostfile", "/nowhere"], "--hostfile /nowhere does not exist"),
     ],
@@ -138,9 +137,9 @@ def test_open_mpi_is_told_what_the_host_needs() -> None:
 def test_a_host_has_no_more_cores_than_its_container_grants(
     quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psdp.launch.own_cores", lambda: list(range(64)))
-    monkeypatch.setattr("psdp.launch._siblings", str)
-    monkeypatch.setattr("psdp.launch.cpu_quota", lambda: quota)
+    monkeypatch.setattr("psdp.launch.mpirun.own_cores", lambda: list(range(64)))
+    monkeypatch.setattr("psdp.launch.mpirun._siblings", str)
+    monkeypatch.setattr("psdp.launch.mpirun.cpu_quota", lambda: quota)
     assert this_host().cores == cores
 
 
@@ -160,7 +159,7 @@ def test_other_vendors_need_nothing_but_their_word_for_hostfile() -> None:
 
 def launch(prefix: Path, *argv: str) -> "subprocess.Popen[str]":
     """Start psdp.launch as a Python whose prefix is ``prefix`` would."""
-    code = f"import sys; sys.prefix = {str(prefix)!r}; from psdp.launch import main; "
+    code = f"import sys; sys.prefix = {str(prefix)!r}; from psdp.launch.__main__ import main; "
     return subprocess.Popen(
         [sys.executable, "-c", code + "sys.exit(main())", *argv],
         stdout=subprocess.PIPE,
@@ -194,8 +193,9 @@ def test_the_version_is_that_of_psdp(tmp_path: Path) -> None:
 
 
 def test_a_command_that_cannot_be_started_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"mpirun cannot be started: .*No such file"):
-        become([str(tmp_path / "mpirun")])
+    mpirun = fake(tmp_path / "bin" / "mpirun", "rm $0")  # once it has told its version
+    _, err = launch(tmp_path, "-n", "3").communicate()
+    assert err.splitlines()[1].startswith(f"psdp.launch: {mpirun} cannot be started: [Errno 2] No")
 
 
 def test_quiet_prints_nothing(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_signal_ends_all_ranks_even_more_than_cores(end: signal.Signals) -> No
 @pytest.mark.mpi
 def test_the_example_hostfile_works_as_its_comment_says(tmp_path: Path) -> None:
     vendor = vendor_of(real_mpirun())
-    text = (Path(__file__).parents[1] / "hostfile.example").read_text()
+    text = (Path(__file__).parents[2] / "hostfile.example").read_text()
     if vendor is Vendor.HYDRA:  # take the second form that the file shows
         text = next(line[2:] for line in text.splitlines() if line.startswith("# localhost:"))
     (tmp_path / "hosts").write_text(text)

@@ -1,0 +1,91 @@
+"""From a command line to the job's exit status: start, watch, and after a failure start again."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from psdp.errors import PsdpError
+from psdp.launch.mpirun import Host, Vendor, find_launcher, mpirun_command, this_host, vendor_of
+from psdp.launch.options import Job, parse
+from psdp.launch.ranks import Ranks, may_be_elsewhere
+from psdp.launch.restarts import Restarts, newest, who_answers
+from psdp.launch.supervisor import Outcome, Signals, Supervisor
+from psdp.line import VARIABLE
+from psdp.terminal import show_any_text
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job that the command line asks for; return its exit status."""
+    show_any_text()
+    try:
+        job = parse(sys.argv[1:] if argv is None else argv)
+        launcher = find_launcher(Path(sys.prefix), os.environ.get("PATH", os.defpath))
+        vendor, host = vendor_of(launcher), this_host()
+        if job.shown_only:
+            print(shlex.join(mpirun_command(launcher, vendor, job, host)))
+            return 0
+
+        def answers(hosts: Sequence[str]) -> set[str]:
+            return who_answers(launcher, vendor, host.root, hosts)
+
+        with closing(Restarts(job, answers, say)) as restarts:
+            return run(job, restarts, launcher, vendor, host)
+    except PsdpError as error:
+        say(str(error))
+        return error.exit_code
+
+
+def run(job: Job | None, restarts: Restarts, launcher: Path, vendor: Vendor, host: Host) -> int:
+    """Run a job, again after failures if it may be; return the exit status of the last start.
+
+    Raises:
+        ConfigError: it cannot be started.
+    """
+    signals, began_s = Signals(), time.monotonic()
+    while job is not None:
+        everywhere = may_be_elsewhere(job.hostfile, os.environ)
+        ranks = Ranks(signals.selector, began_s, everywhere=everywhere)
+        command = mpirun_command(launcher, vendor, job, host)
+        if "--quiet" not in job.flags:
+            say(shlex.join(command), as_it_is=True)
+        if vendor is Vendor.OPEN_MPI:
+            command[1:1] = ["-x", VARIABLE]  # other launchers pass all variables on
+        try:
+            outcome = Supervisor(signals, ranks, job.ranks).run(command)
+        finally:
+            ranks.close()
+        if outcome.status and outcome.told is None and outcome.ranks and signals.first is None:
+            say(why(outcome))
+        job = None if signals.first is not None else restarts.after(outcome)
+    return outcome.status
+
+
+def why(outcome: Outcome) -> str:
+    """Return what a person should know of a job of which no rank has said why it failed."""
+    text = "the job has failed"
+    if outcome.first is not None:
+        rank = outcome.first
+        if rank.unreachable:
+            text += f": {rank} is out of reach"
+        else:
+            text += f": {rank} went first{'' if rank.started else ', before MPI had started'}"
+    kept = newest(outcome.folder)
+    if kept is not None:
+        return f"{text}; the newest checkpoint is {kept}, go on with --resume {outcome.folder}"
+    return f"{text}; nothing had been saved yet"
+
+
+def say(text: str, *, as_it_is: bool = False) -> None:
+    """Tell a person a line, if there is still one who reads it."""
+    with suppress(OSError):
+        print(text if as_it_is else f"psdp.launch: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

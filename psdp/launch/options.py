@@ -1,0 +1,101 @@
+"""The launcher's own command line: how many ranks of what, where, and how often."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+from dataclasses import dataclass
+
+from psdp.cli import Parser, whole
+from psdp.errors import ConfigError
+from psdp.terminal import path_of
+
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to start: ``python program flags`` on ``ranks`` ranks.
+
+    Attributes:
+        program: ``-m`` and a module, or a script.
+        shown_only: nothing is started, the command is shown.
+        restarts: how often it may be started again after a failure.
+        crowded: hosts are to take more ranks than they have slots.
+    """
+
+    ranks: int
+    hostfile: str | None
+    program: tuple[str, ...]
+    flags: tuple[str, ...]
+    shown_only: bool = False
+    restarts: int = 0
+    crowded: bool = False
+
+
+def parse(argv: list[str]) -> Job:
+    """Return the job that the command line asks for; what is not launch's own is the worker's.
+
+    Raises:
+        ConfigError: the number of ranks is missing or too low, or the hostfile cannot be used.
+        SystemExit: ``--help`` or ``--version``.
+    """
+    parser = Parser(
+        prog="python -m psdp.launch",
+        usage="%(prog)s -n N [--hostfile FILE] [--restarts R] [--dry-run] [SCRIPT.py] [flags]",
+        description="Start psdp with the mpirun of this Python and the options that this host "
+        "needs. Prints the whole command first (not with --quiet).",
+        epilog="All other flags go to the worker (see python -m psdp.worker --help), or to a "
+        "script of your own that is named before them.",
+    )
+    parser.add_argument(
+        *("-n", "-np", "--n", "--np"),
+        dest="n",
+        type=whole,
+        metavar="N",
+        help="ranks: the servers and the workers",
+    )
+    parser.add_argument("--hostfile", metavar="FILE", help="hosts to use; see hostfile.example")
+    parser.add_argument("--dry-run", action="store_true", help="show the command, start nothing")
+    parser.add_argument(
+        "--restarts",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="after a failure, start again from the newest whole checkpoint, with the hosts that "
+        "are left, at most N times (default 0)",
+    )
+    parser.add_argument("--module", default="psdp.worker", help=argparse.SUPPRESS)
+    own, flags = parser.parse_known_args(argv)
+    if own.n is None:
+        raise ConfigError("-n is missing; -n 3 starts one server and two workers")
+    if own.n < 2:
+        raise ConfigError(f"-n must be at least 2, a server and a worker, got {own.n}")
+    if own.restarts < 0:
+        raise ConfigError(f"--restarts must be at least 0, got {own.restarts}")
+    hostfile = None if own.hostfile is None else readable_hostfile(own.hostfile)
+    program: tuple[str, ...] = ("-m", own.module)
+    if flags and flags[0].endswith(".py"):
+        program = (flags.pop(0),)
+    return Job(own.n, hostfile, program, tuple(flags), own.dry_run, own.restarts)
+
+
+def readable_hostfile(text: str) -> str:
+    """Return the path of a hostfile that launchers can read.
+
+    Raises:
+        ConfigError: it does not exist, cannot be read, or is written as other systems do it.
+    """
+    path = path_of(text, "--hostfile")
+    if not path.is_file():
+        raise ConfigError(f"--hostfile {path} does not exist")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--hostfile {path}: {error.strerror}") from error
+    if b"\r" in content or content.startswith(_BYTE_ORDER_MARKS):
+        raise ConfigError(
+            f"--hostfile {path} has a byte-order mark or line ends that launchers take for a part "
+            "of a host's name; save it as UTF-8 without a mark, with Unix line ends (dos2unix)"
+        )
+    return str(path)

@@ -1,0 +1,224 @@
+"""The ranks of one start of a job, as the launcher hears of them; the other end of psdp/line.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import selectors
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from psdp.line import LONGEST_BYTES, VARIABLE, encoded
+
+_ALLOCATIONS = ("SLURM_JOB_ID", "PBS_NODEFILE", "LSB_HOSTS", "PE_HOSTFILE", "FLUX_JOB_ID")
+"""Variables of batch systems, whose hosts an mpirun takes without a hostfile."""
+
+
+@dataclass
+class Rank:
+    """What one rank has told.
+
+    Attributes:
+        started: MPI has it.
+        folder: of the run, once it has begun (from rank 0).
+        status: it has ended, or is about to, with this exit status.
+        gone: its process is no more, as far as can be told.
+        unreachable: its host did not answer any more.
+    """
+
+    rank: int
+    host: str
+    pid: int
+    started: bool = False
+    folder: str | None = None
+    status: int | None = None
+    gone: bool = False
+    unreachable: bool = False
+    connection: socket.socket | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} on {self.host}"
+
+
+class Ranks:
+    """Listens for ranks; what they told is there by their number.
+
+    Args:
+        selector: of the launcher's loop, which calls what is registered there.
+        began_s: when the job began, by the clock ``now``.
+        everywhere: ranks may be on other hosts.
+
+    Attributes:
+        known: all who have called, by rank.
+        left: of these, whose process is no more, in the order in which they went.
+    """
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        began_s: float,
+        *,
+        everywhere: bool,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.known: dict[int, Rank] = {}
+        self.left: list[Rank] = []
+        self._selector = selector
+        self._began_s = began_s
+        self._now = now
+        self._token = secrets.token_hex(16)
+        self._rests: dict[socket.socket, bytes] = {}
+        self._addresses = addresses() if everywhere else ["127.0.0.1"]
+        self._listener = socket.create_server(("" if everywhere else "127.0.0.1", 0), backlog=4096)
+        self._listener.setblocking(False)
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What ranks need to call."""
+        port = self._listener.getsockname()[1]
+        return {VARIABLE: f"{self._token} {port} {' '.join(self._addresses)}"}
+
+    @property
+    def folder(self) -> str | None:
+        """The run folder, once there is one."""
+        return next((rank.folder for rank in self.known.values() if rank.folder), None)
+
+    @property
+    def status(self) -> int | None:
+        """The exit status with which rank 0 ended, else that of the first that told of a failure;
+        None if there is no such word."""
+        if 0 in self.known and self.known[0].status is not None:
+            return self.known[0].status
+        return next((rank.status for rank in self.left if rank.status), None)
+
+    def ask_to_end(self, number: int) -> bool:
+        """Have rank 0 end the run as after a signal; say whether it can, and has one to end."""
+        leader = self.known.get(0)
+        if leader is None or leader.gone or leader.folder is None or leader.connection is None:
+            return False
+        try:
+            leader.connection.sendall(encoded({"end": number}))
+        except OSError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """Kill those on this host that are still there, if they are what they were."""
+        here, mark = socket.gethostname(), f"{VARIABLE}={self._token}".encode()
+        for rank in self.known.values():
+            with suppress(OSError):
+                is_ours = mark in Path(f"/proc/{rank.pid}/environ").read_bytes()
+                if rank.host == here and is_ours:
+                    os.kill(rank.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Hear no more of any."""
+        for connection in (self._listener, *self._rests):
+            self._selector.unregister(connection)
+            connection.close()
+        self._rests.clear()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            _notice_lost_hosts(connection)
+            self._rests[connection] = b""
+            self._selector.register(
+                connection, selectors.EVENT_READ, lambda: self._hear(connection)
+            )
+
+    def _hear(self, connection: socket.socket) -> None:
+        try:
+            data = connection.recv(LONGEST_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            data = b""
+            if (rank := self._at(connection)) is not None:
+                rank.unreachable = not isinstance(error, ConnectionError)
+        *words, rest = (self._rests[connection] + data).split(b"\n")
+        self._rests[connection] = rest
+        try:
+            for word in words:
+                self._take(connection, json.loads(word))
+        except (ValueError, TypeError, KeyError):  # none of ours
+            data = b""
+        if not data or len(rest) > LONGEST_BYTES:
+            self._drop(connection)
+
+    def _take(self, connection: socket.socket, word: Mapping[str, Any]) -> None:
+        rank = self._at(connection)
+        if rank is None:
+            if not secrets.compare_digest(str(word["token"]), self._token):
+                raise ValueError("a stranger")
+            who = int(word["rank"]), str(word["host"]), int(word["pid"])
+            rank = Rank(*who, connection=connection)
+            self.known[rank.rank] = rank
+            with suppress(OSError):
+                connection.sendall(encoded({"age_s": self._now() - self._began_s}))
+        rank.started = word.get("started", rank.started)
+        rank.folder = word.get("folder", rank.folder)
+        rank.status = word.get("ended", rank.status)
+
+    def _drop(self, connection: socket.socket) -> None:
+        rank = self._at(connection)
+        if rank is not None:
+            rank.gone, rank.connection = True, None
+            self.left.append(rank)
+        del self._rests[connection]
+        self._selector.unregister(connection)
+        connection.close()
+
+    def _at(self, connection: socket.socket) -> Rank | None:
+        return next((rank for rank in self.known.values() if rank.connection is connection), None)
+
+
+def may_be_elsewhere(hostfile: str | None, environment: Mapping[str, str]) -> bool:
+    """Say whether an mpirun may start ranks on other hosts."""
+    return hostfile is not None or any(name in environment for name in _ALLOCATIONS)
+
+
+def addresses() -> list[str]:
+    """Return the IPv4 addresses of this host, that of itself alone last."""
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            found += _address_of(probe, name)
+    if not found:
+        with suppress(OSError):
+            found = socket.gethostbyname_ex(socket.gethostname())[2]
+    own = [address for address in found if address.startswith("127.")]
+    return [*(address for address in found if address not in own), *(own or ["127.0.0.1"])]
+
+
+def _address_of(probe: socket.socket, interface: str) -> list[str]:
+    """Return the address of a network interface, where it has one and this system tells it."""
+    try:
+        from fcntl import ioctl
+
+        request = struct.pack("256s", os.fsencode(interface)[:15])
+        return [socket.inet_ntoa(ioctl(probe.fileno(), _SIOCGIFADDR, request)[20:24])]
+    except OSError:
+        return []
+
+
+_SIOCGIFADDR = 0x8915
+"""Of Linux; other systems refuse it, or tell what is no address."""
+
+
+def _notice_lost_hosts(connection: socket.socket) -> None:
+    """Have a connection end within some 10 s when the host at its other end is gone."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 4), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

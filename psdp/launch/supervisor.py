@@ -1,0 +1,279 @@
+"""One start of a job: its mpirun as a child, its ranks on their lines, signals to all of them.
+
+Whatever happens, nothing is left running: mpirun is killed with this process (where the system can,
+as Linux does), and what it leaves behind on this host is killed after it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from psdp.errors import ConfigError, PeerLost
+from psdp.launch.ranks import Rank, Ranks
+from psdp.signals import heeded, is_for_good, status_after
+
+FOR_GOOD_S, FOR_A_WHILE_S = 10.0, 70.0
+"""How long a run that was asked to end may take to save itself: twice as long as rank 0 takes at
+most, where somebody waits for it, and where a batch system has given notice."""
+TERM_S = 3.0
+"""How long an mpirun may take to end its ranks before it is killed with them."""
+BROKEN_S = 5.0
+"""How long the others may take to end, or to be saved, when a rank is gone that they need."""
+LAST_WORDS_S = 1.0
+"""How long ranks may outlive their mpirun."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a start ended.
+
+    Attributes:
+        status: the exit status that says so.
+        told: that of rank 0, or of a rank that failed; None: none of them has said why.
+        ranks: who has called, by rank.
+        first: the rank that went first, or cannot be reached.
+        folder: of the run, if it had begun.
+    """
+
+    status: int
+    told: int | None
+    ranks: Mapping[int, Rank]
+    first: Rank | None
+    folder: str | None
+
+
+class Signals:
+    """The signals that this process takes from now on; each wakes the loop of a selector.
+
+    Attributes:
+        first: the first of them, None before it came.
+    """
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self.selector = selectors.DefaultSelector()
+        self._taken: deque[int] = deque()
+        read, write = socket.socketpair()
+        for end in (read, write):
+            end.setblocking(False)
+        self._sockets = read, write
+        self.selector.register(read, selectors.EVENT_READ, self._wake)
+        signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in heeded():
+            signal.signal(number, self._take)
+
+    def taken(self) -> int | None:
+        """Return the next one that has come since."""
+        return self._taken.popleft() if self._taken else None
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        self.first = self.first or number
+        self._taken.append(number)
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):
+            self._sockets[0].recv(4096)
+
+
+class Supervisor:
+    """Runs one mpirun to its end.
+
+    Args:
+        signals, ranks: to heed, and to hear.
+        size: of the job, in ranks.
+    """
+
+    def __init__(self, signals: Signals, ranks: Ranks, size: int) -> None:
+        self._signals = signals
+        self._ranks = ranks
+        self._size = size
+        self._asked: int | None = None
+        self._broken: Rank | None = None
+        self._deadline_s: float | None = None
+        self._terminated = False
+
+    def run(self, command: Sequence[str]) -> Outcome:
+        """Start a command and see it to its end.
+
+        Raises:
+            ConfigError: it cannot be started.
+        """
+        try:
+            child = _start(command, self._ranks.environment)
+        except (OSError, ValueError) as error:  # too long, or with a NUL in it
+            raise ConfigError(f"{command[0]} cannot be started: {error}") from error
+        with child:
+            while child.poll() is None:
+                self._turn(0.2)
+                self._heed(child)
+                self._watch(child)
+        self._hear_out()
+        return self._outcome(child.returncode)
+
+    def _turn(self, timeout_s: float) -> None:
+        for key, _ in self._signals.selector.select(timeout_s):
+            key.data()
+
+    def _heed(self, child: subprocess.Popen[bytes]) -> None:
+        """Pass on what a signal asks for, in a way that leaves time for a checkpoint."""
+        while (number := self._signals.taken()) is not None:
+            if self._asked is not None:
+                self._terminate(child)  # whoever asks twice wants it now
+                continue
+            self._asked = number
+            if self._ranks.ask_to_end(number):
+                grace_s = FOR_GOOD_S if is_for_good(number) else FOR_A_WHILE_S
+                self._deadline_s = time.monotonic() + grace_s
+            elif 0 in self._ranks.known or number == signal.SIGHUP:
+                self._terminate(child)  # there is nothing to save yet
+            else:  # a program that has no line: it may have uses of its own for a signal
+                child.send_signal(number)
+                if is_for_good(number):
+                    self._deadline_s = time.monotonic() + FOR_GOOD_S
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> None:
+        """End a start that cannot come to anything, and what does not end when it should."""
+        if self._deadline_s is None:
+            self._broken = self._cause()
+            if self._broken is not None:
+                if self._broken.unreachable:
+                    self._ranks.ask_to_end(signal.SIGTERM)
+                self._deadline_s = time.monotonic() + BROKEN_S
+        elif time.monotonic() >= self._deadline_s:
+            self._terminate(child)
+
+    def _cause(self) -> Rank | None:
+        """Return a rank that the others wait for in vain, where an MPI does not see it: it has
+        ended within MPI's start, or its host does not answer."""
+        lost = next((rank for rank in self._ranks.left if rank.unreachable), None)
+        if lost is not None:
+            return lost
+        if sum(rank.started for rank in self._ranks.known.values()) == self._size:
+            return None
+        return next((rank for rank in self._ranks.left if not rank.started), None)
+
+    def _terminate(self, child: subprocess.Popen[bytes]) -> None:
+        if not self._terminated:
+            child.send_signal(signal.SIGTERM)
+        else:
+            kill_all(child.pid)
+        self._terminated = True
+        self._deadline_s = time.monotonic() + TERM_S
+
+    def _hear_out(self) -> None:
+        """Hear the last words of ranks, and leave none of them on this host."""
+        deadline_s = time.monotonic() + LAST_WORDS_S
+        while self._waiting() and time.monotonic() < deadline_s:
+            self._turn(0.05)
+        self._ranks.kill()
+
+    def _waiting(self) -> bool:
+        return any(not rank.gone for rank in self._ranks.known.values())
+
+    def _outcome(self, code: int) -> Outcome:
+        told, known = self._ranks.status, self._ranks.known
+        first = next(iter(self._ranks.left), None)
+        broken = self._broken is not None and (self._terminated or self._broken.unreachable)
+        died = broken or (first is not None and first.status is None)
+        if died and self._asked is None and told == status_after(signal.SIGTERM):
+            told = None  # which the others got since a rank had died
+        if told is None:
+            beyond = (rank for rank in known.values() if rank.unreachable or not rank.gone)
+            first = self._broken or next(beyond, None) or first
+        status = exit_status(
+            128 - code if code < 0 else code,
+            told,
+            asked=self._asked,
+            broken=broken,
+            spoke=0 in known and known[0].started,
+        )
+        return Outcome(status, told, known, first, self._ranks.folder)
+
+
+def exit_status(
+    mpirun: int, told: int | None, *, asked: int | None, broken: bool, spoke: bool
+) -> int:
+    """Return the exit status of a job: 0 if it has finished, and in no other case.
+
+    Args:
+        mpirun: the exit status of its mpirun, whose own word is worth least.
+        told: what rank 0 says, or a rank that failed.
+        asked: the signal that asked for an end.
+        broken: a rank had ended before MPI's start, or its host does not answer.
+        spoke: rank 0 would say it if it had finished; not all programs do.
+    """
+    if told is not None:
+        return told or mpirun
+    if asked is not None:
+        return status_after(asked)
+    if broken:
+        return PeerLost.exit_code
+    return mpirun or (PeerLost.exit_code if spoke else 0)
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a command that a Ctrl-C at this terminal does not reach, and that ends with this
+    process."""
+    # In the background of a terminal, who reads from it is stopped.
+    at_terminal = sys.stdin is None or sys.stdin.isatty()
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL if at_terminal else None,
+        env=os.environ | environment,
+        preexec_fn=_end_with(os.getpid()),  # no thread is running here
+    )
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    """Return what a child does before it becomes another program."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        os.setpgid(0, 0)
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # it has gone already
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    return prepare
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def kill_all(pid: int) -> None:
+    """Kill a process and all that it has started on this host."""
+    for one in (pid, *descendants(pid)):
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below one, as far as this system shows them."""
+    below: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError):
+            # pid (name) state ppid ...; the name may hold blanks and brackets
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            below.setdefault(parent, []).append(int(stat.parent.name))
+    found: list[int] = []
+    ahead = [pid]
+    while ahead:
+        children = below.get(ahead.pop(), [])
+        found += children
+        ahead += children
+    return found

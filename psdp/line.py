@@ -1,0 +1,100 @@
+"""The line between a rank and the psdp.launch that started it, on whatever host.
+
+A rank opens it before it does anything that can fail, so that the launcher sees which one ended,
+where, and whether MPI had it yet. It tells how far it has come, and rank 0 is told by it to end:
+an MPI's own launcher either passes a signal on or leaves time for a checkpoint, seldom both.
+Each word is a line of JSON. Without a launcher, or where it cannot be reached, all of this does
+nothing: a rank runs as well without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+VARIABLE = "PSDP_LAUNCHER"
+"""Of the environment: ``TOKEN PORT ADDRESS...``, where the launcher listens."""
+
+LONGEST_BYTES = 1 << 16
+"""Of a word; who sends more is none of ours."""
+
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
+_CONNECT_S = 2.0
+
+
+class Line:
+    """This rank's end of the line.
+
+    Attributes:
+        began_s: when the job began, by this host's monotonic clock.
+    """
+
+    def __init__(self, connection: socket.socket | None = None, age_s: float = 0.0) -> None:
+        self.began_s = time.monotonic() - age_s
+        self._connection = connection
+        self._rest = b""
+
+    def started(self) -> None:
+        """Tell that MPI has this rank."""
+        self._tell(started=True)
+
+    def training(self, folder: str) -> None:
+        """Tell that the run has begun, and where its folder is."""
+        self._tell(folder=os.path.abspath(folder))
+
+    def ended(self, status: int) -> None:
+        """Tell the exit status with which this rank ends."""
+        self._tell(ended=status)
+
+    def asked(self) -> int | None:
+        """Return the number of a signal by which the launcher asks this rank to end, None if it
+        does not."""
+        if self._connection is None:
+            return None
+        try:
+            self._rest += self._connection.recv(LONGEST_BYTES)
+        except OSError:  # nothing there, or nobody
+            return None
+        *lines, self._rest = self._rest.split(b"\n")
+        return next((int(json.loads(line)["end"]) for line in lines), None)
+
+    def _tell(self, **word: Any) -> None:
+        if self._connection is not None:
+            with suppress(OSError):
+                self._connection.sendall(encoded(word))
+
+
+def encoded(word: Mapping[str, Any]) -> bytes:
+    """Return a word as it goes over the line."""
+    return json.dumps(word).encode() + b"\n"
+
+
+def open_line(environment: Mapping[str, str]) -> Line:
+    """Return the line to the launcher that the environment names, or one without anybody."""
+    rank = next((environment[name] for name in _RANKS if name in environment), None)
+    told = environment.get(VARIABLE, "").split()
+    if rank is None or len(told) < 3:
+        return Line()
+    token, port, *addresses = told
+    hello = encoded(
+        {"token": token, "rank": int(rank), "host": socket.gethostname(), "pid": os.getpid()}
+    )
+    for address in addresses:
+        # Whoever else may listen there on this host does not welcome a rank.
+        with suppress(OSError, ValueError, KeyError):
+            connection = socket.create_connection((address, int(port)), _CONNECT_S)
+            try:
+                connection.sendall(hello)
+                with connection.makefile("rb", buffering=0) as words:
+                    age_s = json.loads(words.readline(LONGEST_BYTES))["age_s"]
+            except BaseException:
+                connection.close()
+                raise
+            connection.setblocking(False)  # the loops look in passing
+            return Line(connection, age_s)
+    return Line()

@@ -1,0 +1,138 @@
+"""A job under the launcher: its exit status is 0 if it has finished, and in no other case."""
+
+from __future__ import annotations
+
+import json
+import selectors
+import socket
+import time
+
+import pytest
+
+from psdp.launch.ranks import Ranks, addresses
+from psdp.launch.supervisor import exit_status
+from psdp.line import VARIABLE, Line, open_line
+from psdp.signals import ENDING
+
+
+@pytest.mark.parametrize(
+    ("mpirun", "told", "asked", "broken", "spoke", "status"),
+    [
+        (0, 0, None, False, True, 0),  # finished
+        (0, 0, 15, False, True, 0),  # finished before it could be asked to end
+        (1, 0, None, False, True, 1),  # finished, but a rank failed at its end
+        (0, None, 2, False, True, 130),  # MPICH after two Ctrl-C
+        (1, 143, 15, False, True, 143),  # Open MPI says 1 of every signal
+        (75, 75, 10, False, True, 75),
+        (1, None, 1, False, True, 75),  # there was nothing to save yet
+        (137, None, None, False, True, 137),
+        (0, None, None, False, True, 5),  # rank 0 is gone without a word
+        (143, None, None, True, False, 5),  # a rank ended before MPI's start
+        (0, None, None, False, False, 0),  # a program that has no line: mpirun's word
+        (42, None, None, False, False, 42),
+        (0, None, 15, False, False, 143),
+    ],
+)
+def test_the_exit_status(
+    mpirun: int, told: int | None, asked: int | None, broken: bool, spoke: bool, status: int
+) -> None:
+    assert exit_status(mpirun, told, asked=asked, broken=broken, spoke=spoke) == status
+
+
+@pytest.mark.parametrize("asked", ENDING)
+def test_who_was_asked_to_end_is_not_said_to_have_finished(asked: int) -> None:
+    assert exit_status(0, None, asked=asked, broken=False, spoke=True) != 0
+
+
+class Listening:
+    """Ranks whose words are heard when a test looks."""
+
+    def __init__(self) -> None:
+        self.selector = selectors.DefaultSelector()
+        began_s = time.monotonic() - 60
+        self.ranks = Ranks(self.selector, began_s, everywhere=False)
+
+    def hear(self) -> None:
+        while ready := self.selector.select(0.1):
+            for key, _ in ready:
+                key.data()
+
+    def call(self, rank: int) -> socket.socket:
+        token, port, address = self.ranks.environment[VARIABLE].split()
+        called = socket.create_connection((address, int(port)))
+        hello = {"token": token, "rank": rank, "host": "here", "pid": 0}
+        called.sendall(json.dumps(hello).encode() + b"\n")
+        self.hear()
+        return called
+
+
+def test_a_rank_tells_how_far_it_is_and_is_asked_to_end() -> None:
+    there = Listening()
+    called = there.call(0)
+    age_s = json.loads(called.recv(100))["age_s"]
+    called.setblocking(False)
+    line = Line(called, age_s)
+    assert time.monotonic() - line.began_s >= 60
+    assert line.asked() is None
+    assert not there.ranks.ask_to_end(10), "the run has not begun"
+    line.started()
+    line.training("/runs/x")
+    there.hear()
+    assert there.ranks.folder == "/runs/x"
+    assert there.ranks.ask_to_end(10)
+    assert line.asked() == 10
+    line.ended(75)
+    called.close()
+    there.hear()
+    assert there.ranks.status == 75
+    assert [rank.rank for rank in there.ranks.left] == [0]
+    there.ranks.close()
+
+
+def test_rank_0_has_the_last_word_and_failures_the_one_before() -> None:
+    there = Listening()
+    for rank, status in ((2, 0), (1, 3)):
+        called = there.call(rank)
+        Line(called).ended(status)
+        called.close()
+        there.hear()
+    assert there.ranks.status == 3
+    with there.call(0) as called:
+        Line(called).ended(0)
+        there.hear()
+    assert there.ranks.status == 0
+    there.ranks.close()
+
+
+@pytest.mark.parametrize(
+    "word", [b"GET / HTTP/1.0\r\n\r\n", b'{"token": "no", "rank": 0}\n', b"7\n"]
+)
+def test_a_stranger_is_no_rank(word: bytes) -> None:
+    there = Listening()
+    _, port, address = there.ranks.environment[VARIABLE].split()
+    with socket.create_connection((address, int(port))) as stranger:
+        stranger.sendall(word)
+        there.hear()
+        assert stranger.recv(1) == b"", "it is hung up on"
+    assert there.ranks.known == {}
+    there.ranks.close()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {VARIABLE: "token 1 127.0.0.1"},
+        {VARIABLE: "token 1 127.0.0.1", "PMI_RANK": "0"},
+        {VARIABLE: "token", "PMI_RANK": "0"},
+    ],
+)
+def test_a_rank_runs_as_well_without_a_launcher(environment: dict[str, str]) -> None:
+    line = open_line(environment)
+    line.started()
+    line.ended(0)
+    assert line.asked() is None
+
+
+def test_a_host_knows_an_address_of_its_own() -> None:
+    assert addresses()[-1].startswith("127.")
