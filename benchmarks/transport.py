@@ -133,12 +133,14 @@ def psdp_exchange(side: Side, endpoint: Endpoint, shard: Shard) -> Exchange:
         assert all(slot[-1] == number for slot in shard.slots), "a gradient did not land"
         shard.weights.writable()[-1] = number
         for peer in sorted(came):
-            message = m.Answer(number, m.Train(number, number, 1, 0, Pushed.GRADIENT))
+            order = m.Train(peer, number, number, 1, 0, Pushed.GRADIENT)
+            message = m.Answer(number, (order,))
             shard.weights.reading(endpoint.send(peer, message, shard.weights.values))
 
     def work(number: int) -> None:
         side.own[-1] = number
-        gradient = m.Gradient(Work(number, number, 1), m.Totals(0.0, 0.0, 0.0, 0.0, 0, 0))
+        totals = m.Totals(0.0, 0.0, 0.0, 0.0, 0, 0)
+        gradient = m.Gradient(side.rank, Work(number, number, 1), totals)
         push = endpoint.send(0, gradient, side.own)
         heard()
         assert endpoint.flush([push]) == []

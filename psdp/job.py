@@ -11,6 +11,7 @@ from psdp.errors import ConfigError
 from psdp.modes import Mode
 from psdp.optim import OPTIMIZERS, Optimizer
 from psdp.params import ParamTable, Part
+from psdp.protocol import Hosting
 from psdp.task import Share, Task
 from psdp.wire import Codec, make_codec
 
@@ -44,9 +45,18 @@ class Job:
         return range(self.config.run.servers)
 
     @property
-    def workers(self) -> range:
-        """Ranks that compute gradients."""
+    def worker_ranks(self) -> range:
+        """Ranks that compute gradients, or wait to."""
         return range(self.config.run.servers, self.world_size)
+
+    @property
+    def workers(self) -> range:
+        """The workers' numbers. With one server and as many ranks that work, worker n is rank n."""
+        return range(1, (self.config.run.virtual_workers or len(self.worker_ranks)) + 1)
+
+    def hosting(self) -> Hosting:
+        """Return which rank computes for which worker at the start."""
+        return Hosting(self.workers, self.worker_ranks)
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -77,6 +87,23 @@ class Job:
         """The place of each server's part among the items of what a worker pushes."""
         bounds = [self.codec.bound(len(shard)) for shard in self.shards]
         return [range(sum(bounds[:k]), sum(bounds[: k + 1])) for k in range(len(bounds))]
+
+    def boxes(self, count: int) -> list[range]:
+        """Return the places of what so many workers of one rank push, among the items that it
+        shares; each begins where a line of a cache does."""
+        items, line = self.payloads[-1].stop, 64
+        stride = -(-items // line) * line
+        return [range(n * stride, n * stride + items) for n in range(count)]
+
+    @cached_property
+    def computing(self) -> list[int]:
+        """The ranks that compute for some worker at the start; others are spare."""
+        hosting = self.hosting()
+        return [rank for rank in self.worker_ranks if hosting.hosted(rank)]
+
+    def hosted(self, rank: int) -> tuple[int, ...]:
+        """Return the workers for which a rank computes at the start."""
+        return self.hosting().hosted(rank)
 
     @property
     def units_per_gradient(self) -> int:
@@ -122,11 +149,15 @@ class Job:
         rate = self.config.optim.elastic_rate
         return 0.9 / len(self.workers) if rate is None else rate
 
-    def share(self, rank: int) -> Share:
+    def share(self, worker: int) -> Share:
         """Return what a worker reads of the training data."""
         # Where rank 0 deals batches out, every worker may get any.
-        worker, workers = (0, 1) if self.deals else (self.workers.index(rank), len(self.workers))
-        return Share(self.config.run.seed, worker, workers)
+        number, workers = (0, 1) if self.deals else (self.slot_of(worker), len(self.workers))
+        return Share(self.config.run.seed, number, workers)
+
+    def slot_of(self, worker: int) -> int:
+        """Return the slot in which servers keep what a worker pushes."""
+        return self.workers.index(worker)
 
     @property
     def deals(self) -> bool:
@@ -158,7 +189,7 @@ def check_world(config: Config, world_size: int, command: str = "python -m psdp.
             f"--servers {servers} leaves no rank to work: the job has {world_size} ranks; start "
             f"at least {servers + 1}, or lower --servers to {world_size - 1} at most"
         )
-    workers = world_size - servers
+    workers = config.run.virtual_workers or world_size - servers
     if config.run.backup_workers >= workers:
         raise ConfigError(
             f"--backup-workers {config.run.backup_workers} leaves no gradient to wait for: the job "

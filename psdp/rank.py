@@ -21,6 +21,7 @@ from psdp.checkpoint import CheckpointStore
 from psdp.config import RunConfig
 from psdp.config.duration import seconds_in
 from psdp.errors import ConfigError, PsdpError, StartRefused
+from psdp.job import Job
 from psdp.line import Line
 from psdp.nn.profile import clock_of
 from psdp.records.console import Console
@@ -207,8 +208,8 @@ def take_role(world: World, ready: Ready, asked: Asked) -> tuple[Role, Endpoint]
         sorted(peers - {world.rank}), ready.neighbours, link, ready.vectors_on
     )
     reducer = None
-    if not job.mode.served and world.rank in job.workers:
-        reducer = world.reducer(job.workers)
+    if not job.mode.served and world.rank in job.computing:
+        reducer = world.reducer(job.computing)
     try:
         role, _ = take(world, TakeRole(ready, endpoint, reducer, asked))
     except BaseException:
@@ -294,10 +295,10 @@ def _server(ready: Ready, endpoint: Endpoint, asked: Asked) -> Leader | Follower
 def describe(ready: Ready) -> str:
     """Return the line that a run begins with."""
     job, config = ready.job, ready.job.config
-    kernels = " and ".join(sorted({ready.kernels[worker] for worker in job.workers}))
+    kernels = " and ".join(sorted({ready.kernels[rank] for rank in job.worker_ranks}))
     text = (
         f"psdp {__version__}: {config.run.mode}, {len(job.servers)} server(s), "
-        f"{len(job.workers)} worker(s), {job.table.size:,} parameters, {ready.links.describe()}"
+        f"{_workers_of(job)}, {job.table.size:,} parameters, {ready.links.describe()}"
         f"{', gradients by MPI Allreduce' if job.reduces else ''}"
         f"{f', pushed {job.codec.said}' if job.codec.said else ''}, "
         f"{kernels} kernels; "
@@ -313,6 +314,12 @@ def describe(ready: Ready) -> str:
         change = change_of_schedule(job, ready.manifest)
         text += "" if change is None else f"\n{change}"
     return text
+
+
+def _workers_of(job: Job) -> str:
+    ranks = len(job.worker_ranks)
+    of = "" if ranks == len(job.workers) else f" on {ranks} rank(s)"
+    return f"{len(job.workers)} worker(s){of}"
 
 
 def slowed(run: RunConfig) -> str:

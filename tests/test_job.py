@@ -24,7 +24,21 @@ def job(world_size: int = 3, **settings: Any) -> Job:
 
 
 def test_the_first_ranks_serve_and_the_others_work() -> None:
-    assert (list(job(5, servers=2).servers), list(job(5, servers=2).workers)) == ([0, 1], [2, 3, 4])
+    two = job(5, servers=2)
+    assert (list(two.servers), list(two.worker_ranks)) == ([0, 1], [2, 3, 4])
+    assert [two.hosted(rank) for rank in two.worker_ranks] == [(1,), (2,), (3,)]
+
+
+def test_workers_are_shared_out_evenly_and_ranks_beyond_them_are_spare() -> None:
+    for ranks, hosted in (
+        (1, [(1, 2, 3, 4)]),
+        (3, [(1, 2), (3,), (4,)]),
+        (6, [(1,), (2,), (3,), (4,), (), ()]),
+    ):
+        few = job(1 + ranks, virtual_workers=4)
+        assert [few.hosted(rank) for rank in few.worker_ranks] == hosted
+        assert few.gradients_per_step == 4
+        assert few.computing == [rank for rank in few.worker_ranks if few.hosted(rank)]
 
 
 def test_the_shards_of_the_servers_are_the_whole_vector() -> None:

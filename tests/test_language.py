@@ -79,12 +79,12 @@ def test_a_batch_is_a_function_of_seed_worker_and_number() -> None:
 
 
 def test_workers_have_a_share_each_unless_batches_are_dealt_out() -> None:
-    def share(rank: int, **settings: Any) -> Share:
+    def share(worker: int, **settings: Any) -> Share:
         config = Config.from_flat(SMALL | {"seed": 5, "servers": 2} | settings).resolved()
-        return Job(config, 5, task()).share(rank)
+        return Job(config, 5, task()).share(worker)
 
-    assert [share(rank) for rank in (2, 3, 4)] == [Share(5, worker, 3) for worker in range(3)]
-    assert share(3, balance="dynamic") == share(4, balance="dynamic") == Share(5, 0, 1)
+    assert [share(worker) for worker in (1, 2, 3)] == [Share(5, number, 3) for number in range(3)]
+    assert share(1, balance="dynamic") == share(3, balance="dynamic") == Share(5, 0, 1)
 
 
 def test_what_a_batch_counts_is_in_tokens() -> None:

@@ -27,12 +27,12 @@ class Snapshot:
 
     def tensors(self) -> dict[str, Array]:
         """Return everything by name, as it is kept in a checkpoint; the vectors are not copied."""
-        ranks = sorted(self.clocks)
+        workers = sorted(self.clocks)
         return {
             "weights": self.weights,
             **{f"optimizer.{name}": vector for name, vector in self.optimizer.items()},
             "progress": np.array([self.version, self.units, self.updates], np.int64),
-            "clocks": np.array([(rank, self.clocks[rank]) for rank in ranks], np.int64),
+            "clocks": np.array([(n, self.clocks[n]) for n in workers], np.int64),
             "batches": np.array(self.batches, np.int64).reshape(-1, 2),
         }
 
@@ -41,11 +41,14 @@ class Snapshot:
         """Return what :meth:`tensors` described."""
         version, units, updates = tensors["progress"].tolist()
         prefix = "optimizer."
+        clocks = tensors["clocks"].tolist()
+        # Until 0.1.0 workers had the numbers of their ranks, which follow those of the servers.
+        first = min((worker for worker, _ in clocks), default=1)
         return cls(
             version=version,
             units=units,
             updates=updates,
-            clocks=dict(tensors["clocks"].tolist()),
+            clocks={worker - first + 1: clock for worker, clock in clocks},
             batches=[(start, stop) for start, stop in tensors["batches"].tolist()],
             weights=tensors["weights"],
             optimizer={

@@ -35,6 +35,14 @@ class RunConfig(ModeConfig):
         0.0, "delay what a rank sends as a link of so many megabits/s would (0: not)", low=0
     )
     servers: int = setting(1, "ranks 0..K-1 hold one shard of the parameters each", low=1)
+    virtual_workers: int | None = setting(
+        None,
+        "workers to which data, dropout and the order of sums belong, whatever ranks compute for "
+        "them, one or several each; ranks beyond them are spare (default: as many as ranks that "
+        "work at the first start)",
+        low=1,
+        metavar="V",
+    )
     max_steps: int = setting(
         1000,
         "budget; in tokens: max-steps x workers x batch-size x grad-accum x block-size",

@@ -15,6 +15,7 @@ from psdp.protocol.events import (
     Effect,
     Event,
     Leave,
+    Move,
     Pull,
     Push,
     SendWeights,
@@ -22,6 +23,7 @@ from psdp.protocol.events import (
     Switch,
     Work,
 )
+from psdp.protocol.hosting import Hosting
 from psdp.protocol.lockstep import Lockstep
 from psdp.protocol.policy import Policy
 from psdp.protocol.stale import Asynchronous, StaleBounded
@@ -40,8 +42,10 @@ __all__ = [
     "Effect",
     "Evaluations",
     "Event",
+    "Hosting",
     "Leave",
     "Lockstep",
+    "Move",
     "Phase",
     "Policy",
     "Portion",

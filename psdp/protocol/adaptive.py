@@ -46,7 +46,7 @@ class Adaptive:
     Args:
         start: makes the policy of a mode, by its name.
         first: the mode to begin in.
-        workers: ranks expected from the start; others may join later.
+        workers: that are expected from the start; others may join later.
         budget: gradients still to be accepted.
         deals: whether batches are dealt out, and not numbered by each worker's clock.
         version: updates applied so far.
@@ -72,7 +72,7 @@ class Adaptive:
         self._start = start
         self._budget = budget
         self._deals = deals
-        self._before = {rank: known.get(rank, 0) for rank in workers}
+        self._before = {worker: known.get(worker, 0) for worker in workers}
         self._steps_s: dict[int, deque[float]] = {}
         self._waiting: set[int] = set()
         self._earlier_gaps: Counter[int] = Counter()
@@ -85,7 +85,7 @@ class Adaptive:
     @property
     def clocks(self) -> dict[int, int]:
         """Gradients accepted of each live worker."""
-        return {rank: self._before[rank] + n for rank, n in self._policy.clocks.items()}
+        return {worker: self._before[worker] + n for worker, n in self._policy.clocks.items()}
 
     @property
     def version(self) -> int:
@@ -100,14 +100,14 @@ class Adaptive:
     def handle(self, event: Event) -> list[Effect]:
         """Return what to do, in order; see :meth:`Policy.handle`."""
         match event:
-            case Pull(rank):
-                self._waiting.add(rank)
-                self._before.setdefault(rank, min(self._before.values(), default=0))
-            case Push(rank):
-                self._waiting.add(rank)
-            case Leave(rank):
-                self._waiting.discard(rank)
-                self._steps_s.pop(rank, None)
+            case Pull(worker):
+                self._waiting.add(worker)
+                self._before.setdefault(worker, min(self._before.values(), default=0))
+            case Push(worker):
+                self._waiting.add(worker)
+            case Leave(worker):
+                self._waiting.discard(worker)
+                self._steps_s.pop(worker, None)
             case Stop():
                 self._stopped = True
             case Switch(mode):
@@ -119,7 +119,7 @@ class Adaptive:
         """Return an event as the present phase counts."""
         if not isinstance(event, Push):
             return event
-        before, work = self._before.get(event.rank, 0), event.work
+        before, work = self._before.get(event.worker, 0), event.work
         batch = work.batch if self._deals else work.batch - before
         return replace(event, work=replace(work, clock=work.clock - before, batch=batch))
 
@@ -128,7 +128,7 @@ class Adaptive:
         if isinstance(event, Push):
             # The policy has found it in order.
             self._budget -= event.work.steps
-            own = self._steps_s.setdefault(event.rank, deque(maxlen=SPEEDS))
+            own = self._steps_s.setdefault(event.worker, deque(maxlen=SPEEDS))
             own.append(event.work.step_s)
         effects: list[Effect] = []
         for effect in inner:
@@ -138,9 +138,9 @@ class Adaptive:
     def _outward(self, effect: Effect) -> list[Effect]:
         """Return what an effect of the present phase is for the run."""
         match effect:
-            case SendWeights(rank, clock=clock, batch=batch):
-                self._waiting.discard(rank)
-                before = self._before[rank]
+            case SendWeights(worker, clock=clock, batch=batch):
+                self._waiting.discard(worker)
+                before = self._before[worker]
                 clock, batch = clock + before, batch if self._deals else batch + before
                 return [replace(effect, clock=clock, batch=batch)]
             case Drained() if self._next is not None and not self._stopped and self._budget > 0:
@@ -154,9 +154,12 @@ class Adaptive:
         self._before |= self.clocks
         self._earlier_gaps = self.clock_gaps
         self.mode, self._next = mode, None
-        live, step_s = self._policy.clocks, {rank: fmean(s) for rank, s in self._steps_s.items()}
+        live, step_s = (
+            self._policy.clocks,
+            {worker: fmean(s) for worker, s in self._steps_s.items()},
+        )
         self._policy = self._start(mode, Phase(live, self._budget, self.version, step_s))
         effects: list[Effect] = []
-        for rank in sorted(self._waiting):
-            effects += self._ask(Pull(rank))
+        for worker in sorted(self._waiting):
+            effects += self._ask(Pull(worker))
         return effects

@@ -110,9 +110,9 @@ class Chooser:
         self._before: tuple[str, list[float]] | None = None
         """Of the mode before the last change: its name and its last losses."""
 
-    def pushed(self, rank: int, now_s: float, steps: int, step_s: float, loss: float) -> None:
+    def pushed(self, worker: int, now_s: float, steps: int, step_s: float, loss: float) -> None:
         """Note that what a worker made of ``steps`` steps came, and this mean loss."""
-        seen = self._seen.setdefault(rank, _Seen())
+        seen = self._seen.setdefault(worker, _Seen())
         seen.step_s.append(step_s)
         seen.losses.append(loss)
         if not math.isnan(seen.answered_s):
@@ -120,14 +120,14 @@ class Chooser:
             seen.exchange_s.append(max(0.0, now_s - seen.answered_s - steps * step_s))
         seen.answered_s = math.nan
 
-    def answered(self, rank: int, now_s: float) -> None:
+    def answered(self, worker: int, now_s: float) -> None:
         """Note that a worker was given weights to train on."""
-        if rank in self._seen:
-            self._seen[rank].answered_s = now_s
+        if worker in self._seen:
+            self._seen[worker].answered_s = now_s
 
-    def left(self, rank: int) -> None:
+    def left(self, worker: int) -> None:
         """Note that a worker is gone."""
-        self._seen.pop(rank, None)
+        self._seen.pop(worker, None)
 
     def choose(self, mode: str, workers: int, apply_s: float) -> Choice | None:
         """Return what to change, if anything, now that the run is in ``mode`` and an update takes
@@ -151,7 +151,7 @@ class Chooser:
         return choice
 
     def _speeds(self, mode: str, apply_s: float) -> Speeds:
-        steps = {rank: list(seen.step_s) for rank, seen in self._seen.items()}
+        steps = {worker: list(seen.step_s) for worker, seen in self._seen.items()}
         means_s = _means(steps)
         if not MODES[mode].own_optimizer:  # there a push tells of the mean of many steps
             turns = min(map(len, steps.values()))
@@ -179,7 +179,7 @@ class Chooser:
 
 def _means(steps: Mapping[int, list[float]]) -> dict[int, float]:
     """Return the mean of each worker's steps; that of all if they differ by chance alone."""
-    means = {rank: fmean(own) for rank, own in steps.items()}
+    means = {worker: fmean(own) for worker, own in steps.items()}
     if len(means) < 2:
         return means
     count = min(map(len, steps.values()))

@@ -35,29 +35,29 @@ class Evaluations:
         self._portions: dict[int, list[Portion]] = {}
         self._results: dict[int, list[Sums | None]] = {}
 
-    def open(self, version: int, ranks: Iterable[int]) -> None:
-        """Start an evaluation of a version by these ranks (at least one)."""
-        order = sorted(ranks)
+    def open(self, version: int, workers: Iterable[int]) -> None:
+        """Start an evaluation of a version by these workers (at least one)."""
+        order = sorted(workers)
         assert order
         assert version not in self._results, "one evaluation a version"
         self._results[version] = [None] * len(order)
-        for part, rank in enumerate(order):
-            self._portions.setdefault(rank, []).append(Portion(version, part, len(order)))
+        for part, worker in enumerate(order):
+            self._portions.setdefault(worker, []).append(Portion(version, part, len(order)))
 
     def is_open(self, version: int) -> bool:
         return version in self._results
 
-    def next_for(self, rank: int) -> Portion | None:
-        """Return the oldest portion that a rank has not reported yet."""
-        portions = self._portions.get(rank)
+    def next_for(self, worker: int) -> Portion | None:
+        """Return the oldest portion that a worker has not reported yet."""
+        portions = self._portions.get(worker)
         return portions[0] if portions else None
 
-    def report(self, rank: int, version: int, part: int, sums: Sums) -> Sums | None:
+    def report(self, worker: int, version: int, part: int, sums: Sums) -> Sums | None:
         """Take a part's result; return the sum over all parts, in their order, if it was the last.
 
-        A report of something that this rank was not asked for changes nothing.
+        A report of something that this worker was not asked for changes nothing.
         """
-        portions = self._portions.get(rank, [])
+        portions = self._portions.get(worker, [])
         portion = next((t for t in portions if (t.version, t.part) == (version, part)), None)
         if portion is None:
             return None
@@ -74,10 +74,10 @@ class Evaluations:
             units=sum(result.units for result in done),
         )
 
-    def leave(self, rank: int, ranks: Iterable[int]) -> None:
-        """Hand the portions of a rank that is gone to those that stay, the least loaded first."""
-        stay = sorted(ranks)
-        for portion in self._portions.pop(rank, []):
+    def leave(self, worker: int, workers: Iterable[int]) -> None:
+        """Hand the portions of a worker that is gone to those that stay, the least loaded first."""
+        stay = sorted(workers)
+        for portion in self._portions.pop(worker, []):
             if stay:
                 heir = min(stay, key=lambda other: len(self._portions.get(other, [])))
                 self._portions.setdefault(heir, []).append(portion)

@@ -1,4 +1,5 @@
-"""What can happen to a server, and what it may do about it. Gradients are named by their slot."""
+"""What can happen to a server, and what it may do about it. Gradients are named by their slot, and
+workers by their number, whichever rank computes for them (psdp/protocol/hosting.py)."""
 
 from __future__ import annotations
 
@@ -11,10 +12,10 @@ from psdp.modes import Pushed
 class Pull:
     """A worker asks for weights without pushing: at its start, or after an evaluation.
 
-    A rank that the policy does not know joins by its first pull.
+    A worker that the policy does not know joins by its first pull.
     """
 
-    rank: int
+    worker: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Work:
 class Push:
     """What a worker made lies in ``slot``."""
 
-    rank: int
+    worker: int
     slot: int
     work: Work
 
@@ -67,6 +68,14 @@ class Push:
 class Leave:
     """A worker is gone, by its own word or because it died. Its work not yet pushed is redone."""
 
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Another rank computes for a worker from now on: what it was to compute is begun again."""
+
+    worker: int
     rank: int
 
 
@@ -82,7 +91,7 @@ class Switch:
     mode: str
 
 
-Event = Pull | Push | Leave | Stop | Switch
+Event = Pull | Push | Move | Leave | Stop | Switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,7 @@ class Apply:
 class Drop:
     """The gradient in ``slot`` came too late: forget it. Its worker is to compute it again."""
 
-    rank: int
+    worker: int
     slot: int
 
 
@@ -115,7 +124,7 @@ class SendWeights:
     gradients from that one on before the next push, on the batches from number ``batch`` on;
     ``push`` says what is wanted of them."""
 
-    rank: int
+    worker: int
     version: int
     clock: int
     steps: int = 1

@@ -30,8 +30,8 @@ class Lockstep(Synchronous):
         assert self._meetings or budget is not None, "a round must end"
         super().__init__(workers, budget, **common)
 
-    def _round_steps(self, rank: int) -> float:
-        clock = self.clocks[rank]
+    def _round_steps(self, worker: int) -> float:
+        clock = self.clocks[worker]
         return min((every - clock % every for every in self._meetings), default=math.inf)
 
     def _updates(self, steps: int) -> int:

@@ -76,13 +76,13 @@ class Updated:
 
 
 @dataclass(frozen=True, slots=True)
-class Vanished:
-    """Nothing more will land in this slot: its worker is gone."""
+class Voided:
+    """What has landed in this slot, if anything, does not count: nothing was decided about it."""
 
     slot: int
 
 
-Event = Decided | Landed | Averaged | NormOf | Updated | Vanished
+Event = Decided | Landed | Averaged | NormOf | Updated | Voided
 
 
 # Effects
@@ -119,13 +119,6 @@ class Forget:
     slots: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Stuck:
-    """The next decision is about a slot in which nothing will land: this shard cannot go on."""
-
-    slot: int
-
-
 Effect = Any
 """One of these, or a decision whose turn has come."""
 
@@ -147,10 +140,8 @@ class ShardOrder:
         self._servers = servers
         self._decisions: deque[Any] = deque()
         self._landed: dict[int, Squares] = {}
-        self._vanished: set[int] = set()
         self._norms: defaultdict[int, dict[int, Squares]] = defaultdict(dict)
         self._averaging = False
-        self._stuck = False
 
     @property
     def idle(self) -> bool:
@@ -171,7 +162,6 @@ class ShardOrder:
             case Landed(slot, squares):
                 assert slot not in self._landed, f"slot {slot} is taken"
                 self._landed[slot] = squares
-                self._vanished.discard(slot)
             case NormOf(server, version, squares):
                 self._norms[version][server] = squares
                 return self._try_renew()
@@ -179,13 +169,13 @@ class ShardOrder:
                 return self._averaged(squares)
             case Updated():
                 return self._updated()
-            case Vanished(slot):
-                self._vanished.add(slot)
+            case Voided(slot):
+                return [Forget((slot,))] if self._landed.pop(slot, None) is not None else []
         return self._go_on()
 
     def _go_on(self) -> list[Effect]:
         effects: list[Effect] = []
-        while self._decisions and self.updating is None and self._is_here(effects):
+        while self._decisions and self.updating is None and self._is_here():
             match self._decisions.popleft():
                 case Update() as update:
                     self.updating, self._averaging = update, True
@@ -197,20 +187,14 @@ class ShardOrder:
                     effects.append(decision)
         return effects
 
-    def _is_here(self, effects: list[Effect]) -> bool:
+    def _is_here(self) -> bool:
         """Say whether what the next decision is about has landed."""
         match self._decisions[0]:
             case Update(slots=slots):
-                missing = [slot for slot in slots if slot not in self._landed]
+                return all(slot in self._landed for slot in slots)
             case Discard(slot):
-                missing = [slot] if slot not in self._landed else []
-            case _:
-                missing = []
-        lost = [slot for slot in missing if slot in self._vanished]
-        if lost and not self._stuck:
-            self._stuck = True
-            effects.append(Stuck(lost[0]))
-        return not missing
+                return slot in self._landed
+        return True
 
     def _averaged(self, squares: Squares) -> list[Effect]:
         update = self.updating

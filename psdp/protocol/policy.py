@@ -27,6 +27,7 @@ from psdp.protocol.events import (
     Effect,
     Event,
     Leave,
+    Move,
     Pull,
     Push,
     SendWeights,
@@ -39,7 +40,7 @@ class Policy(ABC):
     """Decides for a job: rank 0 asks it, the other servers do the same in the same order.
 
     Args:
-        workers: ranks expected from the start; others may join later.
+        workers: that are expected from the start; others may join later.
         budget: gradients still to be accepted; None for no end.
         push: what workers are to push.
         local_steps: gradients that a worker computes before it pushes what became of them.
@@ -73,7 +74,7 @@ class Policy(ABC):
         clocks: Mapping[int, int] | None = None,
     ) -> None:
         known = clocks or {}
-        self.clocks = {rank: known.get(rank, 0) for rank in sorted(workers)}
+        self.clocks = {worker: known.get(worker, 0) for worker in sorted(workers)}
         self.version = version
         self.clock_gaps: Counter[int] = Counter()
         self._budget = budget
@@ -83,18 +84,19 @@ class Policy(ABC):
         self._step_s = dict(step_s or {})
         self._deck = deck
         self._granted: dict[int, range] = {}
-        """Numbers of the batches that a worker was told to compute, by rank."""
+        """Numbers of the batches that each worker was told to compute."""
         self._out = 0
         """Gradients that are granted."""
         self._waiting: set[int] = set()
-        # Both by (clock, rank), the least first; an entry that is not true any more is passed over.
-        self._by_clock = [(clock, rank) for rank, clock in self.clocks.items()]
+        # Both by (clock, worker), the least first; an entry that is not true any more is passed
+        # over.
+        self._by_clock = [(clock, worker) for worker, clock in self.clocks.items()]
         self._queue: list[tuple[int, int]] = []
         heapq.heapify(self._by_clock)
         self._stopped = False
         self.drained = False
-        for _, rank in sorted(self._by_clock):
-            self._try_grant(rank)
+        for _, worker in sorted(self._by_clock):
+            self._try_grant(worker)
 
     def handle(self, event: Event) -> list[Effect]:
         """Return what to do, in order.
@@ -104,17 +106,20 @@ class Policy(ABC):
         """
         effects: list[Effect] = []
         match event:
-            case Pull(rank):
-                if rank not in self.clocks:
-                    self._count(rank, self._least_clock())
-                if rank in self._granted and not self.drained:
-                    effects.append(self._answer(rank))
+            case Pull(worker):
+                if worker not in self.clocks:
+                    self._count(worker, self._least_clock())
+                if worker in self._granted and not self.drained:
+                    effects.append(self._answer(worker))
                 else:
-                    self._wait(rank)
+                    self._wait(worker)
             case Push():
                 effects += self._receive(event)
-            case Leave(rank):
-                self._forget(rank)
+            case Move(worker):
+                if worker in self._granted and not self.drained:
+                    effects.append(self._answer(worker))
+            case Leave(worker):
+                self._forget(worker)
                 effects += self._settle()
             case Stop():
                 self._stopped = True
@@ -125,9 +130,9 @@ class Policy(ABC):
         """Take a gradient that is in order; say what becomes of it now."""
 
     @abstractmethod
-    def _may_go(self, rank: int) -> bool:
+    def _may_go(self, worker: int) -> bool:
         """Say whether this idle live worker may compute its next gradient. If it may not, no other
-        may that waits behind it: of a higher clock, or of a higher rank with the same."""
+        may that waits behind it: of a higher clock, or of a higher number with the same."""
 
     def _too_late(self, work: Work) -> bool:
         """Say whether a gradient that is in order has no use any more."""
@@ -144,43 +149,43 @@ class Policy(ABC):
 
     def _receive(self, push: Push) -> list[Effect]:
         work = push.work
-        if push.rank not in self._granted:
+        if push.worker not in self._granted:
             raise ProtocolError(
-                f"rank {push.rank} pushed gradient {work.clock} without having been answered"
+                f"worker {push.worker} pushed gradient {work.clock} without having been answered"
             )
-        clock, batches = self.clocks[push.rank], self._granted[push.rank]
+        clock, batches = self.clocks[push.worker], self._granted[push.worker]
         if (work.clock, work.batches) != (clock, batches) or work.version > self.version:
             raise ProtocolError(
-                f"rank {push.rank} pushed {_gradients(work.clock, work.batches)} on version "
+                f"worker {push.worker} pushed {_gradients(work.clock, work.batches)} on version "
                 f"{work.version}; expected {_gradients(clock, batches)} on version {self.version} "
                 "at most"
             )
-        self._out -= len(self._granted.pop(push.rank))
-        self._step_s[push.rank] = work.step_s
+        self._out -= len(self._granted.pop(push.worker))
+        self._step_s[push.worker] = work.step_s
         if self._too_late(work):
             self._give_back(batches)
-            self._wait(push.rank)
-            return [Drop(push.rank, push.slot), *self._settle()]
-        self._count(push.rank, clock + work.steps)
-        self._wait(push.rank)
+            self._wait(push.worker)
+            return [Drop(push.worker, push.slot), *self._settle()]
+        self._count(push.worker, clock + work.steps)
+        self._wait(push.worker)
         if self._budget is not None:
             self._budget -= work.steps
         return self._accept(push)
 
-    def _count(self, rank: int, clock: int) -> None:
-        self.clocks[rank] = clock
-        heapq.heappush(self._by_clock, (clock, rank))
+    def _count(self, worker: int, clock: int) -> None:
+        self.clocks[worker] = clock
+        heapq.heappush(self._by_clock, (clock, worker))
 
-    def _wait(self, rank: int) -> None:
-        if rank not in self._waiting:
-            self._waiting.add(rank)
-            heapq.heappush(self._queue, (self.clocks[rank], rank))
+    def _wait(self, worker: int) -> None:
+        if worker not in self._waiting:
+            self._waiting.add(worker)
+            heapq.heappush(self._queue, (self.clocks[worker], worker))
 
-    def _forget(self, rank: int) -> None:
-        self.clocks.pop(rank, None)
-        self._step_s.pop(rank, None)
-        self._waiting.discard(rank)
-        batches = self._granted.pop(rank, range(0))
+    def _forget(self, worker: int) -> None:
+        self.clocks.pop(worker, None)
+        self._step_s.pop(worker, None)
+        self._waiting.discard(worker)
+        batches = self._granted.pop(worker, range(0))
         self._out -= len(batches)
         self._give_back(batches)
 
@@ -191,12 +196,12 @@ class Policy(ABC):
     def _release(self) -> list[Effect]:
         effects: list[Effect] = []
         while self._queue:
-            clock, rank = self._queue[0]
-            if rank in self._waiting and self.clocks[rank] == clock:
-                if not self._try_grant(rank):
+            clock, worker = self._queue[0]
+            if worker in self._waiting and self.clocks[worker] == clock:
+                if not self._try_grant(worker):
                     break
-                self._waiting.remove(rank)
-                effects.append(self._answer(rank))
+                self._waiting.remove(worker)
+                effects.append(self._answer(worker))
             heapq.heappop(self._queue)
         if self._at_rest() and self.clocks and not self.drained:
             self.drained = True
@@ -217,35 +222,35 @@ class Policy(ABC):
         """Return how much of the budget is not granted."""
         return math.inf if self._budget is None else self._budget - self._out
 
-    def _steps_for(self, rank: int) -> int:
+    def _steps_for(self, worker: int) -> int:
         """Return how many gradients a worker that may go computes before its next push."""
-        own = self._step_s.get(rank, 0.0)
+        own = self._step_s.get(worker, 0.0)
         if not self._paced or not own:
             return self._local_steps
         return max(1, round(self._local_steps * min(self._step_s.values()) / own))
 
-    def _try_grant(self, rank: int) -> bool:
-        if self._exhausted() or not self._may_go(rank):
+    def _try_grant(self, worker: int) -> bool:
+        if self._exhausted() or not self._may_go(worker):
             return False
-        steps = int(min(self._steps_for(rank), self._left()))
-        own = range(self.clocks[rank], self.clocks[rank] + steps)
-        self._granted[rank] = own if self._deck is None else self._deck.take(steps)
-        self._out += len(self._granted[rank])
-        self.clock_gaps[self._lead(rank)] += 1
+        steps = int(min(self._steps_for(worker), self._left()))
+        own = range(self.clocks[worker], self.clocks[worker] + steps)
+        self._granted[worker] = own if self._deck is None else self._deck.take(steps)
+        self._out += len(self._granted[worker])
+        self.clock_gaps[self._lead(worker)] += 1
         return True
 
-    def _answer(self, rank: int) -> SendWeights:
-        batches = self._granted[rank]
-        clock, steps = self.clocks[rank], len(batches)
-        return SendWeights(rank, self.version, clock, steps, batches.start, self._push)
+    def _answer(self, worker: int) -> SendWeights:
+        batches = self._granted[worker]
+        clock, steps = self.clocks[worker], len(batches)
+        return SendWeights(worker, self.version, clock, steps, batches.start, self._push)
 
-    def _lead(self, rank: int) -> int:
-        return self.clocks[rank] - self._least_clock()
+    def _lead(self, worker: int) -> int:
+        return self.clocks[worker] - self._least_clock()
 
     def _least_clock(self) -> int:
         while self._by_clock:
-            clock, rank = self._by_clock[0]
-            if self.clocks.get(rank) == clock:
+            clock, worker = self._by_clock[0]
+            if self.clocks.get(worker) == clock:
                 return clock
             heapq.heappop(self._by_clock)
         return 0

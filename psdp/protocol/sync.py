@@ -13,7 +13,8 @@ from psdp.protocol.policy import Policy
 class Synchronous(Policy):
     """A round closes when every gradient that was asked for is in.
 
-    They are averaged weighted by units and in rank order, so that a run repeats bit for bit.
+    They are averaged weighted by units and in the order of the workers, so that a run repeats bit
+    for bit.
     A worker that dies after its push still counts in the round; one that dies before does not.
 
     With ``local_steps`` H a round is H steps of every worker on its own, and the average one of
@@ -36,27 +37,27 @@ class Synchronous(Policy):
         backup_workers: int = 0,
         **common: Any,
     ) -> None:
-        ranks = list(workers)
-        assert 0 <= backup_workers < len(ranks) or not ranks
+        known = list(workers)
+        assert 0 <= backup_workers < len(known) or not known
         assert common.get("local_steps", 1) == 1 or not backup_workers
         self._backups = backup_workers
-        self._wanted = len(ranks) - backup_workers
+        self._wanted = len(known) - backup_workers
         self._round: dict[int, Push] = {}
-        super().__init__(ranks, budget, **common)
+        super().__init__(known, budget, **common)
 
     def _accept(self, push: Push) -> list[Effect]:
-        self._round[push.rank] = push
-        self._waiting.discard(push.rank)
+        self._round[push.worker] = push
+        self._waiting.discard(push.worker)
         return self._close()
 
     def _too_late(self, work: Work) -> bool:
         return self._backups > 0 and (work.version < self.version or self._budget == 0)
 
-    def _wait(self, rank: int) -> None:
-        if rank not in self._round:  # else it is let go with the others, when the round closes
-            super()._wait(rank)
+    def _wait(self, worker: int) -> None:
+        if worker not in self._round:  # else it is let go with the others, when the round closes
+            super()._wait(worker)
 
-    def _may_go(self, rank: int) -> bool:
+    def _may_go(self, worker: int) -> bool:
         # Whose gradient was dropped has a chance yet in the round that is under way.
         return not self._round or self._backups > 0
 
@@ -66,14 +67,14 @@ class Synchronous(Policy):
     def _idle(self) -> bool:
         return not self._round
 
-    def _steps_for(self, rank: int) -> int:
+    def _steps_for(self, worker: int) -> int:
         share = self._left() / max(1, len(self.clocks) - len(self._granted))
-        wanted = self._round_steps(rank)
+        wanted = self._round_steps(worker)
         return int(wanted) if share >= wanted else math.ceil(share)
 
-    def _round_steps(self, rank: int) -> float:
+    def _round_steps(self, worker: int) -> float:
         """Return how many steps of this worker a round has, if the budget allows."""
-        return super()._steps_for(rank)
+        return super()._steps_for(worker)
 
     def _updates(self, steps: int) -> int:
         """Return the updates that a round of so many steps makes."""
@@ -98,11 +99,11 @@ class Synchronous(Policy):
     def _close(self) -> list[Effect]:
         if not self._round or not self._complete():
             return []
-        pushes = [self._round[rank] for rank in sorted(self._round)]
+        pushes = [self._round[worker] for worker in sorted(self._round)]
         self._round.clear()
         for push in pushes:
-            if push.rank in self.clocks:
-                self._wait(push.rank)
+            if push.worker in self.clocks:
+                self._wait(push.worker)
         works = [push.work for push in pushes]
         units = sum(work.units for work in works)
         lags = tuple(self.version - work.version for work in works)

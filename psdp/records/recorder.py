@@ -14,6 +14,7 @@ from psdp.records.console import Console
 from psdp.records.folder import RunFolder
 from psdp.records.metrics import Histogram, Interval, finite, perplexity
 from psdp.records.profile import Cost, Profile
+from psdp.records.profiles import write_profiles
 from psdp.records.reasons import StoppedBy
 from psdp.transport.messages import Spent, Totals
 
@@ -74,15 +75,16 @@ class Recorder:
         self._lr, self._norm = 0.0, 0.0
         self._clocks: dict[int, int] = {}
         self._totals: dict[int, Totals] = {}
+        self._moves = 0
         self._dropped = dict.fromkeys(job.workers, 0)
 
     def totals(self, rank: int, totals: Totals) -> None:
         """Keep a worker's latest totals of time and bytes."""
         self._totals[rank] = totals
 
-    def dropped(self, rank: int) -> None:
+    def dropped(self, worker: int) -> None:
         """Note that a worker's gradient came too late."""
-        self._dropped[rank] += 1
+        self._dropped[worker] += 1
 
     def spent(self, rank: int, message: Spent) -> None:
         """Keep what one kind of a worker's work has taken so far."""
@@ -125,7 +127,7 @@ class Recorder:
             "grad_norm": finite(self._norm),
             f"{self._name}_per_s": round(interval.units_per_s(now), 1),
             "version_lag": interval.lags.mean(),
-            "clocks": {str(rank): clock for rank, clock in self._clocks.items()},
+            "clocks": {str(worker): clock for worker, clock in self._clocks.items()},
         }
         self._interval = Interval(now)
         self._folder.append_metrics(record)
@@ -175,6 +177,24 @@ class Recorder:
         self._folder.append_metrics(record)
         self.console.say(f"step {self._step(self._units):6d}  from now on {mode}: {reason}")
 
+    def moved(self, worker: int, before: int, rank: int) -> None:
+        """Note that another rank computes for a worker."""
+        record = {
+            "kind": "move",
+            "time_s": round(self._now() - self._start_s, 4),
+            self._name: self._units,
+            "version": self._version,
+            "worker": worker,
+            "from": before,
+            "to": rank,
+        }
+        self._moves += 1
+        self._folder.append_metrics(record)
+        self.console.say(
+            f"step {self._step(self._units):6d}  rank {rank} computes for worker {worker} from now "
+            f"on, in place of rank {before}"
+        )
+
     def resumed(self) -> None:
         """Note that the run goes on here: records of later versions above are not of it."""
         at = {self._name: self._units, "version": self._version}
@@ -215,7 +235,8 @@ class Recorder:
             "max_clock_gap": max(clock_gaps, default=0),
             "clock_gap": Histogram(clock_gaps).record(),
             "version_lag": self._lags.record(),
-            "dropped": {str(rank): count for rank, count in self._dropped.items() if count},
+            "dropped": {str(worker): n for worker, n in self._dropped.items() if n},
+            "moves": self._moves,
             "compute_s": {rank: round(total.compute_s, 3) for rank, total in totals.items()},
             "push_s": {rank: round(total.push_s, 3) for rank, total in totals.items()},
             "wait_s": {rank: round(total.wait_s, 3) for rank, total in totals.items()},
@@ -232,7 +253,8 @@ class Recorder:
         }
         self._folder.write_summary(summary)
         self.console.close()
-        self._write_profiles()
+        if self.profiles:
+            write_profiles(self._job, self.profiles, self._kernels, self._folder, self.console)
         loss = summary["val_loss"]
         self.console.say(
             f"{summary['steps']} steps, {self._units:,} {self._name} in {wall_s:.1f} s "
@@ -240,25 +262,3 @@ class Recorder:
             f"{'not measured' if loss is None else f'{loss:.4f}'}, stopped by {stopped_by}; "
             f"results in {self._folder.path}"
         )
-
-    def _write_profiles(self) -> None:
-        """Write profile.json where ranks were profiled; show rank 0's and the first worker's."""
-        if not self.profiles:
-            return
-        run, servers = self._job.config.run, self._job.servers
-        record = {
-            str(rank): {
-                "role": "server" if rank in servers else "worker",
-                "kernels": self._kernels[rank],
-                **self.profiles[rank].record(),
-            }
-            for rank in sorted(self.profiles)
-        }
-        self._folder.write_profile({"precision": run.precision, "ranks": record})
-        for rank in (self._job.workers[0], servers[0]):
-            if rank in self.profiles:
-                profile, of = self.profiles[rank], record[str(rank)]
-                self.console.say(
-                    f"where the time of {of['role']} {rank} went, {of['kernels']} kernels, "
-                    f"{run.precision} products, {profile.steps} steps:\n{profile.table()}"
-                )

@@ -2,9 +2,10 @@
 
 Everything else of a run follows from its settings, so a run that takes the same events in the same
 order ends with the same bits, whatever the timing. A file holds one event a line, as JSON:
-["pull", rank], ["push", rank, clock, version, steps, step_s, loss, sum_of_squares, time_s, busy_s,
-cpu_s], ["leave", rank], ["stop"] or ["switch", mode]. Loss and sum of squares of a push show where
-a replay diverges: at its first gradient that differs. The last three are for
+["pull", worker], ["push", worker, clock, version, steps, step_s, loss, sum_of_squares, time_s,
+busy_s, cpu_s], ["move", worker, rank], ["leave", worker], ["stop"] or ["switch", mode]. Loss and
+sum of squares of a push show where a replay diverges: at its first gradient that differs. What an
+optimizer of a worker's own has gathered is lost with a move. The last three of a push are for
 :mod:`psdp.simulate`: when rank 0 noted it, by a clock of its own; and what its worker had used of
 its core.
 """
@@ -19,12 +20,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psdp.errors import CheckpointError, ReplayError
-from psdp.protocol import CANDIDATES, Event, Leave, Pull, Push, Stop, Switch, Work
+from psdp.protocol import CANDIDATES, Event, Leave, Move, Pull, Push, Stop, Switch, Work
 from psdp.records.folder import CONFIG
 
-ROUNDS_NORMS = "0.1.0"
-"""The version that summed squares in another order: what it recorded of a norm differs in its last
-bits, by this much at most of float32. Losses do not differ, as long as norms clip nothing."""
+BEFORE = "0.1.0"
+"""The version in which workers had the numbers of their ranks, after those of all servers, and
+squares were summed in another order: what it recorded of a norm differs in its last bits, by this
+much at most of float32. Losses do not differ, as long as norms clip nothing."""
 NORM_TOLERANCE = 1e-5
 
 
@@ -100,7 +102,10 @@ class Replay:
                 f"{path}: {error.strerror}; --replay takes the folder of a run that was made with "
                 "--record, and --resume what that start of it resumed"
             ) from error
-        self._rounds_norms = _version_of(path.parent) == ROUNDS_NORMS
+        version, servers = _told_by(path.parent)
+        self._of_before = version == BEFORE
+        if self._of_before:
+            self._expected = [_numbered(happened, 1 - servers) for happened in self._expected]
         self._done = 0
         self._held: dict[int, Happened] = {}
 
@@ -109,16 +114,16 @@ class Replay:
         """Whether all of the record has been replayed."""
         return self._done == len(self._expected)
 
-    def hold(self, rank: int, happened: Happened) -> None:
-        """Keep what a rank did until its turn. A rank waits for an answer, so it does one thing."""
-        assert rank not in self._held
-        self._held[rank] = happened
+    def hold(self, worker: int, happened: Happened) -> None:
+        """Keep what a worker did until its turn. It waits for an answer, so it does one thing."""
+        assert worker not in self._held
+        self._held[worker] = happened
 
     def next(self, waiting: Container[int]) -> Happened | None:
         """Return what is next in the record, if it has happened; a push as fast as it was then.
 
         Args:
-            waiting: ranks that have not been answered.
+            waiting: workers that have not been answered.
 
         Raises:
             ReplayError: something else happened, or cannot happen any more.
@@ -127,30 +132,30 @@ class Replay:
             return None
         expected = self._expected[self._done]
         match expected.event:
-            case Leave() | Stop() | Switch():
+            case Move() | Leave() | Stop() | Switch():
                 self._done += 1
                 return expected
-            case Pull(rank) | Push(rank):
+            case Pull(worker) | Push(worker):
                 pass
-        happened = self._held.get(rank)
+        happened = self._held.get(worker)
         if happened is None:
-            if rank in waiting:
+            if worker in waiting:
                 raise self._diverged(expected, "it waits for an answer")
             return None
         self._check(expected, happened)
-        del self._held[rank]
+        del self._held[worker]
         self._done += 1
         return replace(expected, event=_where_it_is(expected.event, happened.event))
 
     def release(self) -> list[Happened]:
         """Give up what is held: the order does not matter any more."""
-        held = [self._held[rank] for rank in sorted(self._held)]
+        held = [self._held[worker] for worker in sorted(self._held)]
         self._held.clear()
         return held
 
-    def discard(self, rank: int) -> None:
-        """Forget what is held of a rank."""
-        self._held.pop(rank, None)
+    def discard(self, worker: int) -> None:
+        """Forget what is held of a worker."""
+        self._held.pop(worker, None)
 
     def _check(self, expected: Happened, happened: Happened) -> None:
         """See that what happened is what is next in the record.
@@ -161,7 +166,7 @@ class Replay:
         a, b = _line(expected), _line(happened)
         if a[0] == b[0] == "push":
             a[5] = b[5] = 0  # its speed
-            if self._rounds_norms and _alike(expected.event, happened.event):
+            if self._of_before and _alike(expected.event, happened.event):
                 a[7] = b[7]
         if a != b:
             raise self._diverged(expected, f"it was {_describe(happened)}")
@@ -182,13 +187,22 @@ def _alike(expected: Event, happened: Event) -> bool:
     return math.isclose(a, b, rel_tol=NORM_TOLERANCE)
 
 
-def _version_of(run: Path) -> str | None:
-    """Return the version of psdp that a run was made with, None if its folder does not say."""
+def _told_by(run: Path) -> tuple[str | None, int]:
+    """Return the version of psdp that a run was made with, None if its folder does not say, and its
+    number of servers."""
     try:
-        version = json.loads((run / CONFIG).read_text(encoding="utf-8"))["versions"]["psdp"]
+        config = json.loads((run / CONFIG).read_text(encoding="utf-8"))
+        return str(config["versions"]["psdp"]), int(config["servers"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return version if isinstance(version, str) else None
+        return None, 1
+
+
+def _numbered(happened: Happened, more: int) -> Happened:
+    """Return the event of a worker whose number is so much higher."""
+    if isinstance(happened.event, Pull | Push | Leave):
+        worker = happened.event.worker + more
+        return replace(happened, event=replace(happened.event, worker=worker))
+    return happened
 
 
 def read_record(path: Path) -> list[Happened]:
@@ -221,13 +235,15 @@ def _where_it_is(expected: Event, happened: Event) -> Event:
 
 def _line(happened: Happened) -> list[str | int | float]:
     match happened.event:
-        case Pull(rank):
-            return ["pull", rank]
-        case Push(rank, work=work):
-            numbers = (rank, work.clock, work.version, work.steps, work.step_s)
+        case Pull(worker):
+            return ["pull", worker]
+        case Push(worker, work=work):
+            numbers = (worker, work.clock, work.version, work.steps, work.step_s)
             return ["push", *numbers, work.loss, work.sum_of_squares]
-        case Leave(rank):
-            return ["leave", rank]
+        case Move(worker, rank):
+            return ["move", worker, rank]
+        case Leave(worker):
+            return ["leave", worker]
         case Stop():
             return ["stop"]
         case Switch(mode):
@@ -240,11 +256,11 @@ def _parsed(line: list[str | int | float]) -> Happened:
         ValueError, TypeError: it is no line of a record.
     """
     match line:
-        case ["pull", int(rank)]:
-            return Happened(Pull(rank))
+        case ["pull", int(worker)]:
+            return Happened(Pull(worker))
         case [
             "push",
-            int(rank),
+            int(worker),
             int(clock),
             int(version),
             int(steps),
@@ -266,9 +282,11 @@ def _parsed(line: list[str | int | float]) -> Happened:
                 busy_s=busy_s,
                 cpu_s=cpu_s,
             )
-            return Happened(Push(rank, slot=0, work=work), time_s)
-        case ["leave", int(rank)]:
-            return Happened(Leave(rank))
+            return Happened(Push(worker, slot=0, work=work), time_s)
+        case ["move", int(worker), int(rank)]:
+            return Happened(Move(worker, rank))
+        case ["leave", int(worker)]:
+            return Happened(Leave(worker))
         case ["stop"]:
             return Happened(Stop())
         case ["switch", str(mode)] if mode in CANDIDATES:
@@ -278,15 +296,17 @@ def _parsed(line: list[str | int | float]) -> Happened:
 
 def _describe(happened: Happened) -> str:
     match happened.event:
-        case Pull(rank):
-            return f"a pull of rank {rank}"
-        case Push(rank, work=work):
+        case Pull(worker):
+            return f"a pull of worker {worker}"
+        case Push(worker, work=work):
             return (
-                f"gradient {work.clock} of rank {rank} on version {work.version}, of loss "
+                f"gradient {work.clock} of worker {worker} on version {work.version}, of loss "
                 f"{work.loss!r} and squared norm {work.sum_of_squares!r}"
             )
-        case Leave(rank):
-            return f"the loss of rank {rank}"
+        case Move(worker, rank):
+            return f"the move of worker {worker} to rank {rank}"
+        case Leave(worker):
+            return f"the loss of worker {worker}"
         case Stop():
             return "the end by early stopping"
         case Switch(mode):

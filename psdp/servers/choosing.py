@@ -24,17 +24,17 @@ class Choosing:
         self._profile = profile
         self._now = now
 
-    def pushed(self, rank: int, work: Work) -> None:
+    def pushed(self, worker: int, work: Work) -> None:
         """A worker has pushed."""
-        self.chooser.pushed(rank, self._now(), work.steps, work.step_s, work.loss)
+        self.chooser.pushed(worker, self._now(), work.steps, work.step_s, work.loss)
 
-    def answered(self, rank: int) -> None:
+    def answered(self, worker: int) -> None:
         """A worker was given weights to train on."""
-        self.chooser.answered(rank, self._now())
+        self.chooser.answered(worker, self._now())
 
-    def left(self, rank: int) -> None:
+    def left(self, worker: int) -> None:
         """A worker is gone."""
-        self.chooser.left(rank)
+        self.chooser.left(worker)
 
     def choose(self, mode: str, workers: int) -> Choice | None:
         """Return the mode to go over to from this one, and why; None to stay."""

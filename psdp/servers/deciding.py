@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from psdp.errors import PeerLost, PsdpError, ReplayError
-from psdp.job import Job
-from psdp.protocol import Adaptive, Effect, Leave, Policy, Pull, Push, Stop, Switch
+from psdp.protocol import Adaptive, Effect, Leave, Move, Policy, Pull, Push, Stop, Switch
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Happened, Record, Replay
@@ -24,11 +22,14 @@ class Enacts(Protocol):
     def enact(self, effect: Effect, *, noted: bool) -> None:
         """Do this; ``noted``: the event that it comes from is in the record."""
 
-    def depart(self, rank: int) -> bool:
-        """Do without a worker from now on; say whether it waits for an answer."""
+    def depart(self, worker: int) -> None:
+        """Do without a worker from now on."""
 
-    def send_home(self, rank: int) -> None:
+    def send_home(self, worker: int) -> None:
         """Let a worker go that the run does without."""
+
+    def move(self, worker: int, rank: int) -> None:
+        """Let another rank compute for a worker."""
 
 
 class Deciding:
@@ -75,26 +76,32 @@ class Deciding:
         """Whether what happens next is said by a record."""
         return self._replay is not None and not self.policy.drained
 
-    def happened(self, rank: int, event: Pull | Push) -> None:
+    def happened(self, event: Pull | Push) -> None:
         """Let the policy decide on what a worker did, now or when a replay comes to it."""
-        if rank in self.departed:
-            self._enacts.send_home(rank)
+        if event.worker in self.departed:
+            self._enacts.send_home(event.worker)
         elif self._replay is None or self.policy.drained:
             self._decide(Happened(event))
         else:
-            self._replay.hold(rank, Happened(event))
+            self._replay.hold(event.worker, Happened(event))
             self.follow()
 
-    def left(self, rank: int) -> None:
+    def moved(self, worker: int, rank: int) -> None:
+        """Another rank computes for a worker."""
+        if self._replay is not None:
+            self._replay.discard(worker)
+        self._decide(Happened(Move(worker, rank)))
+
+    def left(self, worker: int) -> None:
         """A worker is gone."""
         if self.choosing is not None:
-            self.choosing.left(rank)
-        self._decide(Happened(Leave(rank)))
+            self.choosing.left(worker)
+        self._decide(Happened(Leave(worker)))
 
-    def answered(self, rank: int) -> None:
+    def answered(self, worker: int) -> None:
         """A worker was given weights to train on."""
         if self.choosing is not None:
-            self.choosing.answered(rank)
+            self.choosing.answered(worker)
 
     def stop_early(self) -> None:
         """Hand out no new work, unless a replay says when that is."""
@@ -112,8 +119,10 @@ class Deciding:
             return
         while (happened := replay.next(self._stuck())) is not None:
             match happened.event:
-                case Leave(rank):
-                    self._depart(rank, replay)
+                case Leave(worker):
+                    self._depart(worker, replay)
+                case Move(worker, rank):
+                    self._enacts.move(worker, rank)
                 case Stop():
                     self._stop_early()
                 case _:
@@ -135,12 +144,11 @@ class Deciding:
         self.stopped_by = StoppedBy.EARLY_STOP
         self._decide(Happened(Stop()))
 
-    def _depart(self, rank: int, replay: Replay) -> None:
+    def _depart(self, worker: int, replay: Replay) -> None:
         """A worker was lost here in the record; its twin is sent home when it next asks."""
-        replay.discard(rank)
-        self.departed.add(rank)
-        if self._enacts.depart(rank):
-            self._enacts.send_home(rank)
+        replay.discard(worker)
+        self.departed.add(worker)
+        self._enacts.depart(worker)
 
     def _stuck(self) -> set[int]:
         """Return the workers that wait for an answer, unless one may be on its way to them."""
@@ -150,16 +158,19 @@ class Deciding:
     def _decide(self, happened: Happened) -> None:
         event = happened.event
         if isinstance(event, Pull):
-            self._evaluating.count(event.rank)
+            self._evaluating.count(event.worker)
+        if isinstance(event, Pull | Push):
+            self._answering.counted(event.worker)
         noted = not self.policy.drained
         if self._record is not None and noted:
             self._record.note(happened)
         if isinstance(event, Switch):
             self._recorder.switched(event.mode, happened.reason)
         if isinstance(event, Push) and self.choosing is not None:
-            self.choosing.pushed(event.rank, event.work)
+            self.choosing.pushed(event.worker, event.work)
         for effect in self.policy.handle(event):
             self._enacts.enact(effect, noted=noted)
+        self._answering.answer_all()
         if isinstance(event, Push):
             self._choose()
 
@@ -171,24 +182,3 @@ class Deciding:
         choice = self.choosing.choose(policy.mode, len(self._answering.live))
         if choice is not None:
             self._decide(Happened(Switch(choice.mode), reason=choice.reason))
-
-
-def check_bearable(job: Job, deciding: Deciding, peer: int, why: str) -> None:
-    """
-    Raises:
-        PeerLost: a server is gone.
-        Stopped: a worker is, and the others cannot go on without it.
-    """
-    gone = f"rank {peer} is gone ({why})"
-    if peer in job.servers:
-        raise PeerLost(f"server {gone}; its shard is lost with it")
-    error: PsdpError | None = None
-    if len(job.servers) > 1:
-        # A gradient that counts here may never have reached the other servers.
-        error = PeerLost(f"{gone}, and --servers above 1 needs all")
-    elif not job.mode.survives_loss and not deciding.policy.drained:
-        error = PeerLost(f"{gone}, and --mode {job.mode} needs all")
-    elif deciding.replays:
-        error = ReplayError(f"{gone}, which it was not then")
-    if error is not None:
-        raise Stopped(StoppedBy.WORKER_LOST, error)

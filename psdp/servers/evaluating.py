@@ -55,33 +55,35 @@ class Evaluating:
     def is_open(self, version: int) -> bool:
         return self._evaluations.is_open(version)
 
-    def owed_by(self, rank: int) -> m.Evaluate | None:
+    def owed_by(self, worker: int) -> m.Evaluate | None:
         """Return what a worker is to evaluate next, if anything."""
-        portion = self._evaluations.next_for(rank)
-        return None if portion is None else m.Evaluate(portion.version, portion.part, portion.parts)
+        portion = self._evaluations.next_for(worker)
+        if portion is None:
+            return None
+        return m.Evaluate(worker, portion.version, portion.part, portion.parts)
 
-    def report(self, rank: int, message: m.Evaluated) -> None:
+    def report(self, message: m.Evaluated) -> None:
         """Take a worker's report; it counts with :meth:`count`."""
-        self._reported[rank] = message
+        self._reported[message.worker] = message
 
-    def count(self, rank: int) -> None:
+    def count(self, worker: int) -> None:
         """Let a worker's report count, now that it asks for weights again.
 
         Not sooner: who evaluates what a lost worker owed depends on it, also in a replay.
         """
-        message = self._reported.pop(rank, None)
+        message = self._reported.pop(worker, None)
         if message is None:
             return
         if message.weights_sha256:
             self._recorder.weights_sha256 = message.weights_sha256
-        total = self._evaluations.report(rank, message.version, message.part, message.sums)
+        total = self._evaluations.report(worker, message.version, message.part, message.sums)
         if total is not None:
             self._close(message.version, total)
 
-    def leave(self, rank: int, others: Iterable[int]) -> None:
+    def leave(self, worker: int, others: Iterable[int]) -> None:
         """A worker computes no more: others do its part."""
-        self._reported.pop(rank, None)
-        self._evaluations.leave(rank, others)
+        self._reported.pop(worker, None)
+        self._evaluations.leave(worker, others)
 
     def _close(self, version: int, total: Sums) -> None:
         snapshot = self._serving.snapshots.get(version)

@@ -66,6 +66,13 @@ class Follower:
 
     def on_message(self, peer: int, message: m.Message) -> None:
         match message:
+            case m.Push(worker):
+                if self.serving.take_push(peer, message):
+                    self.serving.endpoint.send(0, m.HasLanded(worker, peer))
+            case m.Moved(worker, rank) if peer == 0:
+                self.serving.receiving.move(worker, rank)
+            case m.Void(worker) if peer == 0:
+                self.serving.void(worker)
             case m.Include(slots, weights) if peer == 0:
                 self._included += zip(slots, weights, strict=True)
             case m.ApplyMean(version, rate) if peer == 0:
@@ -85,7 +92,6 @@ class Follower:
     def on_lost(self, peer: int, why: str) -> None:
         if peer in self.serving.job.servers:
             raise PeerLost(f"server rank {peer} is gone ({why}); its shard is lost with it")
-        self.serving.happened(o.Vanished(self.serving.slot_of(peer)))
 
     def on_written(self, result: Saved | Refused) -> None:
         told: m.Message
@@ -101,8 +107,8 @@ class Follower:
     def perform(self, decision: Any) -> None:
         serving = self.serving
         match decision:
-            case m.SendShard(rank):
-                serving.send_weights(rank, None)
+            case m.SendShard(rank, workers):
+                serving.send_weights(rank, (), workers)
             case m.TakeSnapshot():
                 serving.keep(hold=True, save=False)
             case m.SaveSnapshot(version):

@@ -78,7 +78,7 @@ class Keeping:
         state = self._identity | {
             "version": version,
             self._job.units_name: snapshot.units,
-            "clocks": {str(rank): clock for rank, clock in snapshot.clocks.items()},
+            "clocks": {str(worker): clock for worker, clock in snapshot.clocks.items()},
             "best": self._best.record(),
         }
         self._begun[version] = checkpoint_of(self._job, snapshot), state

@@ -4,40 +4,32 @@ record and end for all."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from psdp.checkpoint import CheckpointStore
-from psdp.errors import PeerLost
 from psdp.job import Job
 from psdp.policies import make_policy
-from psdp.protocol import Apply, Chooser, Drained, Drop, Effect, Pull, Push, SendWeights
+from psdp.protocol import Apply, Chooser, Drained, Drop, Effect, SendWeights
 from psdp.protocol import order as o
 from psdp.records.metrics import Best
 from psdp.records.profile import Profile
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Record, Replay
-from psdp.servers.answering import Answering
+from psdp.servers.answering import Answering, AnswerRank
 from psdp.servers.choosing import Choosing
-from psdp.servers.deciding import Deciding, check_bearable
-from psdp.servers.ending import Ending, Stopped, asked_to_end, failed
+from psdp.servers.deciding import Deciding
+from psdp.servers.ending import Ending, asked_to_end, failed
 from psdp.servers.evaluating import Evaluating
 from psdp.servers.keeping import Keeping
 from psdp.servers.leaving import Leaving
 from psdp.servers.means import works_of
+from psdp.servers.membership import Membership
 from psdp.servers.noting import Noting
 from psdp.servers.serving import WRITE_S, Serving
 from psdp.transport import Sending
 from psdp.transport import messages as m
 from psdp.transport.headers import MOST_INCLUDED
-
-
-@dataclass(frozen=True)
-class Dismiss:
-    """Decided after the last update: let this worker go, or hand it what it owes."""
-
-    rank: int
 
 
 class Leader:
@@ -78,10 +70,10 @@ class Leader:
         known = job, serving, self.keeping, recorder, best
         self.evaluating = Evaluating(*known, tell=self._tell, closed=self._evaluation_closed)
         self.answering = Answering(
-            job.workers,
+            serving.receiving.hosting,
             serving,
             self.evaluating,
-            lambda rank: self._decide(Dismiss(rank), m.SendShard(rank)),
+            lambda answer: self._decide(answer, m.SendShard(answer.rank, answer.workers)),
         )
         choosing = None
         if job.mode.chooses and replay is None:
@@ -97,7 +89,16 @@ class Leader:
             replay=replay,
             choosing=choosing,
         )
-        self.leaving = Leaving(job, self.answering, self.deciding, recorder.console, self._leave)
+        self.membership = Membership(
+            job,
+            serving,
+            self.evaluating,
+            self.answering,
+            self.deciding,
+            recorder,
+            self._tell,
+        )
+        self.leaving = Leaving(job, self.membership, self.deciding, recorder.console)
         self.ending = Ending(self.keeping.settle, self._write_summary, self.keeping.save_now)
         serving.owner = self
 
@@ -127,7 +128,7 @@ class Leader:
         self.leaving.heed()
         if self.deciding.replays and self.serving.idle:
             self.deciding.follow()
-        over = self.evaluating.last is not None and not self.answering.live | self.deciding.departed
+        over = self.evaluating.last is not None and self.membership.over
         if over and self.serving.snapshots.idle() and self.keeping.idle():
             self._finish()
 
@@ -136,16 +137,15 @@ class Leader:
     def on_message(self, peer: int, message: m.Message) -> None:
         match message:
             case m.Push():
-                self._on_push(peer, message)
-            case m.AskWeights():
-                self.answering.asked(peer)
-                self.deciding.happened(peer, Pull(peer))
-                self.answering.dismiss(peer)
-            case m.AskSnapshot() if peer in self.deciding.departed:
-                # Others do its part, and the copy may be gone: what comes of this counts no more.
-                self.serving.send_weights(peer, None)
+                self.recorder.totals(peer, message.totals)
+                self.noting.check(peer, message.work, self.serving.progress)
+                self.membership.pushed(peer, message)
+            case m.HasLanded(worker, rank):
+                self.membership.landed(peer, worker, rank)
+            case m.AskWeights(workers):
+                self.membership.asked(peer, workers)
             case m.Evaluated():
-                self.evaluating.report(peer, message)
+                self.evaluating.report(message)
             case m.Progress():
                 self.noting.told(peer, message)
             case m.State():
@@ -163,52 +163,26 @@ class Leader:
                 raise failed(peer, status)
             case m.Done(totals):
                 self.recorder.totals(peer, totals)
-                self.deciding.departed.discard(peer)
-                if peer in self.answering.live:
-                    self._leave(peer)
+                self.membership.done(peer)
             case _:
                 self.serving.take(peer, message)
 
-    def _on_push(self, peer: int, message: m.Push) -> None:
-        self.answering.asked(peer)
-        self.recorder.totals(peer, message.totals)
-        self.noting.check(peer, message.work, self.serving.progress)
-        self.serving.take_push(peer, message)
-        self.deciding.happened(peer, Push(peer, self.serving.slot_of(peer), message.work))
-        self.answering.dismiss(peer)
-
     def on_lost(self, peer: int, why: str) -> None:
-        if peer in self.job.workers:
-            self.recorder.console.say(f"rank {peer} is gone: {why}")
-        check_bearable(self.job, self.deciding, peer, why)
-        self.deciding.departed.discard(peer)
-        self._leave(peer)
-        last = self.evaluating.last
-        over = last is not None and not self.evaluating.is_open(last)
-        if not self.answering.live and not over:
-            error = PeerLost(f"the last worker, rank {peer}, is gone ({why})")
-            raise Stopped(StoppedBy.WORKERS_LOST, error)
+        self.membership.lost(peer, why)
 
     def on_written(self, result: Any) -> None:
         self.keeping.written(result)
 
-    def _leave(self, peer: int) -> None:
-        self.answering.left(peer)
-        self.deciding.left(peer)
-        self.answering.dismiss_all()
-
     # What is decided
 
-    def depart(self, rank: int) -> bool:
-        waits = rank in self.answering.unanswered
-        self._leave(rank)
-        return waits
+    def depart(self, worker: int) -> None:
+        self.membership.depart(worker)
 
-    def send_home(self, rank: int) -> None:
-        slot = self.serving.slot_of(rank)
-        if slot in self.serving.pushes:
-            self._decide(o.Discard(slot), o.Discard(slot))
-        self.answering.send_home(rank)
+    def send_home(self, worker: int) -> None:
+        self.membership.send_home(worker)
+
+    def move(self, worker: int, rank: int) -> None:
+        self.membership.move(worker, rank)
 
     def enact(self, effect: Effect, *, noted: bool) -> None:
         match effect:
@@ -218,12 +192,12 @@ class Leader:
                 for part in _parts(update):
                     self._tell(part)
                 self._decide(update, m.ApplyMean(version, rate))
-            case Drop(rank, slot):
+            case Drop(worker, slot):
                 if noted:
-                    self.recorder.dropped(rank)
+                    self.recorder.dropped(worker)
                 self._decide(o.Discard(slot), o.Discard(slot))
-            case SendWeights(rank):
-                self._decide(effect, m.SendShard(rank))
+            case SendWeights():
+                self.answering.go_on(effect)
             case Drained():
                 self._decide(effect)
 
@@ -240,11 +214,9 @@ class Leader:
 
     def perform(self, decision: Any) -> None:
         match decision:
-            case SendWeights(rank):
-                if not self.leaving.answers(rank) and self.answering.go_on(decision):
-                    self.deciding.answered(rank)
-            case Dismiss(rank):
-                self.answering.stop(rank)
+            case AnswerRank():
+                for worker in self.answering.send(decision):
+                    self.deciding.answered(worker)
             case m.TakeSnapshot():
                 self.serving.keep(hold=True, save=False)
             case Drained(version):
@@ -252,7 +224,7 @@ class Leader:
 
     def updated(self, update: o.Update, norm: float) -> None:
         progress = self.serving.progress
-        works = works_of(self.job, update.slots, self.serving.pushes)
+        works = works_of(self.job, update.slots, self.serving.receiving.pushes)
         self.noting.updated(self._applies.pop(update.version), works, norm, progress)
         if progress.evaluation_due and self.answering.live:
             self.evaluating.open(progress.version, self.answering.live)
@@ -283,7 +255,9 @@ class Leader:
     # The end
 
     def _finish(self) -> None:
-        self.serving.endpoint.flush(self._tell(m.Finish()))
+        endpoint = self.serving.endpoint
+        released = [endpoint.send(rank, m.Finish()) for rank in self.membership.spares]
+        endpoint.flush([*released, *self._tell(m.Finish())])
         self._write_summary(self.deciding.stopped_by)
         self.finished = True
 

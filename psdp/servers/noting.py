@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from psdp.errors import NumericsError
 from psdp.job import Job
@@ -31,7 +31,7 @@ class Noting:
         self._schedule = Schedule(job.config.optim, job.config.run.max_steps)
         self._told: defaultdict[int, dict[int, m.Progress]] = defaultdict(dict)
 
-    def check(self, peer: int, work: Work, progress: Progress) -> None:
+    def check(self, rank: int, work: Work, progress: Progress) -> None:
         """See that what a worker pushed is finite.
 
         Raises:
@@ -40,7 +40,7 @@ class Noting:
         if not math.isfinite(work.sum_of_squares):
             step = self._job.step_of(progress.units)
             error = NumericsError(
-                f"rank {peer} sent a gradient with NaN or Inf at step {step + 1} (its gradient "
+                f"rank {rank} sent a gradient with NaN or Inf at step {step + 1} (its gradient "
                 f"number {work.clock}, computed on version {work.version}, loss {work.loss:.4g}). "
                 f"{CURE}"
             )
@@ -73,20 +73,21 @@ class Noting:
             raise Stopped(StoppedBy.NON_FINITE, error)
         told = self._told[message.clock]
         told[peer] = message
-        if len(told) == len(self._job.workers):
+        count = len(self._job.workers)
+        if sum(own.workers for own in told.values()) == count:
             del self._told[message.clock]
-            norm = math.sqrt(message.sum_of_squares)
-            self._note_steps(done, message.steps, norm, [told[rank].loss for rank in sorted(told)])
+            loss = sum(told[rank].loss * told[rank].workers for rank in sorted(told)) / count
+            self._note_steps(done, message.steps, math.sqrt(message.sum_of_squares), loss)
 
-    def _note_steps(self, done: int, steps: int, norm: float, losses: Sequence[float]) -> None:
-        """Note ``steps`` more steps, which end with number ``done``."""
-        count = len(losses)
+    def _note_steps(self, done: int, steps: int, norm: float, loss: float) -> None:
+        """Note ``steps`` more steps of all workers, which end with number ``done``."""
+        count = len(self._job.workers)
         units = steps * self._job.units_per_step
         lags = (0,) * (steps * count)
         taken = Apply(tuple(range(count)), (1 / count,) * count, units, lags, done)
         self._recorder.updated(
             taken,
-            sum(losses) / count,
+            loss,
             norm,
             self._schedule.lr(done - 1),
             done * self._job.units_per_step,

@@ -11,17 +11,17 @@ from functools import partial
 from typing import Any, Protocol
 
 from psdp.checkpoint import BackgroundWriter, CheckpointStore, Snapshot
-from psdp.errors import PeerLost, ProtocolError
+from psdp.errors import ProtocolError
 from psdp.job import Job
-from psdp.params import Array
 from psdp.protocol import order as o
 from psdp.records.profile import UNPROFILED, Spans
 from psdp.servers.means import ByMean, ByTakingOver, Maker, works_of
 from psdp.servers.progress import Progress
+from psdp.servers.receiving import Receiving
 from psdp.servers.saving import Saving
 from psdp.servers.shard import Shard
 from psdp.servers.snapshots import Snapshots, checkpoint_of
-from psdp.transport import Arrival, Endpoint, Lost, Room
+from psdp.transport import Arrival, Endpoint, Lost
 from psdp.transport import messages as m
 
 TICK_S = 0.05
@@ -64,7 +64,7 @@ class Serving:
     Attributes:
         owner: is asked whatever this does not know; set before the first message.
         progress: what has gone into the weights.
-        pushes: what lies in each slot.
+        receiving: what workers push.
         order: the machine that says when what is done.
         before_writing: called with each snapshot that is to be written.
     """
@@ -91,14 +91,13 @@ class Serving:
             shard.restore(snapshot)
         self.writer: BackgroundWriter[Any] = BackgroundWriter()
         self.snapshots = Snapshots(self._take, self._write, shard.recycle)
-        self.pushes: dict[int, m.Push] = {}
         self.order = o.ShardOrder(endpoint.rank, len(job.servers))
         self.before_writing: Callable[[Snapshot], None] = lambda snapshot: None
         self._finished: deque[Any] = deque()
         self._saving = Saving(store, endpoint.rank, len(job.servers))
         make = ByMean if job.mode.served else ByTakingOver
         self._maker: Maker = make(job, shard, self.progress, profile)
-        self._expected = tuple(m.PUSHES[kind] for kind in job.mode.updates) or m.Reached
+        self.receiving = Receiving(job, shard, self._maker)
         self._remembers = job.config.optim.lag_compensation == "dc-asgd"
         self._events: deque[o.Event] = deque()
         self._effects: deque[o.Effect] = deque()
@@ -108,7 +107,7 @@ class Serving:
         self._asked: defaultdict[int, list[int]] = defaultdict(list)
         self._cpu_time = cpu_time
         self._cpu_start_s = cpu_time()
-        endpoint.landing = self.landing
+        endpoint.landing = self.receiving.landing
 
     @property
     def cpu_s(self) -> float:
@@ -149,8 +148,9 @@ class Serving:
             ProtocolError: it is none.
         """
         match message:
-            case m.Push():
-                self.take_push(peer, message)
+            case m.AskSnapshot(version) if self.snapshots.is_gone(version):
+                # Others do this rank's part by now: what comes of it does not count.
+                self.send_weights(peer, (), ())
             case m.AskSnapshot(version):
                 self._asked[version].append(peer)
                 self._send_snapshots()
@@ -159,32 +159,22 @@ class Serving:
             case _:
                 raise ProtocolError(f"server {self.endpoint.rank} does not take {message}")
 
-    def take_push(self, peer: int, message: m.Push) -> None:
-        if not isinstance(message, self._expected) or peer not in self.job.workers:
-            raise ProtocolError(
-                f"rank {peer} pushed a {type(message).__name__}, which has no meaning with --mode "
-                f"{self.job.mode}"
-            )
-        slot = self.slot_of(peer)
-        if slot in self.pushes:
-            raise ProtocolError(f"rank {peer} pushed again without having been answered")
-        self.pushes[slot] = message
-        self.happened(o.Landed(slot, (message.work.sum_of_squares,)))
-
-    def landing(self, peer: int, message: m.Message) -> Array | Room:
-        """Return where a peer's payload goes.
+    def take_push(self, peer: int, message: m.Push) -> bool:
+        """Take a push; say whether it counts.
 
         Raises:
-            ProtocolError: none is expected from that peer with such a message.
+            ProtocolError: it is not expected from that peer.
         """
-        if peer in self.job.workers:
-            landing = self._maker.landing(self.slot_of(peer), message)
-            if landing is not None:
-                return landing
-        raise ProtocolError(f"rank {peer} sent a payload with {message}")
+        slot = self.receiving.take(peer, message)
+        if slot is None:
+            return False
+        self.receiving.pushes[slot] = message
+        self.happened(o.Landed(slot, (message.work.sum_of_squares,)))
+        return True
 
-    def slot_of(self, worker: int) -> int:
-        return self.job.workers.index(worker)
+    def void(self, worker: int) -> None:
+        """What was pushed last for a worker does not count, if it is here."""
+        self.happened(o.Voided(self.job.slot_of(worker)))
 
     # Performing
 
@@ -247,16 +237,15 @@ class Serving:
                 self._renew(update, squares)
             case o.Forget(slots):
                 for slot in slots:
-                    del self.pushes[slot]
-            case o.Stuck(slot):
-                rank = self.job.workers[slot]
-                raise PeerLost(f"rank {rank} is gone, and what it pushed has not come here")
+                    del self.receiving.pushes[slot]
             case decision:
                 self.owner.perform(decision)
 
     def _renew(self, update: o.Update, squares: o.Squares) -> None:
-        norm = self._maker.renew(update, squares, self.pushes)
-        self.progress.advance(update.version, works_of(self.job, update.slots, self.pushes))
+        norm = self._maker.renew(update, squares, self.receiving.pushes)
+        self.progress.advance(
+            update.version, works_of(self.job, update.slots, self.receiving.pushes)
+        )
         self._events.append(o.Updated())
         self.profile.step()
         # All servers copy their shards alike, where a checkpoint or an evaluation is due.
@@ -267,12 +256,15 @@ class Serving:
 
     # Weights and their copies
 
-    def send_weights(self, rank: int, order: m.Train | m.Evaluate | m.Stop | None) -> None:
-        """Send a worker the weights as they are, with this order."""
-        weights, answer = self.shard.weights, m.Answer(self.progress.version, order)
+    def send_weights(
+        self, rank: int, orders: tuple[m.Order, ...], workers: tuple[int, ...]
+    ) -> None:
+        """Send a rank the weights as they are, for these workers, with rank 0's orders for them."""
+        weights, answer = self.shard.weights, m.Answer(self.progress.version, orders)
         weights.reading(self.endpoint.send(rank, answer, weights.values))
         if self._remembers:
-            self.shard.remember(self.slot_of(rank))
+            for worker in workers:
+                self.shard.remember(self.job.slot_of(worker))
 
     def keep(self, *, hold: bool, save: bool) -> None:
         """Keep a copy of the shard as it is; send it to who asked for it already."""
@@ -285,7 +277,7 @@ class Serving:
             if snapshot is not None:
                 del self._asked[version]
                 for rank in ranks:
-                    answer = m.Answer(version, None)
+                    answer = m.Answer(version, ())
                     self.shard.send(snapshot, partial(self.endpoint.send, rank, answer))
 
     def _take(self) -> Snapshot:

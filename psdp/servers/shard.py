@@ -45,6 +45,13 @@ class Slots:
             self._made[slot] = Room(self._make())
         return self._made[slot]
 
+    def renew(self, slot: int) -> None:
+        """Make a new place for a slot, and move into it what lies there."""
+        before, room = self._made[slot], Room(self._make())
+        assert room.take(before.payload.nbytes)
+        room.payload[...] = before.payload
+        self._made[slot] = room
+
     def __getitem__(self, slot: int) -> Array:
         return self.room(slot).vector
 
@@ -88,6 +95,8 @@ class Shard:
         self._host_zeros = zeros if self._on_host else np.zeros
         self._spare: list[Snapshot] = []
         self._computed_on: dict[int, tuple[Array, Sending]] = {}
+        self._adopted: set[int] = set()
+        self._nowhere: Room | None = None
         self._delay: DelayCompensation | None = None
 
     @classmethod
@@ -142,6 +151,12 @@ class Shard:
     def backend(self) -> Backend:
         return self.optimizer.backend
 
+    def nowhere(self) -> Room:
+        """Return where that lands which does not count."""
+        if self._nowhere is None:
+            self._nowhere = Room(self.backend.empty(self._bound, dtype=self.codec.item))
+        return self._nowhere
+
     def landing(self, slot: int) -> Array | Room:
         """Return where what is pushed to a slot lands."""
         return self.slots.room(slot) if self.codec.varies else self.slots[slot]
@@ -162,6 +177,14 @@ class Shard:
         assert gradient.shape == (self._bound,), gradient.shape
         assert gradient.dtype == self.codec.item, gradient.dtype
         self.slots[slot] = gradient
+        self._adopted.add(slot)
+
+    def detach(self, slot: int) -> None:
+        """Let a slot be this server's own again, with what is in it: the rank that shared its
+        memory is gone, or computes for several workers there."""
+        if slot in self._adopted:
+            self._adopted.discard(slot)
+            self.slots.renew(slot)
 
     def average(self, slots: Sequence[int], weights: Sequence[float]) -> Array:
         """Return the weighted mean (S,) of the slots, in this order, in the weights' type.

@@ -45,10 +45,15 @@ class Snapshots:
         self._write = write
         self._recycle = recycle
         self._kept: dict[int, _Kept] = {}
+        self._gone: set[int] = set()
 
     def get(self, version: int) -> Snapshot | None:
         kept = self._kept.get(version)
         return kept.snapshot if kept else None
+
+    def is_gone(self, version: int) -> bool:
+        """Say whether there was a copy that nobody needs any more."""
+        return version in self._gone
 
     def held(self) -> list[Snapshot]:
         """Return the copies that rank 0 has not released."""
@@ -91,3 +96,4 @@ class Snapshots:
         kept = self._kept.get(version)
         if kept and not kept.held and not kept.writing:
             self._recycle(self._kept.pop(version).snapshot)
+            self._gone.add(version)

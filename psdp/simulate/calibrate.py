@@ -190,11 +190,11 @@ def _read_off(run: Recorded, job: Job, costs: Costs) -> Costs:
 
 def _exchange_s(pushes: list[Push], inner_s: float) -> list[float]:
     """Return the processor seconds that each worker used for an exchange, its steps apart."""
-    by_rank: defaultdict[int, list[Work]] = defaultdict(list)
+    by_worker: defaultdict[int, list[Work]] = defaultdict(list)
     for push in pushes:
-        by_rank[push.rank].append(push.work)
+        by_worker[push.worker].append(push.work)
     means = []
-    for own in by_rank.values():
+    for own in by_worker.values():
         if len(own) > 1:
             steps_s = sum((work.busy_s + inner_s) * work.steps for work in own[1:])
             all_s = own[-1].cpu_s - own[0].cpu_s

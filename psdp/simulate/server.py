@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from psdp.protocol import Apply, Drop, Effect, SendWeights
+from psdp.protocol import Apply, Drop, Effect, Hosting, SendWeights
 from psdp.protocol import order as o
 from psdp.simulate.clock import Action, Cores, Network
 from psdp.simulate.costs import Costs
@@ -23,6 +23,7 @@ class Server:
     Args:
         shard_bytes: of this server.
         cores: on which it computes.
+        hosting: the rank of each worker.
         performed: called after each effect of the policy that this server has performed.
         answer: called when the last byte of an answer has reached a worker.
     """
@@ -35,6 +36,7 @@ class Server:
         costs: Costs,
         cores: Cores,
         network: Network,
+        hosting: Hosting,
         *,
         performed: Callable[[Effect], None],
         answer: Callable[[SendWeights, int], Action],
@@ -46,6 +48,7 @@ class Server:
         self._costs = costs
         self._process = cores.process()
         self._network = network
+        self._hosting = hosting
         self._performed = performed
         self._answer = answer
         self._busy = False
@@ -134,7 +137,9 @@ class Server:
         self._happened(o.Updated())
 
     def _send(self, answer: SendWeights, life: int) -> None:
-        self._network.send(self.rank, answer.rank, self._shard_bytes, self._answer(answer, life))
+        to = self._hosting.host(answer.worker)
+        assert to is not None
+        self._network.send(self.rank, to, self._shard_bytes, self._answer(answer, life))
         self._performed(answer)
 
     def _work(self, busy_s: float, then: Action) -> None:

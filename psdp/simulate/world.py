@@ -115,6 +115,7 @@ class World:
                 costs,
                 cores,
                 network,
+                job.hosting(),
                 performed=self._performed if rank == 0 else _ignore,
                 answer=self._answered,
             )
@@ -129,12 +130,14 @@ class World:
         own_optimizer = job.mode.own_optimizer
         stragglers, jitter = parse_stragglers(run.straggler), parse_jitter(run.jitter)
         self._workers = {
-            rank: Worker(
+            worker: Worker(
                 self._clock,
                 cores,
                 costs,
                 steps=costs.steps(number, run.seed),
-                handicap=Handicap(rank, number, run.seed, stragglers=stragglers, jitter=jitter),
+                handicap=Handicap(
+                    self._rank_of(worker), number, run.seed, stragglers=stragglers, jitter=jitter
+                ),
                 shards=servers,
                 push_size=sum(self._pushed_bytes),
                 pull_size=self._size,
@@ -143,35 +146,39 @@ class World:
                 push=self._push,
                 reduce=ring.join if job.reduces else None,
             )
-            for number, rank in enumerate(job.workers)
+            for number, worker in enumerate(job.workers)
         }
 
     def run(self) -> Course:
         """Let the job go from its start to its end."""
-        for number, rank in enumerate(self._workers):
-            self._pull(rank)
+        for number, worker in enumerate(self._workers):
+            self._pull(worker)
             if self._costs.mtbf_s is not None:
                 seed = self._job.config.run.seed
-                self._schedule_failure(rank, np.random.default_rng([seed, number, _STREAM]))
+                self._schedule_failure(worker, np.random.default_rng([seed, number, _STREAM]))
         self._clock.run()
         course = self._course
-        for worker in self._workers.values():
-            worker.enter(State.AWAY)
-            for state, spent_s in worker.spent_s.items():
+        for own in self._workers.values():
+            own.enter(State.AWAY)
+            for state, spent_s in own.spent_s.items():
                 course.spent_s[state] += spent_s
-            course.pulled_bytes += worker.pulls * self._size
+            course.pulled_bytes += own.pulls * self._size
         course.max_clock_gap = max(self._policy.clock_gaps, default=0)
         course.virtual_s = self._clock.now_s
         return course
 
     # Workers to servers
 
-    def _pull(self, rank: int) -> None:
-        self._to_leader(Pull(rank))
+    def _rank_of(self, worker: int) -> int:
+        """Return the rank of a worker: each has its own."""
+        return self._job.worker_ranks[self._job.slot_of(worker)]
+
+    def _pull(self, worker: int) -> None:
+        self._to_leader(Pull(worker))
 
     def _push(self, answer: SendWeights, step_s: float) -> None:
-        rank = answer.rank
-        slot, life = self._job.workers.index(rank), self._workers[rank].life
+        worker = answer.worker
+        slot, life = self._job.slot_of(worker), self._workers[worker].life
         work = Work(
             clock=answer.clock,
             version=answer.version,
@@ -180,15 +187,16 @@ class World:
             steps=answer.steps,
             step_s=step_s,
         )
-        push = Push(rank, slot, work)
+        push = Push(worker, slot, work)
         sent = not self._job.reduces  # else the servers have no use for it
         self._course.pushed_bytes += sum(self._pushed_bytes) * sent
         for server in self._servers:
             size = self._pushed_bytes[server.rank] * sent
-            self._network.send(rank, server.rank, size, partial(self._arrive, server, push, life))
+            arrive = partial(self._arrive, server, push, life)
+            self._network.send(self._rank_of(worker), server.rank, size, arrive)
 
     def _arrive(self, server: Server, push: Push, life: int) -> None:
-        if life != self._workers[push.rank].life:
+        if life != self._workers[push.worker].life:
             return
 
         def taken() -> None:
@@ -200,20 +208,20 @@ class World:
 
     def _to_leader(self, event: Pull | Leave) -> None:
         """Have rank 0 learn of an event of a worker that carries no gradient."""
-        decide = partial(self._decide, event, self._workers[event.rank].life)
+        decide = partial(self._decide, event, self._workers[event.worker].life)
         take = partial(self._servers[0].take, self._costs.server_message_s, decide)
-        self._network.send(event.rank, 0, 0, take)
+        self._network.send(self._rank_of(event.worker), 0, 0, take)
 
     # Rank 0
 
     def _decide(self, event: Pull | Push | Leave, life: int) -> None:
-        self._lives[event.rank] = life
+        self._lives[event.worker] = life
         effects = self._policy.handle(event)
         self._course.dropped += sum(isinstance(effect, Drop) for effect in effects)
         self._servers[0].follow([(effect, self._life_of(effect)) for effect in effects])
 
     def _life_of(self, effect: Effect) -> int:
-        return self._lives[effect.rank] if isinstance(effect, SendWeights) else 0
+        return self._lives[effect.worker] if isinstance(effect, SendWeights) else 0
 
     def _performed(self, effect: Effect) -> None:
         course = self._course
@@ -239,27 +247,27 @@ class World:
         self._course.updates.append((self._clock.now_s, done))
 
     def _answered(self, answer: SendWeights, life: int) -> Action:
-        return partial(self._workers[answer.rank].arrive, life, answer)
+        return partial(self._workers[answer.worker].arrive, life, answer)
 
     # Failures
 
-    def _schedule_failure(self, rank: int, rng: np.random.Generator) -> None:
+    def _schedule_failure(self, worker: int, rng: np.random.Generator) -> None:
         assert self._costs.mtbf_s is not None
-        self._clock.after(rng.exponential(self._costs.mtbf_s), partial(self._fail, rank, rng))
+        self._clock.after(rng.exponential(self._costs.mtbf_s), partial(self._fail, worker, rng))
 
-    def _fail(self, rank: int, rng: np.random.Generator) -> None:
+    def _fail(self, worker: int, rng: np.random.Generator) -> None:
         self._course.failures += 1
         if self._course.failures > FAILURES * (self._job.gradients + len(self._workers)):
             self._clock.stop()
-        self._workers[rank].fail()
-        self._to_leader(Leave(rank))
+        self._workers[worker].fail()
+        self._to_leader(Leave(worker))
         if self._costs.restart_s is not None:
-            self._clock.after(self._costs.restart_s, partial(self._come_back, rank, rng))
+            self._clock.after(self._costs.restart_s, partial(self._come_back, worker, rng))
 
-    def _come_back(self, rank: int, rng: np.random.Generator) -> None:
-        self._workers[rank].enter(State.WAITING)
-        self._pull(rank)
-        self._schedule_failure(rank, rng)
+    def _come_back(self, worker: int, rng: np.random.Generator) -> None:
+        self._workers[worker].enter(State.WAITING)
+        self._pull(worker)
+        self._schedule_failure(worker, rng)
 
 
 def _ignore(effect: Effect) -> None:

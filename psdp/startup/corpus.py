@@ -35,8 +35,8 @@ class ReadCorpus(Step[Job, Text, None]):
         corpus = load_corpus(self.config.data)
         task = Language.of(self.config, corpus)
         job = Job(self.config, self.world_size, task)
-        if self.rank in job.workers:
-            task.batch(job.share(self.rank), 0)  # what is wrong with it is told now
+        for worker in job.hosted(self.rank):
+            task.batch(job.share(worker), 0)  # what is wrong with it is told now
         return job, Text(corpus.sha256)
 
     def agree(self, facts: Sequence[Text]) -> None:

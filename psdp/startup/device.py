@@ -152,16 +152,18 @@ def check_room(needs: Sequence[Needs | None], hosts: Sequence[str], rank: int) -
     )
 
 
-def make_replica(job: Job, backend: Backend, zeros: Zeros, *, on_device: bool) -> Replica:
+def make_replica(
+    job: Job, backend: Backend, zeros: Zeros, *, hosted: int, on_device: bool
+) -> Replica:
     """Return a worker's model.
 
     Raises:
         DeviceMemoryError: its GPU has no room for it, though it seemed to have some.
     """
     try:
-        return Replica(job, backend, zeros, on_device=on_device)
+        return Replica(job, backend, zeros, hosted=hosted, on_device=on_device)
     except DeviceMemoryError as error:
-        needs = needs_of(backend, job, job.workers[0])
+        needs = needs_of(backend, job, job.worker_ranks[0])
         assert needs is not None, "a CPU has no such error"
         raise DeviceMemoryError(
             f"{error}; a worker holds {needs.needed / 2**30:.2f} GiB ({needs.largest}): "

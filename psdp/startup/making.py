@@ -17,7 +17,7 @@ from psdp.errors import ConfigError, DataError
 from psdp.job import Job
 from psdp.params import ParamTable
 from psdp.startup.step import Step as StartStep
-from psdp.task import NumpyTask, Share, Step, Task
+from psdp.task import NumpyTask, Step, Task
 
 MEASURES = ("perplexity", "accuracy")
 TAKEN = ("steps", "workers", "servers", "modes")
@@ -67,8 +67,8 @@ class MakeTask(StartStep[Job, TaskMade, None]):
             unit=task.unit,
             units_per_batch=task.units_per_batch,
             validation_units=task.validation_units,
-            batch=self._first_batch(job) if self.rank in job.workers else None,
-            loss=self._first_loss(job) if self.rank in job.workers else None,
+            batch=self._first_batch(job) if self.rank in job.worker_ranks else None,
+            loss=self._first_loss(job) if self.rank in job.worker_ranks else None,
         )
         return job, told
 
@@ -101,15 +101,16 @@ class MakeTask(StartStep[Job, TaskMade, None]):
     def _first_batch(self, job: Job) -> str | None:
         """See that a batch is the same when it is asked for again, and that of its own worker
         there is one; return the digest of the first of all."""
-        own = job.share(self.rank)
-        before = digest_of(job.task.batch(own, 0))
-        job.task.batch(own, 1)
-        if digest_of(job.task.batch(own, 0)) != before:
-            raise DataError(
-                "batch 0 is another one when it is asked for again; a batch must follow from its "
-                f"share and its number alone: {_SEED}"
-            )
-        return digest_of(job.task.batch(Share(own.seed, 0, own.workers), 0))
+        first = job.share(job.workers[0])
+        for own in map(job.share, job.hosted(self.rank)):
+            before = digest_of(job.task.batch(own, 0))
+            job.task.batch(own, 1)
+            if digest_of(job.task.batch(own, 0)) != before:
+                raise DataError(
+                    "batch 0 is another one when it is asked for again; a batch must follow from "
+                    f"its share and its number alone: {_SEED}"
+                )
+        return digest_of(job.task.batch(first, 0))
 
     def _first_loss(self, job: Job) -> float | None:
         """Return the loss with the first weights on the first batch of all; what is wrong with its
@@ -120,9 +121,9 @@ class MakeTask(StartStep[Job, TaskMade, None]):
         weights = task.initial(run.seed, run.dtype)
         backend = make_backend("cpu", run.dtype, kernels="numpy")
         model = task.model(backend, weights, np.zeros_like(weights))
-        own = job.share(self.rank)
+        first = job.share(job.workers[0])
         with np.errstate(all="ignore"):  # as in training
-            model.add_gradient(task.batch(Share(own.seed, 0, own.workers), 0), Step())
+            model.add_gradient(task.batch(first, 0), Step())
         return float(model.loss[0])
 
 

@@ -64,7 +64,8 @@ class OfferDeviceMemory(Step[SharedDeviceMemory | None, Offer, list[Offer]]):
         if self.rank in job.servers:
             count, size, dtype = copies_of_weights(job), len(job.shards[self.rank]), run.dtype
         else:
-            count, size, dtype = 1, job.payloads[-1].stop, job.codec.item.name
+            boxes = job.boxes(max(1, len(job.hosted(self.rank))))
+            count, size, dtype = 1, boxes[-1].stop, job.codec.item.name
         try:
             memory = SharedDeviceMemory(count, size, dtype, self.device)
         except OSError as error:
@@ -132,7 +133,7 @@ def meet_on_devices(
     """
     if job.config.run.server_device != "gpu":
         return None, None
-    for worker in job.workers:
+    for worker in job.worker_ranks:
         if needs[worker] is None:
             return None, f"worker {worker} computes on a CPU"
     assert isinstance(backend, GpuBackend)
@@ -182,7 +183,7 @@ def lack_of_room(
         for rank, need in sharing_it:
             received = 0
             if rank in job.servers:
-                received = sum((rank, worker) not in shared for worker in job.workers)
+                received = sum((rank, worker) not in shared for worker in job.worker_ranks)
             needed += need.needed + need.vectors + received * need.slot
         if needed > free:
             return (

@@ -60,7 +60,7 @@ class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, list[PartMade]])
             part = self._make(np.zeros)
             return (part, None), PartMade(part.backend.kernels, None)
         part = self._make(memory.zeros)
-        offered = part.weights.values if isinstance(part, Shard) else part.gradient
+        offered = part.weights.values if isinstance(part, Shard) else part.outbox
         return (part, memory), PartMade(part.backend.kernels, memory.card(offered))
 
     def agree(self, facts: Sequence[PartMade]) -> list[PartMade]:
@@ -79,4 +79,5 @@ class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, list[PartMade]])
                 on_device=on_device,
             )
         assert self.backend is not None
-        return make_replica(self.job, self.backend, zeros, on_device=on_device)
+        hosted = max(1, len(self.job.hosted(self.rank)))
+        return make_replica(self.job, self.backend, zeros, hosted=hosted, on_device=on_device)

@@ -132,7 +132,9 @@ def _prepare(
 def _adopt(job: Job, rank: int, part: Part, meeting: Meeting) -> None:
     """Let a server's slots be the gradients of the workers whose memory it sees."""
     if isinstance(part, Shard) and not job.reduces:
-        for slot, worker in enumerate(job.workers):
-            if worker in meeting.windows:
-                gradient = meeting.windows[worker].vector(job.payloads[rank], job.codec.item)
-                part.adopt(slot, gradient)
+        payload = job.payloads[rank]
+        for peer, window in meeting.windows.items():
+            hosted = job.hosted(peer)
+            for worker, box in zip(hosted, job.boxes(len(hosted)), strict=True):
+                own = range(box.start + payload.start, box.start + payload.stop)
+                part.adopt(job.slot_of(worker), window.vector(own, job.codec.item))

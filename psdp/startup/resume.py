@@ -61,11 +61,7 @@ class GoOn(Step[Snapshot | None, Nothing, None]):
             return Snapshot.from_tensors(read_shard(self.manifest, 0)), Nothing()
         if self.rank not in job.servers:
             return None, Nothing()
-        snapshot = Snapshot.from_tensors(read_span(self.manifest, job.shards[self.rank]))
-        # Ranks of workers follow those of servers, of which there may have been others.
-        shift = len(job.servers) - len(self.manifest.files)
-        snapshot.clocks = {rank + shift: clock for rank, clock in snapshot.clocks.items()}
-        return snapshot, Nothing()
+        return Snapshot.from_tensors(read_span(self.manifest, job.shards[self.rank])), Nothing()
 
     def agree(self, facts: Sequence[Nothing]) -> None:
         pass
@@ -84,15 +80,21 @@ def settle(
     resume, replay = given.get("resume"), given.get("replay")
     manifest = None if checkpoint is None else read_manifest(checkpoint)
     if replay is not None:
-        values = _told_by(Path(replay), itemgetter("settings"))
+        told = _told_by(Path(replay), itemgetter("settings", "workers"))
+        values = _with_workers(*told)
         _check_unchanged(given, values, CHANGEABLE - FIXED_IN_REPLAY, Path(replay), "--replay")
     elif resume is not None and manifest is not None:
-        values = kept(manifest, "settings")
+        values = _with_workers(kept(manifest, "settings"), kept(manifest, "workers"))
         _check_unchanged(given, values, CHANGEABLE, Path(resume), "--resume")
     else:
         return Config.from_flat(dict(given)).resolved(), None
     own = {"quiet": False, "record": False} | dict.fromkeys(("out", "replay", "resume", "max_time"))
     return Config.from_flat(values | own | dict(given)).resolved(), manifest
+
+
+def _with_workers(values: Mapping[str, Any], workers: int) -> dict[str, Any]:
+    """Return the settings of a run that had so many workers, for any number of ranks."""
+    return dict(values) | {"virtual_workers": workers}
 
 
 def _check_unchanged(
@@ -156,12 +158,7 @@ def check_resumable(job: Job, manifest: Manifest) -> None:
     Raises:
         CheckpointError: the checkpoint is of another job; the text says what differs.
     """
-    folder, workers = manifest.folder, kept(manifest, "workers")
-    if workers != len(job.workers):
-        raise CheckpointError(
-            f"{folder} is of a run with {workers} workers, this job has "
-            f"{len(job.workers)}; start {workers + len(job.servers)} ranks"
-        )
+    folder = manifest.folder
     try:
         difference = job.task.difference(manifest.state)
     except (KeyError, TypeError, AttributeError) as error:
@@ -193,11 +190,11 @@ def check_replayable(job: Job, run: Path) -> None:
     Raises:
         ReplayError: the run to replay is of another job; the text says what differs.
     """
-    workers = _told_by(run, itemgetter("workers"))
-    if workers != len(job.workers):
+    ranks = _told_by(run, lambda record: len(record["hosts"]) - record["servers"])
+    if ranks != len(job.worker_ranks):
         raise ReplayError(
-            f"--replay {run}: that run had {workers} workers, this job has {len(job.workers)}; "
-            f"start {workers + len(job.servers)} ranks"
+            f"--replay {run}: that run had {ranks} ranks that worked, this job has "
+            f"{len(job.worker_ranks)}; start {ranks + len(job.servers)} ranks"
         )
     difference = _told_by(run, job.task.difference)
     if difference is not None:

@@ -97,7 +97,8 @@ def make_memory(job: Job, rank: int) -> SharedMemory | None:
         count, size = COPIES + len(job.workers), len(job.shards[rank])
         dtype = np.dtype(job.config.run.dtype)
     else:
-        count, size, dtype = 1, job.payloads[-1].stop, job.codec.item
+        boxes = job.boxes(max(1, len(job.hosted(rank))))
+        count, size, dtype = 1, boxes[-1].stop, job.codec.item
 
     def say(text: str) -> None:
         print(f"psdp: rank {rank}: {text}", file=sys.stderr, flush=True)
@@ -244,5 +245,5 @@ def insist(job: Job, openings: Openings) -> None:
 
 
 def pairs_of(job: Job) -> list[tuple[int, int]]:
-    """Return all pairs (server, worker) of a job."""
-    return [(server, worker) for server in job.servers for worker in job.workers]
+    """Return all pairs (server, rank that works) of a job."""
+    return [(server, worker) for server in job.servers for worker in job.worker_ranks]

@@ -23,6 +23,8 @@ FOLLOWS = -1
 """As the offset of a payload: in no shared memory, it follows its header."""
 MOST_INCLUDED = 64
 """How many numbers a tuple of a message may have."""
+MOST_ORDERED = 14
+"""How many orders fit into an answer."""
 
 
 class Header(NamedTuple):

@@ -72,3 +72,8 @@ def warning_of(library: str, environment: Mapping[str, str]) -> str | None:
         f"mpi4py is of {library}, which {launch.launcher} started; should it end here, start with "
         "python -m psdp.launch or that MPI's own mpirun"
     )
+
+
+def survives_failures(environment: Mapping[str, str]) -> bool:
+    """Say whether this job goes on when a rank is lost: Open MPI's ``mpirun --with-ft ulfm``."""
+    return environment.get("OMPI_MCA_mpi_ft_enable") == "1"

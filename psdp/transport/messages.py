@@ -30,8 +30,9 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """What all of them say."""
+    """What all of them say: for which worker, and what they bring."""
 
+    worker: int
     work: Work
     totals: Totals
 
@@ -55,8 +56,8 @@ class WorkerWeights(Push):
 
 @dataclass(frozen=True, slots=True)
 class Reached(Push):
-    """All workers have made these steps together; this is the hash of what this one has reached. To
-    rank 0, after each :class:`State` of the first worker."""
+    """All workers have made these steps together; this is the hash of what the sender has reached.
+    To rank 0, after each :class:`State` of the first worker's rank."""
 
     weights_sha256: str
 
@@ -74,7 +75,9 @@ PUSHES: dict[Pushed, type[Gradient | Change | WorkerWeights]] = {
 
 @dataclass(frozen=True, slots=True)
 class AskWeights:
-    """To rank 0: send me the present weights, all of you."""
+    """To rank 0: send me the present weights, all of you, with orders for these workers."""
+
+    workers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +105,23 @@ class State:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """To rank 0, which does not answer: ``steps`` more that the workers took together, from number
-    ``clock`` on. The mean loss is this worker's; the sum of squares that of the last mean gradient,
-    the same on all workers."""
+    ``clock`` on. The mean loss is that of the sender's workers, which are so many; the sum of
+    squares that of the last mean gradient, the same on all ranks."""
 
     totals: Totals
     clock: int
     steps: int
+    workers: int
     loss: float
     sum_of_squares: float
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """To rank 0: what a part of an evaluation comes to; the hash is of the weights that part 0 was
-    evaluated on, and empty of all others."""
+    """To rank 0: what a worker's part of an evaluation comes to; the hash is of the weights that
+    part 0 was evaluated on, and empty of all others."""
 
+    worker: int
     version: int
     part: int
     sums: Sums
@@ -137,7 +142,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """To rank 0: this worker was told to stop, and has."""
+    """To rank 0: the last of this rank's workers was told to stop, and has."""
 
     totals: Totals
 
@@ -147,9 +152,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Compute ``steps`` gradients from number ``clock`` on, of batches from number ``batch`` on,
-    and push what is wanted of them. The weights have seen ``units`` units."""
+    """Compute ``steps`` gradients of a worker from number ``clock`` on, of batches from number
+    ``batch`` on, and push what is wanted of them. The weights have seen ``units`` units."""
 
+    worker: int
     clock: int
     batch: int
     steps: int
@@ -159,8 +165,10 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Evaluate part ``part`` of ``parts`` of the validation split on the snapshot of a version."""
+    """Evaluate part ``part`` of ``parts`` of the validation split on the snapshot of a version, for
+    a worker."""
 
+    worker: int
     version: int
     part: int
     parts: int
@@ -168,16 +176,21 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The run is over."""
+    """Compute no more for this worker."""
+
+    worker: int
+
+
+Order = Train | Evaluate | Stop
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """With the server's shard of the weights of ``version``. The order is rank 0's; the other
-    servers', and what comes with a snapshot, have none."""
+    """With the server's shard of the weights of ``version``. Orders, one for a worker at most, are
+    rank 0's; what comes of other servers or with a snapshot has none."""
 
     version: int
-    order: Train | Evaluate | Stop | None
+    orders: tuple[Order, ...]
 
 
 # Server to server
@@ -189,6 +202,29 @@ class PartialNorm:
 
     version: int
     squares: Squares
+
+
+@dataclass(frozen=True, slots=True)
+class HasLanded:
+    """To rank 0: what this rank pushed for a worker is here; it counts once all servers have it."""
+
+    worker: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """Rank 0 to the others: forget what was pushed last for this worker, if it is there."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Rank 0 to the others: this rank computes for a worker from now on."""
+
+    worker: int
+    rank: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +247,11 @@ class ApplyMean:
 
 @dataclass(frozen=True, slots=True)
 class SendShard:
-    """Rank 0 to the others: send this worker your shard of the weights."""
+    """Rank 0 to the others: send this rank your shard of the weights, on which it computes for
+    these workers."""
 
     rank: int
+    workers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +305,7 @@ class ShardRefused:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Rank 0 to the others: everything is saved, the run is over."""
+    """Rank 0 to the other servers and to spare ranks: everything is saved, the run is over."""
 
 
 # Any rank to rank 0
@@ -303,6 +341,9 @@ Message = (
     | Done
     | Answer
     | PartialNorm
+    | HasLanded
+    | Void
+    | Moved
     | Include
     | ApplyMean
     | Discard

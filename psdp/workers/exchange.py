@@ -6,7 +6,7 @@ import hashlib
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from psdp.errors import PeerLost, ProtocolError
@@ -16,6 +16,7 @@ from psdp.params import Array
 from psdp.protocol import Sums, Work
 from psdp.transport import Arrival, Endpoint, Lost, Sending
 from psdp.transport import messages as m
+from psdp.transport.headers import MOST_INCLUDED
 from psdp.workers.replica import Replica
 
 LOOK_UP_S = 0.5
@@ -26,7 +27,7 @@ GOODBYE_S = 0.5
 
 
 class Exchange:
-    """One worker's side of all messages.
+    """One rank's side of all messages, for its workers.
 
     Args:
         signalled: returns the name of a signal that asked this rank to end, or None.
@@ -55,6 +56,10 @@ class Exchange:
         self._told = False
         self._now = now
         self._events: deque[Arrival | Lost] = deque()
+        self._pushes: list[Sending] = []
+        """That have not been answered."""
+        self._unprofiled_bytes = 0
+        """Of these."""
         endpoint.landing = self._landing
 
     def heed_signal(self) -> None:
@@ -65,15 +70,12 @@ class Exchange:
 
     # Vectors
 
-    def pull(self) -> m.Answer:
-        """Ask for the present weights; return rank 0's answer, which has an order.
-
-        Raises:
-            PeerLost: a server is gone.
-        """
+    def ask(self, workers: Sequence[int]) -> None:
+        """Ask for the present weights and for orders for these workers."""
         # Rank 0 passes it on, so that all servers answer alike.
-        self.endpoint.send(0, m.AskWeights())
-        return self._await_weights()
+        for start in range(0, len(workers), MOST_INCLUDED):
+            some = workers[start : start + MOST_INCLUDED]
+            self.endpoint.send(0, m.AskWeights(tuple(some)))
 
     def pull_snapshot(self, version: int) -> None:
         """Get the weights of a version that all servers have a snapshot of.
@@ -85,47 +87,57 @@ class Exchange:
             self.endpoint.send(server, m.AskSnapshot(version))
         self._await_weights()
 
-    def push(self, kind: Pushed, work: Work) -> list[Sending]:
-        """Start sending every server its part of the replica's gradient, which is of this kind."""
-        message: m.Message = m.PUSHES[kind](work, self._totals())
-        sendings = []
-        for server, payload in zip(self.job.servers, self.replica.payloads(), strict=True):
-            sendings.append(self.endpoint.send(server, message, payload))
-            self.pushed_bytes += payload.nbytes
-        return sendings
+    def push(self, kind: Pushed, worker: int, work: Work, payloads: Sequence[Array]) -> None:
+        """Start sending every server its part of what a worker made, which is of this kind."""
+        message: m.Message = m.PUSHES[kind](worker, work, self._totals())
+        for server, payload in zip(self.job.servers, payloads, strict=True):
+            self._push(server, message, payload)
 
-    def hand_over(self, work: Work, state: Sequence[Array]) -> list[Sending]:
-        """Start telling rank 0 what all workers have reached by themselves: its hash and, from the
-        first of them, the weights and the optimizer's vectors (P,) themselves."""
-        sendings = []
-        if self.endpoint.rank == self.job.workers[0]:
-            self.pushed_bytes += sum(vector.nbytes for vector in state)
-            sendings = [self.endpoint.send(0, m.State(i), vector) for i, vector in enumerate(state)]
+    def hand_over(self, works: Mapping[int, Work], state: Sequence[Array]) -> None:
+        """Start telling rank 0 what all workers have reached by themselves, of each of this rank's:
+        the hash and, where the first of all is among them, the weights and the optimizer's vectors
+        (P,) themselves."""
+        if self.job.workers[0] in works:
+            for index, vector in enumerate(state):
+                self._push(0, m.State(index), vector)
         digest = sha256_of(self.replica.weights_on_host())
-        reached = m.Reached(work, self._totals(), digest)
-        return [*sendings, self.endpoint.send(0, reached)]
+        for worker, work in works.items():
+            self._pushes.append(
+                self.endpoint.send(0, m.Reached(worker, work, self._totals(), digest))
+            )
 
-    def await_answer(self, pushes: Sequence[Sending], pushed_bytes: int) -> m.Answer:
-        """Wait for the answer to these pushes; note where the time went.
+    def _push(self, server: int, message: m.Message, payload: Array) -> None:
+        self._pushes.append(self.endpoint.send(server, message, payload))
+        self._unprofiled_bytes += payload.nbytes
+        self.pushed_bytes += payload.nbytes
+
+    def await_answer(self) -> m.Answer | None:
+        """Wait for the answer to what was pushed or asked; note where the time went. Return rank
+        0's, which has orders; None if there will be none.
 
         Raises:
             PeerLost: a server is gone.
         """
+        if not self._pushes:
+            return self._await_weights()
         before = self.push_s, self.wait_s, self.pull_s
-        answer = self._await_weights(pushes)
+        answer = self._await_weights()
         after = self.push_s, self.wait_s, self.pull_s
         push_s, wait_s, pull_s = (end - start for end, start in zip(after, before, strict=True))
-        self.replica.profile.add("push", push_s, pushed_bytes)
+        self.replica.profile.add("push", push_s, self._unprofiled_bytes)
         self.replica.profile.add("wait", wait_s)
         self.replica.profile.add("pull", pull_s, self.replica.weights.nbytes)
+        self._pushes.clear()
+        self._unprofiled_bytes = 0
         return answer
 
-    def _await_weights(self, pushes: Sequence[Sending] = ()) -> m.Answer:
-        """Wait until these pushes have left, then for every server's shard; return rank 0's.
+    def _await_weights(self) -> m.Answer | None:
+        """Wait until all pushes have left, then for every server's shard; return rank 0's.
 
-        Until then the gradient and the weights belong to the servers: a server on this host reads
-        and averages the gradient where it lies.
+        Until then what was pushed and the weights belong to the servers: a server on this host
+        reads and averages a gradient where it lies.
         """
+        pushes = self._pushes
         begin_s, landing_s = self._now(), self.endpoint.landing_s
         while not all(push.done for push in pushes):
             self.heed_signal()
@@ -137,6 +149,8 @@ class Exchange:
             match self._events.popleft() if self._events else self.endpoint.receive(LOOK_UP_S):
                 case Arrival(peer, m.Answer() as answer):
                     answers[peer] = answer
+                case Arrival(0, m.Finish()):
+                    return None
                 case None:
                     pass
                 case event:
@@ -178,14 +192,16 @@ class Exchange:
 
     # Reports
 
-    def report_steps(self, clock: int, steps: int, loss: float, squares: float) -> None:
+    def report_steps(
+        self, clock: int, steps: int, workers: int, loss: float, squares: float
+    ) -> None:
         """Tell rank 0 of steps that all workers did together; see :class:`messages.Progress`."""
-        self.endpoint.send(0, m.Progress(self._totals(), clock, steps, loss, squares))
+        self.endpoint.send(0, m.Progress(self._totals(), clock, steps, workers, loss, squares))
 
     def report_evaluation(self, order: m.Evaluate, sums: Sums) -> None:
         """Tell rank 0 what one part of an evaluation came to."""
         digest = sha256_of(self.replica.weights_on_host()) if order.part == 0 else ""
-        self.endpoint.send(0, m.Evaluated(order.version, order.part, sums, digest))
+        self.endpoint.send(0, m.Evaluated(order.worker, order.version, order.part, sums, digest))
 
     def report_costs(self) -> None:
         """Tell rank 0 where this worker's time went so far, if that is measured."""
@@ -195,7 +211,7 @@ class Exchange:
             self.endpoint.send(0, message)
 
     def say_done(self) -> None:
-        """Tell rank 0 that this worker has done what it was told to."""
+        """Tell rank 0 that this rank has done what it was told to."""
         self.endpoint.flush([self.endpoint.send(0, m.Done(self._totals()))])
 
     def say_failed(self, status: int) -> None:

@@ -17,16 +17,18 @@ from psdp.transport.messages import Train
 from psdp.workers.replica import Replica
 from psdp.workers.training import Gradient, OwnOptimizer, Trained
 
-Report = Callable[[int, int, float, float], None]
-"""Tells rank 0 of steps that are done: the first one's number, how many, this worker's mean loss
-in them, and the sum of squares of the last mean gradient."""
+Report = Callable[[int, int, int, float, float], None]
+"""Tells rank 0 of steps that are done: the first one's number, how many, of how many workers, their
+mean loss in them, and the sum of squares of the last mean gradient."""
 
 
 class ReducedTraining(OwnOptimizer):
     """Steps of ``sync`` without its server: gradient, allreduce, mean, clip, update.
 
     Args:
+        gradient: of this rank's workers, added up.
         reduce: makes the replica's gradient the sum of all workers'.
+        workers: of this rank.
         snapshot: of a resumed run: its optimizer is taken up.
     """
 
@@ -38,11 +40,14 @@ class ReducedTraining(OwnOptimizer):
         reduce: Callable[[], None],
         report: Report,
         snapshot: Snapshot | None = None,
+        *,
+        workers: int = 1,
     ) -> None:
         super().__init__(job, replica, gradient)
         self._reduce = reduce
         self._report = report
         self._share = 1 / len(job.workers)
+        self._workers = workers
         self._first = True
         if snapshot is not None:
             self._optimizer.load(snapshot.optimizer, snapshot.updates)
@@ -58,7 +63,7 @@ class ReducedTraining(OwnOptimizer):
         for clock in range(order.clock, end):
             self.gradient(clock, clock, True)
             self.replica.fetch()
-            losses.append(self.replica.take_loss())
+            losses.append(self.replica.take_loss() / self._workers)
             total += losses[-1]
             self._reduce()
             self.replica.put_back()
@@ -72,7 +77,7 @@ class ReducedTraining(OwnOptimizer):
                 self.update(clock, self._share * clip_coefficient(math.sqrt(squares), limit))
             if self._recorded(clock) or clock + 1 == end or not finite:
                 begin, count = clock + 1 - len(losses), len(losses)
-                self._report(begin, count, sum(losses) / count, squares)
+                self._report(begin, count, self._workers, sum(losses) / count, squares)
                 losses.clear()
             if not finite:
                 return Trained(math.nan, version)

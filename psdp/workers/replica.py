@@ -1,4 +1,4 @@
-"""One worker's copy of the model: two flat vectors, and the layers that are views of them."""
+"""A rank's copy of the model: two flat vectors, and the layers that are views of them."""
 
 from __future__ import annotations
 
@@ -30,20 +30,23 @@ class _Part:
 
 
 class Replica:
-    """The model of one worker.
+    """The model of a rank that computes for one worker or for several, one after the other.
 
     Weights land in ``weights`` and the gradient leaves from ``gradient``, both (P,) on the host or,
     where vectors go from GPU to GPU, on the backend. The layers are views of these two where they
     can be: a GPU has its own two if these are on the host, and so has whoever computes while these
     two travel (``--overlap``); they are copied by :meth:`load` and :meth:`fetch`. Where the job's
     codec does not leave vectors as they are, ``gradient`` holds its items instead: of each server's
-    part, one after the other.
+    part, one after the other. What is pushed for one of several workers leaves from a box of its
+    own, since the next gradient is computed before it is answered.
 
     Args:
-        zeros: makes ``gradient``, where servers on this host can see it.
+        zeros: makes ``outbox``, where servers on this host can see it.
+        hosted: workers for which it computes.
         on_device: whether ``weights`` and ``gradient`` are in the memory of a GPU.
 
     Attributes:
+        outbox: all boxes; of a single worker it is ``gradient``.
         own_weights, own_gradient: (P,) on the backend, what the layers are views of.
         fetch_s: seconds that gradients took from ``own_gradient`` to ``gradient``.
         own_pushed: on the backend, what :meth:`fetch` brings to ``gradient``: ``own_gradient``, or
@@ -57,12 +60,18 @@ class Replica:
         backend: Backend,
         zeros: Zeros = np.zeros,
         *,
+        hosted: int = 1,
         on_device: bool = False,
     ) -> None:
         config, size = job.config, job.table.size
         self.codec, self.backend = job.codec, backend
         self._whole = job.whole
-        self.gradient: Array = zeros(job.payloads[-1].stop, self.codec.item)
+        self.outbox: Array = zeros(job.boxes(hosted)[-1].stop, self.codec.item)
+        self._boxes = [self.outbox[box.start : box.stop] for box in job.boxes(hosted)]
+        self.gradient = self._boxes[0]
+        if hosted > 1:
+            apart = backend.zeros if on_device else np.zeros
+            self.gradient = apart(self.gradient.size, dtype=self.codec.item)
         self._far = backend.name == "gpu" and not on_device
         self._apart = self._far or config.run.overlap
         self.own_weights = self.weights = backend.zeros(size)
@@ -161,9 +170,21 @@ class Replica:
         self._sent_off = False
         self.fetch_s += time.monotonic() - begin_s
 
-    def payloads(self) -> list[Array]:
-        """Return what of ``gradient`` goes to each server."""
-        return [self.gradient[part.payload][: part.items] for part in self._parts]
+    def add_box(self) -> int:
+        """Make a box for one more worker; return its number."""
+        make = np.zeros if isinstance(self.gradient, np.ndarray) else self.backend.zeros
+        if self._boxes[0] is self.gradient:
+            self._boxes[0] = make(self.gradient.size, dtype=self.codec.item)
+        self._boxes.append(make(self.gradient.size, dtype=self.codec.item))
+        return len(self._boxes) - 1
+
+    def payloads(self, box: int = 0) -> list[Array]:
+        """Return what of ``gradient`` goes to each server, in one of the boxes."""
+        source, out = self.gradient, self._boxes[box]
+        if len(self._boxes) > 1:
+            for part in self._parts:
+                out[part.payload][: part.items] = source[part.payload][: part.items]
+        return [out[part.payload][: part.items] for part in self._parts]
 
     def decoded(self) -> Array:
         """Return what servers take the last push for (P,), on the backend: ``own_gradient``, which

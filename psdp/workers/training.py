@@ -52,6 +52,10 @@ class Training(ABC):
     def pulled(self) -> None:  # noqa: B027
         """The server's weights have landed there without a push."""
 
+    def crowd(self) -> None:  # noqa: B027
+        """The replica computes for other workers too, from now on: nothing may be left in its
+        vectors from one order to the next."""
+
     def state(self) -> list[Array]:
         """Return the weights and the optimizer's vectors (P,) that this worker shares with all
         others, for rank 0 to keep; nothing where it pushes its gradient."""
@@ -90,6 +94,9 @@ class OverlappedTraining(Training):
         out = len(self.job.workers) * self.job.units_per_gradient
         if order.units + out < self.job.units:
             self._ahead = self._compute(order.clock + 1, version)
+
+    def crowd(self) -> None:
+        self._ahead = None
 
     def _compute(self, clock: int, version: int) -> Trained:
         # What left last is still on its way out of the vector that this one would go to.

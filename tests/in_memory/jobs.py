@@ -145,14 +145,15 @@ class Training:
         return self.leader.serving.progress
 
     def worker(self, number: int) -> Worker:
-        """Return a worker by its number, from 0."""
+        """Return a rank that works by its number among these, from 0."""
         worker = self.ranks[len(self.servers) + number].role
         assert isinstance(worker, Worker)
         return worker
 
     def training(self, number: int) -> Any:
         """Return what a worker does between exchanges, of one that always does the same."""
-        (training,) = self.worker(number).trainings.values()
+        (own,) = self.worker(number).hosted.values()
+        (training,) = own.trainings.values()
         return training
 
     @property
@@ -232,10 +233,15 @@ def train(
     return Training(folder, workers, resume, settings, prepare, signalled).run()
 
 
+def trainings_of(worker: Worker) -> list[Any]:
+    """Return all ways in which a rank trains for its workers."""
+    return [training for own in worker.hosted.values() for training in own.trainings.values()]
+
+
 def before_gradient(worker: Worker, action: Callable[[int], None]) -> None:
-    """Call ``action(n)`` before a worker computes its n-th gradient (from 0) of this start."""
+    """Call ``action(n)`` before a rank computes its n-th gradient (from 0) of this start."""
     counter = itertools.count()
-    for training in worker.trainings.values():
+    for training in trainings_of(worker):
         compute = training.gradient
 
         def wrapped(clock: int, batch: int, leaves: bool, compute: Any = compute) -> None:

@@ -127,7 +127,7 @@ def test_a_link_makes_every_sum_take_as_long_as_a_ring_would(tmp_path: Path) -> 
 
     def watch(run: Training) -> None:
         worker = run.worker(0)
-        worker.pause = naps.append  # type: ignore[method-assign]
+        worker.computing.pause = naps.append  # type: ignore[method-assign]
 
     run = train(tmp_path, workers=2, mode="allreduce", max_steps=3, link_mbps=50.0, prepare=watch)
     ring_s = run.weights.nbytes * 8 / 50e6
@@ -195,7 +195,7 @@ def test_replicas_that_differ_are_refused_and_what_they_had_in_common_is_kept(
 
 def test_a_state_from_another_worker_is_refused(tmp_path: Path) -> None:
     run = Training(tmp_path, 2, settings={"mode": "allreduce"})
-    leader = run.leader.serving
+    leader = run.leader.serving.receiving
     assert leader.landing(1, m.State(0)).size == run.weights.size
     for peer, message in ((2, m.State(0)), (1, m.State(3)), (1, m.State(-1))):
         with pytest.raises(ProtocolError, match=f"rank {peer} sent a payload with State"):

@@ -33,7 +33,7 @@ def test_every_gradient_moves_the_weights_as_its_rule_says(
     def watch(run: Training) -> None:
         for number in range(run.workers):
             worker = run.worker(number)
-            compute, rank = run.training(number).gradient, worker.endpoint.rank
+            compute = run.training(number).gradient
 
             def watched(
                 clock: int,
@@ -41,11 +41,11 @@ def test_every_gradient_moves_the_weights_as_its_rule_says(
                 leaves: bool,
                 worker: Any = worker,
                 compute: Any = compute,
-                rank: int = rank,
+                number: int = number + 1,
             ) -> float:
                 loss: float = compute(clock, batch, leaves)
                 vectors = worker.replica.weights.copy(), worker.replica.gradient.copy()
-                computed[rank, clock] = vectors
+                computed[number, clock] = vectors
                 return loss
 
             run.training(number).gradient = watched
@@ -59,8 +59,8 @@ def test_every_gradient_moves_the_weights_as_its_rule_says(
     pushes = [event for event in map(json.loads, lines) if event[0] == "push"]
     versions = [computed[pushes[0][1], 0][0]]
     rule = DelayCompensation(versions[0].size, make_backend("cpu", "float64"))
-    for _, rank, clock, version, *_ in pushes:
-        now, (then, gradient) = versions[-1], computed[rank, clock]
+    for _, number, clock, version, *_ in pushes:
+        now, (then, gradient) = versions[-1], computed[number, clock]
         np.testing.assert_allclose(then, versions[version], rtol=0, atol=1e-12)
         lag = len(versions) - 1 - version
         if kind == "dc-asgd":

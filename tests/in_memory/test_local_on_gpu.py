@@ -70,7 +70,7 @@ def train(
         if clock == poison:
             backend.to_device(np.full(1, math.inf), replica.own_gradient[7:8])
 
-    order = Train(0, 0, STEPS, 0, Pushed.CHANGE)
+    order = Train(1, 0, 0, STEPS, 0, Pushed.CHANGE)
     return LocalTraining(job, replica, gradient).train(order, 0), replica
 
 

@@ -95,32 +95,51 @@ def test_without_its_record_the_same_run_ends_elsewhere(tmp_path: Path) -> None:
     assert len({run.weights_sha256 for run in runs}) > 1
 
 
+def do_without(run: Training) -> None:
+    """Let a run do without the workers of a rank that is lost, as those of before 0.2 did."""
+    membership = run.leader.membership
+    membership.lost = lambda rank, why: membership.done(rank)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("lost", ["move", "leave"])
 @pytest.mark.parametrize("mode", [MODES[2], MODES[3], MODES[7]], ids=mode_name)
-def test_the_loss_of_a_worker_is_replayed_too(tmp_path: Path, mode: dict[str, Any]) -> None:
+def test_the_loss_of_a_rank_is_replayed_too(
+    tmp_path: Path, mode: dict[str, Any], lost: str
+) -> None:
     settings = COMMON | mode | {"eval_every": 5}
-    run = train(
-        tmp_path / "run", prepare=lambda run: die_at(run.worker(1), 7), record=True, **settings
-    )
-    assert ["leave", 2] in events(run.folder)
+
+    def dies(run: Training) -> None:
+        if lost == "leave":
+            do_without(run)
+        die_at(run.worker(1), 7)
+
+    run = train(tmp_path / "run", prepare=dies, record=True, **settings)
+    assert [lost, 2] in [event[:2] for event in events(run.folder)]
     again = train(
         tmp_path / "again", prepare=at_random(4, slow=0), replay=str(run.folder), **settings
     )
     np.testing.assert_array_equal(again.weights, run.weights)
 
 
+@pytest.mark.parametrize("lost", ["move", "leave"])
 @pytest.mark.parametrize("mode", [MODES[2], MODES[3], MODES[7]], ids=mode_name)
-def test_a_worker_that_was_lost_while_it_evaluated(tmp_path: Path, mode: dict[str, Any]) -> None:
+def test_a_rank_that_was_lost_while_it_evaluated(
+    tmp_path: Path, mode: dict[str, Any], lost: str
+) -> None:
     """Others did its part then, and do so again, though its twin reports that part too."""
     settings = COMMON | mode | {"eval_every": 3}
 
     def dies(run: Training) -> None:
+        if lost == "leave":
+            do_without(run)
+
         def evaluate(*_args: Any) -> Any:
             die(run.worker(1))
 
         run.worker(1).replica.model.evaluate = evaluate  # type: ignore[method-assign]
 
     run = train(tmp_path / "run", prepare=dies, record=True, **settings)
-    assert ["leave", 2] in events(run.folder)
+    assert [lost, 2] in [event[:2] for event in events(run.folder)]
     for seed, slow in ((4, 0), (5, 2)):
         again = train(
             tmp_path / f"again{seed}",
@@ -132,12 +151,16 @@ def test_a_worker_that_was_lost_while_it_evaluated(tmp_path: Path, mode: dict[st
         assert again.summary["val_loss"] == run.summary["val_loss"]
 
 
+@pytest.mark.parametrize("lost", ["move", "leave"])
 @pytest.mark.parametrize("then", ["goes home", "dies"])
-def test_the_twin_of_a_lost_worker_is_not_waited_for(tmp_path: Path, then: str) -> None:
+def test_the_twin_of_a_lost_rank_is_not_waited_for(tmp_path: Path, then: str, lost: str) -> None:
     """What it was to evaluate is gone when it asks; and it may be gone itself."""
     settings = COMMON | MODES[2] | {"eval_every": 3}
 
     def dies(run: Training) -> None:
+        if lost == "leave":
+            do_without(run)
+
         def evaluate(*_args: Any) -> Any:
             die(run.worker(1))
 

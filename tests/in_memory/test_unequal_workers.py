@@ -77,7 +77,7 @@ def test_the_average_of_two_workers_is_that_of_two_runs_of_their_own(tmp_path: P
     for number in (0, 1):
 
         def only_its_batches(run: Training, number: int = number) -> None:
-            run.worker(0).share = together.worker(number).share
+            run.worker(0).hosted[1].share = together.job.share(number + 1)
 
         alone.append(train(tmp_path / str(number), prepare=only_its_batches, **common))
     mean = (alone[0].weights + alone[1].weights) / 2
@@ -234,9 +234,9 @@ def test_as_many_gradients_are_dropped_in_the_summary_as_in_the_events(tmp_path:
         if isinstance(event, Push):
             units = run.job.units_per_gradient
             work = replace(event.work, units=units, batch=event.work.clock)
-            event = replace(event, slot=event.rank, work=work)
+            event = replace(event, slot=event.worker, work=work)
         for effect in policy.handle(event):
             if isinstance(effect, Drop):
-                dropped[str(effect.rank)] += 1
+                dropped[str(effect.worker)] += 1
     assert policy.drained
     assert run.summary["dropped"] == dropped

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs import PATIENCE_S, Training, trace_peak, train
+from jobs import PATIENCE_S, Training, trace_peak, train, trainings_of
 
 from psdp.errors import NumericsError
 from psdp.params import Array
@@ -48,7 +48,7 @@ def rounding_in_pytorch(run: Training) -> None:
     for number in range(run.workers):
         worker = run.worker(number)
         _round_before(worker.replica)
-        for training in worker.trainings.values():
+        for training in trainings_of(worker):
             if isinstance(training, ElasticTraining):
                 training.seen = _gradient_of(worker)  # type: ignore[method-assign]
 

@@ -82,9 +82,9 @@ def test_a_resume_says_which_setting_differs(folder: Path) -> None:
     other = train(folder, 3, "--resume", "run", "--n-embd", "16")
     assert other.returncode == 6
     assert "--n-embd 16 differs from 32 of the run in run" in other.stdout
-    more = train(folder, 4, "--resume", "run")
+    more = train(folder, 4, "--resume", "run", "--virtual-workers", "3")
     assert more.returncode == 6
-    assert "of a run with 2 workers, this job has 3; start 3 ranks" in more.stdout
+    assert "--virtual-workers 3 differs from 2 of the run in run" in more.stdout
     shard = folder / "run" / "checkpoints" / "step-000020-v000020" / "shard-00-of-01.safetensors"
     damaged = bytearray(shard.read_bytes())
     damaged[-100] ^= 1

@@ -47,7 +47,7 @@ def test_what_cannot_be_replayed_is_refused_at_once(folder: Path) -> None:
     assert train(folder, 3, "--mode", "async", "--record", "--out", "run").returncode == 0
     other = train(folder, 4, "--replay", "run", "--out", "other", timeout_s=30)
     assert other.returncode == 8
-    assert "that run had 2 workers, this job has 3; start 3 ranks" in other.stdout
+    assert "that run had 2 ranks that worked, this job has 3; start 3 ranks" in other.stdout
     rate = train(folder, 3, "--replay", "run", "--seed", "5", "--out", "other", timeout_s=30)
     assert rate.returncode == 6
     assert "--seed 5 differs from 1337 of the run in run" in rate.stdout

@@ -5,6 +5,6 @@ from __future__ import annotations
 from psdp.protocol import SendWeights
 
 
-def answer(rank: int, version: int, clock: int, steps: int = 1) -> SendWeights:
+def answer(worker: int, version: int, clock: int, steps: int = 1) -> SendWeights:
     """Return the order to compute this clock, on the batch of that number."""
-    return SendWeights(rank, version, clock, steps, batch=clock)
+    return SendWeights(worker, version, clock, steps, batch=clock)

@@ -61,7 +61,7 @@ class Run:
         self, workers: list[int], budget: int, staleness: int, *, deals: bool = False, **so_far: Any
     ) -> None:
         self.policy = adaptive(workers, budget, staleness, Deck() if deals else None, **so_far)
-        self.clocks = {rank: so_far.get("clocks", {}).get(rank, 0) for rank in workers}
+        self.clocks = {worker: so_far.get("clocks", {}).get(worker, 0) for worker in workers}
         self.version = so_far.get("version", 0)
         self.asleep = set(workers)
         self.answers: dict[int, SendWeights] = {}
@@ -82,15 +82,15 @@ class Run:
                     assert effect.lags == tuple(self.version - push.version for push in pushes)
                     self.version += 1
                     self.total += sum(push.steps for push in pushes)
-                case SendWeights(rank, version, clock, steps, batch, wanted):
-                    assert rank not in self.answers
-                    assert rank not in self.pushed, "answered before its gradient is applied"
-                    assert (version, clock) == (self.version, self.clocks[rank])
+                case SendWeights(worker, version, clock, steps, batch, wanted):
+                    assert worker not in self.answers
+                    assert worker not in self.pushed, "answered before its gradient is applied"
+                    assert (version, clock) == (self.version, self.clocks[worker])
                     assert self.deals or batch == clock
                     assert steps <= (STEPS if wanted is Pushed.CHANGE else 1)
                     assert (wanted is Pushed.CHANGE) == (self.policy.mode == "local")
                     self.modes_seen.add(self.policy.mode)
-                    self.answers[rank] = effect
+                    self.answers[worker] = effect
                 case Drained(version):
                     assert (version, self.pushed, self.answers) == (self.version, {}, {})
                     self.drained += 1
@@ -98,33 +98,33 @@ class Run:
         assert self.policy.drained == bool(self.drained)
         return effects
 
-    def push(self, rank: int, step_s: float = 1.0) -> None:
-        answer = self.answers.pop(rank)
+    def push(self, worker: int, step_s: float = 1.0) -> None:
+        answer = self.answers.pop(worker)
         steps, batch = answer.steps, answer.batch
         work = Work(answer.clock, answer.version, steps, batch, steps, step_s=step_s)
-        self.pushed[rank] = answer
-        self.clocks[rank] += answer.steps
+        self.pushed[worker] = answer
+        self.clocks[worker] += answer.steps
         if self.deals:
             self.batches.add(work.batches)
-        self.do(Push(rank, rank, work))
+        self.do(Push(worker, worker, work))
 
     def go_on(self, pick: int) -> bool:
         ready = sorted(self.asleep | self.answers.keys())
         if not ready:
             return False
-        rank = ready[pick % len(ready)]
-        if rank in self.asleep:
-            self.asleep.discard(rank)
-            self.do(Pull(rank))
+        worker = ready[pick % len(ready)]
+        if worker in self.asleep:
+            self.asleep.discard(worker)
+            self.do(Pull(worker))
         else:
-            self.push(rank, step_s=1.0 + rank % 3)
+            self.push(worker, step_s=1.0 + worker % 3)
         return True
 
-    def leave(self, rank: int) -> None:
-        self.asleep.discard(rank)
-        self.answers.pop(rank, None)
-        del self.clocks[rank]
-        self.do(Leave(rank))
+    def leave(self, worker: int) -> None:
+        self.asleep.discard(worker)
+        self.answers.pop(worker, None)
+        del self.clocks[worker]
+        self.do(Leave(worker))
 
     def play(self, choices: list[int], *, leaves: bool = False, stops: bool = False) -> None:
         for choice in choices:
@@ -198,9 +198,9 @@ def test_a_resumed_run_goes_on_from_any_clocks(
 
 def begun(workers: int, budget: int, staleness: int = 1) -> Run:
     run = Run(list(range(1, workers + 1)), budget, staleness)
-    for rank in sorted(run.asleep):
-        run.asleep.discard(rank)
-        run.do(Pull(rank))
+    for worker in sorted(run.asleep):
+        run.asleep.discard(worker)
+        run.do(Pull(worker))
     return run
 
 
@@ -226,23 +226,23 @@ def test_a_slower_worker_is_given_fewer_steps_from_the_first_round_on() -> None:
     run.do(Switch("local"))
     run.push(1, step_s=1.0)
     run.push(2, step_s=3.0)
-    assert {rank: answer.steps for rank, answer in run.answers.items()} == {1: 3, 2: 1}
+    assert {worker: answer.steps for worker, answer in run.answers.items()} == {1: 3, 2: 1}
     assert {answer.push for answer in run.answers.values()} == {Pushed.CHANGE}
 
 
 def test_the_bound_on_staleness_begins_with_its_phase() -> None:
     """Or the worker that did less alone would hold the others up until it had caught up."""
     run = begun(2, 1000, staleness=1)
-    for rank in (1, 2):
-        run.push(rank, step_s=3.0 if rank == 2 else 1.0)
+    for worker in (1, 2):
+        run.push(worker, step_s=3.0 if worker == 2 else 1.0)
     run.do(Switch("local"))
     for _ in range(6):
-        for rank in (1, 2):
-            run.push(rank, step_s=3.0 if rank == 2 else 1.0)
+        for worker in (1, 2):
+            run.push(worker, step_s=3.0 if worker == 2 else 1.0)
     assert run.clocks[1] - run.clocks[2] > 5
     run.do(Switch("ssp"))
-    for rank in (1, 2):
-        run.push(rank)
+    for worker in (1, 2):
+        run.push(worker)
     assert run.policy.mode == "ssp"
     run.push(1)
     run.push(1)

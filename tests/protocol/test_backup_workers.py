@@ -20,15 +20,15 @@ from psdp.protocol import (
 )
 
 
-def push(rank: int, clock: int, version: int) -> Push:
-    """A gradient in the slot of its rank's number."""
-    return Push(rank, rank, Work(clock, version, units=8, batch=clock))
+def push(worker: int, clock: int, version: int) -> Push:
+    """A gradient in the slot of its worker's number."""
+    return Push(worker, worker, Work(clock, version, units=8, batch=clock))
 
 
-def mean(*ranks: int, version: int) -> Apply:
-    share = 1 / len(ranks)
-    zeros = (0,) * len(ranks)
-    return Apply(ranks, (share,) * len(ranks), 8 * len(ranks), zeros, version)
+def mean(*workers: int, version: int) -> Apply:
+    share = 1 / len(workers)
+    zeros = (0,) * len(workers)
+    return Apply(workers, (share,) * len(workers), 8 * len(workers), zeros, version)
 
 
 def table(policy: Synchronous, *rows: tuple[Event, list[Effect]]) -> None:
@@ -38,8 +38,8 @@ def table(policy: Synchronous, *rows: tuple[Event, list[Effect]]) -> None:
 
 def three(pushes: int) -> Synchronous:
     policy = Synchronous([1, 2, 3], pushes, backup_workers=1)
-    for rank in (1, 2, 3):
-        policy.handle(Pull(rank))
+    for worker in (1, 2, 3):
+        policy.handle(Pull(worker))
     return policy
 
 
@@ -92,12 +92,12 @@ def test_who_died_was_a_backup() -> None:
 @pytest.mark.parametrize("backups", [0, 1, 2])
 def test_without_stragglers_each_step_takes_as_many_gradients(backups: int) -> None:
     policy = Synchronous([1, 2, 3], 9, backup_workers=backups)
-    answers = [policy.handle(Pull(rank))[0] for rank in (1, 2, 3)]
+    answers = [policy.handle(Pull(worker))[0] for worker in (1, 2, 3)]
     sizes, drained = [], False
     while not drained:
         answer = answers.pop(0)
         assert isinstance(answer, SendWeights)
-        for effect in policy.handle(push(answer.rank, answer.clock, answer.version)):
+        for effect in policy.handle(push(answer.worker, answer.clock, answer.version)):
             if isinstance(effect, SendWeights):
                 answers.append(effect)
             elif isinstance(effect, Apply):

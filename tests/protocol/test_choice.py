@@ -28,13 +28,13 @@ def after(
     steps = 8 if mode == "local" else 1
     now_s = 100.0
     for turn in range(40):
-        taken = [step_s(rank, turn) for rank in range(workers)]
-        for rank in range(workers):
-            pushed_s = now_s + steps * taken[rank] + exchange_s
-            chooser.pushed(rank, pushed_s, steps, taken[rank], loss(turn))
+        taken = [step_s(worker, turn) for worker in range(workers)]
+        for worker in range(workers):
+            pushed_s = now_s + steps * taken[worker] + exchange_s
+            chooser.pushed(worker, pushed_s, steps, taken[worker], loss(turn))
         now_s += steps * max(taken) + exchange_s
-        for rank in range(workers):
-            chooser.answered(rank, now_s)
+        for worker in range(workers):
+            chooser.answered(worker, now_s)
         choice = chooser.choose(mode, workers, apply_s)
         if choice is not None:
             return choice
@@ -45,8 +45,8 @@ def equal(_rank: int, _turn: int) -> float:
     return 0.1
 
 
-def straggler(rank: int, _turn: int) -> float:
-    return 0.4 if rank == 2 else 0.1
+def straggler(worker: int, _turn: int) -> float:
+    return 0.4 if worker == 2 else 0.1
 
 
 def jitter() -> StepS:
@@ -120,9 +120,9 @@ def test_a_rise_within_what_chance_does_is_no_reason() -> None:
 def test_nothing_is_chosen_before_every_worker_was_seen() -> None:
     chooser = Chooser(8)
     for turn in range(3 * WINDOW):
-        for rank in range(3):
-            chooser.answered(rank, turn)
-            chooser.pushed(rank, turn + 0.5, 1, 0.4, 3.0)
+        for worker in range(3):
+            chooser.answered(worker, turn)
+            chooser.pushed(worker, turn + 0.5, 1, 0.4, 3.0)
         assert chooser.choose("sync", 4, 0.0) is None
     chooser.left(2)
     assert chooser.choose("sync", 4, 0.0) is None

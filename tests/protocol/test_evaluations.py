@@ -26,7 +26,7 @@ def total(version: int, parts: int) -> Sums:
 def test_each_worker_gets_one_part_in_rank_order() -> None:
     evaluations = Evaluations()
     evaluations.open(4, [3, 1, 2])
-    assert [evaluations.next_for(rank) for rank in (1, 2, 3, 4)] == [
+    assert [evaluations.next_for(worker) for worker in (1, 2, 3, 4)] == [
         Portion(4, 0, 3),
         Portion(4, 1, 3),
         Portion(4, 2, 3),
@@ -42,7 +42,7 @@ def test_the_last_report_returns_the_sum_in_the_order_of_the_parts() -> None:
     assert evaluations.is_open(4)
     assert evaluations.report(2, 4, 1, part_sums(4, 1)) == total(4, 3)
     assert not evaluations.is_open(4)
-    assert [evaluations.next_for(rank) for rank in (1, 2, 3)] == [None] * 3
+    assert [evaluations.next_for(worker) for worker in (1, 2, 3)] == [None] * 3
 
 
 def test_a_worker_does_its_oldest_part_first() -> None:
@@ -72,13 +72,13 @@ def test_an_heir_does_an_inherited_older_part_before_its_own() -> None:
     assert evaluations.next_for(1) == Portion(4, 1, 2)
 
 
-@pytest.mark.parametrize(("rank", "version", "part"), [(1, 4, 1), (2, 8, 0), (3, 4, 0)])
+@pytest.mark.parametrize(("worker", "version", "part"), [(1, 4, 1), (2, 8, 0), (3, 4, 0)])
 def test_a_report_that_was_not_asked_for_changes_nothing(
-    rank: int, version: int, part: int
+    worker: int, version: int, part: int
 ) -> None:
     evaluations = Evaluations()
     evaluations.open(4, [1, 2])
-    assert evaluations.report(rank, version, part, part_sums(0, 9)) is None
+    assert evaluations.report(worker, version, part, part_sums(0, 9)) is None
     evaluations.report(1, 4, 0, part_sums(4, 0))
     assert evaluations.report(2, 4, 1, part_sums(4, 1)) == total(4, 2)
 
@@ -110,28 +110,28 @@ def test_every_part_is_reported_exactly_once_under_any_deaths(
     reported: list[tuple[int, int]] = []
     totals: dict[int, Sums] = {}
 
-    def report(rank: int) -> None:
-        portion = evaluations.next_for(rank)
+    def report(worker: int) -> None:
+        portion = evaluations.next_for(worker)
         if portion is not None:
             reported.append((portion.version, portion.part))
             sums = part_sums(portion.version, portion.part)
-            done = evaluations.report(rank, portion.version, portion.part, sums)
+            done = evaluations.report(worker, portion.version, portion.part, sums)
             if done is not None:
                 totals[portion.version] = done
 
     for choice in choices:
         kind, pick = choice % 4, choice // 4
-        rank = live[pick % len(live)]
+        worker = live[pick % len(live)]
         if kind == 0:
             parts[len(parts)] = len(live)
             evaluations.open(len(parts) - 1, live)
         elif kind == 1 and len(live) > 1:
-            live.remove(rank)
-            evaluations.leave(rank, live)
+            live.remove(worker)
+            evaluations.leave(worker, live)
         else:
-            report(rank)
-    for rank in live:
-        while evaluations.next_for(rank) is not None:
-            report(rank)
+            report(worker)
+    for worker in live:
+        while evaluations.next_for(worker) is not None:
+            report(worker)
     assert sorted(reported) == [(v, part) for v, count in parts.items() for part in range(count)]
     assert totals == {version: total(version, count) for version, count in parts.items()}

@@ -22,15 +22,15 @@ from psdp.protocol import (
 
 
 def push(answer: SendWeights, step_s: float = 0.0) -> Push:
-    """What a worker makes of an answer, in the slot of its rank's number."""
-    rank, version, clock, steps = answer.rank, answer.version, answer.clock, answer.steps
+    """What a worker makes of an answer, in the slot of its worker's number."""
+    worker, version, clock, steps = answer.worker, answer.version, answer.clock, answer.steps
     work = Work(clock, version, units=8 * steps, steps=steps, step_s=step_s, batch=clock)
-    return Push(rank, rank, work)
+    return Push(worker, worker, work)
 
 
 def test_a_round_is_so_many_steps_of_everyone_and_the_last_what_is_left() -> None:
     policy = Synchronous([1, 2], 10, local_steps=3)
-    first = [policy.handle(Pull(rank))[0] for rank in (1, 2)]
+    first = [policy.handle(Pull(worker))[0] for worker in (1, 2)]
     assert first == [answer(1, 0, 0, 3), answer(2, 0, 0, 3)]
     assert policy.handle(push(first[1])) == []
     mean = Apply((1, 2), (0.5, 0.5), 48, (0, 0), 1)
@@ -45,7 +45,7 @@ def test_a_round_is_so_many_steps_of_everyone_and_the_last_what_is_left() -> Non
 
 def test_the_average_weighs_by_tokens() -> None:
     policy = Synchronous([1, 2], 5, local_steps=8)
-    answers = [policy.handle(Pull(rank))[0] for rank in (1, 2)]
+    answers = [policy.handle(Pull(worker))[0] for worker in (1, 2)]
     assert answers == [answer(1, 0, 0, 3), answer(2, 0, 0, 2)]
     policy.handle(push(answers[0]))
     apply = policy.handle(push(answers[1]))[0]
@@ -55,7 +55,7 @@ def test_the_average_weighs_by_tokens() -> None:
 
 def test_a_slow_worker_takes_as_many_steps_as_it_can_meanwhile() -> None:
     policy = Asynchronous([1, 2], None, local_steps=12, paced=True)
-    fast, slow = (policy.handle(Pull(rank))[0] for rank in (1, 2))
+    fast, slow = (policy.handle(Pull(worker))[0] for worker in (1, 2))
     assert isinstance(fast, SendWeights)
     assert isinstance(slow, SendWeights)
     fast = policy.handle(push(fast, step_s=0.1))[-1]
@@ -68,7 +68,7 @@ def test_a_slow_worker_takes_as_many_steps_as_it_can_meanwhile() -> None:
 
 def test_the_speed_of_who_left_sets_no_pace() -> None:
     policy = Asynchronous([1, 2], None, local_steps=12, paced=True)
-    fast, slow = (policy.handle(Pull(rank))[0] for rank in (1, 2))
+    fast, slow = (policy.handle(Pull(worker))[0] for worker in (1, 2))
     assert isinstance(fast, SendWeights)
     assert isinstance(slow, SendWeights)
     policy.handle(push(fast, step_s=0.1))
@@ -77,10 +77,10 @@ def test_the_speed_of_who_left_sets_no_pace() -> None:
 
 
 def make(kind: int, workers: int, budget: int, steps: int) -> Policy:
-    ranks = range(1, workers + 1)
+    workers = range(1, workers + 1)
     if kind == 0:
-        return Synchronous(ranks, budget, local_steps=steps)
-    return Asynchronous(ranks, budget, local_steps=steps, paced=kind == 2)
+        return Synchronous(workers, budget, local_steps=steps)
+    return Asynchronous(workers, budget, local_steps=steps, paced=kind == 2)
 
 
 @settings(deadline=None, max_examples=200)
@@ -103,28 +103,28 @@ def test_whoever_is_fast_and_whoever_dies_exactly_the_budget_is_trained(
         nonlocal tokens, drained
         for effect in effects:
             match effect:
-                case SendWeights(rank, clock=clock, steps=count):
-                    assert clock == clocks[rank]
+                case SendWeights(worker, clock=clock, steps=count):
+                    assert clock == clocks[worker]
                     assert 1 <= count <= steps
-                    answers[rank] = effect
+                    answers[worker] = effect
                 case Apply():
                     tokens += effect.units
                 case Drained():
                     drained += 1
 
-    for rank in list(clocks):
-        take(policy.handle(Pull(rank)))
+    for worker in list(clocks):
+        take(policy.handle(Pull(worker)))
     turn = 0
     while answers:
         pick = picks[turn] if turn < len(picks) else turn
         turn += 1
-        rank = sorted(answers)[pick % len(answers)]
-        answer = answers.pop(rank)
+        worker = sorted(answers)[pick % len(answers)]
+        answer = answers.pop(worker)
         if pick % 11 == 0 and len(clocks) > 1:
-            del clocks[rank]
-            take(policy.handle(Leave(rank)))
+            del clocks[worker]
+            take(policy.handle(Leave(worker)))
         else:
-            clocks[rank] += answer.steps
+            clocks[worker] += answer.steps
             take(policy.handle(push(answer, step_s=0.01 * (1 + pick % 5))))
     assert tokens == 8 * budget
     assert drained == 1

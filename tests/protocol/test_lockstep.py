@@ -10,15 +10,15 @@ from psdp.protocol import Apply, Drained, Lockstep, Pull, Push, SendWeights, Sto
 
 
 def push(answer: SendWeights) -> Push:
-    """What a worker makes of an answer, in the slot of its rank's number."""
-    rank, version, clock, steps = answer.rank, answer.version, answer.clock, answer.steps
+    """What a worker makes of an answer, in the slot of its worker's number."""
+    worker, version, clock, steps = answer.worker, answer.version, answer.clock, answer.steps
     work = Work(clock, version, units=8 * steps, steps=steps, batch=answer.batch)
-    return Push(rank, rank, work)
+    return Push(worker, worker, work)
 
 
 def test_a_round_goes_to_the_next_meeting_of_any_kind_and_a_version_counts_steps() -> None:
     policy = Lockstep([1, 2], 2 * 8, meetings=(3, 5))
-    answers = [policy.handle(Pull(rank))[0] for rank in (1, 2)]
+    answers = [policy.handle(Pull(worker))[0] for worker in (1, 2)]
     assert answers == [order(1, 0, 0, 3), order(2, 0, 0, 3)]
     assert policy.handle(push(answers[1])) == []
     mean = Apply((1, 2), (0.5, 0.5), 48, (0, 0), 3)
@@ -55,19 +55,19 @@ def test_a_stop_comes_after_the_round_that_is_under_way() -> None:
     st.integers(0, 30),
 )
 def test_all_take_the_same_steps_and_meet_where_they_must(
-    workers: int, steps: int, meetings: list[int], start: int
+    count: int, steps: int, meetings: list[int], start: int
 ) -> None:
-    ranks = range(1, workers + 1)
-    clocks = dict.fromkeys(ranks, start)
-    policy = Lockstep(ranks, workers * steps, meetings=meetings, version=start, clocks=clocks)
-    answers = [effect for rank in ranks for effect in policy.handle(Pull(rank))]
+    workers = range(1, count + 1)
+    clocks = dict.fromkeys(workers, start)
+    policy = Lockstep(workers, count * steps, meetings=meetings, version=start, clocks=clocks)
+    answers = [effect for worker in workers for effect in policy.handle(Pull(worker))]
     met = []
     while not policy.drained:
         pushes = [push(answer) for answer in answers if isinstance(answer, SendWeights)]
         assert {(p.work.clock, p.work.version, p.work.steps) for p in pushes} == {
             (policy.version, policy.version, pushes[0].work.steps)
         }
-        assert len(pushes) == workers
+        assert len(pushes) == count
         answers = [effect for p in pushes for effect in policy.handle(p)]
         met.append(policy.version)
     end = start + steps

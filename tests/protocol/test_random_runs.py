@@ -82,7 +82,7 @@ class Run:
         self.policy = make(
             self.mode, self.workers, self.pushes, self.staleness, self.version, self.clocks, deck
         )
-        self.clocks = {rank: self.clocks.get(rank, 0) for rank in self.workers}
+        self.clocks = {worker: self.clocks.get(worker, 0) for worker in self.workers}
         self.asleep = set(self.workers)  # have not pulled yet
         self.answered: dict[int, SendWeights] = {}
         self.owed: set[int] = set()  # pulled or pushed, and not answered since
@@ -103,9 +103,9 @@ class Run:
                     self._check_apply(effect)
                 case SendWeights():
                     self._check_answer(effect)
-                case Drop(rank, slot):
+                case Drop(worker, slot):
                     assert self.mode == BACKUP
-                    assert slot == 100 + rank
+                    assert slot == 100 + worker
                     self.dropped += 1
                 case Drained(version):
                     self.drained += 1
@@ -117,36 +117,36 @@ class Run:
         assert self.policy.clocks == self.clocks
         return effects
 
-    def pull(self, rank: int) -> None:
+    def pull(self, worker: int) -> None:
         """A worker's first pull, maybe of one that joins late, or one after an evaluation."""
-        if rank not in self.clocks:
-            self.clocks[rank] = min(self.clocks.values(), default=0)
-        self.asleep.discard(rank)
-        again = self.answered.pop(rank, None)
-        self.owed.add(rank)
-        effects = self.do(Pull(rank))
+        if worker not in self.clocks:
+            self.clocks[worker] = min(self.clocks.values(), default=0)
+        self.asleep.discard(worker)
+        again = self.answered.pop(worker, None)
+        self.owed.add(worker)
+        effects = self.do(Pull(worker))
         if again is not None and self.drained:
             assert self.mode == BACKUP, "only late gradients are out at the end"
             assert effects == []
         elif again is not None:
-            assert effects == [SendWeights(rank, self.version, again.clock, batch=again.batch)]
+            assert effects == [SendWeights(worker, self.version, again.clock, batch=again.batch)]
 
-    def push(self, rank: int, units: int) -> None:
-        answer = self.answered.pop(rank)
+    def push(self, worker: int, units: int) -> None:
+        answer = self.answered.pop(worker)
         work = Work(answer.clock, answer.version, units=units, batch=answer.batch)
-        push = Push(rank, 100 + rank, work)
-        self.owed.add(rank)
-        self.pushed.add(rank)
+        push = Push(worker, 100 + worker, work)
+        self.owed.add(worker)
+        self.pushed.add(worker)
         if self.mode == BACKUP and push.work.version < self.version:
             dropped = self.dropped
-            assert self.do(push)[0] == Drop(rank, push.slot)
+            assert self.do(push)[0] == Drop(worker, push.slot)
             assert self.dropped == dropped + 1
             return
-        self.round[rank] = push
+        self.round[worker] = push
         if self.deals:
             assert not any(a <= push.work.batch < b for a, b in self.batches.pairs()), "twice"
             self.batches.add(range(push.work.batch, push.work.batch + 1))
-        self.clocks[rank] += 1
+        self.clocks[worker] += 1
         effects = self.do(push)
         if self.mode == ASYNC:
             out = len(self.answered) + len(self.asleep)
@@ -154,12 +154,12 @@ class Run:
             assert isinstance(effects[0], Apply)
             assert not budget_left or isinstance(effects[1], SendWeights)
 
-    def leave(self, rank: int) -> None:
+    def leave(self, worker: int) -> None:
         for gone in (self.asleep, self.owed, self.pushed):
-            gone.discard(rank)
-        self.answered.pop(rank, None)
-        del self.clocks[rank]
-        self.do(Leave(rank))
+            gone.discard(worker)
+        self.answered.pop(worker, None)
+        del self.clocks[worker]
+        self.do(Leave(worker))
 
     def stop(self) -> None:
         self.stopped = True
@@ -167,7 +167,7 @@ class Run:
 
     def _check_apply(self, apply: Apply) -> None:
         assert apply.version == self.version + 1
-        pushes = [self.round[rank] for rank in sorted(self.round)]
+        pushes = [self.round[worker] for worker in sorted(self.round)]
         assert apply.slots == tuple(push.slot for push in pushes)
         assert apply.lags == tuple(self.version - push.work.version for push in pushes)
         assert apply.units == sum(push.work.units for push in pushes)
@@ -188,18 +188,18 @@ class Run:
         self.round.clear()
 
     def _check_answer(self, answer: SendWeights) -> None:
-        rank = answer.rank
-        assert rank in self.owed, "answered twice without pushing"
-        clock = self.clocks[rank]
+        worker = answer.worker
+        assert worker in self.owed, "answered twice without pushing"
+        clock = self.clocks[worker]
         batch = answer.batch if self.deals else clock
-        assert answer == SendWeights(rank, self.version, clock, batch=batch)
+        assert answer == SendWeights(worker, self.version, clock, batch=batch)
         if self.mode == SSP:
-            assert self.clocks[rank] - min(self.clocks.values()) <= self.staleness
+            assert self.clocks[worker] - min(self.clocks.values()) <= self.staleness
         if self.stopped or self.drained:
-            assert rank not in self.pushed, "new work after Stop"
-        self.owed.remove(rank)
-        self.pushed.discard(rank)
-        self.answered[rank] = answer
+            assert worker not in self.pushed, "new work after Stop"
+        self.owed.remove(worker)
+        self.pushed.discard(worker)
+        self.answered[worker] = answer
 
     def play(self, choices: list[int], *, leaves: bool, joins: bool, stops: bool) -> None:
         """Let each number choose what happens next; then let everyone come home."""
@@ -224,11 +224,11 @@ class Run:
         ready = sorted(self.asleep | self.answered.keys())
         if not ready:
             return False
-        rank = ready[pick % len(ready)]
-        if rank in self.asleep:
-            self.pull(rank)
+        worker = ready[pick % len(ready)]
+        if worker in self.asleep:
+            self.pull(worker)
         else:
-            self.push(rank, units=1 + pick % 7)
+            self.push(worker, units=1 + pick % 7)
         return True
 
 
@@ -313,8 +313,8 @@ def test_dealt_batches_are_computed_once_each_whoever_leaves_and_whatever_was_do
     leaves: bool,
 ) -> None:
     batches = Ranges((number, number + 1) for number in done)
-    ranks = list(range(1, workers + 1))
-    run = Run(mode, ranks, pushes, staleness, deals=True, batches=batches)
+    workers = list(range(1, workers + 1))
+    run = Run(mode, workers, pushes, staleness, deals=True, batches=batches)
     run.play(picks, leaves=leaves, joins=leaves, stops=False)
     assert run.total == pushes
     assert sum(stop - start for start, stop in batches.pairs()) == len(done) + pushes

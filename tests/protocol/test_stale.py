@@ -13,6 +13,7 @@ from psdp.protocol import (
     Effect,
     Event,
     Leave,
+    Move,
     Policy,
     Pull,
     Push,
@@ -22,9 +23,9 @@ from psdp.protocol import (
 )
 
 
-def push(rank: int, clock: int, version: int) -> Push:
-    """A gradient of eight tokens in the slot of its rank's number."""
-    return Push(rank, rank, Work(clock, version, units=8, batch=clock))
+def push(worker: int, clock: int, version: int) -> Push:
+    """A gradient of eight tokens in the slot of its worker's number."""
+    return Push(worker, worker, Work(clock, version, units=8, batch=clock))
 
 
 def applied(slot: int, lag: int, version: int) -> Apply:
@@ -97,8 +98,8 @@ def test_async_answers_every_push_at_once_however_far_ahead() -> None:
 
 def test_a_late_worker_joins_at_the_clock_of_the_slowest() -> None:
     policy = StaleBounded([1, 2], 20, staleness=1)
-    for version, (rank, clock) in enumerate([(1, 0), (2, 0), (1, 1), (2, 1), (1, 2)]):
-        policy.handle(push(rank, clock, version))
+    for version, (worker, clock) in enumerate([(1, 0), (2, 0), (1, 1), (2, 1), (1, 2)]):
+        policy.handle(push(worker, clock, version))
     assert policy.clocks == {1: 3, 2: 2}
     assert policy.handle(Pull(3)) == [answer(3, 5, 2)]
     assert policy.clocks == {1: 3, 2: 2, 3: 2}
@@ -181,14 +182,14 @@ def test_clocks_of_ranks_that_are_not_expected_are_forgotten() -> None:
 @pytest.mark.parametrize(
     ("event", "text"),
     [
-        (push(7, 0, 0), "rank 7 pushed gradient 0 without having been answered"),
+        (push(7, 0, 0), "worker 7 pushed gradient 0 without having been answered"),
         (
             push(1, 5, 0),
-            "rank 1 pushed gradient 5 of batch 5 on version 0; expected gradient 0",
+            "worker 1 pushed gradient 5 of batch 5 on version 0; expected gradient 0",
         ),
         (
             push(2, 0, 3),
-            "rank 2 pushed gradient 0 of batch 0 on version 3; expected gradient 0",
+            "worker 2 pushed gradient 0 of batch 0 on version 3; expected gradient 0",
         ),
     ],
 )
@@ -200,7 +201,7 @@ def test_a_push_that_was_not_asked_for_is_refused(event: Push, text: str) -> Non
 def test_a_push_while_waiting_at_the_bound_is_refused() -> None:
     policy = StaleBounded([1, 2], 10, staleness=0)
     policy.handle(push(1, 0, 0))
-    with pytest.raises(ProtocolError, match="rank 1 pushed gradient 1 without having been"):
+    with pytest.raises(ProtocolError, match="worker 1 pushed gradient 1 without having been"):
         policy.handle(push(1, 1, 1))
 
 
@@ -209,3 +210,25 @@ def test_a_refused_push_changes_nothing() -> None:
     with pytest.raises(ProtocolError):
         policy.handle(push(1, 1, 0))
     assert policy.handle(push(1, 0, 0)) == [applied(1, 0, 1), answer(1, 1, 1)]
+
+
+def test_what_a_lost_rank_had_in_hand_is_begun_again_on_the_present_version() -> None:
+    table(
+        StaleBounded([1, 2], 6, staleness=4),
+        (Pull(1), [answer(1, 0, 0)]),
+        (Pull(2), [answer(2, 0, 0)]),
+        (push(1, 0, 0), [applied(1, 0, 1), answer(1, 1, 1)]),
+        (Move(2, 1), [answer(2, 1, 0)]),
+        (push(2, 0, 1), [applied(2, 0, 2), answer(2, 2, 1)]),
+    )
+
+
+def test_a_move_of_a_worker_that_waits_changes_nothing() -> None:
+    policy = StaleBounded([1, 2], 6, staleness=0)
+    table(
+        policy,
+        (Pull(1), [answer(1, 0, 0)]),
+        (push(1, 0, 0), [applied(1, 0, 1)]),
+        (Move(1, 2), []),
+        (push(2, 0, 0), [applied(2, 1, 2), answer(1, 2, 1), answer(2, 2, 1)]),
+    )

@@ -20,9 +20,9 @@ from psdp.protocol import (
 )
 
 
-def push(rank: int, clock: int, version: int, tokens: int = 8) -> Push:
-    """A gradient in the slot of its rank's number."""
-    return Push(rank, rank, Work(clock, version, units=tokens, batch=clock))
+def push(worker: int, clock: int, version: int, tokens: int = 8) -> Push:
+    """A gradient in the slot of its worker's number."""
+    return Push(worker, worker, Work(clock, version, units=tokens, batch=clock))
 
 
 def table(policy: Synchronous, *rows: tuple[Event, list[Effect]]) -> None:
@@ -178,14 +178,14 @@ def test_a_resumed_run_goes_on_from_its_version_and_clocks() -> None:
 @pytest.mark.parametrize(
     ("event", "text"),
     [
-        (push(3, 0, 0), "rank 3 pushed gradient 0 without having been answered"),
+        (push(3, 0, 0), "worker 3 pushed gradient 0 without having been answered"),
         (
             push(1, 1, 0),
-            "rank 1 pushed gradient 1 of batch 1 on version 0; expected gradient 0",
+            "worker 1 pushed gradient 1 of batch 1 on version 0; expected gradient 0",
         ),
         (
             push(1, 0, 1),
-            "rank 1 pushed gradient 0 of batch 0 on version 1; expected gradient 0",
+            "worker 1 pushed gradient 0 of batch 0 on version 1; expected gradient 0",
         ),
     ],
 )
@@ -197,12 +197,12 @@ def test_a_push_that_was_not_asked_for_is_refused(event: Push, text: str) -> Non
 def test_a_second_push_in_one_round_is_refused() -> None:
     policy = Synchronous([1, 2], 4)
     policy.handle(push(1, 0, 0))
-    with pytest.raises(ProtocolError, match="rank 1 pushed gradient 1 without having been"):
+    with pytest.raises(ProtocolError, match="worker 1 pushed gradient 1 without having been"):
         policy.handle(push(1, 1, 0))
 
 
 def test_a_push_of_a_worker_that_left_is_refused() -> None:
     policy = Synchronous([1, 2], 4)
     policy.handle(Leave(1))
-    with pytest.raises(ProtocolError, match="rank 1 pushed gradient 0 without having been"):
+    with pytest.raises(ProtocolError, match="worker 1 pushed gradient 0 without having been"):
         policy.handle(push(1, 0, 0))

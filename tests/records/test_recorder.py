@@ -175,6 +175,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.dropped(2)
     run.recorder.server_cpu_s |= {1: 0.75, 0: 1.25}
     run.recorder.switched("ssp", "it is faster")
+    run.recorder.moved(2, before=2, rank=1)
     run.recorder.apply_s = 0.125
     run.recorder.weights_sha256 = "abc"
     run.recorder.evaluated(Sums(20.0, 3, 10), 4, 64, best=False)
@@ -201,6 +202,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "clock_gap": {"mean": 0.75, "max": 3, "histogram": {"0": 3, "3": 1}},
         "dropped": {"2": 1},
         "version_lag": {"mean": 1.0, "max": 2, "histogram": {"0": 1, "1": 2, "2": 1}},
+        "moves": 1,
         "compute_s": {"1": 1.25, "2": 1.5},
         "push_s": {"1": 0.25, "2": 0.125},
         "wait_s": {"1": 0.5, "2": 0.25},

@@ -14,6 +14,7 @@ from psdp.checkpoint import Manifest, find_checkpoint
 from psdp.config import Config, settings
 from psdp.errors import CheckpointError, ConfigError
 from psdp.generation import load_model
+from psdp.job import Job
 from psdp.startup.resume import (
     CHANGEABLE,
     change_of_schedule,
@@ -73,7 +74,7 @@ OTHER: dict[str, Any] = {
     "local_steps": 7, "merge": "async",
     "backup_workers": 1, "straggler": "2:4", "jitter": "pareto:2", "link_mbps": 7.0,
     "record": True, "lag_compensation": "inverse", "overlap": True,
-    "balance": "dynamic",
+    "balance": "dynamic", "virtual_workers": 7,
     "log_every": 7, "max_time": "7m", "profile": True, "quiet": True, "corpus": ["elsewhere"],
 }  # fmt: skip
 
@@ -117,9 +118,12 @@ def test_the_same_job_is_resumable(case: SavedRun) -> None:
     check_resumable(case.job, case.manifest())
 
 
-def test_another_number_of_workers_is_refused(case: SavedRun) -> None:
-    with pytest.raises(CheckpointError, match=r"with 2 workers, this job has 4; start 3 ranks"):
-        check_resumable(case.job_of(5), case.manifest())
+def test_on_other_ranks_there_are_as_many_workers_as_before(case: SavedRun) -> None:
+    config, _ = settle({"resume": str(case.folder)})
+    for ranks in (2, 3, 6):
+        job = Job(config, ranks, case.job.task)
+        assert len(job.workers) == len(case.job.workers) == 2
+        assert job.gradients == case.job.gradients
 
 
 def test_another_text_is_refused(case: SavedRun) -> None:

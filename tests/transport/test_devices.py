@@ -26,10 +26,10 @@ SERVER, WORKER = 0, 1
 
 
 def weights(version: int) -> m.Answer:
-    return m.Answer(version, m.Train(0, 0, 1, 0, Pushed.GRADIENT))
+    return m.Answer(version, (m.Train(1, 0, 0, 1, 0, Pushed.GRADIENT),))
 
 
-GRADIENT = m.Gradient(Work(0, 0, 8), m.Totals(0.0, 0.0, 0.0, 0.0, 0, 0))
+GRADIENT = m.Gradient(1, Work(0, 0, 8), m.Totals(0.0, 0.0, 0.0, 0.0, 0, 0))
 
 
 class Gpu:

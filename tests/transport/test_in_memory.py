@@ -26,7 +26,7 @@ from psdp.transport.messages import (
 
 
 def weights(version: int) -> Answer:
-    return Answer(version, Train(version, version, 1, 0, Pushed.GRADIENT))
+    return Answer(version, (Train(1, version, version, 1, 0, Pushed.GRADIENT),))
 
 
 def lands_in(endpoint: InMemoryEndpoint, vector: Array) -> None:
@@ -90,7 +90,7 @@ def test_a_payload_of_another_size_than_its_landing_is_refused(size: int) -> Non
 
 @pytest.mark.parametrize(
     "message",
-    [weights(0), Gradient(Work(0, 0, 8), Totals(0.0, 0.0, 0.0, 0.0, 0, 0))],
+    [weights(0), Gradient(1, Work(0, 0, 8), Totals(0.0, 0.0, 0.0, 0.0, 0, 0))],
     ids=["weights", "gradient"],
 )
 def test_a_vector_that_is_missing_altogether_is_refused(message: Message) -> None:

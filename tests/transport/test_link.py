@@ -46,7 +46,7 @@ def test_a_payload_is_the_senders_until_it_has_left() -> None:
     landing = np.zeros(250_000, "f4")
     receiver.landing = lambda peer, message: landing
     vector = np.ones(250_000, "f4")
-    message = Gradient(Work(0, 0, 8), Totals(0.0, 0.0, 0.0, 0.0, 0, 0))
+    message = Gradient(1, Work(0, 0, 8), Totals(0.0, 0.0, 0.0, 0.0, 0, 0))
     sending = sender.send(1, message, vector)
     assert sender.receive(0.0) is None
     assert receiver.receive(0.0) is None

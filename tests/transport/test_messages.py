@@ -14,10 +14,19 @@ from hypothesis import strategies as st
 
 from psdp.errors import ProtocolError
 from psdp.modes import Pushed
-from psdp.transport.headers import FOLLOWS, MAX_HEADER_BYTES, MOST_INCLUDED, decode, encode
+from psdp.transport.headers import (
+    FOLLOWS,
+    MAX_HEADER_BYTES,
+    MOST_INCLUDED,
+    MOST_ORDERED,
+    decode,
+    encode,
+)
 from psdp.transport.messages import (
     Answer,
     AskSnapshot,
+    AskWeights,
+    Evaluate,
     Include,
     Message,
     PartialNorm,
@@ -73,6 +82,15 @@ messages = st.sampled_from(KINDS).flatmap(values_of)
 def test_as_much_of_a_mean_as_is_told_at_once_fits_in_a_header() -> None:
     part = Include(tuple(range(1 << 20))[-MOST_INCLUDED:], (1 / 3,) * MOST_INCLUDED)
     assert decode(encode(part, 0), PEER).message == part
+
+
+def test_as_many_orders_as_are_told_at_once_fit_in_a_header() -> None:
+    order = Train(*[1 << 62] * 5, Pushed.GRADIENT)
+    for orders in ((order,) * MOST_ORDERED, (Evaluate(*[1 << 62] * 4),) * MOST_ORDERED):
+        answer = Answer(1 << 62, orders)
+        assert decode(encode(answer, 1 << 62), PEER).message == answer
+    asked = AskWeights(tuple(range(1 << 62, (1 << 62) + MOST_INCLUDED)))
+    assert decode(encode(asked, 0), PEER).message == asked
 
 
 @FREE
@@ -171,11 +189,12 @@ PULL, ANSWER, NORM = (KINDS.index(kind) for kind in (AskSnapshot, Answer, Partia
             "PartialNorm.squares must be a list of float",
         ),
         (
-            msgpack.packb([ANSWER, 8, 0, 1, [9]]),
-            "Answer.order must be Train or Evaluate or Stop",
+            msgpack.packb([ANSWER, 8, 0, 1, [[9]]]),
+            "Answer.orders must be a list of Train or Evaluate or Stop",
         ),
-        (msgpack.packb([ANSWER, 8, 0, 1, [0, 1, 2, 3, 4]]), "Answer.order must be"),
-        (msgpack.packb([ANSWER, 8, 0, 1, [0, 1, 2, 3, 4, "x"]]), "Answer.order must be"),
+        (msgpack.packb([ANSWER, 8, 0, 1, [0, 1]]), "Answer.orders must be"),
+        (msgpack.packb([ANSWER, 8, 0, 1, [[0, 1, 2, 3, 4, 5]]]), "Answer.orders must be"),
+        (msgpack.packb([ANSWER, 8, 0, 1, [[0, 1, 2, 3, 4, 5, "x"]]]), "Answer.orders must be"),
         (msgpack.packb([PULL, 0, -1, b"x"]), "not msgpack"),
         (msgpack.packb([PULL, 0, {"a": 1}]), "not msgpack"),
         (msgpack.packb([PULL, 0, msgpack.ExtType(4, b"x")]), "not msgpack"),
@@ -197,5 +216,5 @@ def test_a_header_that_would_be_too_long_is_our_own_mistake() -> None:
 
 def test_an_order_says_what_is_to_be_pushed() -> None:
     for push in Pushed:
-        answer = Answer(7, Train(1, 2, 3, 4, push))
+        answer = Answer(7, (Train(5, 1, 2, 3, 4, push),))
         assert decode(encode(answer, 0), PEER).message == answer

@@ -28,7 +28,7 @@ def receive(endpoint):
     return event
 
 def weights(version):
-    return Answer(version, Train(0, 0, 1, 0, Pushed.GRADIENT))
+    return Answer(version, (Train(1, 0, 0, 1, 0, Pushed.GRADIENT),))
 
 def refused(endpoint):
     try:

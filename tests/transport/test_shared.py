@@ -170,10 +170,10 @@ def lands_in(endpoint: Endpoint, vector: Array) -> None:
 
 
 def weights(version: int) -> m.Answer:
-    return m.Answer(version, m.Train(0, 0, 1, 0, Pushed.GRADIENT))
+    return m.Answer(version, (m.Train(1, 0, 0, 1, 0, Pushed.GRADIENT),))
 
 
-GRADIENT = m.Gradient(Work(0, 0, 8), m.Totals(0.0, 0.0, 0.0, 0.0, 0, 0))
+GRADIENT = m.Gradient(1, Work(0, 0, 8), m.Totals(0.0, 0.0, 0.0, 0.0, 0, 0))
 
 
 def test_a_push_moves_its_header_alone() -> None:

@@ -8,13 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from psdp.errors import ConfigError
-from psdp.transport.launchers import warning_of
+from psdp.transport.launchers import survives_failures, warning_of
 
 try:
     import mpi4py
 
     # Some MPIs end the process at once if another's launcher started it: that is said before.
-    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+    # One that goes on after failures may wait for the lost at its end, so it is left without one.
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, not survives_failures(os.environ)
     from mpi4py import MPI
 except (ImportError, RuntimeError) as error:
     raise ConfigError(

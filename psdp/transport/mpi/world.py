@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import time
 from collections.abc import Iterable
 from typing import NoReturn
@@ -13,6 +14,7 @@ import numpy as np
 from psdp.params import Array
 from psdp.transport.backoff import Backoff
 from psdp.transport.devices import MemorySpace
+from psdp.transport.launchers import survives_failures
 from psdp.transport.link import Link
 from psdp.transport.mpi.endpoint import MpiEndpoint
 from psdp.transport.mpi.library import MPI, library_name
@@ -91,8 +93,14 @@ class MpiWorld:
         MPICH's launcher drops what it has not yet read of a rank's output when that rank aborts
         (2 of 60 messages were lost), so it gets the time to read. And its MPI_Abort comes back
         while the launcher is still killing (9 of 30 ranks did).
+
+        Where the job goes on after failures (ULFM), an MPI_Abort ends its caller alone, and nobody
+        is told, as of any exit status but 0: a rank whose end others are to see kills itself, and
+        those that cannot go on without it do so in turn.
         """
         time.sleep(_LAST_WORDS_S)
+        if survives_failures(os.environ):
+            os.kill(os.getpid(), signal.SIGKILL)
         self.comm.Abort(code)
         os._exit(code)
 

@@ -1,0 +1,215 @@
+"""Who takes part on rank 0: ranks that ask, push, are done or lost, and workers that move from one
+to another or leave."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from psdp.errors import PeerLost, PsdpError, ReplayError
+from psdp.job import Job
+from psdp.protocol import Hosting, Pull, Push
+from psdp.protocol import order as o
+from psdp.records.reasons import StoppedBy
+from psdp.records.recorder import Recorder
+from psdp.servers.answering import Answering
+from psdp.servers.deciding import Deciding
+from psdp.servers.ending import Stopped
+from psdp.servers.evaluating import Evaluating
+from psdp.servers.serving import Serving
+from psdp.transport import messages as m
+
+
+class Membership:
+    """The ranks that compute, and the workers that they compute for.
+
+    A push counts once all servers have it: whatever a rank that dies has pushed to some of them
+    only is void, and another rank computes it again.
+
+    Args:
+        tell: has all other servers do what this one does.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        serving: Serving,
+        evaluating: Evaluating,
+        answering: Answering,
+        deciding: Deciding,
+        recorder: Recorder,
+        tell: Callable[[m.Message], object],
+    ) -> None:
+        self._job = job
+        self._serving = serving
+        self._evaluating = evaluating
+        self._answering = answering
+        self._deciding = deciding
+        self._recorder = recorder
+        self._tell = tell
+        self._engaged = {rank for rank in job.worker_ranks if job.hosted(rank)}
+        """Ranks that compute, or have computed, for some worker."""
+        self._gone: set[int] = set()
+        """Ranks that are done or lost."""
+        self._leaving: set[int] = set()
+        """Ranks that are to have no workers any more."""
+        self._landed: defaultdict[int, set[int]] = defaultdict(set)
+        """Of pushes that do not count yet, by worker, the servers that have them."""
+
+    @property
+    def _hosting(self) -> Hosting:
+        return self._serving.receiving.hosting
+
+    @property
+    def over(self) -> bool:
+        """Whether all ranks that computed are done or lost."""
+        return self._engaged <= self._gone
+
+    @property
+    def spares(self) -> list[int]:
+        """The ranks that wait to compute."""
+        return sorted({*self._job.worker_ranks} - self._engaged - self._gone)
+
+    # What ranks do
+
+    def asked(self, rank: int, workers: Sequence[int]) -> None:
+        """A rank asks for orders for some of its workers."""
+        for worker in workers:
+            if self._counts(rank, worker):
+                self._answering.asked(worker)
+                self._deciding.happened(Pull(worker))
+        self._answering.dismiss_all()
+
+    def pushed(self, rank: int, message: m.Push) -> None:
+        """A rank has pushed for one of its workers."""
+        if self._counts(rank, message.worker):
+            self._serving.take_push(rank, message)
+            self.landed(0, message.worker, rank)
+
+    def landed(self, server: int, worker: int, rank: int) -> None:
+        """What a rank has pushed for a worker is with one of the servers."""
+        if self._hosting.host(worker) != rank:
+            return
+        landed = self._landed[worker]
+        landed.add(server)
+        if len(landed) == len(self._job.servers):
+            del self._landed[worker]
+            slot = self._job.slot_of(worker)
+            work = self._serving.receiving.pushes[slot].work
+            self._answering.asked(worker)
+            self._deciding.happened(Push(worker, slot, work))
+            self._answering.dismiss_all()
+
+    def done(self, rank: int) -> None:
+        """A rank has done what it was told to."""
+        self._gone.add(rank)
+        self._leave_with(rank)
+
+    def lost(self, rank: int, why: str) -> None:
+        """A rank is gone: others compute for its workers.
+
+        Raises:
+            PeerLost: it was a server.
+            Stopped: the others cannot go on without it, or there are none.
+        """
+        if rank in self._gone:
+            return
+        if rank in self._job.worker_ranks:
+            self._recorder.console.say(f"rank {rank} is gone: {why}")
+        self._gone.add(rank)
+        self._check_bearable(rank, why)
+        last = self._evaluating.last
+        if last is not None and not self._evaluating.is_open(last):
+            self._leave_with(rank)
+            return
+        heirs = self._heirs(rank)
+        if self._hosting.hosted(rank) and not heirs:
+            error = PeerLost(f"the last worker, rank {rank}, is gone ({why})")
+            raise Stopped(StoppedBy.WORKERS_LOST, error)
+        for worker, heir in heirs.items():
+            self.move(worker, heir)
+
+    def has(self, rank: int) -> bool:
+        """Say whether a rank takes part, or waits to."""
+        return rank in self._job.worker_ranks and rank not in self._gone
+
+    def let_go(self, rank: int) -> bool:
+        """Have others compute for the workers of a rank, which then ends; say whether there are
+        any others."""
+        if rank in self.spares:
+            self._gone.add(rank)
+            self._serving.endpoint.send(rank, m.Finish())
+            return True
+        self._leaving.add(rank)
+        heirs = self._heirs(rank)
+        for worker, heir in heirs.items():
+            self.move(worker, heir)
+        return bool(heirs) or not self._hosting.hosted(rank)
+
+    def _heirs(self, rank: int) -> dict[int, int]:
+        return self._hosting.heirs(rank, self._gone | self._leaving)
+
+    def _counts(self, rank: int, worker: int) -> bool:
+        """Say whether what a rank says of a worker counts; let it go on without that worker if
+        not."""
+        counts = self._serving.receiving.counts(rank, worker)
+        if not counts:
+            self._answering.fence(rank, worker)
+        return counts
+
+    def _check_bearable(self, rank: int, why: str) -> None:
+        gone = f"rank {rank} is gone ({why})"
+        if rank in self._job.servers:
+            raise PeerLost(f"server {gone}; its shard is lost with it")
+        error: PsdpError | None = None
+        if not self._job.mode.survives_loss and not self._deciding.policy.drained:
+            error = PeerLost(f"{gone}, and --mode {self._job.mode} needs all")
+        elif self._deciding.replays and self._hosting.hosted(rank):
+            error = ReplayError(f"{gone}, which it was not then")
+        if error is not None:
+            raise Stopped(StoppedBy.WORKER_LOST, error)
+
+    # What becomes of workers
+
+    def move(self, worker: int, rank: int) -> None:
+        """Let another rank compute for a worker; what it had in hand is begun again there."""
+        before = self._hosting.host(worker)
+        assert before is not None
+        begun_again = self._answering.has_in_hand(before, worker)
+        waits = 0 in self._landed.pop(worker, ()) or worker in self._answering.unanswered
+        self._tell(m.Moved(worker, rank))
+        self._serving.receiving.move(worker, rank)
+        self._engaged.add(rank)
+        if begun_again:
+            self._tell(m.Void(worker))
+            self._serving.void(worker)
+        self._answering.moved(worker, before, fence=waits or before in self._gone)
+        self._recorder.moved(worker, before, rank)
+        self._deciding.moved(worker, rank)
+        self._answering.dismiss_all()
+
+    def depart(self, worker: int) -> None:
+        """Do without a worker from now on, as in the record of a run that is replayed."""
+        waits = worker in self._answering.unanswered
+        self._leave(worker)
+        if waits:
+            self.send_home(worker)
+
+    def send_home(self, worker: int) -> None:
+        """Let a worker go that the run does without."""
+        slot = self._job.slot_of(worker)
+        if slot in self._serving.receiving.pushes:
+            self._serving.happened(o.Decided(o.Discard(slot)))
+            self._tell(o.Discard(slot))
+        self._answering.send_home(worker)
+
+    def _leave_with(self, rank: int) -> None:
+        for worker in self._hosting.hosted(rank):
+            self._deciding.departed.discard(worker)
+            if worker in self._answering.live:
+                self._leave(worker)
+
+    def _leave(self, worker: int) -> None:
+        self._answering.left(worker)
+        self._deciding.left(worker)
+        self._answering.dismiss_all()
