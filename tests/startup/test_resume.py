@@ -119,7 +119,7 @@ def test_the_same_job_is_resumable(case: SavedRun) -> None:
 
 
 def test_on_other_ranks_there_are_as_many_workers_as_before(case: SavedRun) -> None:
-    config, _ = settle({"resume": str(case.folder)})
+    config, _ = resume({"resume": str(case.folder)})
     for ranks in (2, 3, 6):
         job = Job(config, ranks, case.job.task)
         assert len(job.workers) == len(case.job.workers) == 2

@@ -1,0 +1,120 @@
+"""The messages that servers exchange: what rank 0 has decided, and what the others tell it. They
+are part of :mod:`psdp.transport.messages`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psdp.protocol.order import Squares
+
+
+@dataclass(frozen=True, slots=True)
+class PartialNorm:
+    """What the sender's part of the mean that leads to ``version`` adds to its squared norm."""
+
+    version: int
+    squares: Squares
+
+
+@dataclass(frozen=True, slots=True)
+class HasLanded:
+    """To rank 0: what this rank pushed for a worker is here; it counts once all servers have it."""
+
+    worker: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """Rank 0 to the others: forget what was pushed last for this worker, if it is there."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Rank 0 to the others: this rank computes for a worker from now on."""
+
+    worker: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Include:
+    """Rank 0 to the others, before an :class:`ApplyMean`: these slots come next in the mean, with
+    these weights."""
+
+    slots: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyMean:
+    """Rank 0 to the others: make the update to ``version`` with the mean of what was included, and
+    ``rate`` times the learning rate."""
+
+    version: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class SendShard:
+    """Rank 0 to the others: send this rank your shard of the weights, on which it computes for
+    these workers."""
+
+    rank: int
+    workers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """Rank 0 to the others: keep a copy of your shard as it is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveSnapshot:
+    """Rank 0 to the others: write the copy of this version to its checkpoint; then it is not needed
+    any more."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropSnapshot:
+    """Rank 0 to the others: the copy of this version is not needed any more."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveNow:
+    """Rank 0 to the others: the run ends early, with this version; write its checkpoint as soon as
+    you are there, whatever else was decided."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSaved:
+    """To rank 0: the sender's file of a checkpoint, of ``file_bytes``, is on disk. ``cpu_s``: what
+    the sender has used of its core so far."""
+
+    version: int
+    name: str
+    file_bytes: int
+    sha256: str
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRefused:
+    """To rank 0: the sender does not save its shard of a version, since it holds NaN or Inf;
+    ``why`` says where."""
+
+    version: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Rank 0 to the other servers and to spare ranks: everything is saved, the run is over."""
