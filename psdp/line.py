@@ -2,7 +2,8 @@
 
 A rank opens it before it does anything that can fail, so that the launcher sees which one ended,
 where, and whether MPI had it yet. It tells how far it has come, and rank 0 is told by it to end:
-an MPI's own launcher either passes a signal on or leaves time for a checkpoint, seldom both.
+an MPI's own launcher either passes a signal on or leaves time for a checkpoint, seldom both. Rank 0
+is told, too, of ranks that are gone, of which an MPI does not see all.
 Each word is a line of JSON. Without a launcher, or where it cannot be reached, all of this does
 nothing: a rank runs as well without.
 """
@@ -38,6 +39,7 @@ class Line:
         self.began_s = time.monotonic() - age_s
         self._connection = connection
         self._rest = b""
+        self._gone: list[int] = []
 
     def started(self) -> None:
         """Tell that MPI has this rank."""
@@ -54,14 +56,26 @@ class Line:
     def asked(self) -> int | None:
         """Return the number of a signal by which the launcher asks this rank to end, None if it
         does not."""
+        words = self._words()
+        self._gone += [int(word["gone"]) for word in words if "gone" in word]
+        return next((int(word["end"]) for word in words if "end" in word), None)
+
+    def gone(self) -> list[int]:
+        """Return the ranks of which the launcher has told, until :meth:`asked` was last called,
+        that their processes are no more; each once."""
+        told, self._gone = self._gone, []
+        return told
+
+    def _words(self) -> list[dict[str, Any]]:
+        """Return what the launcher has said since."""
         if self._connection is None:
-            return None
+            return []
         try:
             self._rest += self._connection.recv(LONGEST_BYTES)
         except OSError:  # nothing there, or nobody
-            return None
+            return []
         *lines, self._rest = self._rest.split(b"\n")
-        return next((int(json.loads(line)["end"]) for line in lines), None)
+        return [json.loads(line) for line in lines]
 
     def _tell(self, **word: Any) -> None:
         if self._connection is not None:

@@ -20,7 +20,7 @@ from psdp import __version__
 from psdp.checkpoint import CheckpointStore
 from psdp.config import RunConfig
 from psdp.config.duration import seconds_in
-from psdp.errors import ConfigError, PsdpError, StartRefused
+from psdp.errors import ConfigError, PeerLost, PsdpError, StartRefused
 from psdp.job import Job
 from psdp.line import Line
 from psdp.nn.profile import clock_of
@@ -73,6 +73,9 @@ class Signals:
 Asked = Callable[[], str | None]
 """Returns the name of the signal by which somebody asked a rank to end, or None."""
 
+Gone = Callable[[], Sequence[int]]
+"""Returns the ranks whose processes are no more, as far as the launcher tells rank 0."""
+
 
 class Role(Protocol):
     """What a rank does once all have agreed: serve, lead, or compute."""
@@ -117,7 +120,7 @@ def live_in(
         ready = prepare(world, given, refused, program)
         if world.rank == 0:
             asked = within(ready.job.config.run.max_time, line.began_s, asked)
-        role, endpoint = take_role(world, ready, asked)
+        role, endpoint = take_role(world, ready, asked, line.gone)
     except StartRefused as refusal:
         line.ended(refusal.exit_code)
         return refusal.exit_code
@@ -146,9 +149,11 @@ def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
     except BaseException as error:
         status = tell(world.rank, error)
         line.ended(status)
+        known = isinstance(error, PeerLost) and world.rank > 0
         with suppress(BaseException):
-            role.fail(error, status)
-        world.abort(status)
+            if not (world.survives and isinstance(role, Worker)):  # else others do its work
+                role.fail(error, status)
+        world.abort(status, known=known)
     return 0
 
 
@@ -195,7 +200,7 @@ def tell(rank: int, error: BaseException) -> int:
     return status
 
 
-def take_role(world: World, ready: Ready, asked: Asked) -> tuple[Role, Endpoint]:
+def take_role(world: World, ready: Ready, asked: Asked, gone: Gone = list) -> tuple[Role, Endpoint]:
     """Return what this rank does from now on, and how it reaches the others.
 
     Raises:
@@ -211,7 +216,7 @@ def take_role(world: World, ready: Ready, asked: Asked) -> tuple[Role, Endpoint]
     if not job.mode.served and world.rank in job.computing:
         reducer = world.reducer(job.computing)
     try:
-        role, _ = take(world, TakeRole(ready, endpoint, reducer, asked))
+        role, _ = take(world, TakeRole(ready, endpoint, reducer, asked, gone))
     except BaseException:
         ready.folder.withdraw()
         endpoint.close()
@@ -227,12 +232,13 @@ class TakeRole(Step[Role, Nothing, None]):
     endpoint: Endpoint
     reducer: Reducer | None
     asked: Asked
+    gone: Gone
 
     facts = Nothing
 
     def act(self) -> tuple[Role, Nothing]:
         if self.endpoint.rank in self.ready.job.servers:
-            return _server(self.ready, self.endpoint, self.asked), Nothing()
+            return _server(self.ready, self.endpoint, self.asked, self.gone), Nothing()
         return _worker(self.ready, self.endpoint, self.reducer, self.asked), Nothing()
 
     def agree(self, facts: Sequence[Nothing]) -> None:
@@ -252,7 +258,7 @@ def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, asked: As
     )
 
 
-def _server(ready: Ready, endpoint: Endpoint, asked: Asked) -> Leader | Follower:
+def _server(ready: Ready, endpoint: Endpoint, asked: Asked, gone: Gone) -> Leader | Follower:
     """Return the server of this rank, at its start or where the checkpoint was taken."""
     job, run, snapshot = ready.job, ready.job.config.run, ready.snapshot
     assert ready.shard is not None
@@ -289,6 +295,7 @@ def _server(ready: Ready, endpoint: Endpoint, asked: Asked) -> Leader | Follower
         record=Record(events_file(folder.path, version), folder.check) if run.record else None,
         replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
         signalled=asked,
+        gone=gone,
     )
 
 

@@ -57,7 +57,8 @@ def run(job: Job | None, restarts: Restarts, launcher: Path, vendor: Vendor, hos
         if vendor is Vendor.OPEN_MPI:
             command[1:1] = ["-x", VARIABLE]  # other launchers pass all variables on
         try:
-            outcome = Supervisor(signals, ranks, job.ranks).run(command)
+            supervisor = Supervisor(signals, ranks, job.ranks, survives=job.survives)
+            outcome = supervisor.run(command)
         finally:
             ranks.close()
         if outcome.status and outcome.told is None and outcome.ranks and signals.first is None:

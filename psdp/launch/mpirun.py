@@ -83,7 +83,11 @@ def vendor_of(launcher: Path) -> Vendor:
 
 
 def mpirun_command(launcher: Path, vendor: Vendor, job: Job, host: Host) -> list[str]:
-    """Return the whole command as a list of words."""
+    """Return the whole command as a list of words.
+
+    Raises:
+        ConfigError: the job is to go on when a rank dies, and this MPI cannot.
+    """
     options = []
     if vendor is Vendor.OPEN_MPI:
         if host.root:
@@ -94,6 +98,16 @@ def mpirun_command(launcher: Path, vendor: Vendor, job: Job, host: Host) -> list
         # By default two ranks get one core each however many there are, and slots above the cores
         # are refused although the hostfile allows them.
         options += ["--bind-to", "none"]
+        if "OMPI_MCA_btl" not in os.environ:
+            # For one-sided communication, of which there is none here, and a second to start.
+            options += ["--mca", "btl", "^ofi"]
+        if job.survives:
+            options += ["--with-ft", "ulfm"]
+    elif job.survives:
+        raise ConfigError(
+            f"--with-ft ulfm needs Open MPI, which {launcher} is not of: a job of this MPI ends "
+            "when a rank dies; --restarts N starts it again from its newest checkpoint"
+        )
     if job.hostfile is not None:
         options += ["-f" if vendor is Vendor.HYDRA else "--hostfile", job.hostfile]
     worker = [sys.executable, *job.program, *job.flags]

@@ -22,6 +22,7 @@ class Job:
         shown_only: nothing is started, the command is shown.
         restarts: how often it may be started again after a failure.
         crowded: hosts are to take more ranks than they have slots.
+        survives: it is to go on when a rank dies.
     """
 
     ranks: int
@@ -31,6 +32,7 @@ class Job:
     shown_only: bool = False
     restarts: int = 0
     crowded: bool = False
+    survives: bool = False
 
 
 def parse(argv: list[str]) -> Job:
@@ -42,7 +44,8 @@ def parse(argv: list[str]) -> Job:
     """
     parser = Parser(
         prog="python -m psdp.launch",
-        usage="%(prog)s -n N [--hostfile FILE] [--restarts R] [--dry-run] [SCRIPT.py] [flags]",
+        usage="%(prog)s -n N [--hostfile FILE] [--restarts R] [--with-ft ulfm] [--dry-run] "
+        "[SCRIPT.py] [flags]",
         description="Start psdp with the mpirun of this Python and the options that this host "
         "needs. Prints the whole command first (not with --quiet).",
         epilog="All other flags go to the worker (see python -m psdp.worker --help), or to a "
@@ -65,6 +68,12 @@ def parse(argv: list[str]) -> Job:
         help="after a failure, start again from the newest whole checkpoint, with the hosts that "
         "are left, at most N times (default 0)",
     )
+    parser.add_argument(
+        "--with-ft",
+        choices=("ulfm",),
+        help="go on when a rank that works dies, as Open MPI's mpirun offers (default: the job "
+        "ends, saved)",
+    )
     parser.add_argument("--module", default="psdp.worker", help=argparse.SUPPRESS)
     own, flags = parser.parse_known_args(argv)
     if own.n is None:
@@ -77,7 +86,8 @@ def parse(argv: list[str]) -> Job:
     program: tuple[str, ...] = ("-m", own.module)
     if flags and flags[0].endswith(".py"):
         program = (flags.pop(0),)
-    return Job(own.n, hostfile, program, tuple(flags), own.dry_run, own.restarts)
+    survives = own.with_ft is not None
+    return Job(own.n, hostfile, program, tuple(flags), own.dry_run, own.restarts, survives=survives)
 
 
 def readable_hostfile(text: str) -> str:

@@ -100,13 +100,25 @@ class Ranks:
             return self.known[0].status
         return next((rank.status for rank in self.left if rank.status), None)
 
+    @property
+    def finished(self) -> bool:
+        """Whether rank 0 has said that it ends."""
+        return 0 in self.known and self.known[0].status is not None
+
     def ask_to_end(self, number: int) -> bool:
         """Have rank 0 end the run as after a signal; say whether it can, and has one to end."""
+        return self._tell(end=number)
+
+    def tell_of(self, rank: Rank) -> bool:
+        """Tell rank 0 that a rank is gone; say whether it can be told, and leads a run."""
+        return self._tell(gone=rank.rank)
+
+    def _tell(self, **word: Any) -> bool:
         leader = self.known.get(0)
         if leader is None or leader.gone or leader.folder is None or leader.connection is None:
             return False
         try:
-            leader.connection.sendall(encoded({"end": number}))
+            leader.connection.sendall(encoded(word))
         except OSError:
             return False
         return True

@@ -95,12 +95,18 @@ class Supervisor:
     Args:
         signals, ranks: to heed, and to hear.
         size: of the job, in ranks.
+        survives: it goes on when a rank that works is gone.
     """
 
-    def __init__(self, signals: Signals, ranks: Ranks, size: int) -> None:
+    def __init__(
+        self, signals: Signals, ranks: Ranks, size: int, *, survives: bool = False
+    ) -> None:
         self._signals = signals
         self._ranks = ranks
         self._size = size
+        self._survives = survives
+        self._told_of = 0
+        """How many of the ranks that have left rank 0 was told of."""
         self._asked: int | None = None
         self._broken: Rank | None = None
         self._deadline_s: float | None = None
@@ -147,11 +153,18 @@ class Supervisor:
 
     def _watch(self, child: subprocess.Popen[bytes]) -> None:
         """End a start that cannot come to anything, and what does not end when it should."""
+        while self._survives and self._told_of < len(self._ranks.left):
+            if not self._ranks.tell_of(self._ranks.left[self._told_of]):
+                break
+            self._told_of += 1
         if self._deadline_s is None:
             self._broken = self._cause()
             if self._broken is not None:
                 if self._broken.unreachable:
                     self._ranks.ask_to_end(signal.SIGTERM)
+                self._deadline_s = time.monotonic() + BROKEN_S
+            elif self._survives and self._ranks.finished:
+                # A rank that is stopped would keep its mpirun for ever.
                 self._deadline_s = time.monotonic() + BROKEN_S
         elif time.monotonic() >= self._deadline_s:
             self._terminate(child)
@@ -162,6 +175,8 @@ class Supervisor:
         lost = next((rank for rank in self._ranks.left if rank.unreachable), None)
         if lost is not None:
             return lost
+        if self._survives and self._ranks.folder is None:
+            return next(iter(self._ranks.left), None)
         if sum(rank.started for rank in self._ranks.known.values()) == self._size:
             return None
         return next((rank for rank in self._ranks.left if not rank.started), None)
@@ -200,12 +215,19 @@ class Supervisor:
             asked=self._asked,
             broken=broken,
             spoke=0 in known and known[0].started,
+            survives=self._survives,
         )
         return Outcome(status, told, known, first, self._ranks.folder)
 
 
 def exit_status(
-    mpirun: int, told: int | None, *, asked: int | None, broken: bool, spoke: bool
+    mpirun: int,
+    told: int | None,
+    *,
+    asked: int | None,
+    broken: bool,
+    spoke: bool,
+    survives: bool = False,
 ) -> int:
     """Return the exit status of a job: 0 if it has finished, and in no other case.
 
@@ -215,9 +237,10 @@ def exit_status(
         asked: the signal that asked for an end.
         broken: a rank had ended before MPI's start, or its host does not answer.
         spoke: rank 0 would say it if it had finished; not all programs do.
+        survives: a job finishes though ranks of it have failed, whose status mpirun may have.
     """
     if told is not None:
-        return told or mpirun
+        return told if survives else told or mpirun
     if asked is not None:
         return status_after(asked)
     if broken:

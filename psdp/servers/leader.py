@@ -3,7 +3,7 @@ record and end for all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from psdp.checkpoint import CheckpointStore
@@ -41,6 +41,7 @@ class Leader:
         record: takes down what happens.
         replay: says what happens next.
         signalled: returns the name of a signal that asked this rank to end, or None.
+        gone: returns the ranks whose processes are no more, as the launcher tells.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class Leader:
         record: Record | None = None,
         replay: Replay | None = None,
         signalled: Callable[[], str | None] = lambda: None,
+        gone: Callable[[], Sequence[int]] = list,
     ) -> None:
         self.job = job
         self.serving = serving
         self.recorder = recorder
         self.finished = False
         self._signalled = signalled
+        self._gone = gone
         self._applies: dict[int, Apply] = {}
         best, progress, profile = best or Best(), serving.progress, serving.profile
         if job.config.run.profile and isinstance(profile, Profile):
@@ -125,6 +128,8 @@ class Leader:
         self.serving.turn()
         if (by := self._signalled()) is not None:
             raise asked_to_end(by)
+        for rank in self._gone():
+            self.membership.lost(rank, "its process has ended")
         self.leaving.heed()
         if self.deciding.replays and self.serving.idle:
             self.deciding.follow()

@@ -150,7 +150,11 @@ class InMemoryWorld:
         index = members.index(self.rank)
         return self._all.sums(members).reducer(index, lambda: self._all.network.check(self.rank))
 
-    def abort(self, code: int) -> NoReturn:
+    @property
+    def survives(self) -> bool:
+        return False  # a rank that is lost here has been killed
+
+    def abort(self, code: int, *, known: bool = False) -> NoReturn:
         self._all.network.check(self.rank)
         self._all.abort(code)
         raise Aborted

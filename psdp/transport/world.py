@@ -54,5 +54,13 @@ class World(Protocol):
     def reducer(self, ranks: Iterable[int]) -> Reducer:
         """Return what sums vectors over these ranks, which must call this together."""
 
-    def abort(self, code: int) -> NoReturn:
-        """End every rank of the job with this exit status."""
+    @property
+    def survives(self) -> bool:
+        """Whether the job goes on when a rank that works is lost."""
+
+    def abort(self, code: int, *, known: bool = False) -> NoReturn:
+        """End this rank with this exit status, and every other that cannot go on without it.
+
+        Args:
+            known: the others know already why; they need not see this one's end.
+        """

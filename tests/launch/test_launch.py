@@ -125,12 +125,33 @@ def test_a_launcher_that_is_no_program_is_named(tmp_path: Path) -> None:
         vendor_of(tmp_path / "mpirun")
 
 
-def test_open_mpi_is_told_what_the_host_needs() -> None:
+USUAL = ["--bind-to", "none", "--mca", "btl", "^ofi"]
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMPI_MCA_btl", raising=False)
+
+
+def test_open_mpi_is_told_what_the_host_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, job(2), USER)
+    assert command == [str(MPIRUN), *USUAL, "-n", "2", *WORKER]
+    command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, job(3), ROOT)
+    options = ["--allow-run-as-root", "--map-by", ":OVERSUBSCRIBE", *USUAL]
+    assert command == [str(MPIRUN), *options, "-n", "3", *WORKER]
+    monkeypatch.setenv("OMPI_MCA_btl", "self,tcp")
     command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, job(2), USER)
     assert command == [str(MPIRUN), "--bind-to", "none", "-n", "2", *WORKER]
-    command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, job(3), ROOT)
-    options = ["--allow-run-as-root", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"]
-    assert command == [str(MPIRUN), *options, "-n", "3", *WORKER]
+
+
+def test_only_open_mpi_goes_on_when_a_rank_dies() -> None:
+    asked = parse(["-n", "2", "--with-ft", "ulfm"])
+    assert asked.survives
+    command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, asked, USER)
+    assert command[1:-5] == [*USUAL, "--with-ft", "ulfm"]
+    for vendor in (Vendor.HYDRA, Vendor.OTHER):
+        with pytest.raises(ConfigError, match=r"--with-ft ulfm needs Open MPI.*--restarts N"):
+            mpirun_command(MPIRUN, vendor, asked, USER)
 
 
 @pytest.mark.parametrize(("quota", "cores"), [(None, 64), (1.5, 1), (0.5, 1), (8.0, 8), (99.0, 64)])
@@ -145,7 +166,7 @@ def test_a_host_has_no_more_cores_than_its_container_grants(
 
 def test_the_slots_of_a_hostfile_are_not_overridden() -> None:
     command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, job(9, "hosts"), USER)
-    options = ["--bind-to", "none", "--hostfile", "hosts"]
+    options = [*USUAL, "--hostfile", "hosts"]
     assert command == [str(MPIRUN), *options, "-n", "9", *WORKER]
 
 

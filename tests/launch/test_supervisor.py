@@ -39,6 +39,13 @@ def test_the_exit_status(
     assert exit_status(mpirun, told, asked=asked, broken=broken, spoke=spoke) == status
 
 
+def test_a_job_that_survives_failures_has_finished_if_rank_0_says_so() -> None:
+    how = {"asked": None, "broken": False, "spoke": True, "survives": True}
+    assert exit_status(3, 0, **how) == 0  # type: ignore[arg-type]
+    assert exit_status(0, 5, **how) == 5  # type: ignore[arg-type]
+    assert exit_status(0, None, **how) == 5  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("asked", ENDING)
 def test_who_was_asked_to_end_is_not_said_to_have_finished(asked: int) -> None:
     assert exit_status(0, None, asked=asked, broken=False, spoke=True) != 0
@@ -81,11 +88,16 @@ def test_a_rank_tells_how_far_it_is_and_is_asked_to_end() -> None:
     assert there.ranks.folder == "/runs/x"
     assert there.ranks.ask_to_end(10)
     assert line.asked() == 10
+    with there.call(3):
+        pass
+    there.hear()
+    assert there.ranks.tell_of(there.ranks.left[0])
+    assert (line.asked(), line.gone(), line.gone()) == (None, [3], [])
     line.ended(75)
     called.close()
     there.hear()
     assert there.ranks.status == 75
-    assert [rank.rank for rank in there.ranks.left] == [0]
+    assert [rank.rank for rank in there.ranks.left] == [3, 0]
     there.ranks.close()
 
 

@@ -87,8 +87,13 @@ class MpiWorld:
         requests = [own.Irecv([received, MPI.BYTE], 0), own.Isend([sent, MPI.BYTE], 0)]
         MPI.Request.Waitall(requests)
 
-    def abort(self, code: int) -> NoReturn:
-        """End every rank of the job.
+    @property
+    def survives(self) -> bool:
+        """Whether the job goes on when a rank that works is lost."""
+        return survives_failures(os.environ)
+
+    def abort(self, code: int, *, known: bool = False) -> NoReturn:
+        """End every rank of the job; or this one, where the job goes on after failures.
 
         MPICH's launcher drops what it has not yet read of a rank's output when that rank aborts
         (2 of 60 messages were lost), so it gets the time to read. And its MPI_Abort comes back
@@ -96,12 +101,13 @@ class MpiWorld:
 
         Where the job goes on after failures (ULFM), an MPI_Abort ends its caller alone, and nobody
         is told, as of any exit status but 0: a rank whose end others are to see kills itself, and
-        those that cannot go on without it do so in turn.
+        those that cannot go on without it end in turn, with a status that mpirun then has.
         """
         time.sleep(_LAST_WORDS_S)
-        if survives_failures(os.environ):
+        if not self.survives:
+            self.comm.Abort(code)
+        elif not known:
             os.kill(os.getpid(), signal.SIGKILL)
-        self.comm.Abort(code)
         os._exit(code)
 
     def _wait(self, request: MPI.Request, deadline_s: float) -> None:

@@ -1,0 +1,89 @@
+"""Real jobs that go on without ranks that die, whatever they die of (Open MPI's ULFM)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from mpi import run_job
+from tiny import TINY, at_gradient, metrics, summary, write_corpus
+
+from psdp.launch.mpirun import Vendor, find_launcher, vendor_of
+
+VENDOR = vendor_of(find_launcher(Path(sys.prefix), os.environ.get("PATH", os.defpath)))
+
+pytestmark = [
+    pytest.mark.mpi,
+    pytest.mark.timeout(90),
+    pytest.mark.skipif(VENDOR is not Vendor.OPEN_MPI, reason="this MPI ends with its first rank"),
+]
+
+SETTINGS = (*TINY, "--corpus", "corpus.txt", "--virtual-workers", "3", "--dropout", "0.1")
+DEATHS = {
+    "killed": "os.kill(os.getpid(), 9)",
+    "exits": "os._exit(3)",
+    "fails": "raise RuntimeError('out of order')",
+    "crashes": "os.kill(os.getpid(), 11)",
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The hash of the weights of a run in which nothing is lost."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_corpus(folder / "corpus.txt")
+    ended = run_job(3, "psdp.worker", *SETTINGS, "--out", "run", cwd=folder)
+    assert ended.returncode == 0, ended.stdout
+    return str(summary(folder / "run")["weights_sha256"])
+
+
+@pytest.mark.parametrize(
+    ("death", "servers", "spares"),
+    [("killed", 2, 0), ("exits", 1, 1), ("fails", 1, 0), ("crashes", 2, 1)],
+)
+def test_another_rank_does_what_a_lost_one_would_have_done(
+    tmp_path: Path, undisturbed: str, death: str, servers: int, spares: int
+) -> None:
+    write_corpus(tmp_path / "corpus.txt")
+    code = at_gradient(5, servers + 1, DEATHS[death])
+    ranks = servers + 3 + spares
+    ended = run_job(
+        *(ranks, code, "--with-ft", "ulfm", *SETTINGS, "--servers", str(servers)),
+        *("--out", "run"),
+        cwd=tmp_path,
+    )
+    assert ended.returncode == 0, ended.stdout
+    run = tmp_path / "run"
+    moved = [(move["worker"], move["from"]) for move in metrics(run, "move")]
+    assert moved == [(2, servers + 1)]
+    assert metrics(run, "move")[0]["to"] == (ranks - 1 if spares else servers)
+    assert summary(run)["weights_sha256"] == undisturbed
+
+
+def test_the_loss_of_a_server_ends_the_job(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus.txt")
+    dies = """
+import os, sys
+from psdp.servers.serving import Serving
+from psdp.worker import main
+turn, turns = Serving.turn, 0
+def turning(self, *arguments):
+    global turns
+    turns += 1
+    if turns == 20 and self.endpoint.rank == RANK_THAT_DIES:
+        os.kill(os.getpid(), 9)
+    turn(self, *arguments)
+Serving.turn = turning
+sys.exit(main())
+"""
+    for rank in (0, 1):
+        ended = run_job(
+            4,
+            dies.replace("RANK_THAT_DIES", str(rank)),
+            *("--with-ft", "ulfm", *SETTINGS, "--servers", "2", "--out", f"run{rank}"),
+            cwd=tmp_path,
+        )
+        assert ended.returncode == 5, ended.stdout
+        assert f"server rank {rank} is gone" in ended.stdout
