@@ -25,6 +25,10 @@ from psdp.workers.reduced import ReducedTraining
 from psdp.workers.replica import Replica
 from psdp.workers.training import OverlappedTraining, Trained, Training, make_training
 
+KEEPS_WEIGHTS = (Pushed.GRADIENT, Pushed.NOTHING)
+"""What a rank may push for one worker, and the next one begins with the weights of the answer too:
+they are as they were, or all workers have the same."""
+
 PATIENCE_S = 4.2
 """How long a worker that cannot go on waits for rank 0 to save the weights, and to end all."""
 
@@ -150,7 +154,8 @@ class Worker:
     def _keep_aside(self, orders: Sequence[m.Order]) -> None:
         """Several workers begin with what has landed: keep it, where the first would change it."""
         self._answered = None
-        if len(orders) > 1 and self.job.mode.own_optimizer:
+        changed = any(kind not in KEEPS_WEIGHTS for kind in self.job.mode.pushes)
+        if len(orders) > 1 and changed:
             self._answered = self.replica.own_weights.copy()
 
     def _put_back(self) -> None:

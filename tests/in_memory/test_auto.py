@@ -68,11 +68,13 @@ def test_every_phase_counts_and_the_budget_is_kept(tmp_path: Path, servers: int)
         assert server.progress.version == summary["version"]
 
 
-def test_one_step_alone_averaged_is_the_step_of_sync(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_one_step_alone_averaged_is_the_step_of_sync(tmp_path: Path, ranks: int) -> None:
     """With plain SGD: w - lr g averaged over workers is w - lr times the mean of g."""
     plain = {"optimizer": "sgd", "lr": 0.5, "lr_schedule": "cosine", "grad_clip": 0.0}
     common = COMMON | plain | {"outer_optimizer": "average", "local_steps": 1}
     changes = {6: "local", 18: "sync", 30: "local"}
+    common |= {"workers": ranks, "virtual_workers": 3}
     run = train(tmp_path / "auto", prepare=scripted(changes), **common)
     sync = train(tmp_path / "sync", **(COMMON | plain | {"mode": "sync"}))
     assert modes(run) == list(changes.values())
