@@ -144,7 +144,7 @@ def test_a_signal_to_one_worker_is_a_notice_and_the_others_finish(folder: Path) 
     flags = ("--mode", "async", "--max-steps", "2000", "--jitter", "uniform:1:1.1")
     job = train(folder, 4, *flags, "--out", "run", code=notice)
     assert job.returncode == 0, job.stdout
-    assert "rank 2 alone got SIGTERM: it hands over its work and leaves" in job.stdout
+    assert "rank 2 alone got SIGTERM: it hands over its workers and leaves" in job.stdout
     assert summary(folder / "run")["stopped_by"] == "budget"
 
 
