@@ -95,6 +95,10 @@ class Job:
         stride = -(-items // line) * line
         return [range(n * stride, n * stride + items) for n in range(count)]
 
+    def boxes_of(self, rank: int) -> list[range]:
+        """Return these places of a rank at the start; a spare one has room for a worker."""
+        return self.boxes(max(1, len(self.hosted(rank))))
+
     @cached_property
     def computing(self) -> list[int]:
         """The ranks that compute for some worker at the start; others are spare."""

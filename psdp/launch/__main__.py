@@ -14,7 +14,7 @@ from psdp.errors import PsdpError
 from psdp.launch.mpirun import Host, Vendor, find_launcher, mpirun_command, this_host, vendor_of
 from psdp.launch.options import Job, parse
 from psdp.launch.ranks import Ranks, may_be_elsewhere
-from psdp.launch.restarts import Restarts, newest, who_answers
+from psdp.launch.restarts import Restarts, who_answers
 from psdp.launch.supervisor import Outcome, Signals, Supervisor
 from psdp.line import VARIABLE
 from psdp.terminal import show_any_text
@@ -76,9 +76,9 @@ def why(outcome: Outcome) -> str:
             text += f": {rank} is out of reach"
         else:
             text += f": {rank} went first{'' if rank.started else ', before MPI had started'}"
-    kept = newest(outcome.folder)
-    if kept is not None:
-        return f"{text}; the newest checkpoint is {kept}, go on with --resume {outcome.folder}"
+    if outcome.kept is not None:
+        where = f"the newest checkpoint is {outcome.kept}"
+        return f"{text}; {where}, go on with --resume {outcome.folder}"
     return f"{text}; nothing had been saved yet"
 
 

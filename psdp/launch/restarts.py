@@ -7,12 +7,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from psdp.checkpoint import find_checkpoint
-from psdp.errors import CheckpointError, ConfigError, DataError, ReplayError
+from psdp.errors import ConfigError, DataError, ReplayError
 from psdp.launch.mpirun import Vendor
 from psdp.launch.options import Job
 from psdp.launch.supervisor import Outcome
@@ -56,7 +54,7 @@ class Restarts:
         """Return the job to start next, None if it is not to be started again."""
         if self._left == 0 or outcome.status in _IN_VAIN:
             return None
-        kept = newest(outcome.folder)
+        kept = outcome.kept
         failed = f"failed with exit status {outcome.status}"
         if self._last == (outcome.status, kept):
             self._say(f"{failed} again, with nothing new saved since; giving up")
@@ -97,13 +95,6 @@ def host_in(line: str) -> str | None:
     """Return the host that a line of a hostfile names: ``host slots=2``, or ``host:2``."""
     words = line.partition("#")[0].split()
     return words[0].partition(":")[0] if words else None
-
-
-def newest(folder: str | None) -> Path | None:
-    """Return the newest checkpoint of a run, None if there is none."""
-    with suppress(CheckpointError):
-        return None if folder is None else find_checkpoint(Path(folder))
-    return None
 
 
 def who_answers(

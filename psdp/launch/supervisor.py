@@ -18,10 +18,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 
-from psdp.errors import ConfigError, PeerLost
+from psdp.checkpoint import find_checkpoint
+from psdp.errors import CheckpointError, ConfigError, PeerLost
 from psdp.launch.ranks import Rank, Ranks
 from psdp.signals import heeded, is_for_good, status_after
 
@@ -53,6 +55,13 @@ class Outcome:
     ranks: Mapping[int, Rank]
     first: Rank | None
     folder: str | None
+
+    @cached_property
+    def kept(self) -> Path | None:
+        """The newest whole checkpoint of the run, None if there is none; all of it is read."""
+        with suppress(CheckpointError):
+            return None if self.folder is None else find_checkpoint(Path(self.folder))
+        return None
 
 
 class Signals:

@@ -165,35 +165,29 @@ class Recorder:
 
     def switched(self, mode: str, reason: str) -> None:
         """Note that a run that chooses its mode goes over to this one, and why."""
-        record = {
-            "kind": "mode",
-            "time_s": round(self._now() - self._start_s, 4),
-            self._name: self._units,
-            "version": self._version,
-            "mode": mode,
-            "reason": reason,
-        }
         self._modes.append({"version": self._version, "mode": mode})
-        self._folder.append_metrics(record)
-        self.console.say(f"step {self._step(self._units):6d}  from now on {mode}: {reason}")
+        self._happened("mode", {"mode": mode, "reason": reason}, f"from now on {mode}: {reason}")
 
     def moved(self, worker: int, before: int, rank: int) -> None:
         """Note that another rank computes for a worker."""
+        self._moves += 1
+        self._happened(
+            "move",
+            {"worker": worker, "from": before, "to": rank},
+            f"rank {rank} computes for worker {worker} from now on, in place of rank {before}",
+        )
+
+    def _happened(self, kind: str, what: dict[str, Any], said: str) -> None:
+        """Write a record of what happens between two updates, and say it."""
         record = {
-            "kind": "move",
+            "kind": kind,
             "time_s": round(self._now() - self._start_s, 4),
             self._name: self._units,
             "version": self._version,
-            "worker": worker,
-            "from": before,
-            "to": rank,
+            **what,
         }
-        self._moves += 1
         self._folder.append_metrics(record)
-        self.console.say(
-            f"step {self._step(self._units):6d}  rank {rank} computes for worker {worker} from now "
-            f"on, in place of rank {before}"
-        )
+        self.console.say(f"step {self._step(self._units):6d}  {said}")
 
     def resumed(self) -> None:
         """Note that the run goes on here: records of later versions above are not of it."""

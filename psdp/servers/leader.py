@@ -92,15 +92,8 @@ class Leader:
             replay=replay,
             choosing=choosing,
         )
-        self.membership = Membership(
-            job,
-            serving,
-            self.evaluating,
-            self.answering,
-            self.deciding,
-            recorder,
-            self._tell,
-        )
+        helpers = self.evaluating, self.answering, self.deciding, recorder
+        self.membership = Membership(job, serving, *helpers, self._tell, self._decide)
         self.leaving = Leaving(job, self.membership, self.deciding, recorder.console)
         self.ending = Ending(self.keeping.settle, self._write_summary, self.keeping.save_now)
         serving.owner = self

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from psdp.errors import PeerLost, PsdpError, ReplayError
 from psdp.job import Job
@@ -28,6 +29,7 @@ class Membership:
 
     Args:
         tell: has all other servers do what this one does.
+        decide: has this server do something after what was decided before, and tells the others.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Membership:
         deciding: Deciding,
         recorder: Recorder,
         tell: Callable[[m.Message], object],
+        decide: Callable[[Any, m.Message], None],
     ) -> None:
         self._job = job
         self._serving = serving
@@ -47,7 +50,8 @@ class Membership:
         self._deciding = deciding
         self._recorder = recorder
         self._tell = tell
-        self._engaged = {rank for rank in job.worker_ranks if job.hosted(rank)}
+        self._decide = decide
+        self._engaged = set(job.computing)
         """Ranks that compute, or have computed, for some worker."""
         self._gone: set[int] = set()
         """Ranks that are done or lost."""
@@ -75,16 +79,19 @@ class Membership:
     def asked(self, rank: int, workers: Sequence[int]) -> None:
         """A rank asks for orders for some of its workers."""
         for worker in workers:
-            if self._counts(rank, worker):
+            if self._serving.receiving.counts(rank, worker):
                 self._answering.asked(worker)
                 self._deciding.happened(Pull(worker))
+            else:
+                self._answering.fence(rank, worker)
         self._answering.dismiss_all()
 
     def pushed(self, rank: int, message: m.Push) -> None:
         """A rank has pushed for one of its workers."""
-        if self._counts(rank, message.worker):
-            self._serving.take_push(rank, message)
+        if self._serving.take_push(rank, message):
             self.landed(0, message.worker, rank)
+        else:
+            self._answering.fence(rank, message.worker)
 
     def landed(self, server: int, worker: int, rank: int) -> None:
         """What a rank has pushed for a worker is with one of the servers."""
@@ -149,14 +156,6 @@ class Membership:
     def _heirs(self, rank: int) -> dict[int, int]:
         return self._hosting.heirs(rank, self._gone | self._leaving)
 
-    def _counts(self, rank: int, worker: int) -> bool:
-        """Say whether what a rank says of a worker counts; let it go on without that worker if
-        not."""
-        counts = self._serving.receiving.counts(rank, worker)
-        if not counts:
-            self._answering.fence(rank, worker)
-        return counts
-
     def _check_bearable(self, rank: int, why: str) -> None:
         gone = f"rank {rank} is gone ({why})"
         if rank in self._job.servers:
@@ -199,8 +198,7 @@ class Membership:
         """Let a worker go that the run does without."""
         slot = self._job.slot_of(worker)
         if slot in self._serving.receiving.pushes:
-            self._serving.happened(o.Decided(o.Discard(slot)))
-            self._tell(o.Discard(slot))
+            self._decide(o.Discard(slot), o.Discard(slot))
         self._answering.send_home(worker)
 
     def _leave_with(self, rank: int) -> None:

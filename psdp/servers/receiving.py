@@ -76,6 +76,7 @@ class Receiving:
                 f"rank {peer} pushed for worker {message.worker} again without having been answered"
             )
         self.pushes[slot] = message
+        self.pushes[slot] = message
         return slot
 
     def move(self, worker: int, rank: int) -> None:

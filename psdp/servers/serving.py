@@ -168,7 +168,6 @@ class Serving:
         slot = self.receiving.take(peer, message)
         if slot is None:
             return False
-        self.receiving.pushes[slot] = message
         self.happened(o.Landed(slot, (message.work.sum_of_squares,)))
         return True
 

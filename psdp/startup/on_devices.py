@@ -64,8 +64,7 @@ class OfferDeviceMemory(Step[SharedDeviceMemory | None, Offer, list[Offer]]):
         if self.rank in job.servers:
             count, size, dtype = copies_of_weights(job), len(job.shards[self.rank]), run.dtype
         else:
-            boxes = job.boxes(max(1, len(job.hosted(self.rank))))
-            count, size, dtype = 1, boxes[-1].stop, job.codec.item.name
+            count, size, dtype = 1, job.boxes_of(self.rank)[-1].stop, job.codec.item.name
         try:
             memory = SharedDeviceMemory(count, size, dtype, self.device)
         except OSError as error:

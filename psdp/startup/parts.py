@@ -79,5 +79,5 @@ class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, list[PartMade]])
                 on_device=on_device,
             )
         assert self.backend is not None
-        hosted = max(1, len(self.job.hosted(self.rank)))
+        hosted = len(self.job.boxes_of(self.rank))
         return make_replica(self.job, self.backend, zeros, hosted=hosted, on_device=on_device)

@@ -97,8 +97,7 @@ def make_memory(job: Job, rank: int) -> SharedMemory | None:
         count, size = COPIES + len(job.workers), len(job.shards[rank])
         dtype = np.dtype(job.config.run.dtype)
     else:
-        boxes = job.boxes(max(1, len(job.hosted(rank))))
-        count, size, dtype = 1, boxes[-1].stop, job.codec.item
+        count, size, dtype = 1, job.boxes_of(rank)[-1].stop, job.codec.item
 
     def say(text: str) -> None:
         print(f"psdp: rank {rank}: {text}", file=sys.stderr, flush=True)

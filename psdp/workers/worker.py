@@ -62,7 +62,6 @@ class Worker:
         self.job = job
         self.endpoint = endpoint
         self.replica = replica
-        self._now = now
         self.exchange = Exchange(job, endpoint, replica, signalled, now)
         self.computing = Computing(job, endpoint.rank, replica, self.exchange, reducer, now)
         self._snapshot = snapshot
