@@ -4,6 +4,7 @@ twice: what can be saved is, once, and the run ends."""
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,8 @@ def test_a_push_that_has_not_reached_all_servers_does_not_count(
 ) -> None:
     """Its rank dies when it has sent it to some of them, as long before as it takes to arrive."""
 
+    dies = threading.Event()
+
     def prepare(run: Training) -> None:
         worker = run.worker(0)
         send = worker.endpoint.send
@@ -177,10 +180,16 @@ def test_a_push_that_has_not_reached_all_servers_does_not_count(
         def sending(peer: int, message: Message, payload: Array | None = None) -> Sending:
             if isinstance(message, Gradient) and message.work.clock == 3 and peer == reached:
                 time.sleep(0.05)
+                dies.set()
                 die(worker)
             return send(peer, message, payload)
 
+        def leave_some(count: int) -> None:
+            if count == 4:
+                assert dies.wait(30)
+
         worker.endpoint.send = sending  # type: ignore[method-assign]
+        before_gradient(run.worker(1), leave_some)
 
     common = {"workers": 2, "servers": 3, "mode": mode}
     run = train(tmp_path / "run", prepare=prepare, **common)
