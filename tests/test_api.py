@@ -138,6 +138,7 @@ print("ended in", run)
 
 
 @pytest.mark.mpi
+@pytest.mark.one_mpi
 @pytest.mark.parametrize(
     ("bad", "text"),
     [
@@ -159,6 +160,7 @@ def test_a_mistake_in_a_users_own_code_ends_the_job_and_is_shown(
 
 
 @pytest.mark.mpi
+@pytest.mark.one_mpi
 def test_rank_0_is_told_where_the_run_is(tmp_path: Path) -> None:
     ended = run_job(3, MINE.replace("BAD", "pass"), cwd=tmp_path, timeout_s=30)
     assert ended.stdout.count("ended in None") == 2

@@ -209,7 +209,11 @@ def starts_jobs(page: Path) -> bool:
 
 
 RUN = [
-    pytest.param(page, id=page.name, marks=[pytest.mark.mpi] if starts_jobs(page) else [])
+    pytest.param(
+        page,
+        id=page.name,
+        marks=[pytest.mark.mpi, pytest.mark.one_mpi] if starts_jobs(page) else [],
+    )
     for page in PAGES
     if run(page)
 ]
@@ -244,6 +248,7 @@ def test_the_settings_file_that_is_shown_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.one_mpi
 def test_the_task_that_is_shown_is_trained(tmp_path: Path) -> None:
     (shown,) = blocks(ROOT / "docs" / "api.md", "python")
     (tmp_path / "mine.py").write_text(shown)

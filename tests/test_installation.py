@@ -37,6 +37,7 @@ def test_a_folder_psdp_is_not_in_the_way(beside: Path, command: str) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.one_mpi
 def test_nor_of_the_ranks_that_the_launcher_starts(beside: Path) -> None:
     ended = answer(beside, *["-m", "psdp.launch", "-n", "2", "--quiet", "--corpus", "nowhere"])
     assert "nowhere does not exist" in ended.stderr

@@ -94,6 +94,7 @@ def test_a_job_that_fails_says_what_it_printed(plan: Plan) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.one_mpi
 @pytest.mark.timeout(240)
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_a_short_run_compares_both_sides(tmp_path: Path) -> None:

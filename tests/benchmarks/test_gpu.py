@@ -106,6 +106,7 @@ def on_a_cpu(command: Sequence[str], *, timeout_s: float) -> Ended:
 
 
 @pytest.mark.mpi
+@pytest.mark.one_mpi
 def test_jobs_are_started_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gpu.SIZES, "tiny", TINY)
     monkeypatch.setattr(gpu, "run_session", on_a_cpu)
@@ -116,6 +117,7 @@ def test_jobs_are_started_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.one_mpi
 def test_the_setting_of_nanogpt_is_one_that_psdp_takes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -257,6 +257,7 @@ mode = ["sync", "async"]
 
 
 @pytest.mark.mpi
+@pytest.mark.one_mpi
 def test_a_real_sweep_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("the server and its workers\n" * 200)
     (tmp_path / "real.toml").write_text(REAL.format(steps=20))

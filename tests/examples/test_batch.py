@@ -48,6 +48,7 @@ def slurm(folder: Path, *flags: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.mpi
+@pytest.mark.one_mpi
 @pytest.mark.timeout(90)
 def test_a_slurm_job_goes_back_into_the_queue_and_on_to_its_end(tmp_path: Path) -> None:
     np.save(tmp_path / "tokens.npy", np.arange(4000, dtype=np.uint8) % 60)

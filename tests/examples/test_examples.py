@@ -19,7 +19,7 @@ import psdp
 from psdp.config import Config
 from psdp.errors import CheckpointError
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi]
 
 CONSTANT = ("--lr-schedule", "constant", "--warmup-steps", "0", "--grad-clip", "0")
 SEED = Config().run.seed

@@ -44,6 +44,7 @@ def test_three_workers_train_as_in_sync_and_a_resumed_run_ends_with_the_same_bit
     assert summary(folder / "rest")["weights_sha256"] == ours["weights_sha256"]
 
 
+@pytest.mark.one_mpi
 def test_a_straggler_and_a_slow_link_delay_it(folder: Path) -> None:
     job = train(
         folder, 3, *REDUCE, "--link-mbps", "100", "--straggler", "2:3", "--transport", "messages",

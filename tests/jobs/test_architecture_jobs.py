@@ -12,7 +12,7 @@ from tiny import metrics, summary, train, weights, write_corpus
 
 from psdp.errors import CheckpointError
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi]
 
 WORKER = f"""
 import sys

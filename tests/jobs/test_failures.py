@@ -76,6 +76,7 @@ def contents(run: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in files}
 
 
+@pytest.mark.one_mpi
 def test_a_resume_says_which_setting_differs(folder: Path) -> None:
     assert train(folder, 3, "--out", "run").returncode == 0
     before = contents(folder / "run")
@@ -106,6 +107,7 @@ def test_ranks_with_different_settings_end_all(folder: Path) -> None:
     assert "rank 2 was started with --lr 0.5, rank 0 with 0.01" in job.stdout
 
 
+@pytest.mark.one_mpi
 def test_ranks_with_different_corpora_end_all(folder: Path) -> None:
     write_corpus(folder / "other.txt", words=3000)
     uneven = (
@@ -168,6 +170,7 @@ def test_after_a_failure_a_run_may_go_on_by_itself_to_the_same_end(folder: Path)
 
 
 @pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.one_mpi
 def test_a_gradient_with_nan_names_rank_and_step_and_saves(folder: Path, servers: int) -> None:
     poison = at_gradient(5, servers + 1, "scale = float('nan')")
     job = train(folder, servers + 2, "--servers", str(servers), "--out", "run", code=poison)

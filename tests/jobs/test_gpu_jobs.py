@@ -15,7 +15,7 @@ import pytest
 from mpi import CODE
 from tiny import RANK, summary, train, weights, write_corpus
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi, pytest.mark.timeout(150)]
 
 WITH_EMULATED_GPU = """
 import os, signal, sys

@@ -65,6 +65,7 @@ def test_a_job_learns_and_records_what_it_did(
     assert digest == result["weights_sha256"]
 
 
+@pytest.mark.one_mpi
 def test_the_same_command_twice_gives_the_same_weights(folder: Path) -> None:
     for run in ("one", "two"):
         job = train(folder, 4, "--dropout", "0.1", "--out", run)
@@ -74,6 +75,7 @@ def test_the_same_command_twice_gives_the_same_weights(folder: Path) -> None:
     assert summary(folder / "two")["weights_sha256"] == first
 
 
+@pytest.mark.one_mpi
 def test_workers_with_small_batches_equal_one_worker_with_a_large_one(folder: Path) -> None:
     for ranks, batch in ((4, "2"), (2, "6")):
         job = train(
@@ -85,6 +87,7 @@ def test_workers_with_small_batches_equal_one_worker_with_a_large_one(folder: Pa
     assert np.abs(several - one).max() < 1e-9
 
 
+@pytest.mark.one_mpi
 def test_two_servers_equal_one_to_rounding(folder: Path) -> None:
     for servers in (1, 2):
         job = train(
@@ -96,6 +99,7 @@ def test_two_servers_equal_one_to_rounding(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.one_mpi
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     folder: Path, servers: int
 ) -> None:
@@ -114,6 +118,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize("mode", ["async", "ssp"])
+@pytest.mark.one_mpi
 def test_a_resumed_job_computes_each_gradient_of_the_budget_once(folder: Path, mode: str) -> None:
     flags = ("--mode", mode, "--servers", "2", "--checkpoint-every", "5", "--keep-checkpoints", "0")
     assert train(folder, 4, *flags, "--out", "whole").returncode == 0
@@ -126,6 +131,7 @@ def test_a_resumed_job_computes_each_gradient_of_the_budget_once(folder: Path, m
     assert sum(metrics(folder / "rest", "train")[-1]["clocks"].values()) == 40
 
 
+@pytest.mark.one_mpi
 def test_settings_come_from_a_file_and_flags_win(folder: Path) -> None:
     (folder / "settings.toml").write_text('mode = "async"\n[model]\nn-embd = 16\n')
     job = train(folder, 2, "--config", "settings.toml", "--n-embd", "8", "--out", "run")
@@ -134,6 +140,7 @@ def test_settings_come_from_a_file_and_flags_win(folder: Path) -> None:
     assert (settings["mode"], settings["n_embd"]) == ("async", 8)
 
 
+@pytest.mark.one_mpi
 def test_early_stopping_ends_the_run_before_its_budget(folder: Path) -> None:
     job = train(
         folder, 3, "--max-steps", "400", "--lr", "0", "--min-lr", "0", "--eval-every", "2",
@@ -159,6 +166,7 @@ def test_no_rank_pickles_anything(folder: Path) -> None:
     assert summary(folder / "run")["stopped_by"] == "budget"
 
 
+@pytest.mark.one_mpi
 def test_quiet_prints_nothing(folder: Path) -> None:
     job = train(folder, 3, "--quiet", "--out", "run")
     assert (job.returncode, job.stdout) == (0, "")

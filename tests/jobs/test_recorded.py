@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import summary, train, write_corpus
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi, pytest.mark.timeout(120)]
 
 MODES = {
     "async": ("--mode", "async"),

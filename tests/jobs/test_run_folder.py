@@ -19,7 +19,7 @@ from tiny import TINY, summary, train, write_corpus
 from psdp.checkpoint import find_checkpoint, read_manifest
 from psdp.checkpoint.read import verify
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi, pytest.mark.timeout(120)]
 
 
 @pytest.fixture

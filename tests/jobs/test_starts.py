@@ -30,6 +30,7 @@ def test_a_terminal_need_not_know_the_characters_of_a_path(
     assert (folder / "rün" / "summary.json").exists()
 
 
+@pytest.mark.one_mpi
 def test_a_path_need_not_be_text(folder: Path) -> None:
     out = os.fsdecode(b"r\xfcn")
     job = train(folder, 2, "--max-steps", "2", "--out", out)
@@ -37,6 +38,7 @@ def test_a_path_need_not_be_text(folder: Path) -> None:
     assert (folder / out / "summary.json").exists()
 
 
+@pytest.mark.one_mpi
 def test_a_settings_file_of_another_system_may_name_home(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +50,7 @@ def test_a_settings_file_of_another_system_may_name_home(
     assert not (folder / "~").exists()
 
 
+@pytest.mark.one_mpi
 def test_a_record_that_cannot_be_replayed_leaves_no_folder(folder: Path) -> None:
     job = train(folder, 2, "--max-steps", "2", "--record", "--out", "recorded")
     assert job.returncode == 0, job.stdout
@@ -110,6 +113,7 @@ def test_a_rank_that_is_alone_against_its_launchers_word_names_the_cause(folder:
     assert [path.name for path in folder.iterdir()] == ["corpus.txt"]
 
 
+@pytest.mark.one_mpi
 def test_a_run_that_goes_on_for_longer_says_how_its_learning_rate_jumps(folder: Path) -> None:
     assert train(folder, 2, "--max-steps", "4", "--out", "x").returncode == 0
     job = train(folder, 2, "--max-steps", "8", "--resume", "x")

@@ -60,6 +60,7 @@ def test_ranks_of_one_host_share_by_default_and_the_run_says_so(folder: Path) ->
     assert (config["transport"], config["settings"]["transport"]) == ("shared", "auto")
 
 
+@pytest.mark.one_mpi
 def test_a_run_goes_on_with_another_transport(folder: Path) -> None:
     flags = ("--checkpoint-every", "10", "--keep-checkpoints", "0")
     assert train(folder, 3, *flags, "--out", "whole").returncode == 0
@@ -82,6 +83,7 @@ def test_a_run_goes_on_with_another_transport(folder: Path) -> None:
         (f"{RANK} == 1", "readlink", "mixed"),
     ],
 )
+@pytest.mark.one_mpi
 def test_who_cannot_share_exchanges_messages_and_says_so(
     folder: Path, condition: str, function: str, transport: str
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import summary, train, write_corpus
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi, pytest.mark.timeout(90)]
 
 MODES = {
     "backup": ("--backup-workers", "1"),

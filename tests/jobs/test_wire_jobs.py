@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import RANK, at_gradient, metrics, summary, train, weights, write_corpus
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi, pytest.mark.timeout(120)]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ try:
 except ConfigError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi, pytest.mark.timeout(60)]
 
 OPENERS = """
 import os, signal, sys, time
