@@ -39,10 +39,29 @@ class Job:
         """The row of the mode."""
         return self.config.mode
 
+    @cached_property
+    def holders(self) -> tuple[tuple[int, ...], ...]:
+        """By shard, the ranks that hold it; the first of them serves it."""
+        return tuple((rank,) for rank in range(self.config.run.servers))
+
     @property
-    def servers(self) -> range:
-        """Ranks that hold a shard; rank 0 also leads the run."""
-        return range(self.config.run.servers)
+    def holding(self) -> tuple[int, ...]:
+        """All ranks that hold a shard, those that serve first."""
+        return tuple(rank for same in zip(*self.holders, strict=True) for rank in same)
+
+    @property
+    def servers(self) -> tuple[int, ...]:
+        """By shard, the rank that serves it."""
+        return tuple(ranks[0] for ranks in self.holders)
+
+    @property
+    def leader(self) -> int:
+        """The server that leads the run: that of the first shard."""
+        return self.servers[0]
+
+    def shard_of(self, rank: int) -> int:
+        """Return the number of the shard that a rank holds."""
+        return next(shard for shard, ranks in enumerate(self.holders) if rank in ranks)
 
     @property
     def worker_ranks(self) -> range:

@@ -207,7 +207,7 @@ def take_role(world: World, ready: Ready, asked: Asked, gone: Gone = list) -> tu
         StartRefused: it failed on some rank; rank 0 has said why.
     """
     job, mbps = ready.job, ready.job.config.run.link_mbps
-    peers = set(range(world.size)) if world.rank in job.servers else set(job.servers)
+    peers = set(range(world.size)) if world.rank in job.holding else set(job.holding)
     link = Link(mbps) if mbps else None
     endpoint = world.endpoint(
         sorted(peers - {world.rank}), ready.neighbours, link, ready.vectors_on
@@ -237,7 +237,7 @@ class TakeRole(Step[Role, Nothing, None]):
     facts = Nothing
 
     def act(self) -> tuple[Role, Nothing]:
-        if self.endpoint.rank in self.ready.job.servers:
+        if self.endpoint.rank in self.ready.job.holding:
             return _server(self.ready, self.endpoint, self.asked, self.gone), Nothing()
         return _worker(self.ready, self.endpoint, self.reducer, self.asked), Nothing()
 
@@ -264,7 +264,7 @@ def _server(ready: Ready, endpoint: Endpoint, asked: Asked, gone: Gone) -> Leade
     assert ready.shard is not None
     folder = ready.folder
     store = CheckpointStore(folder.path, run.keep_checkpoints, folder.token, folder.check)
-    if endpoint.rank != 0:
+    if endpoint.rank != job.leader:
         serving = Serving(job, endpoint, ready.shard, store, snapshot)
         return Follower(serving, signalled=asked)
     profile = Profile(clock_of(ready.shard.backend))

@@ -29,6 +29,7 @@ class Follower:
     def __init__(
         self, serving: Serving, *, signalled: Callable[[], str | None] = lambda: None
     ) -> None:
+        self.job = serving.job
         self.serving = serving
         serving.owner = self
         self.finished = False
@@ -49,7 +50,7 @@ class Follower:
             by = self._signalled()
             if by is not None and not self._told:
                 # Rank 0 ends the run, and wants this shard saved first.
-                self.serving.endpoint.send(0, m.Signalled(signal.Signals[by]))
+                self.serving.endpoint.send(self.job.leader, m.Signalled(signal.Signals[by]))
                 self._told = True
         self.serving.writer.close(WRITE_S)
 
@@ -57,10 +58,10 @@ class Follower:
         """Tell rank 0 that this rank cannot go on, and do what it needs to save the weights."""
         serving, deadline = self.serving, time.monotonic() + PATIENCE_S
         if not isinstance(error, PeerLost):  # which rank 0 sees for itself
-            serving.endpoint.send(0, m.Failed(status))
+            serving.endpoint.send(self.job.leader, m.Failed(status))
         with suppress(BaseException):
             serving.recover()
-        while not serving.endpoint.has_lost(0) and time.monotonic() < deadline:
+        while not serving.endpoint.has_lost(self.job.leader) and time.monotonic() < deadline:
             with suppress(Exception, SystemExit, KeyboardInterrupt):  # rank 0 knows of the first
                 serving.turn(TICK_S / 10)
 
@@ -68,29 +69,29 @@ class Follower:
         match message:
             case m.Push(worker):
                 if self.serving.take_push(peer, message):
-                    self.serving.endpoint.send(0, m.HasLanded(worker, peer))
-            case m.Moved(worker, rank) if peer == 0:
+                    self.serving.endpoint.send(self.job.leader, m.HasLanded(worker, peer))
+            case m.Moved(worker, rank) if peer == self.job.leader:
                 self.serving.receiving.move(worker, rank)
-            case m.Void(worker) if peer == 0:
+            case m.Void(worker) if peer == self.job.leader:
                 self.serving.void(worker)
-            case m.Include(slots, weights) if peer == 0:
+            case m.Include(slots, weights) if peer == self.job.leader:
                 self._included += zip(slots, weights, strict=True)
-            case m.ApplyMean(version, rate) if peer == 0:
+            case m.ApplyMean(version, rate) if peer == self.job.leader:
                 slots, weights = zip(*self._included, strict=True)
                 self._included.clear()
                 self.serving.happened(o.Decided(o.Update(version, slots, weights, rate)))
-            case m.SaveNow(version) if peer == 0:
+            case m.SaveNow(version) if peer == self.job.leader:
                 self._last = version
                 self._save_last()
-            case o.Discard() | m.SendShard() | m.Finish() if peer == 0:
+            case o.Discard() | m.SendShard() | m.Finish() if peer == self.job.leader:
                 self.serving.happened(o.Decided(message))
-            case m.TakeSnapshot() | m.SaveSnapshot() | m.DropSnapshot() if peer == 0:
+            case m.TakeSnapshot() | m.SaveSnapshot() | m.DropSnapshot() if peer == self.job.leader:
                 self.serving.happened(o.Decided(message))
             case _:
                 self.serving.take(peer, message)
 
     def on_lost(self, peer: int, why: str) -> None:
-        if peer in self.serving.job.servers:
+        if peer in self.job.holding:
             raise PeerLost(f"server rank {peer} is gone ({why}); its shard is lost with it")
 
     def on_written(self, result: Saved | Refused) -> None:
@@ -101,7 +102,7 @@ class Follower:
                 told = m.ShardSaved(version, file["name"], file["bytes"], file["sha256"], cpu_s)
             case Refused(version, why):
                 told = m.ShardRefused(version, why)
-        self.serving.endpoint.send(0, told)
+        self.serving.endpoint.send(self.job.leader, told)
         self.serving.snapshots.written(version)
 
     def perform(self, decision: Any) -> None:

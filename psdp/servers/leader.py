@@ -206,7 +206,7 @@ class Leader:
         self.serving.happened(o.Decided(decision))
 
     def _tell(self, message: m.Message) -> list[Sending]:
-        return [self.serving.endpoint.send(rank, message) for rank in self.job.servers[1:]]
+        return [self.serving.endpoint.send(rank, message) for rank in self.job.holding[1:]]
 
     # What is done, in its turn
 

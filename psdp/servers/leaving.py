@@ -55,7 +55,7 @@ class Leaving:
             Stopped: it is a server.
         """
         by = signal.Signals(number).name
-        if rank in self._job.servers:
+        if rank in self._job.holding:
             raise asked_to_end(by, rank)
         if self._membership.has(rank):
             self._notices[rank] = Notice(by, self._now() + NOTICE_S)

@@ -89,7 +89,7 @@ class Membership:
     def pushed(self, rank: int, message: m.Push) -> None:
         """A rank has pushed for one of its workers."""
         if self._serving.take_push(rank, message):
-            self.landed(0, message.worker, rank)
+            self.landed(self._job.leader, message.worker, rank)
         else:
             self._answering.fence(rank, message.worker)
 
@@ -99,7 +99,7 @@ class Membership:
             return
         landed = self._landed[worker]
         landed.add(server)
-        if len(landed) == len(self._job.servers):
+        if len(landed) == len(self._job.holding):
             del self._landed[worker]
             slot = self._job.slot_of(worker)
             work = self._serving.receiving.pushes[slot].work
@@ -158,7 +158,7 @@ class Membership:
 
     def _check_bearable(self, rank: int, why: str) -> None:
         gone = f"rank {rank} is gone ({why})"
-        if rank in self._job.servers:
+        if rank in self._job.holding:
             raise PeerLost(f"server {gone}; its shard is lost with it")
         error: PsdpError | None = None
         if not self._job.mode.survives_loss and not self._deciding.policy.drained:
@@ -175,7 +175,9 @@ class Membership:
         before = self._hosting.host(worker)
         assert before is not None
         begun_again = self._answering.has_in_hand(before, worker)
-        waits = 0 in self._landed.pop(worker, ()) or worker in self._answering.unanswered
+        waits = (
+            self._job.leader in self._landed.pop(worker, ()) or worker in self._answering.unanswered
+        )
         self._tell(m.Moved(worker, rank))
         self._serving.receiving.move(worker, rank)
         self._engaged.add(rank)

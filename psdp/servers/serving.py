@@ -91,10 +91,11 @@ class Serving:
             shard.restore(snapshot)
         self.writer: BackgroundWriter[Any] = BackgroundWriter()
         self.snapshots = Snapshots(self._take, self._write, shard.recycle)
-        self.order = o.ShardOrder(endpoint.rank, len(job.servers))
+        number, count = job.shard_of(endpoint.rank), len(job.servers)
+        self.order = o.ShardOrder(number, count)
         self.before_writing: Callable[[Snapshot], None] = lambda snapshot: None
         self._finished: deque[Any] = deque()
-        self._saving = Saving(store, endpoint.rank, len(job.servers))
+        self._saving = Saving(store, number, count)
         make = ByMean if job.mode.served else ByTakingOver
         self._maker: Maker = make(job, shard, self.progress, profile)
         self.receiving = Receiving(job, shard, self._maker)
@@ -154,8 +155,8 @@ class Serving:
             case m.AskSnapshot(version):
                 self._asked[version].append(peer)
                 self._send_snapshots()
-            case m.PartialNorm(version, squares):
-                self.happened(o.NormOf(peer, version, squares))
+            case m.PartialNorm(version, squares) if peer in self.job.holding:
+                self.happened(o.NormOf(self.job.shard_of(peer), version, squares))
             case _:
                 raise ProtocolError(f"server {self.endpoint.rank} does not take {message}")
 

@@ -103,14 +103,14 @@ class Shard:
     def initial(
         cls,
         job: Job,
-        server: int,
+        number: int,
         zeros: Zeros = np.zeros,
         *,
         threads: int = 1,
         device: Backend | None = None,
         on_device: bool = False,
     ) -> Shard:
-        """Return the fresh shard of a server; its values depend on the settings alone.
+        """Return the fresh shard of this number; its values depend on the settings alone.
 
         Args:
             device: a GPU that keeps the optimizer's vectors and updates, if one does.
@@ -119,7 +119,7 @@ class Shard:
         Raises:
             ConfigError: the task's first weights are no such vector.
         """
-        config, span = job.config, job.shards[server]
+        config, span = job.config, job.shards[number]
         flat = job.task.initial(config.run.seed, config.run.dtype)
         if flat.shape != (job.table.size,) or flat.dtype != np.dtype(config.run.dtype):
             raise ConfigError(
@@ -135,7 +135,7 @@ class Shard:
             backend, device = device, None
         backend.to_device(flat[span.start : span.stop], own)
         return cls(
-            make_rules(job, job.parts[server], backend, device),
+            make_rules(job, job.parts[number], backend, device),
             own,
             0 if job.reduces else len(job.workers),
             codec=job.codec,

@@ -56,7 +56,7 @@ class OpenDevice(Step[Backend | None, DeviceOpened, list[Needs | None]]):
 
     def act(self) -> tuple[Backend | None, DeviceOpened]:
         run, at = self.job.config.run, self.location
-        if self.rank in self.job.servers:
+        if self.rank in self.job.holding:
             if run.server_device == "cpu":
                 return None, DeviceOpened(None)
             backend = make_backend(
@@ -82,9 +82,9 @@ def needs_of(backend: Backend, job: Job, rank: int) -> Needs | None:
     if not isinstance(backend, GpuBackend):
         return None
     run = job.config.run
-    if rank in job.servers:
+    if rank in job.holding:
         # Weights, gradient, and no optimizer has more than two vectors of its own.
-        size = len(job.shards[rank])
+        size = len(job.shards[job.shard_of(rank)])
         parts = Counter({"optimizer": 4 * size * backend.dtype.itemsize})
         compensates = job.config.optim.lag_compensation == "dc-asgd"
         others = copies_of_weights(job) - 2 + (not job.codec.as_it_is) + compensates

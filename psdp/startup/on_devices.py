@@ -61,8 +61,9 @@ class OfferDeviceMemory(Step[SharedDeviceMemory | None, Offer, list[Offer]]):
         job, run = self.job, self.job.config.run
         if run.transport == "messages":
             return None, Offer(None, None)
-        if self.rank in job.servers:
-            count, size, dtype = copies_of_weights(job), len(job.shards[self.rank]), run.dtype
+        if self.rank in job.holding:
+            size = len(job.shards[job.shard_of(self.rank)])
+            count, dtype = copies_of_weights(job), run.dtype
         else:
             count, size, dtype = 1, job.boxes_of(self.rank)[-1].stop, job.codec.item.name
         try:
@@ -181,7 +182,7 @@ def lack_of_room(
         needed, free = 0, min(need.free for _, need in sharing_it)
         for rank, need in sharing_it:
             received = 0
-            if rank in job.servers:
+            if rank in job.holding:
                 received = sum((rank, worker) not in shared for worker in job.worker_ranks)
             needed += need.needed + need.vectors + received * need.slot
         if needed > free:

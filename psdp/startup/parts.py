@@ -68,11 +68,11 @@ class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, list[PartMade]])
 
     def _make(self, zeros: Zeros) -> Part:
         on_device = self.on_devices is not None
-        if self.rank in self.job.servers:
+        if self.rank in self.job.holding:
             threads = self.locations[self.rank].threads
             return Shard.initial(
                 self.job,
-                self.rank,
+                self.job.shard_of(self.rank),
                 zeros,
                 threads=threads,
                 device=self.backend,

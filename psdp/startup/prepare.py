@@ -132,7 +132,7 @@ def _prepare(
 def _adopt(job: Job, rank: int, part: Part, meeting: Meeting) -> None:
     """Let a server's slots be the gradients of the workers whose memory it sees."""
     if isinstance(part, Shard) and not job.reduces:
-        payload = job.payloads[rank]
+        payload = job.payloads[job.shard_of(rank)]
         for peer, window in meeting.windows.items():
             hosted = job.hosted(peer)
             for worker, box in zip(hosted, job.boxes(len(hosted)), strict=True):

@@ -59,9 +59,10 @@ class GoOn(Step[Snapshot | None, Nothing, None]):
         check_resumable(job, self.manifest)
         if job.reduces:
             return Snapshot.from_tensors(read_shard(self.manifest, 0)), Nothing()
-        if self.rank not in job.servers:
+        if self.rank not in job.holding:
             return None, Nothing()
-        return Snapshot.from_tensors(read_span(self.manifest, job.shards[self.rank])), Nothing()
+        own = job.shards[job.shard_of(self.rank)]
+        return Snapshot.from_tensors(read_span(self.manifest, own)), Nothing()
 
     def agree(self, facts: Sequence[Nothing]) -> None:
         pass

@@ -93,8 +93,8 @@ def make_memory(job: Job, rank: int) -> SharedMemory | None:
     none."""
     if job.config.run.transport == "messages":
         return None
-    if rank in job.servers:
-        count, size = COPIES + len(job.workers), len(job.shards[rank])
+    if rank in job.holding:
+        count, size = COPIES + len(job.workers), len(job.shards[job.shard_of(rank)])
         dtype = np.dtype(job.config.run.dtype)
     else:
         count, size, dtype = 1, job.boxes_of(rank)[-1].stop, job.codec.item
@@ -187,7 +187,8 @@ class OpenMemory(Step[dict[int, Window], MemoryOpened, Openings], Generic[Card])
         own, cards = self.rank, self.cards
         if cards[own] is None:
             return []
-        peers = range(self.job.world_size) if own in self.job.servers else self.job.servers
+        holding = self.job.holding
+        peers = range(self.job.world_size) if own in holding else holding
         near = (peer for peer in peers if self.hosts[peer] == self.hosts[own] and peer != own)
         return [peer for peer in near if cards[peer] is not None]
 
@@ -245,4 +246,4 @@ def insist(job: Job, openings: Openings) -> None:
 
 def pairs_of(job: Job) -> list[tuple[int, int]]:
     """Return all pairs (server, rank that works) of a job."""
-    return [(server, worker) for server in job.servers for worker in job.worker_ranks]
+    return [(server, worker) for server in job.holding for worker in job.worker_ranks]

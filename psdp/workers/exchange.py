@@ -65,7 +65,7 @@ class Exchange:
     def heed_signal(self) -> None:
         """Tell rank 0, once, of a signal that asked this rank to end; it decides who does."""
         if not self._told and (by := self._signalled()) is not None:
-            self.endpoint.send(0, m.Signalled(signal.Signals[by]))
+            self.endpoint.send(self.job.leader, m.Signalled(signal.Signals[by]))
             self._told = True
 
     # Vectors
@@ -75,7 +75,7 @@ class Exchange:
         # Rank 0 passes it on, so that all servers answer alike.
         for start in range(0, len(workers), MOST_INCLUDED):
             some = workers[start : start + MOST_INCLUDED]
-            self.endpoint.send(0, m.AskWeights(tuple(some)))
+            self.endpoint.send(self.job.leader, m.AskWeights(tuple(some)))
 
     def pull_snapshot(self, version: int) -> None:
         """Get the weights of a version that all servers have a snapshot of.
@@ -99,11 +99,11 @@ class Exchange:
         (P,) themselves."""
         if self.job.workers[0] in works:
             for index, vector in enumerate(state):
-                self._push(0, m.State(index), vector)
+                self._push(self.job.leader, m.State(index), vector)
         digest = sha256_of(self.replica.weights_on_host())
         for worker, work in works.items():
             self._pushes.append(
-                self.endpoint.send(0, m.Reached(worker, work, self._totals(), digest))
+                self.endpoint.send(self.job.leader, m.Reached(worker, work, self._totals(), digest))
             )
 
     def _push(self, server: int, message: m.Message, payload: Array) -> None:
@@ -149,7 +149,7 @@ class Exchange:
             match self._events.popleft() if self._events else self.endpoint.receive(LOOK_UP_S):
                 case Arrival(peer, m.Answer() as answer):
                     answers[peer] = answer
-                case Arrival(0, m.Finish()):
+                case Arrival(peer, m.Finish()) if peer == self.job.leader:
                     return None
                 case None:
                     pass
@@ -163,12 +163,12 @@ class Exchange:
         self.pull_s += pull_s
         self.wait_s += max(0.0, end_s - pushed_s - pull_s)
         self.pulled_bytes += self.replica.weights.nbytes
-        return answers[0]
+        return answers[self.job.leader]
 
     def _landing(self, peer: int, message: m.Message) -> Array:
         if not isinstance(message, m.Answer) or peer not in self.job.servers:
             raise ProtocolError(f"rank {peer} sent a payload with {message}")
-        span = self.job.shards[peer]
+        span = self.job.shards[self.job.shard_of(peer)]
         return self.replica.weights[span.start : span.stop]
 
     # While this worker is busy
@@ -196,27 +196,31 @@ class Exchange:
         self, clock: int, steps: int, workers: int, loss: float, squares: float
     ) -> None:
         """Tell rank 0 of steps that all workers did together; see :class:`messages.Progress`."""
-        self.endpoint.send(0, m.Progress(self._totals(), clock, steps, workers, loss, squares))
+        self.endpoint.send(
+            self.job.leader, m.Progress(self._totals(), clock, steps, workers, loss, squares)
+        )
 
     def report_evaluation(self, order: m.Evaluate, sums: Sums) -> None:
         """Tell rank 0 what one part of an evaluation came to."""
         digest = sha256_of(self.replica.weights_on_host()) if order.part == 0 else ""
-        self.endpoint.send(0, m.Evaluated(order.worker, order.version, order.part, sums, digest))
+        self.endpoint.send(
+            self.job.leader, m.Evaluated(order.worker, order.version, order.part, sums, digest)
+        )
 
     def report_costs(self) -> None:
         """Tell rank 0 where this worker's time went so far, if that is measured."""
         profile = self.replica.profile
         for kind, cost in profile.costs.items():
             message = m.Spent(profile.steps, kind, cost.calls, cost.seconds, cost.flops, cost.bytes)
-            self.endpoint.send(0, message)
+            self.endpoint.send(self.job.leader, message)
 
     def say_done(self) -> None:
         """Tell rank 0 that this rank has done what it was told to."""
-        self.endpoint.flush([self.endpoint.send(0, m.Done(self._totals()))])
+        self.endpoint.flush([self.endpoint.send(self.job.leader, m.Done(self._totals()))])
 
     def say_failed(self, status: int) -> None:
         """Tell rank 0 that this worker cannot go on, and ends with this exit status."""
-        sending = self.endpoint.send(0, m.Failed(status))
+        sending = self.endpoint.send(self.job.leader, m.Failed(status))
         # Other messages may be under way, and rank 0 gone: try for a while, then go.
         deadline = self._now() + GOODBYE_S
         while not sending.done and self._now() < deadline:
@@ -227,7 +231,7 @@ class Exchange:
         """Give rank 0 so long to save the weights and end all ranks, this one too; unless it is
         gone."""
         deadline = self._now() + timeout_s
-        while self._now() < deadline and not self.endpoint.has_lost(0):
+        while self._now() < deadline and not self.endpoint.has_lost(self.job.leader):
             with suppress(Exception):  # nothing that comes now matters any more
                 self.endpoint.receive(LOOK_UP_S)
 
