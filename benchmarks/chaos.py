@@ -199,7 +199,7 @@ def _judge(shape: Shape, run: Path, status: int, plain: Undisturbed) -> Outcome:
 
 def _version(run: Path) -> int:
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return max(json.loads(line)["version"] for line in lines if '"version"' in line)
+    return max(int(json.loads(line)["version"]) for line in lines if '"version"' in line)
 
 
 def _check(shape: Shape, run: Path, plain: Undisturbed) -> None:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from failing import pid_of
 from session import end_session
@@ -118,7 +119,7 @@ def _psdp_command(task: Task, folder: Path, run: Path, spares: int) -> list[str]
     return command
 
 
-def _records(run: Path) -> list[dict[str, object]]:
+def _records(run: Path) -> list[dict[str, Any]]:
     file = run / "metrics.jsonl"
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
     return [json.loads(line) for line in lines]

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from gpt_torch import make_gpt
-from torch.distributed import TCPStore
 from torchft import DistributedDataParallel, Manager, Optimizer, ProcessGroupGloo
 from training import OPTIM, SEED, SIZES, batches
 
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    assert OPTIM.lr is not None, "settings are resolved"
     size = SIZES[args.size]
     model = make_gpt(size.model, size.vocab_size, SEED)
     adamw = torch.optim.AdamW(
@@ -49,7 +50,8 @@ def main() -> None:
         model.load_state_dict(kept["model"])
         adamw.load_state_dict(kept["optimizer"])
 
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    c10d: Any = dist  # which exports it, though not to a type checker
+    store = c10d.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     manager = Manager(
         pg=ProcessGroupGloo(timeout=TIMEOUT),
         load_state_dict=load,
