@@ -72,6 +72,13 @@ def test_an_heir_does_an_inherited_older_part_before_its_own() -> None:
     assert evaluations.next_for(1) == Portion(4, 1, 2)
 
 
+def test_an_heir_may_be_one_that_had_no_part_of_its_own() -> None:
+    evaluations = Evaluations()
+    evaluations.open(4, [1])
+    evaluations.leave(1, [2])
+    assert evaluations.next_for(2) == Portion(4, 0, 1)
+
+
 @pytest.mark.parametrize(("worker", "version", "part"), [(1, 4, 1), (2, 8, 0), (3, 4, 0)])
 def test_a_report_that_was_not_asked_for_changes_nothing(
     worker: int, version: int, part: int

@@ -26,6 +26,10 @@ def test_every_worker_has_one_living_rank_until_the_last_is_lost(
             break
         assert tuple(heirs) == before
         for worker, heir in heirs.items():
+            loads = [
+                (len(hosting.hosted(rank)), rank) for rank in hosting.ranks if rank not in gone
+            ]
+            assert heir == min(loads)[1]
             hosting.move(worker, heir)
             assert hosting.hosted_once(lost, worker)
         assert not hosting.hosted(lost)

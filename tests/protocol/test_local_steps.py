@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from answers import answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from psdp.errors import ProtocolError
 from psdp.protocol import (
     Apply,
     Asynchronous,
@@ -41,6 +43,17 @@ def test_a_round_is_so_many_steps_of_everyone_and_the_last_what_is_left() -> Non
         Apply((1, 2), (0.5, 0.5), 32, (0, 0), 2),
         Drained(2),
     ]
+
+
+def test_a_push_of_other_steps_is_refused_with_those_that_were_asked_for() -> None:
+    policy = Synchronous([1, 2], 9, local_steps=3)
+    policy.handle(Pull(1))
+    two = Push(1, 1, Work(clock=0, version=0, units=16, steps=2, step_s=0.0, batch=0))
+    said = (
+        "pushed gradient 0 and 1 after it of batch 0 on version 0; expected gradient 0 and 2 after"
+    )
+    with pytest.raises(ProtocolError, match=said):
+        policy.handle(two)
 
 
 def test_the_average_weighs_by_tokens() -> None:
