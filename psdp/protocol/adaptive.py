@@ -74,7 +74,8 @@ class Adaptive:
         self._deals = deals
         self._before = {worker: known.get(worker, 0) for worker in workers}
         self._steps_s: dict[int, deque[float]] = {}
-        self._waiting: set[int] = set()
+        self._here: set[int] = set()
+        """Workers that have asked for weights: all that wait, once nothing is out."""
         self._earlier_gaps: Counter[int] = Counter()
         self._next: str | None = None
         self._stopped = False
@@ -101,12 +102,10 @@ class Adaptive:
         """Return what to do, in order; see :meth:`Policy.handle`."""
         match event:
             case Pull(worker):
-                self._waiting.add(worker)
+                self._here.add(worker)
                 self._before.setdefault(worker, min(self._before.values(), default=0))
-            case Push(worker):
-                self._waiting.add(worker)
             case Leave(worker):
-                self._waiting.discard(worker)
+                self._here.discard(worker)
                 self._steps_s.pop(worker, None)
             case Stop():
                 self._stopped = True
@@ -139,7 +138,6 @@ class Adaptive:
         """Return what an effect of the present phase is for the run."""
         match effect:
             case SendWeights(worker, clock=clock, batch=batch):
-                self._waiting.discard(worker)
                 before = self._before[worker]
                 clock, batch = clock + before, batch if self._deals else batch + before
                 return [replace(effect, clock=clock, batch=batch)]
@@ -160,6 +158,6 @@ class Adaptive:
         )
         self._policy = self._start(mode, Phase(live, self._budget, self.version, step_s))
         effects: list[Effect] = []
-        for worker in sorted(self._waiting):
+        for worker in sorted(self._here):
             effects += self._ask(Pull(worker))
         return effects

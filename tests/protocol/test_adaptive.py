@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from psdp.errors import ProtocolError
 from psdp.modes import Pushed
 from psdp.protocol import (
     CANDIDATES,
@@ -258,3 +260,69 @@ def test_every_mode_is_seen() -> None:
         for _ in range(10):
             run.go_on(0)
     assert run.modes_seen == set(CANDIDATES)
+
+
+def test_a_stop_counts_for_good_whether_a_change_is_wanted_before_or_after_it() -> None:
+    for events in ((Stop(), Switch("local")), (Switch("local"), Stop())):
+        run = begun(2, 100)
+        for event in events:
+            assert run.do(event) == []
+        run.push(1)
+        run.push(2)
+        assert (run.drained, run.total, run.policy.mode) == (1, 2, "sync")
+
+
+def test_with_the_budget_the_run_ends_and_goes_over_to_nothing() -> None:
+    run = begun(2, 2)
+    run.do(Switch("local"))
+    run.push(1)
+    run.push(2)
+    assert (run.drained, run.policy.mode) == (1, "sync")
+
+
+def test_a_phase_is_told_who_is_there_what_is_left_and_how_fast_each_was_of_late() -> None:
+    phases: list[tuple[str, dict[int, int], int, int, dict[int, float]]] = []
+
+    def start(mode: str, phase: Phase) -> Policy:
+        workers, step_s = dict.fromkeys(phase.workers, 0), dict(phase.step_s)
+        phases.append((mode, workers, phase.budget, phase.version, step_s))
+        return StaleBounded(workers, phase.budget, staleness=99, version=phase.version)
+
+    policy = Adaptive(start, "ssp", [1, 2, 3], 100, version=4, clocks={1: 2, 2: 2})
+    assert phases == [("ssp", {1: 0, 2: 0, 3: 0}, 100, 4, {})]
+
+    def answer_to(event: Event) -> SendWeights:
+        answers = {effect.worker: effect for effect in policy.handle(event) if is_answer(effect)}
+        return answers[event.worker]  # type: ignore[union-attr]
+
+    def pushed(answer: SendWeights, step_s: float) -> Push:
+        work = Work(answer.clock, answer.version, 8, answer.batch, 1, step_s=step_s)
+        return Push(answer.worker, answer.worker, work)
+
+    answers = {worker: answer_to(Pull(worker)) for worker in (1, 2, 3)}
+    assert [answers[worker].clock for worker in (1, 2, 3)] == [2, 2, 0]
+    for step in range(10):  # the first two are too long ago
+        for worker in (1, 2, 3):
+            answers[worker] = answer_to(pushed(answers[worker], 9.0 if step < 2 else worker))
+    joined = answer_to(Pull(7))
+    assert joined.clock == 10, "as far as the slowest is"
+    assert policy.handle(Switch("local")) == []
+    policy.handle(Leave(3))
+    for worker in (1, 2):
+        policy.handle(pushed(answers[worker], worker))
+    begun_again = policy.handle(pushed(joined, 5.0))
+    assert policy.clocks == {1: 13, 2: 13, 7: 11}
+    assert [effect.clock for effect in begun_again if is_answer(effect)] == [13, 13, 11]
+    speeds = {1: 1.0, 2: 2.0, 7: 5.0}
+    assert phases[1:] == [("local", {1: 0, 2: 0, 7: 0}, 67, 37, speeds)]
+    assert sum(policy.clock_gaps.values()) == 37, "one with every answer"
+
+
+def is_answer(effect: Effect) -> TypeGuard[SendWeights]:
+    return isinstance(effect, SendWeights)
+
+
+def test_a_push_of_a_worker_that_nobody_knows_is_refused_as_it_came() -> None:
+    policy = adaptive([1], 10, 1)
+    with pytest.raises(ProtocolError, match="worker 9 pushed gradient 4 without"):
+        policy.handle(Push(9, 9, Work(4, 0, 8, 4, 1, step_s=1.0)))

@@ -232,3 +232,18 @@ def test_a_move_of_a_worker_that_waits_changes_nothing() -> None:
         (Move(1, 2), []),
         (push(2, 0, 0), [applied(2, 1, 2), answer(1, 2, 1), answer(2, 2, 1)]),
     )
+
+
+@pytest.mark.parametrize(("late", "rate"), [(0, 1.0), (1, 1.0), (2, 1 / 2), (5, 1 / 5)])
+def test_a_late_gradient_moves_the_weights_by_the_inverse_of_its_lag(
+    late: int, rate: float
+) -> None:
+    for inverse in (True, False):
+        policy = Asynchronous([1, 2], inverse_lag=inverse)
+        policy.handle(Pull(2))
+        policy.handle(Pull(1))
+        for clock in range(late):
+            policy.handle(push(1, clock, clock))
+        (apply, *_) = policy.handle(push(2, 0, 0))
+        expected = rate if inverse else 1.0
+        assert apply == Apply((2,), (1.0,), 8, (late,), late + 1, expected)
