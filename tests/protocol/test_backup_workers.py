@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from answers import answer
 
 from psdp.protocol import (
     Apply,
+    Deck,
     Drained,
     Drop,
     Effect,
@@ -65,6 +68,19 @@ def test_a_straggler_gets_another_chance_in_a_round_that_is_under_way() -> None:
         (push(2, 0, 0), [Drop(2, 2), answer(2, 1, 0)]),
         (push(2, 0, 1), [mean(2, 3, version=2), answer(2, 2, 1), answer(3, 2, 2)]),
     )
+
+
+def test_what_came_too_late_of_dealt_batches_is_dealt_again() -> None:
+    policy = Synchronous([1, 2, 3], 6, backup_workers=1, deck=Deck())
+    granted = {worker: policy.handle(Pull(worker))[0] for worker in (1, 2, 3)}
+    assert [answer.batch for answer in granted.values() if isinstance(answer, SendWeights)] == [
+        *(0, 1, 2),
+    ]
+    policy.handle(push(1, 0, 0))
+    closed = policy.handle(Push(3, 3, Work(0, 0, units=8, batch=2)))
+    assert [effect.batch for effect in closed if isinstance(effect, SendWeights)] == [3, 4]
+    late = policy.handle(Push(2, 2, Work(0, 0, units=8, batch=1)))
+    assert late == [Drop(2, 2), replace(answer(2, 1, 0), batch=1)]
 
 
 def test_the_run_ends_without_its_straggler() -> None:

@@ -66,6 +66,17 @@ def test_the_average_weighs_by_tokens() -> None:
     assert apply.weights == (3 / 5, 2 / 5)
 
 
+def test_without_a_budget_or_a_pace_a_round_is_all_steps_of_everyone() -> None:
+    policy = Synchronous([1, 2], local_steps=3)
+    answers = [policy.handle(Pull(worker))[0] for worker in (1, 2)]
+    assert answers == [answer(1, 0, 0, 3), answer(2, 0, 0, 3)]
+    assert isinstance(answers[0], SendWeights)
+    assert isinstance(answers[1], SendWeights)
+    policy.handle(push(answers[0], step_s=1.0))
+    _, *again = policy.handle(push(answers[1], step_s=5.0))
+    assert again == [answer(1, 1, 3, 3), answer(2, 1, 3, 3)]
+
+
 def test_a_slow_worker_takes_as_many_steps_as_it_can_meanwhile() -> None:
     policy = Asynchronous([1, 2], None, local_steps=12, paced=True)
     fast, slow = (policy.handle(Pull(worker))[0] for worker in (1, 2))
