@@ -3,6 +3,7 @@
 # make test-mpi these alone
 # make lint     ruff, mypy --strict, clang-format
 # make docs     the site, in docs/_build; a warning is an error
+# make mutants  which changes of the protocol its tests do not see (20 minutes)
 # make bench    one core and two against PyTorch; the server; the transport
 #
 # MPI=mpich takes MPICH instead of Open MPI; each has its own virtual environment.
@@ -21,7 +22,7 @@ JOBS_AT_ONCE ?= 3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test test-mpi lint docs bench clean
+.PHONY: train test test-mpi lint docs mutants bench clean
 
 train: $(VENV)/.train
 	$(BIN)/python -m psdp.launch -n $(RANKS) --max-steps $(STEPS) --out $(RUN)
@@ -43,6 +44,10 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --fresh-env docs docs/_build
+
+mutants: $(VENV)/.mutants
+	$(BIN)/mutmut run --max-children 2
+	$(BIN)/mutmut results
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/compute.py
@@ -68,6 +73,10 @@ $(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
 
 $(VENV)/.bench: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) -e '.[$(MPI),bench]'
+	@touch $@
+
+$(VENV)/.mutants: $(SOURCES) | $(VENV)/bin/python
+	$(PIP) -e '.[$(MPI),mutants]'
 	@touch $@
 
 $(VENV)/.docs: $(SOURCES) | $(VENV)/bin/python
