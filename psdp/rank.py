@@ -16,12 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from psdp import __version__
 from psdp.checkpoint import CheckpointStore
-from psdp.config import RunConfig
 from psdp.config.duration import seconds_in
 from psdp.errors import ConfigError, PeerLost, PsdpError, StartRefused
-from psdp.job import Job
 from psdp.line import Line
 from psdp.nn.profile import clock_of
 from psdp.records.console import Console
@@ -35,8 +32,8 @@ from psdp.servers.leader import Leader
 from psdp.servers.serving import Serving
 from psdp.signals import heeded
 from psdp.startup import Ready, prepare
+from psdp.startup.describing import describe
 from psdp.startup.program import LANGUAGE, Program
-from psdp.startup.resume import change_of_schedule
 from psdp.startup.step import Nothing, Step, take
 from psdp.terminal import show_any_text
 from psdp.transport import Endpoint
@@ -45,6 +42,9 @@ from psdp.transport.mpi import MpiWorld
 from psdp.transport.reducer import Reducer
 from psdp.transport.world import World
 from psdp.workers.worker import Worker
+
+LAST_S, TICK_S = 5.0, 0.02
+"""How long a rank waits for rank 0 to end before it, and how long at once."""
 
 
 class Signals:
@@ -104,7 +104,9 @@ def live(
     """
     show_any_text()
     line.started()
-    return live_in(MpiWorld(), given, refused, Signals(line), line, program)
+    world = MpiWorld()
+    with world.staying():
+        return live_in(world, given, refused, Signals(line), line, program)
 
 
 def live_in(
@@ -145,6 +147,8 @@ def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
     ranks if it failed."""
     try:
         role.run()
+        if world.survives:
+            leave_last(endpoint)
         endpoint.close()
     except BaseException as error:
         status = tell(world.rank, error)
@@ -155,6 +159,17 @@ def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
                 role.fail(error, status)
         world.abort(status, known=known)
     return 0
+
+
+def leave_last(endpoint: Endpoint) -> None:
+    """Wait until rank 0 has ended, which has more to do than others.
+
+    A rank that exits with a status counts twice for an mpirun of Open MPI, which ends the job with
+    as many ends as it has ranks: whoever is left then is cut off.
+    """
+    deadline_s = time.monotonic() + LAST_S
+    while endpoint.rank and not endpoint.has_lost(0) and time.monotonic() < deadline_s:
+        endpoint.receive(TICK_S)
 
 
 def within(
@@ -297,45 +312,3 @@ def _server(ready: Ready, endpoint: Endpoint, asked: Asked, gone: Gone) -> Leade
         signalled=asked,
         gone=gone,
     )
-
-
-def describe(ready: Ready) -> str:
-    """Return the line that a run begins with."""
-    job, config = ready.job, ready.job.config
-    kernels = " and ".join(sorted({ready.kernels[rank] for rank in job.worker_ranks}))
-    text = (
-        f"psdp {__version__}: {config.run.mode}, {len(job.servers)} server(s), "
-        f"{_workers_of(job)}, {job.table.size:,} parameters, {ready.links.describe()}"
-        f"{', gradients by MPI Allreduce' if job.reduces else ''}"
-        f"{f', pushed {job.codec.said}' if job.codec.said else ''}, "
-        f"{kernels} kernels; "
-        f"{job.task.description or job.task.called()}; "
-        f"{job.units:,} {job.units_name} to train on; "
-        f"results in {ready.folder.path}"
-    )
-    slow = slowed(config.run)
-    if slow:
-        text += f"\nSLOWED DOWN ON PURPOSE: {slow}"
-    if ready.manifest is not None:
-        text += f"\ngoing on from {ready.manifest.folder}"
-        change = change_of_schedule(job, ready.manifest)
-        text += "" if change is None else f"\n{change}"
-    return text
-
-
-def _workers_of(job: Job) -> str:
-    ranks = len(job.worker_ranks)
-    of = "" if ranks == len(job.workers) else f" on {ranks} rank(s)"
-    return f"{len(job.workers)} worker(s){of}"
-
-
-def slowed(run: RunConfig) -> str:
-    """Return what slows this run down on purpose; nothing if nothing does."""
-    slow = []
-    if run.straggler is not None:
-        slow.append(f"stragglers {run.straggler} (rank:factor)")
-    if run.jitter is not None:
-        slow.append(f"every step by {run.jitter}")
-    if run.link_mbps:
-        slow.append(f"links of {run.link_mbps:g} Mbit/s")
-    return ", ".join(slow)

@@ -218,13 +218,14 @@ class Supervisor:
         if told is None:
             beyond = (rank for rank in known.values() if rank.unreachable or not rank.gone)
             first = self._broken or next(beyond, None) or first
+        without = self._survives and any(rank.status != 0 for rank in self._ranks.left)
         status = exit_status(
             128 - code if code < 0 else code,
             told,
             asked=self._asked,
             broken=broken,
             spoke=0 in known and known[0].started,
-            survives=self._survives,
+            survived=without,
         )
         return Outcome(status, told, known, first, self._ranks.folder)
 
@@ -236,7 +237,7 @@ def exit_status(
     asked: int | None,
     broken: bool,
     spoke: bool,
-    survives: bool = False,
+    survived: bool = False,
 ) -> int:
     """Return the exit status of a job: 0 if it has finished, and in no other case.
 
@@ -246,10 +247,10 @@ def exit_status(
         asked: the signal that asked for an end.
         broken: a rank had ended before MPI's start, or its host does not answer.
         spoke: rank 0 would say it if it had finished; not all programs do.
-        survives: a job finishes though ranks of it have failed, whose status mpirun may have.
+        survived: ranks of it have failed, whose status mpirun may have, and it went on.
     """
     if told is not None:
-        return told if survives else told or mpirun
+        return told if survived else told or mpirun
     if asked is not None:
         return status_after(asked)
     if broken:

@@ -25,6 +25,8 @@ DEATHS = {
     "killed": "os.kill(os.getpid(), 9)",
     "fails": "raise RuntimeError('out of order')",
     "crashes": "os.kill(os.getpid(), 11)",
+    "exits": "os._exit(3)",
+    "exits in C": "__import__('ctypes').CDLL(None).exit(3)",
 }
 
 
@@ -40,7 +42,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize(
     ("death", "servers", "spares"),
-    [("killed", 2, 0), ("killed", 1, 1), ("fails", 1, 0), ("crashes", 2, 1)],
+    [
+        ("killed", 2, 0),
+        ("killed", 1, 1),
+        ("fails", 1, 0),
+        ("crashes", 2, 1),
+        ("exits", 1, 0),
+        ("exits in C", 1, 1),
+    ],
 )
 def test_another_rank_does_what_a_lost_one_would_have_done(
     tmp_path: Path, undisturbed: str, death: str, servers: int, spares: int

@@ -39,8 +39,8 @@ def test_the_exit_status(
     assert exit_status(mpirun, told, asked=asked, broken=broken, spoke=spoke) == status
 
 
-def test_a_job_that_survives_failures_has_finished_if_rank_0_says_so() -> None:
-    how = {"asked": None, "broken": False, "spoke": True, "survives": True}
+def test_a_job_that_has_survived_failures_has_finished_if_rank_0_says_so() -> None:
+    how = {"asked": None, "broken": False, "spoke": True, "survived": True}
     assert exit_status(3, 0, **how) == 0  # type: ignore[arg-type]
     assert exit_status(0, 5, **how) == 5  # type: ignore[arg-type]
     assert exit_status(0, None, **how) == 5  # type: ignore[arg-type]

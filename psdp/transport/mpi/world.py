@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NoReturn
 
 import numpy as np
@@ -17,6 +18,7 @@ from psdp.transport.devices import MemorySpace
 from psdp.transport.launchers import survives_failures
 from psdp.transport.link import Link
 from psdp.transport.mpi.endpoint import MpiEndpoint
+from psdp.transport.mpi.exits import no_exit
 from psdp.transport.mpi.library import MPI, library_name
 from psdp.transport.mpi.reducer import MpiReducer
 from psdp.transport.shared import Neighbours
@@ -91,6 +93,10 @@ class MpiWorld:
     def survives(self) -> bool:
         """Whether the job goes on when a rank that works is lost."""
         return survives_failures(os.environ)
+
+    def staying(self) -> AbstractContextManager[None]:
+        """Return while what this process may not exit without the others that go on seeing it."""
+        return no_exit() if self.survives else nullcontext()
 
     def abort(self, code: int, *, known: bool = False) -> NoReturn:
         """End every rank of the job; or this one, where the job goes on after failures.

@@ -1,0 +1,51 @@
+"""The line that a run begins with: what it is, where, and how."""
+
+from __future__ import annotations
+
+from psdp import __version__
+from psdp.config import RunConfig
+from psdp.job import Job
+from psdp.startup.prepare import Ready
+from psdp.startup.resume import change_of_schedule
+
+
+def describe(ready: Ready) -> str:
+    """Return the line that a run begins with."""
+    job, config = ready.job, ready.job.config
+    kernels = " and ".join(sorted({ready.kernels[rank] for rank in job.worker_ranks}))
+    text = (
+        f"psdp {__version__}: {config.run.mode}, {len(job.servers)} server(s), "
+        f"{_workers_of(job)}, {job.table.size:,} parameters, {ready.links.describe()}"
+        f"{', gradients by MPI Allreduce' if job.reduces else ''}"
+        f"{f', pushed {job.codec.said}' if job.codec.said else ''}, "
+        f"{kernels} kernels; "
+        f"{job.task.description or job.task.called()}; "
+        f"{job.units:,} {job.units_name} to train on; "
+        f"results in {ready.folder.path}"
+    )
+    slow = slowed(config.run)
+    if slow:
+        text += f"\nSLOWED DOWN ON PURPOSE: {slow}"
+    if ready.manifest is not None:
+        text += f"\ngoing on from {ready.manifest.folder}"
+        change = change_of_schedule(job, ready.manifest)
+        text += "" if change is None else f"\n{change}"
+    return text
+
+
+def _workers_of(job: Job) -> str:
+    ranks = len(job.worker_ranks)
+    of = "" if ranks == len(job.workers) else f" on {ranks} rank(s)"
+    return f"{len(job.workers)} worker(s){of}"
+
+
+def slowed(run: RunConfig) -> str:
+    """Return what slows this run down on purpose; nothing if nothing does."""
+    slow = []
+    if run.straggler is not None:
+        slow.append(f"stragglers {run.straggler} (rank:factor)")
+    if run.jitter is not None:
+        slow.append(f"every step by {run.jitter}")
+    if run.link_mbps:
+        slow.append(f"links of {run.link_mbps:g} Mbit/s")
+    return ", ".join(slow)
