@@ -34,7 +34,13 @@ from mpi4py import MPI
 
 from psdp.backend import make_backend
 from psdp.config import OptimConfig
-from psdp.launch.mpirun import find_launcher, mpirun_command, this_host, vendor_of
+from psdp.launch.mpirun import (
+    find_launcher,
+    mpirun_command,
+    this_host,
+    vendor_of,
+    version_of,
+)
 from psdp.launch.options import Job
 from psdp.modes import Pushed
 from psdp.optim import make_optimizer
@@ -276,7 +282,7 @@ def launch(ranks: int) -> NoReturn:
     job = Job(ranks, None, ("-m", here.stem), (*sys.argv[1:], "--rank"))
     paths = [str(here.parent), str(here.parents[1]), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    command = mpirun_command(launcher, vendor_of(launcher), job, this_host())
+    command = mpirun_command(launcher, vendor_of(version_of(launcher)), job, this_host())
     os.execv(command[0], command)
 
 

@@ -167,6 +167,12 @@ class Job:
         return not self.mode.served
 
     @property
+    def bears_losses(self) -> bool:
+        """Whether others can do the work of a worker's rank that is lost, where the MPI lets
+        them."""
+        return self.mode.survives_loss and self.config.run.replay is None
+
+    @property
     def elastic_rate(self) -> float:
         """How far server and worker move towards one another in elastic averaging."""
         rate = self.config.optim.elastic_rate

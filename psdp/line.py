@@ -3,7 +3,7 @@
 A rank opens it before it does anything that can fail, so that the launcher sees which one ended,
 where, and whether MPI had it yet. It tells how far it has come, and rank 0 is told by it to end:
 an MPI's own launcher either passes a signal on or leaves time for a checkpoint, seldom both. Rank 0
-is told, too, of ranks that are gone, of which an MPI does not see all.
+is told, too, of ranks that are gone, of which an MPI does not see all, and all others of its end.
 Each word is a line of JSON. Without a launcher, or where it cannot be reached, all of this does
 nothing: a rank runs as well without.
 """
@@ -39,6 +39,8 @@ class Line:
         self.began_s = time.monotonic() - age_s
         self._connection = connection
         self._rest = b""
+        self._end: int | None = None
+        self._over: int | None = None
         self._gone: list[int] = []
 
     def started(self) -> None:
@@ -56,26 +58,38 @@ class Line:
     def asked(self) -> int | None:
         """Return the number of a signal by which the launcher asks this rank to end, None if it
         does not."""
-        words = self._words()
-        self._gone += [int(word["gone"]) for word in words if "gone" in word]
-        return next((int(word["end"]) for word in words if "end" in word), None)
+        self._listen()
+        return self._end
+
+    def over(self) -> int | None:
+        """Return the exit status with which rank 0 has ended, None if it has not said any."""
+        self._listen()
+        return self._over
 
     def gone(self) -> list[int]:
-        """Return the ranks of which the launcher has told, until :meth:`asked` was last called,
-        that their processes are no more; each once."""
+        """Return the ranks of which the launcher tells that their processes are no more; each
+        once."""
+        self._listen()
         told, self._gone = self._gone, []
         return told
 
-    def _words(self) -> list[dict[str, Any]]:
-        """Return what the launcher has said since."""
+    def _listen(self) -> None:
+        """Take what the launcher has said since."""
         if self._connection is None:
-            return []
+            return
         try:
             self._rest += self._connection.recv(LONGEST_BYTES)
         except OSError:  # nothing there, or nobody
-            return []
+            return
         *lines, self._rest = self._rest.split(b"\n")
-        return [json.loads(line) for line in lines]
+        for line in lines:
+            match json.loads(line):
+                case {"end": int(number)}:
+                    self._end = self._end or number
+                case {"over": int(status)}:
+                    self._over = status
+                case {"gone": int(rank)}:
+                    self._gone.append(rank)
 
     def _tell(self, **word: Any) -> None:
         if self._connection is not None:

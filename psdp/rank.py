@@ -151,13 +151,16 @@ def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
             leave_last(endpoint)
         endpoint.close()
     except BaseException as error:
+        lost = isinstance(error, PeerLost) and world.rank > 0
+        if lost and (over := line.over()) is not None:  # and has said why
+            world.abort(over, known=True)
         status = tell(world.rank, error)
         line.ended(status)
-        known = isinstance(error, PeerLost) and world.rank > 0
         with suppress(BaseException):
-            if not (world.survives and isinstance(role, Worker)):  # else others do its work
+            others = world.survives and isinstance(role, Worker) and role.job.bears_losses
+            if not others:  # else they do its work
                 role.fail(error, status)
-        world.abort(status, known=known)
+        world.abort(status, known=lost)
     return 0
 
 
@@ -231,7 +234,8 @@ def take_role(world: World, ready: Ready, asked: Asked, gone: Gone = list) -> tu
     if not job.mode.served and world.rank in job.computing:
         reducer = world.reducer(job.computing)
     try:
-        role, _ = take(world, TakeRole(ready, endpoint, reducer, asked, gone))
+        taking = TakeRole(ready, endpoint, reducer, asked, gone, world.survives)
+        role, _ = take(world, taking)
     except BaseException:
         ready.folder.withdraw()
         endpoint.close()
@@ -248,12 +252,14 @@ class TakeRole(Step[Role, Nothing, None]):
     reducer: Reducer | None
     asked: Asked
     gone: Gone
+    survives: bool
 
     facts = Nothing
 
     def act(self) -> tuple[Role, Nothing]:
         if self.endpoint.rank in self.ready.job.holding:
-            return _server(self.ready, self.endpoint, self.asked, self.gone), Nothing()
+            server = _server(self.ready, self.endpoint, self.asked, self.gone, self.survives)
+            return server, Nothing()
         return _worker(self.ready, self.endpoint, self.reducer, self.asked), Nothing()
 
     def agree(self, facts: Sequence[Nothing]) -> None:
@@ -273,7 +279,9 @@ def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, asked: As
     )
 
 
-def _server(ready: Ready, endpoint: Endpoint, asked: Asked, gone: Gone) -> Leader | Follower:
+def _server(
+    ready: Ready, endpoint: Endpoint, asked: Asked, gone: Gone, survives: bool
+) -> Leader | Follower:
     """Return the server of this rank, at its start or where the checkpoint was taken."""
     job, run, snapshot = ready.job, ready.job.config.run, ready.snapshot
     assert ready.shard is not None
@@ -287,7 +295,7 @@ def _server(ready: Ready, endpoint: Endpoint, asked: Asked, gone: Gone) -> Leade
     version, units = serving.progress.version, serving.progress.units
     best = None if ready.manifest is None else Best.from_record(ready.manifest.state["best"])
     console = Console(job.units, units, name=job.units_name, quiet=run.quiet)
-    console.say(describe(ready))
+    console.say(describe(ready, survives))
     recorder = Recorder(
         job,
         folder,

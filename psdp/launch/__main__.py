@@ -11,7 +11,16 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from psdp.errors import PsdpError
-from psdp.launch.mpirun import Host, Vendor, find_launcher, mpirun_command, this_host, vendor_of
+from psdp.launch.mpirun import (
+    Host,
+    Vendor,
+    find_launcher,
+    mpirun_command,
+    settled,
+    this_host,
+    vendor_of,
+    version_of,
+)
 from psdp.launch.options import Job, parse
 from psdp.launch.ranks import Ranks, may_be_elsewhere
 from psdp.launch.restarts import Restarts, who_answers
@@ -26,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         job = parse(sys.argv[1:] if argv is None else argv)
         launcher = find_launcher(Path(sys.prefix), os.environ.get("PATH", os.defpath))
-        vendor, host = vendor_of(launcher), this_host()
+        version, host = version_of(launcher), this_host()
+        vendor, job = vendor_of(version), settled(job, launcher, version)
         if job.shown_only:
             print(shlex.join(mpirun_command(launcher, vendor, job, host)))
             return 0
@@ -57,7 +67,7 @@ def run(job: Job | None, restarts: Restarts, launcher: Path, vendor: Vendor, hos
         if vendor is Vendor.OPEN_MPI:
             command[1:1] = ["-x", VARIABLE]  # other launchers pass all variables on
         try:
-            supervisor = Supervisor(signals, ranks, job.ranks, survives=job.survives)
+            supervisor = Supervisor(signals, ranks, job.ranks, survives=bool(job.survives))
             outcome = supervisor.run(command)
         finally:
             ranks.close()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def find_launcher(prefix: Path, path: str) -> Path:
     )
 
 
-def vendor_of(launcher: Path) -> Vendor:
-    """Return the vendor that ``launcher --version`` names.
+def version_of(launcher: Path) -> str:
+    """Return what ``launcher --version`` says.
 
     Raises:
         ConfigError: the launcher does not run; what it said is passed on.
@@ -75,19 +76,41 @@ def vendor_of(launcher: Path) -> Vendor:
             f"{launcher} does not run (--version ended with exit status {answer.returncode}); it "
             f"said:\n{answer.stdout.strip() or 'nothing'}"
         )
-    if "Open MPI" in answer.stdout:
+    return answer.stdout
+
+
+def vendor_of(version: str) -> Vendor:
+    """Return the vendor that a launcher's version names."""
+    if "Open MPI" in version:
         return Vendor.OPEN_MPI
-    if "HYDRA" in answer.stdout or "Intel(R) MPI" in answer.stdout:
+    if "HYDRA" in version or "Intel(R) MPI" in version:
         return Vendor.HYDRA
     return Vendor.OTHER
 
 
-def mpirun_command(launcher: Path, vendor: Vendor, job: Job, host: Host) -> list[str]:
-    """Return the whole command as a list of words.
+def has_ulfm(version: str) -> bool:
+    """Say whether the MPI of a launcher's version goes on when a rank dies: Open MPI since 5."""
+    number = re.search(r"Open MPI\) (\d+)", version)
+    return number is not None and int(number[1]) >= 5
+
+
+def settled(job: Job, launcher: Path, version: str) -> Job:
+    """Return the job with all that depends on the MPI decided.
 
     Raises:
-        ConfigError: the job is to go on when a rank dies, and this MPI cannot.
+        ConfigError: it is to go on when a rank dies, and this MPI cannot.
     """
+    able = has_ulfm(version)
+    if job.survives and not able:
+        raise ConfigError(
+            f"--with-ft ulfm needs Open MPI 5 or later, which {launcher} is not of: a job of this "
+            "MPI ends when a rank dies; --restarts N starts it again from its newest checkpoint"
+        )
+    return replace(job, survives=able) if job.survives is None else job
+
+
+def mpirun_command(launcher: Path, vendor: Vendor, job: Job, host: Host) -> list[str]:
+    """Return the whole command as a list of words."""
     options = []
     if vendor is Vendor.OPEN_MPI:
         if host.root:
@@ -103,11 +126,6 @@ def mpirun_command(launcher: Path, vendor: Vendor, job: Job, host: Host) -> list
             options += ["--mca", "btl", "^ofi"]
         if job.survives:
             options += ["--with-ft", "ulfm"]
-    elif job.survives:
-        raise ConfigError(
-            f"--with-ft ulfm needs Open MPI, which {launcher} is not of: a job of this MPI ends "
-            "when a rank dies; --restarts N starts it again from its newest checkpoint"
-        )
     if job.hostfile is not None:
         options += ["-f" if vendor is Vendor.HYDRA else "--hostfile", job.hostfile]
     worker = [sys.executable, *job.program, *job.flags]

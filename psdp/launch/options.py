@@ -22,7 +22,7 @@ class Job:
         shown_only: nothing is started, the command is shown.
         restarts: how often it may be started again after a failure.
         crowded: hosts are to take more ranks than they have slots.
-        survives: it is to go on when a rank dies.
+        survives: it is to go on when a rank dies; None: where the MPI can.
     """
 
     ranks: int
@@ -32,7 +32,7 @@ class Job:
     shown_only: bool = False
     restarts: int = 0
     crowded: bool = False
-    survives: bool = False
+    survives: bool | None = None
 
 
 def parse(argv: list[str]) -> Job:
@@ -44,7 +44,7 @@ def parse(argv: list[str]) -> Job:
     """
     parser = Parser(
         prog="python -m psdp.launch",
-        usage="%(prog)s -n N [--hostfile FILE] [--restarts R] [--with-ft ulfm] [--dry-run] "
+        usage="%(prog)s -n N [--hostfile FILE] [--restarts R] [--with-ft ulfm|none] [--dry-run] "
         "[SCRIPT.py] [flags]",
         description="Start psdp with the mpirun of this Python and the options that this host "
         "needs. Prints the whole command first (not with --quiet).",
@@ -70,9 +70,9 @@ def parse(argv: list[str]) -> Job:
     )
     parser.add_argument(
         "--with-ft",
-        choices=("ulfm",),
-        help="go on when a rank that works dies, as Open MPI's mpirun offers (default: the job "
-        "ends, saved)",
+        choices=("ulfm", "none"),
+        help="ulfm: go on when a rank that works dies, as Open MPI 5 and later can; none: end then "
+        "(default: ulfm where the MPI has it)",
     )
     parser.add_argument("--module", default="psdp.worker", help=argparse.SUPPRESS)
     own, flags = parser.parse_known_args(argv)
@@ -86,7 +86,7 @@ def parse(argv: list[str]) -> Job:
     program: tuple[str, ...] = ("-m", own.module)
     if flags and flags[0].endswith(".py"):
         program = (flags.pop(0),)
-    survives = own.with_ft is not None
+    survives = None if own.with_ft is None else own.with_ft == "ulfm"
     return Job(own.n, hostfile, program, tuple(flags), own.dry_run, own.restarts, survives=survives)
 
 

@@ -107,21 +107,15 @@ class Ranks:
 
     def ask_to_end(self, number: int) -> bool:
         """Have rank 0 end the run as after a signal; say whether it can, and has one to end."""
-        return self._tell(end=number)
+        return self._tell_leader(end=number)
 
     def tell_of(self, rank: Rank) -> bool:
         """Tell rank 0 that a rank is gone; say whether it can be told, and leads a run."""
-        return self._tell(gone=rank.rank)
+        return self._tell_leader(gone=rank.rank)
 
-    def _tell(self, **word: Any) -> bool:
+    def _tell_leader(self, **word: Any) -> bool:
         leader = self.known.get(0)
-        if leader is None or leader.gone or leader.folder is None or leader.connection is None:
-            return False
-        try:
-            leader.connection.sendall(encoded(word))
-        except OSError:
-            return False
-        return True
+        return leader is not None and leader.folder is not None and _tell(leader, **word)
 
     def kill(self) -> None:
         """Kill those on this host that are still there, if they are what they were."""
@@ -176,11 +170,13 @@ class Ranks:
             who = int(word["rank"]), str(word["host"]), int(word["pid"])
             rank = Rank(*who, connection=connection)
             self.known[rank.rank] = rank
-            with suppress(OSError):
-                connection.sendall(encoded({"age_s": self._now() - self._began_s}))
+            _tell(rank, age_s=self._now() - self._began_s)
         rank.started = word.get("started", rank.started)
         rank.folder = word.get("folder", rank.folder)
         rank.status = word.get("ended", rank.status)
+        if rank.rank == 0 and "ended" in word:
+            for other in self.known.values():
+                _tell(other, over=rank.status)
 
     def _drop(self, connection: socket.socket) -> None:
         rank = self._at(connection)
@@ -193,6 +189,17 @@ class Ranks:
 
     def _at(self, connection: socket.socket) -> Rank | None:
         return next((rank for rank in self.known.values() if rank.connection is connection), None)
+
+
+def _tell(rank: Rank, **word: Any) -> bool:
+    """Say a word to a rank; say whether it can hear it."""
+    if rank.connection is None:
+        return False
+    try:
+        rank.connection.sendall(encoded(word))
+    except OSError:
+        return False
+    return True
 
 
 def may_be_elsewhere(hostfile: str | None, environment: Mapping[str, str]) -> bool:

@@ -8,9 +8,15 @@ from psdp.job import Job
 from psdp.startup.prepare import Ready
 from psdp.startup.resume import change_of_schedule
 
+_HOST = " nor the host of mpirun"
 
-def describe(ready: Ready) -> str:
-    """Return the line that a run begins with."""
+
+def describe(ready: Ready, survives: bool) -> str:
+    """Return the line that a run begins with.
+
+    Args:
+        survives: the MPI goes on when a rank is lost.
+    """
     job, config = ready.job, ready.job.config
     kernels = " and ".join(sorted({ready.kernels[rank] for rank in job.worker_ranks}))
     text = (
@@ -21,6 +27,7 @@ def describe(ready: Ready) -> str:
         f"{kernels} kernels; "
         f"{job.task.description or job.task.called()}; "
         f"{job.units:,} {job.units_name} to train on; "
+        f"{_losses(ready, survives)}; "
         f"results in {ready.folder.path}"
     )
     slow = slowed(config.run)
@@ -31,6 +38,14 @@ def describe(ready: Ready) -> str:
         change = change_of_schedule(job, ready.manifest)
         text += "" if change is None else f"\n{change}"
     return text
+
+
+def _losses(ready: Ready, survives: bool) -> str:
+    """Return what becomes of the job when it loses a rank."""
+    if not (survives and ready.job.bears_losses):
+        return "a rank that dies ends the job (--restarts N: to go on from its newest checkpoint)"
+    several = len(set(ready.hosts)) > 1
+    return f"a rank that dies: the job goes on, but not without a server{_HOST if several else ''}"
 
 
 def _workers_of(job: Job) -> str:

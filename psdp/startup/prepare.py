@@ -45,6 +45,7 @@ class Ready:
         neighbours: what this rank shares with others on its host.
         vectors_on: the GPU that holds this rank's vectors, if one does.
         kernels: that each rank computes with.
+        hosts: of each rank.
     """
 
     job: Job
@@ -58,6 +59,7 @@ class Ready:
     neighbours: Neighbours
     vectors_on: Device | None
     kernels: list[str]
+    hosts: list[str]
 
 
 def prepare(
@@ -126,6 +128,7 @@ def _prepare(
         neighbours=Neighbours(meeting.memory, meeting.windows),
         vectors_on=None if on_devices is None else on_devices.device,
         kernels=kernels,
+        hosts=[location.host for location in locations],
     )
 
 

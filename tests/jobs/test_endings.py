@@ -40,6 +40,8 @@ sys.exit(main())
 """
 
 
+PLAIN = ("--with-ft", "none")
+"""A worker that fails ends the job, under any MPI."""
 ERROR = 'ZeroDivisionError("a mistake")'
 SYNC, ASYNC = ("--mode", "sync"), ("--mode", "async")
 
@@ -60,7 +62,8 @@ def test_an_exception_on_any_rank_leaves_the_weights_so_far(
     folder: Path, of: str, number: int, rank: int, servers: int, mode: tuple[str, ...]
 ) -> None:
     ranks, code = servers + 2, at_call(of, number, rank, ERROR)
-    job = train(folder, ranks, *mode, "--servers", str(servers), "--out", "run", code=code)
+    flags = (*PLAIN, *mode, "--servers", str(servers), "--out", "run")
+    job = train(folder, ranks, *flags, code=code)
     assert job.returncode == 1, job.stdout
     assert f"psdp: rank {rank} failed:" in job.stdout
     assert "ZeroDivisionError: a mistake" in job.stdout
@@ -88,7 +91,8 @@ def test_an_exception_on_any_rank_leaves_the_weights_so_far(
 def test_a_rank_that_exits_does_not_leave_the_others_waiting(
     folder: Path, of: str, rank: int, error: str, status: int
 ) -> None:
-    job = train(folder, 4, "--servers", "2", "--out", "run", code=at_call(of, 8, rank, error))
+    code = at_call(of, 8, rank, error)
+    job = train(folder, 4, *PLAIN, "--servers", "2", "--out", "run", code=code)
     assert job.returncode == status, job.stdout
     signalled = error == "KeyboardInterrupt" and rank == 0
     assert summary(folder / "run")["stopped_by"] == ("signal" if signalled else "error")

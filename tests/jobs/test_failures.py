@@ -123,7 +123,7 @@ def test_ranks_with_different_corpora_end_all(folder: Path) -> None:
 
 def test_an_exception_in_one_worker_shows_its_traceback_and_loses_nothing(folder: Path) -> None:
     crash = at_gradient(5, 2, "raise ValueError('no such luck')")
-    job = train(folder, 3, "--out", "run", code=crash)
+    job = train(folder, 3, "--with-ft", "none", "--out", "run", code=crash)
     assert job.returncode != 0
     assert "psdp: rank 2 failed:\nTraceback" in job.stdout
     assert "ValueError: no such luck" in job.stdout
@@ -136,7 +136,7 @@ def test_an_exception_in_one_worker_shows_its_traceback_and_loses_nothing(folder
 
 def test_a_killed_worker_ends_the_job_which_says_who_went_first(folder: Path) -> None:
     crash = at_gradient(5, 2, "os.kill(os.getpid(), 9)")
-    job = train(folder, 3, "--out", "run", code=crash)
+    job = train(folder, 3, "--with-ft", "none", "--out", "run", code=crash)
     assert job.returncode != 0
     assert "psdp.launch: the job has failed: rank 2 on" in job.stdout
 

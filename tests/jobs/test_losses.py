@@ -10,14 +10,14 @@ import pytest
 from mpi import run_job
 from tiny import TINY, at_gradient, metrics, summary, write_corpus
 
-from psdp.launch.mpirun import Vendor, find_launcher, vendor_of
+from psdp.launch.mpirun import find_launcher, has_ulfm, version_of
 
-VENDOR = vendor_of(find_launcher(Path(sys.prefix), os.environ.get("PATH", os.defpath)))
+VERSION = version_of(find_launcher(Path(sys.prefix), os.environ.get("PATH", os.defpath)))
 
 pytestmark = [
     pytest.mark.mpi,
     pytest.mark.timeout(90),
-    pytest.mark.skipif(VENDOR is not Vendor.OPEN_MPI, reason="this MPI ends with its first rank"),
+    pytest.mark.skipif(not has_ulfm(VERSION), reason="this MPI ends with its first rank"),
 ]
 
 SETTINGS = (*TINY, "--corpus", "corpus.txt", "--virtual-workers", "3", "--dropout", "0.1")
@@ -58,9 +58,7 @@ def test_another_rank_does_what_a_lost_one_would_have_done(
     code = at_gradient(5, servers + 1, DEATHS[death])
     ranks = servers + 3 + spares
     ended = run_job(
-        *(ranks, code, "--with-ft", "ulfm", *SETTINGS, "--servers", str(servers)),
-        *("--out", "run"),
-        cwd=tmp_path,
+        *(ranks, code, *SETTINGS, "--servers", str(servers), "--out", "run"), cwd=tmp_path
     )
     assert ended.returncode == 0, ended.stdout
     run = tmp_path / "run"
@@ -90,7 +88,7 @@ sys.exit(main())
         ended = run_job(
             4,
             dies.replace("RANK_THAT_DIES", str(rank)),
-            *("--with-ft", "ulfm", *SETTINGS, "--servers", "2", "--out", f"run{rank}"),
+            *(*SETTINGS, "--servers", "2", "--out", f"run{rank}"),
             cwd=tmp_path,
         )
         assert ended.returncode == 5, ended.stdout

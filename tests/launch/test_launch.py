@@ -16,8 +16,10 @@ from psdp.launch.mpirun import (
     Vendor,
     find_launcher,
     mpirun_command,
+    settled,
     this_host,
     vendor_of,
+    version_of,
 )
 from psdp.launch.options import Job, parse
 
@@ -94,35 +96,47 @@ def test_no_mpi_says_how_to_install_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "vendor"),
+    ("said", "vendor", "goes_on"),
     [
-        ("mpirun (Open MPI) 5.0.8", Vendor.OPEN_MPI),
-        ("HYDRA build details:\n    Version: 4.3.1", Vendor.HYDRA),
-        ("Intel(R) MPI Library for Linux* OS, Version 2021.13", Vendor.HYDRA),
-        ("Some other mpirun 1.0", Vendor.OTHER),
+        ("mpirun (Open MPI) 5.0.8", Vendor.OPEN_MPI, True),
+        ("mpirun (Open MPI) 10.0.0a1", Vendor.OPEN_MPI, True),
+        ("mpirun (Open MPI) 4.1.6", Vendor.OPEN_MPI, False),
+        ("HYDRA build details:\n    Version: 5.0.1", Vendor.HYDRA, False),
+        ("Intel(R) MPI Library for Linux* OS, Version 2021.13", Vendor.HYDRA, False),
+        ("Some other mpirun 6.0", Vendor.OTHER, False),
     ],
 )
-def test_the_vendor_is_read_from_the_version(tmp_path: Path, version: str, vendor: Vendor) -> None:
-    launcher = fake(tmp_path / "mpirun", f"[ $1 = --version ] && echo '{version}'")
-    assert vendor_of(launcher) is vendor
+def test_the_version_tells_the_vendor_and_whether_a_job_can_go_on_when_a_rank_dies(
+    tmp_path: Path, said: str, vendor: Vendor, goes_on: bool
+) -> None:
+    version = version_of(fake(tmp_path / "mpirun", f"[ $1 = --version ] && echo '{said}'"))
+    assert vendor_of(version) is vendor
+    assert settled(parse(["-n", "2"]), MPIRUN, version).survives is goes_on
+    assert not settled(parse(["-n", "2", "--with-ft", "none"]), MPIRUN, version).survives
+    asked = parse(["-n", "2", "--with-ft", "ulfm"])
+    if goes_on:
+        assert settled(asked, MPIRUN, version) == asked
+    else:
+        with pytest.raises(ConfigError, match=r"--with-ft ulfm needs Open MPI 5.*--restarts N"):
+            settled(asked, MPIRUN, version)
 
 
 def test_a_launcher_that_does_not_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mpirun does not run \(.*exit status 9"):
-        vendor_of(fake(tmp_path / "mpirun", "exit 9"))
+        version_of(fake(tmp_path / "mpirun", "exit 9"))
 
 
 def test_what_a_launcher_said_before_it_failed_is_passed_on(tmp_path: Path) -> None:
     said = "echo no home >&2; echo and no more; exit 1"
     with pytest.raises(ConfigError, match=r"exit status 1\); it said:\nno home\nand no more$"):
-        vendor_of(fake(tmp_path / "mpirun", said))
+        version_of(fake(tmp_path / "mpirun", said))
 
 
 def test_a_launcher_that_is_no_program_is_named(tmp_path: Path) -> None:
     (tmp_path / "mpirun").write_bytes(b"\x7fELF")
     (tmp_path / "mpirun").chmod(0o755)
     with pytest.raises(ConfigError, match=r"mpirun does not run \(.*Exec format error"):
-        vendor_of(tmp_path / "mpirun")
+        version_of(tmp_path / "mpirun")
 
 
 USUAL = ["--bind-to", "none", "--mca", "btl", "^ofi"]
@@ -144,14 +158,10 @@ def test_open_mpi_is_told_what_the_host_needs(monkeypatch: pytest.MonkeyPatch) -
     assert command == [str(MPIRUN), "--bind-to", "none", "-n", "2", *WORKER]
 
 
-def test_only_open_mpi_goes_on_when_a_rank_dies() -> None:
+def test_a_job_that_goes_on_when_a_rank_dies_is_asked_for() -> None:
     asked = parse(["-n", "2", "--with-ft", "ulfm"])
-    assert asked.survives
     command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, asked, USER)
     assert command[1:-5] == [*USUAL, "--with-ft", "ulfm"]
-    for vendor in (Vendor.HYDRA, Vendor.OTHER):
-        with pytest.raises(ConfigError, match=r"--with-ft ulfm needs Open MPI.*--restarts N"):
-            mpirun_command(MPIRUN, vendor, asked, USER)
 
 
 @pytest.mark.parametrize(("quota", "cores"), [(None, 64), (1.5, 1), (0.5, 1), (8.0, 8), (99.0, 64)])
@@ -270,7 +280,7 @@ def test_a_signal_ends_all_ranks_even_more_than_cores(end: signal.Signals) -> No
 
 @pytest.mark.mpi
 def test_the_example_hostfile_works_as_its_comment_says(tmp_path: Path) -> None:
-    vendor = vendor_of(real_mpirun())
+    vendor = vendor_of(version_of(real_mpirun()))
     text = (Path(__file__).parents[2] / "hostfile.example").read_text()
     if vendor is Vendor.HYDRA:  # take the second form that the file shows
         text = next(line[2:] for line in text.splitlines() if line.startswith("# localhost:"))

@@ -92,8 +92,11 @@ def test_a_rank_tells_how_far_it_is_and_is_asked_to_end() -> None:
         pass
     there.hear()
     assert there.ranks.tell_of(there.ranks.left[0])
-    assert (line.asked(), line.gone(), line.gone()) == (None, [3], [])
+    assert (line.asked(), line.gone(), line.gone()) == (10, [3], [])
+    assert line.over() is None
     line.ended(75)
+    there.hear()
+    assert line.over() == 75
     called.close()
     there.hear()
     assert there.ranks.status == 75

@@ -42,6 +42,8 @@ END = """
 endpoint.close()
 print(f"rank {rank} is done", flush=True)
 """
+PLAIN = ("--with-ft", "none")
+"""Ranks may end in any order, and one ends all."""
 ABORT = """
 world.exchange(b"")
 world.abort(9)
@@ -50,7 +52,7 @@ world.abort(9)
 
 def run(n: int, body: str) -> str:
     """Run ``body`` on n ranks; return what they printed, once all of them came to its end."""
-    done = run_job(n, START + body + END, timeout_s=60)
+    done = run_job(n, START + body + END, *PLAIN, timeout_s=60)
     finished = [f"rank {rank} is done" in done.stdout for rank in range(n)]
     assert (done.returncode, all(finished)) == (0, True), done.stdout
     return done.stdout
@@ -58,7 +60,7 @@ def run(n: int, body: str) -> str:
 
 def run_to_abort(n: int, body: str) -> str:
     """Run ``body``, after which the transport is not usable any more; return the output."""
-    done = run_job(n, START + body + ABORT, timeout_s=60)
+    done = run_job(n, START + body + ABORT, *PLAIN, timeout_s=60)
     assert done.returncode == 9, done.stdout
     return done.stdout
 
@@ -338,6 +340,7 @@ if rank == 1:
     world.abort(5)
 endpoint.receive(100)
 """,
+        *PLAIN,
         timeout_s=40,
     )
     assert done.returncode == 5, done.stdout
@@ -352,7 +355,7 @@ finally:
     print("alive", flush=True)
 """
     for _ in range(3):
-        done = run_job(3, START + body, timeout_s=40)
+        done = run_job(3, START + body, *PLAIN, timeout_s=40)
         assert (done.returncode, "alive" in done.stdout) == (5, False), done.stdout
 
 
