@@ -24,7 +24,8 @@ VARIABLE = "PSDP_LAUNCHER"
 LONGEST_BYTES = 1 << 16
 """Of a word; who sends more is none of ours."""
 
-_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
+RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
+"""Of the environment: where launchers tell a process its rank."""
 _CONNECT_S = 2.0
 
 
@@ -102,15 +103,21 @@ def encoded(word: Mapping[str, Any]) -> bytes:
     return json.dumps(word).encode() + b"\n"
 
 
+def rank_of(environment: Mapping[str, str]) -> int | None:
+    """Return the rank that a launcher has given to a process, None if it has not."""
+    told = (environment[name] for name in RANKS if name in environment)
+    return next((int(text) for text in told if text.isdecimal()), None)
+
+
 def open_line(environment: Mapping[str, str]) -> Line:
     """Return the line to the launcher that the environment names, or one without anybody."""
-    rank = next((environment[name] for name in _RANKS if name in environment), None)
+    rank = rank_of(environment)
     told = environment.get(VARIABLE, "").split()
     if rank is None or len(told) < 3:
         return Line()
     token, port, *addresses = told
     hello = encoded(
-        {"token": token, "rank": int(rank), "host": socket.gethostname(), "pid": os.getpid()}
+        {"token": token, "rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
     )
     for address in addresses:
         # Whoever else may listen there on this host does not welcome a rank.

@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from psdp.line import LONGEST_BYTES, VARIABLE, encoded
+from psdp.launch.processes import descendants, environment_of
+from psdp.line import LONGEST_BYTES, VARIABLE, encoded, rank_of
 
 _ALLOCATIONS = ("SLURM_JOB_ID", "PBS_NODEFILE", "LSB_HOSTS", "PE_HOSTFILE", "FLUX_JOB_ID")
 """Variables of batch systems, whose hosts an mpirun takes without a hostfile."""
+
+FORKED_S = 2.0
+"""How long after the first rank's call an mpirun has started all others on its host, by far."""
 
 
 @dataclass
@@ -71,6 +74,11 @@ class Ranks:
     ) -> None:
         self.known: dict[int, Rank] = {}
         self.left: list[Rank] = []
+        self._everywhere = everywhere
+        self._called_s: float | None = None
+        """When the first rank called."""
+        self._seen: set[int] = set()
+        """Ranks of which processes have been on this host."""
         self._selector = selector
         self._began_s = began_s
         self._now = now
@@ -117,14 +125,33 @@ class Ranks:
         leader = self.known.get(0)
         return leader is not None and leader.folder is not None and _tell(leader, **word)
 
+    def seek(self, parent: int, size: int) -> None:
+        """Look below the mpirun of so many ranks for those on this host that have ended before they
+        could call, while others wait for them."""
+        if self._called_s is None:  # there may be nobody who calls
+            return
+        alive = set()
+        for environment in map(environment_of, descendants(parent)):
+            number = rank_of(environment)
+            if number is not None and self._is_ours(environment):
+                alive.add(number)
+        self._seen |= alive
+        if not self._everywhere and self._now() - self._called_s >= FORKED_S:
+            self._seen.update(range(size))
+        for number in self._seen - alive - self.known.keys() if alive else ():
+            self.known[number] = rank = Rank(number, socket.gethostname(), 0, gone=True)
+            self.left.append(rank)
+
     def kill(self) -> None:
         """Kill those on this host that are still there, if they are what they were."""
-        here, mark = socket.gethostname(), f"{VARIABLE}={self._token}".encode()
         for rank in self.known.values():
-            with suppress(OSError):
-                is_ours = mark in Path(f"/proc/{rank.pid}/environ").read_bytes()
-                if rank.host == here and is_ours:
+            here = rank.host == socket.gethostname()
+            if here and not rank.gone and self._is_ours(environment_of(rank.pid)):
+                with suppress(ProcessLookupError):
                     os.kill(rank.pid, signal.SIGKILL)
+
+    def _is_ours(self, environment: Mapping[str, str]) -> bool:
+        return environment.get(VARIABLE, "").startswith(self._token)
 
     def close(self) -> None:
         """Hear no more of any."""
@@ -170,6 +197,7 @@ class Ranks:
             who = int(word["rank"]), str(word["host"]), int(word["pid"])
             rank = Rank(*who, connection=connection)
             self.known[rank.rank] = rank
+            self._called_s = self._called_s or self._now()
             _tell(rank, age_s=self._now() - self._began_s)
         rank.started = word.get("started", rank.started)
         rank.folder = word.get("folder", rank.folder)

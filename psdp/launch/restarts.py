@@ -38,10 +38,11 @@ class Restarts:
         answers: Callable[[Sequence[str]], set[str]],
         say: Callable[[str], None],
     ) -> None:
-        self._job = job
+        self._job = self._started = job
         self._answers = answers
         self._say = say
         self._left = job.restarts
+        self._first_try = True
         self._last: tuple[int, Path | None] | None = None
         self._hosts: tempfile.TemporaryDirectory[str] | None = None
 
@@ -52,6 +53,10 @@ class Restarts:
 
     def after(self, outcome: Outcome) -> Job | None:
         """Return the job to start next, None if it is not to be started again."""
+        if outcome.lost_at_start and self._first_try:
+            self._first_try = False
+            self._say("a rank was lost before the run had begun: starting once more")
+            return self._started
         if self._left == 0 or outcome.status in _IN_VAIN:
             return None
         kept = outcome.kept
@@ -72,6 +77,7 @@ class Restarts:
         elif outcome.folder is not None:
             origin += _out_of_the_way(Path(outcome.folder))
         self._say(f"{failed}; starting again from {origin}, {self._left} more left after this")
+        self._started = job
         return job
 
     def _on_what_is_left(self) -> Job | None:

@@ -24,6 +24,7 @@ from types import FrameType
 
 from psdp.checkpoint import find_checkpoint
 from psdp.errors import CheckpointError, ConfigError, PeerLost
+from psdp.launch.processes import kill_all
 from psdp.launch.ranks import Rank, Ranks
 from psdp.signals import heeded, is_for_good, status_after
 
@@ -55,6 +56,12 @@ class Outcome:
     ranks: Mapping[int, Rank]
     first: Rank | None
     folder: str | None
+
+    @property
+    def lost_at_start(self) -> bool:
+        """Whether a rank went, without a word, before the run had begun."""
+        silent = self.first is not None and self.first.status is None
+        return silent and self.told is None and self.folder is None
 
     @cached_property
     def kept(self) -> Path | None:
@@ -135,6 +142,8 @@ class Supervisor:
             while child.poll() is None:
                 self._turn(0.2)
                 self._heed(child)
+                if self._ranks.folder is None and len(self._ranks.known) < self._size:
+                    self._ranks.seek(child.pid, self._size)
                 self._watch(child)
         self._hear_out()
         return self._outcome(child.returncode)
@@ -171,7 +180,8 @@ class Supervisor:
             if self._broken is not None:
                 if self._broken.unreachable:
                     self._ranks.ask_to_end(signal.SIGTERM)
-                self._deadline_s = time.monotonic() + BROKEN_S
+                begun = self._ranks.folder is not None or self._broken.status is not None
+                self._deadline_s = time.monotonic() + (BROKEN_S if begun else LAST_WORDS_S)
             elif self._survives and self._ranks.finished:
                 # A rank that is stopped would keep its mpirun for ever.
                 self._deadline_s = time.monotonic() + BROKEN_S
@@ -286,27 +296,3 @@ def _end_with(parent: int) -> Callable[[], None]:
 
 
 _PR_SET_PDEATHSIG = 1
-
-
-def kill_all(pid: int) -> None:
-    """Kill a process and all that it has started on this host."""
-    for one in (pid, *descendants(pid)):
-        with suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the processes below one, as far as this system shows them."""
-    below: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, ValueError):
-            # pid (name) state ppid ...; the name may hold blanks and brackets
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            below.setdefault(parent, []).append(int(stat.parent.name))
-    found: list[int] = []
-    ahead = [pid]
-    while ahead:
-        children = below.get(ahead.pop(), [])
-        found += children
-        ahead += children
-    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from mpi import ROOT
-from tiny import RANK, train, write_corpus
+from tiny import RANK, summary, train, write_corpus
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(60)]
 
@@ -123,3 +123,24 @@ def test_a_run_that_goes_on_for_longer_says_how_its_learning_rate_jumps(folder: 
     )
     # A cosine from 0.01 to 0.001 is over after 4 steps, and half way after 4 of 8.
     assert "rate jumps from 1.00e-03 to 5.50e-03" in job.stdout
+
+
+@pytest.mark.parametrize(
+    "where", ["pass", "from psdp.line import open_line; open_line(os.environ)"]
+)
+def test_a_start_that_loses_a_rank_is_made_once_more(folder: Path, where: str) -> None:
+    """A rank dies before it has called the launcher, or where others wait for it in MPI's start."""
+    dies = f"""
+import os, sys
+if {RANK} == 1 and not os.path.exists("died"):
+    open("died", "w").close()
+    {where}
+    os.kill(os.getpid(), 9)
+from psdp.worker import main
+sys.exit(main())
+"""
+    job = train(folder, 3, "--out", "run", code=dies)
+    assert job.returncode == 0, job.stdout
+    assert "rank 1 on" in job.stdout
+    assert "a rank was lost before the run had begun: starting once more" in job.stdout
+    assert summary(folder / "run")["stopped_by"] == "budget"

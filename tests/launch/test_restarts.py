@@ -10,6 +10,7 @@ import pytest
 
 from psdp.errors import CheckpointError
 from psdp.launch.options import Job
+from psdp.launch.ranks import Rank
 from psdp.launch.restarts import Restarts, host_in
 from psdp.launch.supervisor import Outcome
 
@@ -85,6 +86,19 @@ def test_what_has_saved_nothing_makes_way_and_is_kept(tmp_path: Path) -> None:
     assert not run.exists()
     assert (tmp_path / "run-failed-1" / "config.json").exists()
     assert "starting again from the beginning (it had saved nothing yet; its records" in said[0]
+
+
+def test_a_start_that_loses_a_rank_is_tried_once_more() -> None:
+    said: list[str] = []
+    after = restarts(replace(JOB, restarts=0), said).after
+    rank = Rank(2, "here", 7, gone=True)
+    lost = Outcome(137, None, {2: rank}, rank, None)
+    assert after(lost) == replace(JOB, restarts=0)
+    assert said == ["a rank was lost before the run had begun: starting once more"]
+    assert after(lost) is None
+    refused = replace(rank, status=2)
+    told = Outcome(2, 2, {2: refused}, refused, None)
+    assert restarts(replace(JOB, restarts=0), said).after(told) is None
 
 
 def test_hosts_that_start_nothing_are_left_out(tmp_path: Path) -> None:
