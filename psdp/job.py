@@ -173,6 +173,11 @@ class Job:
         return self.mode.survives_loss and self.config.run.replay is None
 
     @property
+    def keeps_inner(self) -> bool:
+        """Whether checkpoints hold what each worker has for itself."""
+        return self.mode.has("keep_inner") and self.config.run.keep_inner
+
+    @property
     def elastic_rate(self) -> float:
         """How far server and worker move towards one another in elastic averaging."""
         rate = self.config.optim.elastic_rate

@@ -141,7 +141,7 @@ _TABLE = (
         order=4,
         label="local H={local_steps} {outer_optimizer}",
         pushes=(Pushed.CHANGE,),
-        settings={"local_steps": 50, "merge": Merge.TOGETHER.value, **_OUTER},
+        settings={"local_steps": 50, "merge": Merge.TOGETHER.value, "keep_inner": True, **_OUTER},
         defaults=_MOMENTUM_ELSEWHERE,
         # Not where workers are merged one by one, which should be often.
         merged_each={"local_steps": 8, "outer_optimizer": "average"},
@@ -155,7 +155,7 @@ _TABLE = (
         order=5,
         label="easgd H={local_steps}",
         pushes=(Pushed.WEIGHTS,),
-        settings={"local_steps": 8, "elastic_rate": None},
+        settings={"local_steps": 8, "elastic_rate": None, "keep_inner": True},
         defaults=_MOMENTUM_ELSEWHERE,
         own_optimizer=True,
     ),
@@ -214,6 +214,11 @@ class ModeConfig:
         None,
         f"{Merge.TOGETHER} averages all workers at once, {Merge.EACH} merges each as it comes",
         choices=tuple(merge.value for merge in Merge),
+    )
+    keep_inner: bool = setting(
+        True,
+        "keep in checkpoints what each worker has for itself, its optimizer above all: a file "
+        "each, and a copy in its memory",
     )
     staleness: int | None = setting(None, "clocks that a worker may be ahead of the slowest", low=0)
     backup_workers: int = setting(

@@ -275,6 +275,8 @@ def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, asked: As
         ready.replica,
         reducer=reducer,
         snapshot=ready.snapshot,
+        inner=ready.inner,
+        store=_store(ready),
         signalled=asked,
     )
 
@@ -285,8 +287,7 @@ def _server(
     """Return the server of this rank, at its start or where the checkpoint was taken."""
     job, run, snapshot = ready.job, ready.job.config.run, ready.snapshot
     assert ready.shard is not None
-    folder = ready.folder
-    store = CheckpointStore(folder.path, run.keep_checkpoints, folder.token, folder.check)
+    folder, store = ready.folder, _store(ready)
     if endpoint.rank != job.leader:
         serving = Serving(job, endpoint, ready.shard, store, snapshot)
         return Follower(serving, signalled=asked)
@@ -320,3 +321,8 @@ def _server(
         signalled=asked,
         gone=gone,
     )
+
+
+def _store(ready: Ready) -> CheckpointStore:
+    folder, keep = ready.folder, ready.job.config.run.keep_checkpoints
+    return CheckpointStore(folder.path, keep, folder.token, folder.check)

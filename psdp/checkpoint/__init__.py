@@ -4,6 +4,7 @@
         step-000100-v000250/                steps that were whole, and the version
             shard-00-of-02.safetensors      one per server: flat vectors (S,)
             shard-01-of-02.safetensors
+            worker-0001.safetensors         one per worker that has something for itself: (P,)
             checkpoint.json                 manifest: state, sizes, sha256, digest
         best.json                           {"checkpoint": "step-000100-v000250"}
 
@@ -15,8 +16,9 @@ verified first.
 from __future__ import annotations
 
 from psdp.checkpoint.background import BackgroundWriter
+from psdp.checkpoint.inner import Inner
 from psdp.checkpoint.layout import CHECKPOINTS, CheckpointId
-from psdp.checkpoint.manifest import Manifest, ShardFile, read_manifest
+from psdp.checkpoint.manifest import CheckpointFile, Manifest, read_manifest
 from psdp.checkpoint.read import (
     find_checkpoint,
     is_checkpoint,
@@ -26,6 +28,7 @@ from psdp.checkpoint.read import (
     read_shard,
     read_span,
     read_weights,
+    read_worker,
     run_of,
 )
 from psdp.checkpoint.snapshot import Snapshot
@@ -34,10 +37,11 @@ from psdp.checkpoint.store import CheckpointStore
 __all__ = [
     "BackgroundWriter",
     "CHECKPOINTS",
+    "CheckpointFile",
     "CheckpointId",
     "CheckpointStore",
+    "Inner",
     "Manifest",
-    "ShardFile",
     "Snapshot",
     "find_checkpoint",
     "is_checkpoint",
@@ -48,5 +52,6 @@ __all__ = [
     "read_shard",
     "read_span",
     "read_weights",
+    "read_worker",
     "run_of",
 ]

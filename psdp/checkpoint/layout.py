@@ -47,6 +47,11 @@ def shard_name(shard: int, count: int) -> str:
     return f"shard-{shard:02d}-of-{count:02d}.safetensors"
 
 
+def worker_name(worker: int) -> str:
+    """Return the name of the file of a worker."""
+    return f"worker-{worker:04d}.safetensors"
+
+
 def checkpoint_folders(root: Path) -> dict[CheckpointId, Path]:
     """Return the folders under ``root`` that are called as checkpoints are, in rising order."""
     found = {

@@ -6,11 +6,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from psdp.checkpoint.layout import MANIFEST, shard_name
+from psdp.checkpoint.layout import MANIFEST, shard_name, worker_name
 from psdp.errors import CheckpointError
 
 FORMAT = 1
@@ -19,8 +19,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class ShardFile:
-    """One server's file: its name in the checkpoint's folder, its size, its hash in hex."""
+class CheckpointFile:
+    """One file: its name in the checkpoint's folder, its size, its hash in hex."""
 
     name: str
     bytes: int
@@ -29,22 +29,41 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A verified ``checkpoint.json``; ``files`` are in the order of the servers."""
+    """A verified ``checkpoint.json``.
+
+    Attributes:
+        files: one for each server, in their order.
+        workers: by worker, the file of what it has for itself; None if it could not be kept. Nobody
+            is named where nothing was to be kept.
+    """
 
     folder: Path
     step: int
     state: dict[str, Any]
-    files: tuple[ShardFile, ...]
+    files: tuple[CheckpointFile, ...]
+    workers: Mapping[int, CheckpointFile | None] = field(default_factory=dict)
+
+    @property
+    def all_files(self) -> tuple[CheckpointFile, ...]:
+        """All that the checkpoint consists of beside the manifest."""
+        return *self.files, *(file for file in self.workers.values() if file is not None)
 
 
-def manifest_text(step: int, state: Mapping[str, Any], files: Sequence[ShardFile]) -> str:
+def manifest_text(
+    step: int,
+    state: Mapping[str, Any],
+    files: Sequence[CheckpointFile],
+    workers: Mapping[int, CheckpointFile | None] | None = None,
+) -> str:
     """Return the content of ``checkpoint.json``. ``state`` holds what JSON holds, with NaN and
     Infinity as Python spells them; tuples come back as lists and keys as strings."""
+    of_workers = sorted((workers or {}).items())
     body = {
         "format": FORMAT,
         "step": step,
         "state": dict(state),
         "files": [asdict(file) for file in files],
+        "workers": {worker: None if of is None else asdict(of) for worker, of in of_workers},
     }
     body = json.loads(json.dumps(body))  # keys as a reader will see them, before they are sorted
     return json.dumps(body | {"digest": _digest(body)}, indent=2) + "\n"
@@ -82,10 +101,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{path}: expected a step of at least 0, got {step!r}")
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected the state to be an object, got {state!r}")
-    return Manifest(folder, step, state, shard_files(body.get("files"), path))
+    files = shard_files(body.get("files"), path)
+    # Before psdp 0.2 workers kept nothing.
+    return Manifest(folder, step, state, files, worker_files(body.get("workers", {}), path))
 
 
-def shard_files(entries: Any, path: Path) -> tuple[ShardFile, ...]:
+def shard_files(entries: Any, path: Path) -> tuple[CheckpointFile, ...]:
     """Return ``[{name, bytes, sha256}, ...]`` as one file for each of K servers, in their order.
 
     Raises:
@@ -94,21 +115,7 @@ def shard_files(entries: Any, path: Path) -> tuple[ShardFile, ...]:
     """
     if not isinstance(entries, list | tuple) or not entries:
         raise CheckpointError(f"{path}: expected a list of shard files, got {entries!r}")
-    files = []
-    for entry in entries:
-        good = (
-            isinstance(entry, dict)
-            and set(entry) == {"name", "bytes", "sha256"}
-            and isinstance(entry["name"], str)
-            and type(entry["bytes"]) is int
-            and isinstance(entry["sha256"], str)
-            and _SHA256.fullmatch(entry["sha256"])
-        )
-        if not good:
-            raise CheckpointError(
-                f"{path}: expected a shard file as name, bytes and sha256, got {entry!r}"
-            )
-        files.append(ShardFile(**entry))
+    files = [_file(entry, path) for entry in entries]
     expected = [shard_name(shard, len(files)) for shard in range(len(files))]
     by_name = {file.name: file for file in files}
     if sorted(by_name) != sorted(expected):
@@ -116,6 +123,43 @@ def shard_files(entries: Any, path: Path) -> tuple[ShardFile, ...]:
             f"{path}: expected the shard files {expected}, got {[file.name for file in files]}"
         )
     return tuple(by_name[name] for name in expected)
+
+
+def worker_files(entries: Any, path: Path) -> dict[int, CheckpointFile | None]:
+    """Return ``{worker: {name, bytes, sha256} or None, ...}``, whose keys JSON makes text, as one
+    file for each of these workers.
+
+    Raises:
+        CheckpointError: it is not of that form, or a file is another worker's; the text names
+            ``path``.
+    """
+    if not isinstance(entries, Mapping):
+        raise CheckpointError(f"{path}: expected the files of workers, got {entries!r}")
+    files: dict[int, CheckpointFile | None] = {}
+    for number, entry in entries.items():
+        if not str(number).isdecimal():
+            raise CheckpointError(f"{path}: expected the number of a worker, got {number!r}")
+        worker = int(number)
+        file = files[worker] = None if entry is None else _file(entry, path)
+        if file is not None and file.name != worker_name(worker):
+            raise CheckpointError(
+                f"{path}: expected {worker_name(worker)} of worker {worker}, got {file.name}"
+            )
+    return files
+
+
+def _file(entry: Any, path: Path) -> CheckpointFile:
+    good = (
+        isinstance(entry, dict)
+        and set(entry) == {"name", "bytes", "sha256"}
+        and isinstance(entry["name"], str)
+        and type(entry["bytes"]) is int
+        and isinstance(entry["sha256"], str)
+        and _SHA256.fullmatch(entry["sha256"])
+    )
+    if not good:
+        raise CheckpointError(f"{path}: expected a file as name, bytes and sha256, got {entry!r}")
+    return CheckpointFile(**entry)
 
 
 def _digest(body: Mapping[str, Any]) -> str:

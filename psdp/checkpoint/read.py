@@ -20,7 +20,7 @@ from psdp.checkpoint.layout import (
     checkpoint_folders,
     complete_checkpoints,
 )
-from psdp.checkpoint.manifest import Manifest, read_manifest
+from psdp.checkpoint.manifest import CheckpointFile, Manifest, read_manifest
 from psdp.errors import CheckpointError
 from psdp.params import Array
 
@@ -117,8 +117,8 @@ def verify(manifest: Manifest) -> None:
     Raises:
         CheckpointError: one is not.
     """
-    for shard in range(len(manifest.files)):
-        _verify(manifest, shard)
+    for file in manifest.all_files:
+        _verify(manifest, file)
 
 
 def read_shard(manifest: Manifest, shard: int) -> dict[str, Array]:
@@ -127,7 +127,18 @@ def read_shard(manifest: Manifest, shard: int) -> dict[str, Array]:
     Raises:
         CheckpointError: the file is missing, or is not the one that was written.
     """
-    return _parse(_verify(manifest, shard))
+    return _parse(_verify_shard(manifest, shard))
+
+
+def read_worker(manifest: Manifest, worker: int) -> dict[str, Array] | None:
+    """Return the tensors of what a worker has for itself by name, verified before they are parsed;
+    None if the checkpoint has none of it.
+
+    Raises:
+        CheckpointError: the file is missing, or is not the one that was written.
+    """
+    file = manifest.workers.get(worker)
+    return None if file is None else _parse(_verify(manifest, file))
 
 
 def read_span(manifest: Manifest, span: range) -> dict[str, Array]:
@@ -144,7 +155,7 @@ def read_span(manifest: Manifest, span: range) -> dict[str, Array]:
     for shard, size in enumerate(_sizes(manifest)):
         within = slice(max(span.start - start, 0), min(span.stop - start, size))
         if within.start < within.stop or (not span and within.start == within.stop):
-            found.append(_parse(_verify(manifest, shard), within=within))
+            found.append(_parse(_verify_shard(manifest, shard), within=within))
         start += size
     if span.stop > start or not found:
         raise CheckpointError(
@@ -162,13 +173,13 @@ def _is_vector(name: str) -> bool:
 def _sizes(manifest: Manifest) -> list[int]:
     """Return how many parameters each server had, as the files say before they are verified."""
     sizes = []
-    for shard, file in enumerate(manifest.files):
+    for file in manifest.files:
         path = manifest.folder / file.name
         try:
             with safe_open(path, framework="np") as tensors:
                 (size,) = tensors.get_slice(WEIGHTS).get_shape()
         except (SafetensorError, OSError, ValueError) as error:
-            _verify(manifest, shard)  # which may know more of it
+            _verify(manifest, file)  # which may know more of it
             raise _unexpected(path, error) from error
         sizes.append(size)
     return sizes
@@ -184,7 +195,7 @@ def read_weights(manifest: Manifest) -> Array:
     Raises:
         CheckpointError: a file is missing, or is not the one that was written.
     """
-    paths = [_verify(manifest, shard) for shard in range(len(manifest.files))]
+    paths = [_verify(manifest, file) for file in manifest.files]
     shards = [_parse(path, only=WEIGHTS)[WEIGHTS] for path in paths]
     for path, shard in zip(paths, shards, strict=True):
         if shard.ndim != 1 or shard.dtype != shards[0].dtype:
@@ -216,13 +227,16 @@ def read_named(manifest: Manifest) -> dict[str, Array]:
     return named
 
 
-def _verify(manifest: Manifest, shard: int) -> Path:
+def _verify_shard(manifest: Manifest, shard: int) -> Path:
     if not 0 <= shard < len(manifest.files):
         raise CheckpointError(
             f"{manifest.folder} holds the shards 0 to {len(manifest.files) - 1}, asked for "
             f"{shard}; it was written with --servers {len(manifest.files)}"
         )
-    expected = manifest.files[shard]
+    return _verify(manifest, manifest.files[shard])
+
+
+def _verify(manifest: Manifest, expected: CheckpointFile) -> Path:
     path = manifest.folder / expected.name
     try:
         with open(path, "rb") as file:

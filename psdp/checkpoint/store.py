@@ -21,11 +21,16 @@ from psdp.checkpoint.layout import (
     checkpoint_folders,
     complete_checkpoints,
     shard_name,
+    worker_name,
 )
-from psdp.checkpoint.manifest import ShardFile, manifest_text, shard_files
+from psdp.checkpoint.manifest import CheckpointFile, manifest_text, shard_files, worker_files
 from psdp.checkpoint.read import is_checkpoint, read_best
 from psdp.errors import CheckpointError
 from psdp.params import Array
+
+_ON_A_SHARED_DISK = (
+    "; with ranks on several hosts the run folder (--out) must be on a disk that they share"
+)
 
 
 def _nobody_else() -> None:
@@ -33,10 +38,12 @@ def _nobody_else() -> None:
 
 
 class CheckpointStore:
-    """The folder ``checkpoints`` of a run, which all servers must see (one host, or a shared disk).
+    """The folder ``checkpoints`` of a run, which all servers must see (one host, or a shared disk),
+    and all ranks whose workers keep something for themselves.
 
-    Every server calls :meth:`write_shard`, at the same time if it likes; rank 0 collects what
-    they return and calls :meth:`commit`. All other methods are rank 0's too, one at a time.
+    Every server calls :meth:`write_shard`, and every such rank :meth:`write_worker`, at the same
+    time if they like; rank 0 collects what they return and calls :meth:`commit`. All other methods
+    are rank 0's too, one at a time.
 
     Args:
         keep: how many of the latest checkpoints stay beside the best (0: all).
@@ -71,8 +78,29 @@ class CheckpointStore:
             CheckpointError: the file could not be written; what there was of it is removed.
             NumericsError: a vector holds NaN or Inf; likewise.
         """
+        return self._write(at, shard_name(shard, count), tensors, alone=count == 1)
+
+    def write_worker(
+        self, at: CheckpointId, worker: int, tensors: Mapping[str, Array]
+    ) -> dict[str, Any]:
+        """Write what a worker has for itself and return the file's entry for :meth:`commit`; the
+        tensors are as those of :meth:`write_shard`.
+
+        Raises:
+            CheckpointError: the file could not be written, or this host does not see the run's
+                folder; what there was of it is removed.
+            NumericsError: a vector holds NaN or Inf; likewise.
+        """
+        if not self.run.is_dir():  # or a folder would be made that nobody else sees
+            raise CheckpointError(f"there is no {self.run}{_ON_A_SHARED_DISK}")
+        return self._write(at, worker_name(worker), tensors)
+
+    def _write(
+        self, at: CheckpointId, name: str, tensors: Mapping[str, Array], *, alone: bool = False
+    ) -> dict[str, Any]:
+        """Write a file of a checkpoint; ``alone``: no other server writes into its folder."""
         folder = self._temporary(at)
-        path = folder / shard_name(shard, count)
+        path = folder / name
         try:
             with writing(path):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -80,10 +108,10 @@ class CheckpointStore:
         except BaseException:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-                if count == 1:  # another server may be about to write into the folder
+                if alone:
                     folder.rmdir()
             raise
-        return asdict(ShardFile(path.name, size, sha256))
+        return asdict(CheckpointFile(path.name, size, sha256))
 
     def commit(
         self,
@@ -91,15 +119,17 @@ class CheckpointStore:
         files: Sequence[Mapping[str, Any]],
         state: Mapping[str, Any],
         spare: Collection[CheckpointId] = (),
+        workers: Mapping[int, Mapping[str, Any] | None] | None = None,
     ) -> Path:
         """Complete a checkpoint from all servers' entries and return its folder.
 
-        ``state`` is anything JSON. Older checkpoints are then pruned, but for those in
-        ``spare``: one of them may turn out to be the best. One that is complete already stays as
-        it is, and what was written of it again is dropped.
+        ``state`` is anything JSON; ``workers`` are the entries of workers, None of one that the
+        checkpoint does without. Older checkpoints are then pruned, but for those in ``spare``: one
+        of them may turn out to be the best. One that is complete already stays as it is, and what
+        was written of it again is dropped.
 
         Raises:
-            CheckpointError: a shard is missing, the disk refuses, or another job holds the run
+            CheckpointError: a file is missing, the disk refuses, or another job holds the run
                 folder; the temporary folder is removed and the older checkpoints are untouched.
         """
         folder, temporary = self._folder(at), self._temporary(at)
@@ -107,11 +137,11 @@ class CheckpointStore:
             self.discard(at)
             return folder
         try:
-            shards = shard_files(files, temporary)
-            for file in shards:
+            shards, own = shard_files(files, temporary), worker_files(workers or {}, temporary)
+            for file in (*shards, *filter(None, own.values())):
                 _check_written(temporary / file.name, file.bytes)
             with writing(folder):
-                write_text(temporary / MANIFEST, manifest_text(at.step, state, shards))
+                write_text(temporary / MANIFEST, manifest_text(at.step, state, shards, own))
                 sync_folder(temporary)
                 self._check()
                 if folder.exists():  # without a manifest: damaged, and in the way
@@ -124,6 +154,14 @@ class CheckpointStore:
             raise
         self._prune({at, *spare})
         return folder
+
+    def why_unseen(self, at: CheckpointId, entry: Mapping[str, Any]) -> str | None:
+        """Return why rank 0 cannot take a file that was written elsewhere; None if it can."""
+        try:
+            _check_written(self._temporary(at) / entry["name"], entry["bytes"])
+        except CheckpointError as error:
+            return str(error)
+        return None
 
     def exists(self, at: CheckpointId) -> bool:
         """Say whether a checkpoint is complete."""
@@ -222,8 +260,7 @@ def _check_written(path: Path, expected_bytes: int) -> None:
         size = path.stat().st_size
     except OSError as error:
         raise CheckpointError(
-            f"rank 0 cannot see the shard {path}: {error.strerror}; with servers on several hosts "
-            f"the run folder (--out) must be on a disk that they share"
+            f"rank 0 cannot see {path}: {error.strerror}{_ON_A_SHARED_DISK}"
         ) from error
     if size != expected_bytes:
-        raise CheckpointError(f"{path}: its server wrote {expected_bytes} bytes, found {size}")
+        raise CheckpointError(f"{path}: its rank wrote {expected_bytes} bytes, found {size}")

@@ -169,12 +169,14 @@ class Recorder:
         self._happened("mode", {"mode": mode, "reason": reason}, f"from now on {mode}: {reason}")
 
     def moved(self, worker: int, before: int, rank: int) -> None:
-        """Note that another rank computes for a worker."""
+        """Note that another rank computes for a worker, which has lost what it had for itself."""
         self._moves += 1
+        afresh = self._job.mode.own_optimizer
+        said = f"rank {rank} computes for worker {worker} from now on, in place of rank {before}"
         self._happened(
             "move",
-            {"worker": worker, "from": before, "to": rank},
-            f"rank {rank} computes for worker {worker} from now on, in place of rank {before}",
+            {"worker": worker, "from": before, "to": rank, "afresh": afresh},
+            f"{said}; its own optimizer begins afresh" if afresh else said,
         )
 
     def _happened(self, kind: str, what: dict[str, Any], said: str) -> None:

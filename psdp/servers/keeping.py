@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +16,33 @@ from psdp.job import Job
 from psdp.records.metrics import Best
 from psdp.records.reasons import StoppedBy
 from psdp.servers.ending import Stopped
+from psdp.servers.gathering import Gathering
 from psdp.servers.noting import CURE
 from psdp.servers.saving import Refused, Saved
 from psdp.servers.serving import TICK_S, Serving
 from psdp.servers.snapshots import checkpoint_of
-from psdp.transport import Arrival
+from psdp.transport import Arrival, Lost
 from psdp.transport import messages as m
 
 
 @dataclass(frozen=True)
 class Committed:
-    """The checkpoint of a version is complete on disk."""
+    """The checkpoint of a version is complete on disk; ``without`` what these workers had for
+    themselves, with the reasons."""
 
     version: int
     path: Path
+    without: Mapping[int, str]
+
+
+@dataclass
+class _Begun:
+    """A version that is being saved: in which checkpoint, what it says of it, and whether it is
+    being completed."""
+
+    at: CheckpointId
+    state: dict[str, Any]
+    completing: bool = False
 
 
 class Keeping:
@@ -40,6 +53,7 @@ class Keeping:
             pruned, since one of them may turn out to be the best.
         identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
         best: the best evaluation so far.
+        say: tells whoever watches the run.
 
     Attributes:
         paths: of the versions that are complete.
@@ -52,6 +66,7 @@ class Keeping:
         store: CheckpointStore,
         identity: Mapping[str, Any],
         best: Best,
+        say: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.paths: dict[int, Path] = {}
         self._job = job
@@ -59,8 +74,10 @@ class Keeping:
         self._store = store
         self._identity = dict(identity)
         self._best = best
-        self._begun: dict[int, tuple[CheckpointId, dict[str, Any]]] = {}
-        """Of versions that are being saved: in which checkpoint, and what it says of them."""
+        self._say = say
+        self._workers = Gathering(job, serving.endpoint, serving.receiving.hosting)
+        self._said: Mapping[int, str] = {}
+        self._begun: dict[int, _Begun] = {}
         self._files: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
         """By their names."""
         self._marked: CheckpointId | None = None
@@ -73,15 +90,19 @@ class Keeping:
         return not self._begun and not self._serving.writer.busy
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Expect every server's file of this version."""
+        """Expect every server's file of this version, and what workers have for themselves."""
         version = snapshot.version
+        if version in self._begun:
+            return  # it is to be saved, when the run ends with it
         state = self._identity | {
             "version": version,
             self._job.units_name: snapshot.units,
             "clocks": {str(worker): clock for worker, clock in snapshot.clocks.items()},
             "best": self._best.record(),
         }
-        self._begun[version] = checkpoint_of(self._job, snapshot), state
+        at = checkpoint_of(self._job, snapshot)
+        self._begun[version] = _Begun(at, state)
+        self._workers.ask(at, snapshot.clocks)
 
     def written(self, result: Saved | Refused | Committed | None) -> None:
         """Take what the writer has finished.
@@ -96,9 +117,10 @@ class Keeping:
             case Saved(version, file):
                 self._collect(version, file)
                 self._serving.snapshots.written(version)
-            case Committed(version, path):
+            case Committed(version, path, without):
                 self.paths[version] = path
                 del self._begun[version], self._files[version]
+                self._tell_of_missing(path, without)
                 self._mark(version)
 
     def saved(self, message: m.ShardSaved) -> None:
@@ -118,17 +140,59 @@ class Keeping:
         raise Stopped(StoppedBy.NON_FINITE_STATE, error)
 
     def _collect(self, version: int, file: dict[str, Any]) -> None:
-        """Take one server's file; commit with the last one."""
+        """Take one server's file."""
         files = self._files[version]
         if file["name"] in files:
             return  # a server that had written it was asked to save what there is
         files[file["name"]] = file
-        if version in self._begun and len(files) == len(self._job.servers):
-            (at, state), all_files = self._begun[version], list(files.values())
-            spare = self._spare()
-            self._serving.writer.submit(
-                lambda: Committed(version, self._store.commit(at, all_files, state, spare))
+        self._complete_what_is_there()
+
+    def answered(self, rank: int, message: m.WorkerSaved | m.WorkerUnsaved) -> None:
+        """Take a rank's word that what a worker has for itself is on disk, or will not be."""
+        self._workers.answered(rank, message)
+        self._complete_what_is_there()
+
+    def gone(self, rank: int) -> None:
+        """A rank writes nothing more."""
+        self._workers.gone(rank)
+        self._complete_what_is_there()
+
+    def look(self) -> None:
+        """Wait no more for workers that take too long."""
+        self._workers.give_up(late_only=True)
+        self._complete_what_is_there()
+
+    def _complete_what_is_there(self) -> None:
+        """Commit the checkpoints of which all files are on disk."""
+        for version, begun in self._begun.items():
+            files = self._files[version]
+            if begun.completing or len(files) < len(self._job.servers):
+                continue
+            if self._workers.complete(version):
+                begun.completing = True
+                self._complete(version, begun, list(files.values()))
+
+    def _complete(self, version: int, begun: _Begun, files: list[dict[str, Any]]) -> None:
+        at, state, spare, store = begun.at, begun.state, self._spare(), self._store
+        entries, missing = self._workers.take(version)
+
+        def commit() -> Committed:
+            unseen = {worker: store.why_unseen(at, entry) for worker, entry in entries.items()}
+            without = missing | {worker: why for worker, why in unseen.items() if why is not None}
+            workers = {**entries, **dict.fromkeys(without)}
+            return Committed(version, store.commit(at, files, state, spare, workers), without)
+
+        self._serving.writer.submit(commit)
+
+    def _tell_of_missing(self, path: Path, without: Mapping[int, str]) -> None:
+        """Say once what checkpoints from this one on do without."""
+        if without and without != self._said:
+            some = "; ".join(
+                f"worker {worker}: {without[worker]}" for worker in sorted(without)[:4]
             )
+            more = f"; and {len(without) - 4} more" if len(without) > 4 else ""
+            self._say(f"{path} is without what some workers have for themselves ({some}{more})")
+        self._said = without
 
     def settle(self, deadline: float) -> None:
         """Make the update that was begun, after an error, until a deadline of the monotonic clock.
@@ -159,7 +223,12 @@ class Keeping:
             for server in self._job.servers[1:]:
                 serving.endpoint.send(server, m.SaveNow(version))
             serving.keep(hold=False, save=True)
-        while self._awaits(version) and time.monotonic() < deadline:
+        begin_s = time.monotonic()
+        patience_s = (deadline - begin_s) / 4
+        while self._awaits(version) and (now_s := time.monotonic()) < deadline:
+            if now_s > begin_s + patience_s:
+                self._workers.give_up()
+                self._complete_what_is_there()
             with suppress(Stopped):
                 self._move_on()
         if self._refused is not None:
@@ -185,6 +254,10 @@ class Keeping:
         match event:
             case Arrival(_, m.ShardSaved() as message):
                 self.saved(message)
+            case Arrival(peer, m.WorkerSaved() | m.WorkerUnsaved() as message):
+                self.answered(peer, message)
+            case Lost(peer):
+                self.gone(peer)
             case Arrival(peer, m.ShardRefused(version, why)):
                 self.refuse(peer, version, why)
             case Arrival(peer, m.PartialNorm() as message):

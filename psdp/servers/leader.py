@@ -69,7 +69,7 @@ class Leader:
         if job.config.run.profile and isinstance(profile, Profile):
             recorder.profiles[serving.endpoint.rank] = profile
         self.noting = Noting(job, recorder)
-        self.keeping = Keeping(job, serving, store, identity, best)
+        self.keeping = Keeping(job, serving, store, identity, best, recorder.console.say)
         known = job, serving, self.keeping, recorder, best
         self.evaluating = Evaluating(*known, tell=self._tell, closed=self._evaluation_closed)
         self.answering = Answering(
@@ -122,8 +122,9 @@ class Leader:
         if (by := self._signalled()) is not None:
             raise asked_to_end(by)
         for rank in self._gone():
-            self.membership.lost(rank, "its process has ended")
+            self.on_lost(rank, "its process has ended")
         self.leaving.heed()
+        self.keeping.look()
         if self.deciding.replays and self.serving.idle:
             self.deciding.follow()
         over = self.evaluating.last is not None and self.membership.over
@@ -155,17 +156,21 @@ class Leader:
                 self.keeping.saved(message)
             case m.ShardRefused(version, why):
                 self.keeping.refuse(peer, version, why)
+            case m.WorkerSaved() | m.WorkerUnsaved():
+                self.keeping.answered(peer, message)
             case m.Signalled(number):
                 self.leaving.asked(peer, number)
             case m.Failed(status):
                 raise failed(peer, status)
             case m.Done(totals):
                 self.recorder.totals(peer, totals)
+                self.keeping.gone(peer)
                 self.membership.done(peer)
             case _:
                 self.serving.take(peer, message)
 
     def on_lost(self, peer: int, why: str) -> None:
+        self.keeping.gone(peer)
         self.membership.lost(peer, why)
 
     def on_written(self, result: Any) -> None:

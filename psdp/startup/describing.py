@@ -6,7 +6,7 @@ from psdp import __version__
 from psdp.config import RunConfig
 from psdp.job import Job
 from psdp.startup.prepare import Ready
-from psdp.startup.resume import change_of_schedule
+from psdp.startup.resume import change_of_schedule, who_begins_afresh
 
 _HOST = " nor the host of mpirun"
 
@@ -35,8 +35,8 @@ def describe(ready: Ready, survives: bool) -> str:
         text += f"\nSLOWED DOWN ON PURPOSE: {slow}"
     if ready.manifest is not None:
         text += f"\ngoing on from {ready.manifest.folder}"
-        change = change_of_schedule(job, ready.manifest)
-        text += "" if change is None else f"\n{change}"
+        told = change_of_schedule(job, ready.manifest), who_begins_afresh(job, ready.manifest)
+        text += "".join(f"\n{line}" for line in told if line is not None)
     return text
 
 

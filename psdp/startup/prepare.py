@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psdp.backend.threads import limit_blas
-from psdp.checkpoint import Manifest, Snapshot
+from psdp.checkpoint import Inner, Manifest, Snapshot
 from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.records.folder import RunFolder
@@ -41,6 +41,7 @@ class Ready:
         identity: what a checkpoint says of the job beside its progress.
         manifest: of the checkpoint that this run resumes.
         snapshot: of a server of a resumed run, and of its workers where each has the optimizer.
+        inner: what this rank's workers had for themselves, by their numbers.
         links: how vectors go between servers and workers.
         neighbours: what this rank shares with others on its host.
         vectors_on: the GPU that holds this rank's vectors, if one does.
@@ -55,6 +56,7 @@ class Ready:
     identity: Mapping[str, Any]
     manifest: Manifest | None
     snapshot: Snapshot | None
+    inner: Mapping[int, Inner]
     links: Links
     neighbours: Neighbours
     vectors_on: Device | None
@@ -101,7 +103,7 @@ def _prepare(
     config, manifest = settled
     limit_blas(locations[rank].threads)
     job, _ = take(world, program.begin(config, rank, size))
-    snapshot, _ = take(world, GoOn(job, manifest, rank))
+    gone_on_from, _ = take(world, GoOn(job, manifest, rank))
     backend, needs = take(world, OpenDevice(job, rank, locations[rank]))
     on_devices, why_not = meet_on_devices(world, job, backend, needs, locations)
     making = MakePart(job, rank, backend, needs, locations, on_devices)
@@ -123,7 +125,8 @@ def _prepare(
         replica=part if isinstance(part, Replica) else None,
         shard=part if isinstance(part, Shard) else None,
         manifest=manifest,
-        snapshot=snapshot,
+        snapshot=gone_on_from.snapshot,
+        inner=gone_on_from.inner,
         links=meeting.links,
         neighbours=Neighbours(meeting.memory, meeting.windows),
         vectors_on=None if on_devices is None else on_devices.device,

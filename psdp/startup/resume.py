@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from psdp.checkpoint import (
+    Inner,
     Manifest,
     Snapshot,
     read_manifest,
     read_shard,
     read_span,
+    read_worker,
 )
 from psdp.config import Config, flag_of
 from psdp.errors import CheckpointError, ReplayError
@@ -29,6 +31,7 @@ CHANGEABLE = frozenset(
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
         "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "straggler",
         "jitter", "link_mbps", "record", "replay", "servers", "max_time",
+        "keep_inner",
     }
 )  # fmt: skip
 """Settings that a resumed run may change; all others decide what its weights become."""
@@ -41,7 +44,16 @@ servers by which rank."""
 
 
 @dataclass(frozen=True)
-class GoOn(Step[Snapshot | None, Nothing, None]):
+class GoneOnFrom:
+    """What a rank goes on from: with a shard, or an optimizer that all workers share; or with what
+    its workers had for themselves."""
+
+    snapshot: Snapshot | None = None
+    inner: Mapping[int, Inner] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GoOn(Step[GoneOnFrom, Nothing, None]):
     """See that a checkpoint or a recorded run is of this job; read what this rank goes on from."""
 
     job: Job
@@ -50,19 +62,21 @@ class GoOn(Step[Snapshot | None, Nothing, None]):
 
     facts = Nothing
 
-    def act(self) -> tuple[Snapshot | None, Nothing]:
-        job = self.job
+    def act(self) -> tuple[GoneOnFrom, Nothing]:
+        job, manifest = self.job, self.manifest
         if job.config.run.replay is not None:
             check_replayable(job, Path(job.config.run.replay))
-        if self.manifest is None:
-            return None, Nothing()
-        check_resumable(job, self.manifest)
+        if manifest is None:
+            return GoneOnFrom(), Nothing()
+        check_resumable(job, manifest)
         if job.reduces:
-            return Snapshot.from_tensors(read_shard(self.manifest, 0)), Nothing()
-        if self.rank not in job.holding:
-            return None, Nothing()
-        own = job.shards[job.shard_of(self.rank)]
-        return Snapshot.from_tensors(read_span(self.manifest, own)), Nothing()
+            return GoneOnFrom(Snapshot.from_tensors(read_shard(manifest, 0))), Nothing()
+        if self.rank in job.holding:
+            shard = read_span(manifest, job.shards[job.shard_of(self.rank)])
+            return GoneOnFrom(Snapshot.from_tensors(shard)), Nothing()
+        read = {worker: read_worker(manifest, worker) for worker in job.hosted(self.rank)}
+        inner = {worker: Inner.from_tensors(of) for worker, of in read.items() if of is not None}
+        return GoneOnFrom(inner=inner), Nothing()
 
     def agree(self, facts: Sequence[Nothing]) -> None:
         pass
@@ -184,6 +198,23 @@ def change_of_schedule(job: Job, manifest: Manifest) -> str | None:
         f"--max-steps {now} {'stretches' if now > was else 'shortens'} the schedule, which was one "
         f"of {was} steps: the learning rate jumps from {before:.2e} to {after:.2e}"
     )
+
+
+def who_begins_afresh(job: Job, manifest: Manifest) -> str | None:
+    """Return of which workers a checkpoint has nothing that they had for themselves, in a line;
+    None where all go on as they would have."""
+    if not (job.mode.served and job.mode.own_optimizer):
+        return None
+    lost = [worker for worker in job.workers if manifest.workers.get(worker) is None]
+    if not lost:
+        return None
+    who = "all workers" if len(lost) == len(job.workers) else f"worker(s) {_listed(lost)}"
+    return f"{who} begin afresh with an optimizer of their own: the checkpoint has none of it"
+
+
+def _listed(numbers: Sequence[int], most: int = 8) -> str:
+    some = ", ".join(map(str, numbers[:most]))
+    return some if len(numbers) <= most else f"{some} and {len(numbers) - most} more"
 
 
 def check_replayable(job: Job, run: Path) -> None:

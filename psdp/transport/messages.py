@@ -161,6 +161,26 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerSaved:
+    """To rank 0: the file of what a worker has for itself, of ``file_bytes``, is in the checkpoint
+    of a version, on disk."""
+
+    worker: int
+    version: int
+    file_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUnsaved:
+    """To rank 0: there will be no such file; ``why`` says so in words."""
+
+    worker: int
+    version: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """To rank 0: the last of this rank's workers was told to stop, and has."""
 
@@ -213,6 +233,17 @@ class Answer:
     orders: tuple[Order, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SaveWorker:
+    """Rank 0 to a worker's rank: write what the worker had for itself after ``clock`` gradients to
+    the checkpoint of this step and version."""
+
+    worker: int
+    clock: int
+    step: int
+    version: int
+
+
 # Any rank to rank 0
 
 
@@ -243,8 +274,11 @@ Message = (
     | Progress
     | Evaluated
     | Spent
+    | WorkerSaved
+    | WorkerUnsaved
     | Done
     | Answer
+    | SaveWorker
     | PartialNorm
     | HasLanded
     | Void

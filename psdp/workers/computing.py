@@ -131,7 +131,7 @@ class Computing:
             # Of a GPU's step nothing is left to call: it is captured, and queued at once.
             step = replace(step, pulse=self._exchange.move_on)
         for micro in range(run.grad_accum):
-            self._exchange.heed_signal()
+            self._exchange.look_up()
             with span("batches"):
                 read = self._job.task.batch(own.share, batch * run.grad_accum + micro)
             if leaves and micro + 1 == run.grad_accum:
@@ -158,7 +158,7 @@ class Computing:
         """Sleep, but heed signals, and move on what travels."""
         end_s = self._now() + seconds
         while (left_s := end_s - self._now()) > 0:
-            self._exchange.heed_signal()
+            self._exchange.look_up()
             if self._job.config.run.overlap:
                 self._exchange.move_on(min(left_s, LOOK_UP_S))
             else:

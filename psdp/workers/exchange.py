@@ -18,9 +18,13 @@ from psdp.transport import Arrival, Endpoint, Lost, Sending
 from psdp.transport import messages as m
 from psdp.transport.headers import MOST_INCLUDED
 from psdp.workers.replica import Replica
+from psdp.workers.saving import Saving
 
 LOOK_UP_S = 0.5
 """How often a wait looks up, to heed a signal."""
+
+WRITING_S = 0.01
+"""The same while a file is written of which rank 0 is to hear."""
 
 GOODBYE_S = 0.5
 """How long a rank that fails tries to tell rank 0 so."""
@@ -37,6 +41,7 @@ class Exchange:
         compute_s: seconds in which this worker computed, for its owner to add to.
         push_s, wait_s, pull_s: seconds of the others, which add up to the rest.
         pushed_bytes, pulled_bytes: of vectors.
+        saving: writes what this rank's workers have for themselves, where checkpoints hold that.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Exchange:
         self.replica = replica
         self.compute_s = self.push_s = self.wait_s = self.pull_s = 0.0
         self.pushed_bytes = self.pulled_bytes = 0
+        self.saving: Saving | None = None
         self._signalled = signalled
         self._told = False
         self._now = now
@@ -67,6 +73,13 @@ class Exchange:
         if not self._told and (by := self._signalled()) is not None:
             self.endpoint.send(self.job.leader, m.Signalled(signal.Signals[by]))
             self._told = True
+
+    def look_up(self) -> None:
+        """Heed a signal, and what rank 0 asks of a rank that computes."""
+        self.heed_signal()
+        if self.saving is not None:
+            self.saving.report()
+            self.move_on()
 
     # Vectors
 
@@ -146,7 +159,7 @@ class Exchange:
         answers: dict[int, m.Answer] = {}
         while len(answers) < len(self.job.servers):
             self.heed_signal()
-            match self._events.popleft() if self._events else self.endpoint.receive(LOOK_UP_S):
+            match self._next_event():
                 case Arrival(peer, m.Answer() as answer):
                     answers[peer] = answer
                 case Arrival(peer, m.Finish()) if peer == self.job.leader:
@@ -165,6 +178,26 @@ class Exchange:
         self.pulled_bytes += self.replica.weights.nbytes
         return answers[self.job.leader]
 
+    def _next_event(self) -> Arrival | Lost | None:
+        """Wait a little for what happens next that the workers are to hear of."""
+        patience_s = LOOK_UP_S
+        if self.saving is not None:
+            self.saving.report()
+            patience_s = WRITING_S if self.saving.busy else LOOK_UP_S
+        return self._heard(
+            self._events.popleft() if self._events else self.endpoint.receive(patience_s)
+        )
+
+    def _heard(self, event: Arrival | Lost | None) -> Arrival | Lost | None:
+        """Do what rank 0 asks of a rank whatever that is at; return what else happened."""
+        match event:
+            case Arrival(peer, m.SaveWorker() as asked) if (
+                self.saving is not None and peer == self.job.leader
+            ):
+                self.saving.asked(asked)
+                return None
+        return event
+
     def _landing(self, peer: int, message: m.Message) -> Array:
         if not isinstance(message, m.Answer) or peer not in self.job.servers:
             raise ProtocolError(f"rank {peer} sent a payload with {message}")
@@ -175,7 +208,7 @@ class Exchange:
 
     def move_on(self, timeout_s: float = 0.0) -> None:
         """Move on what travels, and keep what arrives for later."""
-        event = self.endpoint.receive(timeout_s)
+        event = self._heard(self.endpoint.receive(timeout_s))
         if event is not None:
             self._events.append(event)
 
@@ -225,15 +258,15 @@ class Exchange:
         deadline = self._now() + GOODBYE_S
         while not sending.done and self._now() < deadline:
             with suppress(Exception):
-                self.endpoint.receive(timeout_s=0.01)
+                self._heard(self.endpoint.receive(timeout_s=0.01))
 
     def wait_out(self, timeout_s: float) -> None:
         """Give rank 0 so long to save the weights and end all ranks, this one too; unless it is
         gone."""
         deadline = self._now() + timeout_s
         while self._now() < deadline and not self.endpoint.has_lost(self.job.leader):
-            with suppress(Exception):  # nothing that comes now matters any more
-                self.endpoint.receive(LOOK_UP_S)
+            with suppress(Exception):  # nothing else that comes now matters any more
+                self._next_event()
 
     def _totals(self) -> m.Totals:
         return m.Totals(

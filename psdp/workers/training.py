@@ -1,19 +1,21 @@
 """What a worker computes between two exchanges: a gradient, or steps of an optimizer of its own.
 
-A worker's inner optimizer keeps its moments from round to round; they are nobody else's, and a
-resumed run starts them afresh.
+A worker's inner optimizer keeps its moments from round to round. They are nobody else's: they are
+kept in a checkpoint by the worker's own rank, and begin afresh on another one.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from psdp.backend import Scalar
+from psdp.checkpoint import Inner
+from psdp.errors import CheckpointError
 from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.optim import Schedule, make_optimizer
@@ -136,6 +138,25 @@ class LocalTraining(OwnOptimizer):
         super().__init__(job, replica, gradient)
         self._start: Array = self._optimizer.backend.zeros(job.table.size)
 
+    def copy(self, into: Inner) -> None:
+        """Make ``into`` what this worker has for itself now, on the host; but for its clock."""
+        into.updates, into.answered = self._optimizer.updates, True
+        self._copy(self._optimizer.state(), into.optimizer)
+
+    def restore(self, inner: Inner) -> None:
+        """Copy a saved state in, for the worker to go on as it would have.
+
+        Raises:
+            CheckpointError: it is of another kind of worker.
+        """
+        self._optimizer.load(inner.optimizer, inner.updates)
+
+    def _copy(self, vectors: Mapping[str, Array], into: dict[str, Array]) -> None:
+        for name, vector in vectors.items():
+            if name not in into:
+                into[name] = np.empty(vector.size, vector.dtype)
+            self.replica.backend.to_host(vector, into[name])
+
     def train(self, order: Train, version: int) -> Trained:
         replica, start = self.replica, self._start
         start[...] = replica.own_weights
@@ -169,38 +190,71 @@ class ElasticTraining(LocalTraining):
     The server moves its weights c by a (x - c) towards the worker's x, and answers with c'. The
     worker moves by as much the other way, which it finds from c': c' - x = (1 - a) (c - x). Where
     x is rounded on its way, that holds of the rounded one, and the worker's own stays as it is.
+
+    Attributes:
+        seen: the worker's weights (P,) as the server saw them last.
     """
 
     def __init__(self, job: Job, replica: Replica, gradient: Gradient) -> None:
         super().__init__(job, replica, gradient)
         self._pull = job.elastic_rate / (1 - job.elastic_rate)
+        self.seen: Array = self._start
+        if not replica.codec.as_it_is:
+            self.seen = replica.backend.zeros(job.table.size)
         self._begun = False
+        self._answered = True
 
     def train(self, order: Train, version: int) -> Trained:
+        replica = self.replica
         loss = self.steps(order)
         if math.isfinite(loss):
-            self.replica.own_gradient[...] = self.replica.own_weights
-        self._start[...] = self.replica.own_weights
-        self.replica.fetch()
+            replica.own_gradient[...] = replica.own_weights
+        self._start[...] = replica.own_weights
+        replica.fetch()
+        if self.seen is not self._start:
+            self.seen[...] = replica.decoded()
+        self._answered = False
         return Trained(loss, version)
 
     def merged(self) -> None:
         weights, own = self.replica.own_weights, self._start
-        np.subtract(weights, self.seen(), out=weights)
+        np.subtract(weights, self.seen, out=weights)
         np.multiply(weights, self._pull, out=weights)
         np.add(own, weights, out=own)
+        self._answered = True
         self._restore()
 
     def pulled(self) -> None:
-        if self._begun:
-            self._restore()
-        else:
+        if not self._begun:
             self._start[...] = self.replica.own_weights
             self._begun = True
+        elif self._answered:
+            self._restore()
+        else:  # what was pushed before the run ended is answered only now
+            self.merged()
 
-    def seen(self) -> Array:
-        """Return the worker's weights (P,) as the server saw them."""
-        return self._start if self.replica.codec.as_it_is else self.replica.decoded()
+    def copy(self, into: Inner) -> None:
+        super().copy(into)
+        into.answered = self._answered
+        self._copy(self._own(), into.own)
+
+    def restore(self, inner: Inner) -> None:
+        super().restore(inner)
+        own = self._own()
+        if own.keys() != inner.own.keys():
+            raise CheckpointError(
+                f"expected the vectors {sorted(own)} of a worker, got {sorted(inner.own)}; resume "
+                "with the --mode and --wire-dtype that wrote the checkpoint"
+            )
+        for name, vector in own.items():
+            self.replica.backend.to_device(inner.own[name], vector)
+        self._begun, self._answered = True, inner.answered
+
+    def _own(self) -> dict[str, Array]:
+        """Return the worker's weights (P,), and these as the server saw them last, where they are
+        rounded on their way."""
+        seen = {} if self.seen is self._start else {"seen": self.seen}
+        return {"weights": self._start, **seen}
 
     def _restore(self) -> None:
         self.replica.own_weights[...] = self._start

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from psdp.checkpoint import Snapshot
+from psdp.checkpoint import CheckpointStore, Inner, Snapshot
 from psdp.errors import PeerLost
 from psdp.job import Job
 from psdp.modes import Pushed
@@ -23,6 +23,7 @@ from psdp.workers.exchange import Exchange
 from psdp.workers.hosted import Hosted
 from psdp.workers.reduced import ReducedTraining
 from psdp.workers.replica import Replica
+from psdp.workers.saving import Saving
 from psdp.workers.training import OverlappedTraining, Trained, Training, make_training
 
 KEEPS_WEIGHTS = (Pushed.GRADIENT, Pushed.NOTHING)
@@ -45,6 +46,8 @@ class Worker:
     Args:
         reducer: adds up the ranks' gradients, with ``--mode allreduce``.
         snapshot: to go on from, where the workers' optimizer is in it.
+        inner: what workers go on with, by their numbers.
+        store: of the run folder, where checkpoints hold what workers have for themselves.
         signalled: returns the name of a signal that asked this rank to end, or None.
     """
 
@@ -56,6 +59,8 @@ class Worker:
         *,
         reducer: Reducer | None = None,
         snapshot: Snapshot | None = None,
+        inner: Mapping[int, Inner] | None = None,
+        store: CheckpointStore | None = None,
         signalled: Callable[[], str | None] = lambda: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -67,7 +72,10 @@ class Worker:
         self._snapshot = snapshot
         self.hosted: dict[int, Hosted] = {}
         for box, worker in enumerate(job.hosted(endpoint.rank)):
-            self.hosted[worker] = Hosted(job, worker, box, self._trainings)
+            went_on = None if inner is None else inner.get(worker)
+            self.hosted[worker] = Hosted(job, worker, box, self._trainings, went_on)
+        if job.keeps_inner and store is not None:
+            self.exchange.saving = Saving(store, self.hosted, partial(endpoint.send, job.leader))
         self._answered: Array | None = None
         """The weights of an answer, where a worker's steps change them for the next one."""
 
@@ -101,6 +109,8 @@ class Worker:
                 self._obey(answer)
                 spare = False
         self.exchange.report_costs()
+        if self.exchange.saving is not None:
+            self.exchange.saving.close()
         self.exchange.say_done()
 
     def _obey(self, answer: m.Answer) -> None:
@@ -170,10 +180,12 @@ class Worker:
     def _train(self, own: Hosted, order: m.Train, version: int) -> None:
         """Train as ordered and push what came of it."""
         training = own.trainings[order.push]
+        if self.exchange.saving is not None:
+            self.exchange.saving.begin(own, order.clock)
         trained, took = self.computing.timed(lambda: training.train(order, version))
         work = self._work(order, trained, took)
         self.exchange.push(order.push, own.worker, work, self.replica.payloads(own.box))
-        own.pushed = training, order
+        own.pushed, own.clock = (training, order), order.clock + order.steps
         if isinstance(training, OverlappedTraining) and len(self.hosted) == 1:
             self.computing.ahead(lambda: training.meanwhile(order, version))
 
@@ -205,7 +217,7 @@ class Worker:
         self.exchange.pull_snapshot(order.version)
         total = Measured(units=0, loss=0.0)
         for batch in self.job.task.validation(order.part, order.parts):
-            self.exchange.heed_signal()
+            self.exchange.look_up()
             total += self.replica.model.evaluate(batch)
         # As plain numbers, whatever array they come from.
         sums = Sums(float(total.loss), int(total.correct), int(total.units))

@@ -25,7 +25,7 @@ from psdp.checkpoint import (
     read_span,
     read_weights,
 )
-from psdp.checkpoint.manifest import ShardFile, manifest_text
+from psdp.checkpoint.manifest import CheckpointFile, manifest_text
 from psdp.errors import CheckpointError
 
 
@@ -159,7 +159,7 @@ def test_a_manifest_laid_out_anew_is_the_same_manifest(folder: Path) -> None:
 
 def lying(tmp_path: Path, content: bytes) -> Manifest:
     """A manifest whose size and hash fit a shard that is not what its own header says."""
-    file = ShardFile(
+    file = CheckpointFile(
         "shard-00-of-01.safetensors", len(content), hashlib.sha256(content).hexdigest()
     )
     (tmp_path / file.name).write_bytes(content)
@@ -267,7 +267,7 @@ def test_any_single_damage_to_any_file_is_found(folder: Path, data: st.DataObjec
 )
 def test_any_json_state_comes_back(tmp_path: Path, state: dict[Any, Any]) -> None:
     """As JSON has it: keys are text, and NaN is NaN."""
-    file = ShardFile("shard-00-of-01.safetensors", 0, "0" * 64)
+    file = CheckpointFile("shard-00-of-01.safetensors", 0, "0" * 64)
     (tmp_path / "checkpoint.json").write_text(manifest_text(3, state, [file]))
     manifest = read_manifest(tmp_path)
     assert json.dumps(manifest.state) == json.dumps(json.loads(json.dumps(state)))

@@ -72,6 +72,7 @@ OTHER: dict[str, Any] = {
     "server_device": "gpu", "precision": "bf16", "dtype": "float64", "wire_dtype": "bf16",
     "outer_optimizer": "nesterov", "outer_lr": 0.5, "outer_momentum": 0.5, "elastic_rate": 0.5,
     "local_steps": 7, "merge": "async",
+    "keep_inner": True,  # of what has a meaning in other modes alone it is all that can be changed
     "backup_workers": 1, "straggler": "2:4", "jitter": "pareto:2", "link_mbps": 7.0,
     "record": True, "lag_compensation": "inverse", "overlap": True,
     "balance": "dynamic", "virtual_workers": 7,

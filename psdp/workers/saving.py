@@ -1,0 +1,112 @@
+"""A rank's files of checkpoints: what its workers have for themselves, written in the background.
+
+Rank 0 asks for what a worker had at a clock, by which it may be computing what comes after. So a
+copy is kept of what it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from psdp.checkpoint import BackgroundWriter, CheckpointId, CheckpointStore, Inner
+from psdp.errors import CheckpointError, NumericsError
+from psdp.transport import messages as m
+from psdp.workers.hosted import Hosted
+
+WRITE_S = 600.0
+"""How long a rank that is done waits for its last files to be on disk."""
+
+MOST_SAID = 300
+"""Of characters that a reason has in a message."""
+
+
+@dataclass(eq=False)
+class _Copy:
+    """A copy, and how many files of it are being written."""
+
+    inner: Inner = field(default_factory=Inner)
+    writes: int = 0
+
+
+class Saving:
+    """Saves what the workers of a rank have for themselves.
+
+    Args:
+        hosted: these workers, by their numbers.
+        tell: sends rank 0 a message.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        hosted: Mapping[int, Hosted],
+        tell: Callable[[m.Message], object],
+    ) -> None:
+        self._store = store
+        self._hosted = hosted
+        self._tell = tell
+        self._writer: BackgroundWriter[tuple[m.Message, _Copy]] = BackgroundWriter()
+        self._begun: dict[int, _Copy] = {}
+        """Of workers: what they had when they began what they did last."""
+        self._spare: list[_Copy] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is, or will be, something to report."""
+        return self._writer.busy
+
+    def begin(self, own: Hosted, clock: int) -> None:
+        """A worker is about to change what it has, which is of so many gradients."""
+        before = self._begun.pop(own.worker, None)
+        if before is not None and not before.writes:
+            self._spare.append(before)
+        own.clock = clock
+        self._begun[own.worker] = self._copy(own)
+        own.clock = None
+
+    def asked(self, message: m.SaveWorker) -> None:
+        """Start writing what rank 0 asks for, or tell it that this is not to be had."""
+        worker, clock, version = message.worker, message.clock, message.version
+        own, copy = self._hosted.get(worker), self._begun.get(worker)
+        if copy is None or copy.inner.clock != clock:
+            if own is None or own.clock != clock:
+                why = "it has not begun yet" if copy is None else "it had gone on by then"
+                self._tell(m.WorkerUnsaved(worker, version, why))
+                return
+            copy = self._copy(own)
+        copy.writes += 1
+        at, written = CheckpointId(message.step, version), copy
+        self._writer.submit(lambda: (self._write(at, worker, written.inner), written))
+
+    def report(self) -> None:
+        """Tell rank 0 what has been written."""
+        for message, copy in self._writer.poll():
+            self._done(message, copy)
+
+    def close(self) -> None:
+        """Wait until all is written, and tell rank 0.
+
+        Raises:
+            CheckpointError: that takes too long.
+        """
+        for message, copy in self._writer.close(WRITE_S):
+            self._done(message, copy)
+
+    def _copy(self, own: Hosted) -> _Copy:
+        copy = self._spare.pop() if self._spare else _Copy()
+        own.copy(copy.inner)
+        return copy
+
+    def _write(self, at: CheckpointId, worker: int, inner: Inner) -> m.Message:
+        try:
+            file = self._store.write_worker(at, worker, inner.tensors())
+        except (CheckpointError, NumericsError) as error:
+            return m.WorkerUnsaved(worker, at.version, str(error)[:MOST_SAID])
+        return m.WorkerSaved(worker, at.version, file["bytes"], file["sha256"])
+
+    def _done(self, message: m.Message, copy: _Copy) -> None:
+        self._tell(message)
+        copy.writes -= 1
+        if not copy.writes and copy not in self._begun.values():
+            self._spare.append(copy)
