@@ -18,26 +18,43 @@ from hypothesis import strategies as st
 from psdp.checkpoint import (
     CheckpointId,
     CheckpointStore,
+    Inner,
     Manifest,
     find_checkpoint,
     read_manifest,
     read_shard,
     read_span,
     read_weights,
+    read_worker,
 )
 from psdp.checkpoint.manifest import CheckpointFile, manifest_text
+from psdp.checkpoint.read import verify
 from psdp.errors import CheckpointError
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint of two shards."""
+    """A checkpoint of two shards, and of one of two workers."""
     store = CheckpointStore(tmp_path, keep=1)
     entries = [
         store.write_shard(CheckpointId(42, 42), shard, 2, {"weights": np.arange(10.0) + shard})
         for shard in range(2)
     ]
-    return store.commit(CheckpointId(42, 42), entries, {"updates": 42, "loss": 1.5})
+    inner = Inner(clock=42, updates=7, answered=False, own={"weights": np.arange(20.0)})
+    workers = {1: store.write_worker(CheckpointId(42, 42), 1, inner.tensors()), 2: None}
+    state = {"updates": 42, "loss": 1.5}
+    return store.commit(CheckpointId(42, 42), entries, state, workers=workers)
+
+
+def test_what_a_worker_had_for_itself_comes_back(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    tensors = read_worker(manifest, 1)
+    assert tensors is not None
+    inner = Inner.from_tensors(tensors)
+    assert (inner.clock, inner.updates, inner.answered, inner.optimizer) == (42, 7, False, {})
+    np.testing.assert_array_equal(inner.own["weights"], np.arange(20.0))
+    assert read_worker(manifest, 2) is None, "the checkpoint says that it has none"
+    assert read_worker(manifest, 3) is None
 
 
 def test_a_truncated_shard(folder: Path) -> None:
@@ -133,6 +150,10 @@ def test_a_missing_manifest(folder: Path) -> None:
         (lambda body: body | {"files": body["files"][:1]}, "expected the shard files"),
         (lambda body: body | {"files": body["files"][:1] * 2}, "expected the shard files"),
         (edit("files", [{"name": "../../x", "bytes": 1, "sha256": "0" * 64}]), "../../x"),
+        (edit("workers", []), "expected the files of workers"),
+        (edit("workers", {"-1": None}), "expected the number of a worker, got '-1'"),
+        (edit("workers", {"1": {}}), "expected a file as name, bytes and sha256"),
+        (lambda body: body | {"workers": {"2": body["workers"]["1"]}}, "worker-0002.safetensors"),
     ],
 )
 def test_a_manifest_of_wrong_types_under_a_right_digest(
@@ -248,7 +269,7 @@ def test_any_single_damage_to_any_file_is_found(folder: Path, data: st.DataObjec
             read_manifest(folder)
         else:
             with pytest.raises(CheckpointError, match=path.name):
-                read_weights(read_manifest(folder))
+                verify(read_manifest(folder))
     finally:
         path.write_bytes(good)
 

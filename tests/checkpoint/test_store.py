@@ -441,6 +441,31 @@ def test_a_shard_that_rank_0_cannot_see_is_named(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == []
 
 
+def test_a_worker_writes_into_no_folder_that_nobody_else_sees(tmp_path: Path) -> None:
+    elsewhere = CheckpointStore(tmp_path / "other host", keep=1)
+    with pytest.raises(CheckpointError, match=r"no .*other host; .* on a disk that they share"):
+        elsewhere.write_worker(at(5), 1, tensors_of())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whether_rank_0_sees_a_file_is_known_before_it_is_committed(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    entry = store.write_worker(at(5), 3, tensors_of())
+    assert store.why_unseen(at(5), entry) is None
+    assert "cannot see" in str(store.why_unseen(at(6), entry))
+    assert "wrote 1 bytes" in str(store.why_unseen(at(5), entry | {"bytes": 1}))
+
+
+def test_files_of_workers_are_pruned_with_their_checkpoint(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    for step in (1, 2):
+        shard = store.write_shard(at(step), 0, 1, tensors_of())
+        workers = {1: store.write_worker(at(step), 1, tensors_of())}
+        folder = store.commit(at(step), [shard], {}, workers=workers)
+    assert steps_in(tmp_path) == ["step-000002-v000002"]
+    assert (folder / "worker-0001.safetensors").is_file()
+
+
 def test_a_shard_cut_short_after_it_was_written_is_not_committed(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=1)
     entry = store.write_shard(at(5), 0, 1, tensors_of())
