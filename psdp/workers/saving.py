@@ -17,6 +17,9 @@ from psdp.workers.hosted import Hosted
 WRITE_S = 600.0
 """How long a rank that is done waits for its last files to be on disk."""
 
+WRITES_AHEAD = 4
+"""Files of each worker that may wait for the disk before a further one makes their rank wait."""
+
 MOST_SAID = 300
 """Of characters that a reason has in a message."""
 
@@ -77,7 +80,8 @@ class Saving:
             copy = self._copy(own)
         copy.writes += 1
         at, written = CheckpointId(message.step, version), copy
-        self._writer.submit(lambda: (self._write(at, worker, written.inner), written))
+        ahead = WRITES_AHEAD * len(self._hosted)
+        self._writer.submit(lambda: (self._write(at, worker, written.inner), written), ahead)
 
     def report(self) -> None:
         """Tell rank 0 what has been written."""
