@@ -117,6 +117,27 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
         assert again == summary(folder / "whole")["weights_sha256"]
 
 
+def test_local_steps_go_on_on_other_ranks_with_what_each_worker_had(folder: Path) -> None:
+    flags = (
+        "--mode",
+        "local",
+        "--local-steps",
+        "2",
+        "--checkpoint-every",
+        "10",
+        "--dropout",
+        "0.1",
+    )
+    whole = train(folder, 4, *flags, "--keep-checkpoints", "0", "--out", "whole")
+    assert whole.returncode == 0, whole.stdout
+    half = folder / "whole/checkpoints/step-000010-v000005"
+    assert len(list(half.glob("worker-*.safetensors"))) == 3
+    rest = train(folder, 4, "--resume", str(half), "--servers", "2", "--out", "rest")
+    assert rest.returncode == 0, rest.stdout
+    again = summary(folder / "rest")
+    assert again["weights_sha256"] == summary(folder / "whole")["weights_sha256"]
+
+
 @pytest.mark.parametrize("mode", ["async", "ssp"])
 @pytest.mark.one_mpi
 def test_a_resumed_job_computes_each_gradient_of_the_budget_once(folder: Path, mode: str) -> None:
