@@ -78,7 +78,6 @@ class Exchange:
         """Heed a signal, and what rank 0 asks of a rank that computes."""
         self.heed_signal()
         if self.saving is not None:
-            self.saving.report()
             self.move_on()
 
     # Vectors
@@ -180,23 +179,10 @@ class Exchange:
 
     def _next_event(self) -> Arrival | Lost | None:
         """Wait a little for what happens next that the workers are to hear of."""
-        patience_s = LOOK_UP_S
-        if self.saving is not None:
-            self.saving.report()
-            patience_s = WRITING_S if self.saving.busy else LOOK_UP_S
-        return self._heard(
-            self._events.popleft() if self._events else self.endpoint.receive(patience_s)
-        )
-
-    def _heard(self, event: Arrival | Lost | None) -> Arrival | Lost | None:
-        """Do what rank 0 asks of a rank whatever that is at; return what else happened."""
-        match event:
-            case Arrival(peer, m.SaveWorker() as asked) if (
-                self.saving is not None and peer == self.job.leader
-            ):
-                self.saving.asked(asked)
-                return None
-        return event
+        saving = self.saving
+        patience_s = WRITING_S if saving is not None and saving.busy else LOOK_UP_S
+        event = self._events.popleft() if self._events else self.endpoint.receive(patience_s)
+        return event if saving is None else saving.heard(event)
 
     def _landing(self, peer: int, message: m.Message) -> Array:
         if not isinstance(message, m.Answer) or peer not in self.job.servers:
@@ -208,7 +194,9 @@ class Exchange:
 
     def move_on(self, timeout_s: float = 0.0) -> None:
         """Move on what travels, and keep what arrives for later."""
-        event = self._heard(self.endpoint.receive(timeout_s))
+        event = self.endpoint.receive(timeout_s)
+        if self.saving is not None:
+            event = self.saving.heard(event)
         if event is not None:
             self._events.append(event)
 
@@ -258,7 +246,7 @@ class Exchange:
         deadline = self._now() + GOODBYE_S
         while not sending.done and self._now() < deadline:
             with suppress(Exception):
-                self._heard(self.endpoint.receive(timeout_s=0.01))
+                self.move_on(timeout_s=0.01)
 
     def wait_out(self, timeout_s: float) -> None:
         """Give rank 0 so long to save the weights and end all ranks, this one too; unless it is

@@ -6,11 +6,13 @@ copy is kept of what it began with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from psdp.checkpoint import BackgroundWriter, CheckpointId, CheckpointStore, Inner
 from psdp.errors import CheckpointError, NumericsError
+from psdp.job import Job
+from psdp.transport import Arrival, Endpoint, Lost
 from psdp.transport import messages as m
 from psdp.workers.hosted import Hosted
 
@@ -22,6 +24,8 @@ WRITES_AHEAD = 4
 
 MOST_SAID = 300
 """Of characters that a reason has in a message."""
+
+Told = m.WorkerSaved | m.WorkerUnsaved
 
 
 @dataclass(eq=False)
@@ -37,27 +41,25 @@ class Saving:
 
     Args:
         hosted: these workers, by their numbers.
-        tell: sends rank 0 a message.
     """
 
     def __init__(
-        self,
-        store: CheckpointStore,
-        hosted: Mapping[int, Hosted],
-        tell: Callable[[m.Message], object],
+        self, job: Job, store: CheckpointStore, hosted: Mapping[int, Hosted], endpoint: Endpoint
     ) -> None:
+        self._job = job
         self._store = store
         self._hosted = hosted
-        self._tell = tell
-        self._writer: BackgroundWriter[tuple[m.Message, _Copy]] = BackgroundWriter()
+        self._endpoint = endpoint
+        self._writer: BackgroundWriter[tuple[Told, _Copy]] = BackgroundWriter()
         self._begun: dict[int, _Copy] = {}
         """Of workers: what they had when they began what they did last."""
         self._spare: list[_Copy] = []
+        self._untold = 0
 
     @property
     def busy(self) -> bool:
-        """Whether there is, or will be, something to report."""
-        return self._writer.busy
+        """Whether rank 0 is to be told of something that is being written, or is on disk."""
+        return self._untold > 0
 
     def begin(self, own: Hosted, clock: int) -> None:
         """A worker is about to change what it has, which is of so many gradients."""
@@ -67,6 +69,17 @@ class Saving:
         own.clock = clock
         self._begun[own.worker] = self._copy(own)
         own.clock = None
+
+    def heard(self, event: Arrival | Lost | None) -> Arrival | Lost | None:
+        """Do what rank 0 asks of a rank, whatever that is at; tell it what has been written. Return
+        what else happened."""
+        for message, copy in self._writer.poll():
+            self._done(message, copy)
+        match event:
+            case Arrival(peer, m.SaveWorker() as asked) if peer == self._job.leader:
+                self.asked(asked)
+                return None
+        return event
 
     def asked(self, message: m.SaveWorker) -> None:
         """Start writing what rank 0 asks for, or tell it that this is not to be had."""
@@ -79,14 +92,10 @@ class Saving:
                 return
             copy = self._copy(own)
         copy.writes += 1
+        self._untold += 1
         at, written = CheckpointId(message.step, version), copy
         ahead = WRITES_AHEAD * len(self._hosted)
         self._writer.submit(lambda: (self._write(at, worker, written.inner), written), ahead)
-
-    def report(self) -> None:
-        """Tell rank 0 what has been written."""
-        for message, copy in self._writer.poll():
-            self._done(message, copy)
 
     def close(self) -> None:
         """Wait until all is written, and tell rank 0.
@@ -102,15 +111,19 @@ class Saving:
         own.copy(copy.inner)
         return copy
 
-    def _write(self, at: CheckpointId, worker: int, inner: Inner) -> m.Message:
+    def _write(self, at: CheckpointId, worker: int, inner: Inner) -> Told:
         try:
             file = self._store.write_worker(at, worker, inner.tensors())
         except (CheckpointError, NumericsError) as error:
             return m.WorkerUnsaved(worker, at.version, str(error)[:MOST_SAID])
         return m.WorkerSaved(worker, at.version, file["bytes"], file["sha256"])
 
-    def _done(self, message: m.Message, copy: _Copy) -> None:
+    def _tell(self, message: Told) -> None:
+        self._endpoint.send(self._job.leader, message)
+
+    def _done(self, message: Told, copy: _Copy) -> None:
         self._tell(message)
         copy.writes -= 1
+        self._untold -= 1
         if not copy.writes and copy not in self._begun.values():
             self._spare.append(copy)

@@ -75,7 +75,7 @@ class Worker:
             went_on = None if inner is None else inner.get(worker)
             self.hosted[worker] = Hosted(job, worker, box, self._trainings, went_on)
         if job.keeps_inner and store is not None:
-            self.exchange.saving = Saving(store, self.hosted, partial(endpoint.send, job.leader))
+            self.exchange.saving = Saving(job, store, self.hosted, endpoint)
         self._answered: Array | None = None
         """The weights of an answer, where a worker's steps change them for the next one."""
 
