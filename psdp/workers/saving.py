@@ -63,12 +63,16 @@ class Saving:
 
     def begin(self, own: Hosted, clock: int) -> None:
         """A worker is about to change what it has, which is of so many gradients."""
-        before = self._begun.pop(own.worker, None)
-        if before is not None and not before.writes:
-            self._spare.append(before)
+        self.forget(own.worker)
         own.clock = clock
         self._begun[own.worker] = self._copy(own)
         own.clock = None
+
+    def forget(self, worker: int) -> None:
+        """What a worker had is not needed any more."""
+        before = self._begun.pop(worker, None)
+        if before is not None and not before.writes:
+            self._spare.append(before)
 
     def heard(self, event: Arrival | Lost | None) -> Arrival | Lost | None:
         """Do what rank 0 asks of a rank, whatever that is at; tell it what has been written. Return

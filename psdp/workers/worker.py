@@ -134,6 +134,8 @@ class Worker:
                     evaluations.append(order)
                 case m.Stop():
                     del self.hosted[order.worker]
+                    if self.exchange.saving is not None:
+                        self.exchange.saving.forget(order.worker)
         if trains:
             self._train_together(trains, answer.version)
         if evaluations:

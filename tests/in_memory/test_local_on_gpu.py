@@ -12,6 +12,7 @@ from emulated.device import EmulatedDevice
 
 from psdp.backend import make_backend
 from psdp.backend.gpu.backend import GpuBackend
+from psdp.checkpoint import Inner
 from psdp.config import Config
 from psdp.data.batches import TextBatch
 from psdp.job import Job
@@ -21,7 +22,7 @@ from psdp.params import Array
 from psdp.task import Step
 from psdp.transport.messages import Train
 from psdp.workers.replica import Replica
-from psdp.workers.training import LocalTraining, Trained
+from psdp.workers.training import LocalTraining, Trained, make_training
 
 SMALL: dict[str, Any] = {
     "n_layer": 1,
@@ -37,6 +38,7 @@ SMALL: dict[str, Any] = {
     "lr": 1e-2,
 }
 VOCAB, STEPS = 11, 5
+ORDER = Train(1, 0, 0, STEPS, 0, Pushed.CHANGE)
 
 
 class WatchedDevice(EmulatedDevice):
@@ -52,10 +54,10 @@ class WatchedDevice(EmulatedDevice):
         self.waits += 1
 
 
-def train(
+def make(
     backend: Any, optimizer: str = "adamw", poison: int | None = None, **settings: Any
-) -> tuple[Trained, Replica]:
-    """Train for a round; gradient number ``poison`` holds Inf."""
+) -> LocalTraining:
+    """Return a worker at its first weights; gradient number ``poison`` holds Inf."""
     config = Config.from_flat(SMALL | {"optimizer": optimizer} | settings).resolved()
     job = Job(config, 2, Language(config, VOCAB))
     replica = Replica(job, backend)
@@ -70,8 +72,17 @@ def train(
         if clock == poison:
             backend.to_device(np.full(1, math.inf), replica.own_gradient[7:8])
 
-    order = Train(1, 0, 0, STEPS, 0, Pushed.CHANGE)
-    return LocalTraining(job, replica, gradient).train(order, 0), replica
+    training = make_training(job, replica, gradient, job.mode.pushes[0])
+    assert isinstance(training, LocalTraining)
+    return training
+
+
+def train(
+    backend: Any, optimizer: str = "adamw", poison: int | None = None, **settings: Any
+) -> tuple[Trained, Replica]:
+    """Train for a round; gradient number ``poison`` holds Inf."""
+    training = make(backend, optimizer, poison, **settings)
+    return training.train(ORDER, 0), training.replica
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -84,6 +95,29 @@ def test_a_round_is_the_same_as_on_a_cpu_and_waits_at_its_end(
     assert on_gpu.loss == pytest.approx(on_cpu.loss, rel=1e-5)
     np.testing.assert_allclose(gpu.gradient, cpu.gradient, atol=1e-5)
     assert device.waits < STEPS
+
+
+@pytest.mark.parametrize("settings", [{}, {"mode": "easgd", "wire_dtype": "bf16"}], ids=str)
+def test_what_a_worker_has_for_itself_goes_to_the_host_and_back(
+    kernel_folder: Path, settings: dict[str, Any]
+) -> None:
+    def copied(training: LocalTraining) -> dict[str, Array]:
+        inner = Inner()
+        training.copy(inner)
+        return inner.tensors()
+
+    first, second = (
+        make(GpuBackend(EmulatedDevice(kernel_folder), "float32"), **settings) for _ in range(2)
+    )
+    first.pulled()
+    first.train(ORDER, 0)
+    had = copied(first)
+    assert all(type(tensor) is np.ndarray and tensor.any() for tensor in had.values())
+    second.restore(Inner.from_tensors(had))
+    has = copied(second)
+    assert had.keys() == has.keys()
+    for name, tensor in had.items():
+        np.testing.assert_array_equal(has[name], tensor)
 
 
 @pytest.mark.parametrize("settings", [{}, {"grad_clip": 0.0, "grad_clip_value": 0.1}], ids=str)
