@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 from jobs import Training, before_gradient, die, die_at, train
 
 from psdp.checkpoint import find_checkpoint, read_manifest, read_worker
-from psdp.errors import CheckpointError
+from psdp.checkpoint.read import verify
+from psdp.errors import CheckpointError, RankFailed
 from psdp.servers.ending import Ended
 from psdp.startup.resume import who_begins_afresh
 
@@ -36,6 +38,19 @@ LOCAL: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Training:
     return train(tmp_path_factory.mktemp("whole") / "run", workers=WORKERS, **LOCAL)
+
+
+ALONE: list[dict[str, Any]] = [
+    {"mode": "local"},
+    {"mode": "local", "merge": "async"},
+    {"mode": "easgd"},
+]
+
+
+def _uneven(run: Training) -> None:
+    """Let ranks come in another order than that of a replay."""
+    for number in range(run.workers):
+        before_gradient(run.worker(number), lambda _count, n=number: time.sleep(n * 1e-3))
 
 
 def kept(folder: Path) -> dict[int, bool]:
@@ -80,6 +95,24 @@ def test_so_does_a_run_that_was_saved_where_that_was_not_expected(
         train(run, workers=ranks, prepare=job.append, signalled=signalled, **LOCAL)
     saved = find_checkpoint(run)
     assert read_manifest(saved).state["version"] not in (2, 4), "of a version that was not due"
+    rest = train(run, resume=run, workers=2, **LOCAL)
+    assert rest.weights_sha256 == whole.weights_sha256
+
+
+def test_so_does_a_run_of_which_a_rank_has_failed(tmp_path: Path, whole: Training) -> None:
+    """It still says what its workers had before."""
+
+    def prepare(run: Training) -> None:
+        def fail(count: int) -> None:
+            if count == 7:
+                raise ValueError("a bug")
+
+        before_gradient(run.worker(1), fail)
+
+    run = tmp_path / "run"
+    with pytest.raises(RankFailed):
+        train(run, workers=3, prepare=prepare, **LOCAL)
+    assert kept(find_checkpoint(run)) == {1: True, 2: True, 3: True}
     rest = train(run, resume=run, workers=2, **LOCAL)
     assert rest.weights_sha256 == whole.weights_sha256
 
@@ -214,19 +247,39 @@ def test_a_damaged_file_of_a_worker_makes_a_checkpoint_not_whole(
     assert (tmp_path / "run" / "checkpoints" / "damaged-step-000012-v000006").is_dir()
 
 
+@pytest.mark.parametrize("seed", range(9))
+def test_whoever_dies_when_checkpoints_are_whole_and_can_be_gone_on_from(
+    tmp_path: Path, seed: int
+) -> None:
+    dice = random.Random(seed)
+    ranks = dice.randint(2, 4)
+    settings = LOCAL | ALONE[seed % len(ALONE)] | {"servers": dice.randint(1, 2)}
+    settings |= {"virtual_workers": 4, "checkpoint_every": 1, "eval_every": 3}
+
+    def prepare(run: Training) -> None:
+        _uneven(run)
+        for number in dice.sample(range(ranks), dice.randint(1, ranks - 1)):
+            die_at(run.worker(number), dice.randrange(12))
+
+    run = train(tmp_path / "run", workers=ranks, prepare=prepare, **settings)
+    clocks = {}
+    for folder in run.checkpoints().values():
+        manifest = read_manifest(folder)
+        verify(manifest)
+        assert list(manifest.workers) == [1, 2, 3, 4]
+        clocks = manifest.state["clocks"]
+        for worker in (worker for worker, file in manifest.workers.items() if file is not None):
+            own = read_worker(manifest, worker)
+            assert own is not None
+            assert own["progress"][0] == clocks[str(worker)], "no state of a later step"
+    assert sum(clocks.values()) == run.job.gradients
+    start = dice.choice(list(run.checkpoints().values()))
+    rest = train(tmp_path / "rest", workers=2, resume=start, **settings)
+    assert rest.summary["stopped_by"] == "budget"
+    assert sum(rest.progress.clocks.values()) == rest.job.gradients
+
+
 # Replays
-
-ALONE: list[dict[str, Any]] = [
-    {"mode": "local"},
-    {"mode": "local", "merge": "async"},
-    {"mode": "easgd"},
-]
-
-
-def _uneven(run: Training) -> None:
-    """Let ranks come in another order than that of a replay."""
-    for number in range(run.workers):
-        before_gradient(run.worker(number), lambda _count, n=number: time.sleep(n * 1e-3))
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
