@@ -29,12 +29,14 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A verified ``checkpoint.json``; ``files`` are in the order of the servers."""
+    """A verified ``checkpoint.json``; ``files`` are in the order of the servers, ``digest`` is a
+    hash of all that it says."""
 
     folder: Path
     step: int
     state: dict[str, Any]
     files: tuple[ShardFile, ...]
+    digest: str
 
 
 def manifest_text(step: int, state: Mapping[str, Any], files: Sequence[ShardFile]) -> str:
@@ -82,7 +84,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{path}: expected a step of at least 0, got {step!r}")
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected the state to be an object, got {state!r}")
-    return Manifest(folder, step, state, shard_files(body.get("files"), path))
+    return Manifest(folder, step, state, shard_files(body.get("files"), path), stated)
 
 
 def shard_files(entries: Any, path: Path) -> tuple[ShardFile, ...]:

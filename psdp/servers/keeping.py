@@ -13,6 +13,7 @@ from typing import Any
 from psdp.checkpoint import CheckpointId, CheckpointStore, Snapshot, latest_of
 from psdp.errors import NumericsError
 from psdp.job import Job
+from psdp.records.events import Record
 from psdp.records.metrics import Best
 from psdp.records.reasons import StoppedBy
 from psdp.servers.ending import Stopped
@@ -40,6 +41,7 @@ class Keeping:
             pruned, since one of them may turn out to be the best.
         identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
         best: the best evaluation so far.
+        record: of the events, whose hash goes into every checkpoint.
 
     Attributes:
         paths: of the versions that are complete.
@@ -52,6 +54,7 @@ class Keeping:
         store: CheckpointStore,
         identity: Mapping[str, Any],
         best: Best,
+        record: Record | None = None,
     ) -> None:
         self.paths: dict[int, Path] = {}
         self._job = job
@@ -59,6 +62,7 @@ class Keeping:
         self._store = store
         self._identity = dict(identity)
         self._best = best
+        self._record = record
         self._begun: dict[int, tuple[CheckpointId, dict[str, Any]]] = {}
         """Of versions that are being saved: in which checkpoint, and what it says of them."""
         self._files: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
@@ -81,6 +85,8 @@ class Keeping:
             "clocks": {str(worker): clock for worker, clock in snapshot.clocks.items()},
             "best": self._best.record(),
         }
+        if self._record is not None:
+            state["events"] = self._record.seal_of(version).record()
         self._begun[version] = checkpoint_of(self._job, snapshot), state
 
     def written(self, result: Saved | Refused | Committed | None) -> None:
