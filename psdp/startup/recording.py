@@ -32,6 +32,7 @@ def _start(ready: Ready, progress: Progress) -> dict[str, Any]:
             "checkpoint": manifest.folder.resolve().name,
             "digest": manifest.digest,
             "events": manifest.state.get("events"),
+            "best": manifest.state["best"]["val_loss"],
         }
     return {
         "psdp": psdp.__version__,

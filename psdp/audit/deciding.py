@@ -1,0 +1,172 @@
+"""Deciding once more on the events of a start, and counting what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from psdp.audit.findings import Contradiction, Place, expect
+from psdp.audit.jobs import Header, header_of
+from psdp.audit.ledger import Ledger
+from psdp.errors import ProtocolError
+from psdp.policies import make_policy
+from psdp.protocol import (
+    Adaptive,
+    Apply,
+    Drop,
+    Effect,
+    Event,
+    Leave,
+    Move,
+    Pull,
+    Push,
+    SendWeights,
+    Stop,
+    Switch,
+)
+from psdp.records.events import Line, Seal, event_of, read_lines
+
+Updated = Callable[[Apply, float, Push | Leave, Seal], None]
+"""Told of each update: its mean loss, the event that made it due, and how far the record had
+come."""
+
+
+class Chain:
+    """The lines of a file of events, as their hashes bind them.
+
+    Attributes:
+        header: what its first line says.
+        seal: of the last line that was read.
+        broken: the first line that does not follow from the one before.
+        cut_off: whether a last line was cut off.
+
+    Raises:
+        OSError: the file cannot be read.
+        Contradiction: its first line says nothing of a job.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.broken: int | None = None
+        self.cut_off = False
+        self._lines = read_lines(path)
+        first = next(self._lines, None)
+        if first is None or not first.whole:
+            raise Contradiction("it is empty", Place(path, 1))
+        if first.hash is None:
+            raise Contradiction("its first line does not say of which job it is", Place(path, 1))
+        self.start = first.hash
+        self.seal = self._sealed(first)
+        self.header: Header = header_of(first.content)
+
+    def __iter__(self) -> Iterator[Line]:
+        for line in self._lines:
+            if not line.whole:
+                self.cut_off = True
+                return
+            self.seal = self._sealed(line)
+            yield line
+
+    def _sealed(self, line: Line) -> Seal:
+        if not line.follows and self.broken is None:
+            self.broken = line.number
+        return Seal(self.path.name, self.start, line.number, line.hash or "")
+
+
+class Deciding:
+    """Decides on a start's events as rank 0 did.
+
+    Args:
+        updated: told of each update, once it is counted.
+
+    Attributes:
+        drained: whether the last update was decided.
+    """
+
+    def __init__(self, header: Header, ledger: Ledger, updated: Updated) -> None:
+        self.job = header.job
+        self.ledger = ledger
+        self._updated = updated
+        self.policy = make_policy(self.job, header.version, header.clocks, header.batches)
+
+    @property
+    def mode(self) -> str:
+        """The mode that the run is in by now."""
+        policy = self.policy
+        return policy.mode if isinstance(policy, Adaptive) else self.ledger.mode
+
+    def take(self, content: list[Any] | None, seal: Seal) -> None:
+        """Decide on the event of a line, up to which the record is sealed.
+
+        Raises:
+            Contradiction: it is none that could happen there.
+        """
+        try:
+            event = event_of(content).event
+        except (ValueError, TypeError):
+            raise Contradiction("the line is no event") from None
+        expect(not self.policy.drained, "there is an event after the last update")
+        event = self._located(event)
+        try:
+            effects = self.policy.handle(event)
+        except ProtocolError as error:
+            raise Contradiction(str(error)) from error
+        self._count(event, effects)
+        self._follow(event, effects, seal)
+
+    def _located(self, event: Event) -> Event:
+        """Return an event with what its line does not say.
+
+        Raises:
+            Contradiction: it is of nobody.
+        """
+        job = self.job
+        match event:
+            case Push(worker, work=work) if worker in job.workers:
+                grant = self.ledger.open.get(worker)
+                batch = work.clock if grant is None else grant.batches.start
+                units = work.steps * job.units_per_gradient
+                expect(work.steps > 0, "a push is of no gradient")
+                return Push(worker, job.slot_of(worker), replace(work, units=units, batch=batch))
+            case Move(worker, rank) if worker in job.workers:
+                expect(rank in job.worker_ranks, f"rank {rank} computes for no worker")
+            case Pull(worker) | Leave(worker) if worker in job.workers:
+                pass
+            case Switch():
+                expect(job.mode.chooses, f"a run in {job.mode} does not change its mode")
+            case Stop():
+                pass
+            case _:
+                raise Contradiction(f"there are the workers 1 to {job.workers[-1]} only")
+        return event
+
+    def _count(self, event: Event, effects: list[Effect]) -> None:
+        ledger = self.ledger
+        match event:
+            case Pull(worker):
+                ledger.pulled(worker)
+            case Push(worker):
+                dropped = any(isinstance(e, Drop) and e.worker == worker for e in effects)
+                ledger.pushed(event, dropped=dropped)
+            case Move(worker, rank):
+                ledger.moved(worker, rank)
+            case Leave(worker):
+                ledger.left_by(worker)
+            case Stop():
+                ledger.ending = True
+            case Switch(mode):
+                ledger.switches(mode)
+
+    def _follow(self, event: Event, effects: list[Effect], seal: Seal) -> None:
+        for effect in effects:
+            match effect:
+                case Apply():
+                    assert isinstance(event, Push | Leave)
+                    loss = self.ledger.applied(effect)
+                    self._updated(effect, loss, event, seal)
+                case SendWeights():
+                    if self.mode != self.ledger.mode:
+                        self.ledger.begins(self.mode)
+                    self.ledger.granted(effect)
