@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,12 @@ from psdp.protocol import (
     SendWeights,
     Stop,
     Switch,
+    Work,
 )
 from psdp.records.events import Line, Seal, event_of, read_lines
 
-Updated = Callable[[Apply, float, Push | Leave, Seal], None]
-"""Told of each update: its mean loss, the event that made it due, and how far the record had
-come."""
+Updated = Callable[[Apply, float, Push | Leave], None]
+"""Told of each update: its mean loss, and the event that made it due."""
 
 
 class Chain:
@@ -38,7 +37,6 @@ class Chain:
 
     Attributes:
         header: what its first line says.
-        seal: of the last line that was read.
         broken: the first line that does not follow from the one before.
         cut_off: whether a last line was cut off.
 
@@ -58,7 +56,8 @@ class Chain:
         if first.hash is None:
             raise Contradiction("its first line does not say of which job it is", Place(path, 1))
         self.start = first.hash
-        self.seal = self._sealed(first)
+        self._last = first
+        self._see(first)
         self.header: Header = header_of(first.content)
 
     def __iter__(self) -> Iterator[Line]:
@@ -66,13 +65,19 @@ class Chain:
             if not line.whole:
                 self.cut_off = True
                 return
-            self.seal = self._sealed(line)
+            self._last = line
+            if not line.follows:
+                self._see(line)
             yield line
 
-    def _sealed(self, line: Line) -> Seal:
+    @property
+    def seal(self) -> Seal:
+        """Of the last line that was read."""
+        return Seal(self.path.name, self.start, self._last.number, self._last.hash or "")
+
+    def _see(self, line: Line) -> None:
         if not line.follows and self.broken is None:
             self.broken = line.number
-        return Seal(self.path.name, self.start, line.number, line.hash or "")
 
 
 class Deciding:
@@ -89,6 +94,8 @@ class Deciding:
         self.job = header.job
         self.ledger = ledger
         self._updated = updated
+        self._slots = {worker: slot for slot, worker in enumerate(self.job.workers)}
+        self._units = self.job.units_per_gradient
         self.policy = make_policy(self.job, header.version, header.clocks, header.batches)
 
     @property
@@ -97,8 +104,8 @@ class Deciding:
         policy = self.policy
         return policy.mode if isinstance(policy, Adaptive) else self.ledger.mode
 
-    def take(self, content: list[Any] | None, seal: Seal) -> None:
-        """Decide on the event of a line, up to which the record is sealed.
+    def take(self, content: list[Any] | None) -> None:
+        """Decide on the event of a line.
 
         Raises:
             Contradiction: it is none that could happen there.
@@ -114,7 +121,7 @@ class Deciding:
         except ProtocolError as error:
             raise Contradiction(str(error)) from error
         self._count(event, effects)
-        self._follow(event, effects, seal)
+        self._follow(event, effects)
 
     def _located(self, event: Event) -> Event:
         """Return an event with what its line does not say.
@@ -124,12 +131,12 @@ class Deciding:
         """
         job = self.job
         match event:
-            case Push(worker, work=work) if worker in job.workers:
+            case Push(worker, work=work) if worker in self._slots:
                 grant = self.ledger.open.get(worker)
                 batch = work.clock if grant is None else grant.batches.start
-                units = work.steps * job.units_per_gradient
+                units = work.steps * self._units
                 expect(work.steps > 0, "a push is of no gradient")
-                return Push(worker, job.slot_of(worker), replace(work, units=units, batch=batch))
+                return Push(worker, self._slots[worker], _work(work, units, batch))
             case Move(worker, rank) if worker in job.workers:
                 expect(rank in job.worker_ranks, f"rank {rank} computes for no worker")
             case Pull(worker) | Leave(worker) if worker in job.workers:
@@ -159,14 +166,28 @@ class Deciding:
             case Switch(mode):
                 ledger.switches(mode)
 
-    def _follow(self, event: Event, effects: list[Effect], seal: Seal) -> None:
+    def _follow(self, event: Event, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Apply():
                     assert isinstance(event, Push | Leave)
                     loss = self.ledger.applied(effect)
-                    self._updated(effect, loss, event, seal)
+                    self._updated(effect, loss, event)
                 case SendWeights():
                     if self.mode != self.ledger.mode:
                         self.ledger.begins(self.mode)
                     self.ledger.granted(effect)
+
+
+def _work(told: Work, units: int, batch: int) -> Work:
+    """Return what a line says of a push, with what it does not say. (As quick as can be.)"""
+    return Work(
+        told.clock,
+        told.version,
+        units,
+        batch,
+        told.steps,
+        told.loss,
+        told.sum_of_squares,
+        told.step_s,
+    )

@@ -11,7 +11,7 @@ from psdp.audit.findings import Contradiction, Findings, Place, expect, many
 from psdp.audit.jobs import Header
 from psdp.audit.ledger import Ledger, Used, in_rounds
 from psdp.audit.starts import Part, read_metrics
-from psdp.audit.training import TrainRecords
+from psdp.audit.training import TrainRecords, steps_of
 from psdp.protocol import CANDIDATES, Apply, Leave, Push
 from psdp.records.events import Seal, events_file
 
@@ -68,10 +68,12 @@ class Following:
             mode=CANDIDATES[0] if self.job.mode.chooses else self.job.mode.name,
             noted=noted,
         )
-        self.states = {header.version: self._state(self.chain.seal)}
+        self.states = {header.version: self._state()}
         self.due: list[int] = []
         self.void = 0
         self.sound = False
+        self._ends_step = steps_of(self.job)
+        self._eval_every = self.job.config.run.eval_every
         self._run = run
         self._wanted = wanted
         lines = read_metrics(run, self.job.task.unit, part.start.lines, "train")
@@ -115,13 +117,13 @@ class Following:
                     self.void += 1
                     continue
                 try:
-                    self._deciding.take(line.content, self.chain.seal)
+                    self._deciding.take(line.content)
                 except Contradiction as found:
                     place = found.place or Place(self.path, line.number)
                     raise Contradiction(str(found), place) from None
             if until is None:
                 self._training.close(whole=ended)
-                self.states[self.ledger.version] = self._state(self.chain.seal)
+                self.states[self.ledger.version] = self._state()
             else:
                 expect(
                     self.ledger.version == until,
@@ -146,18 +148,17 @@ class Following:
             )
             expect(start.units == self.header.units, "it goes on from other units than it says")
 
-    def _updated(self, apply: Apply, loss: float, event: Push | Leave, seal: Seal) -> None:
+    def _updated(self, apply: Apply, loss: float, event: Push | Leave) -> None:
         self._training.updated(apply, loss, event)
-        job, version = self.job, apply.version
-        if version in self._wanted or version == self.part.until:
-            self.states[version] = self._state(seal)
-        before = self.ledger.units - apply.units
-        if job.due(job.config.run.eval_every, before, self.ledger.units):
+        version, units = apply.version, self.ledger.units
+        due = self._ends_step(self._eval_every, units - apply.units, units)
+        if due:
             self.due.append(version)
-            self.states[version] = self._state(seal)
+        if due or version in self._wanted or version == self.part.until:
+            self.states[version] = self._state()
 
-    def _state(self, seal: Seal) -> State:
-        ledger = self.ledger
+    def _state(self) -> State:
+        ledger, seal = self.ledger, self.chain.seal
         batches = ledger.uses.batches()
         return State(
             ledger.version, ledger.units, dict(ledger.clocks), batches, dict(ledger.lags), seal

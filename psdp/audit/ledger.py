@@ -116,6 +116,10 @@ class Ledger:
         self.widest = 0
         self.ending = False
         self._noted = noted
+        # Of what is asked for with every event.
+        self._workers, self._deals, self._budget = job.workers, job.deals, job.gradients
+        self._overlaps = job.config.run.overlap
+        self._bound, self._in_rounds = self.bound, in_rounds(job, mode)
         self._total = sum(self.clocks.values())
         self._phase = Clocks(dict.fromkeys(job.workers, 0) if job.mode.chooses else self.clocks)
         self._based: dict[int, int] = {}
@@ -132,7 +136,7 @@ class Ledger:
     @property
     def left(self) -> int:
         """Gradients of the budget that nobody has pushed."""
-        return self.job.gradients - self._total
+        return self._budget - self._total
 
     @property
     def bound(self) -> int | None:
@@ -154,28 +158,26 @@ class Ledger:
             Contradiction: not so.
         """
         worker, batches = told.worker, range(told.batch, told.batch + told.steps)
-        who = f"worker {worker}"
         grant = self._grants.get(worker)
         if grant is not None:
-            again = (told.clock, batches) == (grant.clock, grant.batches)
-            expect(again, f"{who} is told other things while it computes")
+            if (told.clock, batches) != (grant.clock, grant.batches):
+                raise Contradiction(f"worker {worker} is told other things while it computes")
             grant.version = told.version
             return
-        expect(worker in self.accepted, f"{who} goes on, which has left")
-        clock = self.accepted[worker]
-        expect(
-            told.clock == clock,
-            f"{who} is told to compute gradient {told.clock}, the next one is {clock}",
-        )
-        if not self.job.deals:
-            expect(batches.start == clock, f"{who} is given batch {told.batch} for {clock}")
+        clock = self.accepted.get(worker)
+        if told.clock != clock or not (self._deals or told.batch == clock):
+            raise Contradiction(
+                f"worker {worker} is told to compute gradient {told.clock} of batch {told.batch}, "
+                f"the next one is {clock}"
+            )
         ahead = self._phase.of[worker] - self._phase.least
-        self.widest = max(self.widest, ahead)
-        bound = self.bound
-        expect(
-            bound is None or ahead <= bound,
-            f"{who} goes on {ahead} clocks ahead of the slowest, {bound} are allowed",
-        )
+        if ahead > self.widest:
+            self.widest = ahead
+        if self._bound is not None and ahead > self._bound:
+            raise Contradiction(
+                f"worker {worker} goes on {ahead} clocks ahead of the slowest, {self._bound} are "
+                "allowed"
+            )
         self._grants[worker] = Grant(clock, batches, told.version)
         self.tally.granted += 1
 
@@ -189,24 +191,25 @@ class Ledger:
         grant = self._grants.pop(worker, None)
         if grant is None:
             raise Contradiction(f"worker {worker} pushed what it was not asked for")
-        expect(
-            (work.clock, work.steps) == (grant.clock, len(grant.batches)),
-            f"worker {worker} pushed gradient {work.clock} and {work.steps - 1} more, was asked "
-            f"for {grant.clock} and {len(grant.batches) - 1} more",
-        )
+        if work.clock != grant.clock or work.steps != len(grant.batches):
+            raise Contradiction(
+                f"worker {worker} pushed gradient {work.clock} and {work.steps - 1} more, was "
+                f"asked for {grant.clock} and {len(grant.batches) - 1} more"
+            )
         # A gradient that is computed ahead is on the weights of the answer before.
-        least = self._based.get(worker, 0) if self.job.config.run.overlap else grant.version
-        expect(
-            least <= work.version <= self.version,
-            f"worker {worker} pushed a gradient on version {work.version}, was given one from "
-            f"{least} to {self.version}",
-        )
+        least = self._based.get(worker, 0) if self._overlaps else grant.version
+        if not least <= work.version <= self.version:
+            raise Contradiction(
+                f"worker {worker} pushed a gradient on version {work.version}, was given one from "
+                f"{least} to {self.version}"
+            )
         self._based[worker] = work.version
         self.tally.pushed += 1
         if dropped:
             self.tally.dropped[worker] += 1
             return
-        expect(work.steps <= self.left, f"worker {worker} pushed more than the budget has left")
+        if work.steps > self.left:
+            raise Contradiction(f"worker {worker} pushed more than the budget has left")
         self._total += work.steps
         self.accepted[worker] += work.steps
         self._phase.set(worker, self._phase.of[worker] + work.steps)
@@ -240,6 +243,7 @@ class Ledger:
         """
         expect(not self._grants and not self._pending, "the mode changes while gradients are out")
         self.mode = mode
+        self._bound, self._in_rounds = self.bound, in_rounds(self.job, mode)
         self._phase = Clocks(dict.fromkeys(self.accepted, 0))
         self.ending = False
 
@@ -249,25 +253,23 @@ class Ledger:
         Raises:
             Contradiction: it is not of what was pushed, or not whole.
         """
-        job = self.job
-        expect(
-            apply.version == self.version + 1,
-            f"version {apply.version} comes after version {self.version}",
-        )
-        workers = [job.workers[slot] for slot in apply.slots]
+        if apply.version != self.version + 1:
+            raise Contradiction(f"version {apply.version} comes after version {self.version}")
+        workers = [self._workers[slot] for slot in apply.slots]
         loss: float = 0
         for worker, weight, lag in zip(workers, apply.weights, apply.lags, strict=True):
             push = self._pending.pop(worker, None)
             if push is None:
                 raise Contradiction(f"version {apply.version} is of nothing of worker {worker}")
             work = push.work
-            expect(lag == self.version - work.version, f"a version lag of {lag} is miscounted")
-            self.uses.add(job.slot_of(worker), work.batches)
-            expect(
-                work.clock == self.clocks[worker],
-                f"gradient {work.clock} of worker {worker} is its number {self.clocks[worker]}",
-            )
-            self.clocks[worker] = work.clocks.stop
+            if lag != self.version - work.version or work.clock != self.clocks[worker]:
+                raise Contradiction(
+                    f"version {apply.version} has gradient {work.clock} of worker {worker} with a "
+                    f"lag of {lag}; its next one is {self.clocks[worker]}, on version "
+                    f"{work.version}"
+                )
+            self.uses.add(push.slot, work.batches)
+            self.clocks[worker] = work.clock + work.steps
             self.units += work.units
             self.lags[lag] += 1
             loss += weight * work.loss
@@ -275,9 +277,10 @@ class Ledger:
                 rank = self._hosts[worker]
                 assert rank is not None
                 self._noted(Used(apply.version, worker, rank, push))
-        expect(math.isclose(sum(apply.weights), 1.0), "the weights of a mean do not sum to 1")
+        if not math.isclose(sum(apply.weights), 1.0):
+            raise Contradiction("the weights of a mean do not sum to 1")
         self.version = apply.version
-        if in_rounds(job, self.mode):
+        if self._in_rounds:
             self._check_round(set(workers))
         return loss
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from psdp.errors import CheckpointError, ReplayError
 from psdp.protocol import CANDIDATES, Event, Leave, Move, Pull, Push, Stop, Switch, Work
@@ -69,8 +69,7 @@ class Seal:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line of a file of events.
 
     Attributes:
