@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
 from collections.abc import Sequence
 
 from psdp.audit.auditing import Audit
 from psdp.cli import Parser
-from psdp.errors import PsdpError
+from psdp.errors import ConfigError, PsdpError
 from psdp.terminal import path_of, show_any_text
 
 
@@ -18,7 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_any_text()
     try:
         options = parse(argv)
-        findings = Audit(path_of(options.run, "RUN")).check()
+        audit = Audit(path_of(options.run, "RUN"))
+        findings = audit.check()
+        if options.recompute:
+            audit.recompute(options.recompute, options.seed)
     except PsdpError as error:
         print(f"psdp.audit: {error}", file=sys.stderr)
         return error.exit_code
@@ -48,7 +52,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, as --out named it")
     parser.add_argument("--json", action="store_true", help="print a JSON array of all findings")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--recompute",
+        type=int,
+        default=0,
+        metavar="K",
+        help="compute K updates again, from the nearest checkpoint before each from which that is "
+        "possible, and compare every bit",
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="S", help="chooses these updates (default: by chance)"
+    )
+    options = parser.parse_args(argv)
+    if options.recompute < 0:
+        raise ConfigError(f"--recompute must be at least 0, got {options.recompute}")
+    if options.seed is None:
+        options.seed = secrets.randbelow(1 << 32)
+    return options
 
 
 if __name__ == "__main__":

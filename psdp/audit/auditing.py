@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from psdp.audit.checkpoints import Checkpoints, read_checkpoints
+from psdp.audit.checkpoints import Checkpoints, Kept, read_checkpoints
 from psdp.audit.data import Uses, coverage
 from psdp.audit.findings import Findings, Place
 from psdp.audit.following import Following
 from psdp.audit.jobs import job_of
 from psdp.audit.ledger import Used
 from psdp.audit.rare import Rare, read_rare
+from psdp.audit.recomputing import Recomputing
 from psdp.audit.starts import Part, Start, parts_of, read_starts
 from psdp.audit.summary import Summary, read_summary
 from psdp.audit.unrecorded import Unrecorded
@@ -42,6 +43,7 @@ class Audit:
         self.config = _read_config(run)
         self.job = _job_of(run, self.config)
         self._noted = noted
+        self._kept: Mapping[int, Kept] = {}
         self._unit = self.job.task.unit
 
     def check(self) -> Findings:
@@ -62,6 +64,15 @@ class Audit:
                 wanted.add(summary.told["version"])
             self._check_parts(starts, summary, wanted, checkpoints)
         return findings
+
+    def recompute(self, count: int, seed: int) -> None:
+        """Compute so many updates again, chosen by a seed; after :meth:`check`."""
+        if self.findings.contradicted:
+            why = "the records are contradicted"
+            self.findings.unchecked("recomputed", f"{count} updates", why)
+            return
+        again = Recomputing(self.config, self.followed, self._kept, self.findings)
+        again.recompute(count, seed)
 
     def _check_parts(
         self,
@@ -90,6 +101,7 @@ class Audit:
                 rare = read_rare(self.run, self._unit, part, best)
                 last = self._check_part(part, following, rare, ended=ended)
         checkpoints.verify()
+        self._kept = checkpoints.sound
         sound = [each for each in self.followed if each.sound]
         checkpoints.compare(sound)
         checkpoints.check_links(sound)

@@ -12,6 +12,7 @@ from psdp.audit.jobs import Header
 from psdp.audit.ledger import Ledger, Used, in_rounds
 from psdp.audit.starts import Part, read_metrics
 from psdp.audit.training import TrainRecords, steps_of
+from psdp.job import Job
 from psdp.protocol import CANDIDATES, Apply, Leave, Push
 from psdp.records.events import Seal, events_file
 
@@ -26,6 +27,11 @@ class State:
     batches: list[tuple[int, int]]
     lags: Mapping[int, int]
     seal: Seal
+
+
+def first_mode(job: Job) -> str:
+    """Return the mode that a start begins in."""
+    return CANDIDATES[0] if job.mode.chooses else job.mode.name
 
 
 class Following:
@@ -65,7 +71,7 @@ class Following:
             units=header.units,
             clocks=header.clocks,
             batches=header.batches,
-            mode=CANDIDATES[0] if self.job.mode.chooses else self.job.mode.name,
+            mode=first_mode(self.job),
             noted=noted,
         )
         self.states = {header.version: self._state()}

@@ -21,6 +21,7 @@ class Header:
     """The first line of a file of events.
 
     Attributes:
+        settings: of the job, as they were agreed on.
         identity: hashes of what a checkpoint says of the job, by name.
         checkpoint: that it went on from, its digest, and how far the record had come there; None
             at the first start.
@@ -28,6 +29,7 @@ class Header:
     """
 
     job: Job
+    settings: Mapping[str, Any]
     identity: Mapping[str, str]
     version: int
     units: int
@@ -71,6 +73,7 @@ def header_of(content: list[Any] | None) -> Header:
         before = told["from"] or {}
         return Header(
             job=job_of(told["settings"], told),
+            settings=dict(told["settings"]),
             identity=dict(told["identity"]),
             version=int(told["version"]),
             units=int(told["units"]),
