@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse(argv)
         audit = Audit(path_of(options.run, "RUN"))
-        findings = audit.check()
+        uses = None if options.uses is None else path_of(options.uses, "--uses")
+        findings = audit.check() if uses is None else audit.write_uses(uses)
         if options.recompute:
             audit.recompute(options.recompute, options.seed)
     except PsdpError as error:
@@ -62,6 +63,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--seed", type=int, metavar="S", help="chooses these updates (default: by chance)"
+    )
+    parser.add_argument(
+        "--uses",
+        metavar="FILE",
+        help="write a table (CSV) of which window was used by which worker and rank, in which "
+        "update",
     )
     options = parser.parse_args(argv)
     if options.recompute < 0:

@@ -9,7 +9,8 @@ from typing import Any
 
 from psdp.audit.checkpoints import Checkpoints, Kept, read_checkpoints
 from psdp.audit.data import Uses, coverage
-from psdp.audit.findings import Findings, Place
+from psdp.audit.deciding import has_hashes
+from psdp.audit.findings import Contradiction, Findings, expect
 from psdp.audit.following import Following
 from psdp.audit.jobs import job_of
 from psdp.audit.ledger import Used
@@ -18,32 +19,30 @@ from psdp.audit.recomputing import Recomputing
 from psdp.audit.starts import Part, Start, parts_of, read_starts
 from psdp.audit.summary import Summary, read_summary
 from psdp.audit.unrecorded import Unrecorded
+from psdp.audit.uses import Table
 from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.records.events import events_file
 from psdp.records.folder import CONFIG, METRICS
 
-NOT_RECORDED = "it was not made with --record"
-
 
 class Audit:
     """The checks of one run.
-
-    Args:
-        noted: called with each push of a recorded start that has gone into an update.
 
     Raises:
         ConfigError: there is no run.
     """
 
-    def __init__(self, run: Path, noted: Callable[[Used], None] | None = None) -> None:
+    def __init__(self, run: Path) -> None:
         self.run = run
         self.findings = Findings()
         self.followed: list[Following] = []
         self.config = _read_config(run)
         self.job = _job_of(run, self.config)
-        self._noted = noted
+        self._noted: Callable[[Used], None] | None = None
         self._kept: Mapping[int, Kept] = {}
+        self._unrecorded: list[Unrecorded] = []
+        self._why = "it was not made with --record"
         self._unit = self.job.task.unit
 
     def check(self) -> Findings:
@@ -64,6 +63,25 @@ class Audit:
                 wanted.add(summary.told["version"])
             self._check_parts(starts, summary, wanted, checkpoints)
         return findings
+
+    def write_uses(self, path: Path) -> Findings:
+        """Make all checks, and write which window was used in which update as far as events tell.
+
+        Raises:
+            ConfigError: the task has no windows, or the table cannot be written.
+        """
+        tokens = self._train_tokens()
+        if tokens is None:
+            raise ConfigError(f"--uses: {self.run} is of a program's own task, without windows")
+        table = Table(self.job, tokens)
+        self._noted = table.note
+        with table.writing(path):
+            return self.check()
+
+    def _train_tokens(self) -> int | None:
+        corpus = self.config.get("corpus")
+        tokens = corpus.get("train_tokens") if isinstance(corpus, dict) else None
+        return tokens if isinstance(tokens, int) else None
 
     def recompute(self, count: int, seed: int) -> None:
         """Compute so many updates again, chosen by a seed; after :meth:`check`."""
@@ -89,37 +107,48 @@ class Audit:
                     f"that from version {start.version}, metrics.jsonl from line "
                     f"{start.lines.start}, left nothing that counts",
                 )
-        own, following, rare, last = False, None, None, None
+        own, following, rare = False, None, None
         for part in parts:
             is_last = part is parts[-1]
-            following = self._begin(part, wanted)
+            following = self._begin(part, wanted, is_last=is_last)
             if is_last and summary is not None:
                 own = self._is_own(summary, following)
             ended = is_last and own and summary is not None and summary.finished
             best = None if following is None else following.header.best
             with findings.checking("starts", self.run / METRICS):
                 rare = read_rare(self.run, self._unit, part, best)
-                last = self._check_part(part, following, rare, ended=ended)
+                if following is not None:
+                    self._check_events(following, rare, ended=ended)
+                else:
+                    self._check_records(Unrecorded(self.run, part, self.job, wanted))
         checkpoints.verify()
         self._kept = checkpoints.sound
         sound = [each for each in self.followed if each.sound]
         checkpoints.compare(sound)
         checkpoints.check_links(sound)
+        for unrecorded in self._unrecorded:
+            checkpoints.compare_with_records(unrecorded.reached)
         if rare is not None:
             self._check_summary(summary, following, rare, checkpoints, own=own)
-        if last is not None:
-            self._check_windows(last, following)
+        self._check_windows(following)
 
-    def _begin(self, part: Part, wanted: set[int]) -> Following | None:
-        path = events_file(self.run, part.start.version)
-        unrecorded = part.start.resumed and part.start.events is None
-        if unrecorded or not path.exists():
-            if part.start.resumed and part.start.events is not None:
-                text = f"the record of {part} is gone, which metrics.jsonl tells of"
-                self.findings.contradicted_by("updates", text, Place(path))
+    def _begin(self, part: Part, wanted: set[int], *, is_last: bool) -> Following | None:
+        """Return the events of a part, ready to be followed; None if there are none."""
+        path, start = events_file(self.run, part.start.version), part.start
+        recorded = start.events is not None if start.resumed else path.exists()
+        recorded |= is_last and bool(self.config["settings"].get("record"))
+        if not recorded:
             return None
         with self.findings.checking("updates", path):
-            return Following(self.run, part, wanted, noted=self._noted)
+            try:
+                # Where hashes are missing that were there, checkpoints and summary say so.
+                if start.events is None and not has_hashes(path):
+                    self._why = "it was recorded without hashes, as psdp did before 0.2"
+                    return None
+                return Following(self.run, part, wanted, noted=self._noted)
+            except OSError as error:
+                text = f"{part} was recorded, and its events cannot be read: {error.strerror}"
+                raise Contradiction(text) from error
         return None
 
     def _is_own(self, summary: Summary, following: Following | None) -> bool:
@@ -132,26 +161,30 @@ class Audit:
                 )
         return own
 
-    def _check_part(
-        self, part: Part, following: Following | None, rare: Rare, *, ended: bool
-    ) -> Uses | None:
-        """Check a part; return the batches that were used by its end, if that is known."""
-        findings = self.findings
-        if following is not None:
-            following.follow(findings, ended=ended)
-            self.followed.append(following)
-            if not following.sound:
-                why = "its events are contradicted"
-                findings.unchecked("windows", f"what {part} has used", why)
-                return None
-            rare.compare(findings, following, whole=ended)
-            return following.ledger.uses
-        unrecorded = Unrecorded(self.run, part, self.job)
-        unrecorded.check(findings)
+    def _check_events(self, following: Following, rare: Rare, *, ended: bool) -> None:
+        following.follow(self.findings, ended=ended)
+        self.followed.append(following)
+        if following.sound:
+            rare.compare(self.findings, following, whole=ended)
+        if following.part.until is None:
+            self._check_settings(following)
+
+    def _check_settings(self, following: Following) -> None:
+        """See that config.json has the settings of the last start."""
+        with self.findings.checking("settings", self.run / CONFIG):
+            told = self.config["settings"]
+            for name, value in following.header.settings.items():
+                expect(
+                    name == "out" or told.get(name) == value,
+                    f"{name} is {told.get(name)!r}, the events are of a run with {value!r}",
+                )
+
+    def _check_records(self, unrecorded: Unrecorded) -> None:
+        self._unrecorded.append(unrecorded)
+        unrecorded.check(self.findings)
         what = "which gradients made which update, and that each grant came to one"
-        why = NOT_RECORDED if self.job.mode.served else "workers made the updates by themselves"
-        findings.unchecked("updates", f"{part}: {what}", why)
-        return None if self.job.deals else Uses(self.job, unrecorded.clocks, ())
+        why = self._why if self.job.mode.served else "workers made the updates by themselves"
+        self.findings.unchecked("updates", f"{unrecorded.part}: {what}", why)
 
     def _check_summary(
         self,
@@ -168,17 +201,41 @@ class Audit:
         elif own:
             sound = following if following is not None and following.sound else None
             if following is None or sound is not None:
-                summary.compare(self.findings, self.job, sound, rare)
+                last = None
+                if following is None and self._unrecorded:
+                    last = self._unrecorded[-1].version, self._unrecorded[-1].units
+                summary.compare(self.findings, self.job, sound, rare, last)
             summary.compare_weights(self.findings, checkpoints)
         with self.findings.checking("best", self.run):
             best = checkpoints.best()
-            if best is not None:
-                self.findings.proved("best", f"best.json names the checkpoint of version {best}")
+            if best is None:
+                return
+            loss = rare.loss_of(best)
+            if own and summary is not None and summary.finished and loss is not None:
+                expect(
+                    loss == rare.best_loss(),
+                    f"best.json names version {best} with a validation loss of {loss}, the best "
+                    f"is {rare.best_loss()}",
+                )
+            self.findings.proved("best", f"best.json names the checkpoint of version {best}")
 
-    def _check_windows(self, uses: Uses, following: Following | None) -> None:
-        job = self.job if following is None else following.job
-        tokens = self.config.get("corpus", {}).get("train_tokens")
-        if not isinstance(tokens, int):
+    def _check_windows(self, following: Following | None) -> None:
+        """Say how often windows were used by the end, as far as that is known."""
+        if following is not None and not following.sound:
+            why = "the events are contradicted"
+            self.findings.unchecked("windows", "which of them were used", why)
+            return
+        job, uses = self.job, None
+        if following is not None:
+            job, uses = following.job, following.ledger.uses
+        elif not job.deals and self._unrecorded:
+            uses = Uses(job, self._unrecorded[-1].clocks, ())
+        if uses is None:
+            why = "batches were dealt out, and not recorded"
+            self.findings.unchecked("windows", "which of them were used", why)
+            return
+        tokens = self._train_tokens()
+        if tokens is None:
             what = "each batch of each share was used once at most"
             if following is not None:
                 self.findings.proved("batches", what)
@@ -190,14 +247,8 @@ class Audit:
                 "windows", f"that, as clocks have it, {covered}", "nothing tells of each update"
             )
             return
-        recorded = all(each.header.checkpoint is None for each in self.followed[:1])
-        since = (
-            ""
-            if recorded
-            else (
-                f" (from version {self.followed[0].header.version} on; before, as clocks have it)"
-            )
-        )
+        first = self.followed[0].header
+        since = "" if first.version == 0 else f"; up to version {first.version} as clocks have it"
         self.findings.proved("windows", f"{covered}{since}")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from psdp.audit.findings import Contradiction, Findings, Place, expect, many
 from psdp.audit.following import Following, State
+from psdp.audit.unrecorded import Reached
 from psdp.checkpoint import (
     CHECKPOINTS,
     CheckpointId,
@@ -112,15 +113,38 @@ class Checkpoints:
         if compared:
             self._findings.proved(
                 "checkpoints",
-                f"{units(compared)} made of what the events say, {sealed} with the hash of the "
+                f"{_are(compared)} made of what the events say, {sealed} with the hash of the "
                 "event that made it",
             )
-        missing = sorted(self.sound.keys() - {v for f in parts for v in f.states})
-        if missing and parts:
-            self._findings.unchecked(
-                "checkpoints",
-                f"what those of version {', '.join(map(str, missing))} are made of",
-                "no events that count say so",
+        by_start = {following.chain.start: following for following in parts}
+        for kept in self.sound.values():
+            told = Seal.from_record(kept.manifest.state.get("events"))
+            sealed_by = None if told is None else by_start.get(told.start)
+            if sealed_by is not None and kept.version not in sealed_by.states:
+                self._findings.contradicted_by(
+                    "checkpoints",
+                    f"{sealed_by.path} makes no version {kept.version}; it ends with line "
+                    f"{sealed_by.chain.seal.line}, and version {sealed_by.ledger.version}",
+                    kept.place,
+                )
+
+    def compare_with_records(self, reached: Mapping[int, Reached]) -> None:
+        """Compare those of starts that were not recorded with train records of their versions."""
+        compared = 0
+        for version in self.sound.keys() & reached.keys():
+            kept, (units, clocks) = self.sound[version], reached[version]
+            state = kept.manifest.state
+            with self._findings.checking("checkpoints", kept.place.path):
+                told = {str(worker): clock for worker, clock in clocks.items()}
+                expect(
+                    state.get(self._units_name) == units and state.get("clocks") == told,
+                    f"version {version} has {state.get(self._units_name)} {self._units_name} and "
+                    f"clocks {state.get('clocks')}, its train record has {units} and {told}",
+                )
+                compared += 1
+        if compared:
+            self._findings.proved(
+                "checkpoints", f"{_are(compared)} of as many units as train records say"
             )
 
     def _compare(self, kept: Kept, state: State) -> None:
@@ -226,7 +250,8 @@ class Checkpoints:
         return None if kept is None else _sha256(kept.manifest)
 
 
-def units(count: int) -> str:
+def _are(count: int) -> str:
+    """Return how many checkpoints are something, in words."""
     return f"{many(count, 'checkpoint')} {'is' if count == 1 else 'are'}"
 
 

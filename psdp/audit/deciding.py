@@ -32,6 +32,16 @@ Updated = Callable[[Apply, float, Push | Leave], None]
 """Told of each update: its mean loss, and the event that made it due."""
 
 
+def has_hashes(path: Path) -> bool:
+    """Say whether a file of events has hashes, as those of psdp before 0.2 have not.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    first = next(read_lines(path), None)
+    return first is None or first.hash is not None
+
+
 class Chain:
     """The lines of a file of events, as their hashes bind them.
 

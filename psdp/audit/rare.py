@@ -31,7 +31,7 @@ class Rare:
     modes: tuple[Record, ...]
     best: float | None = None
 
-    def summed_up(self, units_name: str) -> dict[str, Any]:
+    def summed_up(self) -> dict[str, Any]:
         """Return what a summary of this start is to say of these.
 
         Raises:
@@ -57,6 +57,11 @@ class Rare:
         losses = [record.number("val_loss") for record in self.evaluations]
         known = [loss for loss in (self.best, *losses) if loss is not None]
         return min(known, default=None)
+
+    def loss_of(self, version: int) -> float | None:
+        """Return the validation loss of a version; None if it was not evaluated here."""
+        losses = [each.number("val_loss") for each in self.evaluations if each.version == version]
+        return losses[-1] if losses else None
 
     def compare(self, findings: Findings, following: Following, *, whole: bool) -> None:
         """Compare these with the events of the start.

@@ -7,13 +7,11 @@ the checkpoints on the way must have the bytes of those that the run kept.
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -24,18 +22,14 @@ from psdp.audit.deciding import Chain, Deciding
 from psdp.audit.findings import Contradiction, Findings, Place, many
 from psdp.audit.following import Following, State, first_mode
 from psdp.audit.ledger import Ledger, Used, in_rounds
+from psdp.audit.replaying import live, others_here
 from psdp.checkpoint import CHECKPOINTS, read_manifest
 from psdp.checkpoint.layout import complete_checkpoints
-from psdp.errors import PsdpError, ReplayError, StartRefused
+from psdp.errors import PsdpError, ReplayError
 from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.records.events import events_file
 from psdp.records.folder import CONFIG
-from psdp.servers.ending import Ended
-from psdp.startup import Ready, prepare
-from psdp.transport.in_memory import Aborted
-from psdp.transport.in_memory_world import InMemoryWorlds
-from psdp.transport.world import World
 
 AS_FAST_AS_CAN_BE = {
     "straggler": None, "jitter": None, "link_mbps": 0.0, "profile": False, "keep_checkpoints": 0,
@@ -44,12 +38,6 @@ AS_FAST_AS_CAN_BE = {
 
 WITHOUT_EVALUATIONS = {"eval_every": 0, "eval_batches": 0, "early_stop_patience": 0}
 """Of a run that pushes gradients in rounds these change no update."""
-
-WHAT_COMPUTES = ("psdp", "python", "numpy")
-"""Of what config.json has versions of."""
-
-LONGEST_S = 1e8
-"""How long a replay may take."""
 
 
 @dataclass(frozen=True)
@@ -179,18 +167,15 @@ class Recomputing:
                 self._diverged(stretch, str(error), others_here(self._config, again))
                 return
         for version in stretch.chosen:
-            of = " and ".join(
-                f"gradient {each.push.work.clock} of worker {each.worker}" for each in used[version]
-            )
             self._findings.proved(
                 "recomputed",
-                f"update {version} (seed {seed}), from {stretch}: {of}, with loss and norm to the "
-                "last bit",
+                f"update {version} (seed {seed}), from {stretch}: {_made_of(used[version])}, with "
+                "loss and norm to the last bit",
             )
         if same:
             self._findings.proved(
                 "recomputed",
-                f"{many(same, 'checkpoint')} on the way from {stretch} to version {stretch.last}: "
+                f"{many(same, 'checkpoint')} after {stretch}, up to version {stretch.last}: "
                 "weights and optimizer have the same bytes",
             )
 
@@ -226,7 +211,7 @@ class Recomputing:
         for folder in complete_checkpoints(again / CHECKPOINTS).values():
             made = read_manifest(folder)
             kept = self._kept.get(made.state["version"])
-            if kept is None or not stretch.begin < kept.version <= stretch.last:
+            if kept is None or kept.version <= stretch.begin:
                 continue
             if made.files != kept.manifest.files:
                 raise ReplayError(
@@ -247,6 +232,16 @@ class Recomputing:
 
     def _unchecked(self, what: str, why: str) -> None:
         self._findings.unchecked("recomputed", what, why)
+
+
+def _made_of(used: Sequence[Used]) -> str:
+    """Return what an update is made of, in words."""
+    told = [f"{each.push.work.clock} of worker {each.worker}" for each in used[:_TOLD]]
+    more = f" and {len(used) - _TOLD} more" if len(used) > _TOLD else ""
+    return f"{'gradient' if len(used) == 1 else 'gradients'} {', '.join(told)}{more}"
+
+
+_TOLD = 4
 
 
 def begins_anywhere(job: Job) -> bool:
@@ -299,65 +294,7 @@ def lines_of(stretch: Stretch, noted: Any) -> Iterator[list[Any]]:
         except Contradiction as error:
             raise ReplayError(f"from version {header.version}: {error}") from error
         yield content
-        if ledger.version >= stretch.last:
-            break
-
-
-def live(given: Mapping[str, Any], ranks: int) -> None:
-    """Replay a run in this process, each rank a thread, as far as its record goes.
-
-    Raises:
-        ReplayError: it diverges.
-        PsdpError: it cannot start, or fails.
-    """
-    # Where there is no MPI, all of an audit but this is to work.
-    from psdp.rank import take_role
-
-    errors: dict[int, BaseException] = {}
-
-    def one(world: World) -> int:
-        ready: Ready | None = None
-        try:
-            ready = prepare(world, given, None)
-            role, endpoint = take_role(world, ready, lambda: None)
-            role.run()
-            endpoint.close()
-        except BaseException as error:
-            errors[world.rank] = error
-            world.abort(1)
-        finally:
-            if ready is not None:
-                ready.folder.let_go()
-        return 0
-
-    said = io.StringIO()
-    with redirect_stderr(said):
-        InMemoryWorlds(["here"] * ranks).run(one, LONGEST_S)
-    reasons = [errors[rank] for rank in sorted(errors)]
-    match next((reason for reason in reasons if not isinstance(reason, Aborted)), None):
-        case None | Ended():
-            return
-        case StartRefused():
-            lines = said.getvalue().strip().splitlines()
-            raise PsdpError(lines[-1].removeprefix("psdp: ") if lines else "it cannot start")
-        case PsdpError() as error:
-            raise error
-        case error:
-            raise PsdpError(f"it failed: {error!r}") from error
-
-
-def others_here(config: Mapping[str, Any], again: Path) -> str:
-    """Return what computes otherwise here than where a run was made; nothing if nothing does."""
-    try:
-        own = json.loads((again / CONFIG).read_bytes())
-    except (OSError, ValueError):
-        return ""
-    other = [
-        f"{name} is {version}, there it was {config['versions'].get(name)}"
-        for name, version in own["versions"].items()
-        if name in WHAT_COMPUTES and version != config["versions"].get(name)
-    ]
-    if set(own["kernels"]) != set(config["kernels"]):
-        there = " and ".join(sorted(set(config["kernels"])))
-        other.append(f"kernels are {' and '.join(sorted(set(own['kernels'])))}, there {there}")
-    return ", ".join(other)
+        match content:
+            # What an update makes shows by the loss of a gradient on it.
+            case ["push", _, _, on, *_] if on >= stretch.last:
+                return

@@ -74,13 +74,26 @@ class Summary:
         return False
 
     def compare(
-        self, findings: Findings, job: Job, following: Following | None, rare: Rare
+        self,
+        findings: Findings,
+        job: Job,
+        following: Following | None,
+        rare: Rare,
+        last: tuple[int, int] | None,
     ) -> None:
-        """Compare it with the events of the last start, if there are any, and with its records."""
+        """Compare it with the events of the last start, if there are any, and with its records.
+
+        Args:
+            last: version and units of the last train record, where there are no events.
+        """
         with findings.checking("summary", self.path):
-            expected = rare.summed_up(job.units_name)
+            expected = rare.summed_up()
             if following is not None:
                 expected |= self._of_events(job, following)
+            elif last is not None and self.finished:
+                version, units = last
+                steps = units // job.units_per_step
+                expected |= {"version": version, job.units_name: units, "steps": steps}
             for name, value in expected.items():
                 told = self.told.get(name)
                 expect(told == value, f"{name} is {told!r}, the records make it {value!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from psdp.audit.findings import Contradiction, Findings, expect, many
@@ -10,21 +10,30 @@ from psdp.audit.starts import Part, Record, read_metrics
 from psdp.job import Job
 from psdp.records.folder import METRICS
 
+Reached = tuple[int, Mapping[int, int]]
+"""The units in a version, and the clocks of workers."""
+
 
 class Unrecorded:
     """The train records of a part of a run without events.
 
+    Args:
+        wanted: versions of which :attr:`reached` is kept, beside the last.
+
     Attributes:
+        reached: by version, what its record says.
         clocks: of each worker, by the last of them.
         version, units: likewise.
     """
 
-    def __init__(self, run: Path, part: Part, job: Job) -> None:
+    def __init__(self, run: Path, part: Part, job: Job, wanted: Collection[int]) -> None:
         self.run = run
         self.part = part
         self.job = job
         self.clocks: Mapping[int, int] = dict.fromkeys(job.workers, 0)
         self.version, self.units = part.start.version, part.start.units or 0
+        self.reached: dict[int, Reached] = {}
+        self._wanted = wanted
         self._count = 0
 
     def check(self, findings: Findings) -> None:
@@ -67,6 +76,8 @@ class Unrecorded:
         self._check_staleness(clocks, record)
         self.clocks, self.version, self.units = clocks, version, units
         self._count += 1
+        if version in self._wanted:
+            self.reached[version] = units, clocks
 
     def _check_staleness(self, clocks: Mapping[int, int], record: Record) -> None:
         mode, bound = self.job.mode, self.job.config.run.staleness
