@@ -24,6 +24,7 @@ from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.records.events import events_file
 from psdp.records.folder import CONFIG, METRICS
+from psdp.startup.resume import CHANGEABLE
 
 
 class Audit:
@@ -42,7 +43,6 @@ class Audit:
         self._noted: Callable[[Used], None] | None = None
         self._kept: Mapping[int, Kept] = {}
         self._unrecorded: list[Unrecorded] = []
-        self._why = "it was not made with --record"
         self._unit = self.job.task.unit
 
     def check(self) -> Findings:
@@ -110,7 +110,7 @@ class Audit:
         own, following, rare = False, None, None
         for part in parts:
             is_last = part is parts[-1]
-            following = self._begin(part, wanted, is_last=is_last)
+            following, why = self._begin(part, wanted, is_last=is_last)
             if is_last and summary is not None:
                 own = self._is_own(summary, following)
             ended = is_last and own and summary is not None and summary.finished
@@ -120,7 +120,7 @@ class Audit:
                 if following is not None:
                     self._check_events(following, rare, ended=ended)
                 else:
-                    self._check_records(Unrecorded(self.run, part, self.job, wanted))
+                    self._check_records(Unrecorded(self.run, part, self.job, wanted), why)
         checkpoints.verify()
         self._kept = checkpoints.sound
         sound = [each for each in self.followed if each.sound]
@@ -132,24 +132,27 @@ class Audit:
             self._check_summary(summary, following, rare, checkpoints, own=own)
         self._check_windows(following)
 
-    def _begin(self, part: Part, wanted: set[int], *, is_last: bool) -> Following | None:
-        """Return the events of a part, ready to be followed; None if there are none."""
+    def _begin(
+        self, part: Part, wanted: set[int], *, is_last: bool
+    ) -> tuple[Following | None, str]:
+        """Return the events of a part, ready to be followed; None if there are none, and why."""
         path, start = events_file(self.run, part.start.version), part.start
         recorded = start.events is not None if start.resumed else path.exists()
         recorded |= is_last and bool(self.config["settings"].get("record"))
+        if not self.job.mode.served:
+            return None, "workers made the updates by themselves"
         if not recorded:
-            return None
+            return None, "it was not made with --record"
         with self.findings.checking("updates", path):
             try:
                 # Where hashes are missing that were there, checkpoints and summary say so.
                 if start.events is None and not has_hashes(path):
-                    self._why = "it was recorded without hashes, as psdp did before 0.2"
-                    return None
-                return Following(self.run, part, wanted, noted=self._noted)
+                    return None, "it was recorded without hashes, as psdp did before 0.2"
+                return Following(self.run, part, wanted, noted=self._noted), ""
             except OSError as error:
                 text = f"{part} was recorded, and its events cannot be read: {error.strerror}"
                 raise Contradiction(text) from error
-        return None
+        return None, "its events are contradicted"
 
     def _is_own(self, summary: Summary, following: Following | None) -> bool:
         own = False
@@ -170,20 +173,19 @@ class Audit:
             self._check_settings(following)
 
     def _check_settings(self, following: Following) -> None:
-        """See that config.json has the settings of the last start."""
+        """See that config.json has the settings that a run has from start to start."""
         with self.findings.checking("settings", self.run / CONFIG):
             told = self.config["settings"]
             for name, value in following.header.settings.items():
                 expect(
-                    name == "out" or told.get(name) == value,
+                    name in CHANGEABLE or told.get(name) == value,
                     f"{name} is {told.get(name)!r}, the events are of a run with {value!r}",
                 )
 
-    def _check_records(self, unrecorded: Unrecorded) -> None:
+    def _check_records(self, unrecorded: Unrecorded, why: str) -> None:
         self._unrecorded.append(unrecorded)
         unrecorded.check(self.findings)
         what = "which gradients made which update, and that each grant came to one"
-        why = self._why if self.job.mode.served else "workers made the updates by themselves"
         self.findings.unchecked("updates", f"{unrecorded.part}: {what}", why)
 
     def _check_summary(

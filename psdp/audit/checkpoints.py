@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from psdp.audit.findings import Contradiction, Findings, Place, expect, many
 from psdp.audit.following import Following, State
@@ -68,6 +69,8 @@ class Checkpoints:
         self._findings = findings
         self.sound: dict[int, Kept] = {}
         """By version, those that are whole by their hashes."""
+        self._held: dict[int, dict[str, Any]] = {}
+        """Of these, what was counted of their weights."""
 
     def verify(self) -> None:
         """See that each is whole by the hashes of its files, and says what they hold."""
@@ -75,7 +78,7 @@ class Checkpoints:
             with self._findings.checking("checkpoints", kept.place.path):
                 try:
                     for shard in range(len(kept.manifest.files)):
-                        self._check_shard(kept, shard)
+                        self._held[kept.version] = self._check_shard(kept, shard)
                 except CheckpointError as error:
                     raise Contradiction(str(error)) from error
                 self.sound[kept.version] = kept
@@ -86,7 +89,8 @@ class Checkpoints:
                 "their manifests say",
             )
 
-    def _check_shard(self, kept: Kept, shard: int) -> None:
+    def _check_shard(self, kept: Kept, shard: int) -> dict[str, Any]:
+        """See that a file holds what the manifest says; return what was counted of it."""
         manifest, state = kept.manifest, kept.manifest.state
         held = Snapshot.from_tensors(read_shard(manifest, shard))
         clocks = {str(worker): clock for worker, clock in held.clocks.items()}
@@ -97,6 +101,8 @@ class Checkpoints:
             ("clocks", clocks, state.get("clocks")),
         ):
             expect(there == told, f"{name} holds {what} {there}, the manifest says {told}")
+        batches = [tuple(pair) for pair in held.batches]
+        return {"units": held.units, "clocks": dict(held.clocks), "batches": batches}
 
     def compare(self, parts: Sequence[Following]) -> None:
         """Compare those of recorded starts with what the events say of their versions."""
@@ -107,6 +113,10 @@ class Checkpoints:
                 continue
             following, state = found
             with self._findings.checking("checkpoints", kept.place.path):
+                step = following.job.step_of(state.units)
+                expect(
+                    kept.manifest.step == step, f"it is of step {kept.manifest.step}, not {step}"
+                )
                 self._compare(kept, state)
                 sealed += self._check_seal(kept, following, state)
                 compared += 1
@@ -148,12 +158,13 @@ class Checkpoints:
             )
 
     def _compare(self, kept: Kept, state: State) -> None:
-        held = Snapshot.from_tensors(read_shard(kept.manifest, 0))
-        for what, there, told in (
-            (self._units_name, held.units, state.units),
-            ("clocks", dict(held.clocks), dict(state.clocks)),
-            ("batches", [tuple(pair) for pair in held.batches], state.batches),
-        ):
+        expected = {
+            "units": state.units,
+            "clocks": dict(state.clocks),
+            "batches": state.batches,
+        }
+        for what, there in self._held[kept.version].items():
+            told = expected[what]
             expect(
                 there == told, f"version {kept.version} has {what} {there}, the events say {told}"
             )

@@ -183,7 +183,9 @@ class Recomputing:
         """Write a run to be replayed; return of each version what it is made of."""
         header = stretch.following.header
         settings = dict(header.settings) | AS_FAST_AS_CAN_BE
-        settings["threads"] = self._config["threads"][-1]
+        match self._config.get("threads"):
+            case [*_, int(threads)]:
+                settings["threads"] = threads
         if stretch.state is not None:
             settings |= WITHOUT_EVALUATIONS
         job = header.job

@@ -43,6 +43,8 @@ def live(given: Mapping[str, Any], ranks: int) -> None:
             role, endpoint = take_role(world, ready, lambda: None)
             role.run()
             endpoint.close()
+        except StartRefused as refusal:  # which all ranks find, and rank 0 says why
+            errors[world.rank] = refusal
         except BaseException as error:
             errors[world.rank] = error
             world.abort(1)
@@ -70,15 +72,15 @@ def live(given: Mapping[str, Any], ranks: int) -> None:
 def others_here(config: Mapping[str, Any], again: Path) -> str:
     """Return what computes otherwise here than where a run was made; nothing if nothing does."""
     try:
-        own = json.loads((again / CONFIG).read_bytes())
+        own, there = _computing(json.loads((again / CONFIG).read_bytes())), _computing(config)
     except (OSError, ValueError):
         return ""
-    other = [
-        f"{name} is {version}, there it was {config['versions'].get(name)}"
-        for name, version in own["versions"].items()
-        if name in WHAT_COMPUTES and version != config["versions"].get(name)
-    ]
-    if set(own["kernels"]) != set(config["kernels"]):
-        there = " and ".join(sorted(set(config["kernels"])))
-        other.append(f"kernels are {' and '.join(sorted(set(own['kernels'])))}, there {there}")
-    return ", ".join(other)
+    other = {name: there.get(name) for name, value in own.items() if there.get(name) != value}
+    return ", ".join(f"{name} is {own[name]}, there {was}" for name, was in other.items())
+
+
+def _computing(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a run was computed with, by name."""
+    versions = config.get("versions", {})
+    found = {name: str(versions.get(name)) for name in WHAT_COMPUTES}
+    return found | {"kernels": " and ".join(sorted(set(config.get("kernels", []))))}

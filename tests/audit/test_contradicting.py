@@ -237,3 +237,40 @@ def test_only_who_computes_again_finds_a_forged_norm(run: Path) -> None:
         audit.recompute(100, seed=0)
         texts = [str(finding) for finding in audit.findings.all if "CONTRADICTED" in str(finding)]
         assert any("the replay diverges at line" in text for text in texts)
+
+
+@pytest.fixture(scope="module")
+def unrecorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unrecorded") / "run"
+    record(folder, mode="ssp", staleness=1, record=False)
+    assert not contradictions(folder)
+    return folder
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_of_a_run_without_events_units_and_clocks_must_agree(
+    unrecorded: Path, data: st.DataObject
+) -> None:
+    with tampered(unrecorded) as copy:
+        path = copy / "metrics.jsonl"
+        lines = lines_of(path)
+        index = pick(data, lines, "train")
+        content = json.loads(lines[index])
+        name = data.draw(st.sampled_from(["tokens", "clocks"]))
+        if name == "clocks":
+            worker = data.draw(st.sampled_from(["1", "2", "3"]))
+            content[name][worker] = another(data, content[name][worker])
+        else:
+            content[name] = another(data, content[name])
+        lines[index] = json.dumps(content) + "\n"
+        path.write_text("".join(lines))
+        assert any(f" at {path}:{index + 1}" in text for text in contradictions(copy))
+
+
+@pytest.mark.parametrize("name", ["tokens", "version", "steps", "moves", "val_loss"])
+def test_its_summary_too(unrecorded: Path, name: str) -> None:
+    with tampered(unrecorded) as copy:
+        told = json.loads((copy / "summary.json").read_text())[name]
+        change(copy / "summary.json", **{name: told + 1})
+        assert contradictions(copy)

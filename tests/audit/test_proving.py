@@ -9,8 +9,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from audit.recorded import COMMON, audit, expect_proved, lines_of, of, record, uneven
+from audit.recorded import (
+    COMMON,
+    audit,
+    change,
+    contradictions,
+    expect_proved,
+    lines_of,
+    of,
+    record,
+    uneven,
+)
 from in_memory.jobs import Training, die_at, train
 
 from psdp.audit.__main__ import main
@@ -119,6 +130,7 @@ def interrupted(
 def test_a_run_that_went_on_is_one_run(tmp_path: Path, mode: dict[str, Any]) -> None:
     first = interrupted(tmp_path / "run", version=1, **mode)
     expect_proved(first.folder)
+    interrupted(first.folder, version=1, resume=first.folder, **mode)
     interrupted(first.folder, version=3, resume=first.folder, **mode)
     expect_proved(first.folder)
     train(first.folder, resume=first.folder, **(COMMON | mode))
@@ -163,6 +175,35 @@ def test_what_was_not_recorded_is_proved_as_far_as_that_goes(tmp_path: Path) -> 
     assert not findings.contradicted
     whys = {finding.why for finding in of(findings, Verdict.UNCHECKED)}
     assert whys == {"it was not made with --record", "no events of it are here"}
+
+
+def test_a_record_of_before_there_were_hashes_is_no_contradiction(tmp_path: Path) -> None:
+    run = record(tmp_path / "run")
+    events = run.folder / "events-000000.jsonl"
+    bare = [json.dumps(json.loads(line)[:-1]) + "\n" for line in lines_of(events)[1:]]
+    events.write_text("".join(bare))
+    assert contradictions(run.folder), "the summary and checkpoints know the hashes"
+    shutil.rmtree(run.folder / "checkpoints")
+    change(run.folder / "summary.json", events=None)
+    findings = audit(run.folder)
+    assert not findings.contradicted
+    assert "it was recorded without hashes, as psdp did before 0.2" in {f.why for f in findings.all}
+
+
+def test_on_other_data_nothing_is_computed_again(tmp_path: Path) -> None:
+    run = record(tmp_path / "run")
+    own = Audit(run.folder)
+    own.check()
+    for change_data, why in (
+        (lambda path: np.save(path, np.load(path)[::-1]), "on a corpus with sha256"),
+        (Path.unlink, "corpus.npy"),
+    ):
+        change_data(tmp_path / "corpus.npy")
+        before = len(own.findings.all)
+        own.recompute(1, seed=1)
+        (told,) = own.findings.all[before:]
+        assert told.verdict is Verdict.UNCHECKED
+        assert why in str(told.why)
 
 
 def test_workers_that_make_the_updates_themselves_have_no_events(tmp_path: Path) -> None:
