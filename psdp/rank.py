@@ -22,10 +22,11 @@ from psdp.errors import ConfigError, PeerLost, PsdpError, StartRefused
 from psdp.line import Line
 from psdp.nn.profile import clock_of
 from psdp.records.console import Console
+from psdp.records.events import events_file
 from psdp.records.metrics import Best
 from psdp.records.profile import Profile
 from psdp.records.recorder import Recorder
-from psdp.records.replay import Record, Replay, events_file
+from psdp.records.replay import Replay
 from psdp.servers.ending import TIME_LIMIT, Ended
 from psdp.servers.follower import Follower
 from psdp.servers.leader import Leader
@@ -34,6 +35,7 @@ from psdp.signals import heeded
 from psdp.startup import Ready, prepare
 from psdp.startup.describing import describe
 from psdp.startup.program import LANGUAGE, Program
+from psdp.startup.recording import begin_record
 from psdp.startup.step import Nothing, Step, take
 from psdp.terminal import show_any_text
 from psdp.transport import Endpoint
@@ -307,8 +309,9 @@ def _server(
         kernels=ready.kernels,
         val_split_units=job.task.validation_split_units or job.task.validation_units,
     )
+    record = begin_record(ready, serving.progress)
     if ready.manifest is not None:
-        recorder.resumed()
+        recorder.resumed(None if record is None else record.start)
     return Leader(
         job,
         serving,
@@ -316,7 +319,7 @@ def _server(
         recorder,
         ready.identity,
         best=best,
-        record=Record(events_file(folder.path, version), folder.check) if run.record else None,
+        record=record,
         replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
         signalled=asked,
         gone=gone,

@@ -21,6 +21,7 @@ from mpi import run_job
 from session import run_session
 from settings_tables import settings_tables
 
+import psdp.audit.__main__
 import psdp.generate
 import psdp.launch.options
 import psdp.report.__main__
@@ -119,6 +120,7 @@ MODULES: dict[str, Callable[[list[str]], object]] = {
     "psdp.launch": parse_launch,
     "psdp.generate": psdp.generate.parse,
     "psdp.report": psdp.report.__main__.parse,
+    "psdp.audit": psdp.audit.__main__.parse,
     "psdp.simulate": psdp.simulate.__main__.parse,
     "benchmarks.sweep": parse_sweep,
 }
@@ -183,6 +185,7 @@ def test_commands_are_ones_that_psdp_takes(page: Path, monkeypatch: pytest.Monke
         "mpirun -n 3 python -m psdp.worker --mode fast",
         "python -m psdp.generate --checkpoint runs/mine --top 3",
         "python -m psdp.report --out report",
+        "python -m psdp.audit runs/mine --recompute many",
         "python -m psdp.simulate --mode ssp --stragglers 1:4",
         "python -m benchmarks.sweep no_such_spec",
         "python benchmarks/compute.py --turns 3",

@@ -34,7 +34,7 @@ FLOORS = (
     ("servers", "workers", "generation"),
     ("startup",),
     ("rank", "cli"),
-    ("api", "worker", "generate", "launch", "report", "simulate"),
+    ("api", "audit", "worker", "generate", "launch", "report", "simulate"),
 )
 LEVEL = {unit: level for level, units in enumerate(FLOORS) for unit in units}
 

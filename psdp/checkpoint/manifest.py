@@ -33,6 +33,7 @@ class Manifest:
 
     Attributes:
         files: one for each server, in their order.
+        digest: a hash of all that it says.
         workers: by worker, the file of what it has for itself; None if it could not be kept. Nobody
             is named where nothing was to be kept.
     """
@@ -41,6 +42,7 @@ class Manifest:
     step: int
     state: dict[str, Any]
     files: tuple[CheckpointFile, ...]
+    digest: str
     workers: Mapping[int, CheckpointFile | None] = field(default_factory=dict)
 
     @property
@@ -103,7 +105,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{path}: expected the state to be an object, got {state!r}")
     files = shard_files(body.get("files"), path)
     # Before psdp 0.2 workers kept nothing.
-    return Manifest(folder, step, state, files, worker_files(body.get("workers", {}), path))
+    workers = worker_files(body.get("workers", {}), path)
+    return Manifest(folder, step, state, files, stated, workers)
 
 
 def shard_files(entries: Any, path: Path) -> tuple[CheckpointFile, ...]:

@@ -105,10 +105,17 @@ class Partition:
         self._order = Order(grid, windows, seed, stream=0 if shared else worker)
         self._dealt_to = workers if shared else 1
         self._place = worker if shared else 0
+        self.windows = windows.size
+        """Of an epoch of the order that this worker's samples are numbered in."""
+
+    def sample(self, batch: int, batch_size: int) -> int:
+        """Return the number of the first sample of this worker's ``batch``-th batch: an epoch has
+        one for each of ``windows``."""
+        return (batch * self._dealt_to + self._place) * batch_size
 
     def starts(self, batch: int, batch_size: int) -> Array:
         """Return where the windows of this worker's ``batch``-th batch start (batch_size,)."""
-        return self._order.starts((batch * self._dealt_to + self._place) * batch_size, batch_size)
+        return self._order.starts(self.sample(batch, batch_size), batch_size)
 
 
 def splitmix64(seed: int, count: int) -> Array:

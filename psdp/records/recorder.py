@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from psdp.job import Job
 from psdp.protocol import Apply, Sums
 from psdp.records.console import Console
+from psdp.records.events import Seal
 from psdp.records.folder import RunFolder
 from psdp.records.metrics import Histogram, Interval, finite, perplexity
 from psdp.records.profile import Cost, Profile
@@ -36,6 +37,7 @@ class Recorder:
         server_cpu_s: of each server, the seconds of its core that it has used so far.
         apply_s: seconds that rank 0 took to average gradients and update its weights.
         profiles: of the ranks that have been profiled.
+        events: how far the record of events has come, if there is one.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Recorder:
         self.server_cpu_s: dict[int, float] = {}
         self.apply_s = 0.0
         self.profiles: dict[int, Profile] = {}
+        self.events: Seal | None = None
         self._job = job
         self._name = job.units_name
         self._transport = transport
@@ -191,10 +194,14 @@ class Recorder:
         self._folder.append_metrics(record)
         self.console.say(f"step {self._step(self._units):6d}  {said}")
 
-    def resumed(self) -> None:
-        """Note that the run goes on here: records of later versions above are not of it."""
+    def resumed(self, events: str | None) -> None:
+        """Note that the run goes on here: records of later versions above are not of it.
+
+        Args:
+            events: the hash of the first line of its record of events, if it has one.
+        """
         at = {self._name: self._units, "version": self._version}
-        record = {"kind": "resume", "time_s": 0.0, **at}
+        record = {"kind": "resume", "time_s": 0.0, **at, "events": events}
         self._folder.append_metrics(record)
 
     def reached(self, version: int, units: int) -> None:
@@ -246,6 +253,7 @@ class Recorder:
             "modes": self._modes,
             "stopped_by": stopped_by,
             "weights_sha256": self.weights_sha256,
+            "events": None if self.events is None else self.events.record(),
         }
         self._folder.write_summary(summary)
         self.console.close()

@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from psdp.protocol import Adaptive, Effect, Leave, Move, Policy, Pull, Push, Stop, Switch
+from psdp.records.events import Happened, Record
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
-from psdp.records.replay import Happened, Record, Replay
+from psdp.records.replay import Replay
 from psdp.servers.answering import Answering
 from psdp.servers.choosing import Choosing
 from psdp.servers.ending import Ended, Stopped

@@ -13,6 +13,7 @@ from typing import Any
 from psdp.checkpoint import CheckpointId, CheckpointStore, Snapshot, latest_of
 from psdp.errors import NumericsError
 from psdp.job import Job
+from psdp.records.events import Record
 from psdp.records.metrics import Best
 from psdp.records.reasons import StoppedBy
 from psdp.servers.ending import Stopped
@@ -54,6 +55,7 @@ class Keeping:
         identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
         best: the best evaluation so far.
         say: tells whoever watches the run.
+        record: of the events, whose hash goes into every checkpoint.
 
     Attributes:
         paths: of the versions that are complete.
@@ -67,6 +69,7 @@ class Keeping:
         identity: Mapping[str, Any],
         best: Best,
         say: Callable[[str], object] = lambda _: None,
+        record: Record | None = None,
     ) -> None:
         self.paths: dict[int, Path] = {}
         self._job = job
@@ -75,6 +78,7 @@ class Keeping:
         self._identity = dict(identity)
         self._best = best
         self._say = say
+        self._record = record
         self._workers = Gathering(job, serving.endpoint, serving.receiving.hosting)
         self._said: Mapping[int, str] = {}
         self._begun: dict[int, _Begun] = {}
@@ -100,6 +104,8 @@ class Keeping:
             "clocks": {str(worker): clock for worker, clock in snapshot.clocks.items()},
             "best": self._best.record(),
         }
+        if self._record is not None:
+            state["events"] = self._record.seal_of(version).record()
         at = checkpoint_of(self._job, snapshot)
         self._begun[version] = _Begun(at, state)
         self._workers.ask(at, snapshot.clocks)

@@ -11,11 +11,12 @@ from psdp.job import Job
 from psdp.policies import make_policy
 from psdp.protocol import Apply, Chooser, Drained, Drop, Effect, SendWeights
 from psdp.protocol import order as o
+from psdp.records.events import Record
 from psdp.records.metrics import Best
 from psdp.records.profile import Profile
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
-from psdp.records.replay import Record, Replay
+from psdp.records.replay import Replay
 from psdp.servers.answering import Answering, AnswerRank
 from psdp.servers.choosing import Choosing
 from psdp.servers.deciding import Deciding
@@ -62,6 +63,7 @@ class Leader:
         self.serving = serving
         self.recorder = recorder
         self.finished = False
+        self._record = record
         self._signalled = signalled
         self._gone = gone
         self._applies: dict[int, Apply] = {}
@@ -69,7 +71,8 @@ class Leader:
         if job.config.run.profile and isinstance(profile, Profile):
             recorder.profiles[serving.endpoint.rank] = profile
         self.noting = Noting(job, recorder)
-        self.keeping = Keeping(job, serving, store, identity, best, recorder.console.say)
+        said = recorder.console.say
+        self.keeping = Keeping(job, serving, store, identity, best, said, record)
         known = job, serving, self.keeping, recorder, best
         self.evaluating = Evaluating(*known, tell=self._tell, closed=self._evaluation_closed)
         self.answering = Answering(
@@ -191,6 +194,8 @@ class Leader:
         match effect:
             case Apply(slots, weights, _, _, version, rate):
                 self._applies[version] = effect
+                if self._record is not None:
+                    self._record.decided(version)
                 update = o.Update(version, slots, weights, rate)
                 for part in _parts(update):
                     self._tell(part)
@@ -229,6 +234,9 @@ class Leader:
         progress = self.serving.progress
         works = works_of(self.job, update.slots, self.serving.receiving.pushes)
         self.noting.updated(self._applies.pop(update.version), works, norm, progress)
+        if self._record is not None:
+            held = (copy.version for copy in self.serving.snapshots.held())
+            self._record.forget(min(held, default=progress.version))
         if progress.evaluation_due and self.answering.live:
             self.evaluating.open(progress.version, self.answering.live)
 
@@ -265,6 +273,7 @@ class Leader:
         self.finished = True
 
     def _write_summary(self, reason: StoppedBy) -> None:
+        self.recorder.events = None if self._record is None else self._record.seal
         gaps, best = self.deciding.policy.clock_gaps, self.evaluating.best
         self.noting.close(reason, self.serving, gaps, best.loss)
 

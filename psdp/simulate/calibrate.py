@@ -18,8 +18,8 @@ from psdp.errors import ConfigError, ReplayError
 from psdp.job import Job
 from psdp.modes import MODES, Pushed
 from psdp.protocol import Push, Work
+from psdp.records.events import events_file, read_record
 from psdp.records.folder import CONFIG, SUMMARY
-from psdp.records.replay import events_file, read_record
 from psdp.simulate.costs import UPDATE_VECTORS, Costs
 from psdp.simulate.scenario import job_of
 from psdp.simulate.world import WARM_UP, World, rate
@@ -115,7 +115,7 @@ def read_run(folder: Path) -> Recorded:
     config, summary = (_read_json(folder, name) for name in (CONFIG, SUMMARY))
     path = events_file(folder, 0)
     try:
-        happened = read_record(path)
+        happened = read_record(path).happened
     except OSError as error:
         raise ConfigError(
             f"--calibrate {folder}: {path.name}: {error.strerror}; it takes the folder of a run "

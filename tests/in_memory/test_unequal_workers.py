@@ -16,7 +16,7 @@ from psdp.errors import NumericsError
 from psdp.language import Language
 from psdp.policies import make_policy
 from psdp.protocol import Drop, Push
-from psdp.records.replay import events_file, read_record
+from psdp.records.events import events_file, read_record
 from psdp.servers.ending import Ended
 from psdp.task import Step
 from psdp.workers.worker import Worker
@@ -229,7 +229,7 @@ def test_as_many_gradients_are_dropped_in_the_summary_as_in_the_events(tmp_path:
     run = train(tmp_path, workers=3, max_steps=12, backup_workers=1, record=True, eval_every=0)
     policy = make_policy(run.job, 0, dict.fromkeys(run.job.workers, 0))
     dropped: Counter[str] = Counter()
-    for happened in read_record(events_file(tmp_path, 0)):
+    for happened in read_record(events_file(tmp_path, 0)).happened:
         event = happened.event
         if isinstance(event, Push):
             units = run.job.units_per_gradient

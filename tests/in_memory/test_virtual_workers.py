@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jobs import Training, train
 
-from psdp.records.replay import events_file
+from psdp.records.events import events_file
 
 WORKERS = 4
 SYNC: dict[str, Any] = {

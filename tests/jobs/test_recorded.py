@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from tiny import summary, train, write_corpus
 
+from psdp.audit.__main__ import main
+
 pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi, pytest.mark.timeout(120)]
 
 MODES = {
@@ -32,6 +34,7 @@ def test_a_replay_on_other_timing_and_transport_ends_with_the_same_weights(
         "--out", "run",
     )  # fmt: skip
     assert job.returncode == 0, job.stdout
+    assert main([str(folder / "run")]) == 0, "the audit contradicts it"
     for number, timing in enumerate((("--straggler", "3:4"), ("--transport", "messages"))):
         out = f"again{number}"
         job = train(folder, 4, "--replay", "run", *timing, "--out", out)

@@ -111,9 +111,10 @@ def test_a_resumed_run_writes_its_first_update_too_and_appends(tmp_path: Path) -
 
 def test_a_run_that_goes_on_says_where_before_its_records(tmp_path: Path) -> None:
     run = Run(tmp_path, version=6, units=96)
-    run.recorder.resumed()
+    run.recorder.resumed("abc")
     run.update(7, 3.0)
-    assert run.metrics()[0] == {"kind": "resume", "time_s": 0.0, "tokens": 96, "version": 6}
+    resumed = {"kind": "resume", "time_s": 0.0, "tokens": 96, "version": 6, "events": "abc"}
+    assert run.metrics()[0] == resumed
     assert [record["kind"] for record in run.metrics()] == ["resume", "train"]
 
 
@@ -214,6 +215,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "modes": [{"version": 4, "mode": "ssp"}],
         "stopped_by": "budget",
         "weights_sha256": "abc",
+        "events": None,
     }
 
 

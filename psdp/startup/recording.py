@@ -1,0 +1,52 @@
+"""The record of a start's events, with the line that it begins with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psdp
+from psdp.records.events import Record, digest_of, events_file
+from psdp.servers.progress import Progress
+from psdp.startup.prepare import Ready
+
+
+def begin_record(ready: Ready, progress: Progress) -> Record | None:
+    """Return the record of what happens from here on, if the run is to be recorded.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    if not ready.job.config.run.record:
+        return None
+    folder = ready.folder
+    path = events_file(folder.path, progress.version)
+    return Record(path, folder.check, _start(ready, progress))
+
+
+def _start(ready: Ready, progress: Progress) -> dict[str, Any]:
+    """Return of which job the events are, and what they go on from."""
+    job, manifest = ready.job, ready.manifest
+    before = None
+    if manifest is not None:
+        before = {
+            "checkpoint": manifest.folder.resolve().name,
+            "digest": manifest.digest,
+            "events": manifest.state.get("events"),
+            "best": manifest.state["best"]["val_loss"],
+        }
+    return {
+        "psdp": psdp.__version__,
+        "settings": dict(ready.identity["settings"]),
+        "workers": len(job.workers),
+        "servers": len(job.servers),
+        "ranks": len(job.worker_ranks),
+        "unit": job.task.unit,
+        "units_per_batch": job.task.units_per_batch,
+        "identity": {name: digest_of(told) for name, told in ready.identity.items()},
+        "from": before,
+        "version": progress.version,
+        "units": progress.units,
+        "clocks": {str(worker): clock for worker, clock in progress.clocks.items()},
+        "batches": progress.batches.pairs(),
+        "token": ready.folder.token,
+    }
