@@ -315,6 +315,7 @@ def _server(
         recorder,
         ready.identity,
         best=best,
+        elsewhere=ready.elsewhere,
         record=Record(events_file(folder.path, version), folder.check) if run.record else None,
         replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
         signalled=asked,

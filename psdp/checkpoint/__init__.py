@@ -9,14 +9,17 @@
 
 A folder appears whole, by one rename after everything in it reached the disk; until then its name
 begins with .tmp- and no reader looks at it. No two versions share one. What is read back is
-verified first.
+verified first. Copies at a URL are laid out alike; see elsewhere.py.
 """
 
 from __future__ import annotations
 
 from psdp.checkpoint.background import BackgroundWriter
+from psdp.checkpoint.elsewhere import Copied, Elsewhere, Overtaken, newest_at, probe
+from psdp.checkpoint.fetching import fetch_best, fetch_newest
 from psdp.checkpoint.layout import CHECKPOINTS, CheckpointId
 from psdp.checkpoint.manifest import Manifest, ShardFile, read_manifest
+from psdp.checkpoint.objects import Absent, Objects, answered
 from psdp.checkpoint.read import (
     find_checkpoint,
     is_checkpoint,
@@ -32,16 +35,26 @@ from psdp.checkpoint.snapshot import Snapshot
 from psdp.checkpoint.store import CheckpointStore
 
 __all__ = [
+    "Absent",
     "BackgroundWriter",
     "CHECKPOINTS",
     "CheckpointId",
     "CheckpointStore",
+    "Copied",
+    "Elsewhere",
     "Manifest",
+    "Objects",
+    "Overtaken",
     "ShardFile",
     "Snapshot",
+    "answered",
+    "fetch_best",
+    "fetch_newest",
     "find_checkpoint",
     "is_checkpoint",
     "latest_of",
+    "newest_at",
+    "probe",
     "read_best",
     "read_manifest",
     "read_named",

@@ -59,9 +59,20 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        body = json.loads(path.read_bytes())
+        raw = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"could not read {path}: {error.strerror}") from error
+    return manifest_in(raw, folder, path)
+
+
+def manifest_in(raw: bytes, folder: Path, path: Path | str) -> Manifest:
+    """Return the manifest of the checkpoint in ``folder`` from the content of ``checkpoint.json``.
+
+    Raises:
+        CheckpointError: as of :func:`read_manifest`; the text names ``path``.
+    """
+    try:
+        body = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: expected JSON, got: {error}") from error
     if not isinstance(body, dict):
@@ -85,7 +96,7 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(folder, step, state, shard_files(body.get("files"), path))
 
 
-def shard_files(entries: Any, path: Path) -> tuple[ShardFile, ...]:
+def shard_files(entries: Any, path: Path | str) -> tuple[ShardFile, ...]:
     """Return ``[{name, bytes, sha256}, ...]`` as one file for each of K servers, in their order.
 
     Raises:
