@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
+from urllib.request import Request, urlopen
 
 import fsspec
 from fsspec.spec import AbstractFileSystem
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 
 class Died(BaseException):
@@ -128,6 +130,7 @@ def s3_server() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
     variables = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "testing",
@@ -136,6 +139,7 @@ def s3_server() -> Iterator[str]:
     }
     try:
         with patch.dict(os.environ, variables):
+            S3FileSystem.clear_instance_cache()  # connections to servers of before
             fsspec.filesystem("s3").mkdir(BUCKET)
             yield variables["AWS_ENDPOINT_URL"]
     finally:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from psdp.checkpoint.background import BackgroundWriter
 from psdp.checkpoint.elsewhere import Copied, Elsewhere, Overtaken, newest_at, probe
-from psdp.checkpoint.fetching import fetch_best, fetch_newest
+from psdp.checkpoint.fetching import fetch_best, fetch_newest, fetch_one
 from psdp.checkpoint.layout import CHECKPOINTS, CheckpointId
 from psdp.checkpoint.manifest import Manifest, ShardFile, read_manifest
 from psdp.checkpoint.objects import Absent, Objects, answered
@@ -50,6 +50,7 @@ __all__ = [
     "answered",
     "fetch_best",
     "fetch_newest",
+    "fetch_one",
     "find_checkpoint",
     "is_checkpoint",
     "latest_of",

@@ -11,10 +11,11 @@ from psdp.checkpoint.durable import write_text
 from psdp.checkpoint.elsewhere import best_at, copies_at, folder_of, index_at, manifest_at
 from psdp.checkpoint.layout import CHECKPOINTS, MANIFEST, CheckpointId
 from psdp.checkpoint.manifest import read_manifest
-from psdp.checkpoint.objects import Absent, NotWhole, Objects
+from psdp.checkpoint.objects import Absent, NotWhole, Objects, answered
 from psdp.checkpoint.pieces import fetch_records
 from psdp.checkpoint.read import verify
 from psdp.checkpoint.store import CheckpointStore
+from psdp.config import check_url
 from psdp.errors import CheckpointError
 
 Tell = Callable[[str], object]
@@ -49,6 +50,27 @@ def fetch_newest(
         f"no checkpoint at {objects.url}: {'; '.join(damages) or 'there is none'}; expected what "
         "was given to --checkpoint-to"
     )
+
+
+def fetch_one(url: str, folder: Path, tell: Tell, *, best: bool) -> Path:
+    """Bring the newest copy at a URL that is whole, or the best, into a folder; return the
+    checkpoint's folder there.
+
+    Raises:
+        ConfigError: the URL is none.
+        CheckpointError: there is no such copy, or it is not whole.
+    """
+    check_url(url, "--checkpoint")
+    objects = answered(url, lambda: Objects(url))
+    store = CheckpointStore(folder, keep=0)
+    if not best:
+        return fetch_newest(objects, store, tell)
+    at = best_at(objects)
+    if at is None:
+        raise CheckpointError(
+            f"{url} has no best checkpoint; drop --best to take the latest one that is whole"
+        )
+    return fetch(objects, at, store)
 
 
 def fetch_best(objects: Objects, store: CheckpointStore, tell: Tell) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from psdp.errors import ConfigError
@@ -12,9 +11,9 @@ from psdp.terminal import masked
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def is_url(text: str | Path) -> bool:
+def is_url(text: str) -> bool:
     """Say whether this is a URL, and not the path of a folder here."""
-    return isinstance(text, str) and _URL.match(text) is not None
+    return _URL.match(text) is not None
 
 
 def check_url(text: str, flag: str) -> None:
