@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,6 @@ from psdp.checkpoint.pieces import (
     index_in,
     index_text,
     names_of,
-    seen,
 )
 from psdp.checkpoint.read import best_in, best_text, read_best
 from psdp.errors import CheckpointError
@@ -143,10 +142,10 @@ class Overtaken(CheckpointError):
 
 @dataclass(frozen=True)
 class Copied:
-    """A checkpoint is complete elsewhere: what was sent for it, and how long that took."""
+    """A checkpoint is complete elsewhere: its size, and how long that took."""
 
     at: CheckpointId
-    sent_bytes: int
+    bytes: int
     seconds: float
 
 
@@ -166,8 +165,6 @@ class Elsewhere:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = objects.url
-        self.sent_bytes = 0
-        """So far, of all; grows while an object is being sent."""
         self._objects = objects
         self._run = run
         self._keep = keep
@@ -179,6 +176,11 @@ class Elsewhere:
         """Copies that are not complete."""
         self._best: CheckpointId | None = None
         self._records: Records | None = None
+
+    @property
+    def moved_bytes(self) -> int:
+        """So far, to and fro; grows while a copy is on its way."""
+        return self._objects.moved_bytes
 
     def update(self) -> Iterator[Copied]:
         """Have the URL hold what the run folder does: its latest checkpoint, and its best. Yield
@@ -214,7 +216,7 @@ class Elsewhere:
                     if not self._keep:
                         break  # nobody needs to know of the others
         self._best = best_at(self._objects)
-        return Records(self._objects, self._run, latest, self._count)
+        return Records(self._objects, self._run, latest)
 
     def _see(self, at: CheckpointId) -> None:
         """Take note of a copy that is there, or of what there is of it."""
@@ -223,6 +225,7 @@ class Elsewhere:
         except NotWhole:
             self._begun.add(at)
             return
+        self._begun.discard(at)
         self._pieces[at] = set()
         with suppress(NotWhole):
             self._pieces[at] = names_of(index_at(self._objects, at))
@@ -230,7 +233,6 @@ class Elsewhere:
     def _copy(self, at: CheckpointId) -> Copied | None:
         """Copy a checkpoint; return None if it has been let go of meanwhile, or is there."""
         folder, begin_s = folder_of(at), self._now()
-        sent_before = self.sent_bytes
         with ExitStack() as opened:
             try:
                 # Open, they can be read to their end, whoever lets go of them.
@@ -257,12 +259,13 @@ class Elsewhere:
         put(self._objects, f"{folder}/{MANIFEST}", raw)
         self._pieces[at] = names_of(index)
         self._begun.discard(at)
-        return Copied(at, self.sent_bytes - sent_before, self._now() - begin_s)
+        size = sum(file.bytes for file in manifest.files)
+        return Copied(at, size, self._now() - begin_s)
 
     def _send(self, folder: str, expected: ShardFile, file: BinaryIO) -> None:
         """Send a shard's file, and see that it is there as the manifest says."""
         name, got = f"{folder}/{expected.name}", hashlib.sha256()
-        chunks = seen(seen(bytes_of(file, 0, expected.bytes), got.update), self._count)
+        chunks = _seen(bytes_of(file, 0, expected.bytes), got.update)
         self._objects.write(name, chunks, expected.bytes)
         if got.hexdigest() != expected.sha256:
             raise CheckpointError(
@@ -303,9 +306,12 @@ class Elsewhere:
             for name in sorted(pieces.difference(*self._pieces.values())):
                 self._objects.remove(name)
 
-    def _count(self, sent: bytes) -> None:
-        self.sent_bytes += len(sent)
-
 
 def _latest(root: Path) -> CheckpointId | None:
     return next(reversed(complete_checkpoints(root)), None)
+
+
+def _seen(chunks: Iterable[bytes], see: Callable[[bytes], object]) -> Iterator[bytes]:
+    for chunk in chunks:
+        see(chunk)
+        yield chunk

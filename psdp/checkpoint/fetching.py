@@ -63,14 +63,16 @@ def fetch_one(url: str, folder: Path, tell: Tell, *, best: bool) -> Path:
     check_url(url, "--checkpoint")
     objects = answered(url, lambda: Objects(url))
     store = CheckpointStore(folder, keep=0)
-    if not best:
-        return fetch_newest(objects, store, tell)
-    at = best_at(objects)
-    if at is None:
-        raise CheckpointError(
-            f"{url} has no best checkpoint; drop --best to take the latest one that is whole"
-        )
-    return fetch(objects, at, store)
+
+    def bring() -> Path:
+        if not best:
+            return fetch_newest(objects, store, tell)
+        at = best_at(objects)
+        if at is None:
+            raise CheckpointError(f"{url} has no best checkpoint; drop --best to take the latest")
+        return fetch(objects, at, store)
+
+    return answered(url, bring, lambda: objects.moved_bytes)
 
 
 def fetch_best(objects: Objects, store: CheckpointStore, tell: Tell) -> None:

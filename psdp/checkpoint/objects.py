@@ -25,10 +25,13 @@ through before anybody loses patience."""
 MOST_PARTS = 9000
 """S3 takes 10,000."""
 
-READ_BYTES = 4 * 1024 * 1024
+READ_BYTES = 2 * 1024 * 1024
+
+PART_S = 60.0
+"""How long a part may take that lies in the buffers of a slow link."""
 
 ANSWER_S = 60.0
-"""How long a store may take to do a small thing."""
+"""How long a store may take to do a small thing, or to go on with a large one."""
 
 _LONG = 300
 
@@ -63,6 +66,10 @@ class Objects:
             raise ConfigError(f"{url} cannot be reached: {reason(error)}") from error
         except Exception as error:  # some connect at once
             raise CheckpointError(f"{url}: {reason(error)}") from error
+        if hasattr(self._fs, "read_timeout"):  # of S3, where it counts while a part is on its way
+            self._fs.read_timeout = max(self._fs.read_timeout, PART_S)
+        self.moved_bytes = 0
+        """So far, to and fro; grows while an object is on its way."""
         self._made: set[str] = set()
 
     def write(self, name: str, chunks: Iterable[bytes], size: int = 0) -> None:
@@ -75,6 +82,7 @@ class Objects:
             try:
                 for chunk in chunks:
                     file.write(chunk)
+                    self.moved_bytes += len(chunk)
                 file.close()
             except BaseException:
                 _drop(file)
@@ -93,6 +101,7 @@ class Objects:
         for start in range(0, size, READ_BYTES):
             with _asking(self.called(name)):
                 chunk = self._fs.cat_file(path, start=start, end=min(start + READ_BYTES, size))
+            self.moved_bytes += len(chunk)
             yield chunk
 
     def content(self, name: str) -> bytes:
@@ -200,11 +209,19 @@ def reason(error: Exception) -> str:
     return text if len(text) <= _LONG else f"{text[: _LONG - 3]}..."
 
 
-def answered(url: str, ask: Callable[[], T], timeout_s: float = ANSWER_S) -> T:
+def answered(
+    url: str,
+    ask: Callable[[], T],
+    moved: Callable[[], int] = lambda: 0,
+    patience_s: float = ANSWER_S,
+) -> T:
     """Return what ``ask()`` does of a store at this URL, which may not answer at all.
 
+    Args:
+        moved: returns how far it is with what takes long.
+
     Raises:
-        CheckpointError: it has not within ``timeout_s``.
+        CheckpointError: nothing has come of it for ``patience_s``.
         BaseException: as ``ask`` does.
     """
     results: list[T] = []
@@ -218,9 +235,12 @@ def answered(url: str, ask: Callable[[], T], timeout_s: float = ANSWER_S) -> T:
 
     thread = threading.Thread(target=run, name="psdp-elsewhere", daemon=True)
     thread.start()
-    thread.join(timeout_s)
+    before = -1
+    while thread.is_alive() and before != moved():
+        before = moved()
+        thread.join(patience_s)
     if errors:
         raise errors[0]
     if not results:
-        raise CheckpointError(f"{url} has not answered within {timeout_s:g} s")
+        raise CheckpointError(f"{url} has not answered for {patience_s:g} s")
     return results[0]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -80,15 +80,11 @@ class Records:
 
     Args:
         known: what is elsewhere of them already, if these files still begin so.
-        sent: is handed each chunk that has been sent.
     """
 
-    def __init__(
-        self, objects: Objects, run: Path, known: Index, sent: Callable[[bytes], object]
-    ) -> None:
+    def __init__(self, objects: Objects, run: Path, known: Index) -> None:
         self._objects = objects
         self._run = run
-        self._sent = sent
         self._index = {
             file: tuple(_still_true(run / file, pieces)) for file, pieces in known.items()
         }
@@ -119,16 +115,9 @@ class Records:
         with path.open("rb") as file:
             piece = Piece(start, end, _hash_of(file, start, end))
             name, size = piece.name(path.name), end - start
-            self._objects.write(name, seen(bytes_of(file, start, end), self._sent), size)
+            self._objects.write(name, bytes_of(file, start, end), size)
         self._objects.fetch(name, size, piece.sha256)
         return (*kept, piece)
-
-
-def seen(chunks: Iterable[bytes], see: Callable[[bytes], object]) -> Iterator[bytes]:
-    """Yield chunks, each of which is seen too, once the next is asked for."""
-    for chunk in chunks:
-        yield chunk
-        see(chunk)
 
 
 def bytes_of(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:

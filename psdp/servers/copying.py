@@ -24,7 +24,7 @@ LAST_COPY_S = 600.0
 """How long the end of a run waits for its last copy."""
 
 STALLED_S = 120.0
-"""How long nothing may be sent before that is told."""
+"""How long nothing may go to and fro before that is told."""
 
 SAID_S = 1.0
 """A wait that is shorter is not worth a line."""
@@ -143,8 +143,8 @@ class Copying:
         self._end_s: float | None = None
         """When the end of the run began to wait."""
         self._said = False
-        self._sent = 0, now()
-        """How many bytes had been sent, and since when no more have."""
+        self._moved = 0, now()
+        """How many bytes had gone to and fro, and since when no more have."""
 
     def saved(self) -> None:
         """A checkpoint may be complete."""
@@ -157,23 +157,23 @@ class Copying:
             return
         for result in self._copier.poll():
             match result:
-                case Copied(at, sent_bytes, seconds):
+                case Copied(at, size, seconds):
                     self._recorder.counts["copies"] += 1
-                    took = {"sent_bytes": sent_bytes, "copy_s": round(seconds, 3)}
-                    self._recorder.happened("copy", {"checkpoint": at.name, **took})
+                    what = {"checkpoint": at.name, "bytes": size, "copy_s": round(seconds, 3)}
+                    self._recorder.happened("copy", what)
                 case NotCopied(why):
                     self._failed(why)
         self._note_stall(self._copier)
 
     def _note_stall(self, copier: Copier) -> None:
-        sent, since_s = self._sent
-        if copier.idle or copier.elsewhere.sent_bytes != sent:
-            self._sent = copier.elsewhere.sent_bytes, self._now()
+        moved, since_s = self._moved
+        if copier.idle or copier.elsewhere.moved_bytes != moved:
+            self._moved = copier.elsewhere.moved_bytes, self._now()
         elif self._now() - since_s >= STALLED_S:
             self._failed(
                 f"nothing has gone to {copier.elsewhere.url} for {STALLED_S:g} s; still trying"
             )
-            self._sent = sent, math.inf
+            self._moved = moved, math.inf
 
     def _failed(self, why: str) -> None:
         self._recorder.counts["copies_failed"] += 1

@@ -115,8 +115,13 @@ def bring_run(url: str, out: str | None, tell: Callable[[str], Any]) -> tuple[Ru
     try:
         tell(f"fetching the newest checkpoint at {url} into {run}")
         store = CheckpointStore(run, keep=0, token=lock.token, check=lock.check)
-        checkpoint = fetch_newest(objects, store, tell, records=True)
-        fetch_best(objects, store, tell)
+
+        def bring() -> Path:
+            newest = fetch_newest(objects, store, tell, records=True)
+            fetch_best(objects, store, tell)
+            return newest
+
+        checkpoint = answered(url, bring, lambda: objects.moved_bytes)
     except BaseException:
         lock.release()
         raise

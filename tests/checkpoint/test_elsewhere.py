@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from stores import Died, Store, fake_store, refused
 from test_store import at, tensors_of
@@ -350,6 +350,11 @@ FAULTS = st.lists(
 
 
 @settings(max_examples=40)
+@example(  # a manifest that is there, though it could not be read back
+    faults=[(0, "refuse"), (0, "refuse"), (34, "refuse"), (48, "refuse"), (22, "refuse")],
+    bests=set(),
+    keep=0,
+)
 @given(faults=FAULTS, bests=st.sets(st.integers(1, 8)), keep=st.sampled_from([0, 1, 2]))
 def test_whatever_the_store_does_a_copy_is_whole_or_absent(
     tmp_path_factory: pytest.TempPathFactory,

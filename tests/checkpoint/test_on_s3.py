@@ -51,7 +51,7 @@ def test_an_object_of_several_parts_comes_back_bit_for_bit(server: str, tmp_path
     run = saved(tmp_path / "run", 3_500_000).run
     probe(Objects(URL))
     (copied,) = Elsewhere(Objects(URL), run, keep=1).update()
-    assert copied.sent_bytes > 14_000_000
+    assert copied.bytes > 14_000_000
     there = fetch_newest(
         Objects(URL), CheckpointStore(tmp_path / "there", 0), pytest.fail, records=True
     )

@@ -80,7 +80,7 @@ def test_copies_are_counted_and_recorded(store: type[Store], tmp_path: Path) -> 
     assert run.summary["copies_failed"] == 0
     latest = find_checkpoint(tmp_path / "run").name
     assert latest in {copy["checkpoint"] for copy in copies}
-    assert all(copy["sent_bytes"] > 0 <= copy["copy_s"] for copy in copies)
+    assert all(copy["bytes"] > 0 <= copy["copy_s"] for copy in copies)
     assert f"bucket/run/checkpoints/{latest}/checkpoint.json" in store.objects
     assert train(tmp_path / "plain", **SETTINGS).summary["copies"] == 0
 
