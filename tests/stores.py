@@ -54,6 +54,8 @@ class Store(AbstractFileSystem):  # type: ignore[misc]
         self, path: str, start: int | None = None, end: int | None = None, **_: Any
     ) -> bytes:
         type(self).breaks("cat_file", path)
+        if path not in self.objects:
+            raise FileNotFoundError(errno.ENOENT, "no such object", path)
         return self.objects[path][start:end]
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:

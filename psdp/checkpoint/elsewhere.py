@@ -248,8 +248,6 @@ class Elsewhere:
                 self._see(at)
                 return None
             self._begun.add(at)
-            # What is there by this name is another's, which must not seem complete meanwhile.
-            self._objects.remove(f"{folder}/{MANIFEST}")
             for expected, file in zip(manifest.files, files, strict=True):
                 self._send(folder, expected, file)
         assert self._records is not None
@@ -274,9 +272,16 @@ class Elsewhere:
         self._objects.fetch(name, expected.bytes, expected.sha256)
 
     def _is_there(self, at: CheckpointId, raw: bytes) -> bool:
-        with suppress(NotWhole):
-            return manifest_at(self._objects, at)[0] == raw
-        return False
+        """Say whether a copy with this manifest is there. One with another is damaged, or of a run
+        that went another way, and must not seem complete while it is written over."""
+        name = f"{folder_of(at)}/{MANIFEST}"
+        try:
+            there = self._objects.content(name)
+        except Absent:
+            return False
+        if there != raw:
+            self._objects.remove(name)
+        return there == raw
 
     def _check(self) -> None:
         try:

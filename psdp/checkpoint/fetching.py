@@ -11,7 +11,7 @@ from psdp.checkpoint.durable import write_text
 from psdp.checkpoint.elsewhere import best_at, copies_at, folder_of, index_at, manifest_at
 from psdp.checkpoint.layout import CHECKPOINTS, MANIFEST, CheckpointId
 from psdp.checkpoint.manifest import read_manifest
-from psdp.checkpoint.objects import Absent, NotWhole, Objects, answered
+from psdp.checkpoint.objects import GOES_ON_S, Absent, NotWhole, Objects, answered
 from psdp.checkpoint.pieces import fetch_records
 from psdp.checkpoint.read import verify
 from psdp.checkpoint.store import CheckpointStore
@@ -72,7 +72,7 @@ def fetch_one(url: str, folder: Path, tell: Tell, *, best: bool) -> Path:
             raise CheckpointError(f"{url} has no best checkpoint; drop --best to take the latest")
         return fetch(objects, at, store)
 
-    return answered(url, bring, lambda: objects.moved_bytes)
+    return answered(url, bring, lambda: objects.moved_bytes, GOES_ON_S)
 
 
 def fetch_best(objects: Objects, store: CheckpointStore, tell: Tell) -> None:

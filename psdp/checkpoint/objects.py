@@ -31,7 +31,10 @@ PART_S = 60.0
 """How long a part may take that lies in the buffers of a slow link."""
 
 ANSWER_S = 60.0
-"""How long a store may take to do a small thing, or to go on with a large one."""
+"""How long a store may take to do a small thing."""
+
+GOES_ON_S = 300.0
+"""How long a store, or a disk, may take to go on with a large one."""
 
 _LONG = 300
 
@@ -105,12 +108,13 @@ class Objects:
             yield chunk
 
     def content(self, name: str) -> bytes:
-        """Return an object's content.
+        """Return an object's content, all at once.
 
         Raises:
             Absent: it is not there.
         """
-        return b"".join(self.read(name))
+        with _asking(self.called(name)):
+            return bytes(self._fs.cat_file(self._path(name)))
 
     def fetch(self, name: str, size: int, sha256: str, into: BinaryIO | None = None) -> None:
         """Read an object that is to have this size and hash; write it into a file, if there is one.

@@ -25,6 +25,7 @@ from psdp.checkpoint import (
     probe,
     read_manifest,
 )
+from psdp.checkpoint.objects import GOES_ON_S
 from psdp.config import check_url
 from psdp.errors import CheckpointError, ConfigError
 from psdp.records.folder import CONFIG, RunFolder
@@ -121,7 +122,7 @@ def bring_run(url: str, out: str | None, tell: Callable[[str], Any]) -> tuple[Ru
             fetch_best(objects, store, tell)
             return newest
 
-        checkpoint = answered(url, bring, lambda: objects.moved_bytes)
+        checkpoint = answered(url, bring, lambda: objects.moved_bytes, GOES_ON_S)
     except BaseException:
         lock.release()
         raise
