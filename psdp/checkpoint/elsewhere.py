@@ -30,6 +30,7 @@ from psdp.checkpoint.layout import (
     BEST,
     CHECKPOINTS,
     MANIFEST,
+    PIECES,
     RECORDS,
     CheckpointId,
     complete_checkpoints,
@@ -216,7 +217,17 @@ class Elsewhere:
                     if not self._keep:
                         break  # nobody needs to know of the others
         self._best = best_at(self._objects)
+        if self._keep:
+            self._remove_strays()
         return Records(self._objects, self._run, latest)
+
+    def _remove_strays(self) -> None:
+        """Remove pieces of copies that were not completed."""
+        needed = set().union(*self._pieces.values())
+        with suppress(Absent):
+            for piece in self._objects.names(PIECES):
+                if f"{PIECES}/{piece}" not in needed:
+                    self._objects.remove(f"{PIECES}/{piece}")
 
     def _see(self, at: CheckpointId) -> None:
         """Take note of a copy that is there, or of what there is of it."""

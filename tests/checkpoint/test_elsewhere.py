@@ -145,6 +145,30 @@ def test_the_latest_and_the_best_are_kept_and_only_their_records(
     assert max(len(index["metrics.jsonl"]) for index in indices) <= 6  # of 39 times more
 
 
+def test_what_a_job_that_died_left_is_removed_by_the_next(
+    store: type[Store], tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run", keep=1)
+    run.save(5)
+
+    def die(operation: str, path: str) -> None:
+        if operation == "write" and path.endswith("checkpoint.json"):
+            raise Died
+
+    store.breaks = staticmethod(die)
+    with pytest.raises(Died):
+        update(run.elsewhere(keep=1))
+    left = set(store.objects)
+    run.save(6)
+    store.breaks = staticmethod(lambda _asked, _path: None)
+    update(run.elsewhere(keep=1))
+    assert copies(store) == [at(6).name]
+    assert set(store.objects) & left == {
+        "bucket/run/lock.json",
+        *(path for path in left if "/records/config.json." in path),  # sent again as it was
+    }
+
+
 def test_all_are_kept_if_none_is_to_go(store: type[Store], tmp_path: Path) -> None:
     run = Run(tmp_path / "run", keep=0)
     for step in range(1, 6):

@@ -37,7 +37,7 @@ def test_a_run_that_was_killed_goes_on_from_its_url_in_an_empty_folder_with_the_
     assert whole.returncode == 0, whole.stdout
     kill_at_the_first_copy(folder)
     shutil.rmtree(folder / "run")
-    flags = ("--resume", URL, "--checkpoint-to", URL, "--max-steps", "150")
+    flags = ("--resume", URL, "--checkpoint-to", URL, "--max-steps", "150", "--straggler", "1:1")
     rest = train(folder, 3, *flags)
     assert rest.returncode == 0, rest.stdout
     assert f"psdp: fetching the newest checkpoint at {URL} into runs/mine\n" in rest.stdout
@@ -51,10 +51,10 @@ def test_a_run_that_was_killed_goes_on_from_its_url_in_an_empty_folder_with_the_
 
 
 def kill_at_the_first_copy(folder: Path) -> None:
-    """Start a job, and kill all of it once something of it is at the URL."""
+    """Start a job, slow enough for that, and kill all of it once something of it is at the URL."""
     command = [
         sys.executable, "-m", "psdp.launch", "-n", "3", "--corpus", "corpus.txt", *TINY, *FLAGS,
-        "--out", "run", "--checkpoint-to", URL,
+        "--out", "run", "--checkpoint-to", URL, "--straggler", "1:50",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:
