@@ -112,7 +112,7 @@ class Copier:
                         self._results.append(copied)
                 return None
             except Overtaken as error:
-                self._ended = True
+                self.failed = self._ended = True
                 return str(error)
             except CheckpointError as error:
                 why = str(error)
