@@ -14,7 +14,7 @@ from psdp.checkpoint import read_manifest, read_named
 from psdp.cli import CommandLine, given_settings
 from psdp.config import OF_LANGUAGE, Config, settings
 from psdp.errors import ConfigError
-from psdp.generation.model import choose_checkpoint
+from psdp.generation.model import chosen_checkpoint
 from psdp.line import open_line
 from psdp.params import Array
 from psdp.task import Task
@@ -98,7 +98,8 @@ def load(path: str | Path, *, best: bool = False) -> dict[str, Array]:
     """Return the weights of a checkpoint by the names of the parameters, each in its shape.
 
     Args:
-        path: a run folder, of which the latest that is whole is taken, or the folder of one.
+        path: a run folder, of which the latest that is whole is taken, the folder of one, or the
+            URL of copies, as ``--checkpoint-to`` has it.
         best: of the run folder, the one with the lowest validation loss instead.
 
     Raises:
@@ -107,6 +108,6 @@ def load(path: str | Path, *, best: bool = False) -> dict[str, Array]:
     Warns:
         UserWarning: a later one of the run folder is not whole, and was passed over.
     """
-    tell = partial(warnings.warn, stacklevel=4)
-    manifest = read_manifest(choose_checkpoint(Path(path), best=best, tell=tell))
-    return read_named(manifest)
+    tell = partial(warnings.warn, stacklevel=6)
+    with chosen_checkpoint(path, best=best, tell=tell) as folder:
+        return read_named(read_manifest(folder))

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from psdp.cli import Parser, whole
 from psdp.cores import cpu_quota, own_cores
 from psdp.errors import ConfigError, DataError, PsdpError
 from psdp.fields import AUTO
-from psdp.generation import Sampling, choose_checkpoint, continuation, load_model
-from psdp.terminal import path_of, show_any_text
+from psdp.generation import Sampling, chosen_checkpoint, continuation, load_model
+from psdp.terminal import at_home, show_any_text
 
 MOST_THREADS = 1024
 """That can be asked for; beyond any machine's, and as many as a rank may have."""
@@ -34,7 +33,7 @@ MOST_THREADS = 1024
 class Options:
     """What the command line asks for."""
 
-    checkpoint: Path
+    checkpoint: str
     best: bool
     prompt: str
     tokens: int
@@ -52,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         threads = options.threads or fair_share(own_cores(), [own_cores()], cpu_quota())
         limit_blas(threads)
         prompt = read_stdin() if options.prompt == "-" else as_typed(options.prompt)
-        folder = choose_checkpoint(options.checkpoint, best=options.best, tell=tell)
-        tokenizer, decoder = load_model(folder, options.device, threads)
+        with chosen_checkpoint(options.checkpoint, best=options.best, tell=tell) as folder:
+            tokenizer, decoder = load_model(folder, options.device, threads)
         rng = np.random.default_rng(options.seed)
         pieces = continuation(tokenizer, decoder, prompt, options.tokens, options.sampling, rng)
         return write(chain(pieces, ["\n"]))
@@ -83,7 +82,7 @@ def parse(argv: Sequence[str]) -> Options:
             raise ConfigError(f"--{name} must be at least 0, got {given[name]}")
     if given["threads"] > MOST_THREADS:
         raise ConfigError(f"--threads must be at most {MOST_THREADS}, got {given['threads']}")
-    given["checkpoint"] = path_of(given["checkpoint"], "--checkpoint")
+    given["checkpoint"] = at_home(given["checkpoint"], "--checkpoint")
     return Options(sampling=sampling, **given)
 
 
@@ -103,8 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     add(
         "--checkpoint",
-        "run folder, of which the latest checkpoint that is whole is taken, or folder of a "
-        "checkpoint",
+        "run folder, of which the latest checkpoint that is whole is taken, folder of a "
+        "checkpoint, or URL of copies",
         required=True,
         metavar="DIR",
     )

@@ -319,6 +319,7 @@ def _server(
         recorder,
         ready.identity,
         best=best,
+        elsewhere=ready.elsewhere,
         record=record,
         replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
         signalled=asked,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -29,6 +30,16 @@ def shown(value: object) -> str:
 
 
 _LONG = 80
+
+
+def masked(text: str) -> str:
+    """Return a text in which no URL has the name and the password of a user, or options."""
+    text = _OPTIONS.sub(r"\1?***", text)
+    return _USER.sub("//***@", text)
+
+
+_USER = re.compile(r"//[^/\s@'\"]*:[^/\s@'\"]*@")
+_OPTIONS = re.compile(r"(\w://[^\s?'\"]*)\?[^\s'\"]*")
 
 
 def path_of(text: str, flag: str) -> Path:

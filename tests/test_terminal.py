@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from psdp.errors import ConfigError
-from psdp.terminal import path_of, show_any_text, shown
+from psdp.terminal import masked, path_of, show_any_text, shown
 
 
 def printed(text: str, **environment: str) -> bytes:
@@ -75,3 +75,10 @@ def test_a_value_in_a_line_is_cut_where_it_is_long() -> None:
     assert shown("x") == "'x'"
     assert shown("x" * 5000) == f"'{'x' * 76}..."
     assert shown(1 << 20_000) == "a number of thousands of digits"
+
+
+def test_no_password_in_a_url_is_shown() -> None:
+    line = "mpirun -n 3 --checkpoint-to s3://me:secret@bucket/run 'ftp://a:b@c/d?e=f' x@y a:b@c"
+    masks = "mpirun -n 3 --checkpoint-to s3://***@bucket/run 'ftp://***@c/d?***' x@y a:b@c"
+    assert masked(line) == masks
+    assert masked("sftp://me@host/run at 10:30") == "sftp://me@host/run at 10:30"

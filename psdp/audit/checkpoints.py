@@ -20,6 +20,7 @@ from psdp.checkpoint import (
     read_manifest,
     read_shard,
     read_weights,
+    read_worker,
 )
 from psdp.checkpoint.layout import MANIFEST, complete_checkpoints
 from psdp.errors import CheckpointError
@@ -79,6 +80,8 @@ class Checkpoints:
                 try:
                     for shard in range(len(kept.manifest.files)):
                         self._held[kept.version] = self._check_shard(kept, shard)
+                    for worker in kept.manifest.workers:
+                        read_worker(kept.manifest, worker)
                 except CheckpointError as error:
                     raise Contradiction(str(error)) from error
                 self.sound[kept.version] = kept

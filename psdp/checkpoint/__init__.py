@@ -10,15 +10,18 @@
 
 A folder appears whole, by one rename after everything in it reached the disk; until then its name
 begins with .tmp- and no reader looks at it. No two versions share one. What is read back is
-verified first.
+verified first. Copies at a URL are laid out alike; see elsewhere.py.
 """
 
 from __future__ import annotations
 
 from psdp.checkpoint.background import BackgroundWriter
+from psdp.checkpoint.elsewhere import Copied, Elsewhere, Overtaken, newest_at, probe
+from psdp.checkpoint.fetching import fetch_best, fetch_newest, fetch_one
 from psdp.checkpoint.inner import Inner
 from psdp.checkpoint.layout import CHECKPOINTS, CheckpointId
 from psdp.checkpoint.manifest import CheckpointFile, Manifest, read_manifest
+from psdp.checkpoint.objects import Absent, Objects, answered
 from psdp.checkpoint.read import (
     find_checkpoint,
     is_checkpoint,
@@ -35,17 +38,28 @@ from psdp.checkpoint.snapshot import Snapshot
 from psdp.checkpoint.store import CheckpointStore
 
 __all__ = [
+    "Absent",
     "BackgroundWriter",
     "CHECKPOINTS",
     "CheckpointFile",
     "CheckpointId",
     "CheckpointStore",
+    "Copied",
+    "Elsewhere",
     "Inner",
     "Manifest",
+    "Objects",
+    "Overtaken",
     "Snapshot",
+    "answered",
+    "fetch_best",
+    "fetch_newest",
+    "fetch_one",
     "find_checkpoint",
     "is_checkpoint",
     "latest_of",
+    "newest_at",
+    "probe",
     "read_best",
     "read_manifest",
     "read_named",

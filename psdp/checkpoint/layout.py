@@ -11,6 +11,8 @@ MANIFEST = "checkpoint.json"
 BEST = "best.json"
 TEMPORARY = ".tmp-"
 DAMAGED = "damaged-"
+RECORDS = "records.json"
+PIECES = "records"
 
 _NAME = re.compile(r"step-(\d{6,})(?:-v(\d{6,}))?")
 _UNNAMED = -1

@@ -80,9 +80,20 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        body = json.loads(path.read_bytes())
+        raw = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"could not read {path}: {error.strerror}") from error
+    return manifest_in(raw, folder, path)
+
+
+def manifest_in(raw: bytes, folder: Path, path: Path | str) -> Manifest:
+    """Return the manifest of the checkpoint in ``folder`` from the content of ``checkpoint.json``.
+
+    Raises:
+        CheckpointError: as of :func:`read_manifest`; the text names ``path``.
+    """
+    try:
+        body = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: expected JSON, got: {error}") from error
     if not isinstance(body, dict):
@@ -109,7 +120,7 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(folder, step, state, files, stated, workers)
 
 
-def shard_files(entries: Any, path: Path) -> tuple[CheckpointFile, ...]:
+def shard_files(entries: Any, path: Path | str) -> tuple[CheckpointFile, ...]:
     """Return ``[{name, bytes, sha256}, ...]`` as one file for each of K servers, in their order.
 
     Raises:
@@ -128,7 +139,7 @@ def shard_files(entries: Any, path: Path) -> tuple[CheckpointFile, ...]:
     return tuple(by_name[name] for name in expected)
 
 
-def worker_files(entries: Any, path: Path) -> dict[int, CheckpointFile | None]:
+def worker_files(entries: Any, path: Path | str) -> dict[int, CheckpointFile | None]:
     """Return ``{worker: {name, bytes, sha256} or None, ...}``, whose keys JSON makes text, as one
     file for each of these workers.
 
@@ -151,7 +162,7 @@ def worker_files(entries: Any, path: Path) -> dict[int, CheckpointFile | None]:
     return files
 
 
-def _file(entry: Any, path: Path) -> CheckpointFile:
+def _file(entry: Any, path: Path | str) -> CheckpointFile:
     good = (
         isinstance(entry, dict)
         and set(entry) == {"name", "bytes", "sha256"}

@@ -86,11 +86,27 @@ def read_best(root: Path) -> CheckpointId | None:
     """
     path = root / BEST
     try:
-        content = json.loads(path.read_bytes())
+        raw = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CheckpointError(f"could not read {path}: {error.strerror}") from error
+    return best_in(raw, path)
+
+
+def best_text(at: CheckpointId) -> str:
+    """Return the content of ``best.json``."""
+    return json.dumps({"checkpoint": at.name}) + "\n"
+
+
+def best_in(raw: bytes, path: Path | str) -> CheckpointId:
+    """Return which checkpoint is the best, from the content of ``best.json``.
+
+    Raises:
+        CheckpointError: it is damaged; the text names ``path``.
+    """
+    try:
+        content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: expected JSON, got: {error}") from error
     match content:

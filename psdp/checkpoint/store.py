@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +23,7 @@ from psdp.checkpoint.layout import (
     worker_name,
 )
 from psdp.checkpoint.manifest import CheckpointFile, manifest_text, shard_files, worker_files
-from psdp.checkpoint.read import is_checkpoint, read_best
+from psdp.checkpoint.read import best_text, is_checkpoint, read_best
 from psdp.errors import CheckpointError
 from psdp.params import Array
 
@@ -142,13 +141,7 @@ class CheckpointStore:
                 _check_written(temporary / file.name, file.bytes)
             with writing(folder):
                 write_text(temporary / MANIFEST, manifest_text(at.step, state, shards, own))
-                sync_folder(temporary)
-                self._check()
-                if folder.exists():  # without a manifest: damaged, and in the way
-                    self._set_aside(folder)
-                temporary.rename(folder)
-                sync_folder(self._root)
-                sync_folder(self._root.parent)
+                self._put_in_place(at)
         except BaseException:
             self.discard(at)
             raise
@@ -162,6 +155,35 @@ class CheckpointStore:
         except CheckpointError as error:
             return str(error)
         return None
+
+    def take_in(self, at: CheckpointId, fill: Callable[[Path], None]) -> Path:
+        """Complete a checkpoint that was written elsewhere, and return its folder. ``fill(folder)``
+        puts all its files there, on the disk and verified.
+
+        Raises:
+            CheckpointError: the disk refuses, or ``fill`` does.
+        """
+        temporary = self._temporary(at)
+        try:
+            with writing(temporary):
+                temporary.mkdir(parents=True)
+                fill(temporary)
+                self._put_in_place(at)
+        except BaseException:
+            self.discard(at)
+            raise
+        return self._folder(at)
+
+    def _put_in_place(self, at: CheckpointId) -> None:
+        """Give what is whole its name."""
+        folder, temporary = self._folder(at), self._temporary(at)
+        sync_folder(temporary)
+        self._check()
+        if folder.exists():  # damaged, and in the way
+            self._set_aside(folder)
+        temporary.rename(folder)
+        sync_folder(self._root)
+        sync_folder(self._root.parent)
 
     def exists(self, at: CheckpointId) -> bool:
         """Say whether a checkpoint is complete."""
@@ -182,7 +204,7 @@ class CheckpointStore:
         path = self._root / BEST
         temporary = self._root / (self._prefix + BEST)
         with writing(path):
-            write_text(temporary, json.dumps({"checkpoint": at.name}) + "\n")
+            write_text(temporary, best_text(at))
             self._check()
             temporary.replace(path)
             sync_folder(self._root)

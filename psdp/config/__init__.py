@@ -9,6 +9,7 @@ model.py, data.py, optim.py, run.py   settings by topic
 help.py                               what a person is told of a setting
 rules.py                              between settings: contradictions, and what is filled in
 handicap.py                           what --straggler and --jitter say
+url.py                                places elsewhere
 config.py                             all settings of one run
 """
 
@@ -18,6 +19,7 @@ from psdp.config.help import either, help_of
 from psdp.config.model import ModelConfig
 from psdp.config.optim import OptimConfig
 from psdp.config.run import RunConfig
+from psdp.config.url import check_url, is_url
 from psdp.fields import base_type, flag_of
 
 __all__ = [
@@ -28,8 +30,10 @@ __all__ = [
     "OptimConfig",
     "RunConfig",
     "base_type",
+    "check_url",
     "either",
     "flag_of",
     "help_of",
+    "is_url",
     "settings",
 ]

@@ -89,6 +89,7 @@ class Config:
         rules.check_balance(data, run)
         rules.check_slowed(run)
         rules.check_max_time(run)
+        rules.check_checkpoint_to(run)
         rules.check_precision(run)
         rules.check_early_stop(data, run)
         optim, run = rules.fill_for_mode(optim, run)

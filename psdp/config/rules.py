@@ -17,6 +17,7 @@ from psdp.config.help import either
 from psdp.config.model import OWN, ModelConfig
 from psdp.config.optim import OptimConfig
 from psdp.config.run import RunConfig
+from psdp.config.url import check_url
 from psdp.errors import ConfigError
 from psdp.fields import flag_of
 from psdp.modes import MODES, ONLY_WITH, Merge
@@ -142,6 +143,15 @@ def check_max_time(run: RunConfig) -> None:
     """
     if run.max_time is not None:
         seconds_in(run.max_time, "--max-time")
+
+
+def check_checkpoint_to(run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: copies are to go where there can be none.
+    """
+    if run.checkpoint_to is not None:
+        check_url(run.checkpoint_to, "--checkpoint-to")
 
 
 def check_precision(run: RunConfig) -> None:

@@ -65,9 +65,15 @@ class RunConfig(ModeConfig):
         500, "steps between checkpoints (0: the best and the last only)", low=0
     )
     keep_checkpoints: int = setting(3, "latest checkpoints kept beside the best (0: all)", low=0)
+    checkpoint_to: str | None = setting(
+        None,
+        "copy whole checkpoints to a place elsewhere, such as s3://bucket/mine, in the background",
+        metavar="URL",
+    )
     resume: str | None = setting(
         None,
-        "run folder, whose latest whole checkpoint is gone on from, or a checkpoint",
+        "run folder, whose latest whole checkpoint is gone on from, or a checkpoint; or the URL of "
+        "copies, the newest of which is fetched into --out first",
         metavar="DIR",
     )
     record: bool = setting(

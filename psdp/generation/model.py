@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from psdp.backend import make_backend
 from psdp.checkpoint import (
     CHECKPOINTS,
     Manifest,
+    fetch_one,
     find_checkpoint,
     is_checkpoint,
     read_best,
     read_manifest,
     read_weights,
 )
-from psdp.config import Config
+from psdp.config import Config, is_url
 from psdp.data.tokenizer import Tokenizer, tokenizer_from_json
 from psdp.errors import CheckpointError, ConfigError, DataError
 from psdp.nn.models import Sampler, language_model
 
 
-def choose_checkpoint(path: Path, *, best: bool, tell: Callable[[str], object]) -> Path:
-    """Return the folder of a checkpoint: ``path`` itself, or of the run folder ``path`` the latest
-    one that is whole, or the best.
+@contextmanager
+def chosen_checkpoint(
+    path: Path | str, *, best: bool, tell: Callable[[str], object]
+) -> Iterator[Path]:
+    """Yield the folder of a checkpoint: ``path`` itself, or of the run folder ``path`` the latest
+    one that is whole, or the best; of copies at a URL the same, which is here in the block alone.
 
     Args:
         tell: is handed a line about each later one that is not whole, and why.
 
     Raises:
-        ConfigError: the best is asked for, and ``path`` is one checkpoint.
+        ConfigError: the best is asked for, and ``path`` is one checkpoint; or it is no URL.
         CheckpointError: there is no such checkpoint.
     """
+    if is_url(str(path)):
+        with TemporaryDirectory(prefix="psdp-") as folder:
+            yield fetch_one(str(path), Path(folder), tell, best=best)
+    else:
+        yield _find(Path(path), tell, best=best)
+
+
+def _find(path: Path, tell: Callable[[str], object], *, best: bool) -> Path:
     if not best:
         return find_checkpoint(path, tell)
     if is_checkpoint(path):

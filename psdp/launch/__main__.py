@@ -26,7 +26,7 @@ from psdp.launch.ranks import Ranks, may_be_elsewhere
 from psdp.launch.restarts import Restarts, who_answers
 from psdp.launch.supervisor import Outcome, Signals, Supervisor
 from psdp.line import VARIABLE
-from psdp.terminal import show_any_text
+from psdp.terminal import masked, show_any_text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         version, host = version_of(launcher), this_host()
         vendor, job = vendor_of(version), settled(job, launcher, version)
         if job.shown_only:
-            print(shlex.join(mpirun_command(launcher, vendor, job, host)))
+            print(masked(shlex.join(mpirun_command(launcher, vendor, job, host))))
             return 0
 
         def answers(hosts: Sequence[str]) -> set[str]:
@@ -63,7 +63,7 @@ def run(job: Job | None, restarts: Restarts, launcher: Path, vendor: Vendor, hos
         ranks = Ranks(signals.selector, began_s, everywhere=everywhere)
         command = mpirun_command(launcher, vendor, job, host)
         if "--quiet" not in job.flags:
-            say(shlex.join(command), as_it_is=True)
+            say(masked(shlex.join(command)), as_it_is=True)
         if vendor is Vendor.OPEN_MPI:
             command[1:1] = ["-x", VARIABLE]  # other launchers pass all variables on
         try:

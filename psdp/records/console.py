@@ -49,6 +49,12 @@ class Console:
             self._bar.clear()
         print(text, flush=True)
 
+    def warn(self, text: str) -> None:
+        """Print a line on stderr, however quiet the run is to be."""
+        if self._bar is not None:
+            self._bar.clear()
+        print(f"psdp: {text}", file=sys.stderr, flush=True)
+
     def advance(self, units: int, loss: float, lag: float) -> None:
         """Move the bar on; every update."""
         if self._bar is not None:

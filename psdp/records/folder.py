@@ -45,8 +45,8 @@ class RunFolder:
         """Of the job that holds the folder."""
         return self._token if self._lock is None else self._lock.token
 
-    def create(self) -> None:
-        """Make the folder, and hold it.
+    def create(self) -> RunLock:
+        """Make the folder, and hold it; return the lock on it.
 
         Raises:
             ConfigError: it holds something already, or cannot be made.
@@ -68,6 +68,7 @@ class RunFolder:
             self._remove_made()
             raise
         self._begun = True
+        return self._lock
 
     def _check_empty(self) -> None:
         inside = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK)

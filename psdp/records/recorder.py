@@ -37,6 +37,7 @@ class Recorder:
         server_cpu_s: of each server, the seconds of its core that it has used so far.
         apply_s: seconds that rank 0 took to average gradients and update its weights.
         profiles: of the ranks that have been profiled.
+        counts: of what has happened, by the names that the summary has for it.
         events: how far the record of events has come, if there is one.
     """
 
@@ -58,6 +59,7 @@ class Recorder:
         self.server_cpu_s: dict[int, float] = {}
         self.apply_s = 0.0
         self.profiles: dict[int, Profile] = {}
+        self.counts = dict.fromkeys(("moves", "copies", "copies_failed"), 0)
         self.events: Seal | None = None
         self._job = job
         self._name = job.units_name
@@ -78,7 +80,6 @@ class Recorder:
         self._lr, self._norm = 0.0, 0.0
         self._clocks: dict[int, int] = {}
         self._totals: dict[int, Totals] = {}
-        self._moves = 0
         self._dropped = dict.fromkeys(job.workers, 0)
 
     def totals(self, rank: int, totals: Totals) -> None:
@@ -169,21 +170,21 @@ class Recorder:
     def switched(self, mode: str, reason: str) -> None:
         """Note that a run that chooses its mode goes over to this one, and why."""
         self._modes.append({"version": self._version, "mode": mode})
-        self._happened("mode", {"mode": mode, "reason": reason}, f"from now on {mode}: {reason}")
+        self.happened("mode", {"mode": mode, "reason": reason}, f"from now on {mode}: {reason}")
 
     def moved(self, worker: int, before: int, rank: int) -> None:
         """Note that another rank computes for a worker, which has lost what it had for itself."""
-        self._moves += 1
+        self.counts["moves"] += 1
         afresh = self._job.mode.own_optimizer
         said = f"rank {rank} computes for worker {worker} from now on, in place of rank {before}"
-        self._happened(
+        self.happened(
             "move",
             {"worker": worker, "from": before, "to": rank, "afresh": afresh},
             f"{said}; its own optimizer begins afresh" if afresh else said,
         )
 
-    def _happened(self, kind: str, what: dict[str, Any], said: str) -> None:
-        """Write a record of what happens between two updates, and say it."""
+    def happened(self, kind: str, what: dict[str, Any], said: str | None = None) -> None:
+        """Write a record of what happens between two updates; say it, in these words if any."""
         record = {
             "kind": kind,
             "time_s": round(self._now() - self._start_s, 4),
@@ -192,7 +193,8 @@ class Recorder:
             **what,
         }
         self._folder.append_metrics(record)
-        self.console.say(f"step {self._step(self._units):6d}  {said}")
+        if said is not None:
+            self.console.say(f"step {self._step(self._units):6d}  {said}")
 
     def resumed(self, events: str | None) -> None:
         """Note that the run goes on here: records of later versions above are not of it.
@@ -239,7 +241,7 @@ class Recorder:
             "clock_gap": Histogram(clock_gaps).record(),
             "version_lag": self._lags.record(),
             "dropped": {str(worker): n for worker, n in self._dropped.items() if n},
-            "moves": self._moves,
+            **self.counts,
             "compute_s": {rank: round(total.compute_s, 3) for rank, total in totals.items()},
             "push_s": {rank: round(total.push_s, 3) for rank, total in totals.items()},
             "wait_s": {rank: round(total.wait_s, 3) for rank, total in totals.items()},

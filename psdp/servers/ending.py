@@ -83,6 +83,8 @@ class Ending:
         close_records: writes the summary, with a reason.
         save: saves the present version on all servers until a deadline of ``now``; returns where,
             or None if that took too long.
+        copied: waits for a copy of it elsewhere until a deadline of ``now``; returns how a sentence
+            that says where it is goes on.
     """
 
     def __init__(
@@ -90,11 +92,13 @@ class Ending:
         settle: Callable[[float], None],
         close_records: Callable[[StoppedBy], None],
         save: Callable[[float], Path | None],
+        copied: Callable[[float], str] = lambda _: "",
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settle = settle
         self._close_records = close_records
         self._save = save
+        self._copied = copied
         self._now = now
 
     def end(self, error: BaseException) -> NoReturn:
@@ -130,7 +134,7 @@ class Ending:
             return f"the weights so far could not be saved: {error}"
         if path is None:
             return f"no checkpoint could be written within {save_s:g} s"
-        return f"the weights so far are in {path}"
+        return f"the weights so far are in {path}{self._copied(deadline)}"
 
 
 def _reason_of(error: BaseException) -> tuple[StoppedBy, BaseException]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from psdp.checkpoint import CheckpointStore
+from psdp.checkpoint import CheckpointStore, Elsewhere, Objects
 from psdp.job import Job
 from psdp.policies import make_policy
 from psdp.protocol import Apply, Chooser, Drained, Drop, Effect, SendWeights
@@ -19,6 +19,7 @@ from psdp.records.recorder import Recorder
 from psdp.records.replay import Replay
 from psdp.servers.answering import Answering, AnswerRank
 from psdp.servers.choosing import Choosing
+from psdp.servers.copying import Copying
 from psdp.servers.deciding import Deciding
 from psdp.servers.ending import Ending, asked_to_end, failed
 from psdp.servers.evaluating import Evaluating
@@ -39,6 +40,7 @@ class Leader:
     Args:
         identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
         best: of the run that this one resumes.
+        elsewhere: where checkpoints are to be copied.
         record: takes down what happens.
         replay: says what happens next.
         signalled: returns the name of a signal that asked this rank to end, or None.
@@ -54,6 +56,7 @@ class Leader:
         identity: Mapping[str, Any],
         *,
         best: Best | None = None,
+        elsewhere: Objects | None = None,
         record: Record | None = None,
         replay: Replay | None = None,
         signalled: Callable[[], str | None] = lambda: None,
@@ -73,6 +76,10 @@ class Leader:
         self.noting = Noting(job, recorder)
         said = recorder.console.say
         self.keeping = Keeping(job, serving, store, identity, best, said, record)
+        copies = None
+        if elsewhere is not None:
+            copies = Elsewhere(elsewhere, store.run, job.config.run.keep_checkpoints)
+        self.copying = Copying(copies, recorder)
         known = job, serving, self.keeping, recorder, best
         self.evaluating = Evaluating(*known, tell=self._tell, closed=self._evaluation_closed)
         self.answering = Answering(
@@ -98,7 +105,8 @@ class Leader:
         helpers = self.evaluating, self.answering, self.deciding, recorder
         self.membership = Membership(job, serving, *helpers, self._tell, self._decide)
         self.leaving = Leaving(job, self.membership, self.deciding, recorder.console)
-        self.ending = Ending(self.keeping.settle, self._write_summary, self.keeping.save_now)
+        save, copied = self.keeping.save_now, self.copying.finish
+        self.ending = Ending(self.keeping.settle, self._write_summary, save, copied)
         serving.owner = self
 
     def run(self) -> None:
@@ -114,6 +122,7 @@ class Leader:
             while not self.finished:
                 self._turn()
             self.serving.writer.close(WRITE_S)
+            self.copying.close()
         except BaseException as error:
             self.ending.end(error)
 
@@ -130,8 +139,10 @@ class Leader:
         self.keeping.look()
         if self.deciding.replays and self.serving.idle:
             self.deciding.follow()
+        self.copying.note()
         over = self.evaluating.last is not None and self.membership.over
-        if over and self.serving.snapshots.idle() and self.keeping.idle():
+        saved = self.serving.snapshots.idle() and self.keeping.idle()
+        if over and saved and self.copying.over():
             self._finish()
 
     # Messages
@@ -178,6 +189,7 @@ class Leader:
 
     def on_written(self, result: Any) -> None:
         self.keeping.written(result)
+        self.copying.saved()
 
     # What is decided
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from psdp.checkpoint import find_checkpoint, is_checkpoint, latest_of, run_of
+from psdp.config import is_url
 from psdp.errors import ConfigError
 from psdp.records.lock import RunLock
+from psdp.startup.elsewhere import bring_run
 from psdp.startup.step import Step
 
 
@@ -24,8 +26,8 @@ class Chosen:
 @dataclass(frozen=True)
 class ChooseCheckpoint(Step[RunLock | None, Chosen, Path | None]):
     """Choose on rank 0 what ``--resume`` goes on from: the checkpoint that it names, or of the run
-    that it names the latest that is whole. A run that goes on in its own folder is locked before;
-    the lock is rank 0's.
+    that it names the latest that is whole, which is brought here if that is a URL. A run that goes
+    on in its own folder is locked before; the lock is rank 0's.
 
     Args:
         given: settings of this rank's command line.
@@ -37,9 +39,13 @@ class ChooseCheckpoint(Step[RunLock | None, Chosen, Path | None]):
     facts = Chosen
 
     def act(self) -> tuple[RunLock | None, Chosen]:
+        lock: RunLock | None
         resume, out = self.given.get("resume"), self.given.get("out")
         if self.rank != 0 or resume is None:
             return None, Chosen(None)
+        if is_url(resume):
+            lock, checkpoint = bring_run(resume, out, tell)
+            return lock, Chosen(str(checkpoint))
         lock = lock_of(Path(resume), None if out is None else Path(out))
         try:
             return lock, Chosen(str(find_checkpoint(Path(resume), tell)))

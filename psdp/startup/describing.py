@@ -30,6 +30,8 @@ def describe(ready: Ready, survives: bool) -> str:
         f"{_losses(ready, survives)}; "
         f"results in {ready.folder.path}"
     )
+    if ready.elsewhere is not None:
+        text += f"\ncheckpoints are copied to {ready.elsewhere.url}"
     slow = slowed(config.run)
     if slow:
         text += f"\nSLOWED DOWN ON PURPOSE: {slow}"

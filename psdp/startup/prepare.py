@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psdp.backend.threads import limit_blas
-from psdp.checkpoint import Inner, Manifest, Snapshot
+from psdp.checkpoint import Inner, Manifest, Objects, Snapshot
 from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.records.folder import RunFolder
@@ -16,6 +16,7 @@ from psdp.records.lock import RunLock
 from psdp.servers.shard import Shard
 from psdp.startup.choosing import ChooseCheckpoint
 from psdp.startup.device import OpenDevice
+from psdp.startup.elsewhere import ReachElsewhere
 from psdp.startup.folder import OpenFolder
 from psdp.startup.on_devices import meet_on_devices
 from psdp.startup.parts import MakePart, Part
@@ -39,6 +40,7 @@ class Ready:
         shard: of a server, fresh.
         folder: the run folder; rank 0 writes it, servers write their shards below it.
         identity: what a checkpoint says of the job beside its progress.
+        elsewhere: where checkpoints are to be copied, of rank 0.
         manifest: of the checkpoint that this run resumes.
         snapshot: of a server of a resumed run, and of its workers where each has the optimizer.
         inner: what this rank's workers had for themselves, by their numbers.
@@ -54,6 +56,7 @@ class Ready:
     replica: Replica | None
     shard: Shard | None
     identity: Mapping[str, Any]
+    elsewhere: Objects | None
     manifest: Manifest | None
     snapshot: Snapshot | None
     inner: Mapping[int, Inner]
@@ -102,6 +105,8 @@ def _prepare(
     settled, locations = take(world, agreeing)
     config, manifest = settled
     limit_blas(locations[rank].threads)
+    reaching = ReachElsewhere(rank, config.run.checkpoint_to, manifest, lock is not None)
+    elsewhere, run = take(world, reaching)
     job, _ = take(world, program.begin(config, rank, size))
     gone_on_from, _ = take(world, GoOn(job, manifest, rank))
     backend, needs = take(world, OpenDevice(job, rank, locations[rank]))
@@ -121,7 +126,8 @@ def _prepare(
     return Ready(
         job=job,
         folder=own or told,
-        identity=identity_of(job, kept),
+        identity=identity_of(job, kept, run),
+        elsewhere=elsewhere,
         replica=part if isinstance(part, Replica) else None,
         shard=part if isinstance(part, Shard) else None,
         manifest=manifest,

@@ -23,6 +23,7 @@ from psdp.errors import CheckpointError, ReplayError
 from psdp.job import Job
 from psdp.optim.schedule import Schedule
 from psdp.records.folder import CONFIG
+from psdp.startup.elsewhere import RUN
 from psdp.startup.step import Nothing, Step
 
 CHANGEABLE = frozenset(
@@ -30,7 +31,7 @@ CHANGEABLE = frozenset(
         "max_steps", "eval_every", "eval_batches", "early_stop_patience", "out",
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
         "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "straggler",
-        "jitter", "link_mbps", "record", "replay", "servers", "max_time",
+        "jitter", "link_mbps", "record", "replay", "servers", "max_time", "checkpoint_to",
         "keep_inner",
     }
 )  # fmt: skip
@@ -100,10 +101,11 @@ def settle(
         _check_unchanged(given, values, CHANGEABLE - FIXED_IN_REPLAY, Path(replay), "--replay")
     elif resume is not None and manifest is not None:
         values = _with_workers(kept(manifest, "settings"), kept(manifest, "workers"))
-        _check_unchanged(given, values, CHANGEABLE, Path(resume), "--resume")
+        _check_unchanged(given, values, CHANGEABLE, resume, "--resume")
     else:
         return Config.from_flat(dict(given)).resolved(), None
-    own = {"quiet": False, "record": False} | dict.fromkeys(("out", "replay", "resume", "max_time"))
+    nothing = dict.fromkeys(("out", "replay", "resume", "max_time", "checkpoint_to"))
+    own = {"quiet": False, "record": False} | nothing
     return Config.from_flat(values | own | dict(given)).resolved(), manifest
 
 
@@ -116,7 +118,7 @@ def _check_unchanged(
     given: Mapping[str, Any],
     values: Mapping[str, Any],
     changeable: Container[str],
-    run: Path,
+    run: Path | str,
     flag: str,
 ) -> None:
     # Of a setting that is newer than the run, it had the default.
@@ -158,9 +160,11 @@ def kept(manifest: Manifest, name: str) -> Any:
     return manifest.state[name]
 
 
-def identity_of(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint says of its job, of which these are the settings."""
+def identity_of(job: Job, settings: Mapping[str, Any], run: str = "") -> dict[str, Any]:
+    """Return what a checkpoint says of its job, of which these are the settings, and this the name
+    of the run."""
     return {
+        RUN: run,
         "settings": dict(settings),
         "workers": len(job.workers),
         **job.task.identity(),

@@ -91,7 +91,7 @@ class Training:
 
     folder: Path
     workers: int = 1
-    resume: Path | None = None
+    resume: Path | str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     prepare: Callable[[Training], None] | None = None
     signalled: Callable[[int], str | None] = lambda _rank: None
@@ -224,7 +224,7 @@ def train(
     folder: Path,
     *,
     workers: int = 1,
-    resume: Path | None = None,
+    resume: Path | str | None = None,
     prepare: Callable[[Training], None] | None = None,
     signalled: Callable[[int], str | None] = lambda _rank: None,
     **settings: Any,

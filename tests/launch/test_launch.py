@@ -219,6 +219,14 @@ def test_a_dry_run_shows_the_command_and_starts_nothing(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+def test_no_password_of_a_url_is_shown(tmp_path: Path) -> None:
+    fake(tmp_path / "bin" / "mpirun", "[ $1 = --version ] || exit 42")
+    process = launch(tmp_path, "-n", "3", "--checkpoint-to", "s3://me:secret@bucket/run")
+    out, err = process.communicate()
+    assert "--checkpoint-to s3://***@bucket/run\n" in err
+    assert "secret" not in out + err
+
+
 def test_the_version_is_that_of_psdp(tmp_path: Path) -> None:
     assert launch(tmp_path, "--version").communicate() == (f"psdp {__version__}\n", "")
 

@@ -204,6 +204,8 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "dropped": {"2": 1},
         "version_lag": {"mean": 1.0, "max": 2, "histogram": {"0": 1, "1": 2, "2": 1}},
         "moves": 1,
+        "copies": 0,
+        "copies_failed": 0,
         "compute_s": {"1": 1.25, "2": 1.5},
         "push_s": {"1": 0.25, "2": 0.125},
         "wait_s": {"1": 0.5, "2": 0.25},
