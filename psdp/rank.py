@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from psdp.checkpoint import CheckpointStore
+from psdp.checkpoint import CheckpointStore, Elsewhere
 from psdp.config.duration import seconds_in
 from psdp.errors import ConfigError, PeerLost, PsdpError, StartRefused
 from psdp.line import Line
@@ -312,6 +312,9 @@ def _server(
     record = begin_record(ready, serving.progress)
     if ready.manifest is not None:
         recorder.resumed(None if record is None else record.start)
+    elsewhere = None
+    if ready.elsewhere is not None:
+        elsewhere = Elsewhere(ready.elsewhere, folder.path, run.keep_checkpoints)
     return Leader(
         job,
         serving,
@@ -319,7 +322,7 @@ def _server(
         recorder,
         ready.identity,
         best=best,
-        elsewhere=ready.elsewhere,
+        elsewhere=elsewhere,
         record=record,
         replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
         signalled=asked,

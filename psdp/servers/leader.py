@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from psdp.checkpoint import CheckpointStore, Elsewhere, Objects
+from psdp.checkpoint import CheckpointStore, Elsewhere
 from psdp.job import Job
 from psdp.policies import make_policy
 from psdp.protocol import Apply, Chooser, Drained, Drop, Effect, SendWeights
@@ -40,7 +40,7 @@ class Leader:
     Args:
         identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
         best: of the run that this one resumes.
-        elsewhere: where checkpoints are to be copied.
+        elsewhere: copies checkpoints there.
         record: takes down what happens.
         replay: says what happens next.
         signalled: returns the name of a signal that asked this rank to end, or None.
@@ -56,7 +56,7 @@ class Leader:
         identity: Mapping[str, Any],
         *,
         best: Best | None = None,
-        elsewhere: Objects | None = None,
+        elsewhere: Elsewhere | None = None,
         record: Record | None = None,
         replay: Replay | None = None,
         signalled: Callable[[], str | None] = lambda: None,
@@ -74,12 +74,8 @@ class Leader:
         if job.config.run.profile and isinstance(profile, Profile):
             recorder.profiles[serving.endpoint.rank] = profile
         self.noting = Noting(job, recorder)
-        said = recorder.console.say
-        self.keeping = Keeping(job, serving, store, identity, best, said, record)
-        copies = None
-        if elsewhere is not None:
-            copies = Elsewhere(elsewhere, store.run, job.config.run.keep_checkpoints)
-        self.copying = Copying(copies, recorder)
+        self.keeping = Keeping(job, serving, store, identity, best, recorder.console.say, record)
+        self.copying = Copying(elsewhere, recorder)
         known = job, serving, self.keeping, recorder, best
         self.evaluating = Evaluating(*known, tell=self._tell, closed=self._evaluation_closed)
         self.answering = Answering(
