@@ -75,7 +75,7 @@ class Recorder:
         self._lr, self._norm = 0.0, 0.0
         self._clocks: dict[int, int] = {}
         self._totals: dict[int, Totals] = {}
-        self._moves = 0
+        self._moves = self._failures = 0
         self._dropped = dict.fromkeys(job.workers, 0)
 
     def totals(self, rank: int, totals: Totals) -> None:
@@ -168,6 +168,12 @@ class Recorder:
         self._modes.append({"version": self._version, "mode": mode})
         self._happened("mode", {"mode": mode, "reason": reason}, f"from now on {mode}: {reason}")
 
+    def failed(self, rank: int, why: str) -> int:
+        """Note that a rank is gone that was to stay; return how many have gone so far."""
+        self._failures += 1
+        self._happened("failure", {"rank": rank, "why": why}, f"rank {rank} is gone: {why}")
+        return self._failures
+
     def moved(self, worker: int, before: int, rank: int) -> None:
         """Note that another rank computes for a worker, which has lost what it had for itself."""
         self._moves += 1
@@ -232,6 +238,7 @@ class Recorder:
             "clock_gap": Histogram(clock_gaps).record(),
             "version_lag": self._lags.record(),
             "dropped": {str(worker): n for worker, n in self._dropped.items() if n},
+            "failures": self._failures,
             "moves": self._moves,
             "compute_s": {rank: round(total.compute_s, 3) for rank, total in totals.items()},
             "push_s": {rank: round(total.push_s, 3) for rank, total in totals.items()},
