@@ -178,6 +178,12 @@ class Job:
         return self.mode.has("keep_inner") and self.config.run.keep_inner
 
     @property
+    def max_failures(self) -> int:
+        """How many ranks may fail; the job ends with the next one."""
+        given = self.config.run.max_failures
+        return max(3, len(self.worker_ranks) // 2) if given is None else given
+
+    @property
     def elastic_rate(self) -> float:
         """How far server and worker move towards one another in elastic averaging."""
         rate = self.config.optim.elastic_rate

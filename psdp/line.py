@@ -4,19 +4,31 @@ A rank opens it before it does anything that can fail, so that the launcher sees
 where, and whether MPI had it yet. It tells how far it has come, and rank 0 is told by it to end:
 an MPI's own launcher either passes a signal on or leaves time for a checkpoint, seldom both. Rank 0
 is told, too, of ranks that are gone, of which an MPI does not see all, and all others of its end.
+
+A rank gives signs of life (beats), whatever it computes: a thread of its own sends them. The
+launcher answers; it takes a rank for dead that is silent for a lease, and a rank that is cut off
+from it for as long ends itself, since others go on without it.
+
 Each word is a line of JSON. Without a launcher, or where it cannot be reached, all of this does
 nothing: a rank runs as well without.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import socket
+import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
+
+from psdp.processes import environment_of
 
 VARIABLE = "PSDP_LAUNCHER"
 """Of the environment: ``TOKEN PORT ADDRESS...``, where the launcher listens."""
@@ -26,23 +38,52 @@ LONGEST_BYTES = 1 << 16
 
 RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 """Of the environment: where launchers tell a process its rank."""
+
+BEATS = 10
+"""How often a rank gives a sign of life within a lease."""
+
 _CONNECT_S = 2.0
+
+
+def _fence() -> None:
+    """End this process at once: others go on without it, and must not hear of it any more."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Line:
     """This rank's end of the line.
 
+    Args:
+        connection: to the launcher.
+        age_s: of the job.
+        lease_s: for which this rank may be silent, and cut off; 0: for ever.
+        fence: ends this process.
+
     Attributes:
         began_s: when the job began, by this host's monotonic clock.
+        lease_s: None where there is no launcher.
+        declare: tells the MPI that a rank is dead; called from a thread of this line.
     """
 
-    def __init__(self, connection: socket.socket | None = None, age_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        connection: socket.socket | None = None,
+        age_s: float = 0.0,
+        lease_s: float = 0.0,
+        fence: Callable[[], None] = _fence,
+    ) -> None:
         self.began_s = time.monotonic() - age_s
+        self.lease_s = None if connection is None else lease_s
+        self.declare: Callable[[int], object] = lambda rank: None
         self._connection = connection
-        self._rest = b""
+        self._fence = fence
+        self._sending = threading.Lock()
+        self._answered = True
         self._end: int | None = None
         self._over: int | None = None
-        self._gone: list[int] = []
+        self._gone: deque[tuple[int, str]] = deque()
+        if connection is not None:
+            threading.Thread(target=self._keep, args=(connection, lease_s), daemon=True).start()
 
     def started(self) -> None:
         """Tell that MPI has this rank."""
@@ -59,42 +100,77 @@ class Line:
     def asked(self) -> int | None:
         """Return the number of a signal by which the launcher asks this rank to end, None if it
         does not."""
-        self._listen()
         return self._end
 
     def over(self) -> int | None:
         """Return the exit status with which rank 0 has ended, None if it has not said any."""
-        self._listen()
         return self._over
 
-    def gone(self) -> list[int]:
-        """Return the ranks of which the launcher tells that their processes are no more; each
+    def gone(self) -> list[tuple[int, str]]:
+        """Return the ranks of which the launcher tells that they are no more, and why it does; each
         once."""
-        self._listen()
-        told, self._gone = self._gone, []
-        return told
+        return [self._gone.popleft() for _ in range(len(self._gone))]
 
-    def _listen(self) -> None:
-        """Take what the launcher has said since."""
-        if self._connection is None:
-            return
-        try:
-            self._rest += self._connection.recv(LONGEST_BYTES)
-        except OSError:  # nothing there, or nobody
-            return
-        *lines, self._rest = self._rest.split(b"\n")
-        for line in lines:
-            match json.loads(line):
-                case {"end": int(number)}:
-                    self._end = self._end or number
-                case {"over": int(status)}:
-                    self._over = status
-                case {"gone": int(rank)}:
-                    self._gone.append(rank)
+    # The thread
+
+    def _keep(self, connection: socket.socket, lease_s: float) -> None:
+        """Hear the launcher, and give it signs of life, until one of both has ended."""
+        beat_s = lease_s / BEATS
+        connection.settimeout(beat_s or None)
+        next_s, rest = time.monotonic(), b""
+        with connection:
+            while True:
+                if beat_s and self._answered and time.monotonic() >= next_s:
+                    # One at a time: a launcher that is stopped is not written full.
+                    self._answered, next_s = False, time.monotonic() + beat_s
+                    self._tell(beat=True)
+                try:
+                    data = connection.recv(LONGEST_BYTES)
+                except OSError as error:
+                    if isinstance(error, TimeoutError) and error.errno != errno.ETIMEDOUT:
+                        continue
+                    cut_off = not isinstance(error, ConnectionError)
+                    break
+                if not data:
+                    cut_off = False
+                    break
+                *words, rest = (rest + data).split(b"\n")
+                for word in words:
+                    self._hear(json.loads(word))
+            self._connection = None
+        if lease_s:
+            if not cut_off:  # the launcher has ended, and its mpirun may have this end in hand
+                time.sleep(lease_s)
+            self._leave(f"psdp.launch cannot be reached for {lease_s:g} s")
+
+    def _hear(self, word: Any) -> None:
+        match word:
+            case {"answer": _}:
+                self._answered = True
+            case {"end": int(number)}:
+                self._end = self._end or number
+            case {"over": int(status)}:
+                self._over = status
+            case {"gone": int(rank), "why": str(why)}:
+                self._gone.append((rank, why))
+            case {"dead": int(rank)}:
+                self.declare(rank)
+            case {"kill": int(pid)}:
+                ours = os.environ.get(VARIABLE)
+                if ours is not None and environment_of(pid).get(VARIABLE) == ours:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            case {"fenced": str(why)}:
+                self._leave(why)
+
+    def _leave(self, why: str) -> None:
+        with suppress(OSError):
+            print(f"psdp: a rank on {socket.gethostname()} ends itself: {why}", file=sys.stderr)
+        self._fence()
 
     def _tell(self, **word: Any) -> None:
-        if self._connection is not None:
-            with suppress(OSError):
+        with self._sending, suppress(OSError):
+            if self._connection is not None:
                 self._connection.sendall(encoded(word))
 
 
@@ -126,10 +202,18 @@ def open_line(environment: Mapping[str, str]) -> Line:
             try:
                 connection.sendall(hello)
                 with connection.makefile("rb", buffering=0) as words:
-                    age_s = json.loads(words.readline(LONGEST_BYTES))["age_s"]
+                    welcome = json.loads(words.readline(LONGEST_BYTES))
+                age_s, lease_s = float(welcome["age_s"]), float(welcome["lease_s"])
+                _notice_a_cut(connection, lease_s)
             except BaseException:
                 connection.close()
                 raise
-            connection.setblocking(False)  # the loops look in passing
-            return Line(connection, age_s)
+            return Line(connection, age_s, lease_s)
     return Line()
+
+
+def _notice_a_cut(connection: socket.socket, lease_s: float) -> None:
+    """Have a connection end when the launcher's host has confirmed nothing for a lease: which it
+    does though the launcher is stopped."""
+    if lease_s and hasattr(socket, "TCP_USER_TIMEOUT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(lease_s * 1000))

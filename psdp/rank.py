@@ -75,9 +75,6 @@ class Signals:
 Asked = Callable[[], str | None]
 """Returns the name of the signal by which somebody asked a rank to end, or None."""
 
-Gone = Callable[[], Sequence[int]]
-"""Returns the ranks whose processes are no more, as far as the launcher tells rank 0."""
-
 
 class Role(Protocol):
     """What a rank does once all have agreed: serve, lead, or compute."""
@@ -107,6 +104,7 @@ def live(
     show_any_text()
     line.started()
     world = MpiWorld()
+    line.declare = world.declare_dead
     with world.staying():
         return live_in(world, given, refused, Signals(line), line, program)
 
@@ -124,7 +122,7 @@ def live_in(
         ready = prepare(world, given, refused, program)
         if world.rank == 0:
             asked = within(ready.job.config.run.max_time, line.began_s, asked)
-        role, endpoint = take_role(world, ready, asked, line.gone)
+        role, endpoint = take_role(world, ready, asked, line)
     except StartRefused as refusal:
         line.ended(refusal.exit_code)
         return refusal.exit_code
@@ -220,7 +218,9 @@ def tell(rank: int, error: BaseException) -> int:
     return status
 
 
-def take_role(world: World, ready: Ready, asked: Asked, gone: Gone = list) -> tuple[Role, Endpoint]:
+def take_role(
+    world: World, ready: Ready, asked: Asked, line: Line | None = None
+) -> tuple[Role, Endpoint]:
     """Return what this rank does from now on, and how it reaches the others.
 
     Raises:
@@ -236,7 +236,7 @@ def take_role(world: World, ready: Ready, asked: Asked, gone: Gone = list) -> tu
     if not job.mode.served and world.rank in job.computing:
         reducer = world.reducer(job.computing)
     try:
-        taking = TakeRole(ready, endpoint, reducer, asked, gone, world.survives)
+        taking = TakeRole(ready, endpoint, reducer, asked, line or Line(), world.survives)
         role, _ = take(world, taking)
     except BaseException:
         ready.folder.withdraw()
@@ -253,14 +253,14 @@ class TakeRole(Step[Role, Nothing, None]):
     endpoint: Endpoint
     reducer: Reducer | None
     asked: Asked
-    gone: Gone
+    line: Line
     survives: bool
 
     facts = Nothing
 
     def act(self) -> tuple[Role, Nothing]:
         if self.endpoint.rank in self.ready.job.holding:
-            server = _server(self.ready, self.endpoint, self.asked, self.gone, self.survives)
+            server = _server(self.ready, self.endpoint, self.asked, self.line, self.survives)
             return server, Nothing()
         return _worker(self.ready, self.endpoint, self.reducer, self.asked), Nothing()
 
@@ -284,7 +284,7 @@ def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, asked: As
 
 
 def _server(
-    ready: Ready, endpoint: Endpoint, asked: Asked, gone: Gone, survives: bool
+    ready: Ready, endpoint: Endpoint, asked: Asked, line: Line, survives: bool
 ) -> Leader | Follower:
     """Return the server of this rank, at its start or where the checkpoint was taken."""
     job, run, snapshot = ready.job, ready.job.config.run, ready.snapshot
@@ -298,7 +298,7 @@ def _server(
     version, units = serving.progress.version, serving.progress.units
     best = None if ready.manifest is None else Best.from_record(ready.manifest.state["best"])
     console = Console(job.units, units, name=job.units_name, quiet=run.quiet)
-    console.say(describe(ready, survives))
+    console.say(describe(ready, survives, line.lease_s))
     recorder = Recorder(
         job,
         folder,
@@ -326,7 +326,7 @@ def _server(
         record=record,
         replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
         signalled=asked,
-        gone=gone,
+        gone=line.gone,
     )
 
 

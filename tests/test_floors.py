@@ -17,7 +17,8 @@ ROOT = Path(psdp.__file__).parent
 
 # From the ground up. A unit is a file of psdp/ or a folder of it.
 FLOORS = (
-    ("errors", "line", "signals"),
+    ("errors", "processes", "signals"),
+    ("line",),
     ("cores", "terminal"),
     ("fields",),
     ("architectures", "modes"),

@@ -131,6 +131,12 @@ class RunConfig(ModeConfig):
         choices=tuple(CODECS),
     )
     log_every: int = setting(10, "steps between lines of metrics", low=1)
+    max_failures: int | None = setting(
+        None,
+        "ranks that may fail while the job goes on; one more ends it, saved (default half of those "
+        "that work, but 3)",
+        low=0,
+    )
     max_time: str | None = setting(
         None,
         "end saved within so long, counted from the job's start, for python -m psdp.launch to "

@@ -60,7 +60,7 @@ def run(job: Job | None, restarts: Restarts, launcher: Path, vendor: Vendor, hos
     signals, began_s = Signals(), time.monotonic()
     while job is not None:
         everywhere = may_be_elsewhere(job.hostfile, os.environ)
-        ranks = Ranks(signals.selector, began_s, everywhere=everywhere)
+        ranks = Ranks(signals.selector, began_s, everywhere=everywhere, lease_s=job.lease_s)
         command = mpirun_command(launcher, vendor, job, host)
         if "--quiet" not in job.flags:
             say(masked(shlex.join(command)), as_it_is=True)
@@ -82,8 +82,8 @@ def why(outcome: Outcome) -> str:
     text = "the job has failed"
     if outcome.first is not None:
         rank = outcome.first
-        if rank.unreachable:
-            text += f": {rank} is out of reach"
+        if rank.silent_s is not None:
+            text += f": {rank} is taken for dead: {rank.why}"
         else:
             text += f": {rank} went first{'' if rank.started else ', before MPI had started'}"
     if outcome.kept is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import math
 from dataclasses import dataclass
 
 from psdp.cli import Parser, whole
@@ -11,6 +12,9 @@ from psdp.errors import ConfigError
 from psdp.terminal import path_of
 
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+LEASE_S = 30.0
+"""For which a rank may be silent, unless the command line says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Job:
         restarts: how often it may be started again after a failure.
         crowded: hosts are to take more ranks than they have slots.
         survives: it is to go on when a rank dies; None: where the MPI can.
+        lease_s: for which a rank may give no sign of life; 0: for ever.
     """
 
     ranks: int
@@ -33,6 +38,7 @@ class Job:
     restarts: int = 0
     crowded: bool = False
     survives: bool | None = None
+    lease_s: float = LEASE_S
 
 
 def parse(argv: list[str]) -> Job:
@@ -42,10 +48,37 @@ def parse(argv: list[str]) -> Job:
         ConfigError: the number of ranks is missing or too low, or the hostfile cannot be used.
         SystemExit: ``--help`` or ``--version``.
     """
+    own, flags = _parser().parse_known_args(argv)
+    if own.n is None:
+        raise ConfigError("-n is missing; -n 3 starts one server and two workers")
+    if own.n < 2:
+        raise ConfigError(f"-n must be at least 2, a server and a worker, got {own.n}")
+    if own.restarts < 0:
+        raise ConfigError(f"--restarts must be at least 0, got {own.restarts}")
+    if not (own.lease_s == 0 or 1 <= own.lease_s < math.inf):
+        raise ConfigError(f"--lease-s must be at least 1, or 0 for never, got {own.lease_s:g}")
+    hostfile = None if own.hostfile is None else readable_hostfile(own.hostfile)
+    program: tuple[str, ...] = ("-m", own.module)
+    if flags and flags[0].endswith(".py"):
+        program = (flags.pop(0),)
+    survives = None if own.with_ft is None else own.with_ft == "ulfm"
+    return Job(
+        own.n,
+        hostfile,
+        program,
+        tuple(flags),
+        shown_only=own.dry_run,
+        restarts=own.restarts,
+        survives=survives,
+        lease_s=own.lease_s,
+    )
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m psdp.launch",
-        usage="%(prog)s -n N [--hostfile FILE] [--restarts R] [--with-ft ulfm|none] [--dry-run] "
-        "[SCRIPT.py] [flags]",
+        usage="%(prog)s -n N [--hostfile FILE] [--restarts R] [--with-ft ulfm|none] [--lease-s S] "
+        "[--dry-run] [SCRIPT.py] [flags]",
         description="Start psdp with the mpirun of this Python and the options that this host "
         "needs. Prints the whole command first (not with --quiet).",
         epilog="All other flags go to the worker (see python -m psdp.worker --help), or to a "
@@ -74,20 +107,16 @@ def parse(argv: list[str]) -> Job:
         help="ulfm: go on when a rank that works dies, as Open MPI 5 and later can; none: end then "
         "(default: ulfm where the MPI has it)",
     )
+    parser.add_argument(
+        "--lease-s",
+        type=float,
+        default=LEASE_S,
+        metavar="S",
+        help=f"take a rank for dead that gives no sign of life for so many seconds: stopped, or "
+        f"host or network down (default {LEASE_S:g}; 0: never)",
+    )
     parser.add_argument("--module", default="psdp.worker", help=argparse.SUPPRESS)
-    own, flags = parser.parse_known_args(argv)
-    if own.n is None:
-        raise ConfigError("-n is missing; -n 3 starts one server and two workers")
-    if own.n < 2:
-        raise ConfigError(f"-n must be at least 2, a server and a worker, got {own.n}")
-    if own.restarts < 0:
-        raise ConfigError(f"--restarts must be at least 0, got {own.restarts}")
-    hostfile = None if own.hostfile is None else readable_hostfile(own.hostfile)
-    program: tuple[str, ...] = ("-m", own.module)
-    if flags and flags[0].endswith(".py"):
-        program = (flags.pop(0),)
-    survives = None if own.with_ft is None else own.with_ft == "ulfm"
-    return Job(own.n, hostfile, program, tuple(flags), own.dry_run, own.restarts, survives=survives)
+    return parser
 
 
 def readable_hostfile(text: str) -> str:

@@ -15,8 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from psdp.launch.processes import descendants, environment_of
+from psdp.launch.leases import Leases
 from psdp.line import LONGEST_BYTES, VARIABLE, encoded, rank_of
+from psdp.processes import descendants, environment_of
 
 _ALLOCATIONS = ("SLURM_JOB_ID", "PBS_NODEFILE", "LSB_HOSTS", "PE_HOSTFILE", "FLUX_JOB_ID")
 """Variables of batch systems, whose hosts an mpirun takes without a hostfile."""
@@ -34,7 +35,7 @@ class Rank:
         folder: of the run, once it has begun (from rank 0).
         status: it has ended, or is about to, with this exit status.
         gone: its process is no more, as far as can be told.
-        unreachable: its host did not answer any more.
+        silent_s: for so long nothing was heard of it, and it is taken for dead.
     """
 
     rank: int
@@ -44,11 +45,26 @@ class Rank:
     folder: str | None = None
     status: int | None = None
     gone: bool = False
-    unreachable: bool = False
+    silent_s: float | None = None
     connection: socket.socket | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"rank {self.rank} on {self.host}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be spoken to."""
+        return self.connection is not None and self.silent_s is None
+
+    @property
+    def why(self) -> str:
+        """Why it is taken for dead."""
+        if self.silent_s is None:
+            return "its process has ended"
+        return (
+            f"nothing was heard of it for {self.silent_s:g} s: it is stopped, or its host or "
+            "network is down"
+        )
 
 
 class Ranks:
@@ -58,6 +74,7 @@ class Ranks:
         selector: of the launcher's loop, which calls what is registered there.
         began_s: when the job began, by the clock ``now``.
         everywhere: ranks may be on other hosts.
+        lease_s: for which a rank may be silent; 0: for ever.
 
     Attributes:
         known: all who have called, by rank.
@@ -70,6 +87,7 @@ class Ranks:
         began_s: float,
         *,
         everywhere: bool,
+        lease_s: float = 0.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.known: dict[int, Rank] = {}
@@ -82,6 +100,7 @@ class Ranks:
         self._selector = selector
         self._began_s = began_s
         self._now = now
+        self._leases = Leases(lease_s, now)
         self._token = secrets.token_hex(16)
         self._rests: dict[socket.socket, bytes] = {}
         self._addresses = addresses() if everywhere else ["127.0.0.1"]
@@ -119,7 +138,29 @@ class Ranks:
 
     def tell_of(self, rank: Rank) -> bool:
         """Tell rank 0 that a rank is gone; say whether it can be told, and leads a run."""
-        return self._tell_leader(gone=rank.rank)
+        return self._tell_leader(gone=rank.rank, why=rank.why)
+
+    def judge(self) -> None:
+        """Take the ranks for dead of which nothing has been heard for too long."""
+        for number, silent_s in self._leases.expired().items():
+            self.known[number].silent_s = silent_s
+            self.left.append(self.known[number])
+
+    def fence(self, rank: Rank) -> None:
+        """See that a rank that is taken for dead is dead, for the MPI too: whoever can reach its
+        host kills it there, and should it wake before, or be reached again, it ends itself."""
+        if (one := self._some(lambda other: True)) is not None:
+            _tell(one, dead=rank.rank)
+        if rank.host == socket.gethostname():
+            self._kill(rank)
+        elif (neighbour := self._some(lambda other: other.host == rank.host)) is not None:
+            _tell(neighbour, kill=rank.pid)
+        _tell(rank, fenced=f"psdp.launch has taken it for dead ({rank.why})")
+
+    def _some(self, fits: Callable[[Rank], bool]) -> Rank | None:
+        """Return the first rank that lives and fits."""
+        ranks = (self.known[number] for number in sorted(self.known))
+        return next((rank for rank in ranks if rank.alive and fits(rank)), None)
 
     def _tell_leader(self, **word: Any) -> bool:
         leader = self.known.get(0)
@@ -143,12 +184,16 @@ class Ranks:
             self.left.append(rank)
 
     def kill(self) -> None:
-        """Kill those on this host that are still there, if they are what they were."""
+        """Kill those on this host that are still there."""
         for rank in self.known.values():
-            here = rank.host == socket.gethostname()
-            if here and not rank.gone and self._is_ours(environment_of(rank.pid)):
-                with suppress(ProcessLookupError):
-                    os.kill(rank.pid, signal.SIGKILL)
+            if rank.host == socket.gethostname() and not rank.gone:
+                self._kill(rank)
+
+    def _kill(self, rank: Rank) -> None:
+        """Kill a rank on this host, if its process is what it was."""
+        if self._is_ours(environment_of(rank.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(rank.pid, signal.SIGKILL)
 
     def _is_ours(self, environment: Mapping[str, str]) -> bool:
         return environment.get(VARIABLE, "").startswith(self._token)
@@ -164,7 +209,6 @@ class Ranks:
         with suppress(OSError):
             connection, _ = self._listener.accept()
             connection.setblocking(False)
-            _notice_lost_hosts(connection)
             self._rests[connection] = b""
             self._selector.register(
                 connection, selectors.EVENT_READ, lambda: self._hear(connection)
@@ -175,10 +219,8 @@ class Ranks:
             data = connection.recv(LONGEST_BYTES)
         except BlockingIOError:
             return
-        except OSError as error:
+        except OSError:
             data = b""
-            if (rank := self._at(connection)) is not None:
-                rank.unreachable = not isinstance(error, ConnectionError)
         *words, rest = (self._rests[connection] + data).split(b"\n")
         self._rests[connection] = rest
         try:
@@ -198,10 +240,17 @@ class Ranks:
             rank = Rank(*who, connection=connection)
             self.known[rank.rank] = rank
             self._called_s = self._called_s or self._now()
-            _tell(rank, age_s=self._now() - self._began_s)
+            age_s = self._now() - self._began_s
+            _tell(rank, age_s=age_s, lease_s=self._leases.lease_s)
         rank.started = word.get("started", rank.started)
         rank.folder = word.get("folder", rank.folder)
         rank.status = word.get("ended", rank.status)
+        if "beat" in word:
+            _tell(rank, answer=True)
+        if rank.status is not None:
+            self._leases.forget(rank.rank)
+        elif rank.silent_s is None:
+            self._leases.heard(rank.rank, starting=not rank.started)
         if rank.rank == 0 and "ended" in word:
             for other in self.known.values():
                 _tell(other, over=rank.status)
@@ -210,7 +259,9 @@ class Ranks:
         rank = self._at(connection)
         if rank is not None:
             rank.gone, rank.connection = True, None
-            self.left.append(rank)
+            self._leases.forget(rank.rank)
+            if rank.silent_s is None:
+                self.left.append(rank)
         del self._rests[connection]
         self._selector.unregister(connection)
         connection.close()
@@ -261,11 +312,3 @@ def _address_of(probe: socket.socket, interface: str) -> list[str]:
 
 _SIOCGIFADDR = 0x8915
 """Of Linux; other systems refuse it, or tell what is no address."""
-
-
-def _notice_lost_hosts(connection: socket.socket) -> None:
-    """Have a connection end within some 10 s when the host at its other end is gone."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 4), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -24,8 +24,8 @@ from types import FrameType
 
 from psdp.checkpoint import find_checkpoint
 from psdp.errors import CheckpointError, ConfigError, PeerLost
-from psdp.launch.processes import kill_all
 from psdp.launch.ranks import Rank, Ranks
+from psdp.processes import kill_all
 from psdp.signals import heeded, is_for_good, status_after
 
 FOR_GOOD_S, FOR_A_WHILE_S = 10.0, 70.0
@@ -171,17 +171,23 @@ class Supervisor:
 
     def _watch(self, child: subprocess.Popen[bytes]) -> None:
         """End a start that cannot come to anything, and what does not end when it should."""
+        self._ranks.judge()
         while self._survives and self._told_of < len(self._ranks.left):
-            if not self._ranks.tell_of(self._ranks.left[self._told_of]):
+            rank = self._ranks.left[self._told_of]
+            if not self._ranks.tell_of(rank):
                 break
+            if rank.silent_s is not None:
+                self._ranks.fence(rank)
             self._told_of += 1
         if self._deadline_s is None:
             self._broken = self._cause()
             if self._broken is not None:
-                if self._broken.unreachable:
+                if self._broken.silent_s is not None:
                     self._ranks.ask_to_end(signal.SIGTERM)
-                begun = self._ranks.folder is not None or self._broken.status is not None
-                self._deadline_s = time.monotonic() + (BROKEN_S if begun else LAST_WORDS_S)
+                self._deadline_s = time.monotonic() + BROKEN_S
+                if self._ranks.folder is None and self._broken.status is None:
+                    kill_all(child.pid)  # there is nothing to save, nor to be said
+                    self._terminated = True
             elif self._survives and self._ranks.finished:
                 # A rank that is stopped would keep its mpirun for ever.
                 self._deadline_s = time.monotonic() + BROKEN_S
@@ -190,12 +196,12 @@ class Supervisor:
 
     def _cause(self) -> Rank | None:
         """Return a rank that the others wait for in vain, where an MPI does not see it: it has
-        ended within MPI's start, or its host does not answer."""
-        lost = next((rank for rank in self._ranks.left if rank.unreachable), None)
-        if lost is not None:
-            return lost
-        if self._survives and self._ranks.folder is None:
-            return next(iter(self._ranks.left), None)
+        ended within MPI's start, or is silent."""
+        if self._survives:
+            return None if self._ranks.folder else next(iter(self._ranks.left), None)
+        silent = next((rank for rank in self._ranks.left if rank.silent_s is not None), None)
+        if silent is not None:
+            return silent
         if sum(rank.started for rank in self._ranks.known.values()) == self._size:
             return None
         return next((rank for rank in self._ranks.left if not rank.started), None)
@@ -221,12 +227,13 @@ class Supervisor:
     def _outcome(self, code: int) -> Outcome:
         told, known = self._ranks.status, self._ranks.known
         first = next(iter(self._ranks.left), None)
-        broken = self._broken is not None and (self._terminated or self._broken.unreachable)
+        cause = self._broken
+        broken = cause is not None and (self._terminated or cause.silent_s is not None)
         died = broken or (first is not None and first.status is None)
         if died and self._asked is None and told == status_after(signal.SIGTERM):
             told = None  # which the others got since a rank had died
         if told is None:
-            beyond = (rank for rank in known.values() if rank.unreachable or not rank.gone)
+            beyond = (rank for rank in known.values() if rank.silent_s is not None or not rank.gone)
             first = self._broken or next(beyond, None) or first
         without = self._survives and any(rank.status != 0 for rank in self._ranks.left)
         status = exit_status(
@@ -255,7 +262,7 @@ def exit_status(
         mpirun: the exit status of its mpirun, whose own word is worth least.
         told: what rank 0 says, or a rank that failed.
         asked: the signal that asked for an end.
-        broken: a rank had ended before MPI's start, or its host does not answer.
+        broken: a rank had ended before MPI's start, or was silent.
         spoke: rank 0 would say it if it had finished; not all programs do.
         survived: ranks of it have failed, whose status mpirun may have, and it went on.
     """

@@ -28,6 +28,8 @@ class StoppedBy(StrEnum):
     """A worker is gone, without which the others cannot go on."""
     WORKERS_LOST = "workers lost"
     """The last worker is gone."""
+    FAILURES = "failures"
+    """More ranks have failed than ``--max-failures`` allows."""
     REPLICAS_DIFFER = "replicas differ"
     """Workers that make the same updates have reached other weights."""
     ERROR = "error"

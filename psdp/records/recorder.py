@@ -59,7 +59,7 @@ class Recorder:
         self.server_cpu_s: dict[int, float] = {}
         self.apply_s = 0.0
         self.profiles: dict[int, Profile] = {}
-        self.counts = dict.fromkeys(("moves", "copies", "copies_failed"), 0)
+        self.counts = dict.fromkeys(("failures", "moves", "copies", "copies_failed"), 0)
         self.events: Seal | None = None
         self._job = job
         self._name = job.units_name
@@ -171,6 +171,12 @@ class Recorder:
         """Note that a run that chooses its mode goes over to this one, and why."""
         self._modes.append({"version": self._version, "mode": mode})
         self.happened("mode", {"mode": mode, "reason": reason}, f"from now on {mode}: {reason}")
+
+    def failed(self, rank: int, why: str) -> int:
+        """Note that a rank is gone that was to stay; return how many have gone so far."""
+        self.counts["failures"] += 1
+        self.happened("failure", {"rank": rank, "why": why}, f"rank {rank} is gone: {why}")
+        return self.counts["failures"]
 
     def moved(self, worker: int, before: int, rank: int) -> None:
         """Note that another rank computes for a worker, which has lost what it had for itself."""

@@ -44,7 +44,7 @@ class Leader:
         record: takes down what happens.
         replay: says what happens next.
         signalled: returns the name of a signal that asked this rank to end, or None.
-        gone: returns the ranks whose processes are no more, as the launcher tells.
+        gone: returns the ranks that are no more, as the launcher tells, and why it does.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Leader:
         record: Record | None = None,
         replay: Replay | None = None,
         signalled: Callable[[], str | None] = lambda: None,
-        gone: Callable[[], Sequence[int]] = list,
+        gone: Callable[[], Sequence[tuple[int, str]]] = list,
     ) -> None:
         self.job = job
         self.serving = serving
@@ -129,8 +129,7 @@ class Leader:
         self.serving.turn()
         if (by := self._signalled()) is not None:
             raise asked_to_end(by)
-        for rank in self._gone():
-            self.on_lost(rank, "its process has ended")
+        self._heed_the_launcher()
         self.leaving.heed()
         self.keeping.look()
         if self.deciding.replays and self.serving.idle:
@@ -140,6 +139,10 @@ class Leader:
         saved = self.serving.snapshots.idle() and self.keeping.idle()
         if over and saved and self.copying.over():
             self._finish()
+
+    def _heed_the_launcher(self) -> None:
+        for rank, why in self._gone():
+            self._lost(rank, why)
 
     # Messages
 
@@ -180,6 +183,10 @@ class Leader:
                 self.serving.take(peer, message)
 
     def on_lost(self, peer: int, why: str) -> None:
+        self._heed_the_launcher()  # which knows more of it
+        self._lost(peer, why)
+
+    def _lost(self, peer: int, why: str) -> None:
         self.keeping.gone(peer)
         self.membership.lost(peer, why)
 

@@ -117,14 +117,17 @@ class Membership:
 
         Raises:
             PeerLost: it was a server.
-            Stopped: the others cannot go on without it, or there are none.
+            Stopped: the others cannot go on without it, there are none, or too many have failed.
         """
         if rank in self._gone:
             return
-        if rank in self._job.worker_ranks:
-            self._recorder.console.say(f"rank {rank} is gone: {why}")
+        failures = self._recorder.failed(rank, why)
         self._gone.add(rank)
         self._check_bearable(rank, why)
+        if failures > self._job.max_failures:
+            text = f"{failures} ranks have failed, --max-failures {self._job.max_failures} allows"
+            error = PeerLost(f"{text} no more; the last was rank {rank} ({why})")
+            raise Stopped(StoppedBy.FAILURES, error)
         last = self._evaluating.last
         if last is not None and not self._evaluating.is_open(last):
             self._leave_with(rank)

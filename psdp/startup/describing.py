@@ -11,11 +11,12 @@ from psdp.startup.resume import change_of_schedule, who_begins_afresh
 _HOST = " nor the host of mpirun"
 
 
-def describe(ready: Ready, survives: bool) -> str:
+def describe(ready: Ready, survives: bool, lease_s: float | None) -> str:
     """Return the line that a run begins with.
 
     Args:
         survives: the MPI goes on when a rank is lost.
+        lease_s: for which psdp.launch lets a rank be silent, 0 if for ever; None without it.
     """
     job, config = ready.job, ready.job.config
     kernels = " and ".join(sorted({ready.kernels[rank] for rank in job.worker_ranks}))
@@ -27,7 +28,7 @@ def describe(ready: Ready, survives: bool) -> str:
         f"{kernels} kernels; "
         f"{job.task.description or job.task.called()}; "
         f"{job.units:,} {job.units_name} to train on; "
-        f"{_losses(ready, survives)}; "
+        f"{_losses(ready, survives)}{_silence(lease_s)}; "
         f"results in {ready.folder.path}"
     )
     if ready.elsewhere is not None:
@@ -48,6 +49,12 @@ def _losses(ready: Ready, survives: bool) -> str:
         return "a rank that dies ends the job (--restarts N: to go on from its newest checkpoint)"
     several = len(set(ready.hosts)) > 1
     return f"a rank that dies: the job goes on, but not without a server{_HOST if several else ''}"
+
+
+def _silence(lease_s: float | None) -> str:
+    if lease_s is None:
+        return ", and without psdp.launch one that hangs is not noticed"
+    return f", and one that is silent for {lease_s:g} s counts as dead" if lease_s else ""
 
 
 def _workers_of(job: Job) -> str:

@@ -32,7 +32,7 @@ CHANGEABLE = frozenset(
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
         "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "straggler",
         "jitter", "link_mbps", "record", "replay", "servers", "max_time", "checkpoint_to",
-        "keep_inner",
+        "keep_inner", "max_failures",
     }
 )  # fmt: skip
 """Settings that a resumed run may change; all others decide what its weights become."""

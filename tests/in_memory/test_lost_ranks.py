@@ -3,6 +3,7 @@ with the bits of a run in which nothing was lost."""
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import Training, before_gradient, die, train
+from jobs import Training, before_gradient, die, die_at, train
 
+from psdp.checkpoint import find_checkpoint
+from psdp.errors import PeerLost
 from psdp.params import Array
 from psdp.transport import Sending
 from psdp.transport import messages as m
@@ -67,3 +70,16 @@ def test_nothing_is_lost_or_counted_twice(tmp_path: Path, seed: int) -> None:
         undisturbed = train(tmp_path / "undisturbed", **common)
         np.testing.assert_array_equal(run.weights, undisturbed.weights)
         assert run.summary["val_loss"] == undisturbed.summary["val_loss"]
+
+
+def test_a_job_whose_ranks_fail_again_and_again_ends_saved(tmp_path: Path) -> None:
+    def two_die(run: Training) -> None:
+        for number in (0, 1):
+            die_at(run.worker(number), 2)
+
+    allows = r"2 ranks have failed, --max-failures 1 allows no more; the last was rank [12] \("
+    with pytest.raises(PeerLost, match=allows):
+        train(tmp_path / "run", prepare=two_die, workers=4, max_failures=1)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["stopped_by"], summary["failures"]) == ("failures", 2)
+    assert find_checkpoint(tmp_path / "run").name.startswith(f"step-{summary['steps']:06d}")

@@ -21,12 +21,14 @@ pytestmark = [
 ]
 
 SETTINGS = (*TINY, "--corpus", "corpus.txt", "--virtual-workers", "3", "--dropout", "0.1")
+LEASE = ("--lease-s", "3")
 DEATHS = {
     "killed": "os.kill(os.getpid(), 9)",
     "fails": "raise RuntimeError('out of order')",
     "crashes": "os.kill(os.getpid(), 11)",
     "exits": "os._exit(3)",
     "exits in C": "__import__('ctypes').CDLL(None).exit(3)",
+    "stops": "os.kill(os.getpid(), 19)",
 }
 
 
@@ -49,6 +51,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("crashes", 2, 1),
         ("exits", 1, 0),
         ("exits in C", 1, 1),
+        ("stops", 2, 0),
     ],
 )
 def test_another_rank_does_what_a_lost_one_would_have_done(
@@ -58,19 +61,32 @@ def test_another_rank_does_what_a_lost_one_would_have_done(
     code = at_gradient(5, servers + 1, DEATHS[death])
     ranks = servers + 3 + spares
     ended = run_job(
-        *(ranks, code, *SETTINGS, "--servers", str(servers), "--out", "run"), cwd=tmp_path
+        *(ranks, code, *LEASE, *SETTINGS, "--servers", str(servers), "--out", "run"), cwd=tmp_path
     )
     assert ended.returncode == 0, ended.stdout
     run = tmp_path / "run"
     moved = [(move["worker"], move["from"]) for move in metrics(run, "move")]
     assert moved == [(2, servers + 1)]
+    assert [failure["rank"] for failure in metrics(run, "failure")] == [servers + 1]
+    assert summary(run)["failures"] == 1
     assert metrics(run, "move")[0]["to"] == (ranks - 1 if spares else servers)
     assert summary(run)["weights_sha256"] == undisturbed
 
 
-def test_the_loss_of_a_server_ends_the_job(tmp_path: Path) -> None:
+def test_a_rank_that_stops_while_others_do_its_share_does_not_keep_the_job(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus.txt")
-    dies = """
+    code = at_gradient(5, 2, DEATHS["stops"])
+    flags = (*LEASE, *SETTINGS, "--mode", "async", "--out", "run")
+    ended = run_job(4, code, *flags, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stdout
+    assert "rank 2 is gone: nothing was heard of it for 3 s: it is stopped" in ended.stdout
+    assert summary(tmp_path / "run")["stopped_by"] == "budget"
+
+
+@pytest.mark.parametrize(("rank", "death"), [(0, "killed"), (1, "killed"), (0, "stops")])
+def test_the_loss_of_a_server_ends_the_job(tmp_path: Path, rank: int, death: str) -> None:
+    write_corpus(tmp_path / "corpus.txt")
+    dies = f"""
 import os, sys
 from psdp.servers.serving import Serving
 from psdp.worker import main
@@ -78,18 +94,13 @@ turn, turns = Serving.turn, 0
 def turning(self, *arguments):
     global turns
     turns += 1
-    if turns == 20 and self.endpoint.rank == RANK_THAT_DIES:
-        os.kill(os.getpid(), 9)
+    if turns == 20 and self.endpoint.rank == {rank}:
+        {DEATHS[death]}
     turn(self, *arguments)
 Serving.turn = turning
 sys.exit(main())
 """
-    for rank in (0, 1):
-        ended = run_job(
-            4,
-            dies.replace("RANK_THAT_DIES", str(rank)),
-            *(*SETTINGS, "--servers", "2", "--out", f"run{rank}"),
-            cwd=tmp_path,
-        )
-        assert ended.returncode == 5, ended.stdout
-        assert f"server rank {rank} is gone" in ended.stdout
+    flags = (*LEASE, *SETTINGS, "--servers", "2", "--out", "run")
+    ended = run_job(4, dies, *flags, cwd=tmp_path)
+    assert ended.returncode == 5, ended.stdout
+    assert f"server rank {rank} is gone" in ended.stdout

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import selectors
 import socket
+import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from psdp.launch.ranks import Ranks, addresses
 from psdp.launch.supervisor import exit_status
-from psdp.line import VARIABLE, Line, open_line
+from psdp.line import VARIABLE, Line, encoded, open_line
 from psdp.signals import ENDING
 
 
@@ -54,31 +56,45 @@ def test_who_was_asked_to_end_is_not_said_to_have_finished(asked: int) -> None:
 class Listening:
     """Ranks whose words are heard when a test looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease_s: float = 0.0) -> None:
         self.selector = selectors.DefaultSelector()
-        began_s = time.monotonic() - 60
-        self.ranks = Ranks(self.selector, began_s, everywhere=False)
+        self.clock_s = 60.0
+        self.ranks = Ranks(
+            self.selector, 0.0, everywhere=False, lease_s=lease_s, now=lambda: self.clock_s
+        )
+        self.fenced: list[int] = []
 
     def hear(self) -> None:
         while ready := self.selector.select(0.1):
             for key, _ in ready:
                 key.data()
 
-    def call(self, rank: int) -> socket.socket:
+    def call(self, rank: int, host: str = "here", pid: int = 0) -> socket.socket:
+        """Return the connection of a rank that has called."""
         token, port, address = self.ranks.environment[VARIABLE].split()
         called = socket.create_connection((address, int(port)))
-        hello = {"token": token, "rank": rank, "host": "here", "pid": 0}
+        hello = {"token": token, "rank": rank, "host": host, "pid": pid}
         called.sendall(json.dumps(hello).encode() + b"\n")
         self.hear()
         return called
 
+    def line(self, rank: int, host: str = "here", pid: int = 0) -> Line:
+        """Return the line of a rank that has called."""
+        called = self.call(rank, host, pid)
+        welcome = json.loads(called.makefile("rb", buffering=0).readline())
+        return Line(called, welcome["age_s"], fence=lambda: self.fenced.append(rank))
+
+    def until(self, true: Callable[[], object]) -> None:
+        """Hear ranks until something holds."""
+        deadline_s = time.monotonic() + 10
+        while not true():
+            assert time.monotonic() < deadline_s, "never"
+            self.hear()
+
 
 def test_a_rank_tells_how_far_it_is_and_is_asked_to_end() -> None:
     there = Listening()
-    called = there.call(0)
-    age_s = json.loads(called.recv(100))["age_s"]
-    called.setblocking(False)
-    line = Line(called, age_s)
+    line = there.line(0)
     assert time.monotonic() - line.began_s >= 60
     assert line.asked() is None
     assert not there.ranks.ask_to_end(10), "the run has not begun"
@@ -87,36 +103,65 @@ def test_a_rank_tells_how_far_it_is_and_is_asked_to_end() -> None:
     there.hear()
     assert there.ranks.folder == "/runs/x"
     assert there.ranks.ask_to_end(10)
-    assert line.asked() == 10
+    there.until(lambda: line.asked() == 10)
     with there.call(3):
         pass
     there.hear()
     assert there.ranks.tell_of(there.ranks.left[0])
-    assert (line.asked(), line.gone(), line.gone()) == (10, [3], [])
+    gone: list[tuple[int, str]] = []
+    there.until(lambda: gone or gone.extend(line.gone()))
+    assert (gone, line.gone()) == ([(3, "its process has ended")], [])
     assert line.over() is None
     line.ended(75)
-    there.hear()
-    assert line.over() == 75
-    called.close()
-    there.hear()
+    there.until(lambda: line.over() == 75)
     assert there.ranks.status == 75
-    assert [rank.rank for rank in there.ranks.left] == [3, 0]
     there.ranks.close()
 
 
 def test_rank_0_has_the_last_word_and_failures_the_one_before() -> None:
     there = Listening()
     for rank, status in ((2, 0), (1, 3)):
-        called = there.call(rank)
-        Line(called).ended(status)
-        called.close()
+        with there.call(rank) as called:
+            called.sendall(encoded({"ended": status}))
         there.hear()
     assert there.ranks.status == 3
-    with there.call(0) as called:
-        Line(called).ended(0)
-        there.hear()
-    assert there.ranks.status == 0
+    there.line(0).ended(0)
+    there.until(lambda: there.ranks.status == 0)
     there.ranks.close()
+
+
+def test_a_rank_that_is_silent_is_declared_dead_killed_on_its_host_and_fenced() -> None:
+    there = Listening(lease_s=30)
+    lines = {rank: there.line(rank, host) for rank, host in enumerate(["one", "one", "two", "two"])}
+    for line in lines.values():
+        line.started()
+    lines[0].training("/runs/x")
+    declared: list[int] = []
+    lines[0].declare = declared.append
+    there.hear()
+    for _ in range(31):
+        there.ranks.judge()
+        there.clock_s += 1
+        for rank in (0, 1, 2):
+            lines[rank].started()  # any word is a sign of life
+        there.hear()
+    there.ranks.judge()
+    assert [rank.rank for rank in there.ranks.left] == [3]
+    there.ranks.fence(there.ranks.left[0])
+    there.until(lambda: declared == [3] and there.fenced == [3])
+    there.ranks.close()
+
+
+def test_a_rank_ends_itself_where_the_launcher_is_out_of_reach() -> None:
+    there, fenced = Listening(lease_s=1.5), threading.Event()
+    called = there.call(0)
+    called.recv(100)
+    line = Line(called, 0.0, 1.5, fenced.set)
+    line.started()
+    there.until(lambda: there.ranks.known[0].started)
+    assert not fenced.is_set()
+    there.ranks.close()
+    assert fenced.wait(10)
 
 
 @pytest.mark.parametrize(

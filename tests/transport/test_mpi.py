@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from mpi import run_job
 
+from psdp.launch.mpirun import find_launcher, has_ulfm, version_of
+
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(90)]
 
+VERSION = version_of(find_launcher(Path(sys.prefix), os.environ.get("PATH", os.defpath)))
 START = """
 import sys, time
 import numpy as np
@@ -344,6 +349,33 @@ endpoint.receive(100)
         timeout_s=40,
     )
     assert done.returncode == 5, done.stdout
+
+
+@pytest.mark.skipif(not has_ulfm(VERSION), reason="this MPI ends with its first rank")
+def test_a_rank_that_is_stopped_can_be_declared_dead_and_ends_when_it_wakes() -> None:
+    done = run_job(
+        3,
+        START
+        + """
+import os, signal
+endpoint = world.endpoint([r for r in range(size) if r != rank])
+pid, *_ = (int(told) for told in world.exchange(str(os.getpid()).encode())[2:])
+if rank == 2:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    endpoint.receive(100)
+assert endpoint.receive(1) is None
+if rank == 0:
+    world.declare_dead(2)
+while not endpoint.has_lost(2):
+    endpoint.receive(0.1)
+print(f"rank {rank} is told", flush=True)
+if rank == 0:
+    os.kill(pid, signal.SIGCONT)
+os._exit(0)
+""",
+        timeout_s=40,
+    )
+    assert done.stdout.count("is told") == 2, done.stdout
 
 
 def test_no_rank_outlives_its_abort() -> None:

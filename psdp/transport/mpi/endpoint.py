@@ -186,17 +186,22 @@ class MpiEndpoint(Endpoint):
         self._outgoing = still
 
     def _receive_failed(self, error: MPI.Exception) -> None:
-        """MPI does not say which receive failed, but it has freed that one."""
-        for index, peer in enumerate(self._peers):
-            if peer not in self._gone and self._requests[index] == MPI.REQUEST_NULL:
-                if error.Get_error_class() == MPI.ERR_TRUNCATE:
-                    raise ProtocolError(
-                        f"rank {peer} sent more bytes than a header ({MAX_HEADER_BYTES}) or the "
-                        "rest of the payload that it announced"
-                    ) from error
-                self._lose(peer, error)
-                return
-        self._find_lost()
+        """MPI does not say which receives failed, but it has freed those: one, or several of peers
+        that went at the same time."""
+        freed = [
+            peer
+            for peer, request in zip(self._peers, self._requests, strict=True)
+            if peer not in self._gone and request == MPI.REQUEST_NULL
+        ]
+        for peer in freed:
+            if error.Get_error_class() == MPI.ERR_TRUNCATE:
+                raise ProtocolError(
+                    f"rank {peer} sent more bytes than a header ({MAX_HEADER_BYTES}) or the "
+                    "rest of the payload that it announced"
+                ) from error
+            self._lose(peer, error)
+        if not freed:
+            self._find_lost()
 
     def _find_lost(self) -> None:
         for index, peer in enumerate(self._peers):

@@ -17,6 +17,7 @@ from psdp.transport.backoff import Backoff
 from psdp.transport.devices import MemorySpace
 from psdp.transport.launchers import survives_failures
 from psdp.transport.link import Link
+from psdp.transport.mpi import pmix
 from psdp.transport.mpi.endpoint import MpiEndpoint
 from psdp.transport.mpi.exits import no_exit
 from psdp.transport.mpi.library import MPI, library_name
@@ -97,6 +98,11 @@ class MpiWorld:
     def staying(self) -> AbstractContextManager[None]:
         """Return while what this process may not exit without the others that go on seeing it."""
         return no_exit() if self.survives else nullcontext()
+
+    def declare_dead(self, rank: int) -> None:
+        """Have MPI take a rank for dead, on all ranks, where the job goes on after failures."""
+        if self.survives:
+            pmix.declare_dead(rank, self.rank)
 
     def abort(self, code: int, *, known: bool = False) -> NoReturn:
         """End every rank of the job; or this one, where the job goes on after failures.
