@@ -100,10 +100,6 @@ class Following:
         """With which clock gaps workers were told to go on, and how many of each."""
         return self._deciding.policy.clock_gaps
 
-    @property
-    def last(self) -> State:
-        return self.states[self.ledger.version]
-
     def follow(self, findings: Findings, *, ended: bool) -> None:
         """Follow the events to the end; take down what that shows.
 
