@@ -82,8 +82,8 @@ class Following:
         self._eval_every = self.job.config.run.eval_every
         self._run = run
         self._wanted = wanted
-        lines = read_metrics(run, self.job.task.unit, part.start.lines, "train")
-        self._training = TrainRecords(self.job, lines, self.ledger)
+        self._records = read_metrics(run, self.job.task.unit, part.start.lines, "train")
+        self._training = TrainRecords(self.job, self._records, self.ledger)
         self._deciding = Deciding(header, self.ledger, self._updated)
 
     @property
@@ -134,6 +134,8 @@ class Following:
                     Place(self.path, self.chain.seal.line),
                 )
             self.sound = True
+        self.chain.close()
+        self._records.close()
         self._tell_chain(findings)
         if self.sound:
             self._tell(findings)
