@@ -23,6 +23,7 @@ from psdp.checkpoint import (
     read_worker,
 )
 from psdp.checkpoint.layout import MANIFEST, complete_checkpoints
+from psdp.checkpoint.read import verify
 from psdp.errors import CheckpointError
 from psdp.records.events import Seal, digest_of
 
@@ -78,6 +79,7 @@ class Checkpoints:
         for kept in self._kept:
             with self._findings.checking("checkpoints", kept.place.path):
                 try:
+                    verify(kept.manifest)  # workers' files too
                     for shard in range(len(kept.manifest.files)):
                         self._held[kept.version] = self._check_shard(kept, shard)
                     for worker in kept.manifest.workers:

@@ -98,7 +98,6 @@ class Coverage:
         whole: epochs of which every window was used, once.
         begun: later epochs of which some were.
         more: windows of these that were used, once each.
-        uneven: whether more than one share is behind another.
     """
 
     windows: int

@@ -60,11 +60,22 @@ class Chain:
         self.broken: int | None = None
         self.cut_off = False
         self._lines = read_lines(path)
-        first = next(self._lines, None)
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Read no further."""
+        self._lines.close()
+
+    def _begin(self) -> None:
+        first, place = next(self._lines, None), Place(self.path, 1)
         if first is None or not first.whole:
-            raise Contradiction("it is empty", Place(path, 1))
+            raise Contradiction("it is empty", place)
         if first.hash is None:
-            raise Contradiction("its first line does not say of which job it is", Place(path, 1))
+            raise Contradiction("its first line does not say of which job it is", place)
         self.start = first.hash
         self._last = first
         self._see(first)

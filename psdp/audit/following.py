@@ -82,8 +82,8 @@ class Following:
         self._eval_every = self.job.config.run.eval_every
         self._run = run
         self._wanted = wanted
-        lines = read_metrics(run, self.job.task.unit, part.start.lines, "train")
-        self._training = TrainRecords(self.job, lines, self.ledger)
+        self._records = read_metrics(run, self.job.task.unit, part.start.lines, "train")
+        self._training = TrainRecords(self.job, self._records, self.ledger)
         self._deciding = Deciding(header, self.ledger, self._updated)
 
     @property
@@ -99,10 +99,6 @@ class Following:
     def clock_gaps(self) -> Mapping[int, int]:
         """With which clock gaps workers were told to go on, and how many of each."""
         return self._deciding.policy.clock_gaps
-
-    @property
-    def last(self) -> State:
-        return self.states[self.ledger.version]
 
     def follow(self, findings: Findings, *, ended: bool) -> None:
         """Follow the events to the end; take down what that shows.
@@ -138,6 +134,8 @@ class Following:
                     Place(self.path, self.chain.seal.line),
                 )
             self.sound = True
+        self.chain.close()
+        self._records.close()
         self._tell_chain(findings)
         if self.sound:
             self._tell(findings)

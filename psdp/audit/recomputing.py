@@ -12,6 +12,7 @@ import random
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -290,13 +291,14 @@ def lines_of(stretch: Stretch, noted: Any) -> Iterator[list[Any]]:
         noted=noted,
     )
     deciding = Deciding(header, ledger, lambda apply, loss, event: None)
-    for content in lines:
-        try:
-            deciding.take(content)
-        except Contradiction as error:
-            raise ReplayError(f"from version {header.version}: {error}") from error
-        yield content
-        match content:
-            # What an update makes shows by the loss of a gradient on it.
-            case ["push", _, _, on, *_] if on >= stretch.last:
-                return
+    with closing(begun):
+        for content in lines:
+            try:
+                deciding.take(content)
+            except Contradiction as error:
+                raise ReplayError(f"from version {header.version}: {error}") from error
+            yield content
+            match content:
+                # What an update makes shows by the loss of a gradient on it.
+                case ["push", _, _, on, *_] if on >= stretch.last:
+                    return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Part:
         return f"the start from version {self.start.version}"
 
 
-def read_metrics(run: Path, unit: str, lines: range, *kinds: str) -> Iterator[Record]:
+def read_metrics(run: Path, unit: str, lines: range, *kinds: str) -> Generator[Record, None, None]:
     """Yield the records of these kinds in these lines of metrics.jsonl, as they stand there. A last
     line that was cut off, or is being written, is none.
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,7 +180,7 @@ class Record:
         return CheckpointError(f"cannot write {self.path}: {error.strerror}; the run stops here")
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path) -> Generator[Line, None, None]:
     """Yield the lines of a file of events as they stand there.
 
     Raises:
@@ -235,23 +236,26 @@ def read_record(path: Path) -> Events:
     """
     happened: list[Happened] = []
     start, seal = None, None
-    for line in read_lines(path):
-        if not line.whole:
-            break
-        if not line.follows:
-            raise ReplayError(
-                f"{path}, line {line.number} is damaged: it, or a line before it, was changed, "
-                f"removed or moved, since its hash does not follow: {line.text!r}"
-            )
-        if line.hash is not None:
-            start = start or line.hash
-            seal = Seal(path.name, start, line.number, line.hash)
-        if line.number == 1 and seal is not None:
-            continue
-        try:
-            happened.append(event_of(line.content))
-        except (ValueError, TypeError) as error:
-            raise ReplayError(f"{path}, line {line.number} is no event: {line.text!r}") from error
+    with closing(read_lines(path)) as lines:
+        for line in lines:
+            if not line.whole:
+                break
+            if not line.follows:
+                raise ReplayError(
+                    f"{path}, line {line.number} is damaged: it, or a line before it, was changed, "
+                    f"removed or moved, since its hash does not follow: {line.text!r}"
+                )
+            if line.hash is not None:
+                start = start or line.hash
+                seal = Seal(path.name, start, line.number, line.hash)
+            if line.number == 1 and seal is not None:
+                continue
+            try:
+                happened.append(event_of(line.content))
+            except (ValueError, TypeError) as error:
+                raise ReplayError(
+                    f"{path}, line {line.number} is no event: {line.text!r}"
+                ) from error
     return Events(happened, 1 if seal is None else 2, seal)
 
 

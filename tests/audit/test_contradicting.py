@@ -112,8 +112,10 @@ def test_who_chains_forged_events_again_is_found_without_the_hashes_of_checkpoin
                 index = pick(data, lines, "push")
             del lines[index]
         else:
-            # Times, and what a worker used, are measured: nothing else tells of them.
-            field = data.draw(st.sampled_from([1, 2, 3, 4, 6]))
+            # Times, and what a worker used, are measured: nothing else tells of them, nor of what
+            # was too late: its version and its loss are in no update.
+            own = [1, 2, 4] if "backups" in str(run) else [1, 2, 3, 4, 6]
+            field = data.draw(st.sampled_from(own))
             content[field] = another(data, content[field])
             lines[index] = json.dumps(content) + "\n"
         (copy / EVENTS).write_text("".join(chained(lines)))
@@ -183,13 +185,15 @@ def test_a_forged_manifest_is_found(run: Path, name: str) -> None:
         assert any("checkpoint.json" in text for text in contradictions(copy))
 
 
-def test_a_flipped_bit_of_the_weights_is_found(run: Path) -> None:
+def test_a_flipped_bit_of_any_vector_is_found(run: Path) -> None:
     with tampered(run) as copy:
-        path = next((copy / "checkpoints").glob("step-*/*.safetensors"))
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-        assert any(f"{path} is damaged" in text for text in contradictions(copy))
+        for path in sorted((copy / "checkpoints").glob("step-*/*.safetensors"))[:4]:
+            whole = path.read_bytes()
+            content = bytearray(whole)
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+            assert any(f"{path} is damaged" in text for text in contradictions(copy))
+            path.write_bytes(whole)
 
 
 def test_other_settings_are_found(run: Path) -> None:
