@@ -126,7 +126,8 @@ def test_a_run_that_goes_on_for_longer_says_how_its_learning_rate_jumps(folder: 
 
 
 @pytest.mark.parametrize(
-    "where", ["pass", "from psdp.line import open_line; open_line(os.environ)"]
+    "where",
+    ["import time; time.sleep(1)", "from psdp.line import open_line; open_line(os.environ)"],
 )
 def test_a_start_that_loses_a_rank_is_made_once_more(folder: Path, where: str) -> None:
     """A rank dies before it has called the launcher, or where others wait for it in MPI's start."""
@@ -141,6 +142,5 @@ sys.exit(main())
 """
     job = train(folder, 3, "--out", "run", code=dies)
     assert job.returncode == 0, job.stdout
-    assert "rank 1 on" in job.stdout
     assert "a rank was lost before the run had begun: starting once more" in job.stdout
     assert summary(folder / "run")["stopped_by"] == "budget"
