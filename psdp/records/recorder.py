@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from psdp.job import Job
@@ -248,10 +248,7 @@ class Recorder:
             "version_lag": self._lags.record(),
             "dropped": {str(worker): n for worker, n in self._dropped.items() if n},
             **self.counts,
-            "compute_s": {rank: round(total.compute_s, 3) for rank, total in totals.items()},
-            "push_s": {rank: round(total.push_s, 3) for rank, total in totals.items()},
-            "wait_s": {rank: round(total.wait_s, 3) for rank, total in totals.items()},
-            "pull_s": {rank: round(total.pull_s, 3) for rank, total in totals.items()},
+            **_seconds_of(totals),
             "server_cpu_s": {
                 str(rank): round(self.server_cpu_s[rank], 3) for rank in sorted(self.server_cpu_s)
             },
@@ -274,3 +271,12 @@ class Recorder:
             f"{'not measured' if loss is None else f'{loss:.4f}'}, stopped by {stopped_by}; "
             f"results in {self._folder.path}"
         )
+
+
+def _seconds_of(totals: Mapping[str, Totals]) -> dict[str, dict[str, float]]:
+    """Return the seconds of each rank by kind."""
+    kinds = "compute_s", "push_s", "wait_s", "pull_s"
+    return {
+        kind: {rank: round(getattr(total, kind), 3) for rank, total in totals.items()}
+        for kind in kinds
+    }
