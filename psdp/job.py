@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from psdp.config import Config
 from psdp.config.handicap import parse_stragglers
-from psdp.errors import ConfigError
+from psdp.errors import ConfigError, PeerLost
 from psdp.modes import Mode
 from psdp.optim import OPTIMIZERS, Optimizer
 from psdp.params import ParamTable, Part
@@ -17,12 +18,28 @@ from psdp.wire import Codec, make_codec
 
 
 @dataclass(frozen=True)
+class Term:
+    """Who holds what, until the next of these ranks is lost.
+
+    Attributes:
+        number: from 0.
+        lost: ranks that held a shard.
+        moved: (worker, rank) of each worker for which another rank computes than at the start.
+    """
+
+    number: int = 0
+    lost: frozenset[int] = frozenset()
+    moved: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
 class Job:
-    """One job: resolved settings, the number of ranks, and what they train on."""
+    """One job: resolved settings, the number of ranks, what they train on, and its term."""
 
     config: Config
     world_size: int
     task: Task
+    term: Term = Term()
 
     @property
     def table(self) -> ParamTable:
@@ -41,13 +58,36 @@ class Job:
 
     @cached_property
     def holders(self) -> tuple[tuple[int, ...], ...]:
-        """By shard, the ranks that hold it; the first of them serves it."""
-        return tuple((rank,) for rank in range(self.config.run.servers))
+        """By shard, the ranks that hold it; the first of them serves it, the other stands by.
+
+        Raises:
+            PeerLost: all that held a shard are lost.
+        """
+        count = self.config.run.servers
+        # Launchers fill host after host: the last ranks are on another one, if there are several.
+        beside = range(self.world_size - count, self.world_size) if self.stands_by else ()
+        holders = zip(range(count), *([beside] if beside else []), strict=True)
+        left = tuple(tuple(r for r in ranks if r not in self.term.lost) for ranks in holders)
+        if () in left:
+            raise PeerLost(
+                f"shard {left.index(())} of {count} is lost: no rank that held it is there any more"
+            )
+        return left
 
     @property
+    def stands_by(self) -> bool:
+        """Whether each shard is held twice at the start."""
+        return self.config.run.standby
+
+    @cached_property
     def holding(self) -> tuple[int, ...]:
         """All ranks that hold a shard, those that serve first."""
-        return tuple(rank for same in zip(*self.holders, strict=True) for rank in same)
+        return (*self.servers, *(rank for ranks in self.holders for rank in ranks[1:]))
+
+    def standby_of(self, rank: int) -> int | None:
+        """Return the rank that stands by for a server, if one does."""
+        same = self.holders[self.shard_of(rank)]
+        return same[1] if len(same) > 1 and same[0] == rank else None
 
     @property
     def servers(self) -> tuple[int, ...]:
@@ -59,6 +99,17 @@ class Job:
         """The server that leads the run: that of the first shard."""
         return self.servers[0]
 
+    def without(self, lost: Iterable[int]) -> Job:
+        """Return this job without some ranks that hold a shard.
+
+        Raises:
+            PeerLost: no rank that held some shard is left.
+        """
+        gone = self.term.lost | ({*lost} & {*self.holding})
+        job = replace(self, term=replace(self.term, lost=gone))
+        assert job.holders, "which raises"
+        return job
+
     def shard_of(self, rank: int) -> int:
         """Return the number of the shard that a rank holds."""
         return next(shard for shard, ranks in enumerate(self.holders) if rank in ranks)
@@ -66,7 +117,8 @@ class Job:
     @property
     def worker_ranks(self) -> range:
         """Ranks that compute gradients, or wait to."""
-        return range(self.config.run.servers, self.world_size)
+        count = self.config.run.servers
+        return range(count, self.world_size - (count if self.stands_by else 0))
 
     @property
     def workers(self) -> range:
@@ -74,8 +126,11 @@ class Job:
         return range(1, (self.config.run.virtual_workers or len(self.worker_ranks)) + 1)
 
     def hosting(self) -> Hosting:
-        """Return which rank computes for which worker at the start."""
-        return Hosting(self.workers, self.worker_ranks)
+        """Return which rank computes for which worker at the start of this term."""
+        hosting = Hosting(self.workers, self.worker_ranks)
+        for worker, rank in self.term.moved:
+            hosting.move(worker, rank)
+        return hosting
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -215,27 +270,33 @@ def check_world(config: Config, world_size: int, command: str = "python -m psdp.
         ConfigError: there are not; the text shows a command that would do.
     """
     servers = config.run.servers
+    holding = servers * (2 if config.run.standby else 1)
     if world_size == 1:
         own = command.removeprefix("python ").removeprefix("-m psdp.worker")
         raise ConfigError(
             f"one rank cannot be server and worker: start {servers} server(s) and at least one "
             f"worker with an MPI launcher, for instance\n"
-            f"    mpirun -n {servers + 2} {command}\n"
-            f"or {' '.join(filter(None, ('python -m psdp.launch -n', str(servers + 2), own)))}, "
+            f"    mpirun -n {holding + 2} {command}\n"
+            f"or {' '.join(filter(None, ('python -m psdp.launch -n', str(holding + 2), own)))}, "
             "which finds the launcher"
+        )
+    if config.run.standby and holding >= world_size:
+        raise ConfigError(
+            f"--servers {servers} --standby leaves no rank to work: {holding} of the job's "
+            f"{world_size} ranks hold a shard; start at least {holding + 1}"
         )
     if servers >= world_size:
         raise ConfigError(
             f"--servers {servers} leaves no rank to work: the job has {world_size} ranks; start "
             f"at least {servers + 1}, or lower --servers to {world_size - 1} at most"
         )
-    workers = config.run.virtual_workers or world_size - servers
+    workers = config.run.virtual_workers or world_size - holding
     if config.run.backup_workers >= workers:
         raise ConfigError(
             f"--backup-workers {config.run.backup_workers} leaves no gradient to wait for: the job "
             f"has {workers} worker(s); lower it to {workers - 1} at most, or start more ranks"
         )
-    known = range(servers, world_size)
+    known = range(servers, world_size - holding + servers)
     for rank in parse_stragglers(config.run.straggler):
         if rank not in known:
             raise ConfigError(

@@ -93,6 +93,10 @@ class Line:
         """Tell that the run has begun, and where its folder is."""
         self._tell(folder=os.path.abspath(folder))
 
+    def stands_by(self) -> None:
+        """Tell that this rank may come to lead the run: it is told what who leads is."""
+        self._tell(stands_by=True)
+
     def ended(self, status: int) -> None:
         """Tell the exit status with which this rank ends."""
         self._tell(ended=status)

@@ -38,7 +38,7 @@ class Merge(StrEnum):
     """Each as it comes."""
 
 
-SERVED = ("servers", "record", "replay", "wire_dtype", "balance")
+SERVED = ("servers", "standby", "record", "replay", "wire_dtype", "balance")
 """Settings with a meaning where a mode is served."""
 
 

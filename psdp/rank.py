@@ -1,6 +1,6 @@
 """The life of one rank: agree with the others, take a role, run its loop, end them all if it fails.
 
-Ranks 0..K-1 become servers, the others workers.
+Ranks 0..K-1 become servers, the others workers; with --standby the last K hold the shards too.
 """
 
 from __future__ import annotations
@@ -12,30 +12,21 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
-from psdp.checkpoint import CheckpointStore, Elsewhere
 from psdp.config.duration import seconds_in
 from psdp.errors import ConfigError, PeerLost, PsdpError, StartRefused
+from psdp.job import Job
 from psdp.line import Line
-from psdp.nn.profile import clock_of
-from psdp.records.console import Console
-from psdp.records.events import events_file
-from psdp.records.metrics import Best
-from psdp.records.profile import Profile
-from psdp.records.recorder import Recorder
-from psdp.records.replay import Replay
 from psdp.servers.ending import TIME_LIMIT, Ended
-from psdp.servers.follower import Follower
 from psdp.servers.leader import Leader
-from psdp.servers.serving import Serving
+from psdp.servers.terms import Terms
 from psdp.signals import heeded
 from psdp.startup import Ready, prepare
-from psdp.startup.describing import describe
 from psdp.startup.program import LANGUAGE, Program
-from psdp.startup.recording import begin_record
+from psdp.startup.roles import Asked, Asking, make_holder, make_worker
 from psdp.startup.step import Nothing, Step, take
 from psdp.terminal import show_any_text
 from psdp.transport import Endpoint
@@ -46,7 +37,7 @@ from psdp.transport.world import World
 from psdp.workers.worker import Worker
 
 LAST_S, TICK_S = 5.0, 0.02
-"""How long a rank waits for rank 0 to end before it, and how long at once."""
+"""How long a rank waits for the leader to end before it, and how long at once."""
 
 
 class Signals:
@@ -72,12 +63,12 @@ class Signals:
             self._number = number
 
 
-Asked = Callable[[], str | None]
-"""Returns the name of the signal by which somebody asked a rank to end, or None."""
-
-
 class Role(Protocol):
     """What a rank does once all have agreed: serve, lead, or compute."""
+
+    @property
+    def job(self) -> Job:
+        """The job, as this rank knows it by now."""
 
     def run(self) -> None:
         """Do it to the end of the run."""
@@ -105,8 +96,19 @@ def live(
     line.started()
     world = MpiWorld()
     line.declare = world.declare_dead
+    refused = refused or why_not(world, given)
     with world.staying():
         return live_in(world, given, refused, Signals(line), line, program)
+
+
+def why_not(world: World, given: Mapping[str, Any]) -> ConfigError | None:
+    """Return why a job cannot be as its settings want it in this world; None if it can."""
+    if not given.get("standby") or world.survives:
+        return None
+    return ConfigError(
+        f"--standby: this job ends with the first rank that dies ({world.library}); start it by "
+        "python -m psdp.launch (or mpirun --with-ft ulfm) on Open MPI 5 or later, or drop the flag"
+    )
 
 
 def live_in(
@@ -120,9 +122,11 @@ def live_in(
     """Run a rank of any world to its end, as :func:`live` does."""
     try:
         ready = prepare(world, given, refused, program)
-        if world.rank == 0:
-            asked = within(ready.job.config.run.max_time, line.began_s, asked)
-        role, endpoint = take_role(world, ready, asked, line)
+        limit = partial(within, ready.job.config.run.max_time, line.began_s)
+        folder = str(ready.folder.path)
+        leads_now, survives = partial(line.training, folder), world.survives
+        asking = Asking(asked, line.gone, limit, leads_now, survives, line.lease_s)
+        role, endpoint = take_role(world, ready, asking)
     except StartRefused as refusal:
         line.ended(refusal.exit_code)
         return refusal.exit_code
@@ -131,12 +135,14 @@ def live_in(
         line.ended(status)
         world.abort(status)
     if world.rank == 0:
-        line.training(str(ready.folder.path))
+        line.training(folder)
+    elif world.rank in ready.job.holders[0]:
+        line.stands_by()
     try:
         status = play(world, role, endpoint, line)
     finally:
         ready.folder.let_go()
-    if world.rank == 0 and status == 0:
+    if leads(role) and status == 0:
         program.finished(ready.folder.path)
     line.ended(status)
     return status
@@ -148,10 +154,10 @@ def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
     try:
         role.run()
         if world.survives:
-            leave_last(endpoint)
+            leave_last(endpoint, role.job.leader)
         endpoint.close()
     except BaseException as error:
-        lost = isinstance(error, PeerLost) and world.rank > 0
+        lost = isinstance(error, PeerLost) and world.rank != role.job.leader
         if lost and (over := line.over()) is not None:  # and has said why
             world.abort(over, known=True)
         status = tell(world.rank, error)
@@ -164,14 +170,16 @@ def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
     return 0
 
 
-def leave_last(endpoint: Endpoint) -> None:
-    """Wait until rank 0 has ended, which has more to do than others.
+def leave_last(endpoint: Endpoint, leader: int) -> None:
+    """Wait until the leader has ended, which has more to do than others.
 
     A rank that exits with a status counts twice for an mpirun of Open MPI, which ends the job with
     as many ends as it has ranks: whoever is left then is cut off.
     """
     deadline_s = time.monotonic() + LAST_S
-    while endpoint.rank and not endpoint.has_lost(0) and time.monotonic() < deadline_s:
+    while endpoint.rank != leader and not endpoint.has_lost(leader):
+        if time.monotonic() >= deadline_s:
+            return
         endpoint.receive(TICK_S)
 
 
@@ -218,9 +226,12 @@ def tell(rank: int, error: BaseException) -> int:
     return status
 
 
-def take_role(
-    world: World, ready: Ready, asked: Asked, line: Line | None = None
-) -> tuple[Role, Endpoint]:
+def leads(role: Role) -> bool:
+    """Say whether a rank leads the run, or has led it to its end."""
+    return isinstance(role, Leader) or (isinstance(role, Terms) and role.leads)
+
+
+def take_role(world: World, ready: Ready, asking: Asking) -> tuple[Role, Endpoint]:
     """Return what this rank does from now on, and how it reaches the others.
 
     Raises:
@@ -236,8 +247,7 @@ def take_role(
     if not job.mode.served and world.rank in job.computing:
         reducer = world.reducer(job.computing)
     try:
-        taking = TakeRole(ready, endpoint, reducer, asked, line or Line(), world.survives)
-        role, _ = take(world, taking)
+        role, _ = take(world, TakeRole(ready, endpoint, reducer, asking))
     except BaseException:
         ready.folder.withdraw()
         endpoint.close()
@@ -252,84 +262,14 @@ class TakeRole(Step[Role, Nothing, None]):
     ready: Ready
     endpoint: Endpoint
     reducer: Reducer | None
-    asked: Asked
-    line: Line
-    survives: bool
+    asking: Asking
 
     facts = Nothing
 
     def act(self) -> tuple[Role, Nothing]:
         if self.endpoint.rank in self.ready.job.holding:
-            server = _server(self.ready, self.endpoint, self.asked, self.line, self.survives)
-            return server, Nothing()
-        return _worker(self.ready, self.endpoint, self.reducer, self.asked), Nothing()
+            return make_holder(self.ready, self.endpoint, self.asking), Nothing()
+        return make_worker(self.ready, self.endpoint, self.reducer, self.asking), Nothing()
 
     def agree(self, facts: Sequence[Nothing]) -> None:
         pass
-
-
-def _worker(ready: Ready, endpoint: Endpoint, reducer: Reducer | None, asked: Asked) -> Worker:
-    """Return the worker of this rank."""
-    assert ready.replica is not None
-    return Worker(
-        ready.job,
-        endpoint,
-        ready.replica,
-        reducer=reducer,
-        snapshot=ready.snapshot,
-        inner=ready.inner,
-        store=_store(ready),
-        signalled=asked,
-    )
-
-
-def _server(
-    ready: Ready, endpoint: Endpoint, asked: Asked, line: Line, survives: bool
-) -> Leader | Follower:
-    """Return the server of this rank, at its start or where the checkpoint was taken."""
-    job, run, snapshot = ready.job, ready.job.config.run, ready.snapshot
-    assert ready.shard is not None
-    folder, store = ready.folder, _store(ready)
-    if endpoint.rank != job.leader:
-        serving = Serving(job, endpoint, ready.shard, store, snapshot)
-        return Follower(serving, signalled=asked)
-    profile = Profile(clock_of(ready.shard.backend))
-    serving = Serving(job, endpoint, ready.shard, store, snapshot, profile=profile)
-    version, units = serving.progress.version, serving.progress.units
-    best = None if ready.manifest is None else Best.from_record(ready.manifest.state["best"])
-    console = Console(job.units, units, name=job.units_name, quiet=run.quiet)
-    console.say(describe(ready, survives, line.lease_s))
-    recorder = Recorder(
-        job,
-        folder,
-        console,
-        version=version,
-        units=units,
-        transport=ready.links.name,
-        kernels=ready.kernels,
-        val_split_units=job.task.validation_split_units or job.task.validation_units,
-    )
-    record = begin_record(ready, serving.progress)
-    if ready.manifest is not None:
-        recorder.resumed(None if record is None else record.start)
-    elsewhere = None
-    if ready.elsewhere is not None:
-        elsewhere = Elsewhere(ready.elsewhere, folder.path, run.keep_checkpoints)
-    return Leader(
-        job,
-        serving,
-        store,
-        recorder,
-        ready.identity,
-        best=best,
-        elsewhere=elsewhere,
-        record=record,
-        replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
-        signalled=asked,
-        gone=line.gone,
-    )
-
-
-def _store(ready: Ready) -> CheckpointStore:
-    folder, keep = ready.folder, ready.job.config.run.keep_checkpoints
-    return CheckpointStore(folder.path, keep, folder.token, folder.check)

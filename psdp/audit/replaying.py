@@ -33,6 +33,7 @@ def live(given: Mapping[str, Any], ranks: int) -> None:
     """
     # Where there is no MPI, all of an audit but this is to work.
     from psdp.rank import take_role
+    from psdp.startup.roles import Asking
 
     errors: dict[int, BaseException] = {}
 
@@ -40,7 +41,7 @@ def live(given: Mapping[str, Any], ranks: int) -> None:
         ready: Ready | None = None
         try:
             ready = prepare(world, given, None)
-            role, endpoint = take_role(world, ready, lambda: None)
+            role, endpoint = take_role(world, ready, Asking())
             role.run()
             endpoint.close()
         except StartRefused as refusal:  # which all ranks find, and rank 0 says why

@@ -56,6 +56,12 @@ class BackgroundWriter(Generic[T]):
             results, self._results = self._results, []
             return results
 
+    def leave(self) -> None:
+        """Let the thread end by itself after the jobs that it has; nobody wants their results."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
     def close(self, timeout_s: float) -> list[T]:
         """Wait for the unfinished jobs, end the thread, and return what :meth:`poll` would.
 

@@ -61,8 +61,15 @@ class CheckpointStore:
         self.run = run
         self._root = run / CHECKPOINTS
         self._keep = keep
+        self._token = token
         self._prefix = f"{TEMPORARY}{token}-" if token else TEMPORARY
         self._check = check
+
+    def of_term(self, number: int) -> CheckpointStore:
+        """Return the same for a term of the run: what another one has left half written mixes with
+        nothing of it."""
+        token = f"{self._token}-{number}" if number else self._token
+        return CheckpointStore(self.run, self._keep, token, self._check)
 
     def write_shard(
         self, at: CheckpointId, shard: int, count: int, tensors: Mapping[str, Array]

@@ -86,6 +86,7 @@ class Config:
         rules.check_meaning(optim, run)
         rules.check_server_device(run)
         rules.check_overlap(optim, run)
+        rules.check_standby(run)
         rules.check_balance(data, run)
         rules.check_slowed(run)
         rules.check_max_time(run)

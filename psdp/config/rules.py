@@ -94,6 +94,29 @@ def check_server_device(run: RunConfig) -> None:
         )
 
 
+def check_standby(run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: --standby is given with what it cannot go with.
+    """
+    if not run.standby:
+        return
+    if run.record or run.replay is not None:
+        other, reason = (
+            "--record" if run.record else "--replay",
+            "has one order of events to the end",
+        )
+    elif run.server_device == "gpu":
+        other, reason = "--server-device gpu", "has vectors in memory that is a GPU's"
+    elif run.checkpoint_to is not None:
+        other, reason = "--checkpoint-to", "copies checkpoints from rank 0, which may be lost"
+    else:
+        return
+    raise ConfigError(
+        f"--standby does not go with {other}: such a run {reason}; drop one of the two"
+    )
+
+
 def check_overlap(optim: OptimConfig, run: RunConfig) -> None:
     """
     Raises:

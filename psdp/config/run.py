@@ -35,6 +35,11 @@ class RunConfig(ModeConfig):
         0.0, "delay what a rank sends as a link of so many megabits/s would (0: not)", low=0
     )
     servers: int = setting(1, "ranks 0..K-1 hold one shard of the parameters each", low=1)
+    standby: bool = setting(
+        False,
+        "the last K ranks hold the shards too, each the same as one of the servers, and take over "
+        "when a server is lost, rank 0 included (on an MPI that survives failures)",
+    )
     virtual_workers: int | None = setting(
         None,
         "workers to which data, dropout and the order of sums belong, whatever ranks compute for "

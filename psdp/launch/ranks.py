@@ -32,7 +32,8 @@ class Rank:
 
     Attributes:
         started: MPI has it.
-        folder: of the run, once it has begun (from rank 0).
+        folder: of the run, once it has begun (from who leads it).
+        stands_by: it may come to lead the run.
         status: it has ended, or is about to, with this exit status.
         gone: its process is no more, as far as can be told.
         silent_s: for so long nothing was heard of it, and it is taken for dead.
@@ -43,6 +44,7 @@ class Rank:
     pid: int
     started: bool = False
     folder: str | None = None
+    stands_by: bool = False
     status: int | None = None
     gone: bool = False
     silent_s: float | None = None
@@ -79,6 +81,7 @@ class Ranks:
     Attributes:
         known: all who have called, by rank.
         left: of these, whose process is no more, in the order in which they went.
+        leader: who leads the run: rank 0, or who has taken over from it.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Ranks:
     ) -> None:
         self.known: dict[int, Rank] = {}
         self.left: list[Rank] = []
+        self.leader = 0
         self._everywhere = everywhere
         self._called_s: float | None = None
         """When the first rank called."""
@@ -121,23 +125,23 @@ class Ranks:
 
     @property
     def status(self) -> int | None:
-        """The exit status with which rank 0 ended, else that of the first that told of a failure;
-        None if there is no such word."""
-        if 0 in self.known and self.known[0].status is not None:
-            return self.known[0].status
+        """The exit status with which the leader ended, else that of the first that told of a
+        failure; None if there is no such word."""
+        if self.finished:
+            return self.known[self.leader].status
         return next((rank.status for rank in self.left if rank.status), None)
 
     @property
     def finished(self) -> bool:
-        """Whether rank 0 has said that it ends."""
-        return 0 in self.known and self.known[0].status is not None
+        """Whether the leader has said that it ends."""
+        return self.leader in self.known and self.known[self.leader].status is not None
 
     def ask_to_end(self, number: int) -> bool:
-        """Have rank 0 end the run as after a signal; say whether it can, and has one to end."""
+        """Have the leader end the run as after a signal; say whether it can, and has one to end."""
         return self._tell_leader(end=number)
 
     def tell_of(self, rank: Rank) -> bool:
-        """Tell rank 0 that a rank is gone; say whether it can be told, and leads a run."""
+        """Tell the leader that a rank is gone; say whether it can be told, and leads a run."""
         return self._tell_leader(gone=rank.rank, why=rank.why)
 
     def judge(self) -> None:
@@ -163,8 +167,10 @@ class Ranks:
         return next((rank for rank in ranks if rank.alive and fits(rank)), None)
 
     def _tell_leader(self, **word: Any) -> bool:
-        leader = self.known.get(0)
-        return leader is not None and leader.folder is not None and _tell(leader, **word)
+        """Tell the leader, and who may come to be it; say whether one of them can hear it."""
+        known = self.known.values()
+        hear = [rank for rank in known if rank.folder is not None or rank.stands_by]
+        return sum(_tell(rank, **word) for rank in hear) > 0
 
     def seek(self, parent: int, size: int) -> None:
         """Look below the mpirun of so many ranks for those on this host that have ended before they
@@ -243,7 +249,9 @@ class Ranks:
             age_s = self._now() - self._began_s
             _tell(rank, age_s=age_s, lease_s=self._leases.lease_s)
         rank.started = word.get("started", rank.started)
-        rank.folder = word.get("folder", rank.folder)
+        rank.stands_by = word.get("stands_by", rank.stands_by)
+        if "folder" in word:
+            rank.folder, self.leader = word["folder"], rank.rank
         rank.status = word.get("ended", rank.status)
         if "beat" in word:
             _tell(rank, answer=True)
@@ -251,7 +259,7 @@ class Ranks:
             self._leases.forget(rank.rank)
         elif rank.silent_s is None:
             self._leases.heard(rank.rank, starting=not rank.started)
-        if rank.rank == 0 and "ended" in word:
+        if rank.rank == self.leader and "ended" in word:
             for other in self.known.values():
                 _tell(other, over=rank.status)
 

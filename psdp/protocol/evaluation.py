@@ -44,6 +44,11 @@ class Evaluations:
         for part, worker in enumerate(order):
             self._portions.setdefault(worker, []).append(Portion(version, part, len(order)))
 
+    @property
+    def versions(self) -> list[int]:
+        """The versions of the open ones."""
+        return list(self._results)
+
     def is_open(self, version: int) -> bool:
         return version in self._results
 

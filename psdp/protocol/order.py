@@ -63,7 +63,8 @@ class Averaged:
 
 @dataclass(frozen=True, slots=True)
 class NormOf:
-    """Another server's part of the mean that leads to ``version`` has these squares."""
+    """Another server's part of the mean that leads to ``version`` has these squares. Who stands by
+    for a server tells the same; what comes second changes nothing."""
 
     server: int
     version: int
@@ -129,12 +130,13 @@ class ShardOrder:
     Args:
         server: whose shard this is.
         servers: how many there are.
+        version: of the shard.
 
     Attributes:
         updating: the update that has begun and is not made yet.
     """
 
-    def __init__(self, server: int, servers: int) -> None:
+    def __init__(self, server: int, servers: int, version: int = 0) -> None:
         self.updating: Update | None = None
         self._server = server
         self._servers = servers
@@ -142,6 +144,7 @@ class ShardOrder:
         self._landed: dict[int, Squares] = {}
         self._norms: defaultdict[int, dict[int, Squares]] = defaultdict(dict)
         self._averaging = False
+        self._version = version
 
     @property
     def idle(self) -> bool:
@@ -163,7 +166,8 @@ class ShardOrder:
                 assert slot not in self._landed, f"slot {slot} is taken"
                 self._landed[slot] = squares
             case NormOf(server, version, squares):
-                self._norms[version][server] = squares
+                if version > self._version:
+                    self._norms[version][server] = squares
                 return self._try_renew()
             case Averaged(squares):
                 return self._averaged(squares)
@@ -223,6 +227,8 @@ class ShardOrder:
     def _updated(self) -> list[Effect]:
         update, self.updating = self.updating, None
         assert update is not None
+        self._version = update.version
+        self._norms.pop(update.version, None)
         for slot in update.slots:
             del self._landed[slot]
         return [Forget(update.slots), *self._go_on()]

@@ -91,6 +91,19 @@ class RunFolder:
         if self._lock is not None:
             self._lock.check()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds the folder."""
+        return self._lock is not None
+
+    def hold(self, after: str) -> None:
+        """Hold the folder in place of a rank of this job that is lost, by its token.
+
+        Raises:
+            CheckpointError: another job has it.
+        """
+        self._lock = RunLock(self.path, after)
+
     def let_go(self) -> None:
         """Nothing more is written: let another job have the folder."""
         if self._lock is not None:

@@ -31,6 +31,9 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 class RunLock:
     """The lock on a run folder, held until :meth:`release` or the end of this process.
 
+    Args:
+        after: of a rank of the same job that is lost, the token: what it held is taken over.
+
     Attributes:
         folder: that is held.
         token: of this holder; no two have the same.
@@ -39,9 +42,11 @@ class RunLock:
         CheckpointError: another job holds it, or it cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, after: str | None = None) -> None:
         self.folder = folder
         self.token = secrets.token_hex(8)
+        if after is not None and _holder(folder / LOCK).get("token") != after:
+            raise _late(folder)
         self._path = folder / LOCK
         holder = {
             "token": self.token,
@@ -50,7 +55,7 @@ class RunLock:
             "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         }
         try:
-            descriptor = _locked(self._path)
+            descriptor = _locked(self._path, insists=after is None)
             self._close = weakref.finalize(self, os.close, descriptor)
             # In place: the lock is on this very file.
             os.ftruncate(descriptor, 0)
@@ -66,18 +71,23 @@ class RunLock:
             CheckpointError: one does, or that cannot be known.
         """
         if _holder(self._path).get("token") != self.token:
-            raise CheckpointError(
-                f"{self.folder} is not this job's any more: its lock was lost, and "
-                f"{_who(self._path)} has it; nothing more is written there"
-            )
+            raise _late(self.folder)
 
     def release(self) -> None:
         """Let others have the folder."""
         self._close()
 
 
-def _locked(path: Path) -> int:
-    """Return the descriptor of the file, locked.
+def _late(folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} is not this job's any more: its lock was lost, and {_who(folder / LOCK)} has "
+        "it; nothing more is written there"
+    )
+
+
+def _locked(path: Path, *, insists: bool) -> int:
+    """Return the descriptor of the file, locked; who does not insist has it too where a process
+    that is stopped, or whose host is gone, still seems to hold it.
 
     Raises:
         CheckpointError: another process has locked it.
@@ -88,6 +98,8 @@ def _locked(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno in _HELD and not insists:
+                return descriptor
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)
                 if error.errno in _HELD:

@@ -60,6 +60,8 @@ class Recorder:
         self.apply_s = 0.0
         self.profiles: dict[int, Profile] = {}
         self.counts = dict.fromkeys(("failures", "moves", "copies", "copies_failed"), 0)
+        if job.stands_by:
+            self.counts["takeovers"] = 0
         self.events: Seal | None = None
         self._job = job
         self._name = job.units_name
@@ -148,6 +150,7 @@ class Recorder:
             self._name: units,
             "version": version,
             **self._evaluation,
+            "weights_sha256": self.weights_sha256,
         }
         self._folder.append_metrics(record)
         said = {
@@ -159,7 +162,7 @@ class Recorder:
             f"{''.join(self._measured(said).values())}{'  (best)' if best else ''}"
         )
 
-    def _measured(self, measures: dict[str, Measure]) -> dict[str, Measure]:
+    def _measured(self, measures: Mapping[str, Measure]) -> dict[str, Measure]:
         """Return those of these that have a meaning for the task."""
         return {name: of for name, of in measures.items() if name in self._job.task.measures}
 
@@ -178,16 +181,13 @@ class Recorder:
         self.happened("failure", {"rank": rank, "why": why}, f"rank {rank} is gone: {why}")
         return self.counts["failures"]
 
-    def moved(self, worker: int, before: int, rank: int) -> None:
-        """Note that another rank computes for a worker, which has lost what it had for itself."""
-        self.counts["moves"] += 1
-        afresh = self._job.mode.own_optimizer
-        said = f"rank {rank} computes for worker {worker} from now on, in place of rank {before}"
-        self.happened(
-            "move",
-            {"worker": worker, "from": before, "to": rank, "afresh": afresh},
-            f"{said}; its own optimizer begins afresh" if afresh else said,
-        )
+    def take_over(self, console: Console, evaluation: Mapping[str, Any] | None) -> None:
+        """Say from now on what another rank did; ``evaluation``: its last eval record."""
+        self.console = console
+        if evaluation is not None:
+            self._val_units = self._job.task.validation_units
+            self._evaluation = self._measured(evaluation) | {"val_loss": evaluation["val_loss"]}
+            self.weights_sha256 = evaluation["weights_sha256"]
 
     def happened(self, kind: str, what: dict[str, Any], said: str | None = None) -> None:
         """Write a record of what happens between two updates; say it, in these words if any."""

@@ -159,6 +159,7 @@ class Answering:
                         going.append(worker)
                     case _:
                         order = m.Stop(worker)
+                        self._in_hand[answer.rank].discard(worker)
             orders.append(order)
-        self._serving.send_weights(answer.rank, tuple(orders), answer.workers)
+        self._serving.giving.answer(answer.rank, tuple(orders), answer.workers)
         return going

@@ -52,6 +52,11 @@ class Evaluating:
         """Have these workers evaluate a version, of which every server keeps a snapshot."""
         self._evaluations.open(version, workers)
 
+    @property
+    def versions(self) -> list[int]:
+        """The versions that are being evaluated."""
+        return self._evaluations.versions
+
     def is_open(self, version: int) -> bool:
         return self._evaluations.is_open(version)
 
@@ -86,7 +91,7 @@ class Evaluating:
         self._evaluations.leave(worker, others)
 
     def _close(self, version: int, total: Sums) -> None:
-        snapshot = self._serving.snapshots.get(version)
+        snapshot = self._serving.giving.snapshots.get(version)
         assert snapshot is not None, "a snapshot is held until its evaluation is over"
         best = False
         if total.units:
@@ -96,5 +101,5 @@ class Evaluating:
             self._keeping.mark_best(snapshot)
         save = best or version == self.last
         self._tell(m.SaveSnapshot(version) if save else m.DropSnapshot(version))
-        self._serving.snapshots.release(version, save=save)
+        self._serving.giving.snapshots.release(version, save=save)
         self._closed(version)

@@ -1,18 +1,23 @@
-"""A server that is not rank 0: it does to its shard what rank 0 does, in that order."""
+"""A rank that holds a shard and does not lead, a server or one that stands by for a server: it does
+to its shard what the leader does, in that order."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from psdp.errors import PeerLost
 from psdp.protocol import order as o
 from psdp.servers.ending import LAST_SAVE_S
+from psdp.servers.means import works_of
+from psdp.servers.noting import Noting
 from psdp.servers.saving import Refused, Saved
 from psdp.servers.serving import TICK_S, WRITE_S, Serving
+from psdp.servers.terms import TermEnds, bearing
+from psdp.servers.updates import Hearing
 from psdp.transport import messages as m
 
 PATIENCE_S = LAST_SAVE_S + 0.2
@@ -20,39 +25,65 @@ PATIENCE_S = LAST_SAVE_S + 0.2
 
 
 class Follower:
-    """Takes rank 0's decisions one after the other.
+    """Takes the leader's decisions one after the other.
 
     Args:
+        noting: of who stands by for the leader: takes down what that writes.
         signalled: returns the name of a signal that asked this rank to end, or None.
+        gone: returns the ranks that are no more, as the launcher tells, and why it does.
+
+    Attributes:
+        over: nothing is left to do but to tell all that the run is.
+        left: ranks that take part no more.
     """
 
     def __init__(
-        self, serving: Serving, *, signalled: Callable[[], str | None] = lambda: None
+        self,
+        serving: Serving,
+        *,
+        noting: Noting | None = None,
+        signalled: Callable[[], str | None] = lambda: None,
+        gone: Callable[[], Collection[tuple[int, str]]] = list,
     ) -> None:
         self.job = serving.job
         self.serving = serving
         serving.owner = self
-        self.finished = False
+        self.finished = self.over = False
+        self.noting = noting
+        self.left: set[int] = set()
         self._signalled = signalled
+        self.gone = gone
         self._told = False
         self._last: int | None = None
         """The version that the run ends with, once rank 0 has said so."""
-        self._included: list[tuple[int, float]] = []
+        self._hearing = Hearing()
 
     def run(self) -> None:
         """Serve until rank 0 says that the run is over.
 
         Raises:
             PsdpError: it cannot go on; the text says why.
+            TermEnds: others hold the shards from now on.
         """
         while not self.finished:
-            self.serving.turn()
+            idle = not self.serving.turn()
             by = self._signalled()
             if by is not None and not self._told:
                 # Rank 0 ends the run, and wants this shard saved first.
                 self.serving.endpoint.send(self.job.leader, m.Signalled(signal.Signals[by]))
                 self._told = True
-        self.serving.writer.close(WRITE_S)
+            # What a rank has sent before its end comes first: it may be that the run is over.
+            for rank, why in self.gone() if idle else ():
+                self.on_lost(rank, why)
+        self.serving.giving.writer.close(WRITE_S)
+
+    def give_up(self, error: BaseException) -> NoReturn:
+        """Whoever leads ends the run.
+
+        Raises:
+            BaseException: ``error``.
+        """
+        raise error
 
     def fail(self, error: BaseException, status: int) -> None:
         """Tell rank 0 that this rank cannot go on, and do what it needs to save the weights."""
@@ -68,22 +99,34 @@ class Follower:
     def on_message(self, peer: int, message: m.Message) -> None:
         match message:
             case m.Push(worker):
+                if self.noting is not None:
+                    self.noting.recorder.totals(peer, message.totals)
                 if self.serving.take_push(peer, message):
                     self.serving.endpoint.send(self.job.leader, m.HasLanded(worker, peer))
             case m.Moved(worker, rank) if peer == self.job.leader:
+                before = self.serving.receiving.hosting.host(worker)
                 self.serving.receiving.move(worker, rank)
+                if self.noting is not None and before is not None:
+                    self.noting.moved(worker, before, rank)
+            case m.Left(rank) if peer == self.job.leader:
+                self.left.add(rank)
+            case m.Halt():
+                raise TermEnds(peer, message)
+            case m.Failed() if peer == self.job.leader:
+                raise PeerLost(f"rank {peer} has ended the run")
             case m.Void(worker) if peer == self.job.leader:
                 self.serving.void(worker)
-            case m.Include(slots, weights) if peer == self.job.leader:
-                self._included += zip(slots, weights, strict=True)
-            case m.ApplyMean(version, rate) if peer == self.job.leader:
-                slots, weights = zip(*self._included, strict=True)
-                self._included.clear()
-                self.serving.happened(o.Decided(o.Update(version, slots, weights, rate)))
+            case m.Include() | m.ApplyMean() if peer == self.job.leader:
+                update = self._hearing.hear(message)
+                if update is not None:
+                    self.serving.decided(update)
             case m.SaveNow(version) if peer == self.job.leader:
                 self._last = version
+                self.serving.giving.gate.open()
                 self._save_last()
-            case o.Discard() | m.SendShard() | m.Finish() if peer == self.job.leader:
+            case m.Finish() if peer in self.job.holders[0]:
+                self.serving.happened(o.Decided(message))
+            case o.Discard() | m.SendShard() | m.Over() if peer == self.job.leader:
                 self.serving.happened(o.Decided(message))
             case m.TakeSnapshot() | m.SaveSnapshot() | m.DropSnapshot() if peer == self.job.leader:
                 self.serving.happened(o.Decided(message))
@@ -91,8 +134,12 @@ class Follower:
                 self.serving.take(peer, message)
 
     def on_lost(self, peer: int, why: str) -> None:
+        self.left.add(peer)
+        endpoint = self.serving.endpoint
         if peer in self.job.holding:
-            raise PeerLost(f"server rank {peer} is gone ({why}); its shard is lost with it")
+            rest = bearing(self.job, self.left | endpoint.lost, peer, why)
+            if rest.leader == endpoint.rank:
+                raise TermEnds(peer)
 
     def on_written(self, result: Saved | Refused) -> None:
         told: m.Message
@@ -103,26 +150,38 @@ class Follower:
             case Refused(version, why):
                 told = m.ShardRefused(version, why)
         self.serving.endpoint.send(self.job.leader, told)
-        self.serving.snapshots.written(version)
+        self.serving.giving.snapshots.written(version)
 
     def perform(self, decision: Any) -> None:
         serving = self.serving
         match decision:
             case m.SendShard(rank, workers):
-                serving.send_weights(rank, (), workers)
+                serving.giving.answer(rank, (), workers)
             case m.TakeSnapshot():
-                serving.keep(hold=True, save=False)
+                serving.giving.keep(hold=True, save=False)
             case m.SaveSnapshot(version):
-                serving.snapshots.release(version, save=True)
+                serving.giving.snapshots.release(version, save=serving.giving.serves)
             case m.DropSnapshot(version):
-                serving.snapshots.release(version, save=False)
+                serving.giving.snapshots.release(version, save=False)
+            case m.Over():
+                self.over = True
+                if not serving.giving.serves:
+                    serving.giving.follow()
             case m.Finish():
                 self.finished = True
 
     def updated(self, update: o.Update, norm: float) -> None:
-        self._save_last()  # rank 0 takes the records
+        self.note(update, norm)
+        self._save_last()
+
+    def note(self, update: o.Update, norm: float) -> None:
+        """Take an update down, as the leader does."""
+        if self.noting is not None:
+            serving = self.serving
+            works = works_of(self.job, update.slots, serving.receiving.pushes)
+            self.noting.updated(update, works, norm, serving.progress)
 
     def _save_last(self) -> None:
         """Save the version that the run ends with, if this is it."""
         if self.serving.progress.version == self._last:
-            self.serving.keep(hold=False, save=True)
+            self.serving.giving.keep(hold=False, save=True)

@@ -87,11 +87,11 @@ class Keeping:
         self._marked: CheckpointId | None = None
         self._refused: tuple[int, str] | None = None
         """A version that is not finite, nor are those after it, and what of it is not."""
-        serving.before_writing = self.begin
+        serving.giving.before_writing = self.begin
 
     def idle(self) -> bool:
         """Say whether nothing is being written, or waits to be."""
-        return not self._begun and not self._serving.writer.busy
+        return not self._begun and not self._serving.giving.writer.busy
 
     def begin(self, snapshot: Snapshot) -> None:
         """Expect every server's file of this version, and what workers have for themselves."""
@@ -118,11 +118,11 @@ class Keeping:
         """
         match result:
             case Refused(version, why):
-                self._serving.snapshots.written(version)
+                self._serving.giving.snapshots.written(version)
                 self.refuse(self._serving.endpoint.rank, version, why)
             case Saved(version, file):
                 self._collect(version, file)
-                self._serving.snapshots.written(version)
+                self._serving.giving.snapshots.written(version)
             case Committed(version, path, without):
                 self.paths[version] = path
                 del self._begun[version], self._files[version]
@@ -188,7 +188,7 @@ class Keeping:
             workers = {**entries, **dict.fromkeys(without)}
             return Committed(version, store.commit(at, files, state, spare, workers), without)
 
-        self._serving.writer.submit(commit)
+        self._serving.giving.writer.submit(commit)
 
     def _tell_of_missing(self, path: Path, without: Mapping[int, str]) -> None:
         """Say once what checkpoints from this one on do without."""
@@ -228,7 +228,7 @@ class Keeping:
         if self._refused is None:
             for server in self._job.servers[1:]:
                 serving.endpoint.send(server, m.SaveNow(version))
-            serving.keep(hold=False, save=True)
+            serving.giving.keep(hold=False, save=True)
         begin_s = time.monotonic()
         patience_s = (deadline - begin_s) / 4
         while self._awaits(version) and (now_s := time.monotonic()) < deadline:
@@ -279,9 +279,9 @@ class Keeping:
         best = self._marked
         if best is not None and version == best.version and version in self.paths:
             spare = self._spare()
-            self._serving.writer.submit(lambda: self._store.mark_best(best, spare))
+            self._serving.giving.writer.submit(lambda: self._store.mark_best(best, spare))
 
     def _spare(self) -> list[CheckpointId]:
         """Return what no commit may prune: the best may be marked only after it."""
-        held = [checkpoint_of(self._job, copy) for copy in self._serving.snapshots.held()]
+        held = [checkpoint_of(self._job, copy) for copy in self._serving.giving.snapshots.held()]
         return [*held, *([] if self._marked is None else [self._marked])]

@@ -1,10 +1,10 @@
-"""Rank 0: it serves its shard as every server does, and has its helpers decide, evaluate, keep,
-record and end for all."""
+"""The rank that leads: it serves its shard as every server does, and has its helpers decide,
+evaluate, keep, record and end for all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NoReturn
 
 from psdp.checkpoint import CheckpointStore, Elsewhere
 from psdp.job import Job
@@ -13,13 +13,14 @@ from psdp.protocol import Apply, Chooser, Drained, Drop, Effect, SendWeights
 from psdp.protocol import order as o
 from psdp.records.events import Record
 from psdp.records.metrics import Best
-from psdp.records.profile import Profile
+from psdp.records.profile import Spans
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Replay
 from psdp.servers.answering import Answering, AnswerRank
 from psdp.servers.choosing import Choosing
 from psdp.servers.copying import Copying
+from psdp.servers.course import Course, Earlier
 from psdp.servers.deciding import Deciding
 from psdp.servers.ending import Ending, asked_to_end, failed
 from psdp.servers.evaluating import Evaluating
@@ -29,13 +30,19 @@ from psdp.servers.means import works_of
 from psdp.servers.membership import Membership
 from psdp.servers.noting import Noting
 from psdp.servers.serving import WRITE_S, Serving
-from psdp.transport import Sending
+from psdp.servers.telling import Telling
+from psdp.servers.terms import TermEnds, bearing
 from psdp.transport import messages as m
-from psdp.transport.headers import MOST_INCLUDED
+
+NOTHING = Earlier()
+"""What is before the first term."""
+
+GOODBYE_S = 1.0
+"""How long the word may take that the run is over; some may have heard it from another rank."""
 
 
 class Leader:
-    """Leads a run from rank 0.
+    """Leads a run, from rank 0 unless that is lost.
 
     Args:
         identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
@@ -45,6 +52,7 @@ class Leader:
         replay: says what happens next.
         signalled: returns the name of a signal that asked this rank to end, or None.
         gone: returns the ranks that are no more, as the launcher tells, and why it does.
+        earlier: what terms before this one have left.
     """
 
     def __init__(
@@ -60,33 +68,31 @@ class Leader:
         record: Record | None = None,
         replay: Replay | None = None,
         signalled: Callable[[], str | None] = lambda: None,
-        gone: Callable[[], Sequence[tuple[int, str]]] = list,
+        gone: Callable[[], Collection[tuple[int, str]]] = list,
+        earlier: Earlier = NOTHING,
     ) -> None:
         self.job = job
         self.serving = serving
         self.recorder = recorder
-        self.finished = False
+        self.finished, self.over = False, earlier.over
         self._record = record
         self._signalled = signalled
-        self._gone = gone
-        self._applies: dict[int, Apply] = {}
+        self.gone = gone
         best, progress, profile = best or Best(), serving.progress, serving.profile
-        if job.config.run.profile and isinstance(profile, Profile):
-            recorder.profiles[serving.endpoint.rank] = profile
-        self.noting = Noting(job, recorder)
+        self.telling = Telling(job, serving)
+        self.noting = Noting(job, recorder, serving.giving.gate.hold)
         self.keeping = Keeping(job, serving, store, identity, best, recorder.console.say, record)
         self.copying = Copying(elsewhere, recorder)
         known = job, serving, self.keeping, recorder, best
-        self.evaluating = Evaluating(*known, tell=self._tell, closed=self._evaluation_closed)
+        self.evaluating = Evaluating(
+            *known, tell=self.telling.tell, closed=lambda version: self.course.evaluated(version)
+        )
         self.answering = Answering(
             serving.receiving.hosting,
             serving,
             self.evaluating,
-            lambda answer: self._decide(answer, m.SendShard(answer.rank, answer.workers)),
+            lambda answer: self.telling.decide(answer, m.SendShard(answer.rank, answer.workers)),
         )
-        choosing = None
-        if job.mode.chooses and replay is None:
-            choosing = Choosing(Chooser(job.config.run.local_steps or 1), profile)
         self.deciding = Deciding(
             make_policy(job, progress.version, progress.clocks, progress.batches.pairs()),
             self,
@@ -96,10 +102,12 @@ class Leader:
             recorder,
             record=record,
             replay=replay,
-            choosing=choosing,
+            choosing=_choosing(job, profile) if replay is None else None,
         )
-        helpers = self.evaluating, self.answering, self.deciding, recorder
-        self.membership = Membership(job, serving, *helpers, self._tell, self._decide)
+        helpers, telling = (self.evaluating, self.answering, self.deciding), self.telling
+        tells = telling.tell, telling.decide, earlier.left
+        self.membership = Membership(job, serving, *helpers, recorder, self.noting, *tells)
+        self.course = Course(job, serving, *helpers, self.membership, recorder, telling, earlier)
         self.leaving = Leaving(job, self.membership, self.deciding, recorder.console)
         save, copied = self.keeping.save_now, self.copying.finish
         self.ending = Ending(self.keeping.settle, self._write_summary, save, copied)
@@ -109,18 +117,35 @@ class Leader:
         """Lead the run to its end.
 
         Raises:
+            TermEnds: others hold the shards from now on.
             BaseException: it ended early; what could be kept is, and a note says where.
         """
         try:
-            progress = self.serving.progress
-            if progress.evaluation_due and self.evaluating.best.evaluated != progress.version:
-                self._evaluate_now()
+            if self.over:
+                self._finish()
+            else:
+                self.course.begin()
             while not self.finished:
                 self._turn()
-            self.serving.writer.close(WRITE_S)
+            self.serving.giving.writer.close(WRITE_S)
             self.copying.close()
+        except TermEnds:
+            raise
         except BaseException as error:
             self.ending.end(error)
+
+    @property
+    def left(self) -> set[int]:
+        """The ranks that take part no more."""
+        return self.membership.left
+
+    def give_up(self, error: BaseException) -> NoReturn:
+        """End the run.
+
+        Raises:
+            BaseException: ``error``, or what it stands for.
+        """
+        self.ending.end(error)
 
     def fail(self, error: BaseException, status: int) -> None:
         """What could be kept is, since :meth:`run` has raised."""
@@ -136,12 +161,13 @@ class Leader:
             self.deciding.follow()
         self.copying.note()
         over = self.evaluating.last is not None and self.membership.over
-        saved = self.serving.snapshots.idle() and self.keeping.idle()
-        if over and saved and self.copying.over():
-            self._finish()
+        saved = self.serving.giving.snapshots.idle() and self.keeping.idle()
+        if over and saved and self.copying.over() and not self.over:
+            self.over = True
+            self.telling.decide(m.Over(), m.Over() if self.job.stands_by else None)
 
     def _heed_the_launcher(self) -> None:
-        for rank, why in self._gone():
+        for rank, why in self.gone():
             self._lost(rank, why)
 
     # Messages
@@ -187,6 +213,11 @@ class Leader:
         self._lost(peer, why)
 
     def _lost(self, peer: int, why: str) -> None:
+        if peer in self.job.term.lost:
+            return
+        if peer in self.job.holding:
+            bearing(self.job, [peer], peer, why)
+            raise TermEnds(peer)
         self.keeping.gone(peer)
         self.membership.lost(peer, why)
 
@@ -208,30 +239,17 @@ class Leader:
     def enact(self, effect: Effect, *, noted: bool) -> None:
         match effect:
             case Apply(slots, weights, _, _, version, rate):
-                self._applies[version] = effect
                 if self._record is not None:
                     self._record.decided(version)
-                update = o.Update(version, slots, weights, rate)
-                for part in _parts(update):
-                    self._tell(part)
-                self._decide(update, m.ApplyMean(version, rate))
+                self.telling.update(o.Update(version, slots, weights, rate))
             case Drop(worker, slot):
                 if noted:
                     self.recorder.dropped(worker)
-                self._decide(o.Discard(slot), o.Discard(slot))
+                self.telling.decide(o.Discard(slot), o.Discard(slot))
             case SendWeights():
                 self.answering.go_on(effect)
             case Drained():
-                self._decide(effect)
-
-    def _decide(self, decision: Any, told: m.Message | None = None) -> None:
-        """Have this shard do something after what was decided before, and all others the same."""
-        if told is not None:
-            self._tell(told)
-        self.serving.happened(o.Decided(decision))
-
-    def _tell(self, message: m.Message) -> list[Sending]:
-        return [self.serving.endpoint.send(rank, message) for rank in self.job.holding[1:]]
+                self.telling.decide(effect)
 
     # What is done, in its turn
 
@@ -241,50 +259,35 @@ class Leader:
                 for worker in self.answering.send(decision):
                     self.deciding.answered(worker)
             case m.TakeSnapshot():
-                self.serving.keep(hold=True, save=False)
+                self.serving.giving.keep(hold=True, save=False)
+            case m.SaveSnapshot(version) | m.DropSnapshot(version):
+                save = isinstance(decision, m.SaveSnapshot)
+                self.serving.giving.snapshots.release(version, save=save)
             case Drained(version):
-                self._drain(version)
+                self.course.drain(version)
+            case m.Over():
+                # Who would take over knows by then, and needs no rank that has ended.
+                self.serving.giving.gate.answer(self._finish)
 
     def updated(self, update: o.Update, norm: float) -> None:
-        progress = self.serving.progress
+        self.note(update, norm)
+        self.course.updated()
+
+    def note(self, update: o.Update, norm: float) -> None:
+        """Take an update down."""
         works = works_of(self.job, update.slots, self.serving.receiving.pushes)
-        self.noting.updated(self._applies.pop(update.version), works, norm, progress)
+        self.noting.updated(update, works, norm, self.serving.progress)
         if self._record is not None:
-            held = (copy.version for copy in self.serving.snapshots.held())
-            self._record.forget(min(held, default=progress.version))
-        if progress.evaluation_due and self.answering.live:
-            self.evaluating.open(progress.version, self.answering.live)
-
-    def _drain(self, version: int) -> None:
-        """Every gradient is applied: evaluate and save the last version, then let all go."""
-        self.evaluating.last = version
-        if self.answering.live and not self.evaluating.is_open(version):
-            self._evaluate_now()
-        self.deciding.release()
-        self.answering.dismiss_all()
-
-    # Evaluations
-
-    def _evaluate_now(self) -> None:
-        """Evaluate the present version, where the other servers do not know that it is due."""
-        self._decide(m.TakeSnapshot(), m.TakeSnapshot())
-        self.evaluating.open(self.serving.progress.version, self.answering.live)
-
-    def _evaluation_closed(self, version: int) -> None:
-        patience = self.job.config.run.early_stop_patience
-        if version == self.evaluating.last:
-            self.recorder.stop_clock()
-            self.answering.dismiss_all()
-        elif patience and self.evaluating.best.evaluations_since >= patience:
-            self.deciding.stop_early()
+            held = (copy.version for copy in self.serving.giving.snapshots.held())
+            self._record.forget(min(held, default=self.serving.progress.version))
 
     # The end
 
     def _finish(self) -> None:
         endpoint = self.serving.endpoint
-        released = [endpoint.send(rank, m.Finish()) for rank in self.membership.spares]
-        endpoint.flush([*released, *self._tell(m.Finish())])
         self._write_summary(self.deciding.stopped_by)
+        released = [endpoint.send(rank, m.Finish()) for rank in self.membership.waiting]
+        endpoint.flush([*released, *self.telling.tell(m.Finish())], GOODBYE_S)
         self.finished = True
 
     def _write_summary(self, reason: StoppedBy) -> None:
@@ -293,8 +296,8 @@ class Leader:
         self.noting.close(reason, self.serving, gaps, best.loss)
 
 
-def _parts(update: o.Update) -> Iterator[m.Include]:
-    """Yield what a mean is of, as much at once as a message holds."""
-    for start in range(0, len(update.slots), MOST_INCLUDED):
-        part = slice(start, start + MOST_INCLUDED)
-        yield m.Include(update.slots[part], update.weights[part])
+def _choosing(job: Job, profile: Spans) -> Choosing | None:
+    """Return what chooses the mode of a run that goes over from one to another."""
+    if not job.mode.chooses:
+        return None
+    return Choosing(Chooser(job.config.run.local_steps or 1), profile)

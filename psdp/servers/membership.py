@@ -4,7 +4,7 @@ to another or leave."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from psdp.errors import PeerLost, PsdpError, ReplayError
@@ -17,6 +17,7 @@ from psdp.servers.answering import Answering
 from psdp.servers.deciding import Deciding
 from psdp.servers.ending import Stopped
 from psdp.servers.evaluating import Evaluating
+from psdp.servers.noting import Noting
 from psdp.servers.serving import Serving
 from psdp.transport import messages as m
 
@@ -28,8 +29,13 @@ class Membership:
     only is void, and another rank computes it again.
 
     Args:
+        noting: takes moves down.
         tell: has all other servers do what this one does.
         decide: has this server do something after what was decided before, and tells the others.
+        left: ranks that took part no more before.
+
+    Attributes:
+        left: ranks that take part no more, whatever comes.
     """
 
     def __init__(
@@ -40,9 +46,13 @@ class Membership:
         answering: Answering,
         deciding: Deciding,
         recorder: Recorder,
+        noting: Noting,
         tell: Callable[[m.Message], object],
         decide: Callable[[Any, m.Message], None],
+        left: Collection[int] = (),
     ) -> None:
+        self.left = set(left)
+        self._noting = noting
         self._job = job
         self._serving = serving
         self._evaluating = evaluating
@@ -54,7 +64,7 @@ class Membership:
         self._engaged = set(job.computing)
         """Ranks that compute, or have computed, for some worker."""
         self._gone: set[int] = set()
-        """Ranks that are done or lost."""
+        """Ranks that are done, or take part no more."""
         self._leaving: set[int] = set()
         """Ranks that are to have no workers any more."""
         self._landed: defaultdict[int, set[int]] = defaultdict(set)
@@ -73,6 +83,13 @@ class Membership:
     def spares(self) -> list[int]:
         """The ranks that wait to compute."""
         return sorted({*self._job.worker_ranks} - self._engaged - self._gone)
+
+    @property
+    def waiting(self) -> list[int]:
+        """The ranks that wait for the end of the run."""
+        if self._job.stands_by:
+            return sorted({*self._job.worker_ranks} - self.left)
+        return self.spares
 
     # What ranks do
 
@@ -110,19 +127,22 @@ class Membership:
     def done(self, rank: int) -> None:
         """A rank has done what it was told to."""
         self._gone.add(rank)
+        if rank in self._leaving:
+            self._let_end(rank)
         self._leave_with(rank)
 
     def lost(self, rank: int, why: str) -> None:
-        """A rank is gone: others compute for its workers.
+        """A rank that works is gone: others compute for its workers.
 
         Raises:
-            PeerLost: it was a server.
             Stopped: the others cannot go on without it, there are none, or too many have failed.
         """
         if rank in self._gone:
+            self.left.add(rank)
             return
         failures = self._recorder.failed(rank, why)
         self._gone.add(rank)
+        self._leave(rank)
         self._check_bearable(rank, why)
         if failures > self._job.max_failures:
             text = f"{failures} ranks have failed, --max-failures {self._job.max_failures} allows"
@@ -132,12 +152,38 @@ class Membership:
         if last is not None and not self._evaluating.is_open(last):
             self._leave_with(rank)
             return
+        self._bequeath(rank, why)
+
+    def do_without(self) -> None:
+        """Others compute for the workers of ranks that were lost before.
+
+        Raises:
+            Stopped: there are none.
+        """
+        lost = self.left | (self._serving.endpoint.lost & {*self._job.worker_ranks})
+        self._gone |= lost
+        for rank in sorted(lost):
+            self._leave(rank)
+            self._bequeath(rank, "in an earlier term")
+
+    def _bequeath(self, rank: int, why: str) -> None:
         heirs = self._heirs(rank)
         if self._hosting.hosted(rank) and not heirs:
             error = PeerLost(f"the last worker, rank {rank}, is gone ({why})")
             raise Stopped(StoppedBy.WORKERS_LOST, error)
         for worker, heir in heirs.items():
             self.move(worker, heir)
+
+    def _leave(self, rank: int) -> None:
+        self.left.add(rank)
+        if self._job.stands_by:
+            self._tell(m.Left(rank))
+
+    def _let_end(self, rank: int) -> None:
+        """Let a rank end that waits."""
+        if self._job.stands_by:
+            self._leave(rank)
+            self._serving.endpoint.send(rank, m.Finish())
 
     def has(self, rank: int) -> bool:
         """Say whether a rank takes part, or waits to."""
@@ -148,6 +194,7 @@ class Membership:
         any others."""
         if rank in self.spares:
             self._gone.add(rank)
+            self._leave(rank)
             self._serving.endpoint.send(rank, m.Finish())
             return True
         self._leaving.add(rank)
@@ -161,8 +208,6 @@ class Membership:
 
     def _check_bearable(self, rank: int, why: str) -> None:
         gone = f"rank {rank} is gone ({why})"
-        if rank in self._job.holding:
-            raise PeerLost(f"server {gone}; its shard is lost with it")
         error: PsdpError | None = None
         if not self._job.mode.survives_loss and not self._deciding.policy.drained:
             error = PeerLost(f"{gone}, and --mode {self._job.mode} needs all")
@@ -188,14 +233,14 @@ class Membership:
             self._tell(m.Void(worker))
             self._serving.void(worker)
         self._answering.moved(worker, before, fence=waits or before in self._gone)
-        self._recorder.moved(worker, before, rank)
+        self._noting.moved(worker, before, rank)
         self._deciding.moved(worker, rank)
         self._answering.dismiss_all()
 
     def depart(self, worker: int) -> None:
         """Do without a worker from now on, as in the record of a run that is replayed."""
         waits = worker in self._answering.unanswered
-        self._leave(worker)
+        self._leave_out(worker)
         if waits:
             self.send_home(worker)
 
@@ -210,9 +255,9 @@ class Membership:
         for worker in self._hosting.hosted(rank):
             self._deciding.departed.discard(worker)
             if worker in self._answering.live:
-                self._leave(worker)
+                self._leave_out(worker)
 
-    def _leave(self, worker: int) -> None:
+    def _leave_out(self, worker: int) -> None:
         self._answering.left(worker)
         self._deciding.left(worker)
         self._answering.dismiss_all()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from psdp.errors import NumericsError
 from psdp.job import Job
 from psdp.optim.schedule import Schedule
 from psdp.protocol import Apply, Work
+from psdp.protocol.order import Update
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
 from psdp.servers.ending import Stopped
@@ -21,12 +22,25 @@ CURE = "Try a lower --lr, a longer --warmup-steps, or --grad-clip 1"
 """What may help against gradients with NaN or Inf."""
 
 
-class Noting:
-    """Takes down each update as it is made."""
+When = Callable[[Callable[[], object]], None]
+"""Does something when it may be told."""
 
-    def __init__(self, job: Job, recorder: Recorder) -> None:
+
+def _at_once(act: Callable[[], object]) -> None:
+    act()
+
+
+class Noting:
+    """Takes down each update as it is made.
+
+    Args:
+        when: an update may be told.
+    """
+
+    def __init__(self, job: Job, recorder: Recorder, when: When = _at_once) -> None:
         self._job = job
-        self._recorder = recorder
+        self.recorder = recorder
+        self._when = when
         # The servers' own, unless workers train alone.
         self._schedule = Schedule(job.config.optim, job.config.run.max_steps)
         self._told: defaultdict[int, dict[int, m.Progress]] = defaultdict(dict)
@@ -47,16 +61,53 @@ class Noting:
             raise Stopped(StoppedBy.NON_FINITE, error)
 
     def updated(
-        self, apply: Apply, works: Mapping[int, Work], norm: float, progress: Progress
+        self, update: Update, works: Mapping[int, Work], norm: float, progress: Progress
     ) -> None:
         """Note an update with a mean of this norm; where workers make updates by themselves they
         have told of it already."""
         if not self._job.mode.served:
             return
-        losses = (work.loss for work in works.values())
-        loss = sum(w * x for w, x in zip(apply.weights, losses, strict=True))
+        version, weights = update.version, update.weights
+        lags = tuple(version - 1 - work.version for work in works.values())
+        units = progress.units - progress.units_before
+        apply = Apply(update.slots, weights, units, lags, version, update.rate)
+        loss = sum(w * work.loss for w, work in zip(weights, works.values(), strict=True))
         lr = self._schedule.lr(progress.units_before / self._job.units_per_step)
-        self._recorder.updated(apply, loss, norm, lr, progress.units, progress.clocks)
+        now = progress.units, dict(progress.clocks)
+        self._when(lambda: self.recorder.updated(apply, loss, norm, lr, *now))
+
+    def moved(self, worker: int, before: int, rank: int) -> None:
+        """Note that another rank computes for a worker, which has lost what it had for itself."""
+        afresh = self._job.mode.own_optimizer
+        said = f"rank {rank} computes for worker {worker} from now on, in place of rank {before}"
+        what = {"worker": worker, "from": before, "to": rank, "afresh": afresh}
+        if afresh:
+            said += "; its own optimizer begins afresh"
+
+        def note() -> None:
+            self.recorder.counts["moves"] += 1
+            self.recorder.happened("move", what, said)
+
+        self._when(note)
+
+    def took_over(self, before: Job) -> None:
+        """Note who is lost that held a shard in the term before, and who serves it in this one."""
+        job = self._job
+        for shard, ranks in enumerate(before.holders):
+            server = job.servers[shard]
+            for rank in (rank for rank in ranks if rank in job.term.lost):
+                took_over = ranks[0] == rank
+                self.recorder.counts["takeovers"] += took_over
+                self.recorder.counts["failures"] += 1
+                has = (
+                    f"serves shard {shard} from now on" if took_over else f"alone has shard {shard}"
+                )
+                self.recorder.happened(
+                    "takeover" if took_over else "standby",
+                    {"shard": shard, "from": rank, "to": server, "term": job.term.number}
+                    | {"afresh": job.mode.own_optimizer},
+                    f"rank {rank} is gone: rank {server} {has}",
+                )
 
     def told(self, peer: int, message: m.Progress) -> None:
         """Take what a worker tells of steps that all of them make; note these when all have.
@@ -64,7 +115,7 @@ class Noting:
         Raises:
             Stopped: the sum of the gradients is not finite.
         """
-        self._recorder.totals(peer, message.totals)
+        self.recorder.totals(peer, message.totals)
         done = message.clock + message.steps
         if not math.isfinite(message.sum_of_squares):
             error = NumericsError(
@@ -85,7 +136,7 @@ class Noting:
         units = steps * self._job.units_per_step
         lags = (0,) * (steps * count)
         taken = Apply(tuple(range(count)), (1 / count,) * count, units, lags, done)
-        self._recorder.updated(
+        self.recorder.updated(
             taken,
             loss,
             norm,
@@ -98,7 +149,7 @@ class Noting:
         self, reason: StoppedBy, serving: Serving, clock_gaps: Counter[int], best_loss: float
     ) -> None:
         """Write the summary of a run that is over, for this reason."""
-        recorder = self._recorder
+        recorder = self.recorder
         if reason not in (StoppedBy.BUDGET, StoppedBy.EARLY_STOP):
             recorder.weights_sha256 = None  # that of an earlier evaluation
             recorder.stop_clock()

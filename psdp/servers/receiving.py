@@ -26,6 +26,8 @@ class Receiving:
         self._job = job
         self._shard = shard
         self._maker = maker
+        for _, rank in job.term.moved:
+            self._detach(rank)
         self._expected = tuple(m.PUSHES[kind] for kind in job.mode.updates) or m.Reached
 
     def landing(self, peer: int, message: m.Message) -> Array | Room:
@@ -83,5 +85,8 @@ class Receiving:
         """Another rank computes for a worker from now on. What that rank shares of its memory is no
         slot any more, since it computes for several workers there."""
         self.hosting.move(worker, rank)
-        for other in self.hosting.hosted(rank):
-            self._shard.detach(self._job.slot_of(other))
+        self._detach(rank)
+
+    def _detach(self, rank: int) -> None:
+        for worker in self.hosting.hosted(rank):
+            self._shard.detach(self._job.slot_of(worker))

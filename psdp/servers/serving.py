@@ -4,23 +4,21 @@ are kept and sent."""
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any, Protocol
 
-from psdp.checkpoint import BackgroundWriter, CheckpointStore, Snapshot
+from psdp.checkpoint import CheckpointStore, Snapshot
 from psdp.errors import ProtocolError
 from psdp.job import Job
 from psdp.protocol import order as o
 from psdp.records.profile import UNPROFILED, Spans
+from psdp.servers.giving import Giving
 from psdp.servers.means import ByMean, ByTakingOver, Maker, works_of
 from psdp.servers.progress import Progress
 from psdp.servers.receiving import Receiving
-from psdp.servers.saving import Saving
 from psdp.servers.shard import Shard
-from psdp.servers.snapshots import Snapshots, checkpoint_of
 from psdp.transport import Arrival, Endpoint, Lost
 from psdp.transport import messages as m
 
@@ -29,9 +27,6 @@ TICK_S = 0.05
 
 WRITE_S = 600.0
 """How long the end of a run waits for a checkpoint to be on disk."""
-
-WRITES_AHEAD = 4
-"""Writes that may wait for the disk before a further one makes the server wait."""
 
 
 class Owner(Protocol):
@@ -58,15 +53,17 @@ class Serving:
 
     Args:
         snapshot: of a resumed run: where to go on from.
+        before: of the same shard in the term before this one, to go on from where that is.
         profile: takes note of what updates cost.
         cpu_time: seconds that this process has used its core.
 
     Attributes:
         owner: is asked whatever this does not know; set before the first message.
         progress: what has gone into the weights.
+        giving: what is sent and kept of the shard.
         receiving: what workers push.
         order: the machine that says when what is done.
-        before_writing: called with each snapshot that is to be written.
+        known: the latest updates that were decided, all that another rank may lack of them.
     """
 
     owner: Owner
@@ -79,6 +76,7 @@ class Serving:
         store: CheckpointStore,
         snapshot: Snapshot | None = None,
         *,
+        before: Serving | None = None,
         profile: Spans = UNPROFILED,
         cpu_time: Callable[[], float] = time.process_time,
     ) -> None:
@@ -86,26 +84,26 @@ class Serving:
         self.endpoint = endpoint
         self.shard = shard
         self.profile = profile
-        self.progress = Progress(job, snapshot)
+        self.progress: Progress = Progress(job, snapshot) if before is None else before.progress
         if snapshot is not None:
             shard.restore(snapshot)
-        self.writer: BackgroundWriter[Any] = BackgroundWriter()
-        self.snapshots = Snapshots(self._take, self._write, shard.recycle)
+        held = () if before is None else before.giving.snapshots.held()
+        self.giving: Giving = Giving(job, endpoint, shard, self.progress, store, held)
         number, count = job.shard_of(endpoint.rank), len(job.servers)
-        self.order = o.ShardOrder(number, count)
-        self.before_writing: Callable[[Snapshot], None] = lambda snapshot: None
+        self.order = o.ShardOrder(number, count, self.progress.version)
+        # A worker's push is in one of them until all servers have answered it.
+        self.known: deque[o.Update] = deque(maxlen=len(job.workers))
+        if before is not None:
+            self.known = before.known
         self._finished: deque[Any] = deque()
-        self._saving = Saving(store, number, count)
         make = ByMean if job.mode.served else ByTakingOver
         self._maker: Maker = make(job, shard, self.progress, profile)
         self.receiving = Receiving(job, shard, self._maker)
-        self._remembers = job.config.optim.lag_compensation == "dc-asgd"
         self._events: deque[o.Event] = deque()
         self._effects: deque[o.Effect] = deque()
         self._going = False
         self._undelivered: Arrival | None = None
         """A message of which nothing was told to the machine yet."""
-        self._asked: defaultdict[int, list[int]] = defaultdict(list)
         self._cpu_time = cpu_time
         self._cpu_start_s = cpu_time()
         endpoint.landing = self.receiving.landing
@@ -120,23 +118,28 @@ class Serving:
         """Whether all that was decided is done."""
         return self.order.idle and not self._effects and not self._events
 
-    def turn(self, timeout_s: float = TICK_S) -> None:
-        """Wait a little for one thing to happen; act on it; see what the writer finished."""
-        match self.endpoint.receive(timeout_s):
+    def turn(self, timeout_s: float = TICK_S) -> bool:
+        """Wait a little for one thing to happen; act on it; see what the writer finished. Say
+        whether something happened."""
+        event = self.endpoint.receive(timeout_s)
+        match event:
             case Lost(peer, why):
                 self.owner.on_lost(peer, why)
             case Arrival() as arrival:
                 self._deliver(arrival)
         self.see_written()
+        return event is not None
 
     def _deliver(self, arrival: Arrival) -> None:
+        if arrival.peer in self.job.term.lost:
+            return  # what it said last, others may not have heard
         self._undelivered = arrival
         self.owner.on_message(arrival.peer, arrival.message)
         self._undelivered = None
 
     def see_written(self) -> None:
         """Take what the writer has finished."""
-        self._finished += self.writer.poll()
+        self._finished += self.giving.writer.poll()
         while self._finished:  # an exception over one leaves the others
             self.owner.on_written(self._finished.popleft())
 
@@ -149,16 +152,24 @@ class Serving:
             ProtocolError: it is none.
         """
         match message:
-            case m.AskSnapshot(version) if self.snapshots.is_gone(version):
-                # Others do this rank's part by now: what comes of it does not count.
-                self.send_weights(peer, (), ())
             case m.AskSnapshot(version):
-                self._asked[version].append(peer)
-                self._send_snapshots()
+                self.giving.ask(peer, version)
+            case m.Follows(answers) if peer == self.job.standby_of(self.endpoint.rank):
+                self.giving.gate.followed(answers)
             case m.PartialNorm(version, squares) if peer in self.job.holding:
                 self.happened(o.NormOf(self.job.shard_of(peer), version, squares))
             case _:
                 raise ProtocolError(f"server {self.endpoint.rank} does not take {message}")
+
+    def decided(self, update: o.Update) -> None:
+        """Make an update after what was decided before."""
+        self.known.append(update)
+        self.happened(o.Decided(update))
+
+    @property
+    def last(self) -> int:
+        """The version that the last update leads to that was decided."""
+        return self.known[-1].version if self.known else self.progress.version
 
     def take_push(self, peer: int, message: m.Push) -> bool:
         """Take a push; say whether it counts.
@@ -206,6 +217,7 @@ class Serving:
         Raises:
             RuntimeError: the weights were left in the middle of an update.
         """
+        self.giving.gate.open()
         if self._effects:
             failed = self._effects[0]
             if not isinstance(failed, o.Average | o.Renew) or self._was_made(failed.update):
@@ -230,9 +242,10 @@ class Serving:
             case o.Average(update):
                 self._events.append(o.Averaged(self._maker.average(update)))
             case o.ShareNorm(version, squares):
-                for server in self.job.servers:
-                    if server != self.endpoint.rank:
-                        self.endpoint.send(server, m.PartialNorm(version, squares))
+                own = self.job.shard_of(self.endpoint.rank)
+                for rank in self.job.holding:
+                    if self.job.shard_of(rank) != own:
+                        self.endpoint.send(rank, m.PartialNorm(version, squares))
             case o.Renew(update, squares):
                 self._renew(update, squares)
             case o.Forget(slots):
@@ -251,43 +264,5 @@ class Serving:
         # All servers copy their shards alike, where a checkpoint or an evaluation is due.
         save, hold = self.progress.checkpoint_due, self.progress.evaluation_due
         if save or hold:
-            self.keep(hold=hold, save=save)
+            self.giving.keep(hold=hold, save=save)
         self.owner.updated(update, norm)
-
-    # Weights and their copies
-
-    def send_weights(
-        self, rank: int, orders: tuple[m.Order, ...], workers: tuple[int, ...]
-    ) -> None:
-        """Send a rank the weights as they are, for these workers, with rank 0's orders for them."""
-        weights, answer = self.shard.weights, m.Answer(self.progress.version, orders)
-        weights.reading(self.endpoint.send(rank, answer, weights.values))
-        if self._remembers:
-            for worker in workers:
-                self.shard.remember(self.job.slot_of(worker))
-
-    def keep(self, *, hold: bool, save: bool) -> None:
-        """Keep a copy of the shard as it is; send it to who asked for it already."""
-        self.snapshots.keep(self.progress.version, hold=hold, save=save)
-        self._send_snapshots()
-
-    def _send_snapshots(self) -> None:
-        for version, ranks in list(self._asked.items()):
-            snapshot = self.snapshots.get(version)
-            if snapshot is not None:
-                del self._asked[version]
-                for rank in ranks:
-                    answer = m.Answer(version, ())
-                    self.shard.send(snapshot, partial(self.endpoint.send, rank, answer))
-
-    def _take(self) -> Snapshot:
-        progress = self.progress
-        return self.shard.snapshot(
-            progress.version, progress.units, progress.clocks, progress.batches.pairs()
-        )
-
-    def _write(self, snapshot: Snapshot) -> None:
-        """Write this shard's file of a checkpoint in the background."""
-        self.before_writing(snapshot)
-        at, tensors = checkpoint_of(self.job, snapshot), snapshot.tensors()
-        self.writer.submit(lambda: self._saving.save(at, tensors), ahead=WRITES_AHEAD)

@@ -6,7 +6,7 @@ rank 0 asks for it. A copy that is *held* stays until rank 0 releases it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from psdp.checkpoint import CheckpointId, Snapshot
@@ -33,6 +33,7 @@ class Snapshots:
         take: returns a copy of the shard as it is.
         write: starts writing a copy.
         recycle: takes back a copy that nobody needs.
+        held: copies that were there before.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class Snapshots:
         take: Callable[[], Snapshot],
         write: Callable[[Snapshot], None],
         recycle: Callable[[Snapshot], None],
+        held: Sequence[Snapshot] = (),
     ) -> None:
         self._take = take
         self._write = write
         self._recycle = recycle
-        self._kept: dict[int, _Kept] = {}
+        self._kept = {copy.version: _Kept(copy, held=True) for copy in held}
         self._gone: set[int] = set()
 
     def get(self, version: int) -> Snapshot | None:
@@ -75,7 +77,9 @@ class Snapshots:
 
     def release(self, version: int, *, save: bool) -> None:
         """Rank 0 needs a copy no more; write it first if ``save``."""
-        kept = self._kept[version]
+        kept = self._kept.get(version)
+        if kept is None:
+            return  # it was let go in the term before
         kept.held = False
         if save:
             self._save(kept)

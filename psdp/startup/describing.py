@@ -9,6 +9,7 @@ from psdp.startup.prepare import Ready
 from psdp.startup.resume import change_of_schedule, who_begins_afresh
 
 _HOST = " nor the host of mpirun"
+_NOR = ", but not without the host of mpirun"
 
 
 def describe(ready: Ready, survives: bool, lease_s: float | None) -> str:
@@ -47,8 +48,11 @@ def _losses(ready: Ready, survives: bool) -> str:
     """Return what becomes of the job when it loses a rank."""
     if not (survives and ready.job.bears_losses):
         return "a rank that dies ends the job (--restarts N: to go on from its newest checkpoint)"
-    several = len(set(ready.hosts)) > 1
-    return f"a rank that dies: the job goes on, but not without a server{_HOST if several else ''}"
+    host = _HOST if len(set(ready.hosts)) > 1 else ""
+    if ready.job.stands_by:
+        pairs = ", ".join(f"{other} for {own}" for own, other in ready.job.holders)
+        return f"a rank that dies: the job goes on{_NOR if host else ''}; rank {pairs} stands by"
+    return f"a rank that dies: the job goes on, but not without a server{host}"
 
 
 def _silence(lease_s: float | None) -> str:

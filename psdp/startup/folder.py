@@ -19,6 +19,7 @@ from psdp.config import Config
 from psdp.job import Job
 from psdp.records.folder import RunFolder
 from psdp.records.lock import RunLock
+from psdp.records.shadow import Shadow
 from psdp.startup.choosing import tell
 from psdp.startup.settings import Location
 from psdp.startup.step import Step
@@ -78,6 +79,8 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
         path, token = facts[0].path, facts[0].token
         assert path is not None
         assert token is not None
+        if self.job.stands_by and self.rank in self.job.holders[0]:
+            return Shadow(Path(path), token, latest=2 * len(self.job.workers) + 2)
         return RunFolder(Path(path), token=token)
 
     def config_record(self, folder: RunFolder) -> dict[str, Any]:
@@ -87,6 +90,7 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
             "settings": dict(self.settings) | {"out": str(folder.path)},
             "workers": len(job.workers),
             "servers": len(job.servers),
+            **({"standbys": len(job.servers)} if job.stands_by else {}),
             "parameters": job.table.size,
             "hosts": [at.host for at in self.locations],
             "transport": self.transport,

@@ -142,8 +142,9 @@ def _prepare(
 
 
 def _adopt(job: Job, rank: int, part: Part, meeting: Meeting) -> None:
-    """Let a server's slots be the gradients of the workers whose memory it sees."""
-    if isinstance(part, Shard) and not job.reduces:
+    """Let a server's slots be the gradients of the workers whose memory it sees. It writes there:
+    who stands by for it has slots of its own."""
+    if isinstance(part, Shard) and rank in job.servers and not job.reduces:
         payload = job.payloads[job.shard_of(rank)]
         for peer, window in meeting.windows.items():
             hosted = job.hosted(peer)

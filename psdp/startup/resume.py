@@ -32,7 +32,7 @@ CHANGEABLE = frozenset(
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
         "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "straggler",
         "jitter", "link_mbps", "record", "replay", "servers", "max_time", "checkpoint_to",
-        "keep_inner", "max_failures",
+        "keep_inner", "max_failures", "standby",
     }
 )  # fmt: skip
 """Settings that a resumed run may change; all others decide what its weights become."""
@@ -105,7 +105,7 @@ def settle(
     else:
         return Config.from_flat(dict(given)).resolved(), None
     nothing = dict.fromkeys(("out", "replay", "resume", "max_time", "checkpoint_to"))
-    own = {"quiet": False, "record": False} | nothing
+    own = {"quiet": False, "record": False, "standby": False} | nothing
     return Config.from_flat(values | own | dict(given)).resolved(), manifest
 
 

@@ -17,7 +17,7 @@ from psdp.transport.backoff import Backoff
 from psdp.transport.devices import HostMemory, MemorySpace
 from psdp.transport.headers import FOLLOWS, MAX_HEADER_BYTES, Header, encode
 from psdp.transport.link import Link
-from psdp.transport.messages import Answer, Message, Taken
+from psdp.transport.messages import OF_ANY_TERM, Answer, Begun, Message, Taken
 from psdp.transport.shared import Neighbours, same_memory
 
 
@@ -87,6 +87,7 @@ class Endpoint(ABC):
         rank: of this endpoint.
         landing: set by the owner before the first payload can come.
         landing_s: seconds so far in which payloads were landing here.
+        term: what peers have sent before they began it does not arrive any more.
     """
 
     def __init__(
@@ -100,16 +101,28 @@ class Endpoint(ABC):
         self.rank = rank
         self.landing: Landing = _no_landing
         self.landing_s = 0.0
+        self.term = 0
         self._neighbours = neighbours or Neighbours()
         self._link = link
         self._vectors = vectors or HostMemory()
         self._all_ring = self._neighbours.are(peers)
+        self._terms = dict.fromkeys(peers, 0)
+        """Of each peer, the term that it has begun."""
+        self._most_bytes = 0
+        """Of a payload that does not arrive."""
         self._lent: defaultdict[int, deque[Sending]] = defaultdict(deque)
         self._gone: set[int] = set()
         self._unrung: set[int] = set()
 
-    def send(self, peer: int, message: Message, payload: Array | None = None) -> Sending:
-        """Start sending a header and the raw memory of a contiguous vector; never wait.
+    def send(
+        self,
+        peer: int,
+        message: Message,
+        payload: Array | None = None,
+        sending: Sending | None = None,
+    ) -> Sending:
+        """Start sending a header and the raw memory of a contiguous vector; never wait. Return
+        ``sending``, or a new one.
 
         A peer on this host is woken when this rank next looks for messages: a peer that runs while
         others are still to be sent to could take this rank's core.
@@ -118,7 +131,7 @@ class Endpoint(ABC):
         if raw is not None:
             # Who is told of a vector may read it, and write whatever else was used to make it.
             self._vectors.synchronize()
-        sending = Sending()
+        sending = sending or Sending()
         if self._link is None:
             self._dispatch(peer, message, raw, sending)
         else:
@@ -151,6 +164,22 @@ class Endpoint(ABC):
     @abstractmethod
     def close(self) -> None:
         """Wait a little for what is on its way, then listen no more."""
+
+    def begin(self, term: int, most_bytes: int) -> None:
+        """Begin a term: what was sent in earlier ones, with payloads of so many bytes at most, is
+        void, here and at all peers that begin it."""
+        self.term, self._most_bytes = term, most_bytes
+        for peer in self._terms:
+            # Who still copies what was lent is to make nothing of it.
+            for sending in self._lent.pop(peer, ()):
+                sending.done = True
+            if peer not in self._gone:
+                self.send(peer, Begun(term))
+
+    @property
+    def lost(self) -> frozenset[int]:
+        """The peers that are known to be gone."""
+        return frozenset(self._gone)
 
     def has_lost(self, peer: int) -> bool:
         """Say whether a peer is known to be gone."""
@@ -191,6 +220,11 @@ class Endpoint(ABC):
         """Take a message whose payload, if any, lies in shared memory; None if it was between
         the endpoints only."""
         message, payload_bytes, offset = header
+        if isinstance(message, Begun):
+            self._terms[peer] = message.term
+            return None
+        if self._is_void(peer, message):
+            return None
         if isinstance(message, Taken):
             self._confirmed(peer)
             return None
@@ -205,6 +239,25 @@ class Endpoint(ABC):
             if isinstance(message, Answer):
                 self.send(peer, Taken())
         return Arrival(peer, message)
+
+    def _is_void(self, peer: int, message: Message) -> bool:
+        return self._terms.get(peer, 0) < self.term and not isinstance(message, OF_ANY_TERM)
+
+    def _landing_bytes(self, peer: int, header: Header) -> Array:
+        """Return where the payload of a message goes that follows its header.
+
+        Raises:
+            ProtocolError: it is not of the size that is expected.
+        """
+        message, payload_bytes, _ = header
+        if not self._is_void(peer, message):
+            return landing_bytes(self.landing, peer, message, payload_bytes)
+        if payload_bytes > self._most_bytes:
+            raise ProtocolError(
+                f"rank {peer} announced {payload_bytes} bytes with {type(message).__name__} of a "
+                f"term that is over, expected at most {self._most_bytes}"
+            )
+        return np.empty(payload_bytes, np.uint8)
 
     def _look(self) -> Arrival | Lost | None:
         if self._link is not None:

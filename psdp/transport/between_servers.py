@@ -117,4 +117,83 @@ class ShardRefused:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Rank 0 to the other servers and to spare ranks: everything is saved, the run is over."""
+    """Rank 0 to the other servers and to ranks that wait: everything is saved, the run is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Rank 0 to the others: this rank takes part no more, whatever comes."""
+
+    rank: int
+
+
+# With --standby
+
+
+@dataclass(frozen=True, slots=True)
+class Follows:
+    """Standby to its server: it has done all that was decided before so many answers of this term,
+    which may leave now."""
+
+    answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Rank 0 to the others: nothing is left to do but to say :class:`Finish`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """To all that hold a shard: a term ends, since these that did are lost; tell the sender, who
+    leads the next term of this number, what you know (:class:`Include`, :class:`ApplyMean`)."""
+
+    term: int
+    lost: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """To who sent :class:`Halt`: that is all that the sender knows."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """To all that hold a shard, after the decisions that some may lack: come to this version, and
+    begin the term there."""
+
+    term: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """To who sent :class:`Close`: the sender has begun the term."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rehost:
+    """Before a :class:`Close` or a :class:`Begin`: for these workers these ranks compute, other
+    than at the start."""
+
+    workers: tuple[int, ...]
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """To ranks that work: this term begins without the ranks that are lost; ask again."""
+
+    term: int
+    lost: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Between endpoints: what follows is of this term."""
+
+    term: int

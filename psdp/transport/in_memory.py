@@ -16,7 +16,7 @@ from typing import NoReturn
 import numpy as np
 
 from psdp.params import Array
-from psdp.transport.base import Arrival, Endpoint, Lost, Sending, landing_bytes
+from psdp.transport.base import Arrival, Endpoint, Lost, Sending
 from psdp.transport.devices import MemorySpace
 from psdp.transport.headers import decode, has_payload
 from psdp.transport.link import Link
@@ -95,6 +95,9 @@ class InMemoryNetwork:
         """Every other rank is told that this one is lost; what it had sent still arrives."""
         with self.changed:
             self._dead.add(rank)
+            for parcel in self._inboxes[rank]:
+                if isinstance(parcel, Parcel):
+                    parcel.sending.done = True
             for other, inbox in enumerate(self._inboxes):
                 if other != rank:
                     inbox.append(Lost(rank, "killed"))
@@ -158,7 +161,7 @@ class InMemoryEndpoint(Endpoint):
     def _receive(self, parcel: Parcel) -> Arrival | None:
         peer, header = parcel.peer, decode(parcel.header, parcel.peer)
         if has_payload(header):
-            target = landing_bytes(self.landing, peer, header.message, header.payload_bytes)
+            target = self._landing_bytes(peer, header)
             if parcel.payload is not None:
                 target[...] = parcel.payload
         parcel.sending.done = True

@@ -16,12 +16,22 @@ from psdp.protocol.order import Discard
 # isort: off
 from psdp.transport.between_servers import (
     ApplyMean as ApplyMean,
+    Begin as Begin,
+    Begun as Begun,
+    Close as Close,
+    Closed as Closed,
     DropSnapshot as DropSnapshot,
     Finish as Finish,
+    Follows as Follows,
+    Halt as Halt,
+    Halted as Halted,
     HasLanded as HasLanded,
     Include as Include,
+    Left as Left,
     Moved as Moved,
+    Over as Over,
     PartialNorm as PartialNorm,
+    Rehost as Rehost,
     SaveNow as SaveNow,
     SaveSnapshot as SaveSnapshot,
     SendShard as SendShard,
@@ -296,7 +306,23 @@ Message = (
     | Finish
     | Signalled
     | Failed
+    | Left
+    | Follows
+    | Over
+    | Halt
+    | Halted
+    | Close
+    | Closed
+    | Rehost
+    | Begin
+    | Begun
 )
 
 WITH_PAYLOAD = (*PUSHES.values(), State, Answer)
 """Kinds that a vector always follows; no other kind has a landing."""
+
+OF_ANY_TERM = (
+    *(Include, ApplyMean, Halt, Halted, Close, Closed, Rehost, Begin, Left),
+    *(Signalled, Failed),
+)
+"""Kinds that count whenever they come; all others are void when a later term has begun."""

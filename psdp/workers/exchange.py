@@ -5,26 +5,24 @@ from __future__ import annotations
 import hashlib
 import signal
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from psdp.errors import PeerLost, ProtocolError
+from psdp.errors import ProtocolError
 from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.params import Array
 from psdp.protocol import Sums, Work
-from psdp.transport import Arrival, Endpoint, Lost, Sending
+from psdp.transport import Arrival, Endpoint, Sending
 from psdp.transport import messages as m
 from psdp.transport.headers import MOST_INCLUDED
+from psdp.workers.listening import Listening
 from psdp.workers.replica import Replica
 from psdp.workers.saving import Saving
 
 LOOK_UP_S = 0.5
 """How often a wait looks up, to heed a signal."""
-
-WRITING_S = 0.01
-"""The same while a file is written of which rank 0 is to hear."""
 
 GOODBYE_S = 0.5
 """How long a rank that fails tries to tell rank 0 so."""
@@ -61,12 +59,21 @@ class Exchange:
         self._signalled = signalled
         self._told = False
         self._now = now
-        self._events: deque[Arrival | Lost] = deque()
+        self.listening = Listening(job, endpoint, replica.weights.nbytes)
+        # One that has workers stop may be followed by the next at once.
+        self._answers: defaultdict[int, deque[m.Answer]] = defaultdict(deque)
         self._pushes: list[Sending] = []
         """That have not been answered."""
         self._unprofiled_bytes = 0
         """Of these."""
         endpoint.landing = self._landing
+
+    def begin(self, job: Job) -> None:
+        """Begin a term, in which nothing counts that is under way."""
+        self.job, self._told = job, False
+        self._pushes.clear()
+        self._answers.clear()
+        self._unprofiled_bytes = 0
 
     def heed_signal(self) -> None:
         """Tell rank 0, once, of a signal that asked this rank to end; it decides who does."""
@@ -94,16 +101,18 @@ class Exchange:
 
         Raises:
             PeerLost: a server is gone.
+            TermBegins: it was void.
         """
         for server in self.job.servers:
             self.endpoint.send(server, m.AskSnapshot(version))
         self._await_weights()
 
     def push(self, kind: Pushed, worker: int, work: Work, payloads: Sequence[Array]) -> None:
-        """Start sending every server its part of what a worker made, which is of this kind."""
+        """Start sending all that hold a shard their part of what a worker made, which is of this
+        kind."""
         message: m.Message = m.PUSHES[kind](worker, work, self._totals())
-        for server, payload in zip(self.job.servers, payloads, strict=True):
-            self._push(server, message, payload)
+        for rank in self.job.holding:
+            self._push(rank, message, payloads[self.job.shard_of(rank)])
 
     def hand_over(self, works: Mapping[int, Work], state: Sequence[Array]) -> None:
         """Start telling rank 0 what all workers have reached by themselves, of each of this rank's:
@@ -128,7 +137,8 @@ class Exchange:
         0's, which has orders; None if there will be none.
 
         Raises:
-            PeerLost: a server is gone.
+            PeerLost: a server is gone, or has ended the run.
+            TermBegins: it was void.
         """
         if not self._pushes:
             return self._await_weights()
@@ -151,22 +161,20 @@ class Exchange:
         """
         pushes = self._pushes
         begin_s, landing_s = self._now(), self.endpoint.landing_s
-        while not all(push.done for push in pushes):
+        while not all(push.done for push in pushes) and not self.listening.term_begins():
             self.heed_signal()
-            self._events += self.endpoint.flush(pushes, timeout_s=LOOK_UP_S)
+            self.listening.keep(self.endpoint.flush(pushes, timeout_s=LOOK_UP_S))
         pushed_s = self._now()
-        answers: dict[int, m.Answer] = {}
-        while len(answers) < len(self.job.servers):
+        while not all(self._answers[server] for server in self.job.servers):
             self.heed_signal()
-            match self._next_event():
+            arrival = self.listening.next(LOOK_UP_S)
+            match arrival:
                 case Arrival(peer, m.Answer() as answer):
-                    answers[peer] = answer
-                case Arrival(peer, m.Finish()) if peer == self.job.leader:
+                    self._answers[peer].append(answer)
+                case Arrival(peer, m.Finish()) if peer in self.job.holders[0]:
                     return None
-                case None:
-                    pass
-                case event:
-                    _refuse(event)
+                case _:
+                    self.listening.expects_nothing(arrival)
         loading_s = self._now()
         self.replica.load()
         end_s = self._now()
@@ -175,14 +183,8 @@ class Exchange:
         self.pull_s += pull_s
         self.wait_s += max(0.0, end_s - pushed_s - pull_s)
         self.pulled_bytes += self.replica.weights.nbytes
+        answers = {server: self._answers[server].popleft() for server in self.job.servers}
         return answers[self.job.leader]
-
-    def _next_event(self) -> Arrival | Lost | None:
-        """Wait a little for what happens next that the workers are to hear of."""
-        saving = self.saving
-        patience_s = WRITING_S if saving is not None and saving.busy else LOOK_UP_S
-        event = self._events.popleft() if self._events else self.endpoint.receive(patience_s)
-        return event if saving is None else saving.heard(event)
 
     def _landing(self, peer: int, message: m.Message) -> Array:
         if not isinstance(message, m.Answer) or peer not in self.job.servers:
@@ -194,11 +196,7 @@ class Exchange:
 
     def move_on(self, timeout_s: float = 0.0) -> None:
         """Move on what travels, and keep what arrives for later."""
-        event = self.endpoint.receive(timeout_s)
-        if self.saving is not None:
-            event = self.saving.heard(event)
-        if event is not None:
-            self._events.append(event)
+        self.listening.keep([self.endpoint.receive(timeout_s)])
 
     def let_out(self) -> None:
         """Move on what was sent, where nothing is to arrive.
@@ -207,9 +205,7 @@ class Exchange:
             PeerLost: a server is gone.
             ProtocolError: something arrived.
         """
-        event = self.endpoint.receive(timeout_s=0)
-        if event is not None:
-            _refuse(event)
+        self.listening.expects_nothing(self.endpoint.receive(timeout_s=0))
 
     # Reports
 
@@ -236,8 +232,20 @@ class Exchange:
             self.endpoint.send(self.job.leader, message)
 
     def say_done(self) -> None:
-        """Tell rank 0 that this rank has done what it was told to."""
-        self.endpoint.flush([self.endpoint.send(self.job.leader, m.Done(self._totals()))])
+        """Tell rank 0 that this rank has done what it was told to; where others hold the shards
+        too, wait for the end of the run.
+
+        Raises:
+            PeerLost: a server is gone.
+            TermBegins: there may be more to do.
+        """
+        said = self.endpoint.send(self.job.leader, m.Done(self._totals()))
+        self.listening.keep(self.endpoint.flush([said]))
+        while self.job.stands_by:
+            self.heed_signal()
+            arrival = self.listening.next(LOOK_UP_S)
+            if arrival is not None and isinstance(arrival.message, m.Finish):
+                return
 
     def say_failed(self, status: int) -> None:
         """Tell rank 0 that this worker cannot go on, and ends with this exit status."""
@@ -254,7 +262,7 @@ class Exchange:
         deadline = self._now() + timeout_s
         while self._now() < deadline and not self.endpoint.has_lost(self.job.leader):
             with suppress(Exception):  # nothing else that comes now matters any more
-                self._next_event()
+                self.listening.next(LOOK_UP_S)
 
     def _totals(self) -> m.Totals:
         return m.Totals(
@@ -265,14 +273,6 @@ class Exchange:
             pushed_bytes=self.pushed_bytes,
             pulled_bytes=self.pulled_bytes,
         )
-
-
-def _refuse(event: Arrival | Lost) -> None:
-    match event:
-        case Lost(peer, why):
-            raise PeerLost(f"server rank {peer} is gone ({why})")
-        case Arrival(peer, message):
-            raise ProtocolError(f"server rank {peer} sent {message} out of turn")
 
 
 def sha256_of(vector: Array) -> str:

@@ -21,6 +21,7 @@ from psdp.transport.reducer import Reducer
 from psdp.workers.computing import Computing, Took
 from psdp.workers.exchange import Exchange
 from psdp.workers.hosted import Hosted
+from psdp.workers.listening import TermBegins
 from psdp.workers.reduced import ReducedTraining
 from psdp.workers.replica import Replica
 from psdp.workers.saving import Saving
@@ -71,13 +72,28 @@ class Worker:
         self.computing = Computing(job, endpoint.rank, replica, self.exchange, reducer, now)
         self._snapshot = snapshot
         self.hosted: dict[int, Hosted] = {}
-        for box, worker in enumerate(job.hosted(endpoint.rank)):
-            went_on = None if inner is None else inner.get(worker)
-            self.hosted[worker] = Hosted(job, worker, box, self._trainings, went_on)
-        if job.keeps_inner and store is not None:
-            self.exchange.saving = Saving(job, store, self.hosted, endpoint)
+        self._store = store
+        self._boxes = {worker: box for box, worker in enumerate(job.hosted(endpoint.rank))}
+        self._host(job, inner or {})
         self._answered: Array | None = None
         """The weights of an answer, where a worker's steps change them for the next one."""
+
+    def _host(self, job: Job, inner: Mapping[int, Inner]) -> None:
+        """Make what it takes to compute for this rank's workers, as they begin a term.
+
+        Args:
+            inner: what they have for themselves.
+        """
+        self.job, self.hosted = job, {}
+        for worker in job.hosted(self.endpoint.rank):
+            if worker not in self._boxes:
+                self._boxes[worker] = self.replica.add_box() if self._boxes else 0
+            own = self._boxes[worker], self._trainings, inner.get(worker)
+            self.hosted[worker] = Hosted(job, worker, *own)
+        if job.keeps_inner and self._store is not None:
+            store = self._store.of_term(job.term.number)
+            saving = Saving(job, store, self.hosted, self.endpoint)
+            self.exchange.saving = self.exchange.listening.saving = saving
 
     def _trainings(self, own: Hosted) -> Mapping[Pushed, Training]:
         """Return how a worker trains."""
@@ -100,14 +116,23 @@ class Worker:
             PeerLost: a server is gone.
         """
         with np.errstate(all="ignore"):  # a gradient with NaN or Inf is found and named by rank 0
-            self.exchange.ask(tuple(self.hosted))
-            spare = not self.hosted
-            while self.hosted or spare:
-                answer = self.exchange.await_answer()
-                if answer is None:
+            while True:
+                try:
+                    self._run_term()
                     return
-                self._obey(answer)
-                spare = False
+                except TermBegins as begins:
+                    self.exchange.begin(begins.job)
+                    self._host(begins.job, {})
+
+    def _run_term(self) -> None:
+        self.exchange.ask(tuple(self.hosted))
+        spare = not self.hosted
+        while self.hosted or spare:
+            answer = self.exchange.await_answer()
+            if answer is None:
+                return
+            self._obey(answer)
+            spare = False
         self.exchange.report_costs()
         if self.exchange.saving is not None:
             self.exchange.saving.close()
@@ -148,7 +173,7 @@ class Worker:
         for worker in (order.worker for order in orders if order.worker not in self.hosted):
             for own in self.hosted.values():
                 own.crowd()
-            box = self.replica.add_box() if self.hosted else 0
+            box = self._boxes[worker] = self.replica.add_box() if self._boxes else 0
             self.hosted[worker] = Hosted(self.job, worker, box, self._trainings)
 
     def _count_steps(self, orders: Sequence[m.Order]) -> None:

@@ -25,7 +25,9 @@ from psdp.servers.follower import Follower
 from psdp.servers.leader import Leader
 from psdp.servers.progress import Progress
 from psdp.servers.serving import Serving
+from psdp.servers.terms import Terms
 from psdp.startup import Ready, prepare
+from psdp.startup.roles import Asking
 from psdp.transport.in_memory import Aborted, InMemoryEndpoint, InMemoryNetwork, Killed
 from psdp.transport.in_memory_world import InMemoryWorlds
 from psdp.transport.world import World
@@ -103,12 +105,14 @@ class Training:
         if self.resume is not None:
             own["resume"] = str(self.resume)
         given = TINY | own | self.settings
-        self._worlds = InMemoryWorlds(["here"] * (given.get("servers", 1) + self.workers))
+        holding = given.get("servers", 1) * (2 if given.get("standby") else 1)
+        self._worlds = InMemoryWorlds(["here"] * (holding + self.workers))
         begun: dict[int, Rank] = {}
 
         def begin(world: World) -> int:
             ready = prepare(world, given, None)
-            role, endpoint = take_role(world, ready, partial(self.signalled, world.rank))
+            asking = Asking(partial(self.signalled, world.rank))
+            role, endpoint = take_role(world, ready, asking)
             assert isinstance(endpoint, InMemoryEndpoint)
             begun[world.rank] = Rank(world.rank, ready, role, endpoint)
             return 0
@@ -130,12 +134,25 @@ class Training:
 
     @property
     def servers(self) -> list[Serving]:
-        roles = [rank.role for rank in self.ranks]
-        return [role.serving for role in roles if isinstance(role, Leader | Follower)]
+        return [self.role(rank).serving for rank in self.last_job.servers]
+
+    def role(self, rank: int) -> Leader | Follower:
+        """Return what a rank does that holds a shard, in the last term that it knows of."""
+        role = self.ranks[rank].role
+        if isinstance(role, Terms):
+            role = role.role
+        assert isinstance(role, Leader | Follower)
+        return role
+
+    @property
+    def last_job(self) -> Job:
+        """The job as it is in the last term that any rank knows of."""
+        jobs = [self.role(rank).job for rank in self.job.holding]
+        return max(jobs, key=lambda job: job.term.number)
 
     @property
     def leader(self) -> Leader:
-        leader = self.ranks[0].role
+        leader = self.role(self.last_job.leader)
         assert isinstance(leader, Leader)
         return leader
 
@@ -146,7 +163,7 @@ class Training:
 
     def worker(self, number: int) -> Worker:
         """Return a rank that works by its number among these, from 0."""
-        worker = self.ranks[len(self.servers) + number].role
+        worker = self.ranks[self.job.worker_ranks[number]].role
         assert isinstance(worker, Worker)
         return worker
 

@@ -205,8 +205,8 @@ def test_a_shard_that_is_written_twice_is_not_two_shards(tmp_path: Path) -> None
     run = Training(tmp_path, settings={"servers": 2})
     leader, other = run.leader, run.servers[1]
     for serving in run.servers:
-        serving.keep(hold=False, save=True)
-    (result,) = other.writer.close(timeout_s=30)
+        serving.giving.keep(hold=False, save=True)
+    (result,) = other.giving.writer.close(timeout_s=30)
     file = result.file
     saved = ShardSaved(0, file["name"], file["bytes"], file["sha256"], 0.0)
     leader.keeping.saved(saved)

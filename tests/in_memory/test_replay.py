@@ -172,7 +172,9 @@ def test_the_twin_of_a_lost_rank_is_not_waited_for(tmp_path: Path, then: str, lo
         pull_snapshot = worker.exchange.pull_snapshot
 
         def asking(version: int) -> None:
-            while not leader.deciding.policy.drained or leader.serving.snapshots.get(version):
+            while not leader.deciding.policy.drained or leader.serving.giving.snapshots.get(
+                version
+            ):
                 time.sleep(0.001)
             if then == "dies":
                 die(worker)

@@ -127,6 +127,12 @@ def test_workers_that_reduce_their_gradients_end_alike_to_rounding(
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-9)
 
 
+@pytest.mark.parametrize("servers", [1, 2])
+def test_more_workers_than_an_answer_has_room_for_are_let_go(tmp_path: Path, servers: int) -> None:
+    run = train(tmp_path, workers=1, virtual_workers=20, servers=servers, max_steps=2)
+    assert run.summary["stopped_by"] == "budget"
+
+
 def test_spare_ranks_wait_and_end_with_the_others(tmp_path: Path) -> None:
     run = train(tmp_path / "run", workers=4, virtual_workers=2, mode="async")
     assert [bool(run.job.hosted(rank)) for rank in run.job.worker_ranks] == [

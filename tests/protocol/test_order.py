@@ -51,6 +51,21 @@ def test_one_server_averages_what_has_landed_and_updates_at_once() -> None:
     assert order.idle
 
 
+def test_a_norm_that_two_ranks_tell_of_counts_once() -> None:
+    order = ShardOrder(0, 2)
+    for event in (Landed(0), Landed(1), Decided(PAIR), NormOf(1, 1, (3.0,)), NormOf(1, 1, (3.0,))):
+        order.handle(event)
+    table(
+        order,
+        (Averaged((2.0,)), [ShareNorm(1, (2.0,)), Renew(PAIR, (2.0, 3.0))]),
+        (NormOf(1, 1, (3.0,)), []),
+        (Updated(), [Forget((1, 0))]),
+        (NormOf(1, 1, (3.0,)), []),
+    )
+    assert order.idle
+    assert not order.waits_for_norms
+
+
 def test_an_update_waits_for_the_norms_of_all_servers_and_takes_them_in_their_order() -> None:
     order = ShardOrder(1, 3)
     table(

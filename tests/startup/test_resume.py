@@ -74,7 +74,7 @@ OTHER: dict[str, Any] = {
     "local_steps": 7, "merge": "async",
     "keep_inner": True,  # of what has a meaning in other modes alone it is all that can be changed
     "backup_workers": 1, "straggler": "2:4", "jitter": "pareto:2", "link_mbps": 7.0,
-    "record": True, "lag_compensation": "inverse", "overlap": True,
+    "standby": True, "record": True, "lag_compensation": "inverse", "overlap": True,
     "balance": "dynamic", "virtual_workers": 7,
     "checkpoint_to": "s3://elsewhere/run", "log_every": 7, "max_time": "7m", "max_failures": 7,
     "profile": True, "quiet": True, "corpus": ["elsewhere"],

@@ -95,7 +95,11 @@ def test_settings_that_differ_end_all_ranks_before_there_is_a_folder(
 )
 @pytest.mark.parametrize(
     "where",
-    ["psdp.startup.corpus.load_corpus", "psdp.startup.parts.make_memory", "psdp.rank.Worker"],
+    [
+        "psdp.startup.corpus.load_corpus",
+        "psdp.startup.parts.make_memory",
+        "psdp.startup.roles.Worker",
+    ],
 )
 def test_a_mistake_in_any_step_ends_all_ranks_and_leaves_no_folder(
     given: dict[str, Any],

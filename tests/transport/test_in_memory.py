@@ -18,6 +18,7 @@ from psdp.transport.messages import (
     AskSnapshot,
     Finish,
     Gradient,
+    Halted,
     Message,
     PartialNorm,
     Totals,
@@ -167,3 +168,34 @@ def test_flush_waits_for_its_sendings_and_returns_what_came_meanwhile() -> None:
     reader.start()
     assert a.flush(sendings) == [Arrival(1, AskSnapshot(1)), Arrival(1, AskSnapshot(2))]
     assert a.flush([]) == []
+
+
+def test_what_was_sent_in_an_earlier_term_is_void() -> None:
+    a, b = InMemoryNetwork(2).endpoints
+    vector = np.zeros(3)
+    lands_in(b, vector)
+    sending = a.send(1, weights(7), np.arange(3.0))
+    b.begin(1, most_bytes=24)
+    a.send(1, AskSnapshot(1))
+    a.send(1, Halted(1))  # is of any term
+    a.begin(1, most_bytes=24)
+    a.send(1, AskSnapshot(2))
+    assert [b.poll() for _ in range(3)] == [Arrival(0, Halted(1)), Arrival(0, AskSnapshot(2)), None]
+    assert sending.done
+    np.testing.assert_array_equal(vector, np.zeros(3))
+    assert a.poll() is None, "that a peer begins a term is between the endpoints"
+
+
+def test_a_void_payload_is_bounded() -> None:
+    a, b = InMemoryNetwork(2).endpoints
+    a.send(1, weights(7), np.arange(4.0))
+    b.begin(1, most_bytes=24)
+    with pytest.raises(ProtocolError, match="32 bytes with Answer of a term that is over"):
+        b.poll()
+
+
+def test_what_is_on_its_way_to_a_rank_that_dies_is_not_waited_for() -> None:
+    network = InMemoryNetwork(2)
+    sending = network.endpoints[0].send(1, AskSnapshot(1))
+    network.kill(1)
+    assert sending.done

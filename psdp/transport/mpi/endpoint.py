@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from psdp.errors import ProtocolError
 from psdp.params import Array
-from psdp.transport.base import Arrival, Endpoint, Lost, Sending, landing_bytes
+from psdp.transport.base import Arrival, Endpoint, Lost, Sending
 from psdp.transport.devices import MemorySpace
 from psdp.transport.headers import MAX_HEADER_BYTES, Header, decode, has_payload
 from psdp.transport.link import Link
@@ -67,6 +67,7 @@ class MpiEndpoint(Endpoint):
         self._incoming: dict[int, _Incoming] = {}
         self._incoming_since_s = 0.0
         self._outgoing: list[_Outgoing] = []
+        self._unsent: list[_Outgoing] = []
         self._lost: list[Lost] = []
         self._status = MPI.Status()
         self._requests: list[MPI.Request] = [MPI.REQUEST_NULL] * len(self._peers)
@@ -159,7 +160,7 @@ class MpiEndpoint(Endpoint):
         """Note which chunks follow a header, if any do."""
         incoming = _Incoming(header)
         if has_payload(header):
-            target = landing_bytes(self.landing, peer, header.message, header.payload_bytes)
+            target = self._landing_bytes(peer, header)
             incoming.rest = self._chunks(target)
             self._vectors.synchronize()  # what was there may still be read
             if not self._incoming:
@@ -175,6 +176,8 @@ class MpiEndpoint(Endpoint):
     def _reap(self) -> None:
         still: list[_Outgoing] = []
         for outgoing in self._outgoing:
+            if outgoing.peer in self._gone:
+                continue  # it is among the unsent
             try:
                 complete = MPI.Request.Testall(outgoing.requests)
             except MPI.Exception as error:
@@ -218,4 +221,9 @@ class MpiEndpoint(Endpoint):
             self._forget(peer)
             self._landed(peer)
             self._requests[self._peers.index(peer)] = MPI.REQUEST_NULL
+            # What is under way to it may never end: nobody waits for that, but MPI may read it yet.
+            ending = [outgoing for outgoing in self._outgoing if outgoing.peer == peer]
+            for outgoing in ending:
+                outgoing.sending.done = True
+            self._unsent += ending
             self._lost.append(Lost(peer, str(error)))

@@ -1,0 +1,123 @@
+"""The course of a run at the rank that leads it: what is evaluated at its beginning, on its way and
+at its end, and how it goes on when another term has begun."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from psdp.job import Job
+from psdp.records.recorder import Recorder
+from psdp.servers.answering import Answering
+from psdp.servers.deciding import Deciding
+from psdp.servers.evaluating import Evaluating
+from psdp.servers.membership import Membership
+from psdp.servers.serving import Serving
+from psdp.servers.telling import Telling
+from psdp.transport import messages as m
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What terms before the present one have left.
+
+    Attributes:
+        left: ranks that take part no more.
+        closed: versions whose evaluations were over by then, though copies of them are kept.
+        over: nothing is left to do but to tell all that the run is.
+    """
+
+    left: Collection[int] = ()
+    closed: Collection[int] = ()
+    over: bool = False
+
+
+class Course:
+    """Has versions evaluated, and lets the workers go in the end.
+
+    Args:
+        earlier: what terms before this one have left.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        serving: Serving,
+        evaluating: Evaluating,
+        answering: Answering,
+        deciding: Deciding,
+        membership: Membership,
+        recorder: Recorder,
+        telling: Telling,
+        earlier: Earlier,
+    ) -> None:
+        self._job = job
+        self._serving = serving
+        self._evaluating = evaluating
+        self._answering = answering
+        self._deciding = deciding
+        self._membership = membership
+        self._recorder = recorder
+        self._telling = telling
+        self._closed = earlier.closed
+
+    def begin(self) -> None:
+        """Begin where the run is, which may have been cut off before it was evaluated there."""
+        if self._job.term.number:
+            self._take_up()
+        progress, evaluating = self._serving.progress, self._evaluating
+        known = evaluating.best.evaluated, *evaluating.versions
+        if progress.evaluation_due and progress.version not in known:
+            self._evaluate_now()
+
+    def _take_up(self) -> None:
+        """Go on where the term before this one ended."""
+        version = self._serving.progress.version
+        self._membership.do_without()
+        for copy in self._serving.giving.snapshots.held():
+            if copy.version in self._closed:
+                self._telling.decide(m.DropSnapshot(copy.version), m.DropSnapshot(copy.version))
+            elif self._answering.live:
+                if copy.version == version:  # the others need not have one
+                    self._telling.decide(m.TakeSnapshot(), m.TakeSnapshot())
+                self._evaluating.open(copy.version, self._answering.live)
+        if version and not self._evaluating.is_open(version):
+            # There is one rank less that holds it.
+            self._telling.decide(m.TakeSnapshot(), m.TakeSnapshot())
+            self._telling.decide(m.SaveSnapshot(version), m.SaveSnapshot(version))
+        self._heed_patience()
+
+    def updated(self) -> None:
+        """The shard is the next version."""
+        progress = self._serving.progress
+        if progress.evaluation_due and self._answering.live:
+            self._evaluating.open(progress.version, self._answering.live)
+
+    def drain(self, version: int) -> None:
+        """Every gradient is applied: evaluate and save the last version, then let all go."""
+        evaluating = self._evaluating
+        evaluating.last = version
+        if self._job.term.number and version == evaluating.best.evaluated:
+            self._recorder.stop_clock()  # all this was done before the term began
+        elif self._answering.live and not evaluating.is_open(version):
+            self._evaluate_now()
+        self._deciding.release()
+        self._answering.dismiss_all()
+
+    def _evaluate_now(self) -> None:
+        """Evaluate the present version, where the other servers do not know that it is due."""
+        self._telling.decide(m.TakeSnapshot(), m.TakeSnapshot())
+        self._evaluating.open(self._serving.progress.version, self._answering.live)
+
+    def evaluated(self, version: int) -> None:
+        """The evaluation of a version is over."""
+        if version == self._evaluating.last:
+            self._recorder.stop_clock()
+            self._answering.dismiss_all()
+        else:
+            self._heed_patience()
+
+    def _heed_patience(self) -> None:
+        patience = self._job.config.run.early_stop_patience
+        if patience and self._evaluating.best.evaluations_since >= patience:
+            self._deciding.stop_early()

@@ -1,0 +1,238 @@
+"""The roles of ranks: one that computes, or one that holds a shard and leads or follows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from psdp.checkpoint import CheckpointStore, Elsewhere
+from psdp.job import Job
+from psdp.nn.profile import clock_of
+from psdp.records.console import Console
+from psdp.records.events import events_file
+from psdp.records.metrics import Best
+from psdp.records.profile import UNPROFILED, Profile
+from psdp.records.recorder import Recorder
+from psdp.records.replay import Replay
+from psdp.records.shadow import Shadow
+from psdp.servers.course import Earlier
+from psdp.servers.follower import Follower
+from psdp.servers.leader import Leader
+from psdp.servers.noting import Noting
+from psdp.servers.serving import Serving
+from psdp.servers.terms import Role, Terms
+from psdp.startup.describing import describe
+from psdp.startup.prepare import Ready
+from psdp.startup.recording import begin_record
+from psdp.transport import Endpoint
+from psdp.transport.reducer import Reducer
+from psdp.workers.worker import Worker
+
+Asked = Callable[[], str | None]
+"""Returns the name of a signal by which somebody asked a rank to end, or None."""
+
+Gone = Callable[[], Collection[tuple[int, str]]]
+"""Returns the ranks that are no more, as far as the launcher has told since, and why it does."""
+
+
+def _as_before(asked: Asked) -> Asked:
+    return asked
+
+
+def _unsaid() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What a rank is told from outside, and tells.
+
+    Attributes:
+        asked: whether it is to end.
+        gone: which others are gone.
+        limit: returns what asks who leads to end, of what asks any rank.
+        leads: is called when this rank begins to lead in place of another.
+        survives: the MPI goes on when a rank is lost.
+        lease_s: after so long a silence the launcher takes a rank for dead.
+    """
+
+    asked: Asked = lambda: None
+    gone: Gone = list
+    limit: Callable[[Asked], Asked] = _as_before
+    leads: Callable[[], None] = _unsaid
+    survives: bool = False
+    lease_s: float | None = None
+
+
+def store_of(ready: Ready) -> CheckpointStore:
+    """Return the store of the run's checkpoints, in the first term."""
+    folder, keep = ready.folder, ready.job.config.run.keep_checkpoints
+    return CheckpointStore(folder.path, keep, folder.token, folder.check)
+
+
+def make_worker(
+    ready: Ready, endpoint: Endpoint, reducer: Reducer | None, asking: Asking
+) -> Worker:
+    """Return the worker of a rank."""
+    assert ready.replica is not None
+    return Worker(
+        ready.job,
+        endpoint,
+        ready.replica,
+        reducer=reducer,
+        snapshot=ready.snapshot,
+        inner=ready.inner,
+        store=store_of(ready),
+        signalled=asking.asked,
+    )
+
+
+def make_holder(ready: Ready, endpoint: Endpoint, asking: Asking) -> Leader | Follower | Terms:
+    """Return what a rank does that holds a shard, from the start or from its checkpoint on."""
+    making = Holding(ready, endpoint, asking)
+    first = making.first()
+    return Terms(first, making.follow) if ready.job.stands_by else first
+
+
+class Holding:
+    """Makes the roles of a rank that holds a shard, one after the other."""
+
+    def __init__(self, ready: Ready, endpoint: Endpoint, asking: Asking) -> None:
+        self._ready = ready
+        self._endpoint = endpoint
+        self._asking = asking
+        self._store = store_of(ready)
+        self._gone: dict[int, str] = {}
+        manifest = ready.manifest
+        self._best = Best() if manifest is None else Best.from_record(manifest.state["best"])
+
+    def first(self) -> Leader | Follower:
+        """Return the role in the first term."""
+        ready, run, job = self._ready, self._ready.job.config.run, self._ready.job
+        serving = self._serve(job, None)
+        if job.leader != self._endpoint.rank:
+            return self._follower(serving, self._shadow(serving))
+        version, units = serving.progress.version, serving.progress.units
+        console = Console(job.units, units, name=job.units_name, quiet=run.quiet)
+        console.say(describe(ready, self._asking.survives, self._asking.lease_s))
+        recorder = self._recorder(serving, console)
+        if run.profile and isinstance(serving.profile, Profile):
+            recorder.profiles[self._endpoint.rank] = serving.profile
+        record = begin_record(ready, serving.progress)
+        if ready.manifest is not None:
+            recorder.resumed(None if record is None else record.start)
+        elsewhere = None
+        if ready.elsewhere is not None:
+            elsewhere = Elsewhere(ready.elsewhere, ready.folder.path, run.keep_checkpoints)
+        return Leader(
+            job,
+            serving,
+            self._store.of_term(job.term.number),
+            recorder,
+            ready.identity,
+            best=self._best,
+            elsewhere=elsewhere,
+            record=record,
+            replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
+            signalled=self._asking.limit(self._asking.asked),
+            gone=self._all_gone,
+        )
+
+    def follow(self, job: Job, before: Role) -> Leader | Follower:
+        """Return the role in the term of a job, after another one."""
+        serving = self._serve(job, before.serving)
+        if job.leader != self._endpoint.rank:
+            noting = before.noting if isinstance(before, Follower) else None
+            follower = self._follower(serving, None if noting is None else noting.recorder)
+            follower.left |= before.left
+            if follower.noting is not None:
+                follower.noting.took_over(before.job)
+            return follower
+        closed: set[int] = set()
+        if isinstance(before, Leader):
+            recorder = before.recorder
+        else:
+            assert isinstance(before, Follower)
+            assert before.noting is not None, "who stands by for the leader notes"
+            recorder, closed = before.noting.recorder, self._take_over(before, serving)
+        leader = Leader(
+            job,
+            serving,
+            self._store.of_term(job.term.number),
+            recorder,
+            self._ready.identity,
+            best=self._best,
+            signalled=self._asking.limit(self._asking.asked),
+            gone=self._all_gone,
+            earlier=Earlier(before.left, closed, before.over),
+        )
+        leader.noting.took_over(before.job)
+        return leader
+
+    def _take_over(self, before: Follower, serving: Serving) -> set[int]:
+        """Go on with the records in place of the rank that wrote them; return the versions that it
+        has evaluated."""
+        folder, job, progress = self._ready.folder, serving.job, serving.progress
+        assert isinstance(folder, Shadow)
+        assert before.noting is not None
+        evaluations = folder.take_over()
+        for record in evaluations:
+            loss = record["val_loss"]
+            self._best.better(math.inf if loss is None else loss, record["version"])
+        quiet = job.config.run.quiet
+        console = Console(job.units, progress.units, name=job.units_name, quiet=quiet)
+        before.noting.recorder.take_over(console, evaluations[-1] if evaluations else None)
+        self._asking.leads()
+        return {record["version"] for record in evaluations}
+
+    def _serve(self, job: Job, before: Serving | None) -> Serving:
+        ready = self._ready
+        assert ready.shard is not None
+        profile = UNPROFILED
+        if self._endpoint.rank in job.holders[0]:
+            profile = Profile(clock_of(ready.shard.backend))
+        return Serving(
+            job,
+            self._endpoint,
+            ready.shard,
+            self._store.of_term(job.term.number),
+            ready.snapshot if before is None else None,
+            before=before,
+            profile=profile if before is None else before.profile,
+        )
+
+    def _follower(self, serving: Serving, recorder: Recorder | None) -> Follower:
+        job = serving.job
+        notes = recorder is not None and self._endpoint.rank in job.holders[0]
+        return Follower(
+            serving,
+            noting=Noting(job, recorder) if recorder is not None and notes else None,
+            signalled=self._asking.asked,
+            gone=self._all_gone,
+        )
+
+    def _shadow(self, serving: Serving) -> Recorder | None:
+        """Return what takes the records that the leader writes, at who may take over from it."""
+        if self._endpoint.rank not in serving.job.holders[0]:
+            return None
+        return self._recorder(serving, Console(0, 0, quiet=True))
+
+    def _recorder(self, serving: Serving, console: Console) -> Recorder:
+        ready, job = self._ready, serving.job
+        return Recorder(
+            job,
+            ready.folder,
+            console,
+            version=serving.progress.version,
+            units=serving.progress.units,
+            transport=ready.links.name,
+            kernels=ready.kernels,
+            val_split_units=job.task.validation_split_units or job.task.validation_units,
+        )
+
+    def _all_gone(self) -> Collection[tuple[int, str]]:
+        """Return all ranks of which the launcher has told so far, in whatever term."""
+        self._gone.update(self._asking.gone())
+        return list(self._gone.items())

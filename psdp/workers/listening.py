@@ -1,0 +1,112 @@
+"""What happens at a rank that computes: messages of servers, losses, and terms that begin."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+
+from psdp.errors import PeerLost, ProtocolError
+from psdp.job import Job, Term
+from psdp.transport import Arrival, Endpoint, Lost
+from psdp.transport import messages as m
+from psdp.workers.saving import Saving
+
+WRITING_S = 0.01
+"""The same while a file is written of which rank 0 is to hear."""
+
+
+class TermBegins(Exception):
+    """Another term begins: what this rank did in the one before is void.
+
+    Attributes:
+        job: in that term.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(f"term {job.term.number} begins")
+        self.job = job
+
+
+class Listening:
+    """Takes events in their order.
+
+    Args:
+        most_bytes: of a payload that may come.
+
+    Attributes:
+        saving: does what rank 0 asks of it, whatever this rank is at.
+    """
+
+    def __init__(self, job: Job, endpoint: Endpoint, most_bytes: int) -> None:
+        self._job = job
+        self._endpoint = endpoint
+        self._most_bytes = most_bytes
+        self._events: deque[Arrival | Lost] = deque()
+        self._moved: list[tuple[int, int]] = []
+        self.saving: Saving | None = None
+
+    def keep(self, events: Iterable[Arrival | Lost | None]) -> None:
+        """Keep what has happened for later."""
+        heard = map(self._heard, events)
+        self._events += [event for event in heard if event is not None]
+
+    def next(self, timeout_s: float) -> Arrival | None:
+        """Return what has arrived, or does within ``timeout_s``.
+
+        Raises:
+            PeerLost: a server is gone, and nobody holds its shard; or who leads has ended the run.
+            TermBegins: it was void.
+        """
+        busy = self.saving is not None and self.saving.busy
+        patience_s = WRITING_S if busy else timeout_s
+        event = self._events.popleft() if self._events else self._endpoint.receive(patience_s)
+        match self._heard(event):
+            case Lost(peer, why):
+                self._bear(peer, why)
+            case Arrival(peer, m.Failed()):
+                raise PeerLost(f"rank {peer} has ended the run")
+            case Arrival(_, m.Rehost(workers, ranks)):
+                self._moved += zip(workers, ranks, strict=True)
+            case Arrival(_, m.Begin(number, lost)):
+                raise TermBegins(self._begin(Term(number, frozenset(lost), tuple(self._moved))))
+            case Arrival() as arrival:
+                return arrival
+        return None
+
+    def _heard(self, event: Arrival | Lost | None) -> Arrival | Lost | None:
+        return event if self.saving is None else self.saving.heard(event)
+
+    def expects_nothing(self, event: Arrival | Lost | None) -> None:
+        """
+        Raises:
+            PeerLost: a server is gone.
+            ProtocolError: something has arrived.
+        """
+        match event:
+            case Lost(peer, why):
+                self._bear(peer, why)
+            case Arrival(peer, message):
+                raise ProtocolError(f"server rank {peer} sent {message} out of turn")
+
+    def term_begins(self) -> bool:
+        """Say whether another term begins, in which nothing counts that is under way."""
+        arrivals = (event for event in self._events if isinstance(event, Arrival))
+        return any(isinstance(arrival.message, m.Begin) for arrival in arrivals)
+
+    def _bear(self, peer: int, why: str) -> None:
+        try:
+            self._job.without(self._endpoint.lost)
+        except PeerLost:
+            raise PeerLost(f"server rank {peer} is gone ({why})") from None
+
+    def _begin(self, term: Term) -> Job:
+        self._job, self._moved = replace(self._job, term=term), []
+        # What is of the term before is void; a later one may have begun by now.
+        self._events = deque(
+            event
+            for event in self._events
+            if isinstance(event, Lost) or isinstance(event.message, m.Rehost | m.Begin)
+        )
+        self._endpoint.begin(term.number, self._most_bytes)
+        return self._job
