@@ -13,7 +13,8 @@ from pathlib import Path
 
 from psdp.cores import cpu_quota, own_cores
 from psdp.errors import ConfigError
-from psdp.launch.options import Job
+from psdp.launch.options import Job, hosts_in
+from psdp.launch.relay import MOST_HOSTS, relaying
 
 
 class Vendor(Enum):
@@ -125,11 +126,19 @@ def mpirun_command(launcher: Path, vendor: Vendor, job: Job, host: Host) -> list
             # For one-sided communication, of which there is none here, and a second to start.
             options += ["--mca", "btl", "^ofi"]
         if job.survives:
-            options += ["--with-ft", "ulfm"]
+            options += ["--with-ft", "ulfm", *_relaying(job)]
     if job.hostfile is not None:
         options += ["-f" if vendor is Vendor.HYDRA else "--hostfile", job.hostfile]
     worker = [sys.executable, *job.program, *job.flags]
     return [str(launcher), *options, "-n", str(job.ranks), *worker]
+
+
+def _relaying(job: Job) -> list[str]:
+    """Return the options by which a job goes on without a host that it loses."""
+    if job.hostfile is None or len(hosts_in(job.hostfile)) > MOST_HOSTS:
+        return []
+    agent = relaying(os.environ)
+    return [] if agent is None else ["--prtemca", "plm_ssh_agent", agent]
 
 
 def this_host() -> Host:

@@ -6,6 +6,7 @@ import argparse
 import codecs
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from psdp.cli import Parser, whole
 from psdp.errors import ConfigError
@@ -138,3 +139,15 @@ def readable_hostfile(text: str) -> str:
             "of a host's name; save it as UTF-8 without a mark, with Unix line ends (dos2unix)"
         )
     return str(path)
+
+
+def hosts_in(hostfile: str) -> list[str]:
+    """Return the hosts that a hostfile names, each once."""
+    lines = Path(hostfile).read_text("utf-8", errors="replace").splitlines()
+    return list(dict.fromkeys(filter(None, map(host_in, lines))))
+
+
+def host_in(line: str) -> str | None:
+    """Return the host that a line of a hostfile names: ``host slots=2``, or ``host:2``."""
+    words = line.partition("#")[0].split()
+    return words[0].partition(":")[0] if words else None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from psdp.errors import ConfigError, DataError, ReplayError
 from psdp.launch.mpirun import Vendor
-from psdp.launch.options import Job
+from psdp.launch.options import Job, host_in, hosts_in
 from psdp.launch.supervisor import Outcome
 from psdp.signals import TRY_AGAIN
 
@@ -85,7 +85,7 @@ class Restarts:
         if self._job.hostfile is None:
             return self._job
         lines = Path(self._job.hostfile).read_text("utf-8").splitlines()
-        hosts = list(dict.fromkeys(filter(None, map(host_in, lines))))
+        hosts = hosts_in(self._job.hostfile)
         there = self._answers(hosts)
         missing = [host for host in hosts if host not in there]
         if not missing or not there:
@@ -95,12 +95,6 @@ class Restarts:
         file = Path(self._hosts.name) / "hosts"
         file.write_text("".join(f"{line}\n" for line in lines if host_in(line) in there))
         return replace(self._job, hostfile=str(file), crowded=True)
-
-
-def host_in(line: str) -> str | None:
-    """Return the host that a line of a hostfile names: ``host slots=2``, or ``host:2``."""
-    words = line.partition("#")[0].split()
-    return words[0].partition(":")[0] if words else None
 
 
 def who_answers(

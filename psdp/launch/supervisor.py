@@ -35,8 +35,10 @@ TERM_S = 3.0
 """How long an mpirun may take to end its ranks before it is killed with them."""
 BROKEN_S = 5.0
 """How long the others may take to end, or to be saved, when a rank is gone that they need."""
+LEAVING_S = 2.0
+"""How long an mpirun may outlive all ranks of a job that has survived failures."""
 LAST_WORDS_S = 1.0
-"""How long ranks may outlive their mpirun."""
+"""How long ranks may outlive their mpirun, or it a signal when nothing is left to be done."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class Supervisor:
         self._broken: Rank | None = None
         self._deadline_s: float | None = None
         self._terminated = False
+        self._over_s: float | None = None
+        """Since when a job that survives failures is seen to be over."""
 
     def run(self, command: Sequence[str]) -> Outcome:
         """Start a command and see it to its end.
@@ -188,10 +192,18 @@ class Supervisor:
                 if self._ranks.folder is None and self._broken.status is None:
                     kill_all(child.pid)  # there is nothing to save, nor to be said
                     self._terminated = True
-            elif self._survives and self._ranks.finished:
-                # A rank that is stopped would keep its mpirun for ever.
-                self._deadline_s = time.monotonic() + BROKEN_S
+            elif self._survives and (self._ranks.finished or self._all_gone()):
+                self._see_off(child)
         elif time.monotonic() >= self._deadline_s:
+            self._terminate(child)
+
+    def _see_off(self, child: subprocess.Popen[bytes]) -> None:
+        """The job is over: end an mpirun that does not. A rank that is stopped would keep it for
+        ever, and so would a host that is lost."""
+        now_s = time.monotonic()
+        self._over_s = self._over_s or now_s
+        lost = any(rank.status != 0 for rank in self._ranks.left) and not self._waiting()
+        if now_s >= self._over_s + (LEAVING_S if lost else BROKEN_S):
             self._terminate(child)
 
     def _cause(self) -> Rank | None:
@@ -212,7 +224,7 @@ class Supervisor:
         else:
             kill_all(child.pid)
         self._terminated = True
-        self._deadline_s = time.monotonic() + TERM_S
+        self._deadline_s = time.monotonic() + (TERM_S if self._over_s is None else LAST_WORDS_S)
 
     def _hear_out(self) -> None:
         """Hear the last words of ranks, and leave none of them on this host."""
@@ -224,6 +236,16 @@ class Supervisor:
     def _waiting(self) -> bool:
         return any(not rank.gone for rank in self._ranks.known.values())
 
+    def _all_gone(self) -> bool:
+        return len(self._ranks.known) == self._size and not self._waiting()
+
+    def _leaderless(self) -> bool:
+        """Say whether a run that survives failures was left without rank 0, and its last word."""
+        leader = self._ranks.known.get(0)
+        if leader is None or not self._survives or self._ranks.folder is None:
+            return False
+        return leader.gone and leader.status is None and self._broken in (None, leader)
+
     def _outcome(self, code: int) -> Outcome:
         told, known = self._ranks.status, self._ranks.known
         first = next(iter(self._ranks.left), None)
@@ -232,7 +254,9 @@ class Supervisor:
         died = broken or (first is not None and first.status is None)
         if died and self._asked is None and told == status_after(signal.SIGTERM):
             told = None  # which the others got since a rank had died
-        if told is None:
+        if self._leaderless():
+            first, told, broken = known[0], None, True
+        elif told is None:
             beyond = (rank for rank in known.values() if rank.silent_s is not None or not rank.gone)
             first = self._broken or next(beyond, None) or first
         without = self._survives and any(rank.status != 0 for rank in self._ranks.left)

@@ -174,6 +174,19 @@ def test_a_host_has_no_more_cores_than_its_container_grants(
     assert this_host().cores == cores
 
 
+def test_hosts_may_be_lost_where_ranks_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMPI_MCA_plm_ssh_agent", "ssh -p 22")
+    hosts = tmp_path / "hosts"
+    hosts.write_text("a slots=2\nb slots=2 # \n")
+    asked = ["-n", "4", "--hostfile", str(hosts)]
+    relay = f"{sys.executable} -m psdp.launch.relay ssh%20-p%2022"
+    survives = mpirun_command(MPIRUN, Vendor.OPEN_MPI, parse([*asked, "--with-ft", "ulfm"]), USER)
+    assert survives[survives.index("--prtemca") :][1:3] == ["plm_ssh_agent", relay]
+    hosts.write_text("".join(f"node{n}\n" for n in range(65)))
+    many = mpirun_command(MPIRUN, Vendor.OPEN_MPI, parse([*asked, "--with-ft", "ulfm"]), USER)
+    assert "--prtemca" not in many
+
+
 def test_the_slots_of_a_hostfile_are_not_overridden() -> None:
     command = mpirun_command(MPIRUN, Vendor.OPEN_MPI, job(9, "hosts"), USER)
     options = [*USUAL, "--hostfile", "hosts"]

@@ -119,10 +119,14 @@ class MpiEndpoint(Endpoint):
         deadline = time.monotonic() + CLOSE_S
         while self._sending() and time.monotonic() < deadline:
             self.receive(timeout_s=0.01)
-        for request in self._requests:
-            if request != MPI.REQUEST_NULL:
-                request.Cancel()
-                request.Wait()
+        posted = [request for request in self._requests if request != MPI.REQUEST_NULL]
+        for request in posted:
+            request.Cancel()
+        # One that has begun to receive cannot be withdrawn; from a host that is cut off it has no
+        # end, and an MPI that survives that is not finalised.
+        deadline = time.monotonic() + CLOSE_S
+        while not MPI.Request.Testall(posted) and time.monotonic() < deadline:
+            time.sleep(1e-3)
 
     def _sending(self) -> bool:
         waits = self._next_s() < math.inf
