@@ -240,8 +240,8 @@ class Supervisor:
         return len(self._ranks.known) == self._size and not self._waiting()
 
     def _leaderless(self) -> bool:
-        """Say whether a run that survives failures was left without rank 0, and its last word."""
-        leader = self._ranks.known.get(0)
+        """Say whether a run that survives failures was left without who led it, and a last word."""
+        leader = self._ranks.known.get(self._ranks.leader)
         if leader is None or not self._survives or self._ranks.folder is None:
             return False
         return leader.gone and leader.status is None and self._broken in (None, leader)
@@ -255,7 +255,7 @@ class Supervisor:
         if died and self._asked is None and told == status_after(signal.SIGTERM):
             told = None  # which the others got since a rank had died
         if self._leaderless():
-            first, told, broken = known[0], None, True
+            first, told, broken = known[self._ranks.leader], None, True
         elif told is None:
             beyond = (rank for rank in known.values() if rank.silent_s is not None or not rank.gone)
             first = self._broken or next(beyond, None) or first
