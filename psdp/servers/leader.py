@@ -154,7 +154,8 @@ class Leader:
         self.serving.turn()
         if (by := self._signalled()) is not None:
             raise asked_to_end(by)
-        self._heed_the_launcher()
+        for rank, why in self.gone():
+            self.on_lost(rank, why)
         self.leaving.heed()
         self.keeping.look()
         if self.deciding.replays and self.serving.idle:
@@ -165,10 +166,6 @@ class Leader:
         if over and saved and self.copying.over() and not self.over:
             self.over = True
             self.telling.decide(m.Over(), m.Over() if self.job.stands_by else None)
-
-    def _heed_the_launcher(self) -> None:
-        for rank, why in self.gone():
-            self._lost(rank, why)
 
     # Messages
 
@@ -209,17 +206,14 @@ class Leader:
                 self.serving.take(peer, message)
 
     def on_lost(self, peer: int, why: str) -> None:
-        self._heed_the_launcher()  # which knows more of it
-        self._lost(peer, why)
-
-    def _lost(self, peer: int, why: str) -> None:
-        if peer in self.job.term.lost:
-            return
-        if peer in self.job.holding:
-            bearing(self.job, [peer], peer, why)
-            raise TermEnds(peer)
-        self.keeping.gone(peer)
-        self.membership.lost(peer, why)
+        for rank, told in ({peer: why} | dict(self.gone())).items():  # the launcher knows more
+            if rank in self.job.term.lost:
+                continue
+            if rank in self.job.holding:
+                bearing(self.job, [rank], rank, told)
+                raise TermEnds(rank)
+            self.keeping.gone(rank)
+            self.membership.lost(rank, told)
 
     def on_written(self, result: Any) -> None:
         self.keeping.written(result)

@@ -40,7 +40,7 @@ def test_clipped_runs_end_with_the_same_bits(tmp_path: Path, mode: dict[str, Any
 def test_means_of_more_slots_than_a_message_holds_are_told_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psdp.servers.leader.MOST_INCLUDED", 2)
+    monkeypatch.setattr("psdp.servers.updates.MOST_INCLUDED", 2)
     one, two = (train(tmp_path / f"{k}", servers=k, workers=5) for k in (1, 2))
     np.testing.assert_array_equal(one.weights, two.weights)
 

@@ -97,12 +97,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize(
-    ("slots", "lost", "lose", "spares"),
+    ("slots", "lost", "lose"),
     [
-        ([2, 1, 2], 2, kill, 0),
-        pytest.param([2, 1, 2], 2, cut_off_and_kill, 0, marks=long),
-        pytest.param([2, 2, 2], 1, kill, 1, marks=long),
-        pytest.param([0, 3, 1, 1], 3, kill, 0, marks=long),
+        ([2, 1, 2], 2, kill),
+        pytest.param([2, 1, 2], 2, cut_off_and_kill, marks=long),
+        pytest.param([2, 2, 2], 1, kill, marks=long),
+        pytest.param([0, 3, 1, 1], 3, kill, marks=long),
     ],
 )
 def test_a_job_goes_on_without_a_host_to_the_same_weights(
@@ -111,9 +111,8 @@ def test_a_job_goes_on_without_a_host_to_the_same_weights(
     slots: list[int],
     lost: int,
     lose: Callable[[Hosts, int], None],
-    spares: int,
 ) -> None:
-    flags = ("--spares", str(spares))
+    flags = ("--virtual-workers", "4")
     status, said = run(tmp_path, slots, lambda hosts: lose(hosts, lost), *flags)
     assert status == 0, said
     first = sum(slots[:lost])
