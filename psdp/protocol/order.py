@@ -78,7 +78,7 @@ class Updated:
 
 @dataclass(frozen=True, slots=True)
 class Voided:
-    """What has landed in this slot, if anything, does not count: nothing was decided about it."""
+    """What has landed in this slot, if anything, does not count, unless it was decided about."""
 
     slot: int
 
@@ -174,7 +174,10 @@ class ShardOrder:
             case Updated():
                 return self._updated()
             case Voided(slot):
-                return [Forget((slot,))] if self._landed.pop(slot, None) is not None else []
+                void = slot in self._landed and not self._is_decided(slot)
+                if void:
+                    del self._landed[slot]
+                return [Forget((slot,))] if void else []
         return self._go_on()
 
     def _go_on(self) -> list[Effect]:
@@ -199,6 +202,17 @@ class ShardOrder:
             case Discard(slot):
                 return slot in self._landed
         return True
+
+    def _is_decided(self, slot: int) -> bool:
+        """Say whether what lies in a slot is in an update that is not made yet, or to be dropped:
+        whoever pushed it may be lost by then, with the answer."""
+        for decision in (self.updating, *self._decisions):
+            match decision:
+                case Update(slots=slots) if slot in slots:
+                    return True
+                case Discard(one) if one == slot:
+                    return True
+        return False
 
     def _averaged(self, squares: Squares) -> list[Effect]:
         update = self.updating

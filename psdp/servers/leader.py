@@ -140,11 +140,7 @@ class Leader:
         return self.membership.left
 
     def give_up(self, error: BaseException) -> NoReturn:
-        """End the run.
-
-        Raises:
-            BaseException: ``error``, or what it stands for.
-        """
+        """End the run: raise an error, or what it stands for."""
         self.ending.end(error)
 
     def fail(self, error: BaseException, status: int) -> None:

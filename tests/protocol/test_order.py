@@ -66,6 +66,21 @@ def test_a_norm_that_two_ranks_tell_of_counts_once() -> None:
     assert not order.waits_for_norms
 
 
+def test_what_was_decided_about_is_not_void_though_its_rank_is_lost_before_the_update() -> None:
+    order = ShardOrder(0, 2)
+    for event in (Landed(0), Landed(1), Decided(PAIR)):
+        order.handle(event)
+    table(
+        order,
+        (Averaged((2.0,)), [ShareNorm(1, (2.0,))]),
+        (Voided(0), []),
+        (NormOf(1, 1, (3.0,)), [Renew(PAIR, (2.0, 3.0))]),
+        (Updated(), [Forget((1, 0))]),
+        (Landed(0), []),
+        (Voided(0), [Forget((0,))]),
+    )
+
+
 def test_an_update_waits_for_the_norms_of_all_servers_and_takes_them_in_their_order() -> None:
     order = ShardOrder(1, 3)
     table(
