@@ -113,7 +113,7 @@ def command(shape: Shape, run: Path, *more: str) -> list[str]:
     """Return the command of a job whose ranks can be broken."""
     launch = [sys.executable, "-m", "psdp.launch", "-n", str(shape.ranks)]
     launch += ["--lease-s", str(LEASE_S), str(HERE / "breakable.py")]
-    records = ("--log-every", "1", "--eval-every", str(EVAL_EVERY), "--record", "--quiet")
+    records = ("--log-every", "1", "--eval-every", str(EVAL_EVERY), "--quiet")
     steps = "--max-steps", str(UPDATES), "--checkpoint-every", str(CHECKPOINT_EVERY)
     return [*launch, *MODEL, *records, *steps, *shape.flags, "--out", str(run), *more]
 

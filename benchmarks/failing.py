@@ -81,19 +81,20 @@ class Shape:
         return f"{self.mode}, {self.servers} server(s), {self.workers} workers{extras}"
 
     @property
-    def holders(self) -> int:
-        """Ranks that hold a shard."""
-        return self.servers * (1 + self.standby)
+    def ranks(self) -> int:
+        return self.servers * (1 + self.standby) + self.workers + self.spares
 
     @property
-    def ranks(self) -> int:
-        return self.holders + self.workers + self.spares
+    def working(self) -> range:
+        """Ranks that work, or wait to: servers come before them, those that stand by after."""
+        return range(self.servers, self.servers + self.workers + self.spares)
 
     @property
     def flags(self) -> list[str]:
         flags = ["--mode", self.mode, "--servers", str(self.servers)]
         flags += ["--virtual-workers", str(self.workers)]
-        return flags + ["--standby"] * self.standby
+        # With standbys no record of events can be kept.
+        return [*flags, "--standby" if self.standby else "--record"]
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def schedule(
     number = 0
     while count:
         shape = dice.choice(shapes)
-        ranks = range(0 if servers_too else shape.holders, shape.ranks)
+        ranks = range(shape.ranks) if servers_too else shape.working
         losses = min(dice.randint(1, most), count, len(ranks))
         failures = [
             Failure(dice.uniform(0, LATEST), dice.choice(kinds), rank)
