@@ -3,6 +3,7 @@
 # make test-mpi these alone
 # make lint     ruff, mypy --strict, clang-format
 # make docs     the site, in docs/_build; a warning is an error
+# make chaos    ranks that fail at random, by the thousand, and hostile frames by the million (3 hours)
 # make mutants  which changes of the protocol its tests do not see (20 minutes)
 # make bench    one core and two against PyTorch; the server; the transport
 #
@@ -22,7 +23,7 @@ JOBS_AT_ONCE ?= 3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test test-mpi lint docs mutants bench clean
+.PHONY: train test test-mpi lint docs chaos mutants bench clean
 
 train: $(VENV)/.train
 	$(BIN)/python -m psdp.launch -n $(RANKS) --max-steps $(STEPS) --out $(RUN)
@@ -44,6 +45,12 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --fresh-env docs docs/_build
+
+chaos: $(VENV)/.test
+	PSDP_SEEDS=5000 PSDP_FRAMES=10000000 $(BIN)/python -m pytest -n 2 --timeout 3600 \
+		tests/in_memory/test_lost_ranks.py tests/in_memory/test_standby.py tests/in_memory/test_hostile.py
+	PSDP_LONG=1 $(BIN)/python -m pytest tests/jobs/test_hosts.py
+	$(BIN)/python benchmarks/chaos.py --failures 1000 --most 10 --standby
 
 mutants: $(VENV)/.mutants
 	$(BIN)/mutmut run --max-children 2

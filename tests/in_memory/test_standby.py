@@ -21,7 +21,7 @@ from psdp.servers.ending import Ending
 from psdp.transport import messages as m
 from psdp.transport.in_memory import Killed
 
-SEEDS = int(os.environ.get("PSDP_STANDBY_SEEDS", "24"))
+SEEDS = int(os.environ.get("PSDP_SEEDS", "24"))
 """A campaign has thousands."""
 
 MODES: list[dict[str, Any]] = [
