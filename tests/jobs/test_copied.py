@@ -17,7 +17,7 @@ from mpi import ROOT
 from stores import BUCKET, s3_server
 from tiny import TINY, summary, train, write_corpus
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi, pytest.mark.timeout(120)]
 
 URL = f"s3://{BUCKET}/runs/mine"
 FLAGS = ("--max-steps", "150", "--checkpoint-every", "10", "--eval-every", "0")
