@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -70,4 +71,19 @@ def kill_at_the_first_copy(folder: Path) -> None:
         time.sleep(0.05)
     os.killpg(job.pid, signal.SIGKILL)
     assert job.wait() == -signal.SIGKILL, (folder / "log").read_text()
-    # What the launcher leaves ends by itself: its mpirun gets a SIGTERM, and ends the ranks.
+    # What the launcher leaves would end by itself, but may write until then.
+    while left := processes_in(folder):  # pytest's timeout bounds it
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Return the processes that work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.readlink(process / "cwd") == str(folder.resolve()):
+                found.append(int(process.name))
+    return found
