@@ -175,19 +175,21 @@ class Recorder:
         self._modes.append({"version": self._version, "mode": mode})
         self.happened("mode", {"mode": mode, "reason": reason}, f"from now on {mode}: {reason}")
 
-    def failed(self, rank: int, why: str) -> int:
-        """Note that a rank is gone that was to stay; return how many have gone so far."""
+    def failed(self, rank: int, why: str) -> None:
+        """Note that a rank is gone that was to stay."""
         self.counts["failures"] += 1
         self.happened("failure", {"rank": rank, "why": why}, f"rank {rank} is gone: {why}")
-        return self.counts["failures"]
 
-    def take_over(self, console: Console, evaluation: Mapping[str, Any] | None) -> None:
-        """Say from now on what another rank did; ``evaluation``: its last eval record."""
+    def take_over(self, console: Console, records: Sequence[Mapping[str, Any]]) -> None:
+        """Say from now on what another rank did, and go on with its records of this start."""
         self.console = console
-        if evaluation is not None:
+        self.counts |= _counted(records)
+        changes = (record for record in records if record["kind"] == "mode")
+        self._modes = [{"version": of["version"], "mode": of["mode"]} for of in changes]
+        for record in (record for record in records if record["kind"] == "eval"):
             self._val_units = self._job.task.validation_units
-            self._evaluation = self._measured(evaluation) | {"val_loss": evaluation["val_loss"]}
-            self.weights_sha256 = evaluation["weights_sha256"]
+            self._evaluation = self._measured(record) | {"val_loss": record["val_loss"]}
+            self.weights_sha256 = record["weights_sha256"]
 
     def happened(self, kind: str, what: dict[str, Any], said: str | None = None) -> None:
         """Write a record of what happens between two updates; say it, in these words if any."""
@@ -209,8 +211,7 @@ class Recorder:
             events: the hash of the first line of its record of events, if it has one.
         """
         at = {self._name: self._units, "version": self._version}
-        record = {"kind": "resume", "time_s": 0.0, **at, "events": events}
-        self._folder.append_metrics(record)
+        self._folder.append_metrics({"kind": "resume", "time_s": 0.0, **at, "events": events})
 
     def reached(self, version: int, units: int) -> None:
         """Note how far the run has come, whatever was noted before."""
@@ -280,3 +281,10 @@ def _seconds_of(totals: Mapping[str, Totals]) -> dict[str, dict[str, float]]:
         kind: {rank: round(getattr(total, kind), 3) for rank, total in totals.items()}
         for kind in kinds
     }
+
+
+def _counted(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how often what is counted has happened, by records."""
+    kinds = Counter(record["kind"] for record in records)
+    lost = kinds["failure"] + kinds["takeover"] + kinds["standby"]
+    return {"failures": lost, "moves": kinds["move"], "takeovers": kinds["takeover"]}

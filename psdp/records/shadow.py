@@ -33,7 +33,7 @@ class Shadow(RunFolder):
 
     def take_over(self) -> list[dict[str, Any]]:
         """Hold the folder in place of the rank that did, and add what that has not written; return
-        the eval records of this start of the run.
+        the records of this start of the run.
 
         Raises:
             CheckpointError: another job has it, or it cannot be written.
@@ -45,7 +45,8 @@ class Shadow(RunFolder):
         for record in self._lines:
             if _content(record) not in known:
                 self.append_metrics(record)
-        return [record for record in records if record["kind"] == "eval"]
+                records.append(record)
+        return records
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

@@ -140,11 +140,11 @@ class Membership:
         if rank in self._gone:
             self.left.add(rank)
             return
-        failures = self._recorder.failed(rank, why)
+        self._recorder.failed(rank, why)
         self._gone.add(rank)
         self._leave(rank)
         self._check_bearable(rank, why)
-        if failures > self._job.max_failures:
+        if (failures := self._recorder.counts["failures"]) > self._job.max_failures:
             text = f"{failures} ranks have failed, --max-failures {self._job.max_failures} allows"
             error = PeerLost(f"{text} no more; the last was rank {rank} ({why})")
             raise Stopped(StoppedBy.FAILURES, error)

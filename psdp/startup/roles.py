@@ -177,13 +177,14 @@ class Holding:
         folder, job, progress = self._ready.folder, serving.job, serving.progress
         assert isinstance(folder, Shadow)
         assert before.noting is not None
-        evaluations = folder.take_over()
+        records = folder.take_over()
+        evaluations = [record for record in records if record["kind"] == "eval"]
         for record in evaluations:
             loss = record["val_loss"]
             self._best.better(math.inf if loss is None else loss, record["version"])
         quiet = job.config.run.quiet
         console = Console(job.units, progress.units, name=job.units_name, quiet=quiet)
-        before.noting.recorder.take_over(console, evaluations[-1] if evaluations else None)
+        before.noting.recorder.take_over(console, records)
         self._asking.leads()
         return {record["version"] for record in evaluations}
 
