@@ -90,6 +90,12 @@ def versions(run: Training, kind: str) -> list[int]:
 def check(run: Training) -> None:
     """See that a run is whole: its budget, its records, and its last checkpoint."""
     assert run.summary["stopped_by"] == "budget"
+    count = {kind: len(run.metrics(kind)) for kind in ("failure", "move", "takeover", "standby")}
+    assert run.summary["moves"] == count["move"]
+    assert run.summary["takeovers"] == count["takeover"]
+    assert run.summary["failures"] == count["failure"] + count["takeover"] + count["standby"]
+    changes = [{"version": of["version"], "mode": of["mode"]} for of in run.metrics("mode")]
+    assert run.summary["modes"] == changes
     assert sum(run.progress.clocks.values()) == run.job.gradients
     assert len({serving.progress.version for serving in run.servers}) == 1
     for kind in ("train", "eval"):
