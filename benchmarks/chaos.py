@@ -28,6 +28,7 @@ from functools import cache
 from pathlib import Path
 
 from failing import EVAL_EVERY, Failure, Kind, Phase, Shape, Trial, phase_of, schedule, strike
+from records import read_records
 from session import end_session, run_session
 
 from psdp.modes import MODES
@@ -198,8 +199,7 @@ def _judge(shape: Shape, run: Path, status: int, plain: Undisturbed) -> Outcome:
 
 
 def _version(run: Path) -> int:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return max(int(json.loads(line)["version"]) for line in lines if '"version"' in line)
+    return max(int(record["version"]) for record in read_records(run))
 
 
 def _check(shape: Shape, run: Path, plain: Undisturbed) -> None:

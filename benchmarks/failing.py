@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -11,19 +10,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import breakable
+from records import read_records
+from session import members
 
 from psdp.checkpoint.layout import CHECKPOINTS, TEMPORARY
+from psdp.line import rank_of
+from psdp.processes import environment_of
 
 EVAL_EVERY = 100
 """Updates between evaluations."""
 
 LATEST = 1.05
 """The latest moment of a failure, where that of the end of the same job undisturbed is 1."""
-
-_RANKS = (b"OMPI_COMM_WORLD_RANK=", b"PMI_RANK=")
 
 
 class Kind(StrEnum):
@@ -161,19 +161,7 @@ def strike(session: int, failure: Failure) -> bool:
 
 def pid_of(session: int, rank: int) -> int | None:
     """Return the process of a rank of the job in a session, None if there is none."""
-    marks = {name + str(rank).encode() for name in _RANKS}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            pid = int(folder.name)
-            if os.getsid(pid) == session and _is_alive(folder):
-                environment = (folder / "environ").read_bytes().split(b"\0")
-                if marks & set(environment):
-                    return pid
-    return None
-
-
-def _is_alive(folder: Path) -> bool:
-    return (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return next((pid for pid in members(session) if rank_of(environment_of(pid)) == rank), None)
 
 
 def phase_of(run: Path, last_version: int) -> Phase:
@@ -183,7 +171,7 @@ def phase_of(run: Path, last_version: int) -> Phase:
         last_version: with which it ends.
     """
     trained = evaluated = -1
-    for record in _records(run):
+    for record in read_records(run):
         match record["kind"]:
             case "train":
                 trained = record["version"]
@@ -198,9 +186,3 @@ def phase_of(run: Path, last_version: int) -> Phase:
     if trained % EVAL_EVERY == 0 and evaluated < trained:
         return Phase.EVALUATING
     return Phase.TRAINING
-
-
-def _records(run: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a run that may be at work, all but a last line that is not whole."""
-    with suppress(FileNotFoundError), (run / "metrics.jsonl").open() as lines:
-        yield from (json.loads(line) for line in lines if line.endswith("\n"))

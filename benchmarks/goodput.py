@@ -30,9 +30,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from failing import pid_of
+from failing import Failure, Kind, strike
+from records import read_records
 from session import end_session
 from sides import Plan, psdp_command
 from training import SIZES, THREAD_VARIABLES
@@ -92,19 +92,20 @@ def psdp_speed(task: Task, *, disturbed: bool) -> float:
         run = Path(folder) / "run"
         job = start(_psdp_command(task, Path(folder), run, len(losses)))
         try:
-            await_first(lambda: bool(_records(run)))
+            await_first(lambda: bool(read_records(run)))
             hosts = {worker: worker for worker in range(1, task.workers + 1)}
             for _ in moments(losses):
                 hosts |= {
                     record["worker"]: record["to"]
-                    for record in _records(run)
+                    for record in read_records(run)
                     if record["kind"] == "move"
                 }
-                kill(pid_of(job.pid, task.dice.choice(sorted(set(hosts.values())))))
+                rank = task.dice.choice(sorted(set(hosts.values())))
+                strike(job.pid, Failure(0.0, Kind.KILL, rank))
             job.wait(task.seconds + START_S)
         finally:
             end_session(job)
-        records = [record for record in _records(run) if record["kind"] == "train"]
+        records = [record for record in read_records(run) if record["kind"] == "train"]
     first, last = records[0], records[-1]
     return float((last["tokens"] - first["tokens"]) / (last["time_s"] - first["time_s"]))
 
@@ -117,12 +118,6 @@ def _psdp_command(task: Task, folder: Path, run: Path, spares: int) -> list[str]
     command[command.index("--max-steps") + 1] = "1000000"
     command += ["--virtual-workers", str(task.workers), "--max-time", f"{task.seconds:.0f}s"]
     return command
-
-
-def _records(run: Path) -> list[dict[str, Any]]:
-    file = run / "metrics.jsonl"
-    lines = file.read_text().split("\n")[:-1] if file.exists() else []
-    return [json.loads(line) for line in lines]
 
 
 def torchft_speed(task: Task, *, disturbed: bool) -> float:
@@ -150,7 +145,7 @@ def torchft_speed(task: Task, *, disturbed: bool) -> float:
         begin_s, before = time.time(), _batches(files)
         for _ in moments(task.moments_s if disturbed else ()):
             number = task.dice.randrange(task.workers)
-            kill(replicas[number].pid)
+            replicas[number].kill()
             replicas[number].wait()
             replicas[number] = replica(number)
         time.sleep(max(0.0, begin_s + task.seconds - time.time()))
@@ -194,11 +189,6 @@ def moments(losses: Sequence[float]) -> Iterator[float]:
     for moment_s in losses:
         time.sleep(max(0.0, begin_s + moment_s - time.monotonic()))
         yield moment_s
-
-
-def kill(pid: int | None) -> None:
-    if pid is not None:
-        os.kill(pid, signal.SIGKILL)
 
 
 def free_port() -> int:

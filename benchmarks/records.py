@@ -30,6 +30,14 @@ class Totals:
     server_percent: dict[str, float]
 
 
+def read_records(run: Path) -> list[dict[str, Any]]:
+    """Return the records of a run that may be at work, all but a last line that is not whole; none
+    if there are none yet."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
 def read_train_records(run: Path) -> list[TrainRecord]:
     """Return the train records of a run in order.
 

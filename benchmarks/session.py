@@ -60,7 +60,7 @@ def end_session(job: subprocess.Popen[bytes], number: signal.Signals = signal.SI
     """Ask the command to end, as an MPI launcher then ends its ranks, and kill what is left of its
     session; with SIGKILL, all of it at once."""
     if number == signal.SIGKILL:
-        for pid in _members(job.pid):
+        for pid in members(job.pid):
             os.kill(pid, number)
     if job.poll() is None:
         job.send_signal(number)
@@ -70,7 +70,7 @@ def end_session(job: subprocess.Popen[bytes], number: signal.Signals = signal.SI
             job.kill()
     # Open MPI gives every rank a process group of its own; the session they keep.
     deadline = time.monotonic() + KILL_S
-    while (left := _members(job.pid)) and time.monotonic() < deadline:
+    while (left := members(job.pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for pid in left:
         try:
@@ -80,7 +80,7 @@ def end_session(job: subprocess.Popen[bytes], number: signal.Signals = signal.SI
     job.wait()
 
 
-def _members(session: int) -> list[int]:
+def members(session: int) -> list[int]:
     """Return the processes of a session that are not merely waiting to be reaped."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):

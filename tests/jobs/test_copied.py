@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -17,6 +16,8 @@ import pytest
 from mpi import ROOT
 from stores import BUCKET, s3_server
 from tiny import TINY, summary, train, write_corpus
+
+from psdp.processes import kill_all
 
 pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi, pytest.mark.timeout(120)]
 
@@ -69,21 +70,5 @@ def kill_at_the_first_copy(folder: Path) -> None:
         if files.glob(f"{BUCKET}/runs/mine/checkpoints/*/checkpoint.json"):
             break
         time.sleep(0.05)
-    os.killpg(job.pid, signal.SIGKILL)
+    kill_all(job.pid)
     assert job.wait() == -signal.SIGKILL, (folder / "log").read_text()
-    # What the launcher leaves would end by itself, but may write until then.
-    while left := processes_in(folder):  # pytest's timeout bounds it
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-
-
-def processes_in(folder: Path) -> list[int]:
-    """Return the processes that work in a folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if os.readlink(process / "cwd") == str(folder.resolve()):
-                found.append(int(process.name))
-    return found
