@@ -12,7 +12,6 @@ from psdp.audit.jobs import Header
 from psdp.audit.ledger import Ledger, Used, in_rounds
 from psdp.audit.starts import Part, read_metrics
 from psdp.audit.training import TrainRecords, steps_of
-from psdp.job import Job
 from psdp.protocol import CANDIDATES, Apply, Leave, Push
 from psdp.records.events import Seal, events_file
 
@@ -29,9 +28,18 @@ class State:
     seal: Seal
 
 
-def first_mode(job: Job) -> str:
-    """Return the mode that a start begins in."""
-    return CANDIDATES[0] if job.mode.chooses else job.mode.name
+def ledger_of(header: Header, noted: Callable[[Used], None] | None) -> Ledger:
+    """Return the ledger of a start, as it begins."""
+    job = header.job
+    return Ledger(
+        job,
+        version=header.version,
+        units=header.units,
+        clocks=header.clocks,
+        batches=header.batches,
+        mode=CANDIDATES[0] if job.mode.chooses else job.mode.name,
+        noted=noted,
+    )
 
 
 class Following:
@@ -65,15 +73,7 @@ class Following:
         self.header: Header = self.chain.header
         header = self.header
         self.job = header.job
-        self.ledger = Ledger(
-            self.job,
-            version=header.version,
-            units=header.units,
-            clocks=header.clocks,
-            batches=header.batches,
-            mode=first_mode(self.job),
-            noted=noted,
-        )
+        self.ledger = ledger_of(header, noted)
         self.states = {header.version: self._state()}
         self.due: list[int] = []
         self.void = 0

@@ -21,8 +21,8 @@ from typing import Any
 from psdp.audit.checkpoints import Kept
 from psdp.audit.deciding import Chain, Deciding
 from psdp.audit.findings import Contradiction, Findings, Place, many
-from psdp.audit.following import Following, State, first_mode
-from psdp.audit.ledger import Ledger, Used, in_rounds
+from psdp.audit.following import Following, State, ledger_of
+from psdp.audit.ledger import Used, in_rounds
 from psdp.audit.replaying import live, others_here
 from psdp.checkpoint import CHECKPOINTS, read_manifest
 from psdp.checkpoint.layout import complete_checkpoints
@@ -281,15 +281,7 @@ def lines_of(stretch: Stretch, noted: Any) -> Iterator[list[Any]]:
             if line.number > state.seal.line and line.content and line.content[0] == "push"
         )
         lines = chain(asked, pushes)
-    ledger = Ledger(
-        header.job,
-        version=header.version,
-        units=header.units,
-        clocks=header.clocks,
-        batches=header.batches,
-        mode=first_mode(header.job),
-        noted=noted,
-    )
+    ledger = ledger_of(header, noted)
     deciding = Deciding(header, ledger, lambda apply, loss, event: None)
     with closing(begun):
         for content in lines:
