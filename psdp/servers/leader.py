@@ -150,8 +150,7 @@ class Leader:
         self.serving.turn()
         if (by := self._signalled()) is not None:
             raise asked_to_end(by)
-        for rank, why in self.gone():
-            self.on_lost(rank, why)
+        self._heed_losses({})
         self.leaving.heed()
         self.keeping.look()
         if self.deciding.replays and self.serving.idle:
@@ -202,7 +201,10 @@ class Leader:
                 self.serving.take(peer, message)
 
     def on_lost(self, peer: int, why: str) -> None:
-        for rank, told in ({peer: why} | dict(self.gone())).items():  # the launcher knows more
+        self._heed_losses({peer: why})
+
+    def _heed_losses(self, seen: dict[int, str]) -> None:
+        for rank, told in (seen | dict(self.gone())).items():  # the launcher knows more
             if rank in self.job.term.lost:
                 continue
             if rank in self.job.holding:
