@@ -5,9 +5,9 @@ where, and whether MPI had it yet. It tells how far it has come, and rank 0 is t
 an MPI's own launcher either passes a signal on or leaves time for a checkpoint, seldom both. Rank 0
 is told, too, of ranks that are gone, of which an MPI does not see all, and all others of its end.
 
-A rank gives signs of life (beats), whatever it computes: a thread of its own sends them. The
-launcher answers; it takes a rank for dead that is silent for a lease, and a rank that is cut off
-from it for as long ends itself, since others go on without it.
+A rank gives signs of life (beats), whatever it computes: a thread of its own sends them, as long as
+the main thread does anything. The launcher answers; it takes a rank for dead that is silent for a
+lease, and a rank that is cut off from it for as long ends itself, since others go on without it.
 
 Each word is a line of JSON. Without a launcher, or where it cannot be reached, all of this does
 nothing: a rank runs as well without.
@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from psdp.processes import environment_of
+from psdp.processes import MainThread, environment_of
 
 VARIABLE = "PSDP_LAUNCHER"
 """Of the environment: ``TOKEN PORT ADDRESS...``, where the launcher listens."""
@@ -58,6 +58,7 @@ class Line:
         age_s: of the job.
         lease_s: for which this rank may be silent, and cut off; 0: for ever.
         fence: ends this process.
+        lives: returns whether the main thread has done anything since the last call.
 
     Attributes:
         began_s: when the job began, by this host's monotonic clock.
@@ -71,12 +72,14 @@ class Line:
         age_s: float = 0.0,
         lease_s: float = 0.0,
         fence: Callable[[], None] = _fence,
+        lives: Callable[[], bool] = lambda: True,
     ) -> None:
         self.began_s = time.monotonic() - age_s
         self.lease_s = None if connection is None else lease_s
         self.declare: Callable[[int], object] = lambda rank: None
         self._connection = connection
         self._fence = fence
+        self._lives = lives
         self._sending = threading.Lock()
         self._answered = True
         self._end: int | None = None
@@ -124,10 +127,12 @@ class Line:
         next_s, rest = time.monotonic(), b""
         with connection:
             while True:
-                if beat_s and self._answered and time.monotonic() >= next_s:
+                if beat_s and time.monotonic() >= next_s:
+                    next_s = time.monotonic() + beat_s
                     # One at a time: a launcher that is stopped is not written full.
-                    self._answered, next_s = False, time.monotonic() + beat_s
-                    self._tell(beat=True)
+                    if self._lives() and self._answered:
+                        self._answered = False
+                        self._tell(beat=True)
                 try:
                     data = connection.recv(LONGEST_BYTES)
                 except OSError as error:
@@ -212,7 +217,7 @@ def open_line(environment: Mapping[str, str]) -> Line:
             except BaseException:
                 connection.close()
                 raise
-            return Line(connection, age_s, lease_s)
+            return Line(connection, age_s, lease_s, lives=MainThread().has_moved)
     return Line()
 
 

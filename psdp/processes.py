@@ -1,12 +1,18 @@
-"""Processes on this host, as far as the system shows them."""
+"""Processes on this host, as far as the system shows them, and whether this one does anything."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+
+LOOK_UP_S = 0.25
+"""How often a thread that waits looks up from that at least."""
 
 
 def environment_of(pid: int) -> Mapping[str, str]:
@@ -18,6 +24,42 @@ def environment_of(pid: int) -> Mapping[str, str]:
         return {}
     pairs = (os.fsdecode(entry).partition("=") for entry in raw.split(b"\0") if entry)
     return {name: value for name, _, value in pairs}
+
+
+class MainThread:
+    """Whether the main thread of this process does anything at all, on systems that tell.
+
+    It computes, or looks up from what it waits for (:func:`patiently`): either takes time of a
+    core. One that hangs, in a deadlock or on a file system that does not answer, takes none.
+    """
+
+    def __init__(self) -> None:
+        ident = threading.main_thread().ident
+        if ident is None or not hasattr(time, "pthread_getcpuclockid"):
+            self._clock = None
+        else:
+            self._clock = time.pthread_getcpuclockid(ident)
+        self._last_s = -1.0
+
+    def has_moved(self) -> bool:
+        """Say whether it has done something since the last call."""
+        if self._clock is None:
+            return True
+        last_s, self._last_s = self._last_s, time.clock_gettime(self._clock)
+        return self._last_s != last_s
+
+
+def patiently(wait: Callable[[float], bool], timeout_s: float = math.inf) -> bool:
+    """Wait for so long at most, and look up now and then; say whether it came.
+
+    Args:
+        wait: waits for what is to come for so many seconds at most; returns whether it came.
+    """
+    end_s = time.monotonic() + timeout_s
+    while not wait(min(LOOK_UP_S, max(0.0, end_s - time.monotonic()))):
+        if time.monotonic() >= end_s:
+            return False
+    return True
 
 
 def kill_all(pid: int) -> None:

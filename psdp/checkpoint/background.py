@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 from psdp.checkpoint.durable import writing
 from psdp.errors import CheckpointError
+from psdp.processes import patiently
 
 T = TypeVar("T")
 
@@ -39,7 +41,7 @@ class BackgroundWriter(Generic[T]):
         with self._changed:
             assert not self._closed, "submitted to a closed writer"
             if ahead is not None:
-                self._changed.wait_for(lambda: len(self._jobs) <= ahead)
+                patiently(partial(self._changed.wait_for, lambda: len(self._jobs) <= ahead))
             self._jobs.append(job)
             self._changed.notify_all()
 
@@ -69,7 +71,8 @@ class BackgroundWriter(Generic[T]):
             CheckpointError: they took longer than ``timeout_s``, or one failed (see :meth:`poll`).
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._jobs, timeout_s):
+            done = partial(self._changed.wait_for, lambda: not self._jobs)
+            if not patiently(done, timeout_s):
                 raise CheckpointError(
                     f"the last checkpoint was not written within {timeout_s} s; it is incomplete, "
                     f"earlier checkpoints are untouched"

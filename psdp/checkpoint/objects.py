@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from psdp.checkpoint.durable import writing
 from psdp.errors import CheckpointError, ConfigError
+from psdp.processes import patiently
 from psdp.terminal import masked
 
 T = TypeVar("T")
@@ -238,11 +239,16 @@ def answered(
             errors.append(error)
 
     thread = threading.Thread(target=run, name="psdp-elsewhere", daemon=True)
+
+    def ended(wait_s: float) -> bool:
+        thread.join(wait_s)
+        return not thread.is_alive()
+
     thread.start()
     before = -1
     while thread.is_alive() and before != moved():
         before = moved()
-        thread.join(patience_s)
+        patiently(ended, patience_s)
     if errors:
         raise errors[0]
     if not results:

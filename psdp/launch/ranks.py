@@ -64,8 +64,8 @@ class Rank:
         if self.silent_s is None:
             return "its process has ended"
         return (
-            f"nothing was heard of it for {self.silent_s:g} s: it is stopped, or its host or "
-            "network is down"
+            f"nothing was heard of it for {self.silent_s:g} s: it hangs or is stopped, or its host "
+            "or network is down"
         )
 
 

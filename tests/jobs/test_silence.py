@@ -1,4 +1,4 @@
-"""Ranks that stop for ever, where the job cannot go on without them: it ends with a message."""
+"""Ranks that stop or hang for ever, where a job cannot go on without them: it ends saying so."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_worker_that_stops_ends_the_job_saved(folder: Path) -> None:
-    code = at_gradient(5, 2, "os.kill(os.getpid(), 19)")
+def test_a_worker_that_hangs_ends_the_job_saved(folder: Path) -> None:
+    code = at_gradient(5, 2, "import time; time.sleep(1000)")
     job = train(folder, 3, *PLAIN, "--out", "run", code=code)
     assert job.returncode == 5, job.stdout
     assert "psdp.launch: the job has failed: rank 2 on" in job.stdout

@@ -164,6 +164,19 @@ def test_a_rank_ends_itself_where_the_launcher_is_out_of_reach() -> None:
     assert fenced.wait(10)
 
 
+def test_a_rank_whose_main_thread_does_nothing_gives_no_sign_of_life() -> None:
+    rank, launcher = socket.socketpair()
+    lives = threading.Event()
+    Line(rank, 0.0, 0.5, lambda: None, lives.is_set)
+    with launcher:
+        launcher.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            launcher.recv(1)
+        lives.set()
+        launcher.settimeout(10)
+        assert launcher.recv(100) == encoded({"beat": True})
+
+
 @pytest.mark.parametrize(
     "word", [b"GET / HTTP/1.0\r\n\r\n", b'{"token": "no", "rank": 0}\n', b"7\n"]
 )
