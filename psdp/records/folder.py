@@ -71,7 +71,9 @@ class RunFolder:
         return self._lock
 
     def _check_empty(self) -> None:
-        inside = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK)
+        inside = sorted(entry.name for entry in self.path.iterdir())
+        if LOCK in inside and {*inside} <= {LOCK, CONFIG, _beside(CONFIG)}:
+            return  # a run that was lost before it had begun: who can lock it may have it
         if CONFIG in inside:
             raise ConfigError(
                 f"--out {self.path} holds another run; choose another folder, or go on with it by "
@@ -157,7 +159,7 @@ class RunFolder:
     def _write_json(self, name: str, record: dict[str, Any]) -> None:
         path = self.path / name
         self.check()
-        beside = path.with_suffix(".tmp")
+        beside = self.path / _beside(name)
         try:
             # A path in the settings may hold bytes that are no UTF-8.
             with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -186,3 +188,8 @@ def _end_of_last_line(file: BinaryIO) -> int:
 
 def _unwritable(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(f"cannot write {path}: {error.strerror}; the run stops here")
+
+
+def _beside(name: str) -> str:
+    """Return the name of a file while it is written."""
+    return str(Path(name).with_suffix(".tmp"))

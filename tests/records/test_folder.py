@@ -36,9 +36,25 @@ def test_it_is_made_with_its_parents_or_taken_if_it_is_empty(tmp_path: Path) -> 
 
 def test_another_run_is_left_alone_and_resuming_it_is_offered(folder: RunFolder) -> None:
     folder.write_config({})
+    folder.append_metrics({"kind": "eval"})
+    folder.let_go()
     text = refusal(folder.path)
     assert text.startswith(f"--out {folder.path} holds another run;")
     assert text.endswith(f"go on with it by --resume {folder.path}")
+
+
+def test_a_run_that_has_not_begun_leaves_its_folder_to_others_once_it_is_lost(
+    folder: RunFolder,
+) -> None:
+    folder.write_config({"lr": 1})
+    (folder.path / "config.tmp").write_text('{"lr"')
+    with pytest.raises(CheckpointError, match="is in use by a job whose rank 0 is process"):
+        RunFolder(folder.path).create()
+    folder.let_go()
+    after = RunFolder(folder.path)
+    after.create()
+    after.write_config({"lr": 2})
+    assert json.loads((folder.path / "config.json").read_text()) == {"lr": 2}
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -165,6 +181,7 @@ def test_what_was_there_before_stays(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_keeps_its_folder(folder: RunFolder) -> None:
     folder.write_config({})
+    folder.append_metrics({"kind": "eval"})
     resumed = RunFolder(folder.path)
     resumed.withdraw()
     with pytest.raises(ConfigError):
