@@ -23,7 +23,7 @@ from psdp.cores import cpu_quota, own_cores
 from psdp.errors import ConfigError, DataError, PsdpError
 from psdp.fields import AUTO
 from psdp.generation import Sampling, chosen_checkpoint, continuation, load_model
-from psdp.terminal import at_home, show_any_text
+from psdp.terminal import at_home, nobody_reads, show_any_text
 
 MOST_THREADS = 1024
 """That can be asked for; beyond any machine's, and as many as a rank may have."""
@@ -201,10 +201,9 @@ def write(pieces: Iterator[str]) -> int:
         try:
             print(piece, end="", flush=True)
         except OSError as error:
-            # What stdout still holds must not be tried again, loudly, at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if isinstance(error, BrokenPipeError):  # the reader has had enough
-                return 128 + signal.SIGPIPE
+            status = nobody_reads()
+            if isinstance(error, BrokenPipeError):
+                return status
             print(f"psdp: stdout cannot be written: {error.strerror}", file=sys.stderr)
             return 1
     return 0

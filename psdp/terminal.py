@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,13 @@ def show_any_text(errors: str = "backslashreplace") -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=errors)
+
+
+def nobody_reads() -> int:
+    """Return the exit status of a program whose reader has had enough (``| head -1``), and drop
+    what stdout still holds, which must not be tried again, loudly, at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def shown(value: object) -> str:

@@ -6,56 +6,47 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 
-from psdp.config import either
 from psdp.errors import ConfigError, PsdpError
-from psdp.modes import MODES
-from psdp.simulate.options import SIMULATED
-from psdp.simulate.plan import Plan, combinations, parse
-from psdp.simulate.scenario import Prediction, job_of, predict, predict_alone
+from psdp.simulate.plan import Plan, parse
+from psdp.simulate.scenario import Prediction, predict, predict_alone
 from psdp.simulate.table import table
-from psdp.simulate.world import survives
-from psdp.terminal import show_any_text
+from psdp.terminal import nobody_reads, show_any_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; return the exit status."""
+    """Print the table, each row as it is done; return the exit status."""
     show_any_text()
+    predictions: list[Prediction] = []
     try:
         plan = parse(sys.argv[1:] if argv is None else argv)
-        print("\n".join(describe(plan)), flush=True)
-        predictions = list(rows(plan))
-        print(table(predictions))
-        if plan.json is not None:
-            _write(plan, predictions)
+        try:
+            print("\n".join(describe(plan)), flush=True)
+            for line in table(rows(plan, predictions), plan.grid["mode"]):
+                print(line, flush=True)
+        finally:
+            # What was done is kept, however it ends.
+            if plan.json is not None:
+                _write(plan, predictions)
     except PsdpError as error:
         print(f"psdp.simulate: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        return nobody_reads()
     except KeyboardInterrupt:
+        print(f"psdp.simulate: interrupted after {len(predictions)} row(s)", file=sys.stderr)
         return 130
     return 0
 
 
-def rows(plan: Plan) -> Iterator[Prediction]:
-    """Simulate every combination, each as soon as the one before is done.
-
-    Raises:
-        ConfigError: a combination cannot be.
-    """
+def rows(plan: Plan, done: list[Prediction]) -> Iterator[Prediction]:
+    """Simulate every combination, each as soon as the one before is done; add it to ``done``."""
     alone: dict[str, float] = {}
-    for settings in combinations(plan.settings, plan.grid):
-        for workers in plan.workers:
-            job, costs = job_of(settings, workers, plan.parameters), plan.costs
-            if costs.mtbf_s is not None and not survives(job):
-                ends = either([mode for mode in SIMULATED if not MODES[mode].survives_loss])
-                raise ConfigError(
-                    f"--mtbf-s needs --servers 1 and another mode than {ends}, got --servers "
-                    f"{len(job.servers)} --mode {job.config.run.mode}: such a job ends with the "
-                    "first worker that it loses"
-                )
-            key = repr(settings)
-            if key not in alone:
-                alone[key] = predict_alone(settings, costs, plan.parameters)
-            yield predict(job, costs, alone=alone[key])
+    for settings, job in plan.jobs():
+        key = repr(settings)
+        if key not in alone:
+            alone[key] = predict_alone(settings, plan.costs, plan.parameters)
+        done.append(predict(job, plan.costs, alone=alone[key]))
+        yield done[-1]
 
 
 def describe(plan: Plan) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -113,6 +114,10 @@ def read_run(folder: Path) -> Recorded:
         ConfigError: it is none.
     """
     config, summary = (_read_json(folder, name) for name in (CONFIG, SUMMARY))
+    _check_holds(folder, CONFIG, config, _OF_CONFIG)
+    _check_holds(folder, SUMMARY, summary, _OF_SUMMARY)
+    _check_holds(folder, f"server_cpu_s of {SUMMARY}", summary["server_cpu_s"], {"0": float})
+    _check_holds(folder, f"settings of {CONFIG}", config["settings"], {"mode": str})
     path = events_file(folder, 0)
     try:
         happened = read_record(path).happened
@@ -147,6 +152,17 @@ def read_run(folder: Path) -> Recorded:
 LEAST_PUSHES = 10
 """Of each worker, on average."""
 
+_OF_CONFIG = {"settings": dict, "workers": int, "parameters": int}
+_OF_SUMMARY = {
+    "version": int,
+    "wall_s": float,
+    "apply_s": float,
+    "server_cpu_s": dict,
+    "pull_s": dict,
+    "bytes_pulled": int,
+}
+"""What is read of a run's files, with its type."""
+
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
@@ -158,6 +174,20 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"--calibrate {folder}: {name} is not JSON: {error}") from error
     return record
+
+
+def _check_holds(folder: Path, name: str, record: Any, wanted: Mapping[str, type]) -> None:
+    """
+    Raises:
+        ConfigError: a file of a run lacks what is needed of it.
+    """
+    for key, kind in wanted.items():
+        value = record.get(key) if isinstance(record, dict) else None
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise ConfigError(
+                f"--calibrate {folder}: {name} has no {key}; name the folder of a run that this "
+                "psdp recorded and finished"
+            )
 
 
 def _read_off(run: Recorded, job: Job, costs: Costs) -> Costs:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from psdp.cli import Parser, whole
-from psdp.config import either
+from psdp.config import either, settings
 from psdp.modes import MODES, ONLY_WITH
 
 USUAL_STEPS = 50
@@ -19,6 +19,14 @@ measured."""
 
 VARIED = ("mode", "servers", "local_steps", "staleness")
 """Settings of which several values may be given."""
+
+MEANT = {
+    *{field.name for topic, field in settings() if topic == "model"},
+    *("vocab_size", "partition", "optimizer", "outer_optimizer", "mode", "local_steps", "merge"),
+    *("staleness", "backup_workers", "overlap", "balance", "straggler", "jitter", "link_mbps"),
+    *("servers", "max_steps", "batch_size", "grad_accum", "seed", "dtype", "wire_dtype"),
+}
+"""A worker's settings that may bear on how fast a job is. The others have no meaning here."""
 
 COSTS: dict[str, tuple[float, str, str]] = {
     "step_s": (1e-3, "--step-ms", "processor time of a step (default 50)"),
@@ -55,11 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
         usage="%(prog)s [--workers W,...] [--mode MODE,...] [costs] [worker flags]",
         description="Predict how jobs go: the modes' own decisions under a virtual clock, with "
         "costs in place of work. Lists, separated by commas, make a row for every combination.",
-        epilog="All other flags are those of a job, see python -m psdp.worker --help; those that "
-        "matter are the size of the model and of a batch, --max-steps (default "
+        epilog="Of a job's flags, see python -m psdp.worker --help, those are taken that bear on "
+        "how fast it is: the size of the model and of a batch, --max-steps (default "
         f"{USUAL_STEPS}), --link-mbps (of each rank's network port, both ways; 0: one host), "
-        "--merge, --backup-workers, --wire-dtype, --straggler, --jitter (slept, beside the "
-        "processor time of a step) and --seed. Example: python -m psdp.simulate --workers "
+        "--merge, --backup-workers, --overlap, --balance, --wire-dtype, --straggler, --jitter "
+        "(slept, beside the processor time of a step) and --seed. Example: python -m psdp.simulate "
+        "--workers "
         f"8,64,512 --mode {','.join(SIMULATED)} --step-ms 50 --latency-us 20 --link-mbps 10000 "
         "--apply-ms 1 --jitter exponential:0.1",
     )

@@ -11,15 +11,14 @@ from typing import Any
 from psdp.cli import given_settings
 from psdp.config import Config, either, flag_of
 from psdp.errors import ConfigError
-from psdp.modes import ONLY_WITH
+from psdp.job import Job
+from psdp.modes import MODES, ONLY_WITH
 from psdp.simulate.calibrate import Calibration, calibrate
 from psdp.simulate.costs import Costs, usual_apply_s, usual_average_s
-from psdp.simulate.options import COSTS, SIMULATED, USUAL_STEPS, VARIED, build_parser
+from psdp.simulate.options import COSTS, MEANT, SIMULATED, USUAL_STEPS, VARIED, build_parser
 from psdp.simulate.scenario import job_of
+from psdp.simulate.world import survives
 from psdp.terminal import path_of
-
-FOLDERS = ("out", "resume", "replay")
-"""Settings of a run that name folders; a simulation has none."""
 
 _SHAPE = {"n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum", "vocab_size"}
 _SHAPE |= {"bias", "position", "dtype"}
@@ -45,6 +44,24 @@ class Plan:
     costs: Costs
     calibration: Calibration | None
     json: Path | None
+
+    def jobs(self) -> Iterator[tuple[dict[str, Any], Job]]:
+        """Yield the settings and the job of each row.
+
+        Raises:
+            ConfigError: a combination cannot be.
+        """
+        for settings in combinations(self.settings, self.grid):
+            for workers in self.workers:
+                job = job_of(settings, workers, self.parameters)
+                if self.costs.mtbf_s is not None and not survives(job):
+                    ends = either([mode for mode in SIMULATED if not MODES[mode].survives_loss])
+                    raise ConfigError(
+                        f"--mtbf-s needs --servers 1 and another mode than {ends}, got --servers "
+                        f"{len(job.servers)} --mode {job.config.run.mode}: such a job ends with "
+                        "the first worker that it loses"
+                    )
+                yield settings, job
 
 
 def combinations(settings: dict[str, Any], grid: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -72,14 +89,17 @@ def combinations(settings: dict[str, Any], grid: dict[str, list[Any]]) -> Iterat
 
 
 def parse(argv: Sequence[str]) -> Plan:
-    """Return what the command line asks for.
+    """Return what the command line asks for, all of which can be.
 
     Raises:
-        ConfigError: a flag is unknown, or its value impossible.
+        ConfigError: a flag is unknown, means nothing here, or its value is impossible.
         SystemExit: ``--help``.
     """
     own, flags = build_parser().parse_known_args(argv)
     settings = given_settings(flags)
+    moot = [flag_of(name) for name in settings if name not in MEANT]
+    if moot:
+        raise ConfigError(f"in a simulation {', '.join(moot)} would change nothing; drop it")
     grid = {name: getattr(own, name) for name in VARIED if getattr(own, name) is not None}
     costs = {
         name: getattr(own, name) * unit
@@ -104,7 +124,7 @@ def parse(argv: Sequence[str]) -> Plan:
     grid = {"mode": [Config().run.mode]} | grid
     first = next(combinations(settings, grid))
     size = job_of(first, workers[0], parameters).table.size
-    return Plan(
+    plan = Plan(
         settings=settings,
         grid=grid,
         workers=workers,
@@ -114,6 +134,22 @@ def parse(argv: Sequence[str]) -> Plan:
         calibration=calibration,
         json=None if own.json is None else path_of(own.json, "--json"),
     )
+    for _ in plan.jobs():
+        pass  # before the first of them takes its minutes
+    if plan.json is not None:
+        _see_if_writable(plan.json)
+    return plan
+
+
+def _see_if_writable(path: Path) -> None:
+    """
+    Raises:
+        ConfigError: the results could not be written there.
+    """
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"--json {path}: {error.strerror}") from error
 
 
 def _check_shape(settings: Mapping[str, Any], parameters: int | None) -> None:
@@ -142,7 +178,7 @@ def _of_run(
     said = {
         name: value
         for name, value in recorded.items()
-        if name not in (*moot, *FOLDERS) and value != usual[name]
+        if name in MEANT and name not in moot and value != usual[name]
     }
     single = {name: [said.pop(name)] for name in VARIED if name in said}
     return said | settings, single | grid

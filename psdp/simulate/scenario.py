@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from psdp.config import Config
+from psdp.errors import ConfigError
 from psdp.job import Job, check_world
 from psdp.language import Language
 from psdp.params import ParamSpec, ParamTable
@@ -74,7 +75,13 @@ def job_of(settings: Mapping[str, Any], workers: int, parameters: int | None = N
         task.table = ParamTable([ParamSpec("parameters", (parameters,), decay=True)])
     ranks = config.run.servers + workers
     check_world(config, ranks)
-    return Job(config, ranks, task)
+    job = Job(config, ranks, task)
+    if not all(job.shards):
+        raise ConfigError(
+            f"--servers {config.run.servers} leaves servers without a parameter: there are "
+            f"{task.table.size:,}, in blocks of {task.table.block_size:,}; lower it"
+        )
+    return job
 
 
 def predict(job: Job, costs: Costs, *, alone: float | None = None) -> Prediction:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,38 @@ from psdp.protocol import order as o
 from psdp.simulate.clock import Action, Cores, Network
 from psdp.simulate.costs import Costs
 
+_SELF, _OTHERS = 0, 1
+"""Whose parts of a norm the machine of a server waits for: the others' count as one."""
+
 Order = tuple[Effect, int]
 """An effect of the policy and, of an answer, the life of its worker that asked for it."""
+
+
+class Norms:
+    """What servers tell one another of the norm of a mean. One goes on when it knows the parts of
+    all the others, and is told of them at once: K messages for an update, not K (K - 1)."""
+
+    def __init__(self, network: Network) -> None:
+        self.servers: Sequence[Server] = ()
+        self._network = network
+        self._told: defaultdict[int, list[Server]] = defaultdict(list)
+
+    def tell(self, server: Server, version: int) -> None:
+        """A server's part of the mean that leads to a version is made."""
+        told = self._told[version]
+        told.append(server)
+        if len(told) == len(self.servers) - 1:
+            ranks = {one.rank for one in told}
+            missing = [other for other in self.servers if other.rank not in ranks]
+            self._know(server.rank, missing, version)
+        elif len(told) == len(self.servers):
+            self._know(server.rank, told[:-1], version)
+            del self._told[version]
+
+    def _know(self, source: int, servers: Sequence[Server], version: int) -> None:
+        for server in servers:
+            known = partial(server.take_norm, version)
+            self._network.send(source, server.rank, 0, known)
 
 
 class Server:
@@ -36,24 +66,26 @@ class Server:
         costs: Costs,
         cores: Cores,
         network: Network,
+        norms: Norms,
         hosting: Hosting,
         *,
         performed: Callable[[Effect], None],
         answer: Callable[[SendWeights, int], Action],
     ) -> None:
         self.rank = rank
-        self.peers: list[Server] = []
+        self.peers: Sequence[Server] = ()
         self._servers = servers
         self._shard_bytes = shard_bytes
         self._costs = costs
         self._process = cores.process()
         self._network = network
+        self._norms = norms
         self._hosting = hosting
         self._performed = performed
         self._answer = answer
         self._busy = False
         self._inbox: deque[tuple[float, Action]] = deque()
-        self._machine = o.ShardOrder(rank, servers)
+        self._machine = o.ShardOrder(_SELF, min(servers, 2))
         self._effects: deque[o.Effect] = deque()
         self._applies: dict[int, Apply] = {}
 
@@ -107,10 +139,8 @@ class Server:
                 # Of a single gradient there is no mean to make.
                 busy_s = len(slots) * costs.average_s / self._servers if len(slots) > 1 else None
                 self._then(busy_s, o.Averaged())
-            case o.ShareNorm(version, squares):
-                norm = o.NormOf(self.rank, version, squares)
-                for peer in self.peers:
-                    self._network.send(self.rank, peer.rank, 0, partial(peer.take_norm, norm))
+            case o.ShareNorm(version):
+                self._norms.tell(self, version)
             case o.Renew(update):
                 done = partial(self._updated, self._applies.pop(update.version))
                 self._work(costs.apply_s / self._servers, done)
@@ -121,9 +151,9 @@ class Server:
             case (done, _):
                 self._performed(done)
 
-    def take_norm(self, norm: o.NormOf) -> None:
-        """A server's part of the norm of a mean is known here."""
-        self._happened(norm)
+    def take_norm(self, version: int) -> None:
+        """All other servers' parts of the norm of a mean are known here."""
+        self._happened(o.NormOf(_OTHERS, version, ()))
 
     def _then(self, busy_s: float | None, event: o.Event) -> None:
         """Let something happen after so many seconds of work, at once if there is none."""

@@ -1,8 +1,8 @@
-"""Predictions as a table for a terminal."""
+"""Predictions as a table for a terminal, line by line as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from psdp.simulate.scenario import Prediction
 
@@ -37,17 +37,22 @@ LEGEND = (
 UNFINISHED = "!: failures ended the run before its budget was spent"
 
 
-def table(predictions: Sequence[Prediction]) -> str:
-    """Return a line for each prediction, under a line of names."""
-    longest = max((len(p.mode) for p in predictions), default=0)
+def table(predictions: Iterable[Prediction], modes: Iterable[str]) -> Iterator[str]:
+    """Yield a line of names, one for each prediction as soon as it is there, and what they mean.
+
+    Args:
+        modes: that predictions may be of.
+    """
     (mode, least, of_mode), *others = COLUMNS
-    columns = [(mode, min(least, -longest), of_mode), *others]
-    lines = ["".join(_cell(name, width) for name, width, _ in columns)]
-    lines += ["".join(_cell(of(p), width) for _, width, of in columns) for p in predictions]
-    lines.append(LEGEND)
-    if not all(p.drained for p in predictions):
-        lines.append(UNFINISHED)
-    return "\n".join(line.rstrip() for line in lines)
+    columns = [(mode, min(least, *(-len(name) for name in modes)), of_mode), *others]
+    yield "".join(_cell(name, width) for name, width, _ in columns).rstrip()
+    drained = True
+    for prediction in predictions:
+        drained &= prediction.drained
+        yield "".join(_cell(of(prediction), width) for _, width, of in columns).rstrip()
+    yield LEGEND
+    if not drained:
+        yield UNFINISHED
 
 
 def _cell(text: str, width: int) -> str:

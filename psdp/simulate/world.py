@@ -14,7 +14,7 @@ from psdp.protocol import Apply, Drained, Drop, Effect, Leave, Pull, Push, SendW
 from psdp.records.metrics import Histogram
 from psdp.simulate.clock import Action, Clock, Cores, Network, Ring
 from psdp.simulate.costs import Costs
-from psdp.simulate.server import Server
+from psdp.simulate.server import Norms, Server
 from psdp.simulate.worker import State, Worker
 from psdp.workers.handicap import Handicap
 
@@ -105,6 +105,7 @@ class World:
         network = Network(self._clock, job.world_size, costs.latency_s, bytes_per_s)
         cores = Cores(self._clock, costs.cores, costs.slice_s)
         self._network = network
+        norms = Norms(network)
         self._shard_bytes = [len(shard) * item_bytes for shard in job.shards]
         self._size = job.table.size * item_bytes
         self._servers = [
@@ -115,12 +116,14 @@ class World:
                 costs,
                 cores,
                 network,
+                norms,
                 job.hosting(),
                 performed=self._performed if rank == 0 else _ignore,
                 answer=self._answered,
             )
             for rank in job.servers
         ]
+        norms.servers = self._servers
         for server in self._servers:
             server.peers = [peer for peer in self._servers if peer is not server]
         workers = len(job.workers)

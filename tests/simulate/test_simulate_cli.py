@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from made_runs import change_json
 from test_calibrate import write_run
 
+from psdp.job import Job
 from psdp.simulate.__main__ import main
+from psdp.simulate.costs import Costs
 from psdp.simulate.options import SIMULATED
+from psdp.simulate.scenario import Prediction, predict
 
 SMALL = ("--parameters", "1000", "--max-steps", "10")
 
@@ -100,16 +105,20 @@ def test_a_calibrated_simulation_starts_from_the_run(
         ("--calibrate nowhere", "--calibrate nowhere: config.json: No such file"),
         ("--bogus 1", "unrecognized arguments: --bogus 1"),
         ("--json nowhere/x.json", "--json nowhere/x.json: No such file"),
+        ("--servers 1001", "--servers 1001 leaves servers without a parameter: there are 1,000"),
+        ("--resume runs/one", "in a simulation --resume would change nothing; drop it"),
+        ("--corpus a b --lr 1 --quiet", "--corpus, --lr, --quiet would change nothing"),
     ],
 )
 def test_what_cannot_be_is_one_line(
     capsys: pytest.CaptureFixture[str], flags: str, text: str
 ) -> None:
     assert main([*SMALL, *flags.split()]) == 2
-    said = capsys.readouterr().err
-    assert text in said
-    assert said.startswith("psdp.simulate: ")
-    assert said.count("\n") == 1
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert captured.err.startswith("psdp.simulate: ")
+    assert captured.err.count("\n") == 1
+    assert not captured.out
 
 
 def test_a_model_that_was_not_recorded_needs_the_time_of_its_step(
@@ -121,6 +130,65 @@ def test_a_model_that_was_not_recorded_needs_the_time_of_its_step(
     assert main([*flags, "--step-ms", "200"]) == 0
     costs = capsys.readouterr().out.splitlines()[1]
     assert costs.startswith("3,241,472 parameters; step 200 ms of a core")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--workers", "2", "--mode", "sync,async", "--servers", "1,2", "--mtbf-s", "9"),
+        ("--workers", "2,1", "--backup-workers", "1"),
+    ],
+)
+def test_the_last_row_is_checked_before_the_first_is_simulated(
+    flags: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psdp.simulate.__main__.predict", None)
+    assert main([*SMALL, *flags]) == 2
+    assert not capsys.readouterr().out
+
+
+def test_an_interrupt_keeps_the_rows_that_were_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_alone(job: Job, costs: Costs, *, alone: float) -> Prediction:
+        if len(job.workers) > 2:
+            raise KeyboardInterrupt
+        return predict(job, costs, alone=alone)
+
+    monkeypatch.setattr("psdp.simulate.__main__.predict", one_alone)
+    out = tmp_path / "out.json"
+    assert main([*SMALL, "--workers", "2,4", "--json", str(out)]) == 130
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].split()[:2] == ["sync", "2"]
+    assert captured.err == "psdp.simulate: interrupted after 1 row(s)\n"
+    assert [each["workers"] for each in json.loads(out.read_text())["predictions"]] == [2]
+
+
+def test_a_reader_may_have_had_enough() -> None:
+    command = [sys.executable, "-m", "psdp.simulate", *SMALL, "--workers", "1,2,3,4"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+        assert job.stdout is not None
+        assert job.stderr is not None
+        job.stdout.close()
+        assert job.wait(60) == 128 + signal.SIGPIPE
+        assert job.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("file", "without", "text"),
+    [
+        ("summary.json", "apply_s", "summary.json has no apply_s; name the folder of a run that"),
+        ("config.json", "workers", "config.json has no workers"),
+        ("config.json", "settings", "config.json has no settings"),
+    ],
+)
+def test_a_run_that_says_too_little_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, without: str, text: str
+) -> None:
+    run = write_run(tmp_path / "run")
+    change_json(run / file, without=without)
+    assert main(["--calibrate", str(run)]) == 2
+    assert text in capsys.readouterr().err
 
 
 def test_it_starts_as_a_module() -> None:
