@@ -99,6 +99,11 @@ class Job:
         """The server that leads the run: that of the first shard."""
         return self.servers[0]
 
+    def at_full_speed(self) -> Job:
+        """Return this job with nothing that slows it down on purpose."""
+        run = replace(self.config.run, straggler=None, jitter=None, link_mbps=0.0)
+        return replace(self, config=replace(self.config, run=run))
+
     def without(self, lost: Iterable[int]) -> Job:
         """Return this job without some ranks that hold a shard.
 

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import FrameType
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from psdp.config.duration import seconds_in
 from psdp.errors import ConfigError, PeerLost, PsdpError, StartRefused
 from psdp.job import Job
 from psdp.line import Line
+from psdp.records.replay import Script
 from psdp.servers.ending import TIME_LIMIT, Ended
 from psdp.servers.leader import Leader
 from psdp.servers.terms import Terms
@@ -118,14 +119,23 @@ def live_in(
     asked: Asked,
     line: Line,
     program: Program = LANGUAGE,
+    script: Callable[[Job], Script] | None = None,
 ) -> int:
-    """Run a rank of any world to its end, as :func:`live` does."""
+    """Run a rank of any world to its end, as :func:`live` does.
+
+    Args:
+        script: returns what is to happen in a job, and when, if that is known before; it says what
+            is slow, and this job is as fast as it can.
+    """
     try:
         ready = prepare(world, given, refused, program)
+        as_told = None if script is None else partial(script, ready.job)
+        if script is not None:
+            ready = replace(ready, job=ready.job.at_full_speed())
         limit = partial(within, ready.job.config.run.max_time, line.began_s)
         folder = str(ready.folder.path)
         leads_now, survives = partial(line.training, folder), world.survives
-        asking = Asking(asked, line.gone, limit, leads_now, survives, line.lease_s)
+        asking = Asking(asked, line.gone, limit, leads_now, survives, line.lease_s, as_told)
         role, endpoint = take_role(world, ready, asking)
     except StartRefused as refusal:
         line.ended(refusal.exit_code)

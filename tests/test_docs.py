@@ -26,6 +26,7 @@ import psdp.generate
 import psdp.launch.options
 import psdp.report.__main__
 import psdp.simulate.__main__
+import psdp.virtual
 from benchmarks import sweep
 from psdp.cli import given_settings
 from psdp.config import Config, flag_of, settings
@@ -122,6 +123,7 @@ MODULES: dict[str, Callable[[list[str]], object]] = {
     "psdp.report": psdp.report.__main__.parse,
     "psdp.audit": psdp.audit.__main__.parse,
     "psdp.simulate": psdp.simulate.__main__.parse,
+    "psdp.virtual": psdp.virtual.parse,
     "benchmarks.sweep": parse_sweep,
 }
 

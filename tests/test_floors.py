@@ -36,6 +36,7 @@ FLOORS = (
     ("startup",),
     ("rank", "cli"),
     ("api", "audit", "worker", "generate", "launch", "report", "simulate"),
+    ("virtual",),
 )
 LEVEL = {unit: level for level, units in enumerate(FLOORS) for unit in units}
 

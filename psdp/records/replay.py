@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,35 +26,30 @@ much at most of float32. Losses do not differ, as long as norms clip nothing."""
 NORM_TOLERANCE = 1e-5
 
 
-class Replay:
-    """Holds back what happens until its turn in the record.
+class Script:
+    """Holds back what happens until its turn in what is to happen.
 
-    Raises:
-        ReplayError: the record cannot be read, or is damaged.
+    Args:
+        expected: what that is. Of a push it says which gradient that is and how fast it was.
+        source: where that stands.
+        first: the number of the line there of the first event.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            events = read_record(path)
-        except OSError as error:
-            raise ReplayError(
-                f"{path}: {error.strerror}; --replay takes the folder of a run that was made with "
-                "--record, and --resume what that start of it resumed"
-            ) from error
-        _check_end(path, events)
-        self._expected, self._first = events.happened, events.first
-        version, servers = _told_by(path.parent)
-        self._of_before = version == BEFORE
-        if self._of_before:
-            self._expected = [_numbered(happened, 1 - servers) for happened in self._expected]
+    def __init__(self, expected: Sequence[Happened], source: str, first: int = 1) -> None:
+        self.source = source
+        self._expected = expected
+        self._first = first
         self._done = 0
         self._held: dict[int, Happened] = {}
 
     @property
     def over(self) -> bool:
-        """Whether all of the record has been replayed."""
+        """Whether all of it has happened."""
         return self._done == len(self._expected)
+
+    def now(self) -> float:
+        """Return when the latest event came there, in seconds; 0 before the first."""
+        return self._expected[self._done - 1].time_s if self._done else 0.0
 
     def hold(self, worker: int, happened: Happened) -> None:
         """Keep what a worker did until its turn. It waits for an answer, so it does one thing."""
@@ -62,7 +57,7 @@ class Replay:
         self._held[worker] = happened
 
     def next(self, waiting: Container[int]) -> Happened | None:
-        """Return what is next in the record, if it has happened; a push as fast as it was then.
+        """Return what is next, if it has happened; a push as fast as it is to be.
 
         Args:
             waiting: workers that have not been answered.
@@ -84,10 +79,11 @@ class Replay:
             if worker in waiting:
                 raise self._diverged(expected, "it waits for an answer")
             return None
-        self._check(expected, happened)
+        if not self.allows(expected, happened):
+            raise self._diverged(expected, f"it was {_describe(happened)}")
         del self._held[worker]
         self._done += 1
-        return replace(expected, event=_where_it_is(expected.event, happened.event))
+        return replace(expected, event=_as_it_was(expected.event, happened.event))
 
     def release(self) -> list[Happened]:
         """Give up what is held: the order does not matter any more."""
@@ -99,26 +95,57 @@ class Replay:
         """Forget what is held of a worker."""
         self._held.pop(worker, None)
 
-    def _check(self, expected: Happened, happened: Happened) -> None:
-        """See that what happened is what is next in the record.
+    def allows(self, expected: Happened, happened: Happened) -> bool:
+        """Say whether what happened is what was to happen."""
+        match expected.event, happened.event:
+            case Push(worker, work=due), Push(other, work=own):
+                return (worker, due.clock, due.version, due.steps) == (
+                    other,
+                    own.clock,
+                    own.version,
+                    own.steps,
+                )
+        return expected.event == happened.event
 
-        Raises:
-            ReplayError: it is not.
-        """
+    def _diverged(self, expected: Happened, instead: str) -> ReplayError:
+        return ReplayError(
+            f"the replay diverges at line {self._first + self._done} of {self.source}: expected "
+            f"{_describe(expected)}, but {instead}. Do code, settings, corpus, kernels and "
+            "processor equal those of the recorded run?"
+        )
+
+
+class Replay(Script):
+    """What a recorded run did.
+
+    Raises:
+        ReplayError: the record cannot be read, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            events = read_record(path)
+        except OSError as error:
+            raise ReplayError(
+                f"{path}: {error.strerror}; --replay takes the folder of a run that was made with "
+                "--record, and --resume what that start of it resumed"
+            ) from error
+        _check_end(path, events)
+        expected = events.happened
+        version, servers = _told_by(path.parent)
+        self._of_before = version == BEFORE
+        if self._of_before:
+            expected = [_numbered(happened, 1 - servers) for happened in expected]
+        super().__init__(expected, str(path), events.first)
+
+    def allows(self, expected: Happened, happened: Happened) -> bool:
+        """Say whether what happened is what the record says, the numbers of pushes included."""
         a, b = line_of(expected), line_of(happened)
         if a[0] == b[0] == "push":
             a[5] = b[5] = 0  # its speed
             if self._of_before and _alike(expected.event, happened.event):
                 a[7] = b[7]
-        if a != b:
-            raise self._diverged(expected, f"it was {_describe(happened)}")
-
-    def _diverged(self, expected: Happened, instead: str) -> ReplayError:
-        return ReplayError(
-            f"the replay diverges at line {self._first + self._done} of {self.path}: expected "
-            f"{_describe(expected)}, but {instead}. Do code, settings, corpus, kernels and "
-            "processor equal those of the recorded run?"
-        )
+        return a == b
 
 
 def _check_end(path: Path, events: Events) -> None:
@@ -169,12 +196,12 @@ def _numbered(happened: Happened, more: int) -> Happened:
     return happened
 
 
-def _where_it_is(expected: Event, happened: Event) -> Event:
-    """Return an event of the record with what it does not say."""
+def _as_it_was(expected: Event, happened: Event) -> Event:
+    """Return an event that was to happen, as it did but for its speed."""
     if isinstance(expected, Push) and isinstance(happened, Push):
-        own = happened.work
-        work = replace(expected.work, units=own.units, batch=own.batch)
-        return replace(expected, slot=happened.slot, work=work)
+        due = expected.work
+        work = replace(happened.work, step_s=due.step_s, busy_s=due.busy_s, cpu_s=due.cpu_s)
+        return replace(happened, work=work)
     return expected
 
 

@@ -9,7 +9,7 @@ from psdp.protocol import Adaptive, Effect, Leave, Move, Policy, Pull, Push, Sto
 from psdp.records.events import Happened, Record
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
-from psdp.records.replay import Replay
+from psdp.records.replay import Script
 from psdp.servers.answering import Answering
 from psdp.servers.choosing import Choosing
 from psdp.servers.ending import Ended, Stopped
@@ -57,7 +57,7 @@ class Deciding:
         recorder: Recorder,
         *,
         record: Record | None = None,
-        replay: Replay | None = None,
+        replay: Script | None = None,
         choosing: Choosing | None = None,
     ) -> None:
         self.policy = policy
@@ -131,7 +131,7 @@ class Deciding:
         if self.policy.drained:
             self.release()
         elif replay.over and self._serving.idle:
-            error = Ended(f"{replay.path} ends before its run did")
+            error = Ended(f"{replay.source} ends before its run did")
             raise Stopped(StoppedBy.END_OF_RECORD, error)
 
     def release(self) -> None:
@@ -145,7 +145,7 @@ class Deciding:
         self.stopped_by = StoppedBy.EARLY_STOP
         self._decide(Happened(Stop()))
 
-    def _depart(self, worker: int, replay: Replay) -> None:
+    def _depart(self, worker: int, replay: Script) -> None:
         """A worker was lost here in the record; its twin is sent home when it next asks."""
         replay.discard(worker)
         self.departed.add(worker)

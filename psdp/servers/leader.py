@@ -16,7 +16,7 @@ from psdp.records.metrics import Best
 from psdp.records.profile import Spans
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
-from psdp.records.replay import Replay
+from psdp.records.replay import Script
 from psdp.servers.answering import Answering, AnswerRank
 from psdp.servers.choosing import Choosing
 from psdp.servers.copying import Copying
@@ -66,7 +66,7 @@ class Leader:
         best: Best | None = None,
         elsewhere: Elsewhere | None = None,
         record: Record | None = None,
-        replay: Replay | None = None,
+        replay: Script | None = None,
         signalled: Callable[[], str | None] = lambda: None,
         gone: Callable[[], Collection[tuple[int, str]]] = list,
         earlier: Earlier = NOTHING,

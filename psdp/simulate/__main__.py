@@ -51,27 +51,8 @@ def rows(plan: Plan, done: list[Prediction]) -> Iterator[Prediction]:
 
 def describe(plan: Plan) -> list[str]:
     """Return lines that say what is simulated: the costs, and how well they fit."""
-    costs, lines = plan.costs, []
-    if plan.calibration is not None:
-        fit = plan.calibration
-        lines.append(
-            f"fitted from {len(fit.costs.step_s)} steps of a run of {fit.workers} worker(s): "
-            f"{fit.measured:.1f} gradients/s measured, {fit.fitted:.1f} simulated"
-        )
-    failures = ""
-    if costs.mtbf_s is not None:
-        back = "never" if costs.restart_s is None else f"after {costs.restart_s:g} s"
-        failures = f"; a worker fails every {costs.mtbf_s:g} s and is back {back}"
-    lines.append(
-        f"{plan.size:,} parameters; step {1e3 * costs.mean_step_s:.4g} ms of a core, "
-        f"{'unlimited' if costs.cores is None else costs.cores} cores; message "
-        f"{1e6 * costs.latency_s:.4g} us, and {1e6 * costs.server_message_s:.4g} us of a server, "
-        f"{1e6 * costs.worker_message_s:.4g} us of a worker; a push "
-        f"{1e9 * costs.push_s_per_byte:.3g} ns/byte, a pull {1e9 * costs.pull_s_per_byte:.3g} "
-        f"ns/byte; update {1e3 * costs.apply_s:.4g} ms, averaging {1e3 * costs.average_s:.4g} ms "
-        f"per gradient{failures}"
-    )
-    return lines
+    lines = [] if plan.calibration is None else [str(plan.calibration)]
+    return [*lines, f"{plan.size:,} parameters; {plan.costs}"]
 
 
 def _write(plan: Plan, predictions: Sequence[Prediction]) -> None:

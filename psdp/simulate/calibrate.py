@@ -55,6 +55,12 @@ class Calibration:
     measured: float
     fitted: float
 
+    def __str__(self) -> str:
+        return (
+            f"fitted from {len(self.costs.step_s)} steps of a run of {self.workers} worker(s): "
+            f"{self.measured:.1f} gradients/s measured, {self.fitted:.1f} simulated"
+        )
+
 
 @dataclass(frozen=True)
 class Recorded:

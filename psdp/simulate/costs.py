@@ -61,6 +61,21 @@ class Costs:
         while True:
             yield from rng.choice(sample, 64).tolist()
 
+    def __str__(self) -> str:
+        failures = ""
+        if self.mtbf_s is not None:
+            back = "never" if self.restart_s is None else f"after {self.restart_s:g} s"
+            failures = f"; a worker fails every {self.mtbf_s:g} s and is back {back}"
+        return (
+            f"step {1e3 * self.mean_step_s:.4g} ms of a core, "
+            f"{'unlimited' if self.cores is None else self.cores} cores; message "
+            f"{1e6 * self.latency_s:.4g} us, and {1e6 * self.server_message_s:.4g} us of a server, "
+            f"{1e6 * self.worker_message_s:.4g} us of a worker; a push "
+            f"{1e9 * self.push_s_per_byte:.3g} ns/byte, a pull {1e9 * self.pull_s_per_byte:.3g} "
+            f"ns/byte; update {1e3 * self.apply_s:.4g} ms, averaging {1e3 * self.average_s:.4g} ms "
+            f"per gradient{failures}"
+        )
+
     def record(self) -> dict[str, Any]:
         """Return everything for JSON, the sample of step times by its size, mean and spread."""
         sample = np.array(self.step_s)

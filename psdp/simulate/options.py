@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from psdp.cli import Parser, whole
@@ -73,29 +73,49 @@ def build_parser() -> argparse.ArgumentParser:
         "--apply-ms 1 --jitter exponential:0.1",
     )
     grid = parser.add_argument_group("what is varied")
-    counts = _list_of(_whole(1))
+    counts = _list_of(whole_from(1))
     grid.add_argument("--workers", type=counts, metavar="W,...", help="default 4")
     grid.add_argument("--mode", type=_list_of(_mode), metavar="MODE,...", help=", ".join(SIMULATED))
     grid.add_argument("--servers", type=counts, metavar="K,...", help="default 1")
     grid.add_argument("--local-steps", type=counts, metavar="H,...", help=_of_modes("local_steps"))
     grid.add_argument(
-        "--staleness", type=_list_of(_whole(0)), metavar="S,...", help=_of_modes("staleness")
+        "--staleness", type=_list_of(whole_from(0)), metavar="S,...", help=_of_modes("staleness")
     )
+    costs = add_costs(parser, "and take its settings; flags win over both")
+    costs.add_argument("--parameters", type=whole_from(1), metavar="N", help="default: the model's")
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    return parser
+
+
+def add_costs(
+    parser: argparse.ArgumentParser, calibrated: str, left_out: Collection[str] = ()
+) -> argparse._ArgumentGroup:
+    """Add the flags of costs to a parser; return their group.
+
+    Args:
+        calibrated: what ``--calibrate`` does beside fitting costs.
+        left_out: costs that have no flag there.
+    """
     costs = parser.add_argument_group("costs")
     costs.add_argument(
         "--calibrate",
         metavar="RUN",
-        help="fit the costs from this folder of a run made with --record, and take its settings; "
-        "flags win over both",
+        help=f"fit the costs from this folder of a run made with --record, {calibrated}",
     )
     for name, (_, flag, text) in COSTS.items():
-        costs.add_argument(flag, dest=name, type=_seconds, metavar="X", help=text)
+        if name not in left_out:
+            costs.add_argument(flag, dest=name, type=_seconds, metavar="X", help=text)
     costs.add_argument(
-        "--cores", type=_whole(1), metavar="C", help="shared by all ranks (default: one each)"
+        "--cores", type=whole_from(1), metavar="C", help="shared by all ranks (default: one each)"
     )
-    costs.add_argument("--parameters", type=_whole(1), metavar="N", help="default: the model's")
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
-    return parser
+    return costs
+
+
+def costs_given(own: argparse.Namespace) -> dict[str, Any]:
+    """Return the costs that were said, ``{field name: value}``."""
+    said = {name: getattr(own, name, None) for name in COSTS}
+    costs = {name: value * COSTS[name][0] for name, value in said.items() if value is not None}
+    return costs if own.cores is None else costs | {"cores": own.cores}
 
 
 def _of_modes(setting: str) -> str:
@@ -115,7 +135,9 @@ def _mode(text: str) -> str:
     return text
 
 
-def _whole(low: int) -> Callable[[str], int]:
+def whole_from(low: int) -> Callable[[str], int]:
+    """Return what reads a whole number that is at least ``low``."""
+
     def parse(text: str) -> int:
         if not text.isdecimal() or (number := whole(text)) < low:
             raise argparse.ArgumentTypeError(f"expected whole numbers from {low} on, got '{text}'")

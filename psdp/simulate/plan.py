@@ -15,13 +15,20 @@ from psdp.job import Job
 from psdp.modes import MODES, ONLY_WITH
 from psdp.simulate.calibrate import Calibration, calibrate
 from psdp.simulate.costs import Costs, usual_apply_s, usual_average_s
-from psdp.simulate.options import COSTS, MEANT, SIMULATED, USUAL_STEPS, VARIED, build_parser
+from psdp.simulate.options import (
+    MEANT,
+    SIMULATED,
+    USUAL_STEPS,
+    VARIED,
+    build_parser,
+    costs_given,
+)
 from psdp.simulate.scenario import job_of
 from psdp.simulate.world import survives
 from psdp.terminal import path_of
 
-_SHAPE = {"n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum", "vocab_size"}
-_SHAPE |= {"bias", "position", "dtype"}
+SHAPE = {"n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum", "vocab_size"}
+SHAPE |= {"bias", "position", "dtype"}
 """Settings on which the time of a step depends."""
 
 
@@ -101,24 +108,17 @@ def parse(argv: Sequence[str]) -> Plan:
     if moot:
         raise ConfigError(f"in a simulation {', '.join(moot)} would change nothing; drop it")
     grid = {name: getattr(own, name) for name in VARIED if getattr(own, name) is not None}
-    costs = {
-        name: getattr(own, name) * unit
-        for name, (unit, _, _) in COSTS.items()
-        if getattr(own, name) is not None
-    }
-    if own.cores is not None:
-        costs["cores"] = own.cores
+    costs = costs_given(own)
     if "restart_s" in costs and "mtbf_s" not in costs:
         raise ConfigError("--restart-s says when workers that failed are back: give --mtbf-s too")
     workers, parameters, calibration = own.workers or [4], own.parameters, None
     if own.calibrate is not None:
-        known = {name: costs[name] for name in ("cores", "slice_s") if name in costs}
-        calibration = calibrate(path_of(own.calibrate, "--calibrate"), Costs(**known))
+        calibration = calibrated(own.calibrate, costs)
         if "step_s" not in costs:
             _check_shape(settings, parameters)
         settings, grid = _of_run(calibration.settings, settings, grid)
         workers = own.workers or [calibration.workers]
-        if not (calibration.is_language and _SHAPE & settings.keys()):
+        if not (calibration.is_language and SHAPE & settings.keys()):
             parameters = parameters or calibration.parameters
     settings = {"max_steps": USUAL_STEPS} | settings
     grid = {"mode": [Config().run.mode]} | grid
@@ -130,7 +130,7 @@ def parse(argv: Sequence[str]) -> Plan:
         workers=workers,
         parameters=parameters,
         size=size,
-        costs=_costs(costs, size, calibration),
+        costs=costs_of(costs, size, calibration),
         calibration=calibration,
         json=None if own.json is None else path_of(own.json, "--json"),
     )
@@ -157,7 +157,7 @@ def _check_shape(settings: Mapping[str, Any], parameters: int | None) -> None:
     Raises:
         ConfigError: the steps of a recorded run say nothing about those of these settings.
     """
-    other = [flag_of(name) for name in settings if name in _SHAPE]
+    other = [flag_of(name) for name in settings if name in SHAPE]
     if parameters is not None:
         other.append("--parameters")
     if other:
@@ -184,7 +184,20 @@ def _of_run(
     return said | settings, single | grid
 
 
-def _costs(given: Mapping[str, Any], size: int, calibration: Calibration | None) -> Costs:
+def calibrated(folder: str, given: Mapping[str, Any]) -> Calibration:
+    """Return what a recorded run says of costs.
+
+    Args:
+        given: costs that were said.
+
+    Raises:
+        ConfigError: it is no such run.
+    """
+    known = {name: given[name] for name in ("cores", "slice_s") if name in given}
+    return calibrate(path_of(folder, "--calibrate"), Costs(**known))
+
+
+def costs_of(given: Mapping[str, Any], size: int, calibration: Calibration | None) -> Costs:
     """Return the costs: as given, else as calibrated, else as usual for so many parameters."""
     if calibration is None:
         apply_s = given.get("apply_s", usual_apply_s(size))

@@ -29,7 +29,11 @@ class Worker:
         push_size, pull_size: bytes of a push, and of a pull.
         inner_s: processor seconds of the optimizer that it runs itself after each step, if it does.
         overlaps: whether it computes its next gradient while it waits for an answer.
-        push: called when what it was ordered is computed, with the mean seconds of a step.
+        push: called when what it was ordered is computed, with the version that it was computed on
+            and the mean seconds of a step.
+        evaluation_s: returns the processor seconds of what its latest answer has it evaluate
+            instead, None if that is nothing.
+        evaluated: called when that is done.
         reduce: adds up the gradients of all workers after each step, then calls what it is given;
             None where servers do.
 
@@ -52,7 +56,9 @@ class Worker:
         pull_size: int,
         inner_s: float,
         overlaps: bool,
-        push: Callable[[SendWeights, float], None],
+        push: Callable[[SendWeights, int, float], None],
+        evaluation_s: Callable[[], float | None],
+        evaluated: Action,
         reduce: Callable[[Action], None] | None,
     ) -> None:
         self.life = 0
@@ -69,6 +75,8 @@ class Worker:
         self._inner_s = inner_s
         self._overlaps = overlaps
         self._push = push
+        self._evaluation_s = evaluation_s
+        self._evaluated = evaluated
         self._reduce = reduce
         self._state, self._since_s = State.WAITING, 0.0
         self._forget()
@@ -76,8 +84,8 @@ class Worker:
     def _forget(self) -> None:
         self._arrived = 0
         self._computing_ahead = False
-        self._ahead_s: float | None = None
-        """What the gradient took that is ready for the next answer."""
+        self._ahead: tuple[int, float] | None = None
+        """Of the gradient that is ready for the next answer: its version, and what it took."""
         self._answer: SendWeights | None = None
         """That has come before the gradient was ready."""
 
@@ -107,16 +115,23 @@ class Worker:
     def _begin(self, answer: SendWeights) -> None:
         if self._computing_ahead:
             self._answer = answer
-        elif self._ahead_s is not None:
-            step_s, self._ahead_s = self._ahead_s, None
-            self._finish(answer, step_s)
+        elif (evaluation_s := self._evaluation_s()) is not None:
+            self.enter(State.COMPUTING)
+            self._run(evaluation_s, self._ask)
+        elif self._ahead is not None:
+            (version, step_s), self._ahead = self._ahead, None
+            self._finish(answer, version, step_s)
         else:
             self.enter(State.COMPUTING)
             self._step(answer, 0, self._clock.now_s)
 
+    def _ask(self) -> None:
+        self.enter(State.WAITING)
+        self._evaluated()
+
     def _step(self, answer: SendWeights, done: int, begin_s: float) -> None:
         if done == answer.steps:
-            self._finish(answer, (self._clock.now_s - begin_s) / done)
+            self._finish(answer, answer.version, (self._clock.now_s - begin_s) / done)
         else:
             self._compute(answer.clock + done, lambda: self._stepped(answer, done + 1, begin_s))
 
@@ -142,28 +157,26 @@ class Worker:
         else:
             self._run(own_s, then)
 
-    def _finish(self, answer: SendWeights, step_s: float) -> None:
+    def _finish(self, answer: SendWeights, version: int, step_s: float) -> None:
         self.enter(State.WAITING)
         busy_s = self._costs.worker_message_s + self._push_size * self._costs.push_s_per_byte
-        self._run(busy_s, lambda: self._pushed(answer, step_s))
+        self._run(busy_s, lambda: self._pushed(answer, version, step_s))
 
-    def _pushed(self, answer: SendWeights, step_s: float) -> None:
-        self._push(answer, step_s)
+    def _pushed(self, answer: SendWeights, version: int, step_s: float) -> None:
+        self._push(answer, version, step_s)
         if self._overlaps:
             self.enter(State.COMPUTING)
             self._computing_ahead = True
             begin_s = self._clock.now_s
-            self._compute(answer.clock + 1, lambda: self._came_ahead(begin_s))
+            self._compute(answer.clock + 1, lambda: self._came_ahead(answer.version, begin_s))
 
-    def _came_ahead(self, begin_s: float) -> None:
+    def _came_ahead(self, version: int, begin_s: float) -> None:
         self.enter(State.WAITING)
         self._computing_ahead = False
-        step_s = self._clock.now_s - begin_s
-        if self._answer is None:
-            self._ahead_s = step_s
-        else:
-            answer, self._answer = self._answer, None
-            self._finish(answer, step_s)
+        self._ahead = version, self._clock.now_s - begin_s
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            self._begin(answer)
 
     def _run(self, busy_s: float, then: Action) -> None:
         life = self.life

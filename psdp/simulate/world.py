@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -10,7 +11,20 @@ import numpy as np
 from psdp.config.handicap import parse_jitter, parse_stragglers
 from psdp.job import Job
 from psdp.policies import make_policy
-from psdp.protocol import Apply, Drained, Drop, Effect, Leave, Pull, Push, SendWeights, Work
+from psdp.protocol import (
+    Apply,
+    Drained,
+    Drop,
+    Effect,
+    Evaluations,
+    Leave,
+    Portion,
+    Pull,
+    Push,
+    SendWeights,
+    Sums,
+    Work,
+)
 from psdp.records.metrics import Histogram
 from psdp.simulate.clock import Action, Clock, Cores, Network, Ring
 from psdp.simulate.costs import Costs
@@ -24,8 +38,18 @@ _STREAM = 0x6661696C
 FAILURES = 10
 """A job that sees so many times more failures than it has gradients and workers never ends."""
 
+FORWARD = 1 / 3
+"""Of a step, the part that is a forward pass, which is all that an evaluation does."""
+
 WARM_UP = 0.2
 """The part of a run's gradients after which its throughput is measured."""
+
+
+Note = Callable[[Pull | Push | Leave, float], None]
+
+
+def _unnoted(event: Pull | Push | Leave, time_s: float) -> None:
+    pass
 
 
 @dataclass
@@ -87,12 +111,18 @@ class World:
     Args:
         job: resolved settings and the sizes of things. Failures need one server, and not allreduce:
             other jobs end with the first worker that they lose.
+        note: called with what rank 0 decides on, and when, in virtual seconds.
     """
 
-    def __init__(self, job: Job, costs: Costs) -> None:
+    def __init__(self, job: Job, costs: Costs, note: Note = _unnoted) -> None:
+        assert costs.mtbf_s is None or survives(job)
         run = job.config.run
         servers = len(job.servers)
-        assert costs.mtbf_s is None or survives(job)
+        self._note = note
+        self._evaluations = Evaluations()
+        self._owed: dict[int, Portion] = {}
+        """Of each worker, what its latest answer has it evaluate."""
+        self._units = 0
         item_bytes = np.dtype(run.dtype).itemsize
         self._pushed_bytes = [job.codec.bound_bytes(len(shard)) for shard in job.shards]
         self._job, self._costs = job, costs
@@ -130,9 +160,13 @@ class World:
         hops = 2 * (workers - 1)
         hop_s = costs.latency_s + self._size / workers / bytes_per_s
         ring = Ring(self._clock, workers, hops * hop_s, self._summed)
+        self._workers = self._make_workers(cores, ring)
+
+    def _make_workers(self, cores: Cores, ring: Ring) -> dict[int, Worker]:
+        job, costs, run = self._job, self._costs, self._job.config.run
         own_optimizer = job.mode.own_optimizer
         stragglers, jitter = parse_stragglers(run.straggler), parse_jitter(run.jitter)
-        self._workers = {
+        return {
             worker: Worker(
                 self._clock,
                 cores,
@@ -141,12 +175,14 @@ class World:
                 handicap=Handicap(
                     self._rank_of(worker), number, run.seed, stragglers=stragglers, jitter=jitter
                 ),
-                shards=servers,
+                shards=len(job.servers),
                 push_size=sum(self._pushed_bytes),
                 pull_size=self._size,
                 inner_s=costs.apply_s if own_optimizer else 0.0,
                 overlaps=run.overlap,
                 push=self._push,
+                evaluation_s=partial(self._evaluation_s, worker),
+                evaluated=partial(self._pull, worker),
                 reduce=ring.join if job.reduces else None,
             )
             for number, worker in enumerate(job.workers)
@@ -154,6 +190,7 @@ class World:
 
     def run(self) -> Course:
         """Let the job go from its start to its end."""
+        self._evaluate_where_due(0, -1, 0)
         for number, worker in enumerate(self._workers):
             self._pull(worker)
             if self._costs.mtbf_s is not None:
@@ -179,12 +216,12 @@ class World:
     def _pull(self, worker: int) -> None:
         self._to_leader(Pull(worker))
 
-    def _push(self, answer: SendWeights, step_s: float) -> None:
+    def _push(self, answer: SendWeights, version: int, step_s: float) -> None:
         worker = answer.worker
         slot, life = self._job.slot_of(worker), self._workers[worker].life
         work = Work(
             clock=answer.clock,
-            version=answer.version,
+            version=version,
             units=answer.steps * self._job.units_per_gradient,
             batch=answer.batch,
             steps=answer.steps,
@@ -219,6 +256,11 @@ class World:
 
     def _decide(self, event: Pull | Push | Leave, life: int) -> None:
         self._lives[event.worker] = life
+        if not self._policy.drained:
+            self._note(event, self._clock.now_s)
+        portion = self._owed.pop(event.worker, None)
+        if portion is not None:
+            self._evaluations.report(event.worker, portion.version, portion.part, Sums(0.0, 0, 0))
         effects = self._policy.handle(event)
         self._course.dropped += sum(isinstance(effect, Drop) for effect in effects)
         self._servers[0].follow([(effect, self._life_of(effect)) for effect in effects])
@@ -229,13 +271,33 @@ class World:
     def _performed(self, effect: Effect) -> None:
         course = self._course
         match effect:
-            case Apply(units=units, lags=lags):
+            case Apply(units=units, lags=lags, version=version):
                 course.lags.add(lags)
+                before, self._units = self._units, self._units + units
+                self._evaluate_where_due(version, before, self._units)
                 if not self._job.reduces:
                     self._count(units // self._job.units_per_gradient)
+            case SendWeights(worker=worker):
+                portion = self._evaluations.next_for(worker)
+                if portion is not None:
+                    self._owed[worker] = portion
             case Drained():
                 course.drained = True
                 self._clock.stop()
+
+    def _evaluate_where_due(self, version: int, before: int, after: int) -> None:
+        if self._job.task.validation_units and self._job.due(
+            self._job.config.run.eval_every, before, after
+        ):
+            self._evaluations.open(version, self._workers)
+
+    def _evaluation_s(self, worker: int) -> float | None:
+        """Return the processor seconds of what a worker is to evaluate, None if that is nothing."""
+        portion, task = self._owed.get(worker), self._job.task
+        if portion is None:
+            return None
+        batches = task.validation_units / task.units_per_batch / portion.parts
+        return batches * FORWARD * self._costs.mean_step_s
 
     def _summed(self) -> None:
         """All workers have made an update among themselves."""

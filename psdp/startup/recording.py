@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import psdp
@@ -10,8 +12,13 @@ from psdp.servers.progress import Progress
 from psdp.startup.prepare import Ready
 
 
-def begin_record(ready: Ready, progress: Progress) -> Record | None:
+def begin_record(
+    ready: Ready, progress: Progress, now: Callable[[], float] = time.monotonic
+) -> Record | None:
     """Return the record of what happens from here on, if the run is to be recorded.
+
+    Args:
+        now: a clock in seconds.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -20,7 +27,7 @@ def begin_record(ready: Ready, progress: Progress) -> Record | None:
         return None
     folder = ready.folder
     path = events_file(folder.path, progress.version)
-    return Record(path, folder.check, _start(ready, progress))
+    return Record(path, folder.check, _start(ready, progress), now)
 
 
 def _start(ready: Ready, progress: Progress) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from psdp.records.events import events_file
 from psdp.records.metrics import Best
 from psdp.records.profile import UNPROFILED, Profile
 from psdp.records.recorder import Recorder
-from psdp.records.replay import Replay
+from psdp.records.replay import Replay, Script
 from psdp.records.shadow import Shadow
 from psdp.servers.course import Earlier
 from psdp.servers.follower import Follower
@@ -56,6 +57,7 @@ class Asking:
         leads: is called when this rank begins to lead in place of another.
         survives: the MPI goes on when a rank is lost.
         lease_s: after so long a silence the launcher takes a rank for dead.
+        script: returns what is to happen, and when, in place of what comes and the clock.
     """
 
     asked: Asked = lambda: None
@@ -64,6 +66,7 @@ class Asking:
     leads: Callable[[], None] = _unsaid
     survives: bool = False
     lease_s: float | None = None
+    script: Callable[[], Script] | None = None
 
 
 def store_of(ready: Ready) -> CheckpointStore:
@@ -117,10 +120,11 @@ class Holding:
         version, units = serving.progress.version, serving.progress.units
         console = Console(job.units, units, name=job.units_name, quiet=run.quiet)
         console.say(describe(ready, self._asking.survives, self._asking.lease_s))
-        recorder = self._recorder(serving, console)
+        script, now = self._script(version)
+        recorder = self._recorder(serving, console, now)
         if run.profile and isinstance(serving.profile, Profile):
             recorder.profiles[self._endpoint.rank] = serving.profile
-        record = begin_record(ready, serving.progress)
+        record = begin_record(ready, serving.progress, now)
         if ready.manifest is not None:
             recorder.resumed(None if record is None else record.start)
         elsewhere = None
@@ -135,10 +139,20 @@ class Holding:
             best=self._best,
             elsewhere=elsewhere,
             record=record,
-            replay=None if run.replay is None else Replay(events_file(Path(run.replay), version)),
+            replay=script,
             signalled=self._asking.limit(self._asking.asked),
             gone=self._all_gone,
         )
+
+    def _script(self, version: int) -> tuple[Script | None, Callable[[], float]]:
+        """Return what is to happen from a version on, if that is known, and the clock."""
+        replay = self._ready.job.config.run.replay
+        if self._asking.script is not None:
+            script = self._asking.script()
+            return script, script.now
+        if replay is not None:
+            return Replay(events_file(Path(replay), version)), time.monotonic
+        return None, time.monotonic
 
     def follow(self, job: Job, before: Role) -> Leader | Follower:
         """Return the role in the term of a job, after another one."""
@@ -220,7 +234,9 @@ class Holding:
             return None
         return self._recorder(serving, Console(0, 0, quiet=True))
 
-    def _recorder(self, serving: Serving, console: Console) -> Recorder:
+    def _recorder(
+        self, serving: Serving, console: Console, now: Callable[[], float] = time.monotonic
+    ) -> Recorder:
         ready, job = self._ready, serving.job
         return Recorder(
             job,
@@ -231,6 +247,7 @@ class Holding:
             transport=ready.links.name,
             kernels=ready.kernels,
             val_split_units=job.task.validation_split_units or job.task.validation_units,
+            now=now,
         )
 
     def _all_gone(self) -> Collection[tuple[int, str]]:

@@ -1,0 +1,179 @@
+"""``python -m psdp.virtual``: train as a cluster would that one does not have.
+
+First the job is simulated (:mod:`psdp.simulate`): that tells what happens at rank 0, and when. Then
+all its ranks live in this process, as threads, and what they do counts in that order. So the loss
+is that of a job on such a cluster, over the cluster's own seconds, and the run folder holds a
+record, which a real job of as many ranks replays to the same bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psdp.cli import Parser, given_settings
+from psdp.config import Config, either, flag_of
+from psdp.errors import ConfigError, PsdpError
+from psdp.job import Job
+from psdp.line import Line
+from psdp.modes import MODES
+from psdp.rank import Signals, live_in
+from psdp.records.events import Happened
+from psdp.records.replay import Script
+from psdp.simulate.calibrate import Calibration
+from psdp.simulate.costs import Costs
+from psdp.simulate.options import SIMULATED, add_costs, costs_given, whole_from
+from psdp.simulate.plan import SHAPE, calibrated, costs_of
+from psdp.simulate.world import World
+from psdp.terminal import show_any_text
+from psdp.transport.in_memory_world import InMemoryWorlds
+
+LONGEST_S = 1e8
+"""How long such a job may take here."""
+
+FAILURES = "mtbf_s", "restart_s"
+"""Costs that have no place here: all workers stay to the end."""
+
+WITHOUT = {
+    "resume": "it begins at the beginning",
+    "replay": "a simulation says what happens when",
+    "standby": "no rank is lost",
+    "checkpoint_to": "it is on one machine",
+    "early_stop_patience": "a simulation says when it ends, and knows no loss",
+    "device": "it computes on cores",
+    "server_device": "it computes on cores",
+    "transport": "its ranks are threads",
+}
+"""Settings of a job that cannot be here, and why."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line asks for.
+
+    Attributes:
+        given: settings of the job.
+        costs: that were said, by field.
+        calibration: what a recorded run says of the others.
+    """
+
+    given: dict[str, Any]
+    workers: int
+    costs: dict[str, Any]
+    calibration: Calibration | None
+
+    @property
+    def ranks(self) -> int:
+        return Config.from_flat(self.given).run.servers + self.workers
+
+    def script(self, job: Job) -> Script:
+        """Return what happens in a job, and when; say at what costs."""
+        costs = costs_of(self.costs, job.table.size, self.calibration)
+        if self.calibration is not None:
+            print(self.calibration, file=sys.stderr)
+        print(f"virtual time: {costs}", file=sys.stderr, flush=True)
+        return script_of(job, costs)
+
+
+def script_of(job: Job, costs: Costs) -> Script:
+    """Return what happens in a job at these costs, and when, in virtual seconds."""
+    happened: list[Happened] = []
+    World(job, costs, lambda event, time_s: happened.append(Happened(event, time_s))).run()
+    return Script(happened, "the simulation")
+
+
+def parse(argv: Sequence[str]) -> Plan:
+    """Return what a command line asks for.
+
+    Raises:
+        ConfigError: a flag is unknown, or its value impossible here.
+        SystemExit: ``--help``.
+    """
+    own, flags = build_parser().parse_known_args(argv)
+    given, costs = given_settings(flags), costs_given(own)
+    for name, why in WITHOUT.items():
+        if name in given:
+            raise ConfigError(f"{flag_of(name)} does not go with a virtual job: {why}; drop it")
+    mode = MODES[Config.from_flat(given).run.mode]
+    known = [name for name in SIMULATED if MODES[name].served]
+    if mode.name not in known:
+        raise ConfigError(f"a virtual job needs --mode {either(known)}, got {mode.name}")
+    calibration = None
+    if own.calibrate is not None:
+        calibration = calibrated(own.calibrate, costs)
+        if "step_s" not in costs:
+            _check_shape(given, calibration.settings)
+    return Plan(given | {"record": True}, own.workers, costs, calibration)
+
+
+def _check_shape(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ConfigError: a step takes another time than in the recorded run.
+    """
+    flat = Config.from_flat(dict(given)).flat()
+    for name in sorted(SHAPE):
+        if name in recorded and recorded[name] != flat[name]:
+            raise ConfigError(
+                f"{flag_of(name)} is {flat[name]} here, and {recorded[name]} in the run of "
+                "--calibrate, whose steps say nothing of these: give it the same value, or say "
+                "--step-ms"
+            )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of what is a virtual job's own."""
+    parser = Parser(
+        prog="python -m psdp.virtual",
+        usage="%(prog)s --workers W [costs] [worker flags]",
+        description="Train as a cluster would: true gradients, computed by threads of this "
+        "process, in the order and at the times of a simulation. The run folder holds a record, "
+        "which a real job of as many ranks replays to the same bits.",
+        epilog="All other flags are those of a job, see python -m psdp.worker --help; "
+        "--straggler, --jitter and --link-mbps slow virtual time only. Example: "
+        "python -m psdp.virtual --workers 32 --mode async --step-ms 50 --link-mbps 1000 "
+        "--jitter exponential:0.2 --max-steps 200",
+    )
+    parser.add_argument("--workers", type=whole_from(1), metavar="W", required=True)
+    add_costs(parser, "of the same model and batches", left_out=FAILURES)
+    return parser
+
+
+def live(
+    given: Mapping[str, Any],
+    ranks: int,
+    script: Callable[[Job], Script],
+    asked: Callable[[], str | None] = lambda: None,
+) -> int:
+    """Run a job on threads of this process; return its exit status.
+
+    Args:
+        given: its settings.
+        script: returns what happens in it, and when.
+        asked: returns the name of a signal by which somebody asked it to end, or None.
+    """
+    worlds = InMemoryWorlds(["virtual"] * ranks)
+    ends = worlds.run(
+        lambda world: live_in(world, given, None, asked, Line(), script=script), LONGEST_S
+    )
+    if worlds.status is not None:
+        return worlds.status
+    return next((end for end in ends if isinstance(end, int) and end), 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; return the exit status."""
+    show_any_text()
+    try:
+        plan = parse(sys.argv[1:] if argv is None else argv)
+    except PsdpError as error:
+        print(f"psdp.virtual: {error}", file=sys.stderr)
+        return error.exit_code
+    return live(plan.given, plan.ranks, plan.script, Signals(Line()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

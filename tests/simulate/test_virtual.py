@@ -1,0 +1,137 @@
+"""Virtual jobs: the loss of true gradients at the times of a simulation, and a record to replay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from psdp import virtual
+from psdp.audit.replaying import live as replayed
+from psdp.errors import ConfigError
+from psdp.job import Job
+from psdp.records.events import Push, events_file, read_record
+from psdp.records.replay import Script
+from psdp.simulate.costs import Costs
+
+STEP_S, LATENCY_S = 0.5, 0.125
+COSTS = Costs(
+    step_s=(STEP_S,), latency_s=LATENCY_S, server_message_s=0.0, worker_message_s=0.0, apply_s=0.25
+)
+TINY: dict[str, Any] = {
+    "n_layer": 1,
+    "n_head": 2,
+    "n_embd": 16,
+    "block_size": 16,
+    "batch_size": 2,
+    "max_steps": 6,
+    "eval_every": 2,
+    "eval_batches": 2,
+    "log_every": 1,
+    "record": True,
+    "quiet": True,
+}
+JITTER = {"jitter": "exponential:0.5", "straggler": "2:3"}
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(np.random.default_rng(1).integers(97, 107, 6000, np.uint8).tobytes())
+    return path
+
+
+def train(out: Path, corpus: Path, workers: int = 3, **settings: Any) -> dict[str, Any]:
+    """Return the summary of a virtual job."""
+    given = TINY | {"corpus": (str(corpus),), "out": str(out)} | settings
+
+    def script(job: Job) -> Script:
+        return virtual.script_of(job, COSTS)
+
+    assert virtual.live(given, workers + settings.get("servers", 1), script) == 0
+    summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    return summary
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mode": "sync", "backup_workers": 1, **JITTER},
+        {"mode": "async", "servers": 2, "link_mbps": 1.0, **JITTER},
+        {"mode": "async", "overlap": True, **JITTER},
+        {"mode": "ssp", "balance": "dynamic", **JITTER},
+        {"mode": "local", "merge": "async", **JITTER},
+        {"mode": "easgd", **JITTER},
+    ],
+    ids=lambda settings: settings["mode"],
+)
+def test_its_record_is_replayed_to_the_same_bits(
+    tmp_path: Path, corpus: Path, settings: dict[str, Any]
+) -> None:
+    made = train(tmp_path / "virtual", corpus, **settings)
+    again = tmp_path / "again"
+    ranks = 3 + settings.get("servers", 1)
+    own = {"replay": str(tmp_path / "virtual"), "out": str(again), "quiet": True, "jitter": None}
+    replayed(own | {"straggler": None, "link_mbps": 0.0}, ranks)
+    summary = json.loads((again / "summary.json").read_text())
+    assert summary["weights_sha256"] == made["weights_sha256"]
+    assert made["version"] == summary["version"] > 0
+
+
+def test_its_times_are_those_of_the_cluster(tmp_path: Path, corpus: Path) -> None:
+    run = tmp_path / "run"
+    train(run, corpus, mode="sync", eval_every=0)
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    times_s = [line["time_s"] for line in lines if line["kind"] == "train"]
+    # The first pull is on its way; then a step, its push, an update, and the answer.
+    first_s, period_s = 2 * LATENCY_S + STEP_S + LATENCY_S, STEP_S + 2 * LATENCY_S + 0.25
+    average_s = np.diff(times_s)[0] - period_s
+    assert times_s[0] == pytest.approx(first_s)
+    assert 0 <= average_s < 1e-6
+    np.testing.assert_allclose(np.diff(times_s), period_s, atol=1e-6)
+
+
+def test_a_straggler_is_slow_in_virtual_time(tmp_path: Path, corpus: Path) -> None:
+    run = tmp_path / "run"
+    train(run, corpus, mode="async", straggler="3:4", max_steps=16)
+    pushed = [
+        each.event.worker
+        for each in read_record(events_file(run, 0)).happened
+        if isinstance(each.event, Push)
+    ]
+    assert pushed.count(1) >= 2 * pushed.count(3) > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--resume x", "--resume does not go with a virtual job: it begins at the beginning"),
+        ("--mode auto", "a virtual job needs --mode .*sync.*, got auto"),
+        ("--mode allreduce", "a virtual job needs --mode .*, got allreduce"),
+        ("--mtbf-s 5", "unrecognized arguments: --mtbf-s"),
+        ("--step-ms -1", "expected a number of at least 0"),
+        ("--calibrate nowhere", "nowhere: config.json: No such file"),
+    ],
+)
+def test_what_cannot_be_is_refused(flags: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        virtual.parse(["--workers", "2", *flags.split()])
+
+
+def test_steps_of_another_shape_say_nothing(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(run, corpus, mode="async", max_steps=12)
+    with pytest.raises(ConfigError, match="--batch-size is 12 here, and 2 in the run of --calib"):
+        virtual.parse(["--workers", "2", "--calibrate", str(run)])
+    shape = "--n-layer 1 --n-head 2 --n-embd 16 --block-size 16 --batch-size 2 --max-steps 2"
+    own = f"--corpus {corpus} --eval-batches 1 --quiet --out {tmp_path / 'again'}"
+    flags = f"--workers 2 --mode async --calibrate {run} {shape} {own}"
+    assert virtual.main(flags.split()) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("fitted from")
+    assert "\nvirtual time: step " in said
