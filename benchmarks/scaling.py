@@ -20,6 +20,8 @@ from typing import Any
 from psdp.simulate.costs import Costs, usual_average_s
 from psdp.simulate.scenario import Prediction, job_of, predict
 
+_EULER = 0.5772
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -68,11 +70,16 @@ class Cluster:
             average_s=self.average_s,
         )
 
-    def slowest_s(self, workers: int) -> float:
+    def slowest_s(self, workers: float) -> float:
         """Return what the slowest of so many steps takes on average: of W exponential draws the
-        greatest is the W-th harmonic number."""
-        harmonic = math.fsum(1 / n for n in range(1, workers + 1))
-        return self.step_s * (1 + self.jitter * harmonic)
+        greatest is the W-th harmonic number, here of any W from 1 on."""
+        return self.step_s * (1 + self.jitter * (math.log(workers + 0.5) + _EULER))
+
+    def racing(self, workers: int, servers: int) -> float:
+        """Return how many of the workers compete to be last, where their answers leave a port one
+        after the other: each begins later, so those before it are the less likely to be."""
+        apart = self.transfer_s / servers / (self.step_s * self.jitter)
+        return math.expm1(-workers * apart) / math.expm1(-apart)
 
     def exchange_s(self, workers: int, servers: int, place: int | None = None) -> float:
         """Return what an exchange adds to the step of the worker that is answered at this place,
@@ -87,7 +94,8 @@ class Cluster:
 
     def sync(self, workers: int, servers: int = 1, *, slow: bool = False) -> float:
         """Return steps/s: those of the last to be answered, or of the straggler."""
-        last_s = self.slowest_s(workers) + self.exchange_s(workers, servers)
+        racing = self.racing(workers, servers)
+        last_s = self.slowest_s(racing) + self.exchange_s(workers, servers)
         if not slow:
             return 1 / last_s
         own_s = self.exchange_s(workers, servers, self.straggler_rank)
@@ -233,7 +241,7 @@ def draw(
             dots = []
             for w, formula in zip(counts, paper, strict=True):
                 prediction = simulate(line.settings, w, slow)
-                dots.append(w * prediction.steps_per_s * CLUSTER.mean_step_s)
+                dots.append(prediction.speed_up or math.nan)
                 print(
                     f"{line.name:16}{w:6}{dots[-1]:10.1f}{formula:9.1f}{prediction.waiting:8.1%}"
                     f"{prediction.lag_mean:8.1f}{prediction.lag_p95:7}{prediction.max_clock_gap:6}",

@@ -29,8 +29,9 @@ from pathlib import Path
 import numpy as np
 from session import run_session
 
-from psdp.simulate.calibrate import calibrate, read_run
+from psdp.simulate.calibrate import calibrate
 from psdp.simulate.costs import Costs
+from psdp.simulate.recorded import read_run
 from psdp.simulate.world import World
 
 MODES = {
@@ -190,7 +191,7 @@ def run_all(plan: Plan, workers: Sequence[int], cores: int) -> list[Result]:
         for mode in MODES
     ]
     first = plan.measure(source)
-    fit = calibrate(first.folder, Costs(cores=cores))
+    fit = calibrate([first.folder], Costs(cores=cores))
     print(json.dumps(fit.costs.record()), file=sys.stderr, flush=True)
     results = []
     for cell in cells:

@@ -23,10 +23,10 @@ from psdp.modes import MODES
 from psdp.rank import Signals, live_in
 from psdp.records.events import Happened
 from psdp.records.replay import Script
-from psdp.simulate.calibrate import Calibration
+from psdp.simulate.calibrate import SHAPE, Calibration
 from psdp.simulate.costs import Costs
 from psdp.simulate.options import SIMULATED, add_costs, costs_given, whole_from
-from psdp.simulate.plan import SHAPE, calibrated, costs_of
+from psdp.simulate.plan import calibrated, costs_of
 from psdp.simulate.world import World
 from psdp.terminal import show_any_text
 from psdp.transport.in_memory_world import InMemoryWorlds
@@ -138,7 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--jitter exponential:0.2 --max-steps 200",
     )
     parser.add_argument("--workers", type=whole_from(1), metavar="W", required=True)
-    add_costs(parser, "of the same model and batches", left_out=FAILURES)
+    add_costs(parser, "and whose model and batches are those of this job", left_out=FAILURES)
     return parser
 
 

@@ -130,7 +130,7 @@ class Replay(Script):
                 f"{path}: {error.strerror}; --replay takes the folder of a run that was made with "
                 "--record, and --resume what that start of it resumed"
             ) from error
-        _check_end(path, events)
+        check_end(path, events)
         expected = events.happened
         version, servers = _told_by(path.parent)
         self._of_before = version == BEFORE
@@ -148,7 +148,7 @@ class Replay(Script):
         return a == b
 
 
-def _check_end(path: Path, events: Events) -> None:
+def check_end(path: Path, events: Events) -> None:
     """See that a record goes as far as the summary of its run says.
 
     Raises:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 
 from psdp.errors import ConfigError, PsdpError
 from psdp.simulate.plan import Plan, parse
-from psdp.simulate.scenario import Prediction, predict, predict_alone
+from psdp.simulate.scenario import Prediction, predict
 from psdp.simulate.table import table
 from psdp.terminal import nobody_reads, show_any_text
 
@@ -21,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = parse(sys.argv[1:] if argv is None else argv)
         try:
             print("\n".join(describe(plan)), flush=True)
-            for line in table(rows(plan, predictions), plan.grid["mode"]):
+            room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            for line in table(rows(plan, predictions), plan.grid["mode"], room):
                 print(line, flush=True)
         finally:
             # What was done is kept, however it ends.
@@ -40,12 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def rows(plan: Plan, done: list[Prediction]) -> Iterator[Prediction]:
     """Simulate every combination, each as soon as the one before is done; add it to ``done``."""
-    alone: dict[str, float] = {}
-    for settings, job in plan.jobs():
-        key = repr(settings)
-        if key not in alone:
-            alone[key] = predict_alone(settings, plan.costs, plan.parameters)
-        done.append(predict(job, plan.costs, alone=alone[key]))
+    for job in plan.jobs():
+        done.append(predict(job, plan.costs))
         yield done[-1]
 
 
@@ -59,6 +57,7 @@ def _write(plan: Plan, predictions: Sequence[Prediction]) -> None:
     assert plan.json is not None
     record = {
         "costs": plan.costs.record(),
+        "fits": [] if plan.calibration is None else plan.calibration.record(),
         "settings": plan.settings,
         "predictions": [prediction.record() for prediction in predictions],
     }

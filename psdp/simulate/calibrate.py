@@ -1,4 +1,4 @@
-"""Costs fitted from a recorded run.
+"""Costs fitted from recorded runs.
 
 What can be read off a record is: how much processor time steps took, and what workers and server
 used beyond them. The latency of a message is what is left: it is chosen so that the simulated run
@@ -7,26 +7,33 @@ is as fast as the real one was.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from psdp.errors import ConfigError, ReplayError
+from psdp.config import flag_of
+from psdp.errors import ConfigError
 from psdp.job import Job
-from psdp.modes import MODES, Pushed
+from psdp.modes import Pushed
 from psdp.protocol import Push, Work
-from psdp.records.events import events_file, read_record
-from psdp.records.folder import CONFIG, SUMMARY
 from psdp.simulate.costs import UPDATE_VECTORS, Costs
-from psdp.simulate.scenario import job_of
-from psdp.simulate.world import WARM_UP, World, rate
+from psdp.simulate.recorded import Recorded, read_run
+from psdp.simulate.world import WARM_UP, World
 
 MOST_SAMPLES = 4096
 """Step times that are kept, evenly from the whole run."""
+
+_FITTED = (
+    *("latency_s", "server_message_s", "worker_message_s"),
+    *("pull_s_per_byte", "apply_s", "average_s"),
+)
+"""Costs that a run tells, besides the times of its steps."""
+
+LEAST_PUSHES = 10
+"""Of each worker, on average."""
 
 LONGEST_LATENCY_S = 1.0
 HALVINGS = 12
@@ -35,171 +42,145 @@ IDLE_SHARE = 0.01
 """What a server uses of its core to look for messages."""
 
 
+SHAPE = {"n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum", "vocab_size"}
+SHAPE |= {"bias", "position", "dtype"}
+"""Settings on which the time of a step depends."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well the costs fit a run: gradients/s that were measured, and that are simulated."""
+
+    workers: int
+    measured: float
+    simulated: float
+
+    @property
+    def error(self) -> float:
+        """By how much of what was measured the simulated throughput is too high."""
+        return self.simulated / self.measured - 1
+
+
 @dataclass(frozen=True)
 class Calibration:
-    """What a recorded run says.
+    """What recorded runs say.
 
     Attributes:
-        costs: fitted.
-        settings: of the run, ``{field name: value}``.
+        costs: fitted; of several runs, the mean of what each says.
+        fits: of each run.
+        settings: of the first run, ``{field name: value}``.
+        workers: of that.
         parameters: of its model.
         is_language: whether that is one of language, which its settings describe.
-        measured, fitted: gradients/s of the run, and of its simulation.
     """
 
     costs: Costs
+    fits: Sequence[Fit]
     settings: dict[str, Any]
     workers: int
     parameters: int
     is_language: bool
-    measured: float
-    fitted: float
 
     def __str__(self) -> str:
+        runs = "; ".join(
+            f"{fit.workers} worker(s), {fit.measured:.1f} gradients/s measured, "
+            f"{fit.simulated:.1f} simulated"
+            for fit in self.fits
+        )
+        errors = [fit.error for fit in self.fits]
+        trust = "give several runs to see how far other jobs may be off"
+        if len(errors) > 1:
+            trust = f"so they are off by {min(errors):+.1%} to {max(errors):+.1%}"
         return (
-            f"fitted from {len(self.costs.step_s)} steps of a run of {self.workers} worker(s): "
-            f"{self.measured:.1f} gradients/s measured, {self.fitted:.1f} simulated"
+            f"fitted from {len(self.costs.step_s)} steps of {len(errors)} run(s): {runs}; {trust}"
         )
 
-
-@dataclass(frozen=True)
-class Recorded:
-    """What a run that was made with ``--record`` left."""
-
-    config: dict[str, Any]
-    summary: dict[str, Any]
-    pushes: list[tuple[Push, float]]
-    """Each with the seconds at which rank 0 noted it."""
-
-    @property
-    def job(self) -> Job:
-        return job_of(self.config["settings"], self.config["workers"], self.config["parameters"])
-
-    def gradients_per_s(self) -> float:
-        """Return the throughput after the warm-up."""
-        updates, done = [], 0
-        for push, time_s in self.pushes:
-            done += push.work.steps
-            updates.append((time_s, done))
-        return rate(updates)
+    def record(self) -> list[dict[str, Any]]:
+        """Return how well the costs fit, for JSON."""
+        return [asdict(fit) | {"error": fit.error} for fit in self.fits]
 
 
-def calibrate(folder: Path, costs: Costs) -> Calibration:
-    """Fit the costs from a run that was made with ``--record``.
+def calibrate(folders: Sequence[Path], costs: Costs) -> Calibration:
+    """Fit the costs from runs that were made with ``--record``.
 
     Args:
         costs: those that a record does not tell: cores, slices, failures.
 
     Raises:
-        ConfigError: the folder holds no such run, or one that cannot be simulated.
+        ConfigError: a folder holds no such run, or one that cannot be simulated; or they are of
+            different steps.
     """
-    run = read_run(folder)
+    runs = [read_run(folder) for folder in folders]
+    for folder, run in zip(folders, runs, strict=True):
+        _check_enough(folder, run)
+        _check_same_steps(folders[0], runs[0], folder, run)
+    hosted = [replace(costs, hosts=run.hosts) for run in runs]
+    measured = [run.gradients_per_s() for run in runs]
+    own = [
+        _fit_latency(run.job, _read_off(run, run.job, there), speed)
+        for run, there, speed in zip(runs, hosted, measured, strict=True)
+    ]
+    fitted = _mean(own)
+    fits = [
+        Fit(len(run.job.workers), speed, _simulated(run.job, replace(fitted, hosts=run.hosts)))
+        for run, speed in zip(runs, measured, strict=True)
+    ]
+    first = runs[0]
+    return Calibration(
+        costs=fitted,
+        fits=fits,
+        settings=first.config["settings"],
+        workers=len(first.job.workers),
+        parameters=first.job.table.size,
+        is_language="task" not in first.config,
+    )
+
+
+def _simulated(job: Job, costs: Costs) -> float:
+    return World(job, costs).run().gradients_per_s()
+
+
+def _mean(several: Sequence[Costs]) -> Costs:
+    """Return the mean of costs, with the steps of all."""
+    samples = [step_s for costs in several for step_s in costs.step_s]
+    step_s = tuple(samples[:: -(-len(samples) // MOST_SAMPLES)])
+    means: dict[str, Any] = {
+        name: fmean(getattr(costs, name) for costs in several) for name in _FITTED
+    }
+    return replace(several[0], step_s=step_s, **means)
+
+
+def _check_enough(folder: Path, run: Recorded) -> None:
+    """
+    Raises:
+        ConfigError: the run is too short.
+    """
     each = len(run.pushes) // run.config["workers"]
     if each < LEAST_PUSHES:
         raise ConfigError(
             f"--calibrate {folder}: a worker pushed {each} times; at least {LEAST_PUSHES} are "
             "needed, so record a run of more steps"
         )
-    job, measured = run.job, run.gradients_per_s()
-    costs = _fit_latency(job, _read_off(run, job, costs), measured)
-    return Calibration(
-        costs=costs,
-        settings=run.config["settings"],
-        workers=len(job.workers),
-        parameters=job.table.size,
-        is_language="task" not in run.config,
-        measured=measured,
-        fitted=World(job, costs).run().gradients_per_s(),
-    )
 
 
-def read_run(folder: Path) -> Recorded:
-    """Return what is left of a recorded run.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    config, summary = (_read_json(folder, name) for name in (CONFIG, SUMMARY))
-    _check_holds(folder, CONFIG, config, _OF_CONFIG)
-    _check_holds(folder, SUMMARY, summary, _OF_SUMMARY)
-    _check_holds(folder, f"server_cpu_s of {SUMMARY}", summary["server_cpu_s"], {"0": float})
-    _check_holds(folder, f"settings of {CONFIG}", config["settings"], {"mode": str})
-    path = events_file(folder, 0)
-    try:
-        happened = read_record(path).happened
-    except OSError as error:
-        raise ConfigError(
-            f"--calibrate {folder}: {path.name}: {error.strerror}; it takes the folder of a run "
-            "that was made with --record, from its start"
-        ) from error
-    except ReplayError as error:
-        raise ConfigError(f"--calibrate {folder}: {error}") from error
-    name = config["settings"]["mode"]
-    mode = MODES.get(name)
-    if mode is None:
-        raise ConfigError(f"--calibrate {folder}: there is no mode {name!r} in this psdp")
-    if not mode.served:
-        raise ConfigError(
-            f"--calibrate {folder}: in --mode {mode} servers see no gradients, so its record says "
-            "nothing of their costs; record a run of another mode"
-        )
-    if mode.chooses:
-        raise ConfigError(
-            f"--calibrate {folder}: in --mode {mode} a run is now in one mode and now in another, "
-            "at other costs; record a run of one mode"
-        )
-    if "task" in config:  # of another unit, which stands for a token here
-        per_batch = {"block_size": 1, "batch_size": config["units_per_batch"]}
-        config["settings"] = {**config["settings"], **per_batch}
-    pushes = [(it.event, it.time_s) for it in happened if isinstance(it.event, Push)]
-    return Recorded(config, summary, pushes)
-
-
-LEAST_PUSHES = 10
-"""Of each worker, on average."""
-
-_OF_CONFIG = {"settings": dict, "workers": int, "parameters": int}
-_OF_SUMMARY = {
-    "version": int,
-    "wall_s": float,
-    "apply_s": float,
-    "server_cpu_s": dict,
-    "pull_s": dict,
-    "bytes_pulled": int,
-}
-"""What is read of a run's files, with its type."""
-
-
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads((folder / name).read_bytes())
-    except OSError as error:
-        raise ConfigError(
-            f"--calibrate {folder}: {name}: {error.strerror}; name the folder of a finished run"
-        ) from error
-    except ValueError as error:
-        raise ConfigError(f"--calibrate {folder}: {name} is not JSON: {error}") from error
-    return record
-
-
-def _check_holds(folder: Path, name: str, record: Any, wanted: Mapping[str, type]) -> None:
+def _check_same_steps(first: Path, one: Recorded, folder: Path, other: Recorded) -> None:
     """
     Raises:
-        ConfigError: a file of a run lacks what is needed of it.
+        ConfigError: steps of two runs take different times, since they are not of the same shape.
     """
-    for key, kind in wanted.items():
-        value = record.get(key) if isinstance(record, dict) else None
-        if not isinstance(value, (int, float) if kind is float else kind):
+    for name in sorted(SHAPE):
+        own, there = (run.config["settings"].get(name) for run in (one, other))
+        if own != there:
             raise ConfigError(
-                f"--calibrate {folder}: {name} has no {key}; name the folder of a run that this "
-                "psdp recorded and finished"
+                f"--calibrate {folder}: {flag_of(name)} is {there} there, and {own} in {first}; "
+                "runs that are fitted together are to be of the same model and batches"
             )
 
 
 def _read_off(run: Recorded, job: Job, costs: Costs) -> Costs:
     """Return the costs that the record shows, all but the latency."""
     summary, pushes = run.summary, run.pushes
-    gradients = sum(push.work.steps for push, _ in pushes)
+    gradients = sum(push.work.steps for push in pushes)
     mode = job.config.mode
     averages = mode.in_rounds and Pushed.GRADIENT in mode.pushes
     averaged = gradients if averages else 0
@@ -211,8 +192,8 @@ def _read_off(run: Recorded, job: Job, costs: Costs) -> Costs:
     inner_s = apply_s if mode.own_optimizer else 0.0
     # First steps touch their memory for the first time, and throughput does not count them either.
     warm = pushes[int(WARM_UP * len(pushes)) :]
-    worker_s = fmean(_exchange_s([push for push, _ in warm], inner_s)) - size * pull_s_per_byte
-    samples = [push.work.busy_s for push, _ in warm]
+    worker_s = fmean(_exchange_s(warm, inner_s)) - size * pull_s_per_byte
+    samples = [push.work.busy_s for push in warm]
     return replace(
         costs,
         step_s=tuple(samples[:: -(-len(samples) // MOST_SAMPLES)]),

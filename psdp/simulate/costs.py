@@ -29,7 +29,8 @@ class Costs:
             and pulls; where ranks share memory, a pull is a copy.
         apply_s: of an update of all parameters; K servers do a K-th each, at once.
         average_s: that averaging adds to it, for each gradient of more than one.
-        cores: shared by all ranks; None where each has its own.
+        cores: of a host, shared by its ranks; None where each rank has its own.
+        hosts: over which the ranks are spread, one host after the other.
         slice_s: how long a rank keeps a core while others wait for one.
         mtbf_s: mean seconds between two failures of a worker; None if it never fails.
         restart_s: after which a worker that failed is back; None if it stays away.
@@ -44,6 +45,7 @@ class Costs:
     apply_s: float = 0.0
     average_s: float = 0.0
     cores: int | None = None
+    hosts: int = 1
     slice_s: float = 1.4e-3
     mtbf_s: float | None = None
     restart_s: float | None = None
@@ -62,13 +64,13 @@ class Costs:
             yield from rng.choice(sample, 64).tolist()
 
     def __str__(self) -> str:
-        failures = ""
+        failures, hosts = "", f" on each of {self.hosts} hosts" if self.hosts > 1 else ""
         if self.mtbf_s is not None:
             back = "never" if self.restart_s is None else f"after {self.restart_s:g} s"
             failures = f"; a worker fails every {self.mtbf_s:g} s and is back {back}"
         return (
             f"step {1e3 * self.mean_step_s:.4g} ms of a core, "
-            f"{'unlimited' if self.cores is None else self.cores} cores; message "
+            f"{'unlimited' if self.cores is None else self.cores} cores{hosts}; message "
             f"{1e6 * self.latency_s:.4g} us, and {1e6 * self.server_message_s:.4g} us of a server, "
             f"{1e6 * self.worker_message_s:.4g} us of a worker; a push "
             f"{1e9 * self.push_s_per_byte:.3g} ns/byte, a pull {1e9 * self.pull_s_per_byte:.3g} "

@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     grid.add_argument(
         "--staleness", type=_list_of(whole_from(0)), metavar="S,...", help=_of_modes("staleness")
     )
-    costs = add_costs(parser, "and take its settings; flags win over both")
+    costs = add_costs(parser, "and take the settings of the first; flags win over both")
     costs.add_argument("--parameters", type=whole_from(1), metavar="N", help="default: the model's")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     return parser
@@ -99,23 +99,34 @@ def add_costs(
     costs = parser.add_argument_group("costs")
     costs.add_argument(
         "--calibrate",
+        nargs="+",
         metavar="RUN",
-        help=f"fit the costs from this folder of a run made with --record, {calibrated}",
+        help="fit the costs from these folders of runs of the same steps that were made with "
+        f"--record, {calibrated}",
     )
     for name, (_, flag, text) in COSTS.items():
         if name not in left_out:
             costs.add_argument(flag, dest=name, type=_seconds, metavar="X", help=text)
     costs.add_argument(
-        "--cores", type=whole_from(1), metavar="C", help="shared by all ranks (default: one each)"
+        "--cores",
+        type=whole_from(1),
+        metavar="C",
+        help="of a host, shared by its ranks (default: one for each rank)",
+    )
+    costs.add_argument(
+        "--hosts",
+        type=whole_from(1),
+        metavar="H",
+        help="filled with ranks one after the other (default 1)",
     )
     return costs
 
 
 def costs_given(own: argparse.Namespace) -> dict[str, Any]:
     """Return the costs that were said, ``{field name: value}``."""
-    said = {name: getattr(own, name, None) for name in COSTS}
-    costs = {name: value * COSTS[name][0] for name, value in said.items() if value is not None}
-    return costs if own.cores is None else costs | {"cores": own.cores}
+    units = {name: unit for name, (unit, _, _) in COSTS.items()} | {"cores": 1, "hosts": 1}
+    said = {name: getattr(own, name, None) for name in units}
+    return {name: value * units[name] for name, value in said.items() if value is not None}
 
 
 def _of_modes(setting: str) -> str:

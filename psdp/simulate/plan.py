@@ -13,7 +13,7 @@ from psdp.config import Config, either, flag_of
 from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.modes import MODES, ONLY_WITH
-from psdp.simulate.calibrate import Calibration, calibrate
+from psdp.simulate.calibrate import SHAPE, Calibration, calibrate
 from psdp.simulate.costs import Costs, usual_apply_s, usual_average_s
 from psdp.simulate.options import (
     MEANT,
@@ -26,10 +26,6 @@ from psdp.simulate.options import (
 from psdp.simulate.scenario import job_of
 from psdp.simulate.world import survives
 from psdp.terminal import path_of
-
-SHAPE = {"n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum", "vocab_size"}
-SHAPE |= {"bias", "position", "dtype"}
-"""Settings on which the time of a step depends."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +48,8 @@ class Plan:
     calibration: Calibration | None
     json: Path | None
 
-    def jobs(self) -> Iterator[tuple[dict[str, Any], Job]]:
-        """Yield the settings and the job of each row.
+    def jobs(self) -> Iterator[Job]:
+        """Yield the job of each row.
 
         Raises:
             ConfigError: a combination cannot be.
@@ -68,7 +64,7 @@ class Plan:
                         f"{len(job.servers)} --mode {job.config.run.mode}: such a job ends with "
                         "the first worker that it loses"
                     )
-                yield settings, job
+                yield job
 
 
 def combinations(settings: dict[str, Any], grid: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -184,17 +180,17 @@ def _of_run(
     return said | settings, single | grid
 
 
-def calibrated(folder: str, given: Mapping[str, Any]) -> Calibration:
-    """Return what a recorded run says of costs.
+def calibrated(folders: Sequence[str], given: Mapping[str, Any]) -> Calibration:
+    """Return what recorded runs say of costs.
 
     Args:
         given: costs that were said.
 
     Raises:
-        ConfigError: it is no such run.
+        ConfigError: one is no such run, or they are of different steps.
     """
     known = {name: given[name] for name in ("cores", "slice_s") if name in given}
-    return calibrate(path_of(folder, "--calibrate"), Costs(**known))
+    return calibrate([path_of(folder, "--calibrate") for folder in folders], Costs(**known))
 
 
 def costs_of(given: Mapping[str, Any], size: int, calibration: Calibration | None) -> Costs:

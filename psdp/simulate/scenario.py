@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from psdp.config import Config
+from psdp.config.handicap import parse_jitter
 from psdp.errors import ConfigError
 from psdp.job import Job, check_world
 from psdp.language import Language
@@ -27,7 +29,8 @@ class Prediction:
     """What a simulated job came to. Shares are of the workers' time, and sum to 1 with ``away``.
 
     Attributes:
-        speed_up: over one worker alone, in the same mode; None without that.
+        speed_up: over one worker that needs no server and is no straggler, whatever the mode: how
+            many steps are computed in the time of one; None where ``--jitter`` has no mean.
         drained: whether the budget was spent. If not, failures ended the run.
         virtual_s: how long it took.
     """
@@ -84,31 +87,18 @@ def job_of(settings: Mapping[str, Any], workers: int, parameters: int | None = N
     return job
 
 
-def predict(job: Job, costs: Costs, *, alone: float | None = None) -> Prediction:
-    """Simulate a job.
-
-    Args:
-        alone: tokens/s of one worker, for the speed-up.
-    """
-    return summarise(job, World(job, costs).run(), alone)
+def predict(job: Job, costs: Costs) -> Prediction:
+    """Simulate a job."""
+    return summarise(job, costs, World(job, costs).run())
 
 
-def predict_alone(settings: Mapping[str, Any], costs: Costs, parameters: int | None) -> float:
-    """Return the tokens/s of one worker that neither is a straggler nor fails."""
-    own = {name: value for name, value in settings.items() if name not in _OF_MANY}
-    job = job_of(own, 1, parameters)
-    return predict(job, replace(costs, mtbf_s=None)).tokens_per_s
-
-
-_OF_MANY = ("straggler", "backup_workers")
-
-
-def summarise(job: Job, course: Course, alone: float | None) -> Prediction:
+def summarise(job: Job, costs: Costs, course: Course) -> Prediction:
     """Return the numbers of a course."""
     run = job.config.run
     gradients_per_s = course.gradients_per_s()
     tokens_per_s = gradients_per_s * job.units_per_gradient
     steps = course.gradients / job.gradients_per_step
+    step_s = costs.mean_step_s * parse_jitter(run.jitter).mean
     return Prediction(
         mode=run.mode,
         workers=len(job.workers),
@@ -117,7 +107,7 @@ def summarise(job: Job, course: Course, alone: float | None) -> Prediction:
         staleness=run.staleness,
         steps_per_s=gradients_per_s / job.gradients_per_step,
         tokens_per_s=tokens_per_s,
-        speed_up=tokens_per_s / alone if alone else None,
+        speed_up=gradients_per_s * step_s if step_s < math.inf else None,
         computing=course.share(State.COMPUTING),
         waiting=course.share(State.WAITING),
         away=course.share(State.AWAY),

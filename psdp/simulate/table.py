@@ -19,6 +19,7 @@ COLUMNS: tuple[Column, ...] = (
     ("speed-up", 9, lambda p: "" if p.speed_up is None else f"{p.speed_up:.2f}"),
     ("compute", 8, lambda p: f"{p.computing:.1%}"),
     ("wait", 7, lambda p: f"{p.waiting:.1%}"),
+    ("away", 7, lambda p: f"{p.away:.1%}"),
     ("lag mean", 9, lambda p: f"{p.lag_mean:.1f}"),
     ("p95", 6, lambda p: str(p.lag_p95)),
     ("max", 6, lambda p: str(p.lag_max)),
@@ -34,23 +35,39 @@ LEGEND = (
     "W workers, K servers, H local steps, S staleness; a step is a gradient of each worker. Shares "
     "are of the workers' time, lags in versions, the gap in clocks."
 )
+SPARED = (
+    *("max", "gap", "dropped", "p95", "push/step", "pull/step", "away", "failed"),
+    *("S", "H", "K"),
+)
+"""Columns that a narrow terminal does without, in this order."""
 UNFINISHED = "!: failures ended the run before its budget was spent"
 
 
-def table(predictions: Iterable[Prediction], modes: Iterable[str]) -> Iterator[str]:
+def table(
+    predictions: Iterable[Prediction], modes: Iterable[str], room: int | None = None
+) -> Iterator[str]:
     """Yield a line of names, one for each prediction as soon as it is there, and what they mean.
 
     Args:
         modes: that predictions may be of.
+        room: characters of a line; None: as many as it takes.
     """
     (mode, least, of_mode), *others = COLUMNS
     columns = [(mode, min(least, *(-len(name) for name in modes)), of_mode), *others]
+    left_out: list[str] = []
+    for name in SPARED:
+        if room is None or sum(abs(width) for _, width, _ in columns) <= room:
+            break
+        left_out.append(name)
+        columns = [column for column in columns if column[0] != name]
     yield "".join(_cell(name, width) for name, width, _ in columns).rstrip()
     drained = True
     for prediction in predictions:
         drained &= prediction.drained
         yield "".join(_cell(of(prediction), width) for _, width, of in columns).rstrip()
     yield LEGEND
+    if left_out:
+        yield f"No room for {', '.join(left_out)}: a wider terminal, or --json, shows all."
     if not drained:
         yield UNFINISHED
 

@@ -133,7 +133,7 @@ class World:
         self._clock = Clock()
         bytes_per_s = run.link_mbps * 1e6 / 8 if run.link_mbps else float("inf")
         network = Network(self._clock, job.world_size, costs.latency_s, bytes_per_s)
-        cores = Cores(self._clock, costs.cores, costs.slice_s)
+        self._cores = [Cores(self._clock, costs.cores, costs.slice_s) for _ in range(costs.hosts)]
         self._network = network
         norms = Norms(network)
         self._shard_bytes = [len(shard) * item_bytes for shard in job.shards]
@@ -144,7 +144,7 @@ class World:
                 servers,
                 self._shard_bytes[rank],
                 costs,
-                cores,
+                self._cores_of(rank),
                 network,
                 norms,
                 job.hosting(),
@@ -160,16 +160,16 @@ class World:
         hops = 2 * (workers - 1)
         hop_s = costs.latency_s + self._size / workers / bytes_per_s
         ring = Ring(self._clock, workers, hops * hop_s, self._summed)
-        self._workers = self._make_workers(cores, ring)
+        self._workers = self._make_workers(ring)
 
-    def _make_workers(self, cores: Cores, ring: Ring) -> dict[int, Worker]:
+    def _make_workers(self, ring: Ring) -> dict[int, Worker]:
         job, costs, run = self._job, self._costs, self._job.config.run
         own_optimizer = job.mode.own_optimizer
         stragglers, jitter = parse_stragglers(run.straggler), parse_jitter(run.jitter)
         return {
             worker: Worker(
                 self._clock,
-                cores,
+                self._cores_of(self._rank_of(worker)),
                 costs,
                 steps=costs.steps(number, run.seed),
                 handicap=Handicap(
@@ -206,6 +206,10 @@ class World:
         course.max_clock_gap = max(self._policy.clock_gaps, default=0)
         course.virtual_s = self._clock.now_s
         return course
+
+    def _cores_of(self, rank: int) -> Cores:
+        """Return those of a rank's host."""
+        return self._cores[rank * len(self._cores) // self._job.world_size]
 
     # Workers to servers
 

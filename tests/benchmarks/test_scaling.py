@@ -17,7 +17,8 @@ def test_paper_and_simulation_agree(name: str) -> None:
     line, slow = LINES[name]
     for workers in (8, 48):
         simulated = simulate(line.settings, workers, slow).steps_per_s
-        assert line.theory(workers) == pytest.approx(simulated, rel=0.1), workers
+        near = 0.04 if line.settings["mode"] == "sync" and not slow else 0.1
+        assert line.theory(workers) == pytest.approx(simulated, rel=near), workers
 
 
 def test_the_knee_is_where_ports_are_full() -> None:

@@ -16,7 +16,9 @@ from psdp.job import Job
 from psdp.simulate.__main__ import main
 from psdp.simulate.costs import Costs
 from psdp.simulate.options import SIMULATED
+from psdp.simulate.plan import parse
 from psdp.simulate.scenario import Prediction, predict
+from psdp.simulate.table import table
 
 SMALL = ("--parameters", "1000", "--max-steps", "10")
 
@@ -44,10 +46,26 @@ def test_a_row_for_every_combination_that_has_a_meaning(
     assert {row[2] for row in ssp} == {"1", "3"}
 
 
-def test_the_speed_up_is_over_one_worker(capsys: pytest.CaptureFixture[str]) -> None:
-    one, two = lines_of(capsys, "--workers", "1,2", "--straggler", "1:1")[2:4]
-    assert float(one[5]) == 1
-    assert float(two[5]) == pytest.approx(2 * float(two[3]) / float(one[3]), rel=0.01)
+def test_the_speed_up_of_all_rows_is_over_a_worker_without_a_server(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step_s, jitter = 0.05, 1.25
+    rows = lines_of(capsys, "--workers", "1,4", "--mode", "sync,async", "--jitter", "uniform:1:1.5")
+    for mode, workers, _, steps_per_s, _, speed_up, *_ in rows[2:6]:
+        gradients_per_s = int(workers) * float(steps_per_s)
+        assert float(speed_up) == pytest.approx(gradients_per_s * step_s * jitter, rel=0.01), mode
+    (row,) = lines_of(capsys, "--workers", "1", "--jitter", "pareto:1")[2:3]
+    assert row[5].endswith("%"), "no mean, no speed-up"
+
+
+def test_a_narrow_terminal_shows_what_matters_most(capsys: pytest.CaptureFixture[str]) -> None:
+    (job,) = parse([*SMALL]).jobs()
+    prediction = predict(job, Costs())
+    names, row, _, left_out = table([prediction], ["sync"], 80)
+    assert max(map(len, (names, row))) <= 80
+    assert names.split()[:7] == ["mode", "W", "K", "H", "S", "steps/s", "tokens/s"]
+    assert left_out.startswith("No room for max, gap, dropped, p95")
+    assert len(list(table([prediction], ["sync"]))) == 3
 
 
 def test_everything_is_in_the_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +87,8 @@ def test_a_calibrated_simulation_starts_from_the_run(
     assert main(["--calibrate", run]) == 0
     fitted, costs, _, own, _ = capsys.readouterr().out.splitlines()
     assert fitted == (
-        "fitted from 48 steps of a run of 2 worker(s): 10.0 gradients/s measured, 10.0 simulated"
+        "fitted from 48 steps of 1 run(s): 2 worker(s), 10.0 gradients/s measured, 10.0 simulated; "
+        "give several runs to see how far other jobs may be off"
     )
     assert costs.startswith("1,000 parameters; step 40 ms of a core, unlimited cores;")
     assert own.split()[:4] == ["sync", "2", "1", "5"]
@@ -150,10 +169,10 @@ def test_the_last_row_is_checked_before_the_first_is_simulated(
 def test_an_interrupt_keeps_the_rows_that_were_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one_alone(job: Job, costs: Costs, *, alone: float) -> Prediction:
+    def one_alone(job: Job, costs: Costs) -> Prediction:
         if len(job.workers) > 2:
             raise KeyboardInterrupt
-        return predict(job, costs, alone=alone)
+        return predict(job, costs)
 
     monkeypatch.setattr("psdp.simulate.__main__.predict", one_alone)
     out = tmp_path / "out.json"
