@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from collections.abc import Callable
 from itertools import count
+from typing import Protocol
 
 Action = Callable[[], None]
 
@@ -45,6 +45,14 @@ class Clock:
         self._stopped = True
 
 
+class Process(Protocol):
+    """One rank's work, done in order on one core at a time."""
+
+    def run(self, busy_s: float, then: Action) -> None:
+        """Use a core for so many seconds in all, after what is to be done before; then call
+        ``then``."""
+
+
 class Cores:
     """Cores that processes share. Who wakes queues for the core with the shortest queue and stays
     there until it sleeps again, as it mostly does on a system that seldom moves who waits; the
@@ -58,20 +66,17 @@ class Cores:
     def __init__(self, clock: Clock, number: int | None, slice_s: float) -> None:
         self._clock = clock
         self._slice_s = slice_s
-        self._cores = None if number is None else [Core(clock, slice_s) for _ in range(number)]
+        self._cores = [Core(clock, slice_s) for _ in range(number or 0)]
 
     def process(self) -> Process:
         """Return a new process, which has nothing to do yet."""
-        return Process(self)
+        return Sharing(self) if self._cores else Alone(self._clock)
 
-    def wake(self, process: Process) -> None:
+    def wake(self, process: Sharing) -> None:
         """A process has something to do from now on."""
-        if self._cores is None:
-            core = process.core or Core(self._clock, math.inf)
-        else:
-            shortest = min(self._cores, key=lambda core: core.load)
-            own = process.core
-            core = own if own is not None and own.load == shortest.load else shortest
+        shortest = min(self._cores, key=lambda core: core.load)
+        own = process.core
+        core = own if own is not None and own.load == shortest.load else shortest
         process.core = core
         core.queue(process)
 
@@ -87,9 +92,9 @@ class Core:
         self.load = 0
         self._clock = clock
         self._slice_s = slice_s
-        self._waiting: deque[Process] = deque()
+        self._waiting: deque[Sharing] = deque()
 
-    def queue(self, process: Process) -> None:
+    def queue(self, process: Sharing) -> None:
         """Let a process run in its turn, until it has nothing more to do."""
         self.load += 1
         if self.load == 1:
@@ -97,11 +102,11 @@ class Core:
         else:
             self._waiting.append(process)
 
-    def _go_on(self, process: Process, slice_s: float) -> None:
+    def _go_on(self, process: Sharing, slice_s: float) -> None:
         busy_s = min(process.left_s, slice_s)
         self._clock.after(busy_s, lambda: self._ran(process, busy_s, slice_s - busy_s))
 
-    def _ran(self, process: Process, busy_s: float, slice_s: float) -> None:
+    def _ran(self, process: Sharing, busy_s: float, slice_s: float) -> None:
         process.advance(busy_s)
         if process.awake and slice_s > 0:
             self._go_on(process, slice_s)
@@ -114,8 +119,20 @@ class Core:
             self._go_on(self._waiting.popleft(), self._slice_s)
 
 
-class Process:
-    """One rank's work, done in order on one core at a time.
+class Alone:
+    """A process with a core of its own, which is free when all that was to be done is."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._free_s = 0.0
+
+    def run(self, busy_s: float, then: Action) -> None:
+        self._free_s = max(self._clock.now_s, self._free_s) + busy_s
+        self._clock.at(self._free_s, then)
+
+
+class Sharing:
+    """A process that waits for its turns.
 
     Attributes:
         awake: whether it has something to do.
@@ -134,8 +151,6 @@ class Process:
         return self._work[0][0]
 
     def run(self, busy_s: float, then: Action) -> None:
-        """Use a core for so many seconds in all, after what is to be done before; then call
-        ``then``."""
         self._work.append((busy_s, then))
         if not self.awake:
             self.awake = True

@@ -127,6 +127,8 @@ class World:
         self._pushed_bytes = [job.codec.bound_bytes(len(shard)) for shard in job.shards]
         self._job, self._costs = job, costs
         self._policy = make_policy(job, 0, {})
+        self._ranks = dict(zip(job.workers, job.worker_ranks, strict=True))
+        self._slots = {worker: job.slot_of(worker) for worker in job.workers}
         self._lives = dict.fromkeys(job.workers, 0)
         """The life of each worker that rank 0 knows of."""
         self._course = Course()
@@ -215,14 +217,14 @@ class World:
 
     def _rank_of(self, worker: int) -> int:
         """Return the rank of a worker: each has its own."""
-        return self._job.worker_ranks[self._job.slot_of(worker)]
+        return self._ranks[worker]
 
     def _pull(self, worker: int) -> None:
         self._to_leader(Pull(worker))
 
     def _push(self, answer: SendWeights, version: int, step_s: float) -> None:
         worker = answer.worker
-        slot, life = self._job.slot_of(worker), self._workers[worker].life
+        slot, life = self._slots[worker], self._workers[worker].life
         work = Work(
             clock=answer.clock,
             version=version,
