@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import codecs
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from psdp import __version__
+from psdp.arguments import Parser, whole
 from psdp.config import Config, base_type, flag_of, help_of, settings
 from psdp.errors import ConfigError
-from psdp.terminal import at_home, path_of, shown
+from psdp.terminal import at_home, path_of
 
 _TITLES = {
     "model": "model",
@@ -59,17 +58,6 @@ WORKER = CommandLine(
 )
 
 
-class Parser(argparse.ArgumentParser):
-    """Raises ConfigError where argparse would print its usage and exit; knows ``--version``."""
-
-    def __init__(self, **how: Any) -> None:
-        super().__init__(allow_abbrev=False, **how)
-        self.add_argument("--version", action="version", version=f"psdp {__version__}")
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
 def given_settings(argv: Sequence[str], line: CommandLine = WORKER) -> dict[str, Any]:
     """Return ``{field name: value}`` of what was said explicitly: by flags, which win over the
     file, which wins over the program.
@@ -85,27 +73,6 @@ def given_settings(argv: Sequence[str], line: CommandLine = WORKER) -> dict[str,
         given = {**line.defaults, **given}
     Config.from_flat(given)  # names and types
     return with_home_folders(given)
-
-
-def whole(text: str) -> int:
-    """Return the whole number that an argument is, for any parser.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none, or beyond 2^63.
-    """
-    digits = text.strip().lstrip("+-")
-    if digits.isdecimal() and len(digits.lstrip("0")) > _LONGEST:
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number below 2^63, got one of {len(digits)} digits"
-        )
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"invalid int value: {shown(text)}") from None
-
-
-_LONGEST = len(str(1 << 63))
-"""Digits of the longest number that is read; Python itself refuses thousands of them."""
 
 
 def with_home_folders(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,6 +150,8 @@ def read_toml(path: Path, called: str) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or is not TOML.
     """
+    import tomllib  # few ranks read a file
+
     try:
         # Other systems put a byte-order mark in front, and end lines otherwise.
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from psdp.arguments import Parser, whole
 from psdp.backend.threads import fair_share, limit_blas
-from psdp.cli import Parser, whole
 from psdp.cores import cpu_quota, own_cores
 from psdp.errors import ConfigError, DataError, PsdpError
 from psdp.fields import AUTO

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psdp.cli import Parser, given_settings
+from psdp.arguments import Parser
+from psdp.cli import given_settings
 from psdp.config import Config, either, flag_of
 from psdp.errors import ConfigError, PsdpError
 from psdp.job import Job

@@ -20,7 +20,7 @@ FLOORS = (
     ("errors", "processes", "signals"),
     ("line",),
     ("cores", "terminal"),
-    ("fields",),
+    ("arguments", "fields"),
     ("architectures", "modes"),
     ("protocol", "params"),
     ("backend",),
@@ -103,11 +103,29 @@ def test_the_walk_sees_the_house() -> None:
     assert "psdp.backend.cpu.compiled" in own_imports("psdp.backend"), "imports inside try"
 
 
-def test_the_package_itself_imports_nothing() -> None:
-    code = "import sys, psdp; print(*[name for name in sys.modules if name.startswith('psdp.')])"
-    code += "; print('numpy' in sys.modules, 'mpi4py' in sys.modules)"
+def loaded_by(module: str) -> set[str]:
+    """Return the names of all modules that a Python has loaded once it has loaded this one."""
+    code = f"import sys, {module}; print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["False", "False"]
+    return set(said.stdout.split())
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    loaded = loaded_by("psdp")
+    assert not {name for name in loaded if name.startswith("psdp.")}
+    assert not loaded & {"numpy", "mpi4py"}
+
+
+@pytest.mark.parametrize(
+    ("start", "later"),
+    [
+        ("psdp.launch.__main__", {"numpy", "asyncio", "psdp.config"}),
+        ("psdp.startup.roles, psdp.cli", {"tqdm", "tomllib", "html.parser", "fsspec"}),
+    ],
+)
+def test_what_is_slow_to_load_waits_until_it_is_needed(start: str, later: set[str]) -> None:
+    # Every rank of every job pays for it.
+    assert not loaded_by(start) & later
 
 
 def test_every_name_that_the_package_offers_is_there() -> None:

@@ -8,8 +8,8 @@ import secrets
 import sys
 from collections.abc import Sequence
 
+from psdp.arguments import Parser
 from psdp.audit.auditing import Audit
-from psdp.cli import Parser
 from psdp.errors import ConfigError, PsdpError
 from psdp.terminal import path_of, show_any_text
 

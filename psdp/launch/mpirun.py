@@ -7,14 +7,22 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
+from urllib.parse import quote
 
 from psdp.cores import cpu_quota, own_cores
 from psdp.errors import ConfigError
 from psdp.launch.options import Job, hosts_in
-from psdp.launch.relay import MOST_HOSTS, relaying
+
+_MOST_HOSTS = 64
+"""Of a job all of whose daemons are connected with mpirun itself, and not with one another."""
+
+_AGENTS = ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_ssh_agent")
+"""Of the environment: by which a person names another agent than mpirun's usual one."""
+_USUAL_AGENT = "ssh : rsh"
 
 
 class Vendor(Enum):
@@ -135,10 +143,20 @@ def mpirun_command(launcher: Path, vendor: Vendor, job: Job, host: Host) -> list
 
 def _relaying(job: Job) -> list[str]:
     """Return the options by which a job goes on without a host that it loses."""
-    if job.hostfile is None or len(hosts_in(job.hostfile)) > MOST_HOSTS:
+    if job.hostfile is None or len(hosts_in(job.hostfile)) > _MOST_HOSTS:
         return []
     agent = relaying(os.environ)
     return [] if agent is None else ["--prtemca", "plm_ssh_agent", agent]
+
+
+def relaying(environment: Mapping[str, str]) -> str | None:
+    """Return the ``plm_ssh_agent`` by which mpirun starts a relay for each host, with the agent
+    that it would start without; None where it could not read that, since it splits it at blanks
+    and colons."""
+    if re.search(r"[\s:]", sys.executable):
+        return None
+    agent = next((environment[name] for name in _AGENTS if name in environment), _USUAL_AGENT)
+    return f"{sys.executable} -m psdp.launch.relay {quote(agent, safe='')}"
 
 
 def this_host() -> Host:

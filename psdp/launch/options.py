@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from psdp.cli import Parser, whole
+from psdp.arguments import Parser, whole
 from psdp.errors import ConfigError
 from psdp.terminal import path_of
 

@@ -18,29 +18,14 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
-MOST_HOSTS = 64
-"""Of a job all of whose daemons are connected with mpirun itself, and not with one another."""
-
-_NAMES = ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_ssh_agent")
-"""Of the environment: by which a person names another agent than mpirun's usual one."""
-_USUAL = "ssh : rsh"
 _WHERE = re.compile(r"prte_hnp_uri\W[^;\s]*;tcp://([0-9.]+)[^:\s]*:(\d+)")
 _BLOCK_BYTES = 1 << 16
 _LOOK_UP_S = 1.0
 _NOT_FOUND = 127
-
-
-def relaying(environment: Mapping[str, str]) -> str | None:
-    """Return the ``plm_ssh_agent`` by which mpirun starts this, with the agent that it would start
-    without; None where it could not read that, since it splits it at blanks and colons."""
-    if re.search(r"[\s:]", sys.executable):
-        return None
-    agent = next((environment[name] for name in _NAMES if name in environment), _USUAL)
-    return f"{sys.executable} -m psdp.launch.relay {quote(agent, safe='')}"
 
 
 def agent_of(text: str) -> list[str]:

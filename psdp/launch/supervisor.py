@@ -22,7 +22,6 @@ from functools import cached_property
 from pathlib import Path
 from types import FrameType
 
-from psdp.checkpoint import find_checkpoint
 from psdp.errors import CheckpointError, ConfigError, PeerLost
 from psdp.launch.ranks import Rank, Ranks
 from psdp.processes import kill_all
@@ -68,8 +67,12 @@ class Outcome:
     @cached_property
     def kept(self) -> Path | None:
         """The newest whole checkpoint of the run, None if there is none; all of it is read."""
+        if self.folder is None:
+            return None
+        from psdp.checkpoint import find_checkpoint  # and NumPy with it, after a failure only
+
         with suppress(CheckpointError):
-            return None if self.folder is None else find_checkpoint(Path(self.folder))
+            return find_checkpoint(Path(self.folder))
         return None
 
 

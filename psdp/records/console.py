@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from tqdm import tqdm
-
 _LAUNCHERS = ("mpirun", "mpiexec", "prterun", "orterun", "hydra", "srun", "slurmstepd")
 
 
@@ -29,6 +27,8 @@ class Console:
         self._bar: Any = None
         self._terminal = None if quiet else open_terminal()
         if self._terminal is not None:
+            from tqdm import tqdm  # which takes longer to load than all else here, and few watch
+
             width_known = knows_its_width(self._terminal)
             self._bar = tqdm(
                 total=units,

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 
-from psdp.cli import Parser
+from psdp.arguments import Parser
 from psdp.errors import ConfigError, PsdpError
 from psdp.report.baselines import SERVED
 from psdp.report.files import write_report

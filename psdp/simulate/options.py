@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Collection
 from typing import Any
 
-from psdp.cli import Parser, whole
+from psdp.arguments import Parser, whole
 from psdp.config import either, settings
 from psdp.modes import MODES, ONLY_WITH
 

@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 import pytest
 
-from psdp.launch.relay import agent_of, relaying
+from psdp.launch.mpirun import relaying
+from psdp.launch.relay import agent_of
 
 pytestmark = pytest.mark.timeout(30)
 

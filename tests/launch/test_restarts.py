@@ -31,7 +31,7 @@ def _whole(monkeypatch: pytest.MonkeyPatch) -> None:
             raise CheckpointError("there is none")
         return found[-1]
 
-    monkeypatch.setattr("psdp.launch.supervisor.find_checkpoint", find)
+    monkeypatch.setattr("psdp.checkpoint.find_checkpoint", find)
 
 
 def save(run: Path, step: int) -> Path:
