@@ -1,5 +1,6 @@
 """What holds for every test."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,13 @@ from hypothesis import settings
 # A loaded machine is slow, not wrong.
 settings.register_profile("psdp", deadline=None)
 settings.load_profile("psdp")
+
+
+def pytest_collection_finish() -> None:
+    """Let no later garbage collection look through what has been imported and collected, which is
+    there to the end: it would take a third of a second, and each job in memory asks for one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
