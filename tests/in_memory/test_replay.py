@@ -74,16 +74,15 @@ def test_a_replay_ends_with_the_bits_of_its_record(
 ) -> None:
     settings = COMMON | {"servers": servers, "eval_every": 5} | mode
     run = train(tmp_path / "run", prepare=at_random(1, slow=0), record=True, **settings)
-    for seed, slow in ((2, 2), (3, 1)):
-        again = train(
-            tmp_path / f"again{seed}",
-            prepare=at_random(seed, slow),
-            record=True,
-            replay=str(run.folder),
-            **settings,
-        )
-        same(again, run)
-        assert events(again.folder) == events(run.folder)
+    again = train(
+        tmp_path / "again",
+        prepare=at_random(2, slow=2),
+        record=True,
+        replay=str(run.folder),
+        **settings,
+    )
+    same(again, run)
+    assert events(again.folder) == events(run.folder)
 
 
 def test_without_its_record_the_same_run_ends_elsewhere(tmp_path: Path) -> None:
@@ -141,15 +140,11 @@ def test_a_rank_that_was_lost_while_it_evaluated(
 
     run = train(tmp_path / "run", prepare=dies, record=True, **settings)
     assert [lost, 2] in [event[:2] for event in events(run.folder)]
-    for seed, slow in ((4, 0), (5, 2)):
-        again = train(
-            tmp_path / f"again{seed}",
-            prepare=at_random(seed, slow),
-            replay=str(run.folder),
-            **settings,
-        )
-        np.testing.assert_array_equal(again.weights, run.weights)
-        assert again.summary["val_loss"] == run.summary["val_loss"]
+    again = train(
+        tmp_path / "again", prepare=at_random(5, slow=2), replay=str(run.folder), **settings
+    )
+    np.testing.assert_array_equal(again.weights, run.weights)
+    assert again.summary["val_loss"] == run.summary["val_loss"]
 
 
 @pytest.mark.parametrize("lost", ["move", "leave"])

@@ -71,8 +71,7 @@ def _round_before(replica: Replica) -> None:
     replica.fetch = rounding  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("servers", [1, 2])
-@pytest.mark.parametrize("transport", ["auto", "messages"])
+@pytest.mark.parametrize(("servers", "transport"), [(1, "messages"), (2, "auto")])
 @pytest.mark.parametrize("mode", MODES, ids=mode_name)
 def test_a_run_is_that_of_float32_whose_gradients_are_rounded_by_another_hand(
     tmp_path: Path, mode: dict[str, Any], transport: str, servers: int
@@ -89,8 +88,15 @@ def test_a_run_is_that_of_float32_whose_gradients_are_rounded_by_another_hand(
     for name in ("val_loss", "version_lag", "bytes_pulled"):
         assert run.summary[name] == same.summary[name]
     assert 2 * run.summary["bytes_pushed"] == same.summary["bytes_pushed"]
-    plain = train(tmp_path / "plain", **settings)
-    assert plain.weights_sha256 != run.weights_sha256, "the rounding shows"
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_the_rounding_shows(tmp_path: Path, servers: int) -> None:
+    runs = [
+        train(tmp_path / wire, wire_dtype=wire, workers=3, servers=servers, **COMMON)
+        for wire in ("bf16", "float32")
+    ]
+    assert runs[0].weights_sha256 != runs[1].weights_sha256
 
 
 @pytest.mark.parametrize("mode", [MODES[0], MODES[3], MODES[7]], ids=mode_name)
@@ -167,6 +173,29 @@ def test_a_gradient_that_is_not_finite_when_it_is_pushed_is_named(
             **COMMON | mode,
         )  # fmt: skip
     assert fetched == 2, "it is this gradient that is named, not one on weights that it spoilt"
+
+
+@pytest.mark.parametrize("wire", ["bf16", "float32"])
+def test_what_only_rounding_makes_infinite_is_named_only_where_it_is_rounded(
+    tmp_path: Path, wire: str
+) -> None:
+    def prepare(run: Training) -> None:
+        replica = run.worker(0).replica
+        fetch, counts = replica.fetch, itertools.count(1)
+
+        def overflowing() -> None:
+            if next(counts) == 3:
+                replica.own_gradient[-1] = np.finfo(np.float32).max
+            fetch()
+
+        replica.fetch = overflowing  # type: ignore[method-assign]
+
+    how = {"wire_dtype": wire, "prepare": prepare, **COMMON}
+    if wire == "float32":
+        assert train(tmp_path, **how).summary["stopped_by"] == "budget"
+    else:
+        with pytest.raises(NumericsError, match="rank 1 sent a gradient with NaN or Inf at step 3"):
+            train(tmp_path, **how)
 
 
 @pytest.mark.parametrize("transport", ["auto", "messages"])

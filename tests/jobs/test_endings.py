@@ -49,9 +49,7 @@ SYNC, ASYNC = ("--mode", "sync"), ("--mode", "async")
 @pytest.mark.parametrize(
     ("of", "number", "rank", "servers", "mode"),
     [
-        ("psdp.servers.shard.Shard.update", 12, 0, 1, SYNC),
         ("psdp.servers.shard.Shard.update", 12, 1, 2, ASYNC),
-        ("psdp.servers.shard.Shard.average", 12, 1, 2, SYNC),
         ("psdp.records.recorder.Recorder.updated", 12, 0, 2, SYNC),
         ("psdp.servers.leader.Leader.enact", 12, 0, 1, ASYNC),
         ("psdp.servers.follower.Follower.on_message", 60, 1, 2, SYNC),
@@ -102,15 +100,15 @@ def test_a_rank_that_exits_does_not_leave_the_others_waiting(
 @pytest.mark.parametrize(
     ("of", "rank", "error"),
     [
-        ("psdp.config.config.Config.resolved", 2, ERROR),
+        ("psdp.config.config.Config.resolved", 1, ERROR),
         ("psdp.config.config.Config.resolved", 0, "SystemExit(0)"),
-        ("psdp.workers.worker.Worker.__init__", 2, "SystemExit(0)"),
+        ("psdp.workers.worker.Worker.__init__", 1, "SystemExit(0)"),
         ("psdp.servers.leader.Leader.__init__", 0, "MemoryError"),
     ],
 )
 def test_an_error_before_the_first_message_ends_all_ranks_and_leaves_no_folder(
     folder: Path, of: str, rank: int, error: str
 ) -> None:
-    job = train(folder, 3, "--out", "run", code=at_call(of, 1, rank, error))
+    job = train(folder, 2, "--out", "run", code=at_call(of, 1, rank, error))
     assert job.returncode != 0, job.stdout
     assert not (folder / "run").exists()

@@ -29,32 +29,32 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "flags", "message"),
+    ("flags", "message"),
     [
-        (3, "--servers 3", "--servers 3 leaves no rank to work"),
-        (3, "--no-such-flag", "unrecognized arguments: --no-such-flag"),
-        (3, "--n-embd 30 --n-head 4", "--n-embd 30 is not divisible by --n-head 4"),
-        (3, "--staleness 3", "--staleness 3 has a meaning with --mode ssp or auto only"),
-        (3, "--batch-size -1", "--batch-size must be at least 1, got -1"),
-        (3, "--corpus missing.txt", "missing.txt does not exist"),
-        (3, "--corpus empty.txt", "empty.txt is empty"),
-        (3, "--corpus latin.txt", "latin.txt is not UTF-8: byte 0xe9 at offset 3"),
-        (3, "--block-size 60000", "corpus too short for --block-size 60000"),
-        (3, "--corpus tokens.bin", "tokens.bin: token 300 at position 1"),
-        (3, "--out taken", "--out taken holds another run"),
-        (3, "--resume nowhere", "no checkpoint at nowhere"),
+        ("--servers 2", "--servers 2 leaves no rank to work"),
+        ("--no-such-flag", "unrecognized arguments: --no-such-flag"),
+        ("--corpus missing.txt", "missing.txt does not exist"),
+        ("--out taken", "--out taken holds another run"),
+        pytest.param(
+            "--n-embd 30 --n-head 4",
+            "--n-embd 30 is not divisible by --n-head 4",
+            marks=pytest.mark.one_mpi,
+        ),
+        pytest.param(
+            "--block-size 60000",
+            "corpus too short for --block-size 60000",
+            marks=pytest.mark.one_mpi,
+        ),
+        pytest.param("--resume nowhere", "no checkpoint at nowhere", marks=pytest.mark.one_mpi),
     ],
 )
 def test_wrong_input_is_told_once_and_nothing_is_written(
-    folder: Path, ranks: int, flags: str, message: str
+    folder: Path, flags: str, message: str
 ) -> None:
-    (folder / "empty.txt").touch()
-    (folder / "latin.txt").write_bytes(b"caf\xe9" * 1000)
-    np.array([1, 300] * 500, np.uint16).tofile(folder / "tokens.bin")
     (folder / "taken").mkdir()
     (folder / "taken" / "config.json").write_text("{}")
     before = sorted(folder.rglob("*"))
-    job = train(folder, ranks, *flags.split())
+    job = train(folder, 2, *flags.split())
     assert job.returncode != 0
     assert job.stdout.count("psdp: ") == 1
     assert message in job.stdout

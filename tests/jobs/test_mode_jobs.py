@@ -20,8 +20,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("ranks", "servers"), [(2, 1), (3, 1), (4, 2), (5, 2)])
-@pytest.mark.parametrize("mode", ["sync", "async", "ssp"])
+@pytest.mark.parametrize(
+    ("mode", "ranks", "servers"),
+    [
+        ("sync", 2, 1),
+        ("sync", 5, 2),
+        ("async", 3, 1),
+        ("async", 4, 2),
+        ("ssp", 3, 1),
+        ("ssp", 4, 2),
+    ],
+)
 def test_a_job_learns_and_records_what_it_did(
     folder: Path, mode: str, ranks: int, servers: int
 ) -> None:
@@ -66,55 +75,47 @@ def test_a_job_learns_and_records_what_it_did(
 
 
 @pytest.mark.one_mpi
-def test_the_same_command_twice_gives_the_same_weights(folder: Path) -> None:
-    for run in ("one", "two"):
-        job = train(folder, 4, "--dropout", "0.1", "--out", run)
+def test_the_same_command_twice_gives_the_same_weights_and_quiet_prints_nothing(
+    folder: Path,
+) -> None:
+    for run, quiet in (("one", ()), ("two", ("--quiet",))):
+        job = train(folder, 4, "--dropout", "0.1", "--out", run, *quiet)
         assert job.returncode == 0, job.stdout
+        assert bool(job.stdout) is not bool(quiet)
     first = summary(folder / "one")["weights_sha256"]
     assert len(first) == 64
     assert summary(folder / "two")["weights_sha256"] == first
 
 
 @pytest.mark.one_mpi
-def test_workers_with_small_batches_equal_one_worker_with_a_large_one(folder: Path) -> None:
-    for ranks, batch in ((4, "2"), (2, "6")):
+def test_several_workers_and_servers_equal_one_worker_with_a_large_batch(folder: Path) -> None:
+    common = ("--dtype", "float64", "--grad-clip", "0.05")
+    for workers, servers, batch in ((3, 1, "2"), (1, 1, "6"), (1, 2, "6")):
         job = train(
-            folder, ranks, "--dtype", "float64", "--batch-size", batch, "--out", f"of{ranks}"
-        )
-        assert job.returncode == 0, job.stdout
-    several, one = weights(folder / "of4"), weights(folder / "of2")
-    assert several.dtype == np.float64
-    assert np.abs(several - one).max() < 1e-9
-
-
-@pytest.mark.one_mpi
-def test_two_servers_equal_one_to_rounding(folder: Path) -> None:
-    for servers in (1, 2):
-        job = train(
-            folder, servers + 2, "--dtype", "float64", "--servers", str(servers),
-            "--grad-clip", "0.05", "--out", f"k{servers}",
+            folder, workers + servers, *common, "--servers", str(servers), "--batch-size", batch,
+            "--out", f"{workers}-{servers}",
         )  # fmt: skip
         assert job.returncode == 0, job.stdout
-    assert np.abs(weights(folder / "k1") - weights(folder / "k2")).max() < 1e-9
+    one = weights(folder / "1-1")
+    assert one.dtype == np.float64
+    for others in ("3-1", "1-2"):
+        assert np.abs(weights(folder / others) - one).max() < 1e-9
 
 
-@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize(("servers", "step"), [(1, 15), (2, 5)])
 @pytest.mark.one_mpi
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    folder: Path, servers: int
+    folder: Path, servers: int, step: int
 ) -> None:
     flags = ("--servers", str(servers), "--checkpoint-every", "5", "--keep-checkpoints", "0")
     whole = train(folder, servers + 2, *flags, "--dropout", "0.1", "--out", "whole")
     assert whole.returncode == 0, whole.stdout
-    for step in (5, 15):
-        checkpoint = f"whole/checkpoints/step-{step:06d}-v{step:06d}"
-        rest = train(
-            folder, servers + 2, *flags, "--dropout", "0.1",
-            "--resume", checkpoint, "--out", f"from{step}",
-        )  # fmt: skip
-        assert rest.returncode == 0, rest.stdout
-        again = summary(folder / f"from{step}")["weights_sha256"]
-        assert again == summary(folder / "whole")["weights_sha256"]
+    checkpoint = f"whole/checkpoints/step-{step:06d}-v{step:06d}"
+    resumed = ("--resume", checkpoint, "--out", "rest")
+    rest = train(folder, servers + 2, *flags, "--dropout", "0.1", *resumed)
+    assert rest.returncode == 0, rest.stdout
+    again = summary(folder / "rest")["weights_sha256"]
+    assert again == summary(folder / "whole")["weights_sha256"]
 
 
 def test_local_steps_go_on_on_other_ranks_with_what_each_worker_had(folder: Path) -> None:
@@ -185,12 +186,6 @@ def test_no_rank_pickles_anything(folder: Path) -> None:
     job = train(folder, 4, "--servers", "2", "--out", "run", code=without_pickle)
     assert job.returncode == 0, job.stdout
     assert summary(folder / "run")["stopped_by"] == "budget"
-
-
-@pytest.mark.one_mpi
-def test_quiet_prints_nothing(folder: Path) -> None:
-    job = train(folder, 3, "--quiet", "--out", "run")
-    assert (job.returncode, job.stdout) == (0, "")
 
 
 def test_a_pipe_gets_plain_lines(folder: Path) -> None:

@@ -74,6 +74,20 @@ def test_a_run_goes_on_with_another_transport(folder: Path) -> None:
     assert [result["transport"] for result in results] == ["shared", "messages"]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The hash of the weights of a run whose ranks share memory."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_corpus(folder / "corpus.txt")
+    assert train(folder, 3, "--out", "run").returncode == 0
+    return str(summary(folder / "run")["weights_sha256"])
+
+
+def without(condition: str, function: str) -> str:
+    """Return the code of psdp.worker in which a call of the system fails on some ranks."""
+    return WITHOUT.replace("CONDITION", condition).replace("FUNCTION", function)
+
+
 @pytest.mark.parametrize(
     ("condition", "function", "transport"),
     [
@@ -85,20 +99,23 @@ def test_a_run_goes_on_with_another_transport(folder: Path) -> None:
 )
 @pytest.mark.one_mpi
 def test_who_cannot_share_exchanges_messages_and_says_so(
-    folder: Path, condition: str, function: str, transport: str
+    folder: Path, whole: str, condition: str, function: str, transport: str
 ) -> None:
-    code = WITHOUT.replace("CONDITION", condition).replace("FUNCTION", function)
-    job = train(folder, 3, "--out", "run", code=code)
+    job = train(folder, 3, "--out", "run", code=without(condition, function))
     assert job.returncode == 0, job.stdout
     assert "No space left on device" in job.stdout
     assert summary(folder / "run")["transport"] == transport
-    assert train(folder, 3, "--out", "whole").returncode == 0
-    digests = {summary(folder / run)["weights_sha256"] for run in ("run", "whole")}
-    assert len(digests) == 1
-    insisting = train(folder, 3, "--transport", "shared", "--out", "insisting", code=code)
+    assert summary(folder / "run")["weights_sha256"] == whole
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.one_mpi
+def test_who_cannot_share_and_insists_is_refused(folder: Path, rank: int) -> None:
+    code = without(f"{RANK} == {rank}", "memfd_create")
+    insisting = train(folder, 3, "--transport", "shared", "--out", "run", code=code)
     assert insisting.returncode == 2
     assert "psdp: --transport shared: server 0 and worker " in insisting.stdout
-    assert not (folder / "insisting").exists()
+    assert not (folder / "run").exists()
 
 
 def leftovers() -> set[str]:

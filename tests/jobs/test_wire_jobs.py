@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import RANK, at_gradient, metrics, summary, train, weights, write_corpus
+from tiny import at_gradient, metrics, summary, train, weights, write_corpus
 
 pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi, pytest.mark.timeout(120)]
 
@@ -18,20 +18,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("servers", "overlap"), [(1, ()), (2, ("--overlap",))], ids=["1", "2 overlap"]
-)
-def test_three_workers_end_alike_on_both_transports_and_close_to_float32(
-    folder: Path, servers: int, overlap: tuple[str, ...]
-) -> None:
-    flags = ("--servers", str(servers), "--max-steps", "60", "--eval-every", "20", *overlap)
+def test_three_workers_end_alike_on_both_transports_and_close_to_float32(folder: Path) -> None:
+    flags = ("--servers", "2", "--max-steps", "60", "--eval-every", "20", "--overlap")
     for out, wire, transport in (
         ("shared", "bf16", "shared"),
         ("messages", "bf16", "messages"),
         ("float32", "float32", "auto"),
     ):
         job = train(
-            folder, servers + 3, *flags, "--wire-dtype", wire, "--transport", transport,
+            folder, 5, *flags, "--wire-dtype", wire, "--transport", transport,
             "--out", out,
         )  # fmt: skip
         assert job.returncode == 0, job.stdout
@@ -54,19 +49,17 @@ def test_three_workers_end_alike_on_both_transports_and_close_to_float32(
     "flags",
     [
         ("--mode", "async", "--lag-compensation", "dc-asgd", "--transport", "messages"),
-        ("--mode", "ssp", "--overlap", "--transport", "shared"),
-        ("--mode", "local", "--local-steps", "4", "--transport", "messages"),
         ("--mode", "easgd", "--transport", "shared"),
         ("--mode", "auto", "--transport", "shared"),
     ],
     ids=" ".join,
 )
-def test_every_other_mode_replays_bit_for_bit(folder: Path, flags: tuple[str, ...]) -> None:
+def test_other_modes_replay_bit_for_bit(folder: Path, flags: tuple[str, ...]) -> None:
     job = train(
-        folder, 5, *flags, "--servers", "2", "--wire-dtype", "bf16", "--record", "--out", "run"
+        folder, 4, *flags, "--servers", "2", "--wire-dtype", "bf16", "--record", "--out", "run"
     )
     assert job.returncode == 0, job.stdout
-    job = train(folder, 5, "--replay", "run", "--out", "again")
+    job = train(folder, 4, "--replay", "run", "--out", "again")
     assert job.returncode == 0, job.stdout
     run, again = summary(folder / "run"), summary(folder / "again")
     assert run["weights_sha256"] == again["weights_sha256"]
@@ -76,67 +69,21 @@ def test_every_other_mode_replays_bit_for_bit(folder: Path, flags: tuple[str, ..
 
 def test_a_run_goes_on_bit_for_bit_and_only_as_it_was(folder: Path) -> None:
     flags = ("--servers", "2", "--checkpoint-every", "10", "--keep-checkpoints", "0")
-    whole = train(folder, 5, *flags, "--wire-dtype", "bf16", "--out", "whole")
+    whole = train(folder, 4, *flags, "--wire-dtype", "bf16", "--out", "whole")
     assert whole.returncode == 0, whole.stdout
     resume = ("--resume", "whole/checkpoints/step-000010-v000010")
-    job = train(folder, 5, *resume, "--wire-dtype", "float32", "--out", "rest")
+    job = train(folder, 4, *resume, "--wire-dtype", "float32", "--out", "rest")
     assert job.returncode != 0
     assert "--wire-dtype float32 differs from bf16 of the run in whole" in job.stdout
-    job = train(folder, 5, *resume, "--transport", "messages", "--out", "rest")
+    job = train(folder, 4, *resume, "--transport", "messages", "--out", "rest")
     assert job.returncode == 0, job.stdout
     digests = {summary(folder / run)["weights_sha256"] for run in ("whole", "rest")}
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize(("servers", "transport"), [(1, "shared"), (2, "messages")])
-def test_a_gradient_with_nan_names_rank_and_step(
-    folder: Path, servers: int, transport: str
-) -> None:
-    poison = at_gradient(5, servers + 1, "scale = float('nan')")
-    job = train(
-        folder, servers + 3, "--servers", str(servers), "--wire-dtype", "bf16",
-        "--transport", transport, "--out", "run", code=poison,
-    )  # fmt: skip
+def test_a_gradient_with_nan_names_rank_and_step(folder: Path) -> None:
+    poison = at_gradient(5, 3, "scale = float('nan')")
+    flags = ("--servers", "2", "--wire-dtype", "bf16", "--transport", "messages")
+    job = train(folder, 4, *flags, "--out", "run", code=poison)
     assert job.returncode != 0
-    assert f"rank {servers + 1} sent a gradient with NaN or Inf at step 5" in job.stdout
-
-
-def test_a_gradient_that_only_bfloat16_makes_infinite_names_its_rank(folder: Path) -> None:
-    code = """
-import os, sys
-import numpy as np
-from psdp.workers.replica import Replica
-from psdp.worker import main
-fetch, calls = Replica.fetch, 0
-def overflowing(self):
-    global calls
-    calls += 1
-    if calls == 3 and RANK == 2:
-        self.own_gradient[-1] = np.finfo(np.float32).max
-    fetch(self)
-Replica.fetch = overflowing
-sys.exit(main())
-""".replace("RANK", RANK)
-    for wire, named in (("bf16", True), ("float32", False)):
-        job = train(folder, 3, "--wire-dtype", wire, "--out", wire, code=code)
-        assert ("rank 2 sent a gradient with NaN or Inf at step 3" in job.stdout) == named
-        assert (job.returncode == 0) != named
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (("--mode", "allreduce"), "--wire-dtype bf16 has a meaning with --mode sync, async,"),
-        (("--dtype", "float64"), "--wire-dtype bf16 needs float32 gradients, got --dtype float64"),
-    ],
-)
-def test_where_nothing_can_be_rounded_one_line_says_what_to_do(
-    folder: Path, flags: tuple[str, ...], said: str
-) -> None:
-    job = train(folder, 3, "--wire-dtype", "bf16", *flags, "--out", "run")
-    assert job.returncode == 2
-    lines = [line for line in job.stdout.splitlines() if line.startswith("psdp: ")]
-    assert len(lines) == 1
-    assert said in lines[0]
-    assert lines[0].endswith("drop one of the two")
-    assert not (folder / "run").exists()
+    assert "rank 3 sent a gradient with NaN or Inf at step 5" in job.stdout
