@@ -19,9 +19,10 @@ Order = tuple[Effect, int]
 """An effect of the policy and, of an answer, the life of its worker that asked for it."""
 
 
-class Norms:
-    """What servers tell one another of the norm of a mean. One goes on when it knows the parts of
-    all the others, and is told of them at once: K messages for an update, not K (K - 1)."""
+class Group:
+    """The servers of a job, and what they tell one another of the norm of a mean. One goes on when
+    it knows the parts of all the others, and is told of them at once: K messages for an update, not
+    K (K - 1)."""
 
     def __init__(self, network: Network) -> None:
         self.servers: Sequence[Server] = ()
@@ -53,6 +54,7 @@ class Server:
     Args:
         shard_bytes: of this server.
         cores: on which it computes.
+        group: of which it is one, in the order of their ranks.
         hosting: the rank of each worker.
         performed: called after each effect of the policy that this server has performed.
         answer: called when the last byte of an answer has reached a worker.
@@ -66,20 +68,19 @@ class Server:
         costs: Costs,
         cores: Cores,
         network: Network,
-        norms: Norms,
+        group: Group,
         hosting: Hosting,
         *,
         performed: Callable[[Effect], None],
         answer: Callable[[SendWeights, int], Action],
     ) -> None:
         self.rank = rank
-        self.peers: Sequence[Server] = ()
         self._servers = servers
         self._shard_bytes = shard_bytes
         self._costs = costs
         self._process = cores.process()
         self._network = network
-        self._norms = norms
+        self._group = group
         self._hosting = hosting
         self._performed = performed
         self._answer = answer
@@ -105,7 +106,7 @@ class Server:
         for order in orders:
             self._happened(o.Decided(self._decision(order)))
         if self.rank == 0:
-            for peer in self.peers:
+            for peer in self._group.servers[1:]:
                 self._network.send(0, peer.rank, 0, partial(peer.follow, orders))
 
     def _decision(self, order: Order) -> Any:
@@ -140,7 +141,7 @@ class Server:
                 busy_s = len(slots) * costs.average_s / self._servers if len(slots) > 1 else None
                 self._then(busy_s, o.Averaged())
             case o.ShareNorm(version):
-                self._norms.tell(self, version)
+                self._group.tell(self, version)
             case o.Renew(update):
                 done = partial(self._updated, self._applies.pop(update.version))
                 self._work(costs.apply_s / self._servers, done)

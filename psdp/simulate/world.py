@@ -28,7 +28,7 @@ from psdp.protocol import (
 from psdp.records.metrics import Histogram
 from psdp.simulate.clock import Action, Clock, Cores, Network, Ring
 from psdp.simulate.costs import Costs
-from psdp.simulate.server import Norms, Server
+from psdp.simulate.server import Group, Server
 from psdp.simulate.worker import State, Worker
 from psdp.workers.handicap import Handicap
 
@@ -137,7 +137,7 @@ class World:
         network = Network(self._clock, job.world_size, costs.latency_s, bytes_per_s)
         self._cores = [Cores(self._clock, costs.cores, costs.slice_s) for _ in range(costs.hosts)]
         self._network = network
-        norms = Norms(network)
+        group = Group(network)
         self._shard_bytes = [len(shard) * item_bytes for shard in job.shards]
         self._size = job.table.size * item_bytes
         self._servers = [
@@ -148,16 +148,14 @@ class World:
                 costs,
                 self._cores_of(rank),
                 network,
-                norms,
+                group,
                 job.hosting(),
                 performed=self._performed if rank == 0 else _ignore,
                 answer=self._answered,
             )
             for rank in job.servers
         ]
-        norms.servers = self._servers
-        for server in self._servers:
-            server.peers = [peer for peer in self._servers if peer is not server]
+        group.servers = self._servers
         workers = len(job.workers)
         hops = 2 * (workers - 1)
         hop_s = costs.latency_s + self._size / workers / bytes_per_s
