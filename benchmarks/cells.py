@@ -6,7 +6,7 @@
     [grid]                          # every combination is a cell; [[grid]] for several grids
     workers = [2, 4]
     seed = [1, 2, 3]
-    straggler = ["none", 4]         # 4: the last worker is 4 times slower; or "RANK:FACTOR,..."
+    straggler = ["none", "last:4"]  # the last worker is 4 times slower; else "RANK:FACTOR,..."
     [[cells]]                       # crossed with the grid: what has a meaning in some modes only
     mode = ["sync", "async"]
     [[cells]]
@@ -238,9 +238,21 @@ def _cell(common: Mapping[str, Any], choice: Mapping[str, Any]) -> Cell:
         given = with_home_folders(given)
         config = Config.from_flat(given).resolved()
         check_world(config, workers + config.run.servers)
+        _check_corpus(config)
     except ConfigError as error:
         raise ConfigError(f"cell {name}: {error}") from error
     return Cell(name, workers, given, config)
+
+
+def _check_corpus(config: Config) -> None:
+    """
+    Raises:
+        ConfigError: a path of the corpus is not there.
+    """
+    paths = () if config.data.corpus == Config().data.corpus else config.data.corpus
+    for path in paths:
+        if not Path(path).exists():
+            raise ConfigError(f"corpus {path} does not exist (looked from {Path.cwd()})")
 
 
 def _name(common: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
@@ -259,9 +271,13 @@ def _meant(name: str, value: Any, last: tuple[Any, int]) -> Any:
         return None
     if name == "corpus" and isinstance(value, str):
         return [value]
-    if name == "straggler" and isinstance(value, int | float) and not isinstance(value, bool):
+    if name == "straggler":
+        if not isinstance(value, str):
+            expected = '"RANK:FACTOR[,...]", where RANK may be "last"'
+            raise ConfigError(f"straggler expects {expected}, got {shown(value)}")
         servers, workers = last
-        return f"{servers + workers - 1}:{value:g}" if isinstance(servers, int) else value
+        rank = servers + workers - 1 if isinstance(servers, int) else 0  # which is refused
+        return re.sub(r"\blast:", f"{rank}:", value)
     return value
 
 

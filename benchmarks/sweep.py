@@ -35,7 +35,7 @@ from psdp.errors import ConfigError, PsdpError
 from psdp.records.folder import CONFIG, SUMMARY
 from psdp.report.files import check_extra, write_report
 from psdp.report.runs import FINISHED, LeftOut
-from psdp.terminal import path_of, show_any_text
+from psdp.terminal import nobody_reads, path_of, show_any_text
 
 # With `python -m` the folder above is on the path; the other benchmarks are run by their file.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -48,6 +48,9 @@ Start = Callable[[Sequence[str], float], Ended]
 
 TAIL = 12
 """Lines of a failed cell's output that are kept with its record."""
+
+SAYS = "psdp: "
+"""How a line of psdp's own begins."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,16 @@ def run_cell(cell: Cell, out: Path, timeout_s: float, start: Start) -> Outcome:
     if ended.status is None:
         return Outcome("failed", wall_s, f"still running after {timeout_s:g} s", tail)
     if ended.status != 0:
-        return Outcome("failed", wall_s, f"exit status {ended.status}", tail)
+        return Outcome("failed", wall_s, f"exit status {ended.status}{_said(ended.output)}", tail)
     if not is_finished(folder):
         return Outcome("failed", wall_s, "it left no summary of a finished run", tail)
     return Outcome("finished", wall_s)
+
+
+def _said(output: str) -> str:
+    """Return what psdp itself said of a failure, which the launcher's lines stand around."""
+    lines = [line for line in output.splitlines() if line.startswith(SAYS)]
+    return f": {lines[-1].removeprefix(SAYS)}" if lines else ""
 
 
 def is_finished(folder: Path) -> bool:
@@ -148,16 +157,16 @@ def run_sweep(spec: Spec, out: Path, start: Start) -> int:
             clear(out / "runs" / cell.name)
             outcome = outcomes[cell.name] = run_cell(cell, out, spec.timeout_s, start)
             _write_record(spec, out, outcomes)
-            tqdm.write(_line(cell, outcome), file=sys.stderr)
+            tqdm.write(f"{cell.name}: {_became(outcome)}", file=sys.stderr)
             bar.update()
     _write_record(spec, out, outcomes)
     return _report(spec, out, outcomes)
 
 
-def _line(cell: Cell, outcome: Outcome) -> str:
+def _became(outcome: Outcome) -> str:
     if outcome.status == "finished":
-        return f"{cell.name}: {outcome.wall_s:.1f} s"
-    return "\n    ".join([f"{cell.name}: FAILED, {outcome.why}", *outcome.tail])
+        return f"{outcome.wall_s:.1f} s"
+    return f"FAILED, {outcome.why}"
 
 
 def _wall_s(before: Any, cell: Cell) -> float | None:
@@ -191,7 +200,8 @@ def _report(spec: Spec, out: Path, outcomes: Mapping[str, Outcome]) -> int:
     ]
     if runs:
         about, target = spec.description, spec.target_loss
-        print(write_report(runs, out, title=spec.name, about=about, target=target, failed=failed))
+        said = write_report(runs, out, title=spec.name, about=about, target=target, failed=failed)
+        print(said, flush=True)
     if failed:
         print(f"{len(failed)} of {len(spec.cells)} cells failed", file=sys.stderr)
     return 1 if failed else 0
@@ -259,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         spec = read_spec(find_spec(options.spec))
         if options.list:
-            print("\n".join(cell.name for cell in spec.cells))
+            print("\n".join(cell.name for cell in spec.cells), flush=True)
             return 0
         check_extra()
         out = path_of(options.out, "--out") if options.out else Path("sweeps") / spec.name
@@ -270,6 +280,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PsdpError as error:
         print(f"benchmarks.sweep: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        return nobody_reads()
     except Stopped as stopped:
         again = ["python", "-m", "benchmarks.sweep", options.spec, "--out", str(out)]
         print(f"interrupted; {shlex.join(again)} goes on with it", file=sys.stderr)

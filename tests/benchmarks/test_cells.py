@@ -53,7 +53,7 @@ def test_several_grids_are_crossed_with_the_cells_each(tmp_path: Path) -> None:
     text = """
         settings = {workers = 2}
         [[grid]]
-        straggler = ["none", 4]
+        straggler = ["none", "last:4"]
         [[grid]]
         jitter = "uniform:4:4,bernoulli:0.1:4"
         [[cells]]
@@ -69,10 +69,13 @@ def test_several_grids_are_crossed_with_the_cells_each(tmp_path: Path) -> None:
     assert found.cells[-1].name == "async-jitter=uniform_4_4_bernoulli_0.1_4"
 
 
-def test_a_factor_alone_slows_the_last_worker_and_ranks_count_servers(tmp_path: Path) -> None:
-    text = "settings = {servers = 2}\ngrid = {workers = 3, straggler = [2.5, '2:4', 'none']}"
+def test_the_last_worker_may_be_slowed_whatever_its_rank_is(tmp_path: Path) -> None:
+    text = (
+        "settings = {servers = 2}\n"
+        "grid = {workers = 3, straggler = ['last:2.5', '2:4', '2:4,last:3', 'none']}"
+    )
     cells = spec(tmp_path, text).cells
-    assert [cell.config.run.straggler for cell in cells] == ["4:2.5", "2:4", None]
+    assert [cell.config.run.straggler for cell in cells] == ["4:2.5", "2:4", "2:4,4:3", None]
     assert {cell.ranks for cell in cells} == {5}
 
 
@@ -91,9 +94,9 @@ def test_the_top_of_the_file_and_its_defaults(tmp_path: Path) -> None:
     "settings",
     [
         "mode = 'ssp'\nstaleness = 3\nlr = 1e-4",
-        "bias = false\ncorpus = ['a', 'b']\nrecord = true",
-        "bias = true\ncorpus = 'text'\nrecord = false",
-        "straggler = 4\njitter = 'none'",
+        "bias = false\ncorpus = ['/', '/dev']\nrecord = true",
+        "bias = true\ncorpus = '/'\nrecord = false",
+        "straggler = 'last:4'\njitter = 'none'",
     ],
 )
 def test_the_flags_of_a_cell_make_its_settings(tmp_path: Path, settings: str) -> None:
@@ -117,7 +120,7 @@ def test_the_flags_of_a_cell_make_its_settings(tmp_path: Path, settings: str) ->
         ("grid = {workers = 2, local-steps = 1, local_steps = 1}", "local_steps is given twice"),
         ("grid = {workers = 2, seed = []}", "seed has an empty list"),
         ("grid = {workers = 2, seed = [1, 1]}", "two cells are called sync-workers=2-seed=1"),
-        ("grid = {workers = 2, straggler = [4, '2:4']}", "cells .* and .* are the same job"),
+        ("grid = {workers = 2, straggler = ['last:4', '2:4']}", "cells .* and .* are the same job"),
         ("grid = {seed = 1}", "cell sync-seed=1: workers expects a number of at least 1, got None"),
         ("grid = {workers = 0}", "workers expects a number of at least 1, got 0"),
         ("grid = {workers = true}", "workers expects a number"),
@@ -126,7 +129,9 @@ def test_the_flags_of_a_cell_make_its_settings(tmp_path: Path, settings: str) ->
         ("grid = {workers = 2, lr = 'fast'}", "--lr expects float"),
         ("grid = {workers = 2, backup-workers = 2}", "--backup-workers 2 leaves no gradient"),
         ("grid = {workers = 2, straggler = '9:4'}", "--straggler names rank 9"),
-        ("grid = {workers = 2, straggler = 0.5}", "--straggler expects finite factors"),
+        ("grid = {workers = 2, straggler = 'last:0.5'}", "--straggler expects finite factors"),
+        ("grid = {workers = 2, straggler = 9}", 'straggler expects "RANK:FACTOR.*"last", got 9'),
+        ("settings.corpus = 'gone.txt'\ngrid = {workers = 2}", "corpus gone.txt does not exist"),
         ("grid = 3", "grid expects tables"),
         ("grid = []", "grid expects tables"),
         ("settings = 3\ngrid = {workers = 2}", r"\[settings\] expects a table"),
@@ -147,10 +152,11 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str, message
 def test_paths_of_a_cell_are_those_that_its_run_will_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    (cell,) = spec(tmp_path, '[settings]\nworkers = 2\ncorpus = ["~/a", "b"]\n').cells
-    assert cell.config.data.corpus == ("/home/me/a", "b")
-    assert "/home/me/a" in cell.flags()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a").write_text("text")
+    (cell,) = spec(tmp_path, '[settings]\nworkers = 2\ncorpus = ["~/a", "/"]\n').cells
+    assert cell.config.data.corpus == (f"{tmp_path}/a", "/")
+    assert f"{tmp_path}/a" in cell.flags()
 
 
 def test_a_spec_is_found_by_path_or_shipped_name(

@@ -146,20 +146,23 @@ def test_a_failure_is_recorded_and_the_sweep_goes_on(
     start: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = "\n".join(f"line {number}" for number in range(40))
-    launcher.instead[NAMES[1]] = lambda _: Ended(7, words)
+    words = [f"line {number}" for number in range(40)]
+    words[20:22] = ["psdp: a GPU is not there", "psdp: rank 2 sent NaN; try a lower --lr"]
+    launcher.instead[NAMES[1]] = lambda _: Ended(7, "\n".join(words))
     launcher.instead[NAMES[2]] = lambda _: Ended(None, "")
     launcher.instead[NAMES[3]] = lambda folder: folder.mkdir() or Ended(0, "")
     assert start() == 1
     assert launcher.ran == NAMES
     cells = record(tmp_path)
-    assert cells[NAMES[1]]["why"] == "exit status 7"
+    why = "exit status 7: rank 2 sent NaN; try a lower --lr"
+    assert cells[NAMES[1]]["why"] == why
     assert cells[NAMES[1]]["tail"] == [f"line {number}" for number in range(28, 40)]
     assert cells[NAMES[2]]["why"] == "still running after 77 s"
     assert cells[NAMES[3]]["why"] == "it left no summary of a finished run"
     captured = capsys.readouterr()
-    assert f"- {NAMES[1]}: failed: exit status 7; see " in captured.out
-    assert f"{NAMES[1]}: FAILED, exit status 7\n    line 28" in captured.err
+    assert f"- {NAMES[1]}: failed: {why}; see " in captured.out
+    assert f"{NAMES[1]}: FAILED, {why}\n" in captured.err
+    assert "line 39" not in captured.err
     assert "3 of 4 cells failed" in captured.err
     assert "failed: exit status 7" in (tmp_path / "out" / "report.html").read_text()
     launcher.instead.clear()
