@@ -12,6 +12,7 @@
     [[cells]]
     mode = "ssp"
     staleness = [1, 4]
+    tune = false                    # leaves them out where a spec tunes (see space.py)
 
 "none" leaves a setting that has no default unset. Nothing here starts a job.
 """
@@ -20,10 +21,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from space import NO_TUNING, Tuning, read_tuning
 
 from psdp.cli import read_toml, with_home_folders
 from psdp.config import Config, flag_of, settings
@@ -40,7 +43,7 @@ _FIELDS = {field.name: field for _, field in settings()}
 _OWN = ("out", "quiet", "resume", "replay", "profile")
 """Settings that a sweep has no use for, or chooses itself."""
 
-_TOP = ("name", "description", "timeout_s", "target_loss", "settings", "grid", "cells")
+_TOP = ("name", "description", "timeout_s", "target_loss", "settings", "grid", "cells", "tune")
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,18 @@ class Cell:
     """One job.
 
     Attributes:
+        family: the name of all cells that differ from it in their seed alone.
         given: what the spec says of it, by field name.
         config: the same, resolved.
+        tune: whether its family is tuned, if the spec tunes.
     """
 
     name: str
+    family: str
     workers: int
     given: Mapping[str, Any]
     config: Config
+    tune: bool
 
     @property
     def ranks(self) -> int:
@@ -77,6 +84,7 @@ class Spec:
     timeout_s: float
     target_loss: float | None
     cells: tuple[Cell, ...]
+    tuning: Tuning
 
 
 def find_spec(text: str) -> Path:
@@ -129,6 +137,7 @@ def _spec(path: Path, content: Mapping[str, Any]) -> Spec:
         timeout_s=_positive("timeout-s", top.get("timeout_s", TIMEOUT_S)),
         target_loss=None if target is None else _positive("target-loss", target),
         cells=tuple(_cells(top)),
+        tuning=read_tuning(top["tune"], _spelled) if "tune" in top else NO_TUNING,
     )
 
 
@@ -142,10 +151,10 @@ def _positive(key: str, value: Any) -> float:
 def _cells(top: Mapping[str, Any]) -> list[Cell]:
     common = _section("[settings]", top.get("settings", {}))
     grids = [_section("[grid]", grid) for grid in _tables("grid", top)]
-    kinds = [_section("[[cells]]", kind) for kind in _tables("cells", top)]
+    kinds = [_kind(kind) for kind in _tables("cells", top)]
     cells = [
-        _cell(common, dict(zip(choices, values, strict=True)))
-        for grid, kind in product(grids, kinds)
+        _cell(common, dict(zip(choices, values, strict=True)), tune)
+        for grid, (kind, tune) in product(grids, kinds)
         for choices in [_disjoint(common, grid, kind)]
         for values in product(*choices.values())
     ]
@@ -169,6 +178,15 @@ def _tables(key: str, top: Mapping[str, Any]) -> list[Any]:
     if not tables or not all(isinstance(table, dict) for table in tables):
         raise ConfigError(f"{key} expects tables, [{key}] or [[{key}]], got {shown(found)}")
     return tables
+
+
+def _kind(table: Any) -> tuple[dict[str, Any], bool]:
+    """Return the settings of [[cells]], and whether these are tuned."""
+    settings = dict(table)
+    tune = settings.pop("tune", True)
+    if not isinstance(tune, bool):
+        raise ConfigError(f"[[cells]]: tune expects true or false, got {shown(tune)}")
+    return _section("[[cells]]", settings), tune
 
 
 def _section(title: str, table: Any) -> dict[str, Any]:
@@ -225,8 +243,9 @@ def _disjoint(
     return choices
 
 
-def _cell(common: Mapping[str, Any], choice: Mapping[str, Any]) -> Cell:
+def _cell(common: Mapping[str, Any], choice: Mapping[str, Any], tune: bool) -> Cell:
     name = _name(common, choice)
+    family = _name(common, {key: value for key, value in choice.items() if key != "seed"})
     given = {**common, **choice}
     workers = given.pop("workers", None)
     try:
@@ -236,12 +255,31 @@ def _cell(common: Mapping[str, Any], choice: Mapping[str, Any]) -> Cell:
         given = {name: _meant(name, value, last) for name, value in given.items()}
         given = {name: value for name, value in given.items() if value is not None}
         given = with_home_folders(given)
-        config = Config.from_flat(given).resolved()
-        check_world(config, workers + config.run.servers)
-        _check_corpus(config)
+        config = _checked(given, workers)
     except ConfigError as error:
         raise ConfigError(f"cell {name}: {error}") from error
-    return Cell(name, workers, given, config)
+    return Cell(name, family, workers, given, config, tune)
+
+
+def changed(cell: Cell, name: str, settings: Mapping[str, Any]) -> Cell:
+    """Return a cell with another name and other settings.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    given = {**cell.given, **settings}
+    try:
+        return replace(cell, name=name, given=given, config=_checked(given, cell.workers))
+    except ConfigError as error:
+        raise ConfigError(f"cell {name}: {error}") from error
+
+
+def _checked(given: Mapping[str, Any], workers: int) -> Config:
+    """Return the settings of a job of so many workers, resolved."""
+    config = Config.from_flat(given).resolved()
+    check_world(config, workers + config.run.servers)
+    _check_corpus(config)
+    return config
 
 
 def _check_corpus(config: Config) -> None:

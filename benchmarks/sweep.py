@@ -8,7 +8,8 @@ is finished is not run again, so a sweep that was interrupted goes on with the s
 that fails is recorded, and the others go on. Then the report is made, as by python -m psdp.report.
 
     DIR/runs/CELL/    the run folder of each cell;  DIR/logs/CELL.log  what it printed
-    DIR/sweep.json    what became of each cell
+    DIR/tune/         the same of trials, where the spec tunes (trials.py);  DIR/trials.csv
+    DIR/sweep.json    what became of each cell, and with which settings those that are tuned ran
     DIR/report.html   and report.json, runs.csv, curves.csv, *.png
 """
 
@@ -17,14 +18,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import json
 import shlex
-import shutil
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,36 +30,18 @@ from typing import Any
 from tqdm import tqdm
 
 from psdp.errors import ConfigError, PsdpError
-from psdp.records.folder import CONFIG, SUMMARY
 from psdp.report.files import check_extra, write_report
-from psdp.report.runs import FINISHED, LeftOut
+from psdp.report.runs import LeftOut
 from psdp.terminal import nobody_reads, path_of, show_any_text
 
 # With `python -m` the folder above is on the path; the other benchmarks are run by their file.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cells import Cell, Spec, differences, find_spec, read_spec
+from cell_runs import Outcome, Start, clear, read_record, run_cell, see_what_is_there, write_record
+from cells import Cell, Spec, find_spec, read_spec
 from session import Ended, run_session
-
-Start = Callable[[Sequence[str], float], Ended]
-"""Runs a command for so many seconds at most; returns what it left."""
-
-TAIL = 12
-"""Lines of a failed cell's output that are kept with its record."""
-
-SAYS = "psdp: "
-"""How a line of psdp's own begins."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a cell: ``status`` is finished or failed; ``why`` and the ``tail`` of its
-    output are of one that failed."""
-
-    status: str
-    wall_s: float | None = None
-    why: str = ""
-    tail: tuple[str, ...] = ()
+from space import check_search
+from trials import Trials, families_of
 
 
 class Stopped(BaseException):
@@ -71,149 +51,123 @@ class Stopped(BaseException):
         self.number = number
 
 
-def run_cell(cell: Cell, out: Path, timeout_s: float, start: Start) -> Outcome:
-    """Run a cell, in a folder that holds nothing yet; return what became of it."""
-    folder, log = out / "runs" / cell.name, out / "logs" / f"{cell.name}.log"
-    words = ["-n", str(cell.ranks), *cell.flags(), "--quiet", "--out", str(folder)]
-    command = [sys.executable, "-m", "psdp.launch", *words]
-    began_s = time.monotonic()
-    ended = start(command, timeout_s)
-    wall_s = round(time.monotonic() - began_s, 2)
-    told = f"{shlex.join(command)}\n{ended.output}"
-    log.write_text(told, encoding="utf-8", errors="backslashreplace")
-    tail = tuple(ended.output.splitlines()[-TAIL:])
-    if ended.status is None:
-        return Outcome("failed", wall_s, f"still running after {timeout_s:g} s", tail)
-    if ended.status != 0:
-        return Outcome("failed", wall_s, f"exit status {ended.status}{_said(ended.output)}", tail)
-    if not is_finished(folder):
-        return Outcome("failed", wall_s, "it left no summary of a finished run", tail)
-    return Outcome("finished", wall_s)
-
-
-def _said(output: str) -> str:
-    """Return what psdp itself said of a failure, which the launcher's lines stand around."""
-    lines = [line for line in output.splitlines() if line.startswith(SAYS)]
-    return f": {lines[-1].removeprefix(SAYS)}" if lines else ""
-
-
-def is_finished(folder: Path) -> bool:
-    """Say whether a run came to its end."""
-    summary = _read(folder / SUMMARY)
-    return summary is not None and summary.get("stopped_by") in FINISHED
-
-
-def see_what_is_there(cells: Sequence[Cell], out: Path) -> list[Cell]:
-    """Return the cells that are still to be run.
+class Sweep:
+    """What a spec asks for, in a folder: trials, if it tunes, then the cells as it gives them and
+    as they came out best, seed by seed.
 
     Raises:
-        ConfigError: a finished run is of other settings than its cell.
+        ConfigError: the spec cannot be, or ``out`` holds runs of other settings.
     """
-    ahead, others = [], []
-    for cell in cells:
-        folder = out / "runs" / cell.name
-        config = _read(folder / CONFIG)
-        if config is None or not is_finished(folder):
-            ahead.append(cell)
-            continue
-        apart = differences(cell, config.get("settings", {}), config.get("workers"))
-        if apart:
-            others.append(f"\n  {folder}: {'; '.join(apart)}")
-    if others:
-        raise ConfigError(
-            "finished runs are of other settings than the spec now says; choose another --out, or "
-            f"remove them:{''.join(others)}"
-        )
-    return ahead
+
+    def __init__(self, spec: Spec, out: Path, start: Start) -> None:
+        self._spec = spec
+        self._out = out
+        self._start = start
+        self._families = families_of(spec)
+        self._trials = Trials(self._families, spec.tuning, out)
+        self._cells = list(spec.cells)
+        """Those that there will be, as soon as their settings are known."""
+        self._tuned: dict[str, Mapping[str, Any]] = {}
+        """The settings that came out best, by the names of the cells that have them."""
+        self._before = (read_record(out / "sweep.json") or {}).get("cells", {})
+        self._outcomes: dict[str, Outcome] = {}
+        self._see_what_is_there()
+
+    def run(self) -> int:
+        """Run what is not finished, then make the report; return the exit status.
+
+        Raises:
+            ConfigError: the folder cannot be written, or holds runs of other settings.
+            Stopped: a signal; the cell that was running is ended, and what is recorded says so.
+        """
+        names = [name for family in self._families for name in family.tuned_names]
+        total = len(self._cells) + len(names) + self._trials.jobs
+        with tqdm(total=total, initial=self._done, unit="job", file=sys.stderr) as self._bar:
+            self._tune()
+            for cell in self._see_what_is_there():
+                clear(self._out / "runs" / cell.name)
+                self._outcomes[cell.name] = self._run_cell(cell, self._out)
+                self._write_record()
+                self._show_progress()
+        self._write_record()
+        return self._report()
+
+    def _tune(self) -> None:
+        """Run the trials; add the cells with the settings that came out best."""
+        failed = self._trials.run(self._run_cell, self._show_progress)
+        for family in self._families:
+            best = self._trials.best(family)
+            if best is not None and family.name not in failed:
+                self._cells += family.tuned(best.settings)
+                self._tuned |= dict.fromkeys(family.tuned_names, best.settings)
+                continue
+            why = failed.get(family.name, f"all its trials diverged; see {self._trials.table}")
+            self._outcomes |= dict.fromkeys(family.tuned_names, Outcome("failed", why=why))
+        seeds = list(dict.fromkeys(cell.config.run.seed for cell in self._cells))
+        self._cells.sort(key=lambda cell: seeds.index(cell.config.run.seed))
+
+    def _see_what_is_there(self) -> list[Cell]:
+        """Return the cells that are still to be run; note those that are done."""
+        ahead = see_what_is_there(self._cells, self._out)
+        for cell in self._cells:
+            if cell not in ahead:
+                self._outcomes.setdefault(cell.name, Outcome("finished", self._wall_s(cell)))
+        return ahead
+
+    def _run_cell(self, cell: Cell, out: Path) -> Outcome:
+        self._bar.set_postfix_str(cell.name)
+        outcome = run_cell(cell, out, self._spec.timeout_s, self._start)
+        tqdm.write(f"{cell.name}: {outcome}", file=sys.stderr)
+        return outcome
+
+    @property
+    def _done(self) -> int:
+        return len(self._outcomes) + self._trials.jobs_done
+
+    def _show_progress(self) -> None:
+        self._bar.update(self._done - self._bar.n)
+
+    def _wall_s(self, cell: Cell) -> float | None:
+        """Return how long a cell took that an earlier call ran."""
+        record = self._before.get(cell.name) if isinstance(self._before, Mapping) else None
+        return record.get("wall_s") if isinstance(record, Mapping) else None
+
+    def _write_record(self) -> None:
+        names = [cell.name for cell in self._cells]
+        missing = [name for name in self._outcomes if name not in names]
+        outcomes = {name: self._outcomes.get(name, NOT_RUN) for name in [*names, *missing]}
+        record = {
+            "name": self._spec.name,
+            "spec": str(self._spec.path),
+            "tuned": self._tuned,
+            "cells": {name: asdict(outcome) for name, outcome in outcomes.items()},
+        }
+        write_record(self._out / "sweep.json", record)
+
+    def _report(self) -> int:
+        spec, outcomes = self._spec, self._outcomes
+        failed = [
+            LeftOut(name, f"failed: {outcome.why}")
+            for name, outcome in outcomes.items()
+            if outcome.status == "failed"
+        ]
+        finished = [cell for cell in self._cells if outcomes[cell.name].status == "finished"]
+        if finished:
+            said = write_report(
+                [self._out / "runs" / cell.name for cell in finished],
+                self._out,
+                title=spec.name,
+                about=spec.description,
+                target=spec.target_loss,
+                failed=failed,
+            )
+            print(said, flush=True)
+        if failed:
+            print(f"{len(failed)} of {len(outcomes)} cells failed", file=sys.stderr)
+        return 1 if failed else 0
 
 
-def clear(folder: Path) -> None:
-    """Remove what an interrupted or failed cell has left.
-
-    Raises:
-        ConfigError: it cannot be removed.
-    """
-    try:
-        if folder.exists():
-            shutil.rmtree(folder)
-    except OSError as error:
-        raise ConfigError(f"{folder} is in the way of its cell: {error.strerror}") from error
-
-
-def run_sweep(spec: Spec, out: Path, start: Start) -> int:
-    """Run all cells that are not finished, then make the report; return the exit status.
-
-    Raises:
-        ConfigError: ``out`` holds runs of other settings, or cannot be written.
-        Stopped: a signal; the cell that was running is ended, and what is recorded says so.
-    """
-    ahead = see_what_is_there(spec.cells, out)
-    done = [cell for cell in spec.cells if cell not in ahead]
-    before = (_read(out / "sweep.json") or {}).get("cells", {})
-    outcomes = {cell.name: Outcome("finished", _wall_s(before, cell)) for cell in done}
-    with tqdm(total=len(spec.cells), initial=len(done), unit="cell", file=sys.stderr) as bar:
-        for cell in ahead:
-            bar.set_postfix_str(cell.name)
-            clear(out / "runs" / cell.name)
-            outcome = outcomes[cell.name] = run_cell(cell, out, spec.timeout_s, start)
-            _write_record(spec, out, outcomes)
-            tqdm.write(f"{cell.name}: {_became(outcome)}", file=sys.stderr)
-            bar.update()
-    _write_record(spec, out, outcomes)
-    return _report(spec, out, outcomes)
-
-
-def _became(outcome: Outcome) -> str:
-    if outcome.status == "finished":
-        return f"{outcome.wall_s:.1f} s"
-    return f"FAILED, {outcome.why}"
-
-
-def _wall_s(before: Any, cell: Cell) -> float | None:
-    """Return how long a cell took that an earlier call ran."""
-    record = before.get(cell.name) if isinstance(before, Mapping) else None
-    return record.get("wall_s") if isinstance(record, Mapping) else None
-
-
-def _write_record(spec: Spec, out: Path, outcomes: Mapping[str, Outcome]) -> None:
-    path = out / "sweep.json"
-    record = {
-        "name": spec.name,
-        "spec": str(spec.path),
-        "cells": {
-            cell.name: asdict(outcomes.get(cell.name, Outcome("not run"))) for cell in spec.cells
-        },
-    }
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
-
-
-def _report(spec: Spec, out: Path, outcomes: Mapping[str, Outcome]) -> int:
-    failed = [
-        LeftOut(name, f"failed: {outcome.why}; see {out / 'logs' / name}.log")
-        for name, outcome in outcomes.items()
-        if outcome.status == "failed"
-    ]
-    runs = [
-        out / "runs" / cell.name for cell in spec.cells if outcomes[cell.name].status == "finished"
-    ]
-    if runs:
-        about, target = spec.description, spec.target_loss
-        said = write_report(runs, out, title=spec.name, about=about, target=target, failed=failed)
-        print(said, flush=True)
-    if failed:
-        print(f"{len(failed)} of {len(spec.cells)} cells failed", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return the object of a JSON file; None if there is none, or it is damaged."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
+NOT_RUN = Outcome("not run")
 
 
 @contextlib.contextmanager
@@ -269,14 +223,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         spec = read_spec(find_spec(options.spec))
         if options.list:
-            print("\n".join(cell.name for cell in spec.cells), flush=True)
+            print("\n".join(listed(spec)), flush=True)
             return 0
         check_extra()
+        if spec.tuning.trials:
+            check_search()
         out = path_of(options.out, "--out") if options.out else Path("sweeps") / spec.name
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
         with alone_in(out):
-            return run_sweep(spec, out, _start)
+            return Sweep(spec, out, _start).run()
     except PsdpError as error:
         print(f"benchmarks.sweep: {error}", file=sys.stderr)
         return error.exit_code
@@ -286,6 +242,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = ["python", "-m", "benchmarks.sweep", options.spec, "--out", str(out)]
         print(f"interrupted; {shlex.join(again)} goes on with it", file=sys.stderr)
         return 128 + stopped.number
+
+
+def listed(spec: Spec) -> list[str]:
+    """Return the names of all cells, and how many trials are to come before them."""
+    lines = [cell.name for cell in spec.cells]
+    families = families_of(spec)
+    lines += [name for family in families for name in family.tuned_names]
+    if families:
+        trials, seeds = spec.tuning.trials, len(spec.tuning.seeds)
+        lines.append(f"and {trials} trials of {seeds} seed(s) of each of {len(families)} families")
+    return lines
 
 
 def _start(command: Sequence[str], timeout_s: float) -> Ended:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import sweep
+from cell_runs import is_finished
 from cells import Spec, read_spec
 from made_runs import TINY, change_json, write_run
 from mpi import ROOT
@@ -68,7 +69,7 @@ def start(
 
     def run(text: str = SPEC) -> int:
         with sweep.alone_in(tmp_path / "out"):
-            return sweep.run_sweep(spec(tmp_path, text), tmp_path / "out", launcher)
+            return sweep.Sweep(spec(tmp_path, text), tmp_path / "out", launcher).run()
 
     return run
 
@@ -137,7 +138,7 @@ def test_what_was_interrupted_is_run_again_from_its_beginning(
             (folder / "summary.json").write_text("{")
     assert start() == 0
     assert launcher.ran[4:] == [NAMES[1]]
-    assert sweep.is_finished(folder)
+    assert is_finished(folder)
 
 
 def test_a_failure_is_recorded_and_the_sweep_goes_on(
@@ -154,13 +155,14 @@ def test_a_failure_is_recorded_and_the_sweep_goes_on(
     assert start() == 1
     assert launcher.ran == NAMES
     cells = record(tmp_path)
-    why = "exit status 7: rank 2 sent NaN; try a lower --lr"
+    log = tmp_path / "out" / "logs" / NAMES[1]
+    why = f"exit status 7: rank 2 sent NaN; try a lower --lr; see {log}.log"
     assert cells[NAMES[1]]["why"] == why
     assert cells[NAMES[1]]["tail"] == [f"line {number}" for number in range(28, 40)]
-    assert cells[NAMES[2]]["why"] == "still running after 77 s"
-    assert cells[NAMES[3]]["why"] == "it left no summary of a finished run"
+    assert cells[NAMES[2]]["why"].startswith("still running after 77 s; see ")
+    assert cells[NAMES[3]]["why"].startswith("it left no summary of a finished run; see ")
     captured = capsys.readouterr()
-    assert f"- {NAMES[1]}: failed: {why}; see " in captured.out
+    assert f"- {NAMES[1]}: failed: {why}\n" in captured.out
     assert f"{NAMES[1]}: FAILED, {why}\n" in captured.err
     assert "line 39" not in captured.err
     assert "3 of 4 cells failed" in captured.err

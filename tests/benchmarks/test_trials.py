@@ -1,0 +1,246 @@
+"""Sweeps that tune: trials on their own seeds, kept, then the cells as given and at their best."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sweep
+from cells import read_spec
+from made_runs import write_run
+from session import Ended
+
+from psdp.cli import given_settings
+from psdp.errors import ConfigError
+
+pytest.importorskip("optuna")
+
+SPEC = """
+[settings]
+block-size = 8
+batch-size = 2
+max-steps = 10
+lr = 0.004
+[grid]
+workers = 2
+mode = ["sync", "async"]
+seed = [1, 2]
+[tune]
+trials = 5
+seeds = [11, 12]
+[tune.settings]
+lr = {low = 1e-3, high = 1e-1, log = true}
+beta1 = [0.0, 0.5, 0.9]
+"""
+CELLS = [
+    f"{mode}{tuned}-workers=2-seed={seed}"
+    for seed in (1, 2)
+    for tuned in ("", "-tuned")
+    for mode in ("sync", "async")
+]
+
+
+class Launcher:
+    """Runs a cell by writing the folder that it would leave; the loss is least at a rate of 0.01,
+    and at a beta1 of 0.5 in async."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.instead: Callable[[str, Path], Ended | None] = lambda name, folder: None
+
+    def __call__(self, command: Sequence[str], timeout_s: float) -> Ended:
+        given = given_settings(command[5:])
+        assert given.pop("quiet")
+        folder = Path(given.pop("out"))
+        self.ran.append(folder.name)
+        ended = self.instead(folder.name, folder)
+        if ended is not None:
+            return ended
+        loss = 2 + abs(given["lr"] - 0.01) + given["seed"] / 1000
+        loss += abs(given.get("beta1", 0.9) - (0.5 if given["mode"] == "async" else 0.9))
+        write_run(folder, evaluations=((0.0, 0, 4.0), (10.0, 320, loss)), **given)
+        (folder / "checkpoints").mkdir()
+        return Ended(0, "")
+
+
+class Sweeping:
+    """A sweep in a folder, as its command line would run it, but without plots."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out = folder / "out"
+        self.spec = folder / "mine.toml"
+        self.launcher = Launcher()
+
+    def __call__(self, text: str = SPEC) -> int:
+        self.spec.write_text(text)
+        with sweep.alone_in(self.out):
+            return sweep.Sweep(read_spec(self.spec), self.out, self.launcher).run()
+
+    def trials(self) -> list[dict[str, str]]:
+        with (self.out / "trials.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.out / "sweep.json").read_text())
+        return record
+
+
+@pytest.fixture
+def sweeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeping:
+    monkeypatch.setattr("psdp.report.plots.write_plots", lambda *_: iter(()))
+    return Sweeping(tmp_path)
+
+
+def test_each_family_has_its_trials_and_then_runs_as_given_and_at_its_best(
+    sweeping: Sweeping, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweeping() == 0
+    ran, trials = sweeping.launcher.ran, sweeping.trials()
+    # Families take turns, trial by trial, and each trial has both seeds.
+    assert ran[:4] == [
+        f"{mode}-workers=2-trial=0-seed={seed}" for mode in ("sync", "async") for seed in (11, 12)
+    ]
+    assert len(ran) == 5 * 2 * 2 + 8
+    assert ran[20:] == CELLS
+    assert "28/28" in capsys.readouterr().err
+    assert len(trials) == 10
+    given = next(trial for trial in trials if trial["mode"] == "async")
+    assert (given["lr"], given["beta1"], given["trial"]) == ("0.004", "0.5", "0")
+    assert float(given["loss"]) == pytest.approx(2.0175)
+    assert [float(loss) for loss in given["losses"].split()] == pytest.approx([2.017, 2.018])
+    for mode in ("sync", "async"):
+        own = [trial for trial in trials if trial["mode"] == mode]
+        (best,) = [trial for trial in own if trial["best"] == "1"]
+        assert float(best["loss"]) == min(float(trial["loss"]) for trial in own)
+        tuned = sweeping.record()["tuned"]
+        for seed in (1, 2):
+            name = f"{mode}-tuned-workers=2-seed={seed}"
+            assert tuned[name] == {"lr": float(best["lr"]), "beta1": float(best["beta1"])}
+            config = json.loads((sweeping.out / "runs" / name / "config.json").read_text())
+            assert config["settings"]["lr"] == float(best["lr"])
+            assert config["settings"]["seed"] == seed
+    assert set(sweeping.record()["cells"]) == set(CELLS)
+    # Trials are kept, but for what takes gigabytes.
+    kept = sweeping.out / "tune" / "runs" / "sync-workers=2-trial=4-seed=12"
+    assert (kept / "metrics.jsonl").exists()
+    assert not (kept / "checkpoints").exists()
+
+
+def test_nothing_that_is_done_is_run_again_and_more_trials_go_on_from_there(
+    sweeping: Sweeping,
+) -> None:
+    sweeping()
+    before, trials = sweeping.record(), sweeping.trials()
+    assert sweeping() == 0
+    assert len(sweeping.launcher.ran) == 28
+    assert (sweeping.record(), sweeping.trials()) == (before, trials)
+    sweeping(SPEC.replace("trials = 5", "trials = 6").replace("seed = [1, 2]", "seed = [1]"))
+    ran = sweeping.launcher.ran[28:]
+    assert ran[:2] == [f"sync-workers=2-trial=5-seed={seed}" for seed in (11, 12)]
+    assert [name for name in ran if "trial=" not in name] in ([], ["sync-tuned-workers=2-seed=1"])
+
+
+def test_an_interrupted_sweep_goes_on_to_the_same_choices(
+    sweeping: Sweeping, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = Sweeping(tmp_path_factory.mktemp("whole"))
+    whole()
+
+    def interrupt(name: str, folder: Path) -> Ended | None:
+        if name == "async-workers=2-trial=3-seed=12":
+            folder.mkdir()
+            raise sweep.Stopped(signal.SIGINT)
+        return None
+
+    sweeping.launcher.instead = interrupt
+    with pytest.raises(sweep.Stopped):
+        sweeping()
+    assert len(sweeping.trials()) == 7
+    sweeping.launcher.instead = lambda name, folder: None
+    assert sweeping() == 0
+    assert sweeping.trials() == whole.trials()
+    assert sweeping.record()["tuned"] == whole.record()["tuned"]
+    again = {name for name in sweeping.launcher.ran if sweeping.launcher.ran.count(name) > 1}
+    assert again == {"async-workers=2-trial=3-seed=12"}
+
+
+def test_a_trial_that_diverges_is_the_worst(sweeping: Sweeping) -> None:
+    def diverge(name: str, folder: Path) -> Ended | None:
+        return Ended(7, "psdp: NaN") if name.startswith("sync-workers=2-trial=2") else None
+
+    sweeping.launcher.instead = diverge
+    assert sweeping() == 0
+    diverged = sweeping.trials()[2]
+    assert (diverged["status"], diverged["loss"], diverged["best"]) == ("diverged", "inf", "0")
+    sweeping()
+    assert sweeping.launcher.ran.count("sync-workers=2-trial=2-seed=11") == 1
+
+
+def test_if_all_diverge_there_are_no_best_settings(
+    sweeping: Sweeping, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweeping.launcher.instead = lambda name, _: (
+        Ended(7, "") if name.startswith("sync-workers=2-trial") else None
+    )
+    assert sweeping() == 1
+    cells = sweeping.record()["cells"]
+    assert "all its trials diverged" in cells["sync-tuned-workers=2-seed=1"]["why"]
+    assert cells["async-tuned-workers=2-seed=1"]["status"] == "finished"
+    assert "2 of 8 cells failed" in capsys.readouterr().err
+
+
+def test_a_failed_trial_ends_those_of_its_family_until_the_next_call(sweeping: Sweeping) -> None:
+    def fail(name: str, folder: Path) -> Ended | None:
+        return (
+            Ended(5, "psdp: rank 2 is gone") if name.startswith("sync-workers=2-trial=1") else None
+        )
+
+    sweeping.launcher.instead = fail
+    assert sweeping() == 1
+    why = sweeping.record()["cells"]["sync-tuned-workers=2-seed=2"]["why"]
+    assert why.startswith("trial 1: exit status 5: rank 2 is gone; see ")
+    assert not any(name.startswith("sync-workers=2-trial=2") for name in sweeping.launcher.ran)
+    assert "async-tuned-workers=2-seed=1" in sweeping.launcher.ran
+    sweeping.launcher.instead = lambda name, folder: None
+    assert sweeping() == 0
+    assert len(sweeping.trials()) == 10
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("max-steps = 10", "max-steps = 20"),
+        ("seeds = [11, 12]", "seeds = [11, 13]"),
+        ("high = 1e-1", "high = 1"),
+        ("trials = 5", "trials = 5\nafter-s = 5"),
+    ],
+)
+def test_trials_of_other_settings_are_refused(sweeping: Sweeping, old: str, new: str) -> None:
+    sweeping()
+    with pytest.raises(ConfigError, match="the trials of sync-workers=2 are of other settings"):
+        sweeping(SPEC.replace(old, new))
+    assert len(sweeping.launcher.ran) == 28
+
+
+def test_losses_may_be_compared_at_equal_time(sweeping: Sweeping) -> None:
+    sweeping(SPEC.replace("trials = 5", "trials = 1\nafter-s = 5"))
+    # Half of the way from 4 to what it ends with.
+    assert float(sweeping.trials()[1]["loss"]) == pytest.approx((4 + 2.0175) / 2)
+    sweeping.out = sweeping.out.with_name("later")
+    sweeping(SPEC.replace("trials = 5", "trials = 1\nafter-s = 50"))
+    assert float(sweeping.trials()[1]["loss"]) == pytest.approx(2.0175)
+
+
+def test_trials_are_listed_with_the_cells(
+    sweeping: Sweeping, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweeping.spec.write_text(SPEC)
+    assert sweep.main([str(sweeping.spec), "--list"]) == 0
+    *names, trials = capsys.readouterr().out.splitlines()
+    assert sorted(names) == sorted(CELLS)
+    assert trials == "and 5 trials of 2 seed(s) of each of 2 families"
