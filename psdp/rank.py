@@ -31,7 +31,7 @@ from psdp.startup.roles import Asked, Asking, make_holder, make_worker
 from psdp.startup.step import Nothing, Step, take
 from psdp.terminal import show_any_text
 from psdp.transport import Endpoint
-from psdp.transport.link import Link
+from psdp.transport.link import Link, LinkSpeed
 from psdp.transport.mpi import MpiWorld
 from psdp.transport.reducer import Reducer
 from psdp.transport.world import World
@@ -247,9 +247,9 @@ def take_role(world: World, ready: Ready, asking: Asking) -> tuple[Role, Endpoin
     Raises:
         StartRefused: it failed on some rank; rank 0 has said why.
     """
-    job, mbps = ready.job, ready.job.config.run.link_mbps
+    job, run = ready.job, ready.job.config.run
     peers = set(range(world.size)) if world.rank in job.holding else set(job.holding)
-    link = Link(mbps) if mbps else None
+    link = Link(LinkSpeed.of(run)) if run.link_mbps else None
     endpoint = world.endpoint(
         sorted(peers - {world.rank}), ready.neighbours, link, ready.vectors_on
     )

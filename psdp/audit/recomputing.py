@@ -33,7 +33,8 @@ from psdp.records.events import events_file
 from psdp.records.folder import CONFIG
 
 AS_FAST_AS_CAN_BE = {
-    "straggler": None, "jitter": None, "link_mbps": 0.0, "profile": False, "keep_checkpoints": 0,
+    "straggler": None, "jitter": None, "link_mbps": 0.0, "slow_link": None, "profile": False,
+    "keep_checkpoints": 0,
 }  # fmt: skip
 """Settings that have no say in what is computed."""
 

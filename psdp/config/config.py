@@ -93,7 +93,7 @@ class Config:
         rules.check_checkpoint_to(run)
         rules.check_precision(run)
         rules.check_early_stop(data, run)
-        optim, run = rules.fill_for_mode(optim, run)
+        optim, run = rules.fill_for_mode(optim, rules.drop_none(run))
         optim = rules.fill_outer(optim, run)
         optim = rules.fill_schedule(rules.fill_for_rule(optim), run)
         return Config(model, data, optim, rules.fill_wire(run))

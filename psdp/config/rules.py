@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from psdp.architectures import ARCHITECTURES
 from psdp.config.data import DataConfig
 from psdp.config.duration import seconds_in
-from psdp.config.handicap import parse_jitter, parse_stragglers
+from psdp.config.handicap import NONE, parse_jitter, parse_slow_link, parse_stragglers
 from psdp.config.help import either
 from psdp.config.model import OWN, ModelConfig
 from psdp.config.optim import OptimConfig
@@ -153,10 +153,22 @@ def check_balance(data: DataConfig, run: RunConfig) -> None:
 def check_slowed(run: RunConfig) -> None:
     """
     Raises:
-        ConfigError: what slows workers down on purpose cannot be read.
+        ConfigError: what slows workers and links down on purpose cannot be read, or there are no
+            links to slow.
     """
     parse_stragglers(run.straggler)
     parse_jitter(run.jitter)
+    if parse_slow_link(run.slow_link) and not run.link_mbps:
+        raise ConfigError(
+            f"--slow-link {run.slow_link} slows the links of --link-mbps, which is 0; give both"
+        )
+
+
+def drop_none(run: RunConfig) -> RunConfig:
+    """Return the settings of which those that say that nothing is slowed down say nothing."""
+    names = ("straggler", "jitter", "slow_link")
+    nothing: dict[str, Any] = {name: None for name in names if getattr(run, name) == NONE}
+    return replace(run, **nothing)
 
 
 def check_max_time(run: RunConfig) -> None:

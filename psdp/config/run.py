@@ -21,18 +21,25 @@ class RunConfig(ModeConfig):
     )
     straggler: str | None = setting(
         None,
-        "slow workers down on purpose: each step of RANK takes FACTOR times as long",
-        metavar="RANK:FACTOR[,...]",
+        "slow workers down on purpose: each step of RANK takes FACTOR times as long; with @FROM-TO "
+        "those steps of it, or with @FROMs-TOs in those seconds of the run (TO may be left out)",
+        metavar="RANK:FACTOR[@FROM-TO][,...]",
     )
     jitter: str | None = setting(
         None,
         "slow every worker's steps by chance: bernoulli:P:FACTOR, uniform:LOW:HIGH, "
         "exponential:MEAN (of the extra time) or pareto:ALPHA, in multiples of the step; "
-        "factors of several are multiplied",
+        "factors of several are multiplied; none: not at all",
         metavar="DIST[,...]",
     )
     link_mbps: float = setting(
         0.0, "delay what a rank sends as a link of so many megabits/s would (0: not)", low=0
+    )
+    slow_link: str | None = setting(
+        None,
+        "let the links of --link-mbps be FACTOR times slower in those seconds of the run (TO may "
+        "be left out)",
+        metavar="FACTOR@FROMs-TOs[,...]",
     )
     servers: int = setting(1, "ranks 0..K-1 hold one shard of the parameters each", low=1)
     standby: bool = setting(

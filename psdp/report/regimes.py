@@ -45,12 +45,17 @@ def _regimes(scenario: Scenario) -> tuple[list[str], list[str]]:
     found = []
     slow = {n: factor for n, factor in scenario.stragglers.items() if factor > 1}
     if slow:
-        each = [f"worker {n} takes {factor:g} times as long a step" for n, factor in slow.items()]
+        each = [
+            f"worker {n} takes {factor:g} times as long a step"
+            f"{' for a while' if n in scenario.spells else ''}"
+            for n, factor in slow.items()
+        ]
         found.append((STRAGGLER, f"{listed(each)}, on purpose"))
     if parse_jitter(scenario.jitter).varies:
         found.append((RANDOM, f"steps are slowed by chance, {scenario.jitter}, on purpose"))
     if scenario.link_mbps:
-        found.append((LINK, f"{scenario.link_mbps:g} Mbit/s, on purpose"))
+        worse = f", {scenario.link_spells}" if scenario.link_spells else ""
+        found.append((LINK, f"{scenario.link_mbps:g} Mbit/s{worse}, on purpose"))
     found = found or _measured(scenario)
     return [name for name, _ in found], [reason for _, reason in found]
 

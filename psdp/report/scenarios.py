@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from psdp.config.handicap import parse_stragglers
+from psdp.config.handicap import ALWAYS, in_words, parse_slow_link, parse_stragglers
 from psdp.report.baselines import SERVED, with_ratios
 from psdp.report.labels import labelled, sort_key
 from psdp.report.rows import Row, row_of
@@ -25,7 +25,9 @@ class Scenario:
     """Rows that may be compared with one another.
 
     Attributes:
-        stragglers: factor of each worker that is slowed down on purpose, by its number from 1.
+        stragglers: factor of each worker that is slowed down on purpose, by its number from 1; the
+            greatest, where that is for a while.
+        spells: of those that are slow for a while, when, in words; ``link_spells``: of the links.
         differs: what tells its setup from that of other scenarios of the report.
         target: the target loss; None without evaluations.
         target_from: where the target comes from, in words.
@@ -43,15 +45,20 @@ class Scenario:
     equal_tokens: int | None
     rows: tuple[Row, ...]
     unit: str = "token"
+    spells: Mapping[int, str] = field(default_factory=dict)
+    link_spells: str = ""
 
     @property
     def title(self) -> str:
         parts = [f"{self.workers} worker{'s' if self.workers > 1 else ''}"]
-        parts += [f"worker {n}: {factor:g} times slower" for n, factor in self.stragglers.items()]
+        for n, factor in self.stragglers.items():
+            parts.append(f"worker {n}: {self.spells.get(n, f'{factor:g} times slower')}")
         if self.jitter is not None:
             parts.append(f"steps slowed by {self.jitter}")
         if self.link_mbps:
             parts.append(f"links of {self.link_mbps:g} Mbit/s")
+        if self.link_spells:
+            parts.append(f"links {self.link_spells}")
         if self.differs:
             parts.append(self.differs)
         return ", ".join(parts)
@@ -80,7 +87,8 @@ def _scenario_key(run: Run) -> tuple[Any, ...]:
     # Workers have numbers, since the rank of one depends on how many servers there are.
     stragglers = parse_stragglers(run.settings["straggler"])
     slow = tuple((rank - run.servers + 1, stragglers[rank]) for rank in sorted(stragglers))
-    conditions = (run.workers, slow, run.settings["jitter"], run.settings["link_mbps"])
+    link = run.settings["link_mbps"], parse_slow_link(run.settings["slow_link"])
+    conditions = (run.workers, slow, run.settings["jitter"], *link)
     return (*conditions, tuple(_setup(run).items()))
 
 
@@ -92,7 +100,7 @@ def _setup(run: Run) -> dict[str, Any]:
 def _scenario(
     key: tuple[Any, ...], differs: str, runs: Sequence[Run], target: float | None
 ) -> Scenario:
-    workers, slow, jitter, link_mbps, _ = key
+    workers, slow, jitter, link_mbps, slow_link, _ = key
     target_from = "as asked for"
     if target is None:
         target, target_from = _usual_target(runs)
@@ -105,7 +113,9 @@ def _scenario(
     rows = sorted(labelled(rows), key=sort_key)
     return Scenario(
         workers=workers,
-        stragglers=dict(slow),
+        stragglers={n: max(each.factor for each in slowings) for n, slowings in slow},
+        spells={n: in_words(own) for n, own in slow if any(it.span != ALWAYS for it in own)},
+        link_spells=in_words(slow_link),
         jitter=jitter,
         link_mbps=link_mbps,
         unit=runs[0].unit,

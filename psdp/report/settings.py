@@ -11,7 +11,7 @@ from psdp.modes import MODES
 NOT_COMPARED = {"seed", "out", "resume", "record", "quiet", "keep_checkpoints"}
 """Settings in which repetitions of a run may differ."""
 
-CONDITIONS = {"straggler", "jitter", "link_mbps"}
+CONDITIONS = {"straggler", "jitter", "link_mbps", "slow_link"}
 SETUP = {
     *{field.name for topic, field in settings() if topic in ("model", "data")},
     *("batch_size", "grad_accum", "threads", "device", "kernels", "precision", "dtype"),

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
+from psdp.transport.link import LinkSpeed
+
 Action = Callable[[], None]
 
 
@@ -171,14 +173,16 @@ class Ring:
     """Sums of a vector over all workers, by a ring: each passes on a W-th of it 2 (W - 1) times.
 
     Args:
-        sum_s: seconds that a sum takes once all are there.
+        summed_s: when a sum is there that begins at a time.
         done: called after each.
     """
 
-    def __init__(self, clock: Clock, workers: int, sum_s: float, done: Action) -> None:
+    def __init__(
+        self, clock: Clock, workers: int, summed_s: Callable[[float], float], done: Action
+    ) -> None:
         self._clock = clock
         self._workers = workers
-        self._sum_s = sum_s
+        self._summed_s = summed_s
         self._done = done
         self._waiting: list[Action] = []
 
@@ -187,7 +191,7 @@ class Ring:
         self._waiting.append(then)
         if len(self._waiting) == self._workers:
             waiting, self._waiting = self._waiting, []
-            self._clock.after(self._sum_s, lambda: self._complete(waiting))
+            self._clock.at(self._summed_s(self._clock.now_s), lambda: self._complete(waiting))
 
     def _complete(self, waiting: list[Action]) -> None:
         self._done()
@@ -203,13 +207,13 @@ class Network:
     one has left. What carries no vector slips in between the packets of what does.
 
     Args:
-        bytes_per_s: of a port; infinite where ranks share a host.
+        speed: of a port; infinite where ranks share a host.
     """
 
-    def __init__(self, clock: Clock, ranks: int, latency_s: float, bytes_per_s: float) -> None:
+    def __init__(self, clock: Clock, ranks: int, latency_s: float, speed: LinkSpeed) -> None:
         self._clock = clock
         self._latency_s = latency_s
-        self._bytes_per_s = bytes_per_s
+        self._speed = speed
         self._out_free_s = [0.0] * ranks
         self._in_free_s = [0.0] * ranks
 
@@ -218,9 +222,8 @@ class Network:
         if not size:
             self._clock.after(self._latency_s, then)
             return
-        took_s = size / self._bytes_per_s
         begin_s = max(self._clock.now_s, self._out_free_s[source])
-        self._out_free_s[source] = begin_s + took_s
-        end_s = max(begin_s + self._latency_s, self._in_free_s[target]) + took_s
-        self._in_free_s[target] = end_s
+        self._out_free_s[source] = self._speed.through_s(begin_s, size)
+        arrives_s = max(begin_s + self._latency_s, self._in_free_s[target])
+        self._in_free_s[target] = end_s = self._speed.through_s(arrives_s, size)
         self._clock.at(end_s, then)

@@ -24,6 +24,7 @@ MEANT = {
     *{field.name for topic, field in settings() if topic == "model"},
     *("vocab_size", "partition", "optimizer", "outer_optimizer", "mode", "local_steps", "merge"),
     *("staleness", "backup_workers", "overlap", "balance", "straggler", "jitter", "link_mbps"),
+    "slow_link",
     *("servers", "max_steps", "batch_size", "grad_accum", "seed", "dtype", "wire_dtype"),
 }
 """A worker's settings that may bear on how fast a job is. The others have no meaning here."""

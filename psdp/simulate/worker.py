@@ -149,7 +149,7 @@ class Worker:
     def _compute(self, clock: int, then: Action) -> None:
         """Compute gradient number ``clock``; call ``then``."""
         busy_s = next(self._steps)
-        sleep_s = self._handicap.extra_s(clock, busy_s)
+        sleep_s = self._handicap.extra_s(clock, busy_s, self._clock.now_s)
         # After a sum over all workers the optimizer comes later.
         own_s = busy_s + (self._inner_s if self._reduce is None else 0.0)
         if sleep_s:

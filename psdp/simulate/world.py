@@ -30,6 +30,7 @@ from psdp.simulate.clock import Action, Clock, Cores, Network, Ring
 from psdp.simulate.costs import Costs
 from psdp.simulate.server import Group, Server
 from psdp.simulate.worker import State, Worker
+from psdp.transport.link import LinkSpeed
 from psdp.workers.handicap import Handicap
 
 _STREAM = 0x6661696C
@@ -133,8 +134,8 @@ class World:
         """The life of each worker that rank 0 knows of."""
         self._course = Course()
         self._clock = Clock()
-        bytes_per_s = run.link_mbps * 1e6 / 8 if run.link_mbps else float("inf")
-        network = Network(self._clock, job.world_size, costs.latency_s, bytes_per_s)
+        speed = LinkSpeed.of(run)
+        network = Network(self._clock, job.world_size, costs.latency_s, speed)
         self._cores = [Cores(self._clock, costs.cores, costs.slice_s) for _ in range(costs.hosts)]
         self._network = network
         group = Group(network)
@@ -158,8 +159,11 @@ class World:
         group.servers = self._servers
         workers = len(job.workers)
         hops = 2 * (workers - 1)
-        hop_s = costs.latency_s + self._size / workers / bytes_per_s
-        ring = Ring(self._clock, workers, hops * hop_s, self._summed)
+
+        def summed_s(begin_s: float) -> float:
+            return speed.through_s(begin_s + hops * costs.latency_s, hops * self._size / workers)
+
+        ring = Ring(self._clock, workers, summed_s, self._summed)
         self._workers = self._make_workers(ring)
 
     def _make_workers(self, ring: Ring) -> dict[int, Worker]:

@@ -76,4 +76,6 @@ def slowed(run: RunConfig) -> str:
         slow.append(f"every step by {run.jitter}")
     if run.link_mbps:
         slow.append(f"links of {run.link_mbps:g} Mbit/s")
+    if run.slow_link is not None:
+        slow.append(f"these by {run.slow_link} (factor@time)")
     return ", ".join(slow)

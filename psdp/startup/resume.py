@@ -31,8 +31,8 @@ CHANGEABLE = frozenset(
         "max_steps", "eval_every", "eval_batches", "early_stop_patience", "out",
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
         "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "straggler",
-        "jitter", "link_mbps", "record", "replay", "servers", "max_time", "checkpoint_to",
-        "keep_inner", "max_failures", "standby",
+        "jitter", "link_mbps", "slow_link", "record", "replay", "servers", "max_time",
+        "checkpoint_to", "keep_inner", "max_failures", "standby",
     }
 )  # fmt: skip
 """Settings that a resumed run may change; all others decide what its weights become."""

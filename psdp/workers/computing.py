@@ -12,7 +12,7 @@ from psdp.config.handicap import parse_jitter, parse_stragglers
 from psdp.job import Job
 from psdp.records.profile import OTHER
 from psdp.task import Step
-from psdp.transport.link import seconds_on_link
+from psdp.transport.link import LinkSpeed
 from psdp.transport.reducer import Reducer
 from psdp.workers.exchange import LOOK_UP_S, Exchange
 from psdp.workers.handicap import Handicap
@@ -68,7 +68,9 @@ class Computing:
         self._slept_s = 0.0
         """What this rank's handicap added to them."""
         self._since_s = 0.0
+        self._start_s = now()
         run = job.config.run
+        self._link = LinkSpeed.of(run)
         self._handicap = Handicap(
             rank,
             job.worker_ranks.index(rank),
@@ -122,7 +124,7 @@ class Computing:
         One that ``leaves`` is fetched next: it may go out part by part, as it is computed.
         """
         run, span = self._job.config.run, self._replica.profile.span
-        begin_s = self._busy()
+        begin_s, since_s = self._busy(), self._now() - self._start_s
         if clear:
             self._replica.clear()
         rng = np.random.default_rng([run.seed, own.number, clock, DROPOUT_STREAM])
@@ -147,7 +149,7 @@ class Computing:
         busy_s = self._busy() - begin_s
         self._busy_s += busy_s
         # For as long as this rank is slower than it is, on purpose.
-        extra_s = self._handicap.extra_s(clock, busy_s)
+        extra_s = self._handicap.extra_s(clock, busy_s, since_s)
         self.pause(extra_s)
         self._slept_s += extra_s
 
@@ -182,8 +184,8 @@ class Computing:
             while not self._reducer.wait(LOOK_UP_S):
                 self._exchange.heed_signal()
                 self._exchange.let_out()
-            if mbps := self._job.config.run.link_mbps:
-                self.pause(seconds_on_link(moved, mbps))
+            since_s = self._now() - self._start_s
+            self.pause(self._link.through_s(since_s, moved) - since_s)
         self._exchange.pushed_bytes += moved
         self._exchange.pulled_bytes += moved
         self._since_s = self._now()

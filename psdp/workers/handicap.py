@@ -1,16 +1,17 @@
 """A worker that is slow on purpose, so that modes can be compared on equal machines.
 
-A step is stretched by a factor of at least 1: the worker's own (``--straggler``) times one by
-chance (``--jitter``). Chance is a function of seed, worker and step, so a run can be repeated.
+A step is stretched by a factor of at least 1: the worker's own (``--straggler``), which may hold
+for a while only, times one by chance (``--jitter``). Chance is a function of seed, worker and step,
+so a run can be repeated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from psdp.config.handicap import NO_JITTER, Jitter
+from psdp.config.handicap import NO_JITTER, Jitter, Slowing, factor_at
 
 _STREAM = 0x736C6F77
 """Tells these random numbers from others of the same seed."""
@@ -32,17 +33,23 @@ class Handicap:
         worker: int,
         seed: int,
         *,
-        stragglers: Mapping[int, float],
+        stragglers: Mapping[int, Sequence[Slowing]],
         jitter: Jitter,
     ) -> None:
-        self._factor = stragglers.get(rank, 1.0)
+        self._slowings = stragglers.get(rank, ())
         self._jitter = jitter
         self._key = (seed, worker, _STREAM)
-        self.acts = self._factor != 1 or jitter is not NO_JITTER
+        slows = any(slowing.factor != 1 for slowing in self._slowings)
+        self.acts = slows or jitter is not NO_JITTER
 
-    def extra_s(self, step: int, took_s: float) -> float:
-        """Return the seconds to add to step number ``step``, which took so many by itself."""
+    def extra_s(self, step: int, took_s: float, begin_s: float) -> float:
+        """Return the seconds to add to step number ``step``, which took so many by itself.
+
+        Args:
+            begin_s: when it began, in seconds of the run: it is slowed as a whole, or not at all.
+        """
         if not self.acts:
             return 0.0
         rng = np.random.default_rng([*self._key, step])
-        return took_s * (self._factor * self._jitter.draw(rng) - 1)
+        factor = factor_at(self._slowings, step, begin_s)
+        return took_s * (factor * self._jitter.draw(rng) - 1)

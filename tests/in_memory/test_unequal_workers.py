@@ -240,3 +240,18 @@ def test_as_many_gradients_are_dropped_in_the_summary_as_in_the_events(tmp_path:
                 dropped[str(effect.worker)] += 1
     assert policy.drained
     assert run.summary["dropped"] == dropped
+
+
+def test_a_straggler_for_some_steps_is_slow_in_these_alone_in_a_replay_too(tmp_path: Path) -> None:
+    naps: list[bool] = []
+
+    def watch(run: Training) -> None:
+        run.worker(1).computing.pause = lambda extra_s: naps.append(extra_s > 0)  # type: ignore[method-assign]
+
+    common: dict[str, Any] = {"workers": 2, "max_steps": 6, "straggler": "2:4@2-4"}
+    run = train(tmp_path / "run", record=True, prepare=watch, **common)
+    assert naps == [False, False, True, True, False, False]
+    naps.clear()
+    again = train(tmp_path / "again", replay=str(tmp_path / "run"), prepare=watch, **common)
+    assert naps == [False, False, True, True, False, False]
+    np.testing.assert_array_equal(run.weights, again.weights)

@@ -9,6 +9,7 @@ import pytest
 from made_runs import change_json, write_run
 
 from psdp.report.measures import Stat
+from psdp.report.regimes import regime_sentence
 from psdp.report.rows import lag_percentiles
 from psdp.report.runs import read_runs
 from psdp.report.scenarios import Scenario, compare
@@ -89,6 +90,22 @@ def test_a_straggler_is_a_worker_not_a_rank(folder: Folder) -> None:
     folder.run(straggler="2:4")
     folder.run(straggler="3:4", servers=2)
     assert [row.label for row in folder.scenario().rows] == ["sync, servers 1", "sync, servers 2"]
+
+
+def test_who_is_slow_for_a_while_is_another_scenario_and_its_title_says_when(
+    folder: Folder,
+) -> None:
+    folder.run(straggler="2:4")
+    folder.run(straggler="2:4@5-8")
+    folder.run(link_mbps=100.0, slow_link="10@2s-")
+    assert [scenario.title for scenario in folder.scenarios()] == [
+        "2 workers, worker 2: 4 times slower",
+        "2 workers, worker 2: 4 times slower from step 5 to 8",
+        "2 workers, links of 100 Mbit/s, links 10 times slower from 2 s",
+    ]
+    assert "worker 2 takes 4 times as long a step for a while" in regime_sentence(
+        folder.scenarios()[1]
+    )
 
 
 def test_other_models_corpora_or_numbers_of_workers_are_not_compared(folder: Folder) -> None:

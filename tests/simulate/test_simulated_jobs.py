@@ -285,3 +285,29 @@ def test_quantiles_of_counts() -> None:
     assert quantile({0: 94, 7: 5, 9: 1}, 0.95) == 7
     assert quantile({0: 95, 7: 4, 9: 1}, 0.95) == 0
     assert quantile({3: 1}, 0.95) == 3
+
+
+# Handicaps in time
+
+
+def test_a_straggler_for_some_of_its_steps_costs_these_alone() -> None:
+    assert course(2, straggler="2:4@20-60").virtual_s == pytest.approx((100 + 3 * 40) * STEP_S)
+    assert course(2, straggler="2:4@60-").virtual_s == pytest.approx((100 + 3 * 40) * STEP_S)
+    assert course(2, straggler="none", jitter="none").virtual_s == pytest.approx(100 * STEP_S)
+
+
+def test_a_straggler_for_some_seconds_slows_the_steps_that_begin_in_them() -> None:
+    # From 2 s on ten steps of 0.4 s, and a hundred less these of 0.1 s.
+    during = course(2, straggler="1:4@1.95s-5.95s").virtual_s
+    assert during == pytest.approx(100 * STEP_S + 10 * 3 * STEP_S)
+
+
+@pytest.mark.parametrize("mode", ["sync", "allreduce"])
+def test_a_link_that_worsens_costs_what_it_is_worse(mode: str) -> None:
+    """An exchange takes so much longer from half of the steps on."""
+    free_s = course(2, mode=mode, **LINK).virtual_s
+    period_s = free_s / 100
+    half_s = free_s / 2 - STEP_S / 2
+    worse_s = course(2, mode=mode, slow_link=f"5@{half_s:.4f}s-", **LINK).virtual_s
+    exchange_s = period_s - STEP_S
+    assert worse_s == pytest.approx(free_s + 50 * 4 * exchange_s, rel=0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from psdp.simulate.clock import Clock, Cores, Network, Process
+from psdp.transport.link import LinkSpeed
 
 
 def test_actions_come_in_the_order_of_their_times_then_of_asking() -> None:
@@ -94,7 +95,7 @@ def arrivals(latency_s: float, sends: list[tuple[int, int, int]]) -> list[float]
     """Return when messages (source, target, bytes) that are all sent at once have arrived, over
     ports of 100 bytes/s."""
     clock, done = Clock(), [0.0] * len(sends)
-    network = Network(clock, 4, latency_s, 100.0)
+    network = Network(clock, 4, latency_s, LinkSpeed(8e-4))
     for number, (source, target, size) in enumerate(sends):
 
         def then(number: int = number) -> None:
