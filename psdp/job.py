@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from psdp.config import Config
 from psdp.config.handicap import parse_stragglers
@@ -101,7 +102,13 @@ class Job:
 
     def at_full_speed(self) -> Job:
         """Return this job with nothing that slows it down on purpose."""
-        run = replace(self.config.run, straggler=None, jitter=None, link_mbps=0.0)
+        none: dict[str, Any] = {
+            "straggler": None,
+            "jitter": None,
+            "link_mbps": 0.0,
+            "slow_link": None,
+        }
+        run = replace(self.config.run, **none)
         return replace(self, config=replace(self.config, run=run))
 
     def without(self, lost: Iterable[int]) -> Job:
