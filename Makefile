@@ -31,11 +31,11 @@ train: $(VENV)/.train
 	$(BIN)/python -m psdp.generate --checkpoint $(RUN) --prompt "def " --tokens 200 --temperature 0.8 --top-k 40
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(AT_ONCE) -m "not mpi" $(PYTEST_FLAGS)
-	$(BIN)/python -m pytest -n $(JOBS_AT_ONCE) -m mpi $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal -m "not mpi" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(JOBS_AT_ONCE) --dist worksteal -m mpi $(PYTEST_FLAGS)
 
 test-mpi: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(JOBS_AT_ONCE) -m mpi $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(JOBS_AT_ONCE) --dist worksteal -m mpi $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,6 +10,19 @@ from hypothesis import settings
 settings.register_profile("psdp", deadline=None)
 settings.load_profile("psdp")
 
+LONG_S = 200
+"""A test that may take as long is a long one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let what may take minutes begin first, so that at the end no process waits for another."""
+
+    def is_short(item: pytest.Item) -> bool:
+        limit = item.get_closest_marker("timeout")
+        return limit is None or limit.args[0] < LONG_S
+
+    items.sort(key=is_short)
+
 
 def pytest_collection_finish() -> None:
     """Let no later garbage collection look through what has been imported and collected, which is

@@ -38,7 +38,7 @@ _KERNEL = re.compile(r"__global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\(
 
 
 @cache
-def compiled(source: Source, folder: Path) -> ctypes.CDLL:
+def compiled(source: Source, folder: Path) -> ctypes.PyDLL:
     """Return a library with a function run_NAME for every kernel of a source."""
     text = source.text()
     launches = "\n".join(
@@ -58,7 +58,7 @@ def compiled(source: Source, folder: Path) -> ctypes.CDLL:
             made = str(library.with_suffix(".made"))
             subprocess.run(["c++", *options, "-o", made, str(code)], check=True, timeout=100)
             os.replace(made, library)
-    return ctypes.CDLL(str(library))
+    return ctypes.PyDLL(str(library))  # of the ranks that are threads, one at a time
 
 
 class Launch(ctypes.Structure):

@@ -143,7 +143,7 @@ def test_a_killed_worker_ends_the_job_which_says_who_went_first(folder: Path) ->
 
 def test_a_signal_to_one_worker_is_a_notice_and_the_others_finish(folder: Path) -> None:
     notice = at_gradient(5, 2, "os.kill(os.getpid(), 15)")
-    flags = ("--mode", "async", "--max-steps", "2000", "--jitter", "uniform:1:1.1")
+    flags = ("--mode", "async", "--max-steps", "800", "--jitter", "uniform:1:1.1")
     job = train(folder, 4, *flags, "--out", "run", code=notice)
     assert job.returncode == 0, job.stdout
     assert "rank 2 alone got SIGTERM: it hands over its workers and leaves" in job.stdout

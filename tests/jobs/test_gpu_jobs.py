@@ -70,30 +70,13 @@ def on_gpu(folder: Path, kernel_folder: Path) -> Callable[..., CompletedProcess[
 
 @pytest.mark.parametrize(
     "flags",
-    [
-        ("--mode", "sync"),
-        ("--mode", "sync", "--grad-accum", "2", "--position", "rotary"),
-        ("--mode", "local", "--local-steps", "3"),
-        ("--mode", "easgd", "--local-steps", "2"),
-        ("--mode", "allreduce"),
-        ("--mode", "sync", "--servers", "2", "--server-device", "gpu"),
-        (
-            "--mode",
-            "local",
-            "--local-steps",
-            "3",
-            "--optimizer",
-            "adagrad",
-            "--grad-clip-value",
-            "1",
-        ),
-    ],
+    [("--mode", "allreduce"), ("--mode", "sync", "--servers", "2", "--server-device", "gpu")],
     ids=" ".join,
 )
 def test_a_job_on_gpus_ends_where_one_on_cpus_does(
     folder: Path, on_gpu: Callable[..., CompletedProcess[str]], flags: tuple[str, ...]
 ) -> None:
-    ranks = 2 if "easgd" in flags else 4 if "--servers" in flags else 3
+    ranks = 4 if "--servers" in flags else 3
     same = ("--dtype", "float64", *flags)
     gpu = on_gpu(ranks, *same, "--device", "gpu", "--out", "gpu")
     assert gpu.returncode == 0, gpu.stdout
@@ -106,14 +89,10 @@ def test_a_job_on_gpus_ends_where_one_on_cpus_does(
     assert losses[0] == pytest.approx(losses[1], rel=1e-8)
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [("--mode", "async", "--dropout", "0.1"), ("--mode", "ssp", "--servers", "2")],
-    ids=" ".join,
-)
 def test_a_job_in_bfloat16_learns(
-    folder: Path, on_gpu: Callable[..., CompletedProcess[str]], flags: tuple[str, ...]
+    folder: Path, on_gpu: Callable[..., CompletedProcess[str]]
 ) -> None:
+    flags = ("--mode", "ssp", "--servers", "2", "--dropout", "0.1")
     job = on_gpu(4, "--device", "auto", "--precision", "bf16", *flags, "--eval-every", "6",
                  "--max-steps", "12", "--out", "run")  # fmt: skip
     assert job.returncode == 0, job.stdout
@@ -123,32 +102,10 @@ def test_a_job_in_bfloat16_learns(
     assert min(losses) < losses[0] - 0.5
 
 
-def test_bfloat16_ends_within_a_hundredth_of_float32(
+def test_what_gpus_push_in_bfloat16_is_what_cpus_push(
     folder: Path, on_gpu: Callable[..., CompletedProcess[str]]
 ) -> None:
-    losses = []
-    for precision in ("float32", "bf16"):
-        flags = ("--device", "gpu", "--precision", precision, "--max-steps", "12")
-        job = on_gpu(3, *flags, "--out", precision)
-        assert job.returncode == 0, job.stdout
-        losses.append(summary(folder / precision)["val_loss"])
-    assert abs(losses[0] - losses[1]) < 0.01
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("--mode", "sync", "--servers", "2", "--server-device", "gpu"),
-        ("--mode", "sync", "--overlap", "--grad-accum", "2"),
-        ("--mode", "local", "--local-steps", "3"),
-        ("--mode", "easgd", "--local-steps", "2"),
-    ],
-    ids=" ".join,
-)
-def test_what_gpus_push_in_bfloat16_is_what_cpus_push(
-    folder: Path, on_gpu: Callable[..., CompletedProcess[str]], flags: tuple[str, ...]
-) -> None:
-    ranks = 2 if "easgd" in flags else 4
+    ranks, flags = 4, ("--servers", "2", "--server-device", "gpu")
     same = ("--wire-dtype", "bf16", "--optimizer", "sgd", *flags)
     gpu = on_gpu(ranks, *same, "--device", "gpu", "--out", "gpu")
     assert gpu.returncode == 0, gpu.stdout
@@ -243,21 +200,6 @@ def test_vectors_that_stay_on_gpus_are_those_that_go_by_the_hosts(
     results = [summary(folder / run) for run in ("gpu", "host")]
     assert results[0]["val_loss"] == pytest.approx(results[1]["val_loss"], rel=1e-9)
     assert results[0]["bytes_pushed"] == results[1]["bytes_pushed"]
-
-
-def test_a_run_goes_on_on_another_kind_of_device(
-    folder: Path, on_gpu: Callable[..., CompletedProcess[str]]
-) -> None:
-    same = ("--dtype", "float64", "--checkpoint-every", "3")
-    for out, start, end in (("to-cpu", "gpu", "cpu"), ("to-gpu", "cpu", "gpu")):
-        job = on_gpu(3, *same, "--device", start, "--server-device", start, "--out", out)
-        assert job.returncode == 0, job.stdout
-        checkpoint = folder / out / "checkpoints" / "step-000003-v000003"
-        job = on_gpu(3, "--resume", str(checkpoint), "--device", end, "--server-device", end,
-                     "--out", f"{out}-on")  # fmt: skip
-        assert job.returncode == 0, job.stdout
-        on = weights(folder / f"{out}-on")
-        np.testing.assert_allclose(on, weights(folder / out), atol=1e-7)
 
 
 def test_ranks_that_need_more_memory_than_their_gpu_has_are_refused(
