@@ -186,20 +186,15 @@ def check_search() -> None:
         raise ConfigError(f"[tune] needs {error.name}; pip install 'psdp[report]'") from error
 
 
-def next_settings(
-    space: Space, given: Mapping[str, Any], done: Sequence[tuple[Mapping[str, Any], float]]
-) -> dict[str, Any]:
+def next_settings(space: Space, done: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, Any]:
     """Return what to try after some trials. It follows from the arguments alone, so that a sweep
     that was interrupted goes on as it would have; and random trials of the same number are the same
     in all families, whose spaces agree.
 
     Args:
-        given: what the spec itself says, which is tried first if it lies in the space.
-        done: the settings of each trial with its loss, infinite where it diverged.
+        done: the settings of each trial with its loss, infinite where it diverged. Those that do
+            not lie in the space tell nothing.
     """
-    first = {name: given[name] for name in space}
-    if not done and all(dimension.holds(first[name]) for name, dimension in space.items()):
-        return first
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -208,6 +203,8 @@ def next_settings(
     sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=int(seed))
     study = optuna.create_study(sampler=sampler)
     for params, loss in done:
+        if not all(dimension.holds(params[name]) for name, dimension in space.items()):
+            continue
         study.add_trial(
             optuna.trial.create_trial(params=dict(params), distributions=distributions, value=loss)
         )

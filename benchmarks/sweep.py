@@ -68,7 +68,8 @@ class Sweep:
         self._cells = list(spec.cells)
         """Those that there will be, as soon as their settings are known."""
         self._tuned: dict[str, Mapping[str, Any]] = {}
-        """The settings that came out best, by the names of the cells that have them."""
+        """The settings that came out best, by the names of the cells that have them; where these
+        are what the spec gives, the spec's own."""
         self._before = (read_record(out / "sweep.json") or {}).get("cells", {})
         self._outcomes: dict[str, Outcome] = {}
         self._see_what_is_there()
@@ -80,10 +81,11 @@ class Sweep:
             ConfigError: the folder cannot be written, or holds runs of other settings.
             Stopped: a signal; the cell that was running is ended, and what is recorded says so.
         """
-        names = [name for family in self._families for name in family.tuned_names]
+        names = [name for family in self._families for name in family.tuned_names()]
         total = len(self._cells) + len(names) + self._trials.jobs
         with tqdm(total=total, initial=self._done, unit="job", file=sys.stderr) as self._bar:
             self._tune()
+            self._bar.total = len(self._cells) + self._trials.jobs
             for cell in self._see_what_is_there():
                 clear(self._out / "runs" / cell.name)
                 self._outcomes[cell.name] = self._run_cell(cell, self._out)
@@ -98,11 +100,12 @@ class Sweep:
         for family in self._families:
             best = self._trials.best(family)
             if best is not None and family.name not in failed:
-                self._cells += family.tuned(best.settings)
-                self._tuned |= dict.fromkeys(family.tuned_names, best.settings)
+                cells = family.tuned(best)
+                self._tuned |= {cell.name: {**family.given, **best.settings} for cell in cells}
+                self._cells += [cell for cell in cells if cell not in self._cells]
                 continue
             why = failed.get(family.name, f"all its trials diverged; see {self._trials.table}")
-            self._outcomes |= dict.fromkeys(family.tuned_names, Outcome("failed", why=why))
+            self._outcomes |= dict.fromkeys(family.tuned_names(), Outcome("failed", why=why))
         seeds = list(dict.fromkeys(cell.config.run.seed for cell in self._cells))
         self._cells.sort(key=lambda cell: seeds.index(cell.config.run.seed))
 
@@ -248,7 +251,7 @@ def listed(spec: Spec) -> list[str]:
     """Return the names of all cells, and how many trials are to come before them."""
     lines = [cell.name for cell in spec.cells]
     families = families_of(spec)
-    lines += [name for family in families for name in family.tuned_names]
+    lines += [name for family in families for name in family.tuned_names()]
     if families:
         trials, seeds = spec.tuning.trials, len(spec.tuning.seeds)
         lines.append(f"and {trials} trials of {seeds} seed(s) of each of {len(families)} families")

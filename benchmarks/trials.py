@@ -55,15 +55,18 @@ class Family:
         name = f"{self.name}-trial={number}-seed={seed}"
         return changed(self.cells[0], name, {**settings, "seed": seed})
 
-    def tuned(self, settings: Mapping[str, Any]) -> list[Cell]:
-        """Return its cells with other settings."""
-        pairs = zip(self.cells, self.tuned_names, strict=True)
-        return [changed(cell, name, settings) for cell, name in pairs]
+    def tuned(self, best: Trial) -> list[Cell]:
+        """Return its cells with the settings of a trial; of the first, the same cells."""
+        if not best.settings:
+            return list(self.cells)
+        names = self.tuned_names(f"={best.number}")
+        pairs = zip(self.cells, names, strict=True)
+        return [changed(cell, name, best.settings) for cell, name in pairs]
 
-    @property
-    def tuned_names(self) -> list[str]:
+    def tuned_names(self, which: str = "") -> list[str]:
+        """Return what its cells are called with the settings of a trial."""
         mode = self.cells[0].config.run.mode
-        return [f"{mode}-tuned{cell.name.removeprefix(mode)}" for cell in self.cells]
+        return [f"{mode}-tuned{which}{cell.name.removeprefix(mode)}" for cell in self.cells]
 
 
 def families_of(spec: Spec) -> list[Family]:
@@ -120,11 +123,13 @@ class Trial:
     """What came of some settings.
 
     Attributes:
+        settings: beside those that the spec gives; none in the first trial, which tries these.
         losses: of each seed; none where one of them diverged.
         loss: their mean, which is what is compared; infinite where one diverged.
         wall_s: mean seconds of a run, without its start.
     """
 
+    number: int
     settings: Mapping[str, Any]
     status: str
     losses: tuple[float, ...]
@@ -164,8 +169,7 @@ class Trials:
                     f"spec now says; choose another --out, or remove {self._path.parent}"
                 )
             self._done[family.name] = [
-                Trial(one["settings"], one["status"], tuple(one["losses"]), one["wall_s"])
-                for one in record["trials"]
+                Trial(**one | {"losses": tuple(one["losses"])}) for one in record["trials"]
             ]
 
     @property
@@ -191,8 +195,8 @@ class Trials:
                 done = self._done[family.name]
                 if len(done) > number or family.name in failed:
                     continue
-                known = [(trial.settings, trial.loss) for trial in done]
-                settings = next_settings(family.space, family.given, known)
+                known = [({**family.given, **trial.settings}, trial.loss) for trial in done]
+                settings = next_settings(family.space, known) if known else {}
                 trial = self._try(family, number, settings, run)
                 if isinstance(trial, str):
                     failed[family.name] = trial
@@ -219,7 +223,7 @@ class Trials:
             clear(out / "runs" / cell.name)
             outcome = run(cell, out)
             if outcome.exit_status == NumericsError.exit_code:
-                return Trial(settings, DIVERGED, (), None)
+                return Trial(number, settings, DIVERGED, (), None)
             if outcome.status != "finished":
                 return f"trial {number}: {outcome.why}"
             shutil.rmtree(out / "runs" / cell.name / "checkpoints", ignore_errors=True)
@@ -229,8 +233,8 @@ class Trials:
         losses = [self._loss(one) for one in runs]
         wall_s = round(fmean(one.wall_s for one in runs), 3)
         if not all(map(math.isfinite, losses)):
-            return Trial(settings, DIVERGED, (), wall_s)
-        return Trial(settings, FINISHED, tuple(losses), wall_s)
+            return Trial(number, settings, DIVERGED, (), wall_s)
+        return Trial(number, settings, FINISHED, tuple(losses), wall_s)
 
     def _loss(self, run: Run) -> float:
         """Return the loss of a run that is compared; infinite if it is none."""
@@ -269,16 +273,17 @@ class Trials:
     def _lines(self) -> Iterator[dict[str, Any]]:
         for family in self._families:
             best, cell = self.best(family), family.cells[0]
-            for number, trial in enumerate(self._done[family.name]):
+            for trial in self._done[family.name]:
+                settings = {**family.given, **trial.settings}
                 yield {
                     "family": family.name,
                     "mode": cell.config.run.mode,
                     "workers": cell.workers,
-                    "trial": number,
-                    **{key: trial.settings.get(key, "") for key in self._tuning.space},
+                    "trial": trial.number,
+                    **{key: settings.get(key) for key in self._tuning.space},
                     "loss": trial.loss,
                     "losses": " ".join(map(str, trial.losses)),
-                    "wall_s": "" if trial.wall_s is None else trial.wall_s,
+                    "wall_s": trial.wall_s,
                     "status": trial.status,
                     "best": int(trial is best),
                 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from made_runs import write_run
 from session import Ended
 
 from psdp.cli import given_settings
+from psdp.config import Config
 from psdp.errors import ConfigError
 
 pytest.importorskip("optuna")
@@ -25,7 +28,7 @@ SPEC = """
 block-size = 8
 batch-size = 2
 max-steps = 10
-lr = 0.004
+lr = 0.1
 [grid]
 workers = 2
 mode = ["sync", "async"]
@@ -61,8 +64,9 @@ class Launcher:
         ended = self.instead(folder.name, folder)
         if ended is not None:
             return ended
-        loss = 2 + abs(given["lr"] - 0.01) + given["seed"] / 1000
-        loss += abs(given.get("beta1", 0.9) - (0.5 if given["mode"] == "async" else 0.9))
+        optim = Config.from_flat(given).resolved().optim
+        loss = 2 + abs(math.log10(optim.lr) + 2) + given["seed"] / 1000
+        loss += abs(optim.beta1 - (0.5 if given["mode"] == "async" else 0.9))
         write_run(folder, evaluations=((0.0, 0, 4.0), (10.0, 320, loss)), **given)
         (folder / "checkpoints").mkdir()
         return Ended(0, "")
@@ -90,6 +94,11 @@ class Sweeping:
         return record
 
 
+def plain(name: str) -> str:
+    """Return the name of a cell without the number of the trial that came out best."""
+    return re.sub(r"-tuned=\d", "-tuned", name)
+
+
 @pytest.fixture
 def sweeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeping:
     monkeypatch.setattr("psdp.report.plots.write_plots", lambda *_: iter(()))
@@ -106,29 +115,40 @@ def test_each_family_has_its_trials_and_then_runs_as_given_and_at_its_best(
         f"{mode}-workers=2-trial=0-seed={seed}" for mode in ("sync", "async") for seed in (11, 12)
     ]
     assert len(ran) == 5 * 2 * 2 + 8
-    assert ran[20:] == CELLS
+    assert [plain(name) for name in ran[20:]] == CELLS
     assert "28/28" in capsys.readouterr().err
     assert len(trials) == 10
     given = next(trial for trial in trials if trial["mode"] == "async")
-    assert (given["lr"], given["beta1"], given["trial"]) == ("0.004", "0.5", "0")
-    assert float(given["loss"]) == pytest.approx(2.0175)
-    assert [float(loss) for loss in given["losses"].split()] == pytest.approx([2.017, 2.018])
+    assert (given["lr"], given["beta1"], given["trial"]) == ("0.1", "0.5", "0")
+    assert float(given["loss"]) == pytest.approx(3.0115)
+    assert [float(loss) for loss in given["losses"].split()] == pytest.approx([3.011, 3.012])
     for mode in ("sync", "async"):
         own = [trial for trial in trials if trial["mode"] == mode]
         (best,) = [trial for trial in own if trial["best"] == "1"]
         assert float(best["loss"]) == min(float(trial["loss"]) for trial in own)
         tuned = sweeping.record()["tuned"]
         for seed in (1, 2):
-            name = f"{mode}-tuned-workers=2-seed={seed}"
+            name = f"{mode}-tuned={best['trial']}-workers=2-seed={seed}"
             assert tuned[name] == {"lr": float(best["lr"]), "beta1": float(best["beta1"])}
             config = json.loads((sweeping.out / "runs" / name / "config.json").read_text())
             assert config["settings"]["lr"] == float(best["lr"])
             assert config["settings"]["seed"] == seed
-    assert set(sweeping.record()["cells"]) == set(CELLS)
+    assert {plain(name) for name in sweeping.record()["cells"]} == set(CELLS)
     # Trials are kept, but for what takes gigabytes.
     kept = sweeping.out / "tune" / "runs" / "sync-workers=2-trial=4-seed=12"
     assert (kept / "metrics.jsonl").exists()
     assert not (kept / "checkpoints").exists()
+
+
+def test_what_the_spec_gives_is_not_run_twice_where_it_comes_out_best(sweeping: Sweeping) -> None:
+    assert sweeping(SPEC.replace("lr = 0.1", "lr = 0.01")) == 0
+    assert [name for name in sweeping.launcher.ran if "-tuned" in name] == []
+    tuned = sweeping.record()["tuned"]
+    assert tuned == {
+        f"{mode}-workers=2-seed={seed}": {"lr": 0.01, "beta1": beta1}
+        for mode, beta1 in (("sync", 0.9), ("async", 0.5))
+        for seed in (1, 2)
+    }
 
 
 def test_nothing_that_is_done_is_run_again_and_more_trials_go_on_from_there(
@@ -142,7 +162,8 @@ def test_nothing_that_is_done_is_run_again_and_more_trials_go_on_from_there(
     sweeping(SPEC.replace("trials = 5", "trials = 6").replace("seed = [1, 2]", "seed = [1]"))
     ran = sweeping.launcher.ran[28:]
     assert ran[:2] == [f"sync-workers=2-trial=5-seed={seed}" for seed in (11, 12)]
-    assert [name for name in ran if "trial=" not in name] in ([], ["sync-tuned-workers=2-seed=1"])
+    others = [name for name in ran if "trial=" not in name]
+    assert others == ["sync-tuned=5-workers=2-seed=1", "async-tuned=5-workers=2-seed=1"]
 
 
 def test_an_interrupted_sweep_goes_on_to_the_same_choices(
@@ -190,7 +211,8 @@ def test_if_all_diverge_there_are_no_best_settings(
     assert sweeping() == 1
     cells = sweeping.record()["cells"]
     assert "all its trials diverged" in cells["sync-tuned-workers=2-seed=1"]["why"]
-    assert cells["async-tuned-workers=2-seed=1"]["status"] == "finished"
+    (tuned,) = [name for name in cells if plain(name) == "async-tuned-workers=2-seed=1"]
+    assert cells[tuned]["status"] == "finished"
     assert "2 of 8 cells failed" in capsys.readouterr().err
 
 
@@ -205,7 +227,7 @@ def test_a_failed_trial_ends_those_of_its_family_until_the_next_call(sweeping: S
     why = sweeping.record()["cells"]["sync-tuned-workers=2-seed=2"]["why"]
     assert why.startswith("trial 1: exit status 5: rank 2 is gone; see ")
     assert not any(name.startswith("sync-workers=2-trial=2") for name in sweeping.launcher.ran)
-    assert "async-tuned-workers=2-seed=1" in sweeping.launcher.ran
+    assert "async-tuned-workers=2-seed=1" in map(plain, sweeping.launcher.ran)
     sweeping.launcher.instead = lambda name, folder: None
     assert sweeping() == 0
     assert len(sweeping.trials()) == 10
@@ -230,10 +252,10 @@ def test_trials_of_other_settings_are_refused(sweeping: Sweeping, old: str, new:
 def test_losses_may_be_compared_at_equal_time(sweeping: Sweeping) -> None:
     sweeping(SPEC.replace("trials = 5", "trials = 1\nafter-s = 5"))
     # Half of the way from 4 to what it ends with.
-    assert float(sweeping.trials()[1]["loss"]) == pytest.approx((4 + 2.0175) / 2)
+    assert float(sweeping.trials()[1]["loss"]) == pytest.approx((4 + 3.0115) / 2)
     sweeping.out = sweeping.out.with_name("later")
     sweeping(SPEC.replace("trials = 5", "trials = 1\nafter-s = 50"))
-    assert float(sweeping.trials()[1]["loss"]) == pytest.approx(2.0175)
+    assert float(sweeping.trials()[1]["loss"]) == pytest.approx(3.0115)
 
 
 def test_trials_are_listed_with_the_cells(
