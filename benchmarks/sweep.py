@@ -160,7 +160,7 @@ class Sweep:
                 [self._out / "runs" / cell.name for cell in finished],
                 self._out,
                 title=spec.name,
-                about=spec.description,
+                about=" ".join(filter(None, (spec.description, self._trials.choices()))),
                 target=spec.target_loss,
                 failed=failed,
             )

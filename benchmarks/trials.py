@@ -213,6 +213,27 @@ class Trials:
         good = [trial for trial in done if trial.status == FINISHED]
         return min(good, key=lambda trial: trial.loss, default=None)
 
+    def choices(self) -> str:
+        """Return what was chosen, in sentences for a report; nothing if nothing was."""
+        bests = [(family, self.best(family)) for family in self._families]
+        chosen = [self._choice(family, best) for family, best in bests if best is not None]
+        if not chosen:
+            return ""
+        seeds = ", ".join(map(str, self._tuning.seeds))
+        return (
+            f"Tuned by {self._tuning.trials} trials of each, all of which are in "
+            f"{self.table.name}, on other seeds ({seeds}). Best there: {'; '.join(chosen)}."
+        )
+
+    def _choice(self, family: Family, best: Trial) -> str:
+        settings = ", ".join(
+            f"{name.replace('_', '-')} {value}"
+            for name, value in {**family.given, **best.settings}.items()
+        )
+        given = self._done[family.name][0].loss
+        beside = f"{given:.3f} as given" if best.settings else "which is as given"
+        return f"{family.name} with {settings}: loss {best.loss:.3f}, {beside}"
+
     def _try(
         self, family: Family, number: int, settings: dict[str, Any], run: RunCell
     ) -> Trial | str:

@@ -99,6 +99,11 @@ def plain(name: str) -> str:
     return re.sub(r"-tuned=\d", "-tuned", name)
 
 
+def best_of(mode: str, trials: Sequence[dict[str, str]]) -> dict[str, str]:
+    (best,) = [each for each in trials if (each["mode"], each["best"]) == (mode, "1")]
+    return best
+
+
 @pytest.fixture
 def sweeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeping:
     monkeypatch.setattr("psdp.report.plots.write_plots", lambda *_: iter(()))
@@ -116,7 +121,8 @@ def test_each_family_has_its_trials_and_then_runs_as_given_and_at_its_best(
     ]
     assert len(ran) == 5 * 2 * 2 + 8
     assert [plain(name) for name in ran[20:]] == CELLS
-    assert "28/28" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "28/28" in captured.err
     assert len(trials) == 10
     given = next(trial for trial in trials if trial["mode"] == "async")
     assert (given["lr"], given["beta1"], given["trial"]) == ("0.1", "0.5", "0")
@@ -124,7 +130,7 @@ def test_each_family_has_its_trials_and_then_runs_as_given_and_at_its_best(
     assert [float(loss) for loss in given["losses"].split()] == pytest.approx([3.011, 3.012])
     for mode in ("sync", "async"):
         own = [trial for trial in trials if trial["mode"] == mode]
-        (best,) = [trial for trial in own if trial["best"] == "1"]
+        best = best_of(mode, trials)
         assert float(best["loss"]) == min(float(trial["loss"]) for trial in own)
         tuned = sweeping.record()["tuned"]
         for seed in (1, 2):
@@ -134,15 +140,21 @@ def test_each_family_has_its_trials_and_then_runs_as_given_and_at_its_best(
             assert config["settings"]["lr"] == float(best["lr"])
             assert config["settings"]["seed"] == seed
     assert {plain(name) for name in sweeping.record()["cells"]} == set(CELLS)
+    assert "all of which are in trials.csv, on other seeds (11, 12)" in captured.out
+    assert f"sync-workers=2 with lr {best_of('sync', trials)['lr']}, beta1 " in captured.out
+    assert "as given" in (sweeping.out / "report.html").read_text()
     # Trials are kept, but for what takes gigabytes.
     kept = sweeping.out / "tune" / "runs" / "sync-workers=2-trial=4-seed=12"
     assert (kept / "metrics.jsonl").exists()
     assert not (kept / "checkpoints").exists()
 
 
-def test_what_the_spec_gives_is_not_run_twice_where_it_comes_out_best(sweeping: Sweeping) -> None:
+def test_what_the_spec_gives_is_not_run_twice_where_it_comes_out_best(
+    sweeping: Sweeping, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert sweeping(SPEC.replace("lr = 0.1", "lr = 0.01")) == 0
     assert [name for name in sweeping.launcher.ran if "-tuned" in name] == []
+    assert "beta1 0.9: loss 2.011, which is as given; async" in capsys.readouterr().out
     tuned = sweeping.record()["tuned"]
     assert tuned == {
         f"{mode}-workers=2-seed={seed}": {"lr": 0.01, "beta1": beta1}
