@@ -6,6 +6,7 @@ Control groups limit processor time without hiding a core: 1.5 of 64 cores show 
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,16 @@ _SELF = Path("/proc/self")
 def own_cores() -> list[int]:
     """Return the cores this process may run on (fewer than the node's where MPI binds ranks)."""
     return sorted(os.sched_getaffinity(0))
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return what the system calls this host's processor, its architecture where it has no name."""
+    try:
+        told = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        told = ""
+    named = re.search(r"^model name\s*:\s*(\S.*)$", told, re.MULTILINE)
+    return named[1].strip() if named else platform.machine()
 
 
 def cpu_quota(process: Path = _SELF) -> float | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
 
-from psdp.cores import cpu_quota, own_cores
+from psdp.cores import cpu_quota, own_cores, processor_name
 
 
 class Machine:
@@ -103,3 +104,12 @@ def test_what_cannot_be_understood_limits_nothing(unified: Machine, text: str) -
 
 def test_where_nothing_is_told_nothing_is_limited(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path) is None
+
+
+def test_a_processor_has_the_name_that_the_system_gives_it(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: A fast one @ 3 GHz\nmodel name\t: B\n")
+    assert processor_name(cpuinfo) == "A fast one @ 3 GHz"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: \n")
+    assert processor_name(cpuinfo) == platform.machine()
+    assert processor_name(tmp_path / "gone") == platform.machine()

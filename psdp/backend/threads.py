@@ -16,10 +16,14 @@ def fair_share(own: Sequence[int], neighbours: Sequence[Sequence[int]], quota: f
         quota: cores' worth of time that the node's ranks have together, where that is limited;
             threads beyond it would only hold one another up.
     """
-    node: float = len({core for cores in neighbours for core in cores})
-    if quota is not None:
-        node = min(node, quota)
-    return max(1, min(len(own), int(node / len(neighbours))))
+    return max(1, min(len(own), int(node_cores(neighbours, quota) / len(neighbours))))
+
+
+def node_cores(ranks: Sequence[Sequence[int]], quota: float | None) -> float:
+    """Return the cores' worth of time that the ranks of a node have together; see
+    :func:`fair_share`."""
+    cores = len({core for own in ranks for core in own})
+    return cores if quota is None else min(cores, quota)
 
 
 def limit_blas(threads: int) -> None:

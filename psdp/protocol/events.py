@@ -31,6 +31,7 @@ class Work:
         step_s: how long one of them took.
         busy_s: how much processor time of its worker that was.
         cpu_s: what the worker has used so far, for training and exchanges.
+        own_s: how long one of them would have taken had there always been a core for it.
     """
 
     clock: int
@@ -43,6 +44,7 @@ class Work:
     step_s: float = 0.0
     busy_s: float = 0.0
     cpu_s: float = 0.0
+    own_s: float = 0.0
 
     @property
     def clocks(self) -> range:

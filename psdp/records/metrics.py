@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +64,72 @@ class Interval:
 
     def units_per_s(self, now_s: float) -> float:
         return self.units / max(now_s - self.since_s, 1e-9)
+
+
+@dataclass
+class Spread:
+    """Mean and variance of numbers that come one by one (Welford 1962)."""
+
+    n: int = 0
+    mean: float = 0.0
+    _squares: float = 0.0
+
+    def add(self, number: float) -> None:
+        self.n += 1
+        apart = number - self.mean
+        self.mean += apart / self.n
+        self._squares += apart * (number - self.mean)
+
+    @property
+    def std(self) -> float:
+        """The sample standard deviation; 0 of fewer than two."""
+        return math.sqrt(self._squares / (self.n - 1)) if self.n > 1 else 0.0
+
+
+class StepTimes:
+    """How long the steps of workers took whose gradients were applied, and how long the slowest of
+    those that were applied together.
+
+    Of each there are two times: as it was, and what it would have been with a core always at hand,
+    what slowed the worker on purpose included. Each worker's first step counts in neither: caches
+    are cold, and memory is touched for the first time.
+    """
+
+    def __init__(self) -> None:
+        self._workers: defaultdict[int, tuple[Spread, Spread]] = defaultdict(_two)
+        self._rounds = 0
+        self._sums = [0.0] * 4
+        self._begun: set[int] = set()
+
+    def add(self, times: Mapping[int, tuple[float, float]]) -> None:
+        """Take the two times of each worker whose gradient is in an update."""
+        known = {worker: both for worker, both in times.items() if worker in self._begun}
+        self._begun.update(times)
+        for worker, both in known.items():
+            for spread, time_s in zip(self._workers[worker], both, strict=True):
+                spread.add(time_s)
+        if len(known) > 1:
+            self._rounds += 1
+            for index, of_all in enumerate(zip(*known.values(), strict=True)):
+                self._sums[2 * index] += sum(of_all) / len(of_all)
+                self._sums[2 * index + 1] += max(of_all)
+
+    def record(self) -> dict[str, Any]:
+        workers = {
+            str(worker): {"n": took.n, "mean_s": took.mean, "std_s": took.std}
+            | {"own_s": own.mean, "own_std_s": own.std}
+            for worker, (took, own) in sorted(self._workers.items())
+        }
+        return {"workers": workers, "rounds": self._of_rounds() if self._rounds else None}
+
+    def _of_rounds(self) -> dict[str, Any]:
+        names = "mean_s", "slowest_s", "own_s", "slowest_own_s"
+        means = (total / self._rounds for total in self._sums)
+        return {"n": self._rounds, **dict(zip(names, means, strict=True))}
+
+
+def _two() -> tuple[Spread, Spread]:
+    return Spread(), Spread()
 
 
 @dataclass

@@ -13,7 +13,7 @@ from psdp.protocol import Apply, Sums
 from psdp.records.console import Console
 from psdp.records.events import Seal
 from psdp.records.folder import RunFolder
-from psdp.records.metrics import Histogram, Interval, finite, perplexity
+from psdp.records.metrics import Histogram, Interval, StepTimes, finite, perplexity
 from psdp.records.profile import Cost, Profile
 from psdp.records.profiles import write_profiles
 from psdp.records.reasons import StoppedBy
@@ -38,6 +38,7 @@ class Recorder:
         apply_s: seconds that rank 0 took to average gradients and update its weights.
         profiles: of the ranks that have been profiled.
         counts: of what has happened, by the names that the summary has for it.
+        step_times: of the gradients that were applied.
         events: how far the record of events has come, if there is one.
     """
 
@@ -57,7 +58,7 @@ class Recorder:
         self.console = console
         self.weights_sha256: str | None = None
         self.server_cpu_s: dict[int, float] = {}
-        self.apply_s = 0.0
+        self.apply_s, self.step_times = 0.0, StepTimes()
         self.profiles: dict[int, Profile] = {}
         self.counts = dict.fromkeys(("failures", "moves", "copies", "copies_failed"), 0)
         if job.stands_by:
@@ -250,9 +251,8 @@ class Recorder:
             "dropped": {str(worker): n for worker, n in self._dropped.items() if n},
             **self.counts,
             **_seconds_of(totals),
-            "server_cpu_s": {
-                str(rank): round(self.server_cpu_s[rank], 3) for rank in sorted(self.server_cpu_s)
-            },
+            "step_times": self.step_times.record(),
+            "server_cpu_s": _rounded(self.server_cpu_s),
             "apply_s": round(self.apply_s, 4),
             "bytes_pushed": sum(total.pushed_bytes for total in totals.values()),
             "bytes_pulled": sum(total.pulled_bytes for total in totals.values()),
@@ -281,6 +281,10 @@ def _seconds_of(totals: Mapping[str, Totals]) -> dict[str, dict[str, float]]:
         kind: {rank: round(getattr(total, kind), 3) for rank, total in totals.items()}
         for kind in kinds
     }
+
+
+def _rounded(seconds: Mapping[int, float]) -> dict[str, float]:
+    return {str(rank): round(seconds[rank], 3) for rank in sorted(seconds)}
 
 
 def _counted(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:

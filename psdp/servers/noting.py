@@ -74,7 +74,13 @@ class Noting:
         loss = sum(w * work.loss for w, work in zip(weights, works.values(), strict=True))
         lr = self._schedule.lr(progress.units_before / self._job.units_per_step)
         now = progress.units, dict(progress.clocks)
-        self._when(lambda: self.recorder.updated(apply, loss, norm, lr, *now))
+        times = {worker: (work.step_s, work.own_s) for worker, work in works.items()}
+
+        def note() -> None:
+            self.recorder.step_times.add(times)
+            self.recorder.updated(apply, loss, norm, lr, *now)
+
+        self._when(note)
 
     def moved(self, worker: int, before: int, rank: int) -> None:
         """Note that another rank computes for a worker, which has lost what it had for itself."""

@@ -93,6 +93,9 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
             **({"standbys": len(job.servers)} if job.stands_by else {}),
             "parameters": job.table.size,
             "hosts": [at.host for at in self.locations],
+            "machines": {
+                at.host: {"processor": at.processor, "cores": at.cores} for at in self.locations
+            },
             "transport": self.transport,
             "kernels": list(self.kernels),
             "threads": [at.threads for at in self.locations],

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdp.backend.threads import fair_share
+from psdp.backend.threads import fair_share, node_cores
 from psdp.checkpoint import Manifest
 from psdp.config import Config, flag_of
-from psdp.cores import cpu_quota, own_cores
+from psdp.cores import cpu_quota, own_cores, processor_name
 from psdp.errors import ConfigError
 from psdp.job import check_world
 from psdp.startup.resume import settle
@@ -25,22 +25,26 @@ PER_RANK = frozenset({"threads", "device", "kernels", "corpus"})
 
 @dataclass(frozen=True)
 class Settled:
-    """What one rank tells: its settings, its host, the cores that it may use, and how many of them
-    its container may keep busy; None if all."""
+    """What one rank tells: its settings, its host and the processor there, the cores that it may
+    use, and how many of them its container may keep busy; None if all."""
 
     settings: dict[str, Any]
     host: str
+    processor: str
     cores: tuple[int, ...]
     cpu_quota: float | None
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a rank runs: its host, its number among the ranks there, and its threads."""
+    """Where a rank runs: its host, its number among the ranks there, and its threads; the processor
+    of the host, and the cores' worth of time that its ranks have there together."""
 
     host: str
     local_rank: int
     threads: int
+    processor: str
+    cores: float
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Locatio
         check_not_alone(self.world.size, self.world.library, os.environ)
         config, manifest = settle(self.given, self.checkpoint)
         check_world(config, self.world.size, self.command)
-        cores = tuple(own_cores())
-        return (config, manifest), Settled(config.flat(), self.world.host, cores, cpu_quota())
+        at = self.world.host, processor_name(), tuple(own_cores()), cpu_quota()
+        return (config, manifest), Settled(config.flat(), *at)
 
     def agree(self, facts: Sequence[Settled]) -> list[Location]:
         same_settings([fact.settings for fact in facts])
@@ -98,4 +102,10 @@ def locate(facts: Sequence[Settled], rank: int) -> Location:
     ranks = [other for other, fact in enumerate(facts) if fact.host == own.host]
     cores = [facts[other].cores for other in ranks]
     threads = fair_share(own.cores, cores, own.cpu_quota)
-    return Location(own.host, ranks.index(rank), own.settings["threads"] or threads)
+    return Location(
+        own.host,
+        ranks.index(rank),
+        own.settings["threads"] or threads,
+        own.processor,
+        node_cores(cores, own.cpu_quota),
+    )

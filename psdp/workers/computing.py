@@ -29,12 +29,13 @@ DROPOUT_STREAM = 0x64726F70
 
 @dataclass(frozen=True)
 class Took:
-    """What training took: seconds, and processor seconds of this and of all so far; and the sum of
-    the squares of what came of it."""
+    """What training took: seconds, and processor seconds of this and of all so far; seconds that it
+    would have taken with a core always at hand; and the sum of the squares of what came of it."""
 
     took_s: float
     busy_s: float
     cpu_s: float
+    own_s: float
     squares: float
 
 
@@ -63,6 +64,8 @@ class Computing:
         self._now = now
         self._ahead_s = 0.0
         """Of the time that this rank computed, on what is pushed next."""
+        self._ahead_used_s = 0.0
+        """Of that, when it had a core."""
         self._busy_s = 0.0
         """Processor time of the gradients that are pushed next."""
         self._slept_s = 0.0
@@ -87,7 +90,7 @@ class Computing:
         """Train; return what came of it, and what it took."""
         exchange, span = self._exchange, self._replica.profile.span
         before_s, fetched_s = exchange.compute_s, self._replica.fetch_s
-        self._since_s = self._now()
+        self._since_s, began_s = self._now(), self._busy()
         with span(OTHER):
             trained = train()
             with span("gradient norm", self._replica.gradient.nbytes):
@@ -97,18 +100,22 @@ class Computing:
         exchange.compute_s -= fetched_s
         exchange.push_s += fetched_s
         took_s, self._ahead_s = self._ahead_s + exchange.compute_s - before_s, 0.0
+        used_s, self._ahead_used_s = self._ahead_used_s + self._busy() - began_s, 0.0
         # A GPU is still at it when a step has been asked for: it is busy for as long as all takes.
         busy_s = self._busy_s if self._on_cpu else took_s - self._slept_s
+        own_s = min(took_s, used_s + self._slept_s) if self._on_cpu else took_s
         self._busy_s = self._slept_s = 0.0
-        return trained, Took(took_s, busy_s, self._busy() - self._busy_start_s, squares)
+        return trained, Took(took_s, busy_s, self._busy() - self._busy_start_s, own_s, squares)
 
     def ahead(self, train: Callable[[], None]) -> None:
         """Compute what comes after what was pushed; what it takes is counted with its own push."""
         before_s, self._since_s = self._exchange.compute_s, self._now()
+        began_s = self._busy()
         with self._replica.profile.span(OTHER):
             train()
         self._stop()
         self._ahead_s = self._exchange.compute_s - before_s
+        self._ahead_used_s = self._busy() - began_s
 
     def gradients(self, hosted: Mapping[int, Hosted], clock: int, batch: int, leaves: bool) -> None:
         """Compute the gradients of all of these, added up; see :meth:`gradient`."""

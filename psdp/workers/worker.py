@@ -237,6 +237,7 @@ class Worker:
             step_s=took.took_s / order.steps,
             busy_s=took.busy_s / order.steps,
             cpu_s=took.cpu_s,
+            own_s=took.own_s / order.steps,
         )
 
     def _evaluate(self, order: m.Evaluate) -> None:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from psdp.records.metrics import Best, Histogram, Interval, finite, perplexity
+from psdp.records.metrics import Best, Histogram, Interval, StepTimes, finite, perplexity
 
 
 def test_lags_are_counted() -> None:
@@ -30,6 +30,40 @@ def test_an_interval_averages_its_updates() -> None:
     assert (interval.units, interval.updates, interval.loss) == (2000, 2, 3.5), "by tokens"
     assert interval.units_per_s(now_s=104.0) == 500.0
     assert interval.lags.mean() == 1.0
+
+
+def test_steps_are_timed_of_each_worker_and_of_each_round_but_for_the_first() -> None:
+    times = StepTimes()
+    for one, two in [(90.0, 80.0), (1.0, 3.0), (2.0, 1.0)]:
+        times.add({1: (one, one / 2), 2: (two, 0.75)})
+    times.add({1: (6.0, 3.0)})
+    assert times.record() == {
+        "workers": {
+            "1": {
+                "n": 3,
+                "mean_s": 3.0,
+                "std_s": pytest.approx(7**0.5),
+                "own_s": 1.5,
+                "own_std_s": pytest.approx(1.75**0.5),
+            },
+            "2": {
+                "n": 2,
+                "mean_s": 2.0,
+                "std_s": pytest.approx(2**0.5),
+                "own_s": 0.75,
+                "own_std_s": 0.0,
+            },
+        },
+        "rounds": {"n": 2, "mean_s": 1.75, "slowest_s": 2.5, "own_s": 0.75, "slowest_own_s": 0.875},
+    }
+
+
+def test_steps_that_come_one_by_one_have_no_rounds() -> None:
+    times = StepTimes()
+    for worker in (1, 2, 1, 2):
+        times.add({worker: (1.0, 1.0)})
+    assert times.record()["rounds"] is None
+    assert StepTimes().record() == {"workers": {}, "rounds": None}
 
 
 def test_two_looks_at_a_coarse_clock_are_no_division_by_zero() -> None:

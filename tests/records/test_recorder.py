@@ -212,6 +212,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "push_s": {"1": 0.25, "2": 0.125},
         "wait_s": {"1": 0.5, "2": 0.25},
         "pull_s": {"1": 0.75, "2": 0.375},
+        "step_times": {"workers": {}, "rounds": None},
         "server_cpu_s": {"0": 1.25, "1": 0.75},
         "apply_s": 0.125,
         "bytes_pushed": 400,

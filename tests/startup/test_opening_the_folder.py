@@ -22,7 +22,8 @@ from psdp.startup.settings import Location
 
 def opening(case: SavedRun, rank: int = 0, **changes: Any) -> OpenFolder:
     """Return the step of a rank of a job of three."""
-    locations = [Location("a", 0, 2), Location("b", 0, 1), Location("b", 1, 1)]
+    a, b = ("Zen 5", 2), ("Zen 4", 1.5)
+    locations = [Location("a", 0, 2, *a), Location("b", 0, 1, *b), Location("b", 1, 1, *b)]
     kernels = ["compiled"] * 3
     job = case.job_of(3, **changes)
     return OpenFolder(
@@ -37,7 +38,12 @@ def test_config_json_can_be_written_whatever_bytes_the_name_of_a_corpus_has(case
     case.corpus = load_corpus(Config.from_flat(case.given).data)
     folder = RunFolder(case.folder)
     folder.write_config(opening(case).config_record(folder))
-    assert json.loads((case.folder / "config.json").read_text("utf-8"))
+    record = json.loads((case.folder / "config.json").read_text("utf-8"))
+    assert record["hosts"] == ["a", "b", "b"]
+    assert record["machines"] == {
+        "a": {"processor": "Zen 5", "cores": 2},
+        "b": {"processor": "Zen 4", "cores": 1.5},
+    }
 
 
 def test_a_new_run_makes_the_folder_that_it_was_told(tmp_path: Path) -> None:
