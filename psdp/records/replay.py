@@ -210,8 +210,11 @@ def _describe(happened: Happened) -> str:
         case Pull(worker):
             return f"a pull of worker {worker}"
         case Push(worker, work=work):
+            made = f"gradient {work.clock}"
+            if work.steps != 1:
+                made = f"what {work.steps} steps from gradient {work.clock} on made"
             return (
-                f"gradient {work.clock} of worker {worker} on version {work.version}, of loss "
+                f"{made} of worker {worker} on version {work.version}, of loss "
                 f"{work.loss!r} and squared norm {work.sum_of_squares!r}"
             )
         case Move(worker, rank):

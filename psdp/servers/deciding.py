@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from psdp.errors import ReplayError
 from psdp.protocol import Adaptive, Effect, Leave, Move, Policy, Pull, Push, Stop, Switch
 from psdp.records.events import Happened, Record
 from psdp.records.reasons import StoppedBy
@@ -131,7 +132,7 @@ class Deciding:
         if self.policy.drained:
             self.release()
         elif replay.over and self._serving.idle:
-            error = Ended(f"{replay.source} ends before its run did")
+            error = Ended(f"{replay.source} ends before its run did", ReplayError.exit_code)
             raise Stopped(StoppedBy.END_OF_RECORD, error)
 
     def release(self) -> None:

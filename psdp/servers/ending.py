@@ -51,7 +51,7 @@ class Ended(Exception):
         status: the exit status that says by what.
     """
 
-    def __init__(self, text: str, status: int = status_after(signal.SIGTERM)) -> None:
+    def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
         self.status = status
 

@@ -19,7 +19,7 @@ from psdp.checkpoint import (
     read_worker,
 )
 from psdp.config import Config, flag_of
-from psdp.errors import CheckpointError, ReplayError
+from psdp.errors import CheckpointError, PsdpError, ReplayError
 from psdp.job import Job
 from psdp.optim.schedule import Schedule
 from psdp.records.folder import CONFIG
@@ -92,16 +92,18 @@ def settle(
         ConfigError: the settings are impossible or contradict one another.
         CheckpointError: the checkpoint cannot be read, or is of a run with other settings than
             ``given``.
+        ReplayError: the same of the run that is to be replayed.
     """
     resume, replay = given.get("resume"), given.get("replay")
     manifest = None if checkpoint is None else read_manifest(checkpoint)
     if replay is not None:
         told = _told_by(Path(replay), itemgetter("settings", "workers"))
         values = _with_workers(*told)
-        _check_unchanged(given, values, CHANGEABLE - FIXED_IN_REPLAY, Path(replay), "--replay")
+        changeable = CHANGEABLE - FIXED_IN_REPLAY
+        _check_unchanged(given, values, changeable, Path(replay), "--replay", ReplayError)
     elif resume is not None and manifest is not None:
         values = _with_workers(kept(manifest, "settings"), kept(manifest, "workers"))
-        _check_unchanged(given, values, CHANGEABLE, resume, "--resume")
+        _check_unchanged(given, values, CHANGEABLE, resume, "--resume", CheckpointError)
     else:
         return Config.from_flat(dict(given)).resolved(), None
     nothing = dict.fromkeys(("out", "replay", "resume", "max_time", "checkpoint_to"))
@@ -120,12 +122,13 @@ def _check_unchanged(
     changeable: Container[str],
     run: Path | str,
     flag: str,
+    refusal: type[PsdpError],
 ) -> None:
     # Of a setting that is newer than the run, it had the default.
     known = Config.from_flat(dict(values)).resolved().flat() | dict(values)
     for name, value in given.items():
         if name not in changeable and value != known.get(name, value):
-            raise CheckpointError(
+            raise refusal(
                 f"{flag_of(name)} {value} differs from {known[name]} of the run in {run}; drop "
                 f"the flag to go on with that run, or start a new one without {flag}"
             )

@@ -215,8 +215,9 @@ def test_a_run_that_was_stopped_is_replayed_as_far_as_it_came(tmp_path: Path) ->
         None,
         settings | {"replay": str(tmp_path / "run")},
     )
-    with pytest.raises(Ended, match="ends before its run did\nthe weights so far are in"):
+    with pytest.raises(Ended, match="ends before its run did\nthe weights so far are in") as ended:
         again.run()
+    assert ended.value.status == ReplayError.exit_code, "no signal ended it"
     pushes = sum(event[0] == "push" for event in events(tmp_path / "run"))
     assert again.progress.version == pushes
 
@@ -240,6 +241,23 @@ def test_a_divergence_is_told_at_its_first_gradient(tmp_path: Path) -> None:
 
     with pytest.raises(ReplayError, match=rf"diverges at line {other} of .*expected gradient"):
         train(tmp_path / "again", prepare=spoil, replay=str(run.folder), **settings)
+
+
+def test_a_record_without_hashes_whose_steps_were_changed_is_told_by_them(tmp_path: Path) -> None:
+    settings = COMMON | {"mode": "local", "local_steps": 3}
+    run = train(tmp_path / "run", record=True, **settings)
+    record = run.folder / "events-000000.jsonl"
+    lines = [json.loads(line)[:-1] for line in record.read_text().splitlines()[1:]]
+    push = next(line for line in lines if line[0] == "push")
+    push[4] += 1
+    record.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    summary = run.folder / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"events": None}))
+    told = (
+        r"expected what 4 steps from gradient 0 on made .*, but it was what 3 steps from gradient 0"
+    )
+    with pytest.raises(ReplayError, match=told):
+        train(tmp_path / "again", replay=str(run.folder), **settings)
 
 
 def test_a_resumed_start_has_a_record_of_its_own(tmp_path: Path) -> None:
