@@ -91,7 +91,20 @@ def write_run(
     settings_record = config.flat() | {"out": str(path)}
     corpus = {"sha256": "c0ffee", "description": "text"}
     write_json(
-        path / "config.json", {"settings": settings_record, "workers": workers, "corpus": corpus}
+        path / "config.json",
+        {
+            "settings": settings_record,
+            "workers": workers,
+            "servers": config.run.servers,
+            "corpus": corpus,
+            "parameters": 1000,
+            "hosts": ["here"] * (workers + config.run.servers),
+            "machines": {"here": {"processor": "a processor", "cores": 2}},
+            "threads": [1] * (workers + config.run.servers),
+            "kernels": ["compiled"] * (workers + config.run.servers),
+            "transport": transport,
+            "versions": {"psdp": "0.2", "mpi": "MPI 5", "python": "3.11", "numpy": "2.4"},
+        },
     )
     write_json(path / "summary.json", summary)
     lines = "".join(json.dumps(record) + "\n" for record in records)

@@ -37,8 +37,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = Parser(
         prog="python -m psdp.report",
-        description="Compare runs: tables with mean and spread over seeds, plots, and a verdict in "
-        "plain words. Runs that differ in their seed alone are taken together.",
+        description="Compare runs: tables with means and intervals over seeds, plots, and a "
+        "verdict in plain words. Runs that differ in their seed alone are taken together.",
         epilog="example: python -m psdp.report runs/first runs/second --out comparison",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, as --out named them")
@@ -50,8 +50,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         dest="target",
         type=float,
         metavar="X",
-        help=f"validation loss whose time is compared (default 1 %% above what {SERVED} ends with; "
-        f"without {SERVED} what the worst run ends with)",
+        help="validation loss whose time is compared (default 1 %% above the mean of what "
+        f"{SERVED} ends with; without {SERVED} what the worst run ends with)",
     )
     options = parser.parse_args(argv)
     if options.target is not None and not (0 < options.target < math.inf):

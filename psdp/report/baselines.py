@@ -8,7 +8,7 @@ from dataclasses import replace
 from psdp.modes import MODES, Mode
 from psdp.report.measures import Stat
 from psdp.report.rows import Row
-from psdp.report.settings import NOT_COMPARED, OF_MODE
+from psdp.report.settings import differing
 
 
 def _first(modes: Iterable[Mode]) -> Mode:
@@ -26,9 +26,7 @@ def baseline(rows: Sequence[Row], row: Row, *, served: bool = True) -> Row | Non
     backup workers."""
 
     def distance(other: Row) -> tuple[int, bool, int]:
-        names = row.settings.keys() - OF_MODE - NOT_COMPARED
-        differing = sum(row.settings[name] != other.settings.get(name) for name in names)
-        return other.kind.order, not other.plain, differing
+        return other.kind.order, not other.plain, len(differing([row, other]))
 
     found = [
         other

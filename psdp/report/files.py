@@ -17,6 +17,8 @@ from psdp.report.regimes import regimes
 from psdp.report.rows import Row, worker_shares
 from psdp.report.runs import PARTS, LeftOut, Run, read_runs
 from psdp.report.scenarios import Scenario, compare
+from psdp.report.settings import differing, value_in
+from psdp.report.setup import setup
 from psdp.report.text import short_version
 from psdp.report.verdict import unserved_line, verdict
 
@@ -169,6 +171,11 @@ def _record(
             {
                 "title": scenario.title,
                 **asdict(scenario),
+                "setup": dict(setup(scenario)),
+                "differing": {
+                    name: {row.label: value_in(row, name) for row in scenario.rows}
+                    for name in differing(scenario.rows)
+                },
                 "regimes": regimes(scenario),
                 UNSERVED.name: unserved_line(scenario),
                 "verdict": verdict(scenario),

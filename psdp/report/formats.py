@@ -1,9 +1,11 @@
-"""Numbers and lists as a reader wants them: few digits, units, spreads."""
+"""Numbers and lists as a reader wants them: few digits, units, intervals."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+from psdp.report.intervals import Difference
 from psdp.report.measures import Stat
 
 NONE = "–"
@@ -40,15 +42,29 @@ def percent(share: float) -> str:
 
 
 def spread(stat: Stat | None, say: Callable[[float, float], str] = number) -> str:
-    """Return mean ± spread, the mean alone of a single run."""
+    """Return mean ± half of the interval, the mean alone of a single run."""
     if stat is None:
         return NONE
     mean, _, unit = say(stat.mean, stat.mean).partition(" ")
-    if stat.std is not None:
-        mean += f" ± {say(stat.std, stat.mean).partition(' ')[0]}"
+    if stat.half is not None:
+        mean += f" ± {say(stat.half, stat.mean).partition(' ')[0]}"
     return f"{mean} {unit}".rstrip()
 
 
+def change(found: Difference, like: float, say: Callable[[float, float], str] = number) -> str:
+    """Return a difference with its sign and the ends of its interval, with digits as ``like``."""
+    mean, _, unit = say(found.mean, like).partition(" ")
+    text = mean if found.mean < 0 else f"+{mean}"
+    if found.half < math.inf:
+        low, high = (say(end, like).partition(" ")[0] for end in (found.low, found.high))
+        text += f" ({low} .. {high})"
+    return f"{text} {unit}".rstrip()
+
+
 def listed(names: list[str]) -> str:
-    """Return names as a sentence lists them."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    """Return names as a sentence lists them, whether they hold commas or not."""
+    if len(names) == 1:
+        return names[0]
+    if any(", " in name for name in names):
+        return f"{'; '.join(names[:-1])}; and {names[-1]}"
+    return f"{', '.join(names[:-1])} and {names[-1]}"

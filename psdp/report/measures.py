@@ -1,42 +1,55 @@
-"""Numbers that are drawn from one run's records, and their mean and spread over several runs."""
+"""Numbers that are drawn from one run's records, and their mean and interval over several runs."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from psdp.report.intervals import Difference, difference, half_width
 from psdp.report.runs import Evaluation
 
 
 @dataclass(frozen=True)
 class Stat:
-    """Mean and spread of one number over runs.
+    """One number of several runs.
 
     Attributes:
-        std: the sample standard deviation; None of a single run, which has no spread.
+        half: half the width of the 95 % interval of the mean; None of a single run, which has none.
+        n: how many runs.
+        by_seed: of each seed; the mean, if it was run more than once.
     """
 
     mean: float
-    std: float | None
+    half: float | None
     n: int
+    by_seed: Mapping[int, float]
 
     @classmethod
-    def of(cls, values: Iterable[float | None]) -> Stat | None:
-        """Return that of the values that are there; None if there is none."""
-        known = [value for value in values if value is not None]
+    def of(cls, values: Iterable[tuple[int, float | None]]) -> Stat | None:
+        """Return that of the values that are there, each with its seed; None if there is none."""
+        known: defaultdict[int, list[float]] = defaultdict(list)
+        for seed, value in values:
+            if value is not None:
+                known[seed].append(value)
         if not known:
             return None
-        std = statistics.stdev(known) if len(known) > 1 else None
-        return cls(statistics.fmean(known), std, len(known))
+        every = [value for own in known.values() for value in own]
+        half = half_width(every) if len(every) > 1 else None
+        by_seed = {seed: statistics.fmean(own) for seed, own in known.items()}
+        return cls(statistics.fmean(every), half, len(every), by_seed)
+
+    def minus(self, other: Stat) -> Difference:
+        """Return by how much this is more."""
+        return difference(self.by_seed, other.by_seed)
 
     def apart(self, other: Stat, floor: float = 0.0) -> bool:
-        """Say whether two means differ by more than their spreads together, and by more than
-        ``floor`` of the larger."""
-        difference = abs(self.mean - other.mean)
-        spread = (self.std or 0.0) + (other.std or 0.0)
-        return difference > max(spread, floor * max(abs(self.mean), abs(other.mean)))
+        """Say whether two means differ: the interval of their difference holds no zero, and it is
+        more than ``floor`` of the larger."""
+        found = self.minus(other)
+        return found.is_one and abs(found.mean) > floor * max(abs(self.mean), abs(other.mean))
 
 
 def time_to_loss(evaluations: Sequence[Evaluation], target: float) -> float | None:

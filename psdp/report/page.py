@@ -13,6 +13,7 @@ from psdp.report.plots import Plot
 from psdp.report.regimes import regimes
 from psdp.report.runs import LeftOut, Run
 from psdp.report.scenarios import Scenario
+from psdp.report.setup import setup
 from psdp.report.tables import tables
 from psdp.report.text import facts
 from psdp.report.verdict import verdict
@@ -40,6 +41,7 @@ def render(
             "title": scenario.title,
             "regimes": regimes(scenario),
             "verdict": verdict(scenario),
+            "setup": setup(scenario),
             "facts": facts(scenario),
             "tables": tables(scenario),
         }

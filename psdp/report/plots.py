@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from psdp.report.curves import XOf, draw_differences, draw_losses
+from psdp.report.measures import Stat
 from psdp.report.rows import Row
 from psdp.report.runs import PARTS, Evaluation, Run
 from psdp.report.scenarios import Scenario
@@ -46,7 +49,7 @@ class _Sketch:
     plot: Plot
     draw: Callable[[Axes, Scenario], None]
     height: float = 3.6
-    key: Mapping[str, str] | None = None
+    key: Mapping[str, Any] | None = None
 
 
 def write_plots(scenarios: Sequence[Scenario], runs: Sequence[Run], folder: Path) -> Iterator[Plot]:
@@ -76,7 +79,8 @@ def _figure(scenarios: Sequence[Scenario], sketch: _Sketch) -> Figure:
         axes.set_visible(False)
     if sketch.key:
         patches = [Patch(color=colour, label=name) for name, colour in sketch.key.items()]
-        figure.legend(handles=patches, fontsize=8, ncols=len(patches), loc="outside lower center")
+        ncols = min(5, len(patches))
+        figure.legend(handles=patches, fontsize=8, ncols=ncols, loc="outside lower center")
     return figure
 
 
@@ -101,10 +105,19 @@ class _Pen:
 
     def sketches(self) -> list[_Sketch]:
         """Return all plots, in the order of the report."""
-        return [*self._curves(), self._bars(), *self._histograms(), self._times()]
+        return [
+            *self._curves(),
+            *self._differences(),
+            self._bars(),
+            *self._histograms(),
+            self._times(),
+        ]
 
     def _curves(self) -> Iterator[_Sketch]:
-        seeds = "A line is a run; dots are evaluations, dashes the target loss."
+        seeds = (
+            "Lines are means over seeds, bands reach from the least to the greatest, dashes are "
+        )
+        seeds += "the target loss; beside them, what is near it."
         units = self._units
         spread = f"The bytes of a run are taken to be spread evenly over its {units}."
         for name, caption, unit, x_of in (
@@ -115,6 +128,20 @@ class _Pen:
             yield _Sketch(
                 Plot(f"loss_{name}.png", f"Validation loss against {name}", caption),
                 partial(self._loss, unit=unit, x_of=x_of),
+                height=4.2,
+                key=self._colours,
+            )
+
+    def _differences(self) -> Iterator[_Sketch]:
+        caption = "Diamonds are mean differences with their 95 % intervals, dots are seeds."
+        for name, title, unit, choose in (
+            ("loss", f"Validation loss at equal {self._units}", "nats", _loss_at_equal),
+            ("time", "Time to the target loss, of rows whose runs all reached it", "s", _to_target),
+        ):
+            yield _Sketch(
+                Plot(f"{name}_differences.png", f"{title}: against the baseline", caption),
+                partial(self._difference, unit=unit, choose=choose),
+                height=1.3 + 0.45 * self._most_rows,
             )
 
     def _bars(self) -> _Sketch:
@@ -122,7 +149,7 @@ class _Pen:
             Plot(
                 "throughput.png",
                 "Throughput",
-                "Steps/s, evaluations included; whiskers are one standard deviation over runs.",
+                "Steps/s, evaluations included; whiskers are the 95 % interval of the mean.",
             ),
             self._throughput,
             height=1.3 + 0.32 * self._most_rows,
@@ -163,41 +190,23 @@ class _Pen:
             key=PART_COLOURS,
         )
 
-    def _loss(
-        self,
-        axes: Axes,
-        scenario: Scenario,
-        unit: str,
-        x_of: Callable[[Run, Evaluation], float],
-    ) -> None:
-        for row in scenario.rows:
-            label: str | None = row.label
-            for name in row.names:
-                run = self._runs[name]
-                # The loss of the initial weights would flatten all others.
-                seen = [evaluation for evaluation in run.evaluations if evaluation.tokens]
-                axes.plot(
-                    [x_of(run, evaluation) for evaluation in seen],
-                    [evaluation.loss for evaluation in seen],
-                    marker=".",
-                    linewidth=1.1,
-                    alpha=0.8,
-                    color=self._colours[row.label],
-                    label=label,
-                )
-                label = None
-        if scenario.target is not None:
-            axes.axhline(scenario.target, color="black", linestyle="--", linewidth=0.8)
+    def _loss(self, axes: Axes, scenario: Scenario, unit: str, x_of: XOf) -> None:
+        draw_losses(axes, scenario, self._runs, self._colours, x_of)
         axes.set_xlabel(unit)
         axes.set_ylabel(f"validation loss, nats/{scenario.unit}")
-        axes.legend(fontsize=7)
+
+    def _difference(
+        self, axes: Axes, scenario: Scenario, unit: str, choose: Callable[[Row], Stat | None]
+    ) -> None:
+        draw_differences(axes, scenario, choose, self._colours)
+        axes.set_xlabel(f"{unit} more than the baseline")
 
     def _throughput(self, axes: Axes, scenario: Scenario) -> None:
         rows = scenario.rows[::-1]
         axes.barh(
             [row.label for row in rows],
             [row.steps_per_s.mean for row in rows],
-            xerr=[row.steps_per_s.std or math.nan for row in rows],
+            xerr=[row.steps_per_s.half or math.nan for row in rows],
             color=[self._colours[row.label] for row in rows],
             capsize=2,
         )
@@ -266,3 +275,11 @@ def _tokens(run: Run, evaluation: Evaluation) -> float:
 def _mb(run: Run, evaluation: Evaluation) -> float:
     per_token = run.bytes_per_token
     return math.nan if per_token is None else evaluation.tokens * per_token / 1e6
+
+
+def _loss_at_equal(row: Row) -> Stat | None:
+    return row.equal_tokens_loss
+
+
+def _to_target(row: Row) -> Stat | None:
+    return row.target_s if row.all_reached else None

@@ -1,17 +1,29 @@
-"""What makes the workers of a scenario unequal or its links slow: set on purpose, or measured."""
+"""What makes the workers of a scenario unequal, or what else takes their time: measured, and where
+runs did not measure it, what was set on purpose."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from psdp.config.handicap import parse_jitter
-from psdp.report.formats import listed, number, percent
+from psdp.report.breakdown import Breakdown
+from psdp.report.formats import listed, number, percent, size
+from psdp.report.rows import Row
 from psdp.report.scenarios import Scenario
 
 SLOWER = 1.5
 """A worker whose steps take so many times as long as the fastest's is a straggler."""
 
-EXCHANGE, TRANSFER = 0.3, 0.1
-"""Parts of a synchronous worker's time: where it does not compute for so much of it, workers wait
-for one another; if so much is pushing and pulling over a link, for that."""
+CHANCE, VARIES = 0.1, 0.25
+"""Steps are uneven by chance where waiting for the slowest of a round takes such a part of the
+time; where there are no rounds, where they vary by so much of their mean."""
+
+UPDATE, EXCHANGE, CORES = 0.25, 0.3, 0.25
+"""Parts of the time from which on updates, exchanges, and the lack of cores make a regime."""
+
+VECTOR_BYTES = 100_000
+"""From so many bytes of a vector on it is slow for its size over a link; what is smaller, for being
+sent at all."""
 
 STRAGGLER, RANDOM, LINK, EQUAL = (
     "constant straggler",
@@ -19,29 +31,131 @@ STRAGGLER, RANDOM, LINK, EQUAL = (
     "slow link",
     "equal workers",
 )
+SLOW_UPDATE, EXCHANGE_BOUND, SHORT, UNKNOWN = (
+    "slow update",
+    "exchange-bound",
+    "short of cores",
+    "not known",
+)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A regime, the part of the time that it takes, and what was measured of it."""
+
+    name: str
+    share: float
+    reason: str
 
 
 def regimes(scenario: Scenario) -> list[str]:
-    """Return the names of what makes workers unequal or links slow here."""
-    found, _ = _regimes(scenario)
-    return found
+    """Return the names of the regimes, that which takes most time first."""
+    return [cause.name for cause in causes(scenario)]
 
 
 def regime_sentence(scenario: Scenario) -> str:
     """Return the sentence that names the regimes, with the reason for each."""
-    found, reasons = _regimes(scenario)
-    text = f"Regime: {' and '.join(found)} ({'; '.join(reasons)})."
-    jitter = parse_jitter(scenario.jitter)
-    if scenario.jitter is not None and not jitter.varies:
-        text += (
-            f" All steps of all workers are slowed alike, {jitter.mean:g} times "
-            f"({scenario.jitter})."
-        )
+    found = causes(scenario)
+    names = " and ".join(cause.name for cause in found)
+    text = f"Regime: {names} ({'; '.join(cause.reason for cause in found)})."
+    purpose = _on_purpose(scenario)
+    if purpose:
+        text += f" Set on purpose: {listed([reason for _, reason in purpose])}."
     return text
 
 
-def _regimes(scenario: Scenario) -> tuple[list[str], list[str]]:
-    """Return the regimes and the reason for each: set on purpose or, where nothing is, measured."""
+def causes(scenario: Scenario) -> list[Cause]:
+    """Return the regimes: of the first row in lock-step that measured where its time went, or else
+    of the first that did."""
+    rows = sorted(scenario.rows, key=lambda row: not row.kind.exact)
+    measured = next((row for row in rows if row.breakdown is not None), None)
+    if measured is not None:
+        return _measured(scenario, measured)
+    return _of_older(scenario, rows)
+
+
+def _measured(scenario: Scenario, row: Row) -> list[Cause]:
+    parts = row.breakdown
+    assert parts is not None
+    found = [
+        *_short_of_cores(scenario, row, parts),
+        *_stragglers(parts),
+        *_by_chance(scenario, row, parts),
+        *_update(row, parts),
+        *_exchange(scenario, row, parts),
+    ]
+    steps = f"steps take {_ms(min(parts.steps_s), max(parts.steps_s))} and vary by "
+    steps += f"{percent(parts.varies)}"
+    idle = f"in {row.label} workers compute for {percent(parts.share(parts.step_s))} of the time"
+    if not found:
+        return [Cause(EQUAL, 1.0, f"{steps}; {idle}")]
+    return sorted(found, key=lambda cause: -cause.share)
+
+
+def _stragglers(parts: Breakdown) -> list[Cause]:
+    slowest, fastest = max(parts.steps_s), min(parts.steps_s)
+    if slowest < SLOWER * fastest:
+        return []
+    worker = parts.steps_s.index(slowest) + 1
+    times = number(slowest / fastest)
+    share = parts.share(parts.behind_s)
+    return [Cause(STRAGGLER, share, f"worker {worker} takes {times} times as long as the fastest")]
+
+
+def _by_chance(scenario: Scenario, row: Row, parts: Breakdown) -> list[Cause]:
+    share = parts.share(parts.chance_s)
+    varies = f"a worker's steps vary by {percent(parts.varies)} of their mean"
+    if share >= CHANCE and scenario.workers > 1:
+        waits = f"waiting for the slowest of a round takes {percent(share)} of the time"
+        return [Cause(RANDOM, share, f"{varies}, and in {row.label} {waits}")]
+    if parts.chance_s == 0 and parts.varies >= VARIES and scenario.workers > 1:
+        return [Cause(RANDOM, 0.0, varies)]
+    return []
+
+
+def _update(row: Row, parts: Breakdown) -> list[Cause]:
+    share = parts.share(parts.update_s)
+    if share < UPDATE:
+        return []
+    times = f"{_ms(parts.update_s)}, a step {_ms(parts.step_s)}"
+    why = f"in {row.label} the server's update takes {percent(share)} of the time: {times}"
+    return [Cause(SLOW_UPDATE, share, why)]
+
+
+def _exchange(scenario: Scenario, row: Row, parts: Breakdown) -> list[Cause]:
+    share = parts.share(parts.exchange_s)
+    if share < EXCHANGE:
+        return []
+    sent = parts.exchanged_bytes
+    text = f"in {row.label} exchanges take {percent(share)} of the time: {_ms(parts.exchange_s)}"
+    vector = sent / (2 * scenario.workers)
+    if row.linked and vector >= VECTOR_BYTES:
+        return [Cause(LINK, share, f"{text} for {size(sent)} in all")]
+    return [Cause(EXCHANGE_BOUND, share, f"{text}, a step {_ms(parts.step_s)}")]
+
+
+def _short_of_cores(scenario: Scenario, row: Row, parts: Breakdown) -> list[Cause]:
+    share = parts.cores_s / parts.total_s
+    if share < CORES or row.circumstances.get("threads used", "1") != "1":
+        return []  # of threads beside the first it is not measured when they have no core
+    text = f"for want of cores, all takes {number(parts.total_s / parts.own_s)} times as long"
+    if "machine" in row.circumstances:
+        ranks = scenario.workers + int(row.settings.get("servers") or 0)
+        text += f": {ranks} ranks on {row.circumstances['machine']}"
+    return [Cause(SHORT, share, text)]
+
+
+def _ms(low_s: float, high_s: float | None = None) -> str:
+    if high_s is None:
+        return f"{number(1e3 * low_s)} ms"
+    return f"{number(1e3 * low_s)} to {number(1e3 * high_s)} ms"
+
+
+# What older runs did not measure
+
+
+def _on_purpose(scenario: Scenario) -> list[tuple[str, str]]:
+    """Return what was slowed on purpose, by regime, in words."""
     found = []
     slow = {n: factor for n, factor in scenario.stragglers.items() if factor > 1}
     if slow:
@@ -50,42 +164,36 @@ def _regimes(scenario: Scenario) -> tuple[list[str], list[str]]:
             f"{' for a while' if n in scenario.spells else ''}"
             for n, factor in slow.items()
         ]
-        found.append((STRAGGLER, f"{listed(each)}, on purpose"))
-    if parse_jitter(scenario.jitter).varies:
-        found.append((RANDOM, f"steps are slowed by chance, {scenario.jitter}, on purpose"))
+        found.append((STRAGGLER, listed(each)))
+    jitter = parse_jitter(scenario.jitter)
+    if jitter.varies:
+        found.append((RANDOM, f"steps are slowed by chance, {scenario.jitter}"))
+    elif jitter.mean > 1:
+        alike = f"all steps are slowed alike, {jitter.mean:g} times ({scenario.jitter})"
+        found.append((EQUAL, alike))
     if scenario.link_mbps:
         worse = f", {scenario.link_spells}" if scenario.link_spells else ""
-        found.append((LINK, f"{scenario.link_mbps:g} Mbit/s{worse}, on purpose"))
-    found = found or _measured(scenario)
-    return [name for name, _ in found], [reason for _, reason in found]
+        found.append((LINK, f"links have {scenario.link_mbps:g} Mbit/s{worse}"))
+    return found
 
 
-def _measured(scenario: Scenario) -> list[tuple[str, str]]:
-    timed = [row for row in scenario.rows if row.step_s is not None]
-    lock_step = [row for row in timed if row.kind.exact]
-    nothing = "nothing is slowed on purpose"
-    steps = "their steps"
-    for row in (lock_step or timed)[:1]:
-        assert row.step_s is not None
-        slowest, fastest = max(row.step_s), min(row.step_s)
-        if fastest and slowest >= SLOWER * fastest:
-            worker = row.step_s.index(slowest) + 1
-            return [
-                (
-                    STRAGGLER,
-                    f"measured: worker {worker} takes {number(slowest / fastest)} times as long a "
-                    f"step as the fastest, although {nothing}",
-                )
-            ]
-        steps = f"steps take {number(1e3 * fastest)} to {number(1e3 * slowest)} ms"
-    for row in lock_step[:1]:
-        exchange = sum(row.mean_share(part) for part in ("push", "wait", "pull"))
-        transfer = row.mean_share("push") + row.mean_share("pull")
-        spent = f"in {row.label} a worker spends {percent(exchange)} of its time not computing"
-        if exchange >= EXCHANGE and transfer >= TRANSFER and row.linked:
-            pushing = f"{percent(transfer)} pushing and pulling"
-            return [(LINK, f"measured: {spent}, {pushing}, although {nothing}")]
-        if exchange >= EXCHANGE and scenario.workers > 1:
-            why = "although workers are equal on the average: steps are uneven by chance"
-            return [(RANDOM, f"measured: {spent}, {why}")]
-    return [(EQUAL, f"{nothing}; {steps}")]
+def _of_older(scenario: Scenario, rows: list[Row]) -> list[Cause]:
+    purpose = [(name, reason) for name, reason in _on_purpose(scenario) if name != EQUAL]
+    if purpose:
+        return [Cause(name, 0.0, f"set on purpose: {reason}") for name, reason in purpose]
+    for row in rows:
+        if row.step_s is not None and max(row.step_s) >= SLOWER * min(row.step_s):
+            worker = row.step_s.index(max(row.step_s)) + 1
+            times = number(max(row.step_s) / min(row.step_s))
+            why = f"worker {worker} takes {times} times as long as the fastest"
+            return [Cause(STRAGGLER, 0.0, why)]
+    exact = [row for row in rows if row.kind.exact and row.shares]
+    idle = [sum(row.mean_share(part) for part in ("push", "wait", "pull")) for row in exact[:1]]
+    if scenario.workers > 1 and (not idle or idle[0] >= EXCHANGE):
+        why = "these runs did not time their steps one by one"
+        if idle:
+            why += (
+                f": in {exact[0].label} workers do not compute for {percent(idle[0])} of the time"
+            )
+        return [Cause(UNKNOWN, 0.0, why)]
+    return [Cause(EQUAL, 1.0, "nothing is slowed on purpose")]

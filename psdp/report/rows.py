@@ -1,14 +1,15 @@
-"""A row of a report: runs that differ in their seed alone, with mean and spread of each number."""
+"""A row of a report: runs that differ in their seed alone, with means and their intervals."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from psdp.modes import MODES, Mode
 from psdp.records.metrics import percentile
+from psdp.report.breakdown import Breakdown, breakdown_of
 from psdp.report.measures import Stat, loss_at, time_to_loss
 from psdp.report.runs import PARTS, Run
 from psdp.report.settings import is_plain
@@ -29,6 +30,10 @@ class Row:
         step_s: of each worker: seconds to compute a gradient; None where that is not known.
         linked: whether vectors went over a link, not in shared memory alone.
         resumed: whether a run was.
+        breakdown: what the time of a gradient is made of; None where that was not measured.
+        parameters: of the model; None if that is not known.
+        data: the corpus in words.
+        circumstances: where and by what its runs were made, by name; of several, all.
         steps_ratio, tokens_ratio: to the served baseline of this scenario; None without.
         allreduce_ratio: steps/s over those of the baseline without servers; None without.
     """
@@ -56,6 +61,10 @@ class Row:
     step_s: tuple[float, ...] | None
     linked: bool = False
     resumed: bool = False
+    breakdown: Breakdown | None = None
+    parameters: int | None = None
+    data: str = ""
+    circumstances: Mapping[str, str] = field(default_factory=dict)
     steps_ratio: float | None = None
     tokens_ratio: float | None = None
     allreduce_ratio: float | None = None
@@ -96,37 +105,47 @@ def row_of(runs: Sequence[Run], target: float | None, equal_tokens: int | None) 
         None if equal_tokens is None else loss_at(run.evaluations, equal_tokens) for run in runs
     ]
     gaps = [run.gaps for run in runs if run.gaps is not None]
+
+    def stat(values: Iterable[float | None]) -> Stat | None:
+        return Stat.of(zip((run.seed for run in runs), values, strict=True))
+
+    def known(values: Iterable[float]) -> Stat:
+        found = stat(values)
+        assert found is not None, "a row has runs"
+        return found
+
     return Row(
         label="",
         mode=runs[0].mode,
         settings=runs[0].settings,
         names=tuple(run.name for run in runs),
         seeds=tuple(run.seed for run in runs),
-        steps_per_s=_stat(run.steps_per_s for run in runs),
-        tokens_per_s=_stat(run.tokens_per_s for run in runs),
-        val_loss=Stat.of(run.val_loss for run in runs),
-        best_val_loss=Stat.of(run.best_val_loss for run in runs),
-        equal_tokens_loss=Stat.of(losses),
+        steps_per_s=known(run.steps_per_s for run in runs),
+        tokens_per_s=known(run.tokens_per_s for run in runs),
+        val_loss=stat(run.val_loss for run in runs),
+        best_val_loss=stat(run.best_val_loss for run in runs),
+        equal_tokens_loss=stat(losses),
         reached=sum(time_s is not None for time_s in reached_s),
-        target_s=Stat.of(reached_s),
+        target_s=stat(reached_s),
         lags=_together(run.lags for run in runs),
         gaps=_together(gaps) if len(gaps) == len(runs) else None,
         max_gap=max(run.max_gap for run in runs),
-        bytes=_stat(run.bytes for run in runs),
-        bytes_per_step=Stat.of(run.bytes_per_step for run in runs),
-        bytes_per_token=Stat.of(run.bytes_per_token for run in runs),
+        bytes=known(run.bytes for run in runs),
+        bytes_per_step=stat(run.bytes_per_step for run in runs),
+        bytes_per_token=stat(run.bytes_per_token for run in runs),
         dropped=sum(run.dropped for run in runs),
         shares=_shares(runs),
         step_s=_step_s(runs),
-        linked=any(not run.transport.endswith("shared") for run in runs),
+        linked=any(run.linked for run in runs),
         resumed=any(run.resumed for run in runs),
+        breakdown=breakdown_of(runs),
+        parameters=runs[0].parameters,
+        data=runs[0].data,
+        circumstances={
+            name: " and ".join(dict.fromkeys(run.circumstances[name] for run in runs))
+            for name in runs[0].circumstances
+        },
     )
-
-
-def _stat(values: Iterable[float]) -> Stat:
-    stat = Stat.of(values)
-    assert stat is not None, "a row has runs"
-    return stat
 
 
 def _together(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:

@@ -6,7 +6,7 @@ A folder that is no finished run is no error here: it is named, with the reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from psdp.config import Config
 from psdp.errors import ConfigError
 from psdp.modes import MODES, Mode
 from psdp.records.folder import CONFIG, METRICS, SUMMARY
+from psdp.report.circumstances import circumstances_of
+from psdp.report.folders import check_folders, names_of
 
 FINISHED = ("budget", "early_stop")
 """What stops a run that came to its end (``stopped_by`` of a summary)."""
@@ -70,6 +72,11 @@ class Run:
             not counted.
         parts_s: of each worker, by rank: seconds by part (``PARTS``).
         clocks: of each worker, by rank: gradients accepted; None without train records.
+        apply_s: seconds that rank 0 took for its updates; None if that was not measured.
+        step_times: as the summary has them; None of a run that did not time its steps.
+        parameters: of the model; None if that is not known.
+        data: the corpus in words.
+        circumstances: where and by what it was run, by name.
     """
 
     path: Path
@@ -97,6 +104,11 @@ class Run:
     clocks: Mapping[int, int] | None
     dropped: int
     bytes: int
+    apply_s: float | None
+    step_times: Mapping[str, Any] | None
+    parameters: int | None
+    data: str
+    circumstances: Mapping[str, str]
 
     @property
     def mode(self) -> str:
@@ -110,6 +122,11 @@ class Run:
     @property
     def seed(self) -> int:
         return int(self.settings["seed"])
+
+    @property
+    def linked(self) -> bool:
+        """Whether vectors went over a link, of its own speed or one that was set."""
+        return not self.transport.endswith("shared") or bool(self.settings["link_mbps"])
 
     @property
     def resumed(self) -> bool:
@@ -171,9 +188,9 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
     for path in folders:
         first.setdefault(path.resolve(), path)
     paths = list(first.values())
-    _see_that_all_are_runs(paths)
+    check_folders(paths)
     runs, left_out = [], []
-    for path, name in zip(paths, _names(paths), strict=True):
+    for path, name in zip(paths, names_of(paths), strict=True):
         try:
             runs.append(_read(path, name))
         except _Unusable as why:
@@ -182,33 +199,6 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
         reasons = "".join(f"\n  {run.name}: {run.why}" for run in left_out)
         raise ConfigError(f"none of these runs is finished:{reasons}")
     return runs, left_out
-
-
-def _see_that_all_are_runs(paths: Sequence[Path]) -> None:
-    if not paths:
-        raise ConfigError("no run folder is named")
-    wrong = [path for path in paths if not (path / CONFIG).is_file()]
-    if wrong:
-        reasons = "".join(f"\n  {path}: {_why_no_run(path)}" for path in wrong)
-        raise ConfigError(f"not a run folder:{reasons}")
-
-
-def _why_no_run(path: Path) -> str:
-    if not path.exists():
-        return "does not exist"
-    if not path.is_dir():
-        return "is a file; name the folder that a run was told to write by --out"
-    for inside in ("*", "runs/*"):
-        if any(path.glob(f"{inside}/{CONFIG}")):
-            return f"holds run folders; name them: {path}/{inside}"
-    return f"has no {CONFIG}"
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    own = [path.resolve().name for path in paths]
-    return [
-        name if own.count(name) == 1 else str(path) for name, path in zip(own, paths, strict=True)
-    ]
 
 
 def _read(path: Path, name: str) -> Run:
@@ -274,6 +264,12 @@ def _run(
         clocks={int(rank): int(n) for rank, n in trained[-1].items()} if trained else None,
         dropped=sum(summary["dropped"].values()),
         bytes=int(summary["bytes_pushed"]) + int(summary["bytes_pulled"]),
+        # Older runs do not tell what follows.
+        apply_s=_number(summary.get("apply_s")),
+        step_times=summary.get("step_times"),
+        parameters=config.get("parameters"),
+        data=str(config.get("corpus", {}).get("description", "not recorded")),
+        circumstances=circumstances_of(config),
     )
 
 

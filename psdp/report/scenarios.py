@@ -4,8 +4,9 @@ workers or what slows them down.
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from psdp.report.runs import Run
 from psdp.report.settings import CONDITIONS, NOT_COMPARED, SETUP, hashable, is_plain, said
 
 TOLERANCE = 1.01
-"""The target loss, unless one is named, is what the exact mode ends with times this."""
+"""The target loss, unless one is named, is the mean of what the exact mode ends with times this."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def compare(runs: Sequence[Run], target: float | None = None) -> list[Scenario]:
     """Return the scenarios of some runs, in the order in which they come.
 
     Args:
-        target: loss that is waited for; by default what the exact mode ends with, and 1 % more.
+        target: loss that is waited for; by default 1 % above the mean of what the exact mode ends
+            with.
     """
     groups: defaultdict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
@@ -101,14 +103,14 @@ def _scenario(
     key: tuple[Any, ...], differs: str, runs: Sequence[Run], target: float | None
 ) -> Scenario:
     workers, slow, jitter, link_mbps, slow_link, _ = key
-    target_from = "as asked for"
-    if target is None:
-        target, target_from = _usual_target(runs)
-    ends = [run.evaluations[-1].tokens for run in runs if run.evaluations]
-    equal_tokens = min(ends, default=None)
     groups: defaultdict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         groups[_row_key(run)].append(run)
+    target_from = "as asked for"
+    if target is None:
+        target, target_from = _usual_target(list(groups.values()))
+    ends = [run.evaluations[-1].tokens for run in runs if run.evaluations]
+    equal_tokens = min(ends, default=None)
     rows = [row_of(group, target, equal_tokens) for group in groups.values()]
     rows = sorted(labelled(rows), key=sort_key)
     return Scenario(
@@ -127,18 +129,27 @@ def _scenario(
     )
 
 
-def _usual_target(runs: Sequence[Run]) -> tuple[float | None, str]:
-    def ends(runs: Iterable[Run]) -> list[float]:
-        return [run.val_loss for run in runs if run.val_loss is not None]
-
-    exact = [run for run in runs if run.kind.exact and run.kind.served and is_plain(run.settings)]
-    first = min((run.kind.order for run in exact), default=0)
-    exact = [run for run in exact if run.kind.order == first]
-    if ends(exact):
-        above = f"{100 * (TOLERANCE - 1):.0f} % above what {exact[0].mode} ends with"
-        return max(ends(exact)) * TOLERANCE, above
-    if ends(runs):
-        return max(ends(runs)), f"what the worst run ends with, as there is no {SERVED}"
+def _usual_target(groups: Sequence[Sequence[Run]]) -> tuple[float | None, str]:
+    """Return the target loss of runs that come row by row, and where it is from."""
+    ends: list[tuple[Run, float]] = []
+    for runs in groups:
+        losses = [run.val_loss for run in runs if run.val_loss is not None]
+        if losses:
+            ends.append((runs[0], statistics.fmean(losses)))
+    exact = [
+        (run, mean)
+        for run, mean in ends
+        if run.kind.exact and run.kind.served and is_plain(run.settings)
+    ]
+    if exact:
+        name = min(exact, key=lambda end: end[0].kind.order)[0].mode
+        own = [mean for run, mean in exact if run.mode == name]
+        which = f" (of its {len(own)} rows the one that ends highest)" if len(own) > 1 else ""
+        above = f"{100 * (TOLERANCE - 1):.0f} % above the mean of what {name} ends with{which}"
+        return max(own) * TOLERANCE, above
+    if ends:
+        losses = [run.val_loss for runs in groups for run in runs if run.val_loss is not None]
+        return max(losses), f"what the worst run ends with, as there is no {SERVED}"
     return None, "no run was evaluated"
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from psdp.config import settings
-from psdp.modes import MODES
+from psdp.modes import MODES, ONLY_WITH
 
 NOT_COMPARED = {"seed", "out", "resume", "record", "quiet", "keep_checkpoints"}
 """Settings in which repetitions of a run may differ."""
@@ -29,11 +29,88 @@ def is_plain(s: Mapping[str, Any]) -> bool:
     return not s["backup_workers"] and not s["overlap"] and s["balance"] == "static"
 
 
+OF_A_RUN = {"seed", "out", "resume"}
+"""Settings that are of each run alone."""
+
+
+class Compared(Protocol):
+    """What is known of a row that is compared."""
+
+    @property
+    def mode(self) -> str: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    @property
+    def circumstances(self) -> Mapping[str, str]: ...
+
+
+def differing(rows: Sequence[Compared]) -> list[str]:
+    """Return the settings, defaults included, and the circumstances in which rows differ beside
+    their modes, in the order in which settings are told: those with a meaning in all of them."""
+    meant = [
+        name
+        for _, field in settings()
+        if (name := field.name) not in OF_A_RUN | CONDITIONS | {"mode"}
+        and all(has_meaning(name, row.mode) for row in rows)
+    ]
+    found = [name for name in meant if _vary([row.settings.get(name) for row in rows])]
+    told = dict.fromkeys(name for row in rows for name in row.circumstances)
+    return found + [name for name in told if _vary([row.circumstances.get(name) for row in rows])]
+
+
+def of_modes(rows: Sequence[Compared]) -> list[str]:
+    """Return the settings that have a meaning in some of the rows' modes alone, and are not there
+    what they would be without a word."""
+    return [
+        name
+        for _, field in settings()
+        if (name := field.name) in ONLY_WITH
+        and not all(has_meaning(name, row.mode) for row in rows)
+        and any(
+            has_meaning(name, row.mode) and row.settings.get(name) not in (None, field.default)
+            for row in rows
+        )
+    ]
+
+
+def has_meaning(name: str, mode: str) -> bool:
+    """Say whether a setting has a meaning in a mode."""
+    return name not in ONLY_WITH or mode in ONLY_WITH[name]
+
+
+def value_in(row: Compared, name: str) -> str | None:
+    """Return what a row has of a setting or a circumstance, in words; None where it has no
+    meaning."""
+    if name in row.circumstances:
+        return row.circumstances[name]
+    return shown(row.settings.get(name)) if has_meaning(name, row.mode) else None
+
+
+def shown(value: Any) -> str:
+    """Return a setting's value in words."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return " ".join(map(str, value))
+        case float():
+            return f"{value:g}"
+    return str(value)
+
+
+def _vary(values: Sequence[Any]) -> bool:
+    return len({hashable(value) for value in values}) > 1
+
+
 def hashable(value: Any) -> Any:
     """Return a setting's value as a key may hold it."""
     return tuple(value) if isinstance(value, list) else value
 
 
-def said(name: str, value: Any) -> str:
-    """Return a setting as a title or a label says it."""
-    return f"{name.replace('_', '-')} {value}"
+def said(name: str, value: Any = "") -> str:
+    """Return a setting as a title or a label says it, with its value if that is given."""
+    return f"{name.replace('_', '-')} {value}".rstrip()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from psdp.report.baselines import SERVED, baseline
-from psdp.report.formats import NONE, loss, number, percent, seconds, size, spread
+from psdp.report.formats import NONE, change, loss, number, percent, seconds, size, spread
+from psdp.report.measures import Stat
 from psdp.report.rows import Row, lag_percentiles
 from psdp.report.runs import PARTS
 from psdp.report.scenarios import Scenario
+from psdp.report.settings import differing, of_modes, said, value_in
 
 Cell = Callable[[Row], str]
 
@@ -50,15 +54,66 @@ def tables(scenario: Scenario) -> list[Table]:
         "bytes/step": lambda row: spread(row.bytes_per_step, size),
         **{part: _share_of(part) for part in (*PARTS, "other")},
     }
-    return [
-        _table("speed and loss", speed, scenario),
-        _table("lags, bytes, and where the workers' time went", traffic, scenario),
+    found = [
+        _table("speed and loss; ± is half of the 95 % interval", speed, scenario.rows),
+        _differences(scenario),
+        _table("lags, bytes, and where the workers' time went", traffic, scenario.rows),
+        _settings(scenario),
     ]
+    return [table for table in found if table is not None]
 
 
-def _table(heading: str, columns: dict[str, Cell], scenario: Scenario) -> Table:
-    rows = (tuple(cell(row) for cell in columns.values()) for row in scenario.rows)
-    return Table(heading, tuple(columns), tuple(rows))
+def _differences(scenario: Scenario) -> Table | None:
+    """Return by how much rows differ from their baselines; None where there is none."""
+    pairs = [(row, baseline(scenario.rows, row)) for row in scenario.rows]
+    against = {row.label: base for row, base in pairs if base is not None and base is not row}
+    rows = [row for row in scenario.rows if row.label in against]
+    if not rows:
+        return None
+
+    def cell(choose: Callable[[Row], Stat | None], say: Callable[..., str]) -> Cell:
+        def show(row: Row) -> str:
+            own, other = choose(row), choose(against[row.label])
+            if own is None or other is None:
+                return NONE
+            return change(own.minus(other), other.mean, say)
+
+        return show
+
+    def seeds(row: Row) -> str:
+        found = row.steps_per_s.minus(against[row.label].steps_per_s)
+        pairs = f"{len(found.by_seed)} pairs" if found.by_seed else "unpaired"
+        return pairs if found.half < math.inf else "single runs"
+
+    columns: dict[str, Cell] = {
+        "mode": lambda row: row.label,
+        "against": lambda row: against[row.label].label,
+        "by seed": seeds,
+        "steps/s": cell(lambda row: row.steps_per_s, number),
+        "val loss": cell(lambda row: row.val_loss, loss),
+        f"at equal {scenario.unit}s": cell(lambda row: row.equal_tokens_loss, loss),
+        "time to target": cell(lambda row: row.target_s if row.all_reached else None, seconds),
+    }
+    return _table("differences from the baseline, with their 95 % intervals", columns, rows)
+
+
+def _settings(scenario: Scenario) -> Table | None:
+    """Return the settings in which rows differ, defaults included; None if there are none."""
+    names = [*differing(scenario.rows), *of_modes(scenario.rows)]
+    if not names:
+        return None
+    columns: dict[str, Cell] = {"mode": lambda row: row.label}
+    columns |= {said(name): partial(_value, name) for name in names}
+    return _table("settings that differ, or belong to some modes", columns, scenario.rows)
+
+
+def _value(name: str, row: Row) -> str:
+    return value_in(row, name) or NONE
+
+
+def _table(heading: str, columns: dict[str, Cell], rows: Sequence[Row]) -> Table:
+    cells = (tuple(cell(row) for cell in columns.values()) for row in rows)
+    return Table(heading, tuple(columns), tuple(cells))
 
 
 def _ratio(value: float | None) -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 
 from psdp.report.formats import loss, size
 from psdp.report.rows import lag_percentiles
 from psdp.report.runs import LeftOut
 from psdp.report.scenarios import Scenario
+from psdp.report.setup import setup
 from psdp.report.tables import Table, tables
 from psdp.report.verdict import unserved_line, verdict
+
+WIDTH = 80
+"""Columns of a terminal, which tables keep to."""
 
 
 def short_version(
@@ -20,8 +25,9 @@ def short_version(
     lines = [f"{title}: {runs} run{'s' if runs > 1 else ''}", *([about] if about else [])]
     for scenario in scenarios:
         lines += ["", f"== {scenario.title}"]
+        lines += [f"{about}: {told}" for about, told in setup(scenario)]
         for table in tables(scenario):
-            lines += ["", *_aligned(table)]
+            lines += ["", f"{table.heading}:", *fitted(table)]
         lines += ["", *facts(scenario), "", "Verdict"]
         lines += [f"- {sentence}" for sentence in verdict(scenario)]
     if left_out:
@@ -43,8 +49,8 @@ def facts(scenario: Scenario) -> list[str]:
     lines = [
         unserved_line(scenario),
         target,
-        f"Version lag, 50th / 95th percentile / greatest: {', '.join(lags)}.",
-        f"Bytes pushed and pulled, mean of a run: {', '.join(sent)}.",
+        f"Version lag, 50th / 95th percentile / greatest: {'; '.join(lags)}.",
+        f"Bytes pushed and pulled, mean of a run: {'; '.join(sent)}.",
     ]
     resumed = [row.label for row in scenario.rows if row.resumed]
     if resumed:
@@ -55,13 +61,35 @@ def facts(scenario: Scenario) -> list[str]:
     return lines
 
 
-def _aligned(table: Table) -> list[str]:
-    lines = [table.columns, *table.rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(table.columns))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+def fitted(table: Table, width: int = WIDTH) -> list[str]:
+    """Return the lines of a table, none longer than ``width`` if its cells allow it: columns that
+    do not fit beside the first follow below it, which is then told again."""
+    names = [_wrapped(line[0], width // 3) for line in (table.columns, *table.rows)]
+    first = max(len(part) for name in names for part in name)
+    columns = list(zip(table.columns, *table.rows, strict=True))[1:]
+    blocks: list[list[tuple[str, ...]]] = [[]]
+    left = width - first
+    for column in columns:
+        needed = 2 + max(map(len, column))
+        if blocks[-1] and needed > left:
+            blocks.append([])
+            left = width - first
+        blocks[-1].append(column)
+        left -= needed
+    lines = [line for block in blocks for line in ["", *_aligned(names, first, block)]]
+    return lines[1:]
+
+
+def _aligned(
+    names: Sequence[Sequence[str]], first: int, columns: Sequence[Sequence[str]]
+) -> Iterator[str]:
+    """Yield the lines of some columns behind the names of their rows, which may have several."""
+    widths = [max(map(len, column)) for column in columns]
+    for number, name in enumerate(names):
+        cells = [column[number].rjust(width) for column, width in zip(columns, widths, strict=True)]
+        yield "  ".join([name[0].ljust(first), *cells]).rstrip()
+        yield from name[1:]
+
+
+def _wrapped(name: str, width: int) -> list[str]:
+    return textwrap.wrap(name, width, subsequent_indent="  ") or [name]

@@ -1,23 +1,30 @@
 """What the rows of a scenario mean, in plain words. Pure: rows in, sentences out.
 
-Two means that differ by less than their spreads together are not told apart, and neither are speeds
-within ``TIMING``.
+Two means are told apart where the interval of their difference holds no zero (intervals.py), speeds
+and times if they differ by more than ``TIMING``, too. Sentences that compare rows say whether these
+differ in their modes alone, or in settings as well.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from psdp.modes import MODES, Pushed
 from psdp.report.baselines import SERVED, UNSERVED, baseline
+from psdp.report.comparing import comparing, what_differs
 from psdp.report.formats import listed, loss, number, percent, seconds, size, spread
 from psdp.report.measures import Stat
 from psdp.report.regimes import STRAGGLER, regime_sentence, regimes
 from psdp.report.rows import Row
 from psdp.report.scenarios import Scenario
+from psdp.report.settings import differing, said, value_in
 
 TIMING = 0.02
-"""Part of a speed or a time by which two must differ to be told apart; of one run as well."""
+"""Part of a speed or a time by which two must differ to be told apart."""
+
+LOSS = 0.0002
+"""Part of a loss by which two must differ: what numbers do not show is none."""
 
 EAGER = tuple(
     mode for mode in MODES.values() if mode.pushes == (Pushed.GRADIENT,) and not mode.in_rounds
@@ -32,37 +39,41 @@ FEWER = 0.8
 
 def verdict(scenario: Scenario) -> list[str]:
     """Return the sentences, the regime first and the winner last."""
-    base = baseline(scenario.rows, scenario.rows[0])
+    rows = scenario.rows
+    base = baseline(rows, rows[0])
     sentences = [regime_sentence(scenario), *_single_runs(scenario)]
-    if len(scenario.rows) == 1:
-        return [*sentences, f"Only {scenario.rows[0].label} was run here: nothing to compare."]
+    if len(rows) == 1:
+        return [*sentences, f"Only {rows[0].label} was run here: nothing to compare."]
+    sentences.append(what_differs(rows))
     if base is None:
         sentences.append(
             f"There is no {SERVED} run here, so whether {SERVED} would win is not known."
         )
-    sentences += _throughput(scenario, base)
-    sentences += _target(scenario, base)
-    sentences += _equal_tokens(scenario, base)
+    sentences += _throughput(scenario)
+    sentences += _target(scenario)
+    sentences += _equal_tokens(scenario)
     sentences += _bounds(scenario, base)
     sentences += _bytes(scenario, base)
-    return [*sentences, *_winner(scenario)]
+    return [*sentences, *_winners(scenario)]
 
 
 def _single_runs(scenario: Scenario) -> list[str]:
     if all(len(row.names) > 1 for row in scenario.rows):
         return []
     return [
-        "Rows of a single run have no spread: small differences from them may be chance, and only "
-        f"speeds within {percent(TIMING)} are taken for equal."
+        "Rows of a single run have no interval: no difference from them is called one, however "
+        "large; repeat them with other seeds."
     ]
 
 
 # Speed
 
 
-def _throughput(scenario: Scenario, base: Row | None) -> list[str]:
-    best = max(scenario.rows, key=lambda row: row.steps_per_s.mean)
-    equals = [row for row in scenario.rows if not row.steps_per_s.apart(best.steps_per_s, TIMING)]
+def _throughput(scenario: Scenario) -> list[str]:
+    rows = scenario.rows
+    best = max(rows, key=lambda row: row.steps_per_s.mean)
+    base = baseline(rows, best)
+    equals = [row for row in rows if not _apart(row.steps_per_s, best.steps_per_s)]
     text = f"{spread(best.steps_per_s)} steps/s"
     if len(equals) > 1:
         names = listed([row.label for row in equals])
@@ -70,22 +81,28 @@ def _throughput(scenario: Scenario, base: Row | None) -> list[str]:
     else:
         sentence = f"Fastest: {best.label} with {text}."
     if base is not None and base in equals:
-        sentence += f" So no mode makes more steps/s than {base.mode} beyond the spread."
+        sentence += f" So no row is known to make more steps/s than {base.label}."
     elif base is not None and best.steps_ratio is not None:
-        times = f"{number(best.steps_ratio)} times {base.mode}'s"
+        times = f"{number(best.steps_ratio)} times {base.label}'s"
         sentence += f" That is {times} {spread(base.steps_per_s)}."
-    sentences = [sentence]
-    for row in scenario.rows:
-        if row.backup_workers and base is not None and row.tokens_ratio is not None:
-            sentences.append(
+    sentences = [comparing(sentence, rows)]
+    for row in rows:
+        own = baseline(rows, row)
+        if row.backup_workers and own is not None and row.tokens_ratio is not None:
+            sentence = (
                 f"A step of {row.label} is {scenario.workers - row.backup_workers} gradients of "
                 f"{scenario.workers}: in {scenario.unit}s/s it is {number(row.tokens_ratio)} times "
-                f"{base.mode}."
+                f"{own.label}."
             )
+            sentences.append(comparing(sentence, [row, own]))
     return sentences
 
 
-def _target(scenario: Scenario, base: Row | None) -> list[str]:
+def _apart(one: Stat, other: Stat) -> bool:
+    return one.apart(other, TIMING)
+
+
+def _target(scenario: Scenario) -> list[str]:
     if scenario.target is None:
         return ["No run was evaluated, so nothing is said about time to a loss."]
     goal = f"the target loss {loss(scenario.target)}"
@@ -96,14 +113,14 @@ def _target(scenario: Scenario, base: Row | None) -> list[str]:
         best = soonest[0]
         assert best.target_s is not None
         took = spread(best.target_s, seconds)
+        sentence = f"Soonest at {goal}: {best.label} after {took}"
         if len(soonest) > 1:
             others = listed([row.label for row in soonest[1:]])
-            sentence = f"Soonest at {goal}: {best.label} after {took}, not told apart from {others}"
-        else:
-            sentence = f"Soonest at {goal}: {best.label} after {took}"
+            sentence += f", not told apart from {others}"
+        base = baseline(scenario.rows, best)
         if base is not None and base not in soonest:
             sentence += f"; {_against(base, best.target_s)}"
-        sentences.append(f"{sentence}.")
+        sentences.append(comparing(f"{sentence}.", reached))
     missed = [
         f"{row.label} ({row.reached} of {len(row.names)} runs)"
         for row in scenario.rows
@@ -116,9 +133,9 @@ def _target(scenario: Scenario, base: Row | None) -> list[str]:
 
 def _against(base: Row, time: Stat) -> str:
     if base.target_s is None or not base.all_reached:
-        return f"{base.mode} did not reach it in every run"
+        return f"{base.label} did not reach it in every run"
     sooner = 1 - time.mean / base.target_s.mean
-    return f"that is {percent(sooner)} sooner than {base.mode} ({spread(base.target_s, seconds)})"
+    return f"that is {percent(sooner)} sooner than {base.label} ({spread(base.target_s, seconds)})"
 
 
 def _soonest(rows: Sequence[Row]) -> list[Row]:
@@ -128,47 +145,49 @@ def _soonest(rows: Sequence[Row]) -> list[Row]:
         return []
     timed.sort(key=lambda pair: pair[0].mean)
     first = timed[0][0]
-    return [row for stat, row in timed if not stat.apart(first, TIMING)]
+    return [row for stat, row in timed if not _apart(stat, first)]
 
 
 # Loss
 
 
-def _equal_tokens(scenario: Scenario, base: Row | None) -> list[str]:
-    if base is None or base.equal_tokens_loss is None:
-        return []
-    usual = base.equal_tokens_loss
-    worse: list[str] = []
-    better: list[str] = []
-    eager = False
-    same: list[str] = []
+def _equal_tokens(scenario: Scenario) -> list[str]:
+    """Compare each row with its own baseline; those together that stand alike to the same one."""
+    alike: defaultdict[tuple[str, int, tuple[str, ...]], list[Row]] = defaultdict(list)
+    bases = {}
     for row in scenario.rows:
-        own = row.equal_tokens_loss
-        if row is base or own is None:
+        base = baseline(scenario.rows, row)
+        if base is None or base is row or row.equal_tokens_loss is None:
             continue
-        if not own.apart(usual):
-            same.append(row.label)
-        else:
-            (worse if own.mean > usual.mean else better).append(f"{row.label} {spread(own, loss)}")
-            eager = eager or (own.mean < usual.mean and row.kind in EAGER)
+        if base.equal_tokens_loss is None:
+            continue
+        found = row.equal_tokens_loss.minus(base.equal_tokens_loss)
+        apart = row.equal_tokens_loss.apart(base.equal_tokens_loss, LOSS)
+        stands = 0 if not apart else 1 if found.mean > 0 else -1
+        bases[base.label] = base
+        alike[base.label, -stands, tuple(differing([base, row]))].append(row)
+    return [
+        comparing(_beside(scenario, bases[label], rows, -stands), [bases[label], *rows])
+        for (label, stands, _), rows in sorted(alike.items(), key=lambda item: item[0][:2])
+    ]
+
+
+def _beside(scenario: Scenario, base: Row, rows: Sequence[Row], stands: int) -> str:
+    """Return how rows stand to a baseline: worse (1), better (-1) or not told apart (0)."""
     equal = f"at equal {scenario.unit}s ({scenario.equal_tokens:,})"
-    at = f"{equal}, where {base.mode} has {spread(usual, loss)}"
-    sentences = []
-    if worse:
-        sentences.append(f"Worse than {base.mode} in validation loss {at}: {listed(worse)}.")
-    if better:
-        sentence = f"Better than {base.mode} in validation loss {at}: {listed(better)}."
-        if eager:
-            names = listed([mode.name for mode in EAGER])
-            sentence += (
-                f" {names} make an update of every gradient, {scenario.workers} where {base.mode} "
-                "makes one of their average."
-            )
-        sentences.append(sentence)
-    if same:
-        at = f"{base.mode}'s validation loss {at}"
-        sentences.append(f"Within the spread of {at}: {listed(same)}.")
-    return sentences
+    at = f"{equal}, where {base.label} has {spread(base.equal_tokens_loss, loss)}"
+    losses = listed([f"{row.label} {spread(row.equal_tokens_loss, loss)}" for row in rows])
+    if stands == 0:
+        return f"Not told apart from {base.label} in validation loss {at}: {losses}."
+    sentence = f"{'Worse' if stands > 0 else 'Better'} than {base.label} in validation loss {at}: "
+    sentence += f"{losses}."
+    if stands < 0 and any(row.kind in EAGER for row in rows):
+        names = listed([mode.name for mode in EAGER])
+        sentence += (
+            f" {names} make an update of every gradient, {scenario.workers} where {base.label} "
+            "makes one of their average."
+        )
+    return sentence
 
 
 # The bound on staleness
@@ -201,7 +220,7 @@ def _bound(row: Row, base: Row | None, straggler: bool) -> str:
     pace = ""
     if base is not None and row.steps_ratio is not None:
         pace = (
-            f"; over the whole run it makes {number(row.steps_ratio)} times {base.mode}'s steps/s"
+            f"; over the whole run it makes {number(row.steps_ratio)} times {base.label}'s steps/s"
         )
     return (
         f"{row.label} fell back to the slowest worker once its bound was reached (clock gap "
@@ -217,45 +236,63 @@ def _bytes(scenario: Scenario, base: Row | None) -> list[str]:
     if base is None or base.bytes_per_token is None:
         return []
     usual = base.bytes_per_token
-    saved = []
+    saved, rows = [], [base]
     for row in scenario.rows:
         own = row.bytes_per_token
         if row is not base and own is not None and own.mean <= FEWER * usual.mean:
             fewer = f"{number(usual.mean / own.mean)} times fewer" if own.mean else "no bytes"
             saved.append(f"{row.label} {fewer} ({size(row.bytes.mean)} in all)")
+            rows.append(row)
     if not saved:
         return []
-    against = f"against {base.mode} ({size(base.bytes.mean)} in all)"
-    return [f"Bytes a {scenario.unit}, {against}: {listed(saved)}."]
+    against = f"against {base.label} ({size(base.bytes.mean)} in all)"
+    return [comparing(f"Bytes a {scenario.unit}, {against}: {listed(saved)}.", rows)]
 
 
 # The winner
 
 
-def _winner(scenario: Scenario) -> list[str]:
-    best = _soonest([row for row in scenario.rows if row.all_reached])
+def _winners(scenario: Scenario) -> list[str]:
+    """Return who wins among rows of equal settings, where there are several of such; and at last
+    among all."""
+    names, alike = differing(scenario.rows), defaultdict(list)
+    for row in scenario.rows:
+        alike[tuple(value_in(row, name) for name in names)].append(row)
+    sentences = []
+    for values, rows in alike.items():
+        if len(alike) > 1 and len({row.mode for row in rows}) > 1:
+            equal = listed([f"{said(n)} {value}" for n, value in zip(names, values, strict=True)])
+            sentence = f"At equal settings ({equal}): {_winner(scenario, rows)}"
+            sentences.append(comparing(sentence, rows))
+    return [*sentences, comparing(_winner(scenario, scenario.rows), scenario.rows)]
+
+
+def _winner(scenario: Scenario, rows: Sequence[Row]) -> str:
+    if any(len(row.names) == 1 for row in rows):
+        return "No winner is named: of single runs it is not known what is chance."
+    best = _soonest([row for row in rows if row.all_reached])
     what = "reaches the target loss sooner"
-    if not best:
-        rate = max(scenario.rows, key=lambda row: row.tokens_per_s.mean).tokens_per_s
-        best = [row for row in scenario.rows if not row.tokens_per_s.apart(rate, TIMING)]
-        what = f"trains on more {scenario.unit}s/s (no row reached the target loss in all its runs)"
+    if scenario.target is None:
+        rate = max(rows, key=lambda row: row.tokens_per_s.mean).tokens_per_s
+        best = [row for row in rows if not _apart(row.tokens_per_s, rate)]
+        what = f"trains on more {scenario.unit}s/s (no run was evaluated)"
+    elif not best:
+        return "No winner is named: no row reached the target loss in all its runs."
     exact = [row for row in best if row.kind.exact]
     plain = [row for row in exact if row.kind.served and row.plain]
     unserved = [row for row in exact if not row.kind.served]
     if plain:
-        name = plain[0].mode
-        wins = f"{name.capitalize()} wins here: nothing {what}"
+        name = plain[0].label
+        wins = f"{name[:1].upper()}{name[1:]} wins here: nothing {what}"
         if len(best) == 1:
-            return [f"{wins}."]
+            return f"{wins}."
         others = listed([row.label for row in best if row is not plain[0]])
-        return [
-            f"{wins} beyond the spread; {others} cannot be told apart from it, and {name} is exact."
-        ]
+        return f"{wins} for sure; {others} cannot be told apart from it, and {name} is exact."
     if unserved:
         name = unserved[0].mode.capitalize()
-        return [f"{name}, which is {SERVED} without a server, wins here: nothing {what}."]
+        return f"{name}, which is {SERVED} without a server, wins here: nothing {what}."
     names = listed([row.label for row in best])
-    return [f"{names} win{'s' if len(best) == 1 else ''} here: nothing {what}."]
+    return f"{names} win{'s' if len(best) == 1 else ''} here: nothing {what}."
 
 
 def unserved_line(scenario: Scenario) -> str:

@@ -13,29 +13,43 @@ from psdp.report.runs import Evaluation
 CURVE = [Evaluation(0, 0, 4.0), Evaluation(10, 100, 3.0), Evaluation(20, 300, 2.0)]
 
 
-def test_mean_and_sample_standard_deviation() -> None:
-    stat = Stat.of([2.0, 4.0, None, 9.0])
-    assert stat is not None
-    assert (stat.mean, stat.n) == (5.0, 3)
-    assert stat.std == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
+def stat(*values: float) -> Stat:
+    """Return that of runs with seeds from 1."""
+    found = Stat.of(enumerate(values, start=1))
+    assert found is not None
+    return found
 
 
-def test_one_value_has_no_spread_and_none_no_mean() -> None:
-    assert Stat.of([3.0]) == Stat(3.0, None, 1)
-    assert Stat.of([None]) is None
+def test_a_mean_has_the_interval_of_student() -> None:
+    found = Stat.of([(1, 2.0), (2, 4.0), (3, None), (4, 9.0)])
+    assert found is not None
+    assert (found.mean, found.n, found.by_seed) == (5.0, 3, {1: 2.0, 2: 4.0, 4: 9.0})
+    assert found.half == pytest.approx(4.302653 * math.sqrt((9 + 1 + 16) / 2) / math.sqrt(3))
+
+
+def test_one_value_has_no_interval_and_none_no_mean() -> None:
+    assert stat(3.0) == Stat(3.0, None, 1, {1: 3.0})
+    assert Stat.of([(1, None)]) is None
+
+
+def test_a_seed_that_was_run_twice_counts_as_the_mean_of_its_runs() -> None:
+    found = Stat.of([(1, 2.0), (1, 4.0), (2, 6.0)])
+    assert found is not None
+    assert (found.mean, found.n, found.by_seed) == (4.0, 3, {1: 3.0, 2: 6.0})
 
 
 @pytest.mark.parametrize(
     ("one", "other", "floor", "apart"),
     [
-        (Stat(10.0, 0.5, 3), Stat(11.0, 0.4, 3), 0.0, True),
-        (Stat(10.0, 0.5, 3), Stat(11.0, 0.6, 3), 0.0, False),
-        (Stat(10.0, None, 1), Stat(10.1, None, 1), 0.0, True),
-        (Stat(10.0, None, 1), Stat(10.1, None, 1), 0.02, False),
-        (Stat(10.0, 0.0, 2), Stat(10.0, 0.0, 2), 0.0, False),
+        (stat(10.0, 12.0, 14.0), stat(10.9, 13.0, 15.1), 0.0, True),
+        (stat(10.0, 12.0, 14.0), stat(15.1, 13.0, 10.9), 0.0, False),
+        (stat(10.0), stat(100.0), 0.0, False),
+        (stat(10.0, 10.1), stat(10.1, 10.2), 0.0, True),
+        (stat(10.0, 10.1), stat(10.1, 10.2), 0.02, False),
+        (stat(10.0, 10.0), stat(10.0, 10.0), 0.0, False),
     ],
 )
-def test_means_are_apart_beyond_their_spreads_together(
+def test_means_are_apart_where_the_interval_of_their_difference_holds_no_zero(
     one: Stat, other: Stat, floor: float, apart: bool
 ) -> None:
     assert one.apart(other, floor) is apart

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -21,6 +22,8 @@ PLOTS = {
     "loss_time.png",
     "loss_tokens.png",
     "loss_bytes.png",
+    "loss_differences.png",
+    "time_differences.png",
     "throughput.png",
     "version_lag.png",
     "clock_gap.png",
@@ -82,7 +85,8 @@ def test_runs_csv_is_tidy(report: Path) -> None:
     assert (first["mode"], first["seed"], first["label"]) == ("sync", "1", "sync")
     assert (first["steps_per_s"], first["bytes"], first["bytes_per_step"]) == ("1.0", "640", "64.0")
     assert (second["val_loss"], second["corpus"]) == ("2.1", "stdlib")
-    assert float(second["target_s"]) == pytest.approx(8 * (4 - 2.121) / 1.9)
+    assert float(first["target_s"]) == pytest.approx(10 * (4 - 1.01 * 2.05) / 2)
+    assert second["target_s"] == "", "it ends above the target"
     assert (rows[2]["version_lag_p95"], rows[2]["version_lag_max"]) == ("2", "90")
     assert rows[3]["straggler"] == "2:4"
 
@@ -98,10 +102,42 @@ def test_curves_csv_has_a_row_for_every_record(report: Path) -> None:
     assert [row["clock_gap"] for row in rows] == ["", "0", ""]
 
 
+def test_every_mean_of_the_report_is_that_of_runs_csv(report: Path) -> None:
+    runs = rows_of(report / "runs.csv")
+    record = json.loads((report / "report.json").read_text())
+    columns = {
+        "steps_per_s": "steps_per_s",
+        "tokens_per_s": "tokens_per_s",
+        "val_loss": "val_loss",
+        "best_val_loss": "best_val_loss",
+        "equal_tokens_loss": "equal_tokens_loss",
+        "target_s": "target_s",
+        "bytes": "bytes",
+        "bytes_per_step": "bytes_per_step",
+    }
+    for scenario in record["scenarios"]:
+        for row in scenario["rows"]:
+            own = [run for run in runs if run["run"] in row["names"]]
+            assert {run["label"] for run in own} == {row["label"]}
+            for name, column in columns.items():
+                values = [float(run[column]) for run in own if run[column]]
+                if not values:
+                    assert row[name] is None
+                    continue
+                assert row[name]["mean"] == pytest.approx(statistics.fmean(values))
+                if len(values) > 1:
+                    half = 12.706205 * statistics.stdev(values) / len(values) ** 0.5
+                    assert row[name]["half"] == pytest.approx(half)
+    sync = [float(run["val_loss"]) for run in runs if run["mode"] == "sync"]
+    assert record["scenarios"][0]["target"] == pytest.approx(1.01 * statistics.fmean(sync))
+
+
 def test_report_json_holds_rows_and_verdict(report: Path) -> None:
     record = json.loads((report / "report.json").read_text())
     equal, slow = record["scenarios"]
     assert equal["regimes"] == ["equal workers"]
+    assert equal["differing"] == {"beta1": {"sync": "0.9", "async": "0.5"}}
+    assert equal["setup"]["Model"].endswith("n-embd 128, block-size 8; 1,000 parameters")
     assert [row["label"] for row in equal["rows"]] == ["sync", "async"]
     assert equal["rows"][1]["steps_ratio"] == 2.0
     assert slow["regimes"] == ["constant straggler"]
@@ -123,7 +159,11 @@ def test_the_page_says_it_all_and_escapes_names(report: Path) -> None:
     page = (report / "report.html").read_text()
     assert "Regime: <strong>equal workers</strong>" in page
     assert "Allreduce baseline: none among these runs" in page
-    assert "async wins here" in page
+    assert "No winner is named: of single runs it is not known what is chance." in page
+    assert "optimizer adamw, lr 0.001" in page
+    assert "beta1 0.9 (sync) or 0.5 (async)" in page
+    assert "<dt>Machine</dt><dd>2 workers and 1 server on here (a processor, 2 cores)," in page
+    assert "MPI MPI 5" in page
     assert "stopped: unfinished" in page
     assert "&lt;b&gt;&amp;" in page
     assert "<b>" not in page
@@ -136,15 +176,20 @@ def test_the_terminal_shows_tables_baseline_target_percentiles_bytes_and_verdict
     fast = write_run(tmp_path / "fast", mode="async", tokens_per_s=64.0, lags={0: 1, 3: 1})
     assert main([str(sync), str(fast), "--out", str(tmp_path / "out"), "--target-loss", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    header = next(line for line in lines if line.startswith("mode") and "steps/s" in line)
-    assert header.split("  ")[-1].strip() == "time to 3.000"
+    tables = [line for line in lines if line.split()[:1] in (["mode"], ["sync"], ["async"])]
+    assert len(tables) > 10
+    assert max(map(len, tables)) <= 80
+    assert any(line.startswith("mode") and line.endswith("time to 3.000") for line in lines)
     assert "Allreduce baseline: none among these runs" in "\n".join(lines)
     assert "Target loss: 3.000 (as asked for)." in lines
     assert (
-        "Version lag, 50th / 95th percentile / greatest: sync 0 / 0 / 0, async 0 / 3 / 3." in lines
+        "Version lag, 50th / 95th percentile / greatest: sync 0 / 0 / 0; async 0 / 3 / 3." in lines
     )
-    assert "Bytes pushed and pulled, mean of a run: sync 640 B, async 640 B." in lines
-    assert "- Fastest: async with 2.00 steps/s. That is 2.00 times sync's 1.00." in lines
+    assert "Bytes pushed and pulled, mean of a run: sync 640 B; async 640 B." in lines
+    assert (
+        "- Fastest: sync and async, not told apart (the most: async, 2.00 steps/s). So no row is "
+        "known to make more steps/s than sync. [modes and settings: beta1]" in lines
+    )
 
 
 def test_a_run_may_have_any_name_and_be_told_on_any_terminal(tmp_path: Path) -> None:

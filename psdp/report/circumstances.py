@@ -1,0 +1,44 @@
+"""Where and by what a run was made, as its config.json tells: machines, MPI, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+UNKNOWN = "not recorded"
+"""What an older run says of what it did not write down."""
+
+SOFTWARE = {"psdp": "psdp", "mpi": "MPI", "python": "Python", "numpy": "NumPy"}
+"""The versions that a report shows, and what it calls them."""
+
+
+def circumstances_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return them in words, by name, of a run's config.json."""
+    versions = config.get("versions", {})
+    return {
+        "machine": _machines(config),
+        "threads used": _each(config.get("threads")),
+        "kernels used": _each(config.get("kernels")),
+        "vectors": str(config.get("transport", UNKNOWN)),
+        **{name: str(versions.get(key, UNKNOWN)) for key, name in SOFTWARE.items()},
+    }
+
+
+def _machines(config: Mapping[str, Any]) -> str:
+    """Return the hosts, with their processors and cores where these are known."""
+    hosts, machines = config.get("hosts"), config.get("machines", {})
+    if not hosts:
+        return UNKNOWN
+    found = []
+    for host in dict.fromkeys(hosts):
+        text = str(host)
+        if host in machines:
+            cores = machines[host]["cores"]
+            text += f" ({machines[host]['processor']}, {cores:g} core{'s' if cores != 1 else ''})"
+        found.append(text)
+    return ", ".join(found)
+
+
+def _each(of_ranks: Any) -> str:
+    """Return what the ranks have; of several values all."""
+    return " and ".join(dict.fromkeys(map(str, of_ranks))) if of_ranks else UNKNOWN

@@ -1,0 +1,39 @@
+"""What a comparison of rows compares, in words: their modes alone, or other settings too."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from psdp.report.formats import listed
+from psdp.report.rows import Row
+from psdp.report.settings import differing, said, value_in
+
+
+def what_differs(rows: Sequence[Row]) -> str:
+    """Return the sentence that names all in which rows differ beside their modes."""
+    names = differing(rows)
+    if not names:
+        return "All rows have the same settings beside what belongs to a mode alone."
+    each = "; ".join(f"{said(name)} {in_rows(rows, name)}" for name in names)
+    return f"Rows differ in more than their modes: {each}. What compares such rows says so."
+
+
+def comparing(sentence: str, rows: Sequence[Row]) -> str:
+    """Return a sentence that compares these rows, with what it compares."""
+    names = [said(name) for name in differing(rows)]
+    modes = len({row.mode for row in rows}) > 1
+    if not names:
+        return f"{sentence} [modes alone]" if modes else sentence
+    return f"{sentence} [{'modes and settings' if modes else 'settings alone'}: {', '.join(names)}]"
+
+
+def in_rows(rows: Sequence[Row], name: str) -> str:
+    """Return the value of a setting or a circumstance; of several, in which rows each is."""
+    of: defaultdict[str | None, list[str]] = defaultdict(list)
+    for row in rows:
+        of[value_in(row, name)].append(row.label)
+    of.pop(None, None)
+    if len(of) == 1:
+        return str(next(iter(of)))
+    return " or ".join(f"{value} ({listed(labels)})" for value, labels in of.items())

@@ -1,0 +1,152 @@
+"""Which regime is named: by what was measured, and of older runs by what was set on purpose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from made_rows import parts, row, scenario, share
+
+from psdp.report.breakdown import Breakdown
+from psdp.report.regimes import regime_sentence, regimes
+
+
+@pytest.mark.parametrize(
+    ("measured", "changes", "names", "text"),
+    [
+        (
+            parts(),
+            {},
+            ["equal workers"],
+            "(steps take 100 to 100 ms and vary by 5 %; in sync workers compute for 91 % of the "
+            "time).",
+        ),
+        (
+            parts((0.1, 0.1, 0.1, 0.3)),
+            {},
+            ["constant straggler"],
+            "(worker 4 takes 3.00 times as long as the fastest).",
+        ),
+        (
+            parts(chance_s=0.05, varies=0.4),
+            {},
+            ["random stragglers"],
+            "(a worker's steps vary by 40 % of their mean, and in sync waiting for the slowest of "
+            "a round takes 32 % of the time).",
+        ),
+        (
+            parts(update_s=0.1),
+            {},
+            ["slow update"],
+            "(in sync the server's update takes 48 % of the time: 100 ms, a step 100 ms).",
+        ),
+        (
+            parts(exchange_s=0.1),
+            {},
+            ["exchange-bound"],
+            "(in sync exchanges take 49 % of the time: 100 ms, a step 100 ms).",
+        ),
+        (
+            parts(exchange_s=0.1),
+            {"linked": True},
+            ["slow link"],
+            "(in sync exchanges take 49 % of the time: 100 ms for 8.00 MB in all).",
+        ),
+        (
+            parts(exchange_s=0.1, exchanged_bytes=8e4),
+            {"linked": True},
+            ["exchange-bound"],
+            "(in sync exchanges take 49 % of the time: 100 ms, a step 100 ms).",
+        ),
+        (
+            parts(cores_s=0.11),
+            {"circumstances": {"machine": "here (a processor, 2 cores)"}},
+            ["short of cores"],
+            "(for want of cores, all takes 2.00 times as long: 5 ranks on here (a processor, 2 "
+            "cores)).",
+        ),
+        (
+            parts((0.1, 0.1, 0.1, 0.3), exchange_s=0.5),
+            {},
+            ["exchange-bound", "constant straggler"],
+            "exchanges take 62 % of the time: 500 ms, a step 150 ms; worker 4 takes 3.00 times",
+        ),
+    ],
+)
+def test_the_regime_is_what_takes_the_time(
+    measured: Breakdown, changes: dict[str, Any], names: list[str], text: str
+) -> None:
+    of = scenario(row("sync", 10.0, breakdown=measured, **changes), row("async", 20.0))
+    assert regimes(of) == names
+    told = regime_sentence(of)
+    assert told.startswith(f"Regime: {' and '.join(names)} (")
+    assert text in told
+
+
+def test_a_tiny_model_whose_steps_are_even_is_bound_by_its_exchanges() -> None:
+    tiny = parts((0.00050, 0.00051), chance_s=0.00003, update_s=0.0001, exchange_s=0.002)
+    assert regimes(scenario(row("sync", 10.0, breakdown=tiny), workers=2)) == ["exchange-bound"]
+
+
+def test_without_rounds_steps_are_uneven_if_they_vary_much() -> None:
+    uneven = parts(chance_s=0.0, varies=0.6)
+    of = scenario(row("async", 10.0, breakdown=uneven))
+    assert regimes(of) == ["random stragglers"]
+    assert "a worker's steps vary by 60 % of their mean" in regime_sentence(of)
+    assert regimes(scenario(row("async", 10.0))) == ["equal workers"]
+
+
+def test_that_threads_have_no_core_is_not_measured() -> None:
+    several = {"machine": "here", "threads used": "4"}
+    short = row("sync", 10.0, breakdown=parts(cores_s=0.11), circumstances=several)
+    assert regimes(scenario(short)) == ["equal workers"]
+
+
+def test_the_row_in_lock_step_tells_the_regime() -> None:
+    slow = row("async", 10.0, breakdown=parts(update_s=0.2))
+    assert regimes(scenario(slow, row("sync", 10.0))) == ["equal workers"]
+    assert regimes(scenario(slow, row("sync", 10.0, breakdown=None))) == ["slow update"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"stragglers": {4: 3.0}}, "worker 4 takes 3 times as long a step"),
+        ({"jitter": "bernoulli:0.1:4"}, "steps are slowed by chance, bernoulli:0.1:4"),
+        ({"link_mbps": 100.0}, "links have 100 Mbit/s"),
+        ({"jitter": "uniform:4:4"}, "all steps are slowed alike, 4 times (uniform:4:4)"),
+        (
+            {"stragglers": {2: 4.0}, "link_mbps": 10.0},
+            "worker 2 takes 4 times as long a step and links have 10 Mbit/s",
+        ),
+    ],
+)
+def test_what_was_set_on_purpose_is_said_whether_it_shows_or_not(
+    settings: dict[str, Any], text: str
+) -> None:
+    of = scenario(row("sync", 10.0), **settings)
+    assert regimes(of) == ["equal workers"]
+    assert regime_sentence(of).endswith(f" Set on purpose: {text}.")
+
+
+# Runs of before steps were timed
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "names", "text"),
+    [
+        ({"stragglers": {4: 3.0}}, {}, ["constant straggler"], "worker 4 takes 3 times as long"),
+        ({"link_mbps": 10.0}, {}, ["slow link"], "links have 10 Mbit/s"),
+        ({}, {"step_s": (0.1, 0.1, 0.3, 0.1)}, ["constant straggler"], "worker 3 takes 3.00 times"),
+        ({}, {"shares": (share(0.6),) * 4}, ["not known"], "do not compute for 40 % of the time"),
+        ({}, {"shares": (share(0.8),) * 4}, ["equal workers"], "nothing is slowed on purpose"),
+        ({}, {"shares": (), "step_s": None}, ["not known"], "did not time their steps"),
+        ({"workers": 1}, {"shares": (), "step_s": None}, ["equal workers"], "nothing is slowed"),
+    ],
+)
+def test_of_older_runs_the_regime_is_what_was_set_or_can_be_told(
+    settings: dict[str, Any], changes: dict[str, Any], names: list[str], text: str
+) -> None:
+    of = scenario(row("sync", 10.0, breakdown=None, **changes), **settings)
+    assert regimes(of) == names
+    assert text in regime_sentence(of)
