@@ -21,6 +21,10 @@ time; where there are no rounds, where they vary by so much of their mean."""
 UPDATE, EXCHANGE, CORES = 0.25, 0.3, 0.25
 """Parts of the time from which on updates, exchanges, and the lack of cores make a regime."""
 
+EXCHANGE_WHEN_SHORT = 0.5
+"""The same of exchanges in shared memory where cores are short: each needs that several ranks have
+one in turn, so that they suffer more from it than steps do."""
+
 VECTOR_BYTES = 100_000
 """From so many bytes of a vector on it is slow for its size over a link; what is smaller, for being
 sent at all."""
@@ -41,10 +45,10 @@ SLOW_UPDATE, EXCHANGE_BOUND, SHORT, UNKNOWN = (
 
 @dataclass(frozen=True)
 class Cause:
-    """A regime, the part of the time that it takes, and what was measured of it."""
+    """A regime, the seconds of a gradient that it takes, and what was measured of it."""
 
     name: str
-    share: float
+    takes_s: float
     reason: str
 
 
@@ -88,8 +92,8 @@ def _measured(scenario: Scenario, row: Row) -> list[Cause]:
     steps += f"{percent(parts.varies)}"
     idle = f"in {row.label} workers compute for {percent(parts.share(parts.step_s))} of the time"
     if not found:
-        return [Cause(EQUAL, 1.0, f"{steps}; {idle}")]
-    return sorted(found, key=lambda cause: -cause.share)
+        return [Cause(EQUAL, parts.total_s, f"{steps}; {idle}")]
+    return sorted(found, key=lambda cause: -cause.takes_s)
 
 
 def _stragglers(parts: Breakdown) -> list[Cause]:
@@ -98,16 +102,20 @@ def _stragglers(parts: Breakdown) -> list[Cause]:
         return []
     worker = parts.steps_s.index(slowest) + 1
     times = number(slowest / fastest)
-    share = parts.share(parts.behind_s)
-    return [Cause(STRAGGLER, share, f"worker {worker} takes {times} times as long as the fastest")]
+    why = f"worker {worker} takes {times} times as long as the fastest"
+    return [Cause(STRAGGLER, parts.behind_s, why)]
 
 
 def _by_chance(scenario: Scenario, row: Row, parts: Breakdown) -> list[Cause]:
-    share = parts.share(parts.chance_s)
+    slowest, fastest = max(parts.steps_s), min(parts.steps_s)
+    uneven_s = parts.chance_s
+    if slowest < SLOWER * fastest:
+        uneven_s += parts.behind_s  # some worker has had less luck than others
+    share = parts.share(uneven_s)
     varies = f"a worker's steps vary by {percent(parts.varies)} of their mean"
     if share >= CHANCE and scenario.workers > 1:
         waits = f"waiting for the slowest of a round takes {percent(share)} of the time"
-        return [Cause(RANDOM, share, f"{varies}, and in {row.label} {waits}")]
+        return [Cause(RANDOM, uneven_s, f"{varies}, and in {row.label} {waits}")]
     if parts.chance_s == 0 and parts.varies >= VARIES and scenario.workers > 1:
         return [Cause(RANDOM, 0.0, varies)]
     return []
@@ -119,30 +127,30 @@ def _update(row: Row, parts: Breakdown) -> list[Cause]:
         return []
     times = f"{_ms(parts.update_s)}, a step {_ms(parts.step_s)}"
     why = f"in {row.label} the server's update takes {percent(share)} of the time: {times}"
-    return [Cause(SLOW_UPDATE, share, why)]
+    return [Cause(SLOW_UPDATE, parts.update_s, why)]
 
 
 def _exchange(scenario: Scenario, row: Row, parts: Breakdown) -> list[Cause]:
     share = parts.share(parts.exchange_s)
-    if share < EXCHANGE:
+    short = not row.linked and parts.cores_s >= CORES * parts.total_s
+    if share < (EXCHANGE_WHEN_SHORT if short else EXCHANGE):
         return []
     sent = parts.exchanged_bytes
     text = f"in {row.label} exchanges take {percent(share)} of the time: {_ms(parts.exchange_s)}"
     vector = sent / (2 * scenario.workers)
     if row.linked and vector >= VECTOR_BYTES:
-        return [Cause(LINK, share, f"{text} for {size(sent)} in all")]
-    return [Cause(EXCHANGE_BOUND, share, f"{text}, a step {_ms(parts.step_s)}")]
+        return [Cause(LINK, parts.exchange_s, f"{text} for {size(sent)} in all")]
+    return [Cause(EXCHANGE_BOUND, parts.exchange_s, f"{text}, a step {_ms(parts.step_s)}")]
 
 
 def _short_of_cores(scenario: Scenario, row: Row, parts: Breakdown) -> list[Cause]:
-    share = parts.cores_s / parts.total_s
-    if share < CORES or row.circumstances.get("threads used", "1") != "1":
+    if parts.cores_s < CORES * parts.total_s or row.circumstances.get("threads used", "1") != "1":
         return []  # of threads beside the first it is not measured when they have no core
     text = f"for want of cores, all takes {number(parts.total_s / parts.own_s)} times as long"
     if "machine" in row.circumstances:
         ranks = scenario.workers + int(row.settings.get("servers") or 0)
         text += f": {ranks} ranks on {row.circumstances['machine']}"
-    return [Cause(SHORT, share, text)]
+    return [Cause(SHORT, parts.cores_s, text)]
 
 
 def _ms(low_s: float, high_s: float | None = None) -> str:
@@ -196,4 +204,4 @@ def _of_older(scenario: Scenario, rows: list[Row]) -> list[Cause]:
                 f": in {exact[0].label} workers do not compute for {percent(idle[0])} of the time"
             )
         return [Cause(UNKNOWN, 0.0, why)]
-    return [Cause(EQUAL, 1.0, "nothing is slowed on purpose")]
+    return [Cause(EQUAL, 0.0, "nothing is slowed on purpose")]

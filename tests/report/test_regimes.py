@@ -88,6 +88,20 @@ def test_a_tiny_model_whose_steps_are_even_is_bound_by_its_exchanges() -> None:
     assert regimes(scenario(row("sync", 10.0, breakdown=tiny), workers=2)) == ["exchange-bound"]
 
 
+def test_a_worker_that_has_had_less_luck_is_no_straggler() -> None:
+    unlucky = parts((0.10, 0.11, 0.12, 0.12), chance_s=0.006, varies=0.4)
+    assert regimes(scenario(row("sync", 10.0, breakdown=unlucky))) == ["random stragglers"]
+
+
+def test_where_cores_are_short_exchanges_must_take_half_of_the_time() -> None:
+    some = parts(exchange_s=0.08, cores_s=0.5)
+    assert regimes(scenario(row("sync", 10.0, breakdown=some))) == ["short of cores"]
+    most = parts(exchange_s=0.2, cores_s=0.5)
+    found = regimes(scenario(row("sync", 10.0, breakdown=most)))
+    assert found == ["short of cores", "exchange-bound"], "what takes most of the time comes first"
+    assert regimes(scenario(row("sync", 10.0, breakdown=some, linked=True)))[1:] == ["slow link"]
+
+
 def test_without_rounds_steps_are_uneven_if_they_vary_much() -> None:
     uneven = parts(chance_s=0.0, varies=0.6)
     of = scenario(row("async", 10.0, breakdown=uneven))
