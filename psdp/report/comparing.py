@@ -29,11 +29,12 @@ def comparing(sentence: str, rows: Sequence[Row]) -> str:
 
 
 def in_rows(rows: Sequence[Row], name: str) -> str:
-    """Return the value of a setting or a circumstance; of several, in which rows each is."""
+    """Return the value of a setting or a circumstance; of several, in which rows each is; nothing
+    if it has a meaning in none."""
     of: defaultdict[str | None, list[str]] = defaultdict(list)
     for row in rows:
         of[value_in(row, name)].append(row.label)
     of.pop(None, None)
-    if len(of) == 1:
-        return str(next(iter(of)))
+    if len(of) < 2:
+        return "".join(map(str, of))
     return " or ".join(f"{value} ({listed(labels)})" for value, labels in of.items())

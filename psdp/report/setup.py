@@ -41,7 +41,9 @@ def _ranks(scenario: Scenario) -> str:
     rows = scenario.rows
     workers = f"{scenario.workers} worker{'s' if scenario.workers > 1 else ''}"
     servers = in_rows(rows, "servers")
-    text = f"{workers} and {servers} server{'s' if servers != '1' else ''}"
+    text = workers
+    if servers:
+        text += f" and {servers} server{'s' if servers != '1' else ''}"
     known = "machine" in rows[0].circumstances
     return f"{text} on {in_rows(rows, 'machine')}," if known else f"{text},"
 

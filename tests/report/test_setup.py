@@ -1,0 +1,76 @@
+"""What a report says of model, data, optimizer, machine and software."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import change_json, write_run
+
+from psdp.report.runs import read_runs
+from psdp.report.scenarios import compare
+from psdp.report.setup import setup
+
+
+class Runs:
+    """Makes runs, then the lines on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made: list[Path] = []
+
+    def run(self, **settings: Any) -> Path:
+        self.made.append(write_run(self.folder / f"run-{len(self.made)}", **settings))
+        return self.made[-1]
+
+    def lines(self) -> dict[str, str]:
+        (scenario,) = compare(read_runs(self.made)[0])
+        return dict(setup(scenario))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)
+
+
+def test_all_that_is_needed_to_make_it_again_is_said(runs: Runs) -> None:
+    runs.run()
+    assert runs.lines() == {
+        "Model": "architecture decoder, n-layer 4, n-head 4, n-embd 128, block-size 8; 1,000 "
+        "parameters",
+        "Data": "text; batch-size 2, grad-accum 1, tokenizer byte",
+        "Optimizer": "optimizer adamw, lr 0.001, lr-schedule cosine, warmup-steps 0, beta1 0.9, "
+        "beta2 0.99, weight-decay 0.1",
+        "Budget": "max-steps 10, eval-every 250, eval-batches 40",
+        "Machine": "2 workers and 1 server on here (a processor, 2 cores), threads used 1, kernels "
+        "used compiled, vectors shared",
+        "Software": "psdp 0.2, MPI MPI 5, Python 3.11, NumPy 2.4",
+    }
+
+
+def test_of_what_differs_it_is_said_in_which_rows(runs: Runs) -> None:
+    runs.run()
+    runs.run(mode="async", weight_decay=0.2)
+    other = runs.run(mode="ssp", weight_decay=0.2)
+    change_json(other / "config.json", hosts=["there"] * 3)
+    lines = runs.lines()
+    w1, w2 = "weight-decay 0.1", "weight-decay 0.2"
+    assert f"{w1} (sync, {w1}) or 0.2 (ssp S=4, {w2}; and async, {w2})" in lines["Optimizer"]
+    both = f"(sync, {w1}; and async, {w2})"
+    assert f"on here (a processor, 2 cores) {both} or there (ssp S=4, {w2})," in lines["Machine"]
+
+
+def test_without_servers_none_are_counted(runs: Runs) -> None:
+    runs.run(mode="allreduce")
+    assert runs.lines()["Machine"].startswith("2 workers on here (a processor, 2 cores),")
+
+
+def test_what_an_older_run_did_not_write_down_is_not_made_up(runs: Runs) -> None:
+    path = runs.run()
+    for name in ("parameters", "hosts", "machines", "threads", "kernels", "versions"):
+        change_json(path / "config.json", without=name)
+    lines = runs.lines()
+    assert lines["Model"].endswith("; parameters not recorded")
+    assert "on not recorded, threads used not recorded" in lines["Machine"]
+    assert lines["Software"].startswith("psdp not recorded, MPI not recorded")
