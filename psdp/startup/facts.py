@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -73,11 +74,17 @@ def _read(kind: Any, value: Any) -> Any:
 
 
 def _read_dataclass(kind: Any, value: Any) -> Any:
-    names = {field.name for field in fields(kind)}
-    if not isinstance(value, dict) or value.keys() != names:
-        raise _unreadable(value, f"the fields {', '.join(sorted(names))}")
+    types = _types(kind)
+    if not isinstance(value, dict) or value.keys() != types.keys():
+        raise _unreadable(value, f"the fields {', '.join(sorted(types))}")
+    return kind(**{name: _read(types[name], value[name]) for name in value})
+
+
+@cache
+def _types(kind: Any) -> Mapping[str, Any]:
+    """Return the types of a dataclass's fields."""
     hints = get_type_hints(kind)
-    return kind(**{name: _read(hints[name], value[name]) for name in value})
+    return {field.name: hints[field.name] for field in fields(kind)}
 
 
 def _read_one_of(kinds: tuple[Any, ...], value: Any) -> Any:
