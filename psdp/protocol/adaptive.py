@@ -12,6 +12,7 @@ from psdp.protocol.events import (
     Effect,
     Event,
     Leave,
+    Move,
     Pull,
     Push,
     SendWeights,
@@ -75,7 +76,7 @@ class Adaptive:
         self._before = {worker: known.get(worker, 0) for worker in workers}
         self._steps_s: dict[int, deque[float]] = {}
         self._here: set[int] = set()
-        """Workers that have asked for weights: all that wait, once nothing is out."""
+        """Workers that have asked for weights, or moved: all that wait, once nothing is out."""
         self._earlier_gaps: Counter[int] = Counter()
         self._next: str | None = None
         self._stopped = False
@@ -104,6 +105,8 @@ class Adaptive:
             case Pull(worker):
                 self._here.add(worker)
                 self._before.setdefault(worker, min(self._before.values(), default=0))
+            case Move(worker) if worker in self._policy.clocks:
+                self._here.add(worker)
             case Leave(worker):
                 self._here.discard(worker)
                 self._steps_s.pop(worker, None)

@@ -109,15 +109,12 @@ class Policy(ABC):
             case Pull(worker):
                 if worker not in self.clocks:
                     self._count(worker, self._least_clock())
-                if worker in self._granted and not self.drained:
-                    effects.append(self._answer(worker))
-                else:
-                    self._wait(worker)
+                effects += self._go_on(worker)
             case Push():
                 effects += self._receive(event)
-            case Move(worker):
-                if worker in self._granted and not self.drained:
-                    effects.append(self._answer(worker))
+            case Move(worker) if worker in self.clocks:
+                # The rank before may have been lost before it asked, and this one does not.
+                effects += self._go_on(worker)
             case Leave(worker):
                 self._forget(worker)
                 effects += self._settle()
@@ -171,6 +168,13 @@ class Policy(ABC):
         if self._budget is not None:
             self._budget -= work.steps
         return self._accept(push)
+
+    def _go_on(self, worker: int) -> list[Effect]:
+        """Tell a worker what it was told already, or let it wait."""
+        if worker in self._granted and not self.drained:
+            return [self._answer(worker)]
+        self._wait(worker)
+        return []
 
     def _count(self, worker: int, clock: int) -> None:
         self.clocks[worker] = clock

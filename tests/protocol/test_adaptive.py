@@ -17,6 +17,7 @@ from psdp.protocol import (
     Deck,
     Drained,
     Leave,
+    Move,
     Phase,
     Policy,
     Pull,
@@ -128,6 +129,12 @@ class Run:
         del self.clocks[worker]
         self.do(Leave(worker))
 
+    def move(self, worker: int) -> None:
+        """Another rank computes for a worker, maybe before it has pulled."""
+        self.asleep.discard(worker)
+        self.answers.pop(worker, None)
+        self.do(Move(worker, 99))
+
     def play(self, choices: list[int], *, leaves: bool = False, stops: bool = False) -> None:
         for choice in choices:
             kind, pick = choice % 16, choice // 16
@@ -136,6 +143,8 @@ class Run:
                 self.leave(live[pick % len(live)])
             elif kind == 1 and stops and pick % 4 == 0:
                 self.do(Stop())
+            elif kind == 4 and leaves:
+                self.move(live[pick % len(live)])
             elif kind in (2, 3):
                 self.do(Switch(CANDIDATES[pick % 3]))
             else:

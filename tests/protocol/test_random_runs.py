@@ -1,4 +1,4 @@
-"""Every policy under random interleavings of pulls, pushes, deaths, late joins and stops.
+"""Every policy under random interleavings of pulls, pushes, deaths, moves, late joins and stops.
 
 The simulated workers do what real ones do: pull once, push only when answered, pull again now and
 then (after an evaluation). Each effect is checked against a model that knows no mode but its rules.
@@ -23,6 +23,7 @@ from psdp.protocol import (
     Effect,
     Event,
     Leave,
+    Move,
     Policy,
     Pull,
     Push,
@@ -121,10 +122,18 @@ class Run:
         """A worker's first pull, maybe of one that joins late, or one after an evaluation."""
         if worker not in self.clocks:
             self.clocks[worker] = min(self.clocks.values(), default=0)
+        self._ask(Pull(worker))
+
+    def move(self, worker: int) -> None:
+        """Another rank computes for a worker, maybe before it has pulled: nobody does so then."""
+        self._ask(Move(worker, 99))
+
+    def _ask(self, event: Pull | Move) -> None:
+        worker = event.worker
         self.asleep.discard(worker)
         again = self.answered.pop(worker, None)
         self.owed.add(worker)
-        effects = self.do(Pull(worker))
+        effects = self.do(event)
         if again is not None and self.drained:
             assert self.mode == BACKUP, "only late gradients are out at the end"
             assert effects == []
@@ -214,6 +223,8 @@ class Run:
                 self.stop()
             elif kind == 3 and self.answered:
                 self.pull(sorted(self.answered)[pick % len(self.answered)])
+            elif kind == 4 and leaves:
+                self.move(live[pick % len(live)])
             else:
                 self._go_on(pick)
         turn = 0

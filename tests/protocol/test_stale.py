@@ -247,3 +247,12 @@ def test_a_late_gradient_moves_the_weights_by_the_inverse_of_its_lag(
         (apply, *_) = policy.handle(push(2, 0, 0))
         expected = rate if inverse else 1.0
         assert apply == Apply((2,), (1.0,), 8, (late,), late + 1, expected)
+
+
+def test_a_worker_whose_rank_is_lost_before_it_asks_waits_like_any_other() -> None:
+    table(
+        StaleBounded([1, 2], 4, staleness=1, version=2, clocks={1: 2}),
+        (Move(1, 3), []),
+        (Pull(2), [answer(2, 2, 0)]),
+        (push(2, 0, 2), [applied(2, 0, 3), answer(2, 3, 1), answer(1, 3, 2)]),
+    )
