@@ -143,7 +143,6 @@ class ShardOrder:
         self._decisions: deque[Any] = deque()
         self._landed: dict[int, Squares] = {}
         self._norms: defaultdict[int, dict[int, Squares]] = defaultdict(dict)
-        self._averaging = False
         self._version = version
 
     @property
@@ -185,7 +184,7 @@ class ShardOrder:
         while self._decisions and self.updating is None and self._is_here():
             match self._decisions.popleft():
                 case Update() as update:
-                    self.updating, self._averaging = update, True
+                    self.updating = update
                     effects.append(Average(update))
                 case Discard(slot):
                     del self._landed[slot]
@@ -217,8 +216,6 @@ class ShardOrder:
     def _averaged(self, squares: Squares) -> list[Effect]:
         update = self.updating
         assert update is not None
-        assert self._averaging
-        self._averaging = False
         if len(update.slots) == 1:
             # Its worker has the whole of it, and told every server its squares.
             return [Renew(update, self._landed[update.slots[0]])]
@@ -227,9 +224,10 @@ class ShardOrder:
         return [*share, *self._try_renew()]
 
     def _try_renew(self) -> list[Effect]:
-        """Update once every server's part is known; they are summed in the same order on all."""
+        """Update once every server's part is known, with its own when its mean is made; they are
+        summed in the same order on all."""
         update = self.updating
-        if update is None or self._averaging or len(update.slots) == 1:
+        if update is None or len(update.slots) == 1:
             return []
         parts = self._norms[update.version]
         if len(parts) < self._servers:
