@@ -4,6 +4,7 @@ import gc
 from pathlib import Path
 
 import pytest
+import turns  # noqa: F401 (before psdp)
 from hypothesis import settings
 
 # A loaded machine is slow, not wrong.

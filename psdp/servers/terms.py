@@ -202,7 +202,7 @@ class Change:
         if peer in self._job.term.lost:
             return
         match message:
-            case m.Halt(number) if number > self._number:
+            case m.Halt() if self._goes_further(message):
                 self._halt(peer, message)
             case m.Include() | m.ApplyMean() if self._heeds(peer):
                 update = self._hearing[peer].hear(message)
@@ -253,6 +253,12 @@ class Change:
         if self._leader == self._rank:
             return self._version is None and peer in self._job.holding
         return peer == self._leader
+
+    def _goes_further(self, halt: m.Halt) -> bool:
+        """Say whether this is the word of a later leader than the one this rank has heard. It gives
+        a term the same number if it was not told of that before the one before it was lost."""
+        known = self._number, len(self._job.term.lost)
+        return (halt.term, len(halt.lost)) > known
 
     def _lead(self, lost: Iterable[int]) -> None:
         """Begin to lead to a term without these ranks."""

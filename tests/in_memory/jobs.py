@@ -55,6 +55,8 @@ TINY: dict[str, Any] = {
 }
 PATIENCE_S = 30.0
 
+gc.freeze()  # what is there by now stays: to look at all of it again takes longer than a job
+
 
 def corpus() -> tuple[Array, Array]:
     """Return training tokens with some pattern to learn, and validation tokens all different."""
