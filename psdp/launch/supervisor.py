@@ -262,14 +262,14 @@ class Supervisor:
         elif told is None:
             beyond = (rank for rank in known.values() if rank.silent_s is not None or not rank.gone)
             first = self._broken or next(beyond, None) or first
-        without = self._survives and any(rank.status != 0 for rank in self._ranks.left)
+        without = self._terminated or any(rank.status != 0 for rank in self._ranks.left)
         status = exit_status(
             128 - code if code < 0 else code,
             told,
             asked=self._asked,
             broken=broken,
             spoke=0 in known and known[0].started,
-            survived=without,
+            survived=self._survives and without,
         )
         return Outcome(status, told, known, first, self._ranks.folder)
 
@@ -291,7 +291,8 @@ def exit_status(
         asked: the signal that asked for an end.
         broken: a rank had ended before MPI's start, or was silent.
         spoke: rank 0 would say it if it had finished; not all programs do.
-        survived: ranks of it have failed, whose status mpirun may have, and it went on.
+        survived: it went on when ranks of it had failed, which mpirun's status may tell of, or
+            mpirun was ended because of one.
     """
     if told is not None:
         return told if survived else told or mpirun

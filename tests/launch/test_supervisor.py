@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import selectors
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
+from session import run_session
 
 from psdp.launch.ranks import Ranks, addresses
 from psdp.launch.supervisor import exit_status
@@ -46,6 +48,42 @@ def test_a_job_that_has_survived_failures_has_finished_if_rank_0_says_so() -> No
     assert exit_status(3, 0, **how) == 0  # type: ignore[arg-type]
     assert exit_status(0, 5, **how) == 5  # type: ignore[arg-type]
     assert exit_status(0, None, **how) == 5  # type: ignore[arg-type]
+
+
+STOPPED_AT_ITS_END = """
+import os, signal, sys, time
+from psdp.line import open_line
+
+lines = [open_line(os.environ | {"OMPI_COMM_WORLD_RANK": str(rank)}) for rank in range(2)]
+for line in lines:
+    line.started()
+lines[0].training("run")
+
+def wake(*_):  # as ranks do, which an mpirun of Open MPI wakes before it ends them
+    lines[1].ended(0)
+    sys.exit(1)
+
+signal.signal(signal.SIGTERM, wake)
+lines[0].ended(0)
+time.sleep(60)
+"""
+LAUNCHER = """
+import sys, time
+from psdp.launch import supervisor
+from psdp.launch.ranks import Ranks
+
+supervisor.BROKEN_S = supervisor.LEAVING_S = 0.5
+signals = supervisor.Signals()
+ranks = Ranks(signals.selector, time.monotonic(), everywhere=False)
+job = supervisor.Supervisor(signals, ranks, 2, survives=True)
+sys.exit(job.run([sys.executable, "-c", sys.argv[1]]).status)
+"""
+
+
+def test_a_job_of_which_a_rank_is_stopped_at_its_end_has_finished() -> None:
+    command = [sys.executable, "-c", LAUNCHER, STOPPED_AT_ITS_END]
+    ended = run_session(command, timeout_s=30)
+    assert ended.status == 0, ended.output
 
 
 @pytest.mark.parametrize("asked", ENDING)
