@@ -31,9 +31,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from failing import Failure, Kind, strike
+from failing import pid_of
 from records import read_records
-from session import end_session
+from session import end_session, members
 from sides import Plan, psdp_command
 from training import SIZES, THREAD_VARIABLES
 
@@ -101,7 +101,8 @@ def psdp_speed(task: Task, *, disturbed: bool) -> float:
                     if record["kind"] == "move"
                 }
                 rank = task.dice.choice(sorted(set(hosts.values())))
-                strike(job.pid, Failure(0.0, Kind.KILL, rank))
+                if (pid := pid_of(members(job.pid), rank)) is not None:
+                    os.kill(pid, signal.SIGKILL)
             job.wait(task.seconds + START_S)
         finally:
             end_session(job)

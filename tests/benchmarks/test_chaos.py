@@ -6,40 +6,43 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import breakable
 import chaos
 import pytest
-from chaos import Outcome, Struck, Undisturbed, Verdict
-from failing import Failure, Kind, Phase, Shape, Trial, phase_of, pid_of, schedule, strike
+from breaking import Outcome, Struck, Verdict
+from failing import ROLES, Failure, Kind, Phase, Running, Shape, Trial, schedule
 from hypothesis import given
 from hypothesis import strategies as st
+from progress import Progress
+from session import end_session
 
-SHAPES = [Shape("sync", 1, 3, standby=False, spares=1), Shape("async", 2, 3, True, 0)]
+SHAPES = [Shape("sync", 1, 3, standby=False, spares=1), Shape("async", 2, 3, standby=True, hosts=3)]
 
 
-@given(st.integers(0, 99), st.integers(1, 50), st.integers(1, 4), st.booleans())
-def test_a_schedule_has_so_many_failures_and_spares_none_of_its_rules(
-    seed: int, count: int, most: int, servers_too: bool
+@given(st.integers(0, 99), st.integers(1, 50), st.integers(1, 4), st.sampled_from(ROLES[:2]))
+def test_a_schedule_has_so_many_failures_and_keeps_to_its_rules(
+    seed: int, count: int, most: int, role: str
 ) -> None:
-    trials = list(schedule(seed, count, SHAPES, list(Kind), most, servers_too=servers_too))
-    assert trials == list(schedule(seed, count, SHAPES, list(Kind), most, servers_too=servers_too))
+    trials = list(schedule(seed, count, SHAPES, list(Kind), most, roles=[role]))
+    assert trials == list(schedule(seed, count, SHAPES, list(Kind), most, roles=[role]))
     assert sum(len(trial.failures) for trial in trials) == count
     for trial in trials:
         ranks = [failure.rank for failure in trial.failures]
         assert 1 <= len(set(ranks)) == len(ranks) <= most
-        assert servers_too or set(ranks) <= set(trial.shape.working)
-        assert max(ranks) < trial.shape.ranks
-        moments = [failure.at for failure in trial.failures]
+        assert {trial.shape.role(rank) for rank in ranks} == {role}
+        moments = [failure.order for failure in trial.failures]
         assert moments == sorted(moments)
 
 
-def test_standbys_and_spares_are_ranks_too() -> None:
+def test_standbys_and_spares_are_ranks_too_and_hosts_are_filled_one_after_the_other() -> None:
     assert [shape.ranks for shape in SHAPES] == [5, 7]
     assert [list(shape.working) for shape in SHAPES] == [[1, 2, 3, 4], [2, 3, 4]]
+    assert SHAPES[1].slots == [3, 2, 2]
+    assert [SHAPES[1].host_of(rank) for rank in range(7)] == [1, 1, 1, 2, 2, 3, 3]
+    assert [SHAPES[1].role(rank) for rank in (1, 2, 4, 5)] == [*ROLES[:2], *ROLES[1:]]
 
 
 @pytest.mark.parametrize(
@@ -69,58 +72,77 @@ def test_a_process_fails_as_it_is_told(
 
 def test_a_failure_meets_the_rank_of_its_own_job() -> None:
     jobs = [
-        subprocess.Popen(
-            ["sleep", "30"],
-            start_new_session=True,
-            env=os.environ | {"OMPI_COMM_WORLD_RANK": str(rank)},
+        Running(
+            subprocess.Popen(
+                ["sleep", "30"],
+                start_new_session=True,
+                env=os.environ | {"OMPI_COMM_WORLD_RANK": str(rank)},
+            ),
+            SHAPES[0],
         )
         for rank in (1, 2)
     ]
+    killed = Failure(Phase.TRAINING, 0.5, Kind.KILL, 2)
     try:
-        assert pid_of(jobs[0].pid, 1) == jobs[0].pid
-        assert not strike(jobs[0].pid, Failure(0.5, Kind.KILL, 2))
-        assert strike(jobs[1].pid, Failure(0.5, Kind.KILL, 2))
-        assert jobs[1].wait(10) == -9
-        assert jobs[0].poll() is None
+        assert jobs[0].aim(killed) is None
+        assert jobs[1].aim(killed) == jobs[1].process.pid
+        assert not jobs[1].strike(killed, jobs[0].process.pid), "that is another rank"
+        assert jobs[1].strike(killed, jobs[1].process.pid)
+        assert jobs[1].process.wait(10) == -9
+        assert not jobs[0].ended
+        asked = Failure(Phase.TRAINING, 0.5, Kind.TERM, 2)
+        assert jobs[0].strike(asked, jobs[0].aim(asked) or 0)
+        assert jobs[0].process.wait(10) == -15
     finally:
         for job in jobs:
-            job.kill()
-            job.wait()
+            end_session(job.process)
 
 
 def test_what_a_job_has_written_tells_how_far_it_is(tmp_path: Path) -> None:
-    records = tmp_path / "metrics.jsonl"
+    records, progress = tmp_path / "metrics.jsonl", Progress(tmp_path, 300, 100)
+    assert progress.phase() is Phase.START
 
     def phase(*lines: tuple[str, int], cut_off: str = "") -> Phase:
-        whole = [json.dumps({"kind": kind, "version": version}) + "\n" for kind, version in lines]
-        records.write_text("".join(whole) + cut_off)
-        return phase_of(tmp_path, last_version=300)
+        with records.open("a") as file:
+            for kind, version in lines:
+                file.write(json.dumps({"kind": kind, "version": version}) + "\n")
+            file.write(cut_off)
+        return progress.phase()
 
-    assert phase_of(tmp_path, 300) is Phase.START
     assert phase(("eval", 0)) is Phase.START
-    assert phase(("eval", 0), ("train", 1), cut_off='{"kin') is Phase.TRAINING
-    assert phase(("eval", 0), ("train", 100)) is Phase.EVALUATING
-    assert phase(("train", 100), ("eval", 100)) is Phase.TRAINING
+    assert phase(("train", 1), cut_off='{"kin') is Phase.TRAINING
+    with records.open("a") as file:
+        file.write('d": "move"}\n')
+    assert phase(("train", 102)) is Phase.EVALUATING
+    assert progress.share == 0.34
+    assert phase(("eval", 102)) is Phase.TRAINING
+    kept = tmp_path / "checkpoints" / ".tmp-abc-step-000040-v000040"
+    kept.mkdir(parents=True)
+    assert phase(("train", 120)) is Phase.SAVING
+    kept.rmdir()
     assert phase(("train", 300)) is Phase.ENDING
-    (tmp_path / "checkpoints" / ".tmp-abc-step-000040-v000040").mkdir(parents=True)
-    assert phase(("train", 41)) is Phase.SAVING
-
-
-def test_moments_are_shared_out_between_the_start_and_the_rest() -> None:
-    plain = Undisturbed(10.0, 2.0, "", 300)
-    assert plain.moment_s(0.0) == 0.0
-    assert plain.moment_s(chaos.START_SHARE) == pytest.approx(2.0)
-    assert plain.moment_s(1.0) == pytest.approx(10.0)
+    records.write_text("")  # started once more
+    assert phase(("eval", 0)) is Phase.START
 
 
 def test_the_table_counts_what_was_tried_and_what_became_of_it() -> None:
     struck = (
-        Struck(Failure(0.1, Kind.KILL, 1), Phase.START),
-        Struck(Failure(0.5, Kind.KILL, 2), Phase.SAVING),
+        Struck(Failure(Phase.START, 0.1, Kind.KILL, 0), Phase.START),
+        Struck(Failure(Phase.SAVING, 0.5, Kind.KILL, 2), Phase.SAVING),
+        Struck(Failure(Phase.ENDING, 0.5, Kind.TERM, 2), Phase.ENDING),
     )
     trial = Trial(0, SHAPES[0], tuple(each.failure for each in struck))
-    verdicts = [Verdict(trial, struck, Outcome.COMPLETED), Verdict(trial, (), Outcome.HUNG)]
-    head, kill, last = chaos.table(verdicts).splitlines()
-    assert Counter(kill.split()) == Counter(["kill", "1", "0", "0", "1", "0"])
-    assert head.split() == [phase.value for phase in Phase]
-    assert last == "2 jobs, 2 failures: 1 completed, 1 HUNG; 50.0% completed"
+    verdicts = [
+        Verdict(trial, struck, Outcome.COMPLETED, goodput=0.75),
+        Verdict(trial, struck[:2], Outcome.HUNG),
+        Verdict(trial, (), Outcome.COMPLETED, goodput=0.25),
+    ]
+    head, *rows, ended, speed = chaos.table(verdicts).splitlines()
+    assert head.split() == [*Phase, *Outcome]
+    assert [row.split() for row in rows] == [
+        ["kill", "server", *"2000010001"],
+        ["kill", "worker", *"0002010001"],
+        ["term", *"0000110000"],
+    ]
+    assert ended == "3 jobs, 5 failures: 2 completed, 1 HUNG; 66.7% completed"
+    assert speed == "speed of those that completed, of the undisturbed: 0.75 (median)"
