@@ -118,14 +118,13 @@ class Undisturbed:
     def seconds(self) -> float:
         return self.start_s + self.wall_s + self.end_s
 
-    @property
-    def versions_per_step(self) -> int:
-        return self.last_version // self.length.updates
+    def versions(self, updates: int) -> int:
+        """Return how many versions so many updates are, of all workers together or of each."""
+        return max(1, updates * self.last_version // self.length.updates)
 
     def progress(self, run: Path) -> Progress:
         """Return how far a job of this shape is, whose run folder this is."""
-        every = self.length.eval_every * self.versions_per_step
-        return Progress(run, self.last_version, every)
+        return Progress(run, self.last_version, self.versions(self.length.eval_every))
 
 
 class Failed(Exception):
@@ -276,7 +275,7 @@ def _judge(shape: Shape, plain: Undisturbed, run: Path, status: int, resumed: Pa
     if not any((run / CHECKPOINTS).glob("step-*")):
         progress = plain.progress(run)
         # The first checkpoint may be under way for as long again.
-        first = 2 * plain.length.checkpoint_every * plain.versions_per_step
+        first = plain.versions(2 * plain.length.checkpoint_every)
         if progress.phase() is Phase.START or progress.version < first:
             return Outcome.EMPTY
         raise Failed(f"ended with {status}, and has kept nothing of {progress.version} updates")
