@@ -133,6 +133,19 @@ def test_the_loss_of_rank_0s_host_ends_the_job_which_names_its_last_checkpoint(
 
 
 @long
+@pytest.mark.parametrize("lose", [kill, cut_off_and_kill])
+def test_rank_0s_host_may_be_lost_where_another_one_has_who_stands_by(
+    tmp_path: Path, undisturbed: str, lose: Callable[[Hosts, int], None]
+) -> None:
+    flags = ("--virtual-workers", "4", "--standby")
+    status, said = run(tmp_path, [0, 2, 2, 2], lambda hosts: lose(hosts, 1), *flags)
+    assert status == 0, said
+    assert [each["to"] for each in metrics(tmp_path / "run", "takeover")] == [5]
+    assert {move["from"] for move in metrics(tmp_path / "run", "move")} == {1}
+    assert summary(tmp_path / "run")["weights_sha256"] == undisturbed
+
+
+@long
 def test_a_job_that_loses_no_host_leaves_nothing_on_any(tmp_path: Path, undisturbed: str) -> None:
     status, said = run(tmp_path, [2, 1, 2], lambda hosts: None)
     assert status == 0, said
