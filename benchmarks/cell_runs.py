@@ -47,8 +47,7 @@ class Outcome:
 def run_cell(cell: Cell, out: Path, timeout_s: float, start: Start) -> Outcome:
     """Run a cell, in a folder that holds nothing yet; return what became of it."""
     folder, log = out / "runs" / cell.name, out / "logs" / f"{cell.name}.log"
-    words = ["-n", str(cell.ranks), *cell.flags(), "--quiet", "--out", str(folder)]
-    command = [sys.executable, "-m", "psdp.launch", *words]
+    command = [sys.executable, "-m", *cell.command(), "--quiet", "--out", str(folder)]
     began_s = time.monotonic()
     ended = start(command, timeout_s)
     wall_s = round(time.monotonic() - began_s, 2)

@@ -13,6 +13,8 @@
     mode = "ssp"
     staleness = [1, 4]
     tune = false                    # leaves them out where a spec tunes (see space.py)
+    [virtual]                       # cells are jobs of a cluster that one does not have, as by
+    step-ms = 50                    # python -m psdp.virtual: its costs, or calibrate = ["RUN"]
 
 "none" leaves a setting that has no default unset. Nothing here starts a job.
 """
@@ -32,7 +34,9 @@ from psdp.cli import read_toml, with_home_folders
 from psdp.config import Config, flag_of, settings
 from psdp.errors import ConfigError
 from psdp.job import check_world
+from psdp.simulate.options import COSTS
 from psdp.terminal import path_of, shown
+from psdp.virtual import FAILURES, check, parse
 
 SHIPPED = Path(__file__).parent / "specs"
 
@@ -43,7 +47,13 @@ _FIELDS = {field.name: field for _, field in settings()}
 _OWN = ("out", "quiet", "resume", "replay", "profile")
 """Settings that a sweep has no use for, or chooses itself."""
 
-_TOP = ("name", "description", "timeout_s", "target_loss", "settings", "grid", "cells", "tune")
+_TOP = (
+    *("name", "description", "timeout_s", "target_loss"),
+    *("settings", "grid", "cells", "tune", "virtual"),
+)
+
+_COSTS = {flag.removeprefix("--") for name, (_, flag, _) in COSTS.items() if name not in FAILURES}
+_COSTS |= {"calibrate", "cores", "hosts"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Cell:
         given: what the spec says of it, by field name.
         config: the same, resolved.
         tune: whether its family is tuned, if the spec tunes.
+        virtual: flags of the costs of a virtual job; None: the job is a real one.
     """
 
     name: str
@@ -63,6 +74,7 @@ class Cell:
     given: Mapping[str, Any]
     config: Config
     tune: bool
+    virtual: tuple[str, ...] | None = None
 
     @property
     def ranks(self) -> int:
@@ -71,6 +83,12 @@ class Cell:
     def flags(self) -> list[str]:
         """Return the worker flags that say what is given."""
         return [word for name, value in self.given.items() for word in _flags(name, value)]
+
+    def command(self) -> list[str]:
+        """Return what follows ``python -m`` to run it, but for where its results go."""
+        if self.virtual is None:
+            return ["psdp.launch", "-n", str(self.ranks), *self.flags()]
+        return ["psdp.virtual", "--workers", str(self.workers), *self.virtual, *self.flags()]
 
 
 @dataclass(frozen=True)
@@ -152,12 +170,15 @@ def _cells(top: Mapping[str, Any]) -> list[Cell]:
     common = _section("[settings]", top.get("settings", {}))
     grids = [_section("[grid]", grid) for grid in _tables("grid", top)]
     kinds = [_kind(kind) for kind in _tables("cells", top)]
+    virtual = _virtual(top["virtual"]) if "virtual" in top else None
     cells = [
-        _cell(common, dict(zip(choices, values, strict=True)), tune)
+        _cell(common, dict(zip(choices, values, strict=True)), tune, virtual)
         for grid, (kind, tune) in product(grids, kinds)
         for choices in [_disjoint(common, grid, kind)]
         for values in product(*choices.values())
     ]
+    if virtual is not None:
+        parse(cells[0].command()[1:])  # its costs, of which some take a while to find
     named: dict[str, Cell] = {}
     for cell in cells:
         if named.setdefault(cell.name, cell) is not cell:
@@ -243,7 +264,24 @@ def _disjoint(
     return choices
 
 
-def _cell(common: Mapping[str, Any], choice: Mapping[str, Any], tune: bool) -> Cell:
+def _virtual(table: Any) -> tuple[str, ...]:
+    """Return the flags that say what a virtual job costs."""
+    if not isinstance(table, dict):
+        raise ConfigError(f"[virtual] expects a table, got {shown(table)}")
+    words: list[str] = []
+    for key, value in table.items():
+        if key not in _COSTS:
+            raise ConfigError(f"[virtual]: unknown cost '{key}'; see python -m psdp.virtual --help")
+        words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    return tuple(words)
+
+
+def _cell(
+    common: Mapping[str, Any],
+    choice: Mapping[str, Any],
+    tune: bool,
+    virtual: tuple[str, ...] | None,
+) -> Cell:
     name = _name(common, choice)
     family = _name(common, {key: value for key, value in choice.items() if key != "seed"})
     given = {**common, **choice}
@@ -255,10 +293,21 @@ def _cell(common: Mapping[str, Any], choice: Mapping[str, Any], tune: bool) -> C
         given = {name: _meant(name, value, last) for name, value in given.items()}
         given = {name: value for name, value in given.items() if value is not None}
         given = with_home_folders(given)
-        config = _checked(given, workers)
+        cell = Cell(name, family, workers, given, _checked(given, workers), tune)
+        return cell if virtual is None else _made_virtual(cell, virtual)
     except ConfigError as error:
         raise ConfigError(f"cell {name}: {error}") from error
-    return Cell(name, family, workers, given, config, tune)
+
+
+def _made_virtual(cell: Cell, virtual: tuple[str, ...]) -> Cell:
+    """Return a cell as a virtual job, which is recorded.
+
+    Raises:
+        ConfigError: it cannot be one.
+    """
+    check(cell.given)
+    given = {**cell.given, "record": True}
+    return replace(cell, given=given, config=_checked(given, cell.workers), virtual=virtual)
 
 
 def changed(cell: Cell, name: str, settings: Mapping[str, Any]) -> Cell:

@@ -24,6 +24,7 @@ from psdp.modes import MODES
 from psdp.rank import Signals, live_in
 from psdp.records.events import Happened
 from psdp.records.replay import Script
+from psdp.report.runs import VIRTUAL
 from psdp.simulate.calibrate import SHAPE, Calibration
 from psdp.simulate.costs import Costs
 from psdp.simulate.options import SIMULATED, add_costs, costs_given, whole_from
@@ -95,6 +96,20 @@ def parse(argv: Sequence[str]) -> Plan:
     """
     own, flags = build_parser().parse_known_args(argv)
     given, costs = given_settings(flags), costs_given(own)
+    check(given)
+    calibration = None
+    if own.calibrate is not None:
+        calibration = calibrated(own.calibrate, costs)
+        if "step_s" not in costs:
+            _check_shape(given, calibration.settings)
+    return Plan(given | {"record": True}, own.workers, costs, calibration)
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ConfigError: no virtual job can have these settings.
+    """
     for name, why in WITHOUT.items():
         if name in given:
             raise ConfigError(f"{flag_of(name)} does not go with a virtual job: {why}; drop it")
@@ -102,12 +117,6 @@ def parse(argv: Sequence[str]) -> Plan:
     known = [name for name in SIMULATED if MODES[name].served]
     if mode.name not in known:
         raise ConfigError(f"a virtual job needs --mode {either(known)}, got {mode.name}")
-    calibration = None
-    if own.calibrate is not None:
-        calibration = calibrated(own.calibrate, costs)
-        if "step_s" not in costs:
-            _check_shape(given, calibration.settings)
-    return Plan(given | {"record": True}, own.workers, costs, calibration)
 
 
 def _check_shape(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
@@ -156,7 +165,7 @@ def live(
         script: returns what happens in it, and when.
         asked: returns the name of a signal by which somebody asked it to end, or None.
     """
-    worlds = InMemoryWorlds(["virtual"] * ranks)
+    worlds = InMemoryWorlds([VIRTUAL] * ranks)
     ends = worlds.run(
         lambda world: live_in(world, given, None, asked, Line(), script=script), LONGEST_S
     )

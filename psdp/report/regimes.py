@@ -198,7 +198,7 @@ def _of_older(scenario: Scenario, rows: list[Row]) -> list[Cause]:
     exact = [row for row in rows if row.kind.exact and row.shares]
     idle = [sum(row.mean_share(part) for part in ("push", "wait", "pull")) for row in exact[:1]]
     if scenario.workers > 1 and (not idle or idle[0] >= EXCHANGE):
-        why = "these runs did not time their steps one by one"
+        why = "the time of these runs is virtual, or they did not time their steps one by one"
         if idle:
             why += (
                 f": in {exact[0].label} workers do not compute for {percent(idle[0])} of the time"

@@ -173,6 +173,10 @@ class LeftOut:
     why: str
 
 
+VIRTUAL = "virtual"
+"""The host of all ranks of a virtual job."""
+
+
 class _Unusable(Exception):
     """Why a folder cannot be compared."""
 
@@ -229,7 +233,9 @@ def _run(
     points: tuple[Point, ...],
     began_tokens: int,
 ) -> Run:
-    ranks = sorted(int(rank) for rank in summary["compute_s"])
+    # Where time is virtual, ranks did not take it.
+    virtual = {*config.get("hosts", ())} == {VIRTUAL}
+    ranks = [] if virtual else sorted(int(rank) for rank in summary["compute_s"])
     trained = [point.record["clocks"] for point in points if point.kind == "train"]
     gap = summary.get("clock_gap")
     unit, resolved = _unit_of(config), Config.from_flat(config["settings"]).resolved()
@@ -266,7 +272,7 @@ def _run(
         bytes=int(summary["bytes_pushed"]) + int(summary["bytes_pulled"]),
         # Older runs do not tell what follows.
         apply_s=_number(summary.get("apply_s")),
-        step_times=summary.get("step_times"),
+        step_times=None if virtual else summary.get("step_times"),
         parameters=config.get("parameters"),
         data=str(config.get("corpus", {}).get("description", "not recorded")),
         circumstances=circumstances_of(config),

@@ -50,6 +50,17 @@ def test_a_name_stays_when_the_spec_grows(tmp_path: Path) -> None:
     assert set(small) < set(large)
 
 
+def test_cells_may_be_jobs_of_a_cluster_that_one_does_not_have(tmp_path: Path) -> None:
+    (cell,) = spec(
+        tmp_path, "settings = {workers = 9, mode = 'ssp'}\n[virtual]\nstep-ms = 5\ncores = 4"
+    ).cells
+    assert cell.config.run.record
+    words = ("psdp.virtual", "--workers", "9", "--step-ms", "5", "--cores", "4")
+    assert tuple(cell.command()) == (*words, "--mode=ssp", "--record")
+    (real,) = spec(tmp_path, "settings = {workers = 9, mode = 'ssp'}").cells
+    assert real.command() == ["psdp.launch", "-n", "10", "--mode=ssp"]
+
+
 def test_several_grids_are_crossed_with_the_cells_each(tmp_path: Path) -> None:
     text = """
         settings = {workers = 2}
@@ -120,6 +131,11 @@ def test_the_flags_of_a_cell_make_its_settings(tmp_path: Path, settings: str) ->
         ("grid = {workers = 2, mode = 'ssp'}\ncells = [{mode = 'sync'}]", "mode stands in two of"),
         ("grid = {workers = 2, local-steps = 1, local_steps = 1}", "local_steps is given twice"),
         ("grid = {workers = 2, seed = []}", "seed has an empty list"),
+        ("grid = {workers = 2}\nvirtual = 3", r"\[virtual\] expects a table, got 3"),
+        ("grid = {workers = 2}\nvirtual = {lr = 3}", r"\[virtual\]: unknown cost 'lr'"),
+        ("grid = {workers = 2}\nvirtual = {mtbf-s = 3}", "unknown cost 'mtbf-s'"),
+        ("grid = {workers = 2}\nvirtual = {cores = 0}", "expected whole numbers from 1 on"),
+        ("grid = {workers = 2, mode = 'allreduce'}\nvirtual = {}", "a virtual job needs --mode"),
         ("grid = {workers = 2, seed = [1, 1]}", "two cells are called sync-workers=2-seed=1"),
         ("grid = {workers = 2, straggler = ['last:4', '2:4']}", "cells .* and .* are the same job"),
         ("grid = {seed = 1}", "cell sync-seed=1: workers expects a number of at least 1, got None"),

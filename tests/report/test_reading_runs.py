@@ -55,6 +55,14 @@ def test_a_resumed_run_goes_on_from_its_checkpoint_in_tokens_and_time(tmp_path: 
     assert run.bytes_per_token == 640 / 160
 
 
+def test_where_time_is_virtual_nothing_is_said_of_the_ranks_own(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a")
+    change_json(path / "config.json", hosts=["virtual"] * 3)
+    (run,), _ = read_runs([path])
+    assert (run.parts_s, run.step_times) == ({}, None)
+    assert run.wall_s > 0
+
+
 def test_a_change_of_mode_is_no_point_of_a_curve(tmp_path: Path) -> None:
     path = write_run(tmp_path / "a", mode="auto")
     (run,), _ = read_runs([path])
