@@ -10,7 +10,7 @@ from typing import Any
 from psdp.config import Config
 from psdp.config.handicap import parse_stragglers
 from psdp.errors import ConfigError, PeerLost
-from psdp.modes import Mode
+from psdp.modes import Candidate, Mode, Pushed
 from psdp.optim import OPTIMIZERS, Optimizer
 from psdp.params import ParamTable, Part
 from psdp.protocol import Hosting
@@ -56,6 +56,18 @@ class Job:
     def mode(self) -> Mode:
         """The row of the mode."""
         return self.config.mode
+
+    @property
+    def pushes(self) -> tuple[Pushed, ...]:
+        """What its workers push, be it now this and now that."""
+        return self.mode.pushes_with(self.config.run.merge)
+
+    def within(self, candidate: Candidate) -> Job:
+        """Return this job, whose mode chooses, as it is while the mode is one of the candidates."""
+        config = self.config
+        run = replace(config.run, mode=candidate.mode.name, merge=candidate.merge)
+        optim = replace(config.optim, **candidate.optim)
+        return replace(self, config=replace(config, run=run, optim=optim))
 
     @cached_property
     def holders(self) -> tuple[tuple[int, ...], ...]:

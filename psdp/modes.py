@@ -6,6 +6,7 @@ built (psdp/policies.py), and nowhere else. Pure: no settings are parsed here an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,7 +23,9 @@ class Pushed(StrEnum):
     """Of the loss, on the weights of the last answer: the job's optimizer takes it."""
     CHANGE = "change"
     """A pseudo-gradient, the weights before some steps of its own minus those after: for the outer
-    optimizer."""
+    optimizer, which takes the mean of all workers'."""
+    SHARE = "share"
+    """The same, which the outer optimizer takes alone, as this worker's share of such a mean."""
     WEIGHTS = "weights"
     """The worker's own, towards which the server's are drawn."""
     NOTHING = "nothing"
@@ -53,15 +56,14 @@ class Mode:
         defaults: of settings with a meaning in all modes, where this one's differ.
         merged_each: defaults that differ with ``--merge`` as in :attr:`Merge.EACH`.
         pushes: what its workers push; of a mode that goes over from one to another, all of it.
+            (:meth:`pushes_with` knows of ``--merge``.)
         served: whether what workers push goes to servers, in an order of its own. If not, workers
             make the updates themselves, all at once.
         in_rounds: whether an update waits for one push of every worker (``--merge`` may differ).
         own_optimizer: whether workers run an optimizer of their own.
         exact: whether W workers with batch b do what one does with batch W x b.
         survives_loss: whether a run goes on when it loses a worker.
-        worth: what a unit teaches beside one in the first mode of the table, cautiously, for who
-            chooses among modes; None: it is not to be chosen.
-        chooses: whether it is now in one and now in another of those that have a worth.
+        chooses: whether it is now one and now another of the :data:`CANDIDATES`.
         label: what a report calls a run, with its settings in braces.
         order: in reports, rising.
     """
@@ -79,7 +81,6 @@ class Mode:
     own_optimizer: bool = False
     exact: bool = False
     survives_loss: bool = True
-    worth: float | None = None
     chooses: bool = False
 
     def __post_init__(self) -> None:
@@ -93,6 +94,10 @@ class Mode:
     def updates(self) -> tuple[Pushed, ...]:
         """Of what workers push, that of which servers make updates, by a rule each."""
         return tuple(kind for kind in self.pushes if kind is not Pushed.NOTHING)
+
+    def pushes_with(self, merge: str | None) -> tuple[Pushed, ...]:
+        """Return what workers push where ``--merge`` is this."""
+        return (Pushed.SHARE,) if self.merged_each and merge == Merge.EACH else self.pushes
 
     def has(self, setting: str) -> bool:
         """Say whether a setting that has no meaning in some modes has one in this."""
@@ -116,7 +121,6 @@ _TABLE = (
         defaults=_NO_MOMENTUM_ELSEWHERE,
         in_rounds=True,
         exact=True,
-        worth=1.0,
     ),
     Mode(
         "async",
@@ -133,7 +137,6 @@ _TABLE = (
         label="ssp S={staleness}",
         settings={"staleness": 4, "lag_compensation": "none", "overlap": False},
         defaults=_MOMENTUM_ELSEWHERE,
-        worth=1.1,
     ),
     Mode(
         "local",
@@ -147,7 +150,6 @@ _TABLE = (
         merged_each={"local_steps": 8, "outer_optimizer": "average"},
         in_rounds=True,
         own_optimizer=True,
-        worth=0.75,
     ),
     Mode(
         "easgd",
@@ -174,10 +176,11 @@ _TABLE = (
     ),
     Mode(
         "auto",
-        "sync, ssp or local, whichever is seen to be fastest",
+        "sync, async, ssp or local, merged together or each as it comes, whichever is seen to "
+        "learn fastest",
         order=6,
         label="auto",
-        pushes=(Pushed.GRADIENT, Pushed.CHANGE),
+        pushes=(Pushed.GRADIENT, Pushed.CHANGE, Pushed.SHARE),
         settings={"staleness": 4, "local_steps": 16, **_OUTER},
         defaults=_MOMENTUM_ELSEWHERE,
         chooses=True,
@@ -187,8 +190,78 @@ _TABLE = (
 MODES: Mapping[str, Mode] = MappingProxyType({mode.name: mode for mode in _TABLE})
 """Every mode by its name, the default first."""
 
-CHOSEN_FROM = tuple(mode for mode in _TABLE if mode.worth is not None)
-"""The modes that one that ``chooses`` goes over between; it begins in the first."""
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a run may be in whose mode chooses: another mode, with what settings that has there
+    which are not the run's own.
+
+    Attributes:
+        name: in records.
+        merge: where that mode knows of it.
+        optim: settings of optimizers.
+        worth: by the number of workers, how many gradients of the first candidate one gradient is
+            worth (:meth:`worth_of`).
+    """
+
+    name: str
+    mode: Mode
+    worth: Mapping[int, float]
+    merge: str | None = None
+    optim: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def pushes(self) -> tuple[Pushed, ...]:
+        """What workers push in it."""
+        return self.mode.pushes_with(self.merge)
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether an update waits for one push of every worker."""
+        return self.mode.in_rounds and self.merge != Merge.EACH
+
+    def worth_of(self, workers: int) -> float:
+        """Return how many gradients of the first candidate one is worth with so many workers:
+        between the numbers that were measured by the logarithm, beyond them as at the last."""
+        known = sorted(self.worth)
+        workers = min(max(workers, known[0]), known[-1])
+        above = next(count for count in known if count >= workers)
+        below = max(count for count in known if count <= workers)
+        if above == below:
+            return self.worth[above]
+        share = math.log(workers / below) / math.log(above / below)
+        return self.worth[below] + share * (self.worth[above] - self.worth[below])
+
+
+# Measured by benchmarks/regret.py, see docs/modes.md. More updates teach more, the more the more
+# workers there are to be averaged.
+_ON_ARRIVAL = {1: 1.0, 2: 1.4, 4: 1.6, 8: 1.7}
+
+_CANDIDATES = (
+    Candidate("sync", MODES["sync"], worth={1: 1.0}),
+    Candidate("async", MODES["async"], worth=_ON_ARRIVAL),
+    Candidate("ssp", MODES["ssp"], worth=_ON_ARRIVAL),
+    Candidate(
+        "local",
+        MODES["local"],
+        worth={1: 1.0, 2: 1.4, 4: 1.05, 8: 1.05},
+        merge=Merge.TOGETHER.value,
+    ),
+    Candidate(
+        "local-async",
+        MODES["local"],
+        worth={1: 1.0, 2: 1.1, 4: 0.8, 8: 0.87},
+        merge=Merge.EACH.value,
+        # An outer momentum is for the mean of all.
+        optim={"outer_optimizer": "average", "outer_lr": None, "outer_momentum": None},
+    ),
+)
+
+CANDIDATES: Mapping[str, Candidate] = MappingProxyType({one.name: one for one in _CANDIDATES})
+"""What a mode that ``chooses`` is one of at a time, by name; it begins in the first."""
 
 ONLY_WITH: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psdp.job import Job
-from psdp.modes import Merge, Pushed
+from psdp.modes import CANDIDATES, Merge, Pushed
 from psdp.protocol import (
-    CANDIDATES,
     Adaptive,
     Asynchronous,
     Deck,
@@ -43,11 +42,13 @@ def make_policy(
     if not job.mode.chooses:
         return _BUILDERS[job.mode.name](job, Start(job.workers, budget, dealt | so_far))
 
-    def start(mode: str, phase: Phase) -> Policy:
-        known = {"version": phase.version, "step_s": phase.step_s}
-        return _BUILDERS[mode](job, Start(phase.workers, phase.budget, dealt | known))
+    def start(name: str, phase: Phase) -> Policy:
+        # Whoever trains alone for longer or shorter than the others was seen to be fast or slow.
+        known = {"version": phase.version, "step_s": phase.step_s, "paced": True}
+        own = job.within(CANDIDATES[name])
+        return _BUILDERS[own.mode.name](own, Start(phase.workers, phase.budget, dealt | known))
 
-    return Adaptive(start, CANDIDATES[0], job.workers, budget, deals=job.deals, **so_far)
+    return Adaptive(start, next(iter(CANDIDATES)), job.workers, budget, deals=job.deals, **so_far)
 
 
 def _synchronous(job: Job, start: Start) -> Policy:
@@ -76,10 +77,9 @@ def _local(job: Job, start: Start) -> Policy:
     return kind(
         start.workers,
         start.budget,
-        push=Pushed.CHANGE,
+        push=Pushed.SHARE if each else Pushed.CHANGE,
         local_steps=run.local_steps or 1,
-        paced=each or job.mode.chooses,
-        **start.known,
+        **{"paced": each, **start.known},
     )
 
 

@@ -15,7 +15,17 @@ import pytest
 import psdp
 from psdp.config import Config, RunConfig, settings
 from psdp.fields import AUTO
-from psdp.modes import CHOSEN_FROM, MODES, ONLY_WITH, SERVED, Merge, Mode, ModeConfig, Pushed
+from psdp.modes import (
+    CANDIDATES,
+    MODES,
+    ONLY_WITH,
+    SERVED,
+    Candidate,
+    Merge,
+    Mode,
+    ModeConfig,
+    Pushed,
+)
 
 ROOT = Path(psdp.__file__).parent
 FIELDS = {field.name: field for _, field in settings()}
@@ -300,17 +310,30 @@ def test_traits_do_not_contradict_one_another(mode: Mode) -> None:
         alone = Pushed.GRADIENT not in mode.pushes
         assert mode.own_optimizer is alone, "a gradient is for the optimizer of the servers"
         assert ("local_steps" in mode.settings) is (alone and mode.served)
-    assert not (mode.chooses and mode.worth is not None), "a choice of choices"
     assert mode.merged_each.keys() <= mode.settings.keys()
     assert not mode.merged_each or "merge" in mode.settings
 
 
 def test_there_is_something_to_choose_from() -> None:
-    assert all(mode.worth is not None and mode.served for mode in CHOSEN_FROM)
-    pushed = {kind for mode in CHOSEN_FROM for kind in mode.pushes}
+    for name, one in CANDIDATES.items():
+        assert name == one.name == str(one)
+        assert one.mode.served
+        assert not one.mode.chooses
+        assert one.merge is None or one.mode.has("merge")
+        for workers in range(1, 100):
+            assert 0 < one.worth_of(workers) < 10
+    pushed = {kind for one in CANDIDATES.values() for kind in one.pushes}
     for mode in MODES.values():
         if mode.chooses:
             assert pushed == set(mode.pushes)
+            asked = {name for one in CANDIDATES.values() for name in one.mode.settings}
+            assert mode.settings.keys() <= asked
+
+
+def test_what_a_gradient_is_worth_lies_between_what_was_measured() -> None:
+    one = Candidate("one", MODES["sync"], worth={2: 1.0, 8: 2.0})
+    worths = [one.worth_of(workers) for workers in (1, 2, 4, 8, 99)]
+    assert worths == pytest.approx([1.0, 1.0, 1.5, 2.0, 2.0])
 
 
 def test_reports_have_an_exact_mode_with_servers_and_one_without_to_compare_with() -> None:

@@ -12,7 +12,8 @@ from psdp.audit.jobs import Header
 from psdp.audit.ledger import Ledger, Used, in_rounds
 from psdp.audit.starts import Part, read_metrics
 from psdp.audit.training import TrainRecords, steps_of
-from psdp.protocol import CANDIDATES, Apply, Leave, Push
+from psdp.modes import CANDIDATES
+from psdp.protocol import Apply, Leave, Push
 from psdp.records.events import Seal, events_file
 
 
@@ -37,7 +38,7 @@ def ledger_of(header: Header, noted: Callable[[Used], None] | None) -> Ledger:
         units=header.units,
         clocks=header.clocks,
         batches=header.batches,
-        mode=CANDIDATES[0] if job.mode.chooses else job.mode.name,
+        mode=next(iter(CANDIDATES)) if job.mode.chooses else job.mode.name,
         noted=noted,
     )
 

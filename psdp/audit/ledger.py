@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from psdp.audit.data import Uses
 from psdp.audit.findings import Contradiction, expect
 from psdp.job import Job
-from psdp.modes import MODES, Merge
+from psdp.modes import CANDIDATES
 from psdp.protocol import Apply, Push, SendWeights
 
 
@@ -91,7 +91,7 @@ class Ledger:
         uses: batches in the weights.
         lags: of gradients, by how many versions.
         widest: the most clocks that a worker was ahead of the slowest when it was told to go on.
-        mode: that the run is in; of one that chooses, the present one.
+        mode: that the run is in; of one that chooses, the present candidate.
     """
 
     def __init__(
@@ -141,7 +141,8 @@ class Ledger:
     @property
     def bound(self) -> int | None:
         """How many clocks a worker may be ahead of the slowest in the present mode; None: any."""
-        return self.job.config.run.staleness if MODES[self.mode].has("staleness") else None
+        now = _now(self.job, self.mode)
+        return now.config.run.staleness if now.mode.has("staleness") else None
 
     # What happens
 
@@ -306,5 +307,8 @@ class Ledger:
 
 def in_rounds(job: Job, mode: str) -> bool:
     """Say whether an update waits for every worker, in a job that is in this mode now."""
-    row = MODES[mode]
-    return row.in_rounds and not (row.has("merge") and job.config.run.merge == Merge.EACH)
+    return _now(job, mode).config.in_rounds
+
+
+def _now(job: Job, mode: str) -> Job:
+    return job.within(CANDIDATES[mode]) if job.mode.chooses and mode in CANDIDATES else job

@@ -5,7 +5,7 @@ The same classes run under MPI and in property tests.
 """
 
 from psdp.protocol.adaptive import Adaptive, Phase
-from psdp.protocol.choice import CANDIDATES, Choice, Chooser
+from psdp.protocol.choice import Choice, Chooser
 from psdp.protocol.deal import Deck, Ranges
 from psdp.protocol.evaluation import Evaluations, Portion, Sums
 from psdp.protocol.events import (
@@ -30,7 +30,6 @@ from psdp.protocol.stale import Asynchronous, StaleBounded
 from psdp.protocol.sync import Synchronous
 
 __all__ = [
-    "CANDIDATES",
     "Adaptive",
     "Apply",
     "Asynchronous",

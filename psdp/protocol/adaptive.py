@@ -45,8 +45,8 @@ class Adaptive:
     staleness holds within a phase, whatever the workers did alone before it.
 
     Args:
-        start: makes the policy of a mode, by its name.
-        first: the mode to begin in.
+        start: makes the policy of a candidate, by its name.
+        first: the one to begin in.
         workers: that are expected from the start; others may join later.
         budget: gradients still to be accepted.
         deals: whether batches are dealt out, and not numbered by each worker's clock.
@@ -54,7 +54,7 @@ class Adaptive:
         clocks: gradients accepted so far of each worker (default 0).
 
     Attributes:
-        mode: the present one.
+        mode: the present one, by its name.
         drained: whether the last update is decided.
     """
 

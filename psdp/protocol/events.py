@@ -88,7 +88,8 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """Go on in this mode, once what is out has come home (a mode that chooses)."""
+    """Go on in this one of the candidates of a mode that chooses, once what is out has come
+    home."""
 
     mode: str
 

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from psdp.errors import CheckpointError, ReplayError
-from psdp.protocol import CANDIDATES, Event, Leave, Move, Pull, Push, Stop, Switch, Work
+from psdp.modes import CANDIDATES
+from psdp.protocol import Choice, Event, Leave, Move, Pull, Push, Stop, Switch, Work
 
 START = "start"
 HASH_DIGITS = 32
@@ -35,11 +36,12 @@ _OF_HASH = len(_BEFORE_HASH) + HASH_DIGITS + len(_AFTER_HASH)
 
 @dataclass(frozen=True)
 class Happened:
-    """An event; when rank 0 noted it, in seconds; of a change of mode, why."""
+    """An event; when rank 0 noted it, in seconds; of a change of mode, how that was chosen, where
+    that is known."""
 
     event: Event
     time_s: float = 0.0
-    reason: str = "as recorded"
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from psdp.job import Job
-from psdp.protocol import Apply, Sums
+from psdp.protocol import Apply, Choice, Sums
+from psdp.records.changes import Changes
 from psdp.records.console import Console
 from psdp.records.events import Seal
 from psdp.records.folder import RunFolder
@@ -78,7 +79,7 @@ class Recorder:
         self._start_units, self._units = units, units
         self._interval = Interval(self._start_s)
         self._lags = Histogram()
-        self._modes: list[dict[str, Any]] = []
+        self._changes = Changes()
         self._evaluation: dict[str, Any] = {}
         self._lr, self._norm = 0.0, 0.0
         self._clocks: dict[int, int] = {}
@@ -171,10 +172,16 @@ class Recorder:
         """Return the step that is under way, or ends, at so many units."""
         return -(-units // self._job.units_per_step)
 
-    def switched(self, mode: str, reason: str) -> None:
-        """Note that a run that chooses its mode goes over to this one, and why."""
-        self._modes.append({"version": self._version, "mode": mode})
-        self.happened("mode", {"mode": mode, "reason": reason}, f"from now on {mode}: {reason}")
+    def switched(self, mode: str, choice: Choice | None) -> None:
+        """Note that a run that chooses its mode goes over to this one, and why, if that is
+        known."""
+        how = self._changes.switched(self._version, mode, choice)
+        self.happened("mode", how, f"from now on {mode}: {how['reason']}")
+
+    def stayed(self, choice: Choice) -> None:
+        """Note that a run that chooses its mode stays in the present one; say why at first."""
+        if self._changes.stayed(self._version, choice):
+            self.console.say(f"stays in {choice.mode}: {choice.reason}")
 
     def failed(self, rank: int, why: str) -> None:
         """Note that a rank is gone that was to stay."""
@@ -185,8 +192,7 @@ class Recorder:
         """Say from now on what another rank did, and go on with its records of this start."""
         self.console = console
         self.counts |= _counted(records)
-        changes = (record for record in records if record["kind"] == "mode")
-        self._modes = [{"version": of["version"], "mode": of["mode"]} for of in changes]
+        self._changes.take_over(record for record in records if record["kind"] == "mode")
         for record in (record for record in records if record["kind"] == "eval"):
             self._val_units = self._job.task.validation_units
             self._evaluation = self._measured(record) | {"val_loss": record["val_loss"]}
@@ -256,7 +262,7 @@ class Recorder:
             "apply_s": round(self.apply_s, 4),
             "bytes_pushed": sum(total.pushed_bytes for total in totals.values()),
             "bytes_pulled": sum(total.pulled_bytes for total in totals.values()),
-            "modes": self._modes,
+            **self._changes.summary(),
             "stopped_by": stopped_by,
             "weights_sha256": self.weights_sha256,
             "events": None if self.events is None else self.events.record(),
@@ -265,13 +271,17 @@ class Recorder:
         self.console.close()
         if self.profiles:
             write_profiles(self._job, self.profiles, self._kernels, self._folder, self.console)
-        loss = summary["val_loss"]
-        self.console.say(
-            f"{summary['steps']} steps, {self._units:,} {self._name} in {wall_s:.1f} s "
-            f"({rate:,.0f} {self._name}/s), validation loss "
-            f"{'not measured' if loss is None else f'{loss:.4f}'}, stopped by {stopped_by}; "
-            f"results in {self._folder.path}"
-        )
+        self.console.say(f"{_in_words(summary, self._name)}; results in {self._folder.path}")
+
+
+def _in_words(summary: Mapping[str, Any], units: str) -> str:
+    """Return the gist of a summary whose budget is in these units."""
+    loss = summary["val_loss"]
+    return (
+        f"{summary['steps']} steps, {summary[units]:,} {units} in {summary['wall_s']:.1f} s "
+        f"({summary[f'{units}_per_s']:,.0f} {units}/s), validation loss "
+        f"{'not measured' if loss is None else f'{loss:.4f}'}, stopped by {summary['stopped_by']}"
+    )
 
 
 def _seconds_of(totals: Mapping[str, Totals]) -> dict[str, dict[str, float]]:

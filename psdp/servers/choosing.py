@@ -5,23 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from psdp.job import Job
 from psdp.protocol import Choice, Chooser, Work
-from psdp.records.profile import Spans
 
 
 class Choosing:
     """Feeds the pure chooser with a clock and with what updates cost.
 
     Args:
-        profile: of this server.
+        costs: returns the mean seconds of an update so far, and of averaging before it.
         now: a clock in seconds.
     """
 
     def __init__(
-        self, chooser: Chooser, profile: Spans, now: Callable[[], float] = time.monotonic
+        self,
+        job: Job,
+        costs: Callable[[], tuple[float, float]],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.chooser = chooser
-        self._profile = profile
+        self.chooser = Chooser(job.config.run.local_steps or 1, len(job.servers))
+        self._costs = costs
         self._now = now
 
     def pushed(self, worker: int, work: Work) -> None:
@@ -37,6 +40,6 @@ class Choosing:
         self.chooser.left(worker)
 
     def choose(self, mode: str, workers: int) -> Choice | None:
-        """Return the mode to go over to from this one, and why; None to stay."""
-        apply_s = self._profile.seconds / max(1, self._profile.steps)
-        return self.chooser.choose(mode, workers, apply_s)
+        """Return the mode to go over to from this one, or to stay in; None if too little was seen
+        to say."""
+        return self.chooser.choose(mode, workers, *self._costs())

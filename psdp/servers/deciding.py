@@ -167,7 +167,7 @@ class Deciding:
         if self._record is not None and noted:
             self._record.note(happened)
         if isinstance(event, Switch):
-            self._recorder.switched(event.mode, happened.reason)
+            self._recorder.switched(event.mode, happened.choice)
         if isinstance(event, Push) and self.choosing is not None:
             self.choosing.pushed(event.worker, event.work)
         for effect in self.policy.handle(event):
@@ -182,5 +182,9 @@ class Deciding:
         if self.choosing is None or not isinstance(policy, Adaptive) or policy.drained:
             return
         choice = self.choosing.choose(policy.mode, len(self._answering.live))
-        if choice is not None:
-            self._decide(Happened(Switch(choice.mode), reason=choice.reason))
+        if choice is None:
+            return
+        if choice.mode == policy.mode:
+            self._recorder.stayed(choice)
+        else:
+            self._decide(Happened(Switch(choice.mode), choice=choice))

@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 from psdp.checkpoint import CheckpointStore, Elsewhere
 from psdp.job import Job
 from psdp.policies import make_policy
-from psdp.protocol import Apply, Chooser, Drained, Drop, Effect, SendWeights
+from psdp.protocol import Apply, Drained, Drop, Effect, SendWeights
 from psdp.protocol import order as o
 from psdp.records.events import Record
 from psdp.records.metrics import Best
-from psdp.records.profile import Spans
+from psdp.records.profile import Cost, Spans
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Script
@@ -26,7 +26,7 @@ from psdp.servers.ending import Ending, asked_to_end, failed
 from psdp.servers.evaluating import Evaluating
 from psdp.servers.keeping import Keeping
 from psdp.servers.leaving import Leaving
-from psdp.servers.means import works_of
+from psdp.servers.means import UPDATE, works_of
 from psdp.servers.membership import Membership
 from psdp.servers.noting import Noting
 from psdp.servers.serving import WRITE_S, Serving
@@ -292,4 +292,10 @@ def _choosing(job: Job, profile: Spans) -> Choosing | None:
     """Return what chooses the mode of a run that goes over from one to another."""
     if not job.mode.chooses:
         return None
-    return Choosing(Chooser(job.config.run.local_steps or 1), profile)
+
+    def costs() -> tuple[float, float]:
+        update = profile.costs.get(UPDATE, Cost())
+        updates = max(1, update.calls)
+        return update.seconds / updates, (profile.seconds - update.seconds) / updates
+
+    return Choosing(job, costs)

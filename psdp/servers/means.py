@@ -24,6 +24,9 @@ from psdp.transport import messages as m
 Pushes = Mapping[int, m.Push]
 """What lies in the slots."""
 
+UPDATE = "update"
+"""What an update counts for in a profile, the mean that it is made of apart."""
+
 
 class Maker(Protocol):
     """Makes the next version of a shard."""
@@ -88,11 +91,11 @@ class ByMean(Maker):
         if self._compensates and "compensation" not in self._done:
             shard.compensate(update.slots[0], mean)
             self._done.add("compensation")
-        if "update" not in self._done:
-            with self._profile.span("update", shard.update_bytes):
+        if UPDATE not in self._done:
+            with self._profile.span(UPDATE, shard.update_bytes):
                 shard.update(kind, mean, norm, lr)
             self._updates = shard.updates
-            self._done.add("update")
+            self._done.add(UPDATE)
         return norm
 
 

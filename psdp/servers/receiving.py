@@ -28,7 +28,9 @@ class Receiving:
         self._maker = maker
         for _, rank in job.term.moved:
             self._detach(rank)
-        self._expected = tuple(m.PUSHES[kind] for kind in job.mode.updates) or m.Reached
+        self._expected = (
+            tuple(m.PUSHES[kind] for kind in job.pushes if kind in m.PUSHES) or m.Reached
+        )
 
     def landing(self, peer: int, message: m.Message) -> Array | Room:
         """Return where a peer's payload goes.

@@ -12,7 +12,7 @@ from typing import Any
 from psdp.backend import Backend
 from psdp.backend.squares import clip_coefficient
 from psdp.job import Job
-from psdp.modes import Merge, Pushed
+from psdp.modes import CANDIDATES, Pushed
 from psdp.optim import Elastic, OnDevice, Optimizer, Outer, Schedule, make_optimizer
 from psdp.params import Array, Part
 
@@ -82,14 +82,15 @@ def make_rules(job: Job, part: Part, backend: Backend, device: Backend | None = 
         return make(backend) if device is None else OnDevice(make(device), backend)
 
     def rule_of(kind: Pushed) -> Rule:
+        job = jobs[kind]
         optim = job.config.optim
         match kind:
-            case Pushed.CHANGE:
+            case Pushed.CHANGE | Pushed.SHARE:
                 assert optim.outer_optimizer is not None, "settings are resolved"
                 how: dict[str, Any] = {
                     "kind": optim.outer_optimizer,
                     "momentum": optim.outer_momentum or 0.0,
-                    "arrivals": len(job.workers) if job.config.run.merge == Merge.EACH else 1,
+                    "arrivals": len(job.workers) if kind is Pushed.SHARE else 1,
                 }
                 lr = outer_lr(job)
                 return Rule(on(lambda where: Outer(part, where, **how)), lambda _steps: lr)
@@ -102,7 +103,10 @@ def make_rules(job: Job, part: Part, backend: Backend, device: Backend | None = 
                 schedule = Schedule(optim, job.config.run.max_steps)
                 return Rule(own, schedule.lr, optim.grad_clip, optim.grad_clip_value)
 
-    return Rules({kind: rule_of(kind) for kind in job.mode.pushes})
+    jobs = dict.fromkeys(job.pushes, job)
+    if job.mode.chooses:
+        jobs |= {kind: job.within(one) for one in CANDIDATES.values() for kind in one.pushes}
+    return Rules({kind: rule_of(kind) for kind in job.pushes})
 
 
 def outer_lr(job: Job) -> float:

@@ -70,13 +70,18 @@ class Push:
 @dataclass(frozen=True, slots=True)
 class Gradient(Push):
     """With the server's part of a gradient, which is the server's to read and write from then until
-    it has answered: on the same host it takes it where it lies. So is what the next two bring."""
+    it has answered: on the same host it takes it where it lies. So is what the next three bring."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change(Push):
     """With the server's part of a pseudo-gradient: the weights before some steps of the worker's
     own, minus those after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share(Push):
+    """The same, to be taken alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +97,10 @@ class Reached(Push):
     weights_sha256: str
 
 
-PUSHES: dict[Pushed, type[Gradient | Change | WorkerWeights]] = {
+PUSHES: dict[Pushed, type[Gradient | Change | Share | WorkerWeights]] = {
     Pushed.GRADIENT: Gradient,
     Pushed.CHANGE: Change,
+    Pushed.SHARE: Share,
     Pushed.WEIGHTS: WorkerWeights,
 }
 """The message in which each kind of push comes; where nothing is pushed, it is :class:`Reached`."""
@@ -275,6 +281,7 @@ class Failed:
 Message = (
     Gradient
     | Change
+    | Share
     | WorkerWeights
     | Reached
     | AskWeights

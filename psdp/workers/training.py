@@ -263,12 +263,16 @@ class ElasticTraining(LocalTraining):
 _KINDS: dict[Pushed, type[Training]] = {
     Pushed.GRADIENT: GradientTraining,
     Pushed.CHANGE: LocalTraining,
+    Pushed.SHARE: LocalTraining,
     Pushed.WEIGHTS: ElasticTraining,
 }
 
 
-def make_training(job: Job, replica: Replica, gradient: Gradient, kind: Pushed) -> Training:
-    """Return what a worker does where this kind of push is wanted."""
-    if kind is Pushed.GRADIENT and job.config.run.overlap:
-        return OverlappedTraining(job, replica, gradient)
-    return _KINDS[kind](job, replica, gradient)
+def make_trainings(job: Job, replica: Replica, gradient: Gradient) -> Mapping[Pushed, Training]:
+    """Return what a worker does where each kind of push is wanted: the same for two kinds that are
+    made alike, whose optimizer goes on from one to the other."""
+    kinds = {kind: _KINDS[kind] for kind in job.pushes}
+    if job.config.run.overlap:
+        kinds |= {Pushed.GRADIENT: OverlappedTraining}
+    made = {cls: cls(job, replica, gradient) for cls in dict.fromkeys(kinds.values())}
+    return {kind: made[cls] for kind, cls in kinds.items()}

@@ -25,7 +25,7 @@ from psdp.workers.listening import TermBegins
 from psdp.workers.reduced import ReducedTraining
 from psdp.workers.replica import Replica
 from psdp.workers.saving import Saving
-from psdp.workers.training import OverlappedTraining, Trained, Training, make_training
+from psdp.workers.training import OverlappedTraining, Trained, Training, make_trainings
 
 KEEPS_WEIGHTS = (Pushed.GRADIENT, Pushed.NOTHING)
 """What a rank may push for one worker, and the next one begins with the weights of the answer too:
@@ -100,7 +100,7 @@ class Worker:
         job, replica = self.job, self.replica
         if not job.reduces:
             compute = partial(self.computing.gradient, own)
-            return {kind: make_training(job, replica, compute, kind) for kind in job.mode.pushes}
+            return make_trainings(job, replica, compute)
         # All of a rank's workers take the same steps, so one of them has what they train by.
         if self.hosted:
             return next(iter(self.hosted.values())).trainings
@@ -190,7 +190,7 @@ class Worker:
     def _keep_aside(self, orders: Sequence[m.Order]) -> None:
         """Several workers begin with what has landed: keep it, where the first would change it."""
         self._answered = None
-        changed = any(kind not in KEEPS_WEIGHTS for kind in self.job.mode.pushes)
+        changed = any(kind not in KEEPS_WEIGHTS for kind in self.job.pushes)
         if len(orders) > 1 and changed:
             self._answered = self.replica.own_weights.copy()
 

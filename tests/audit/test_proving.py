@@ -82,6 +82,9 @@ def test_a_worker_that_moves_leaves_nothing_out(tmp_path: Path, mode: dict[str, 
     assert not own.findings.contradicted
 
 
+CHANGES = {9: "ssp", 18: "local", 30: "sync", 36: "local-async", 46: "async"}
+
+
 class Scripted:
     """Chooses modes after so many pushes."""
 
@@ -94,7 +97,7 @@ class Scripted:
     answered = left = lambda self, *_seen: None
 
     def choose(self, *_seen: Any) -> Choice | None:
-        mode = {9: "ssp", 18: "local", 30: "sync"}.get(self._pushes)
+        mode = CHANGES.get(self._pushes)
         return None if mode is None else Choice(mode, "the test says so")
 
 
@@ -104,7 +107,7 @@ def test_a_run_that_changes_its_mode(tmp_path: Path) -> None:
         uneven(run)
 
     run = record(tmp_path / "run", scripted, mode="auto", local_steps=2, max_steps=20)
-    assert [change["mode"] for change in run.summary["modes"]] == ["ssp", "local", "sync"]
+    assert [change["mode"] for change in run.summary["modes"]] == list(CHANGES.values())
     expect_proved(run.folder)
 
 

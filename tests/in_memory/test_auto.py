@@ -15,7 +15,7 @@ from psdp.protocol import Choice
 pytestmark = pytest.mark.timeout(90)
 
 COMMON: dict[str, Any] = {"mode": "auto", "workers": 3, "max_steps": 40, "lr": 1e-2}
-SCRIPT = {9: "ssp", 24: "local", 36: "sync", 48: "local", 54: "ssp"}
+SCRIPT = {9: "ssp", 24: "local", 36: "async", 42: "local-async", 54: "sync", 60: "local"}
 """After how many pushes to change to which mode."""
 
 

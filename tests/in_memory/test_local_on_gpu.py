@@ -22,7 +22,7 @@ from psdp.params import Array
 from psdp.task import Step
 from psdp.transport.messages import Train
 from psdp.workers.replica import Replica
-from psdp.workers.training import LocalTraining, Trained, make_training
+from psdp.workers.training import LocalTraining, Trained, make_trainings
 
 SMALL: dict[str, Any] = {
     "n_layer": 1,
@@ -72,7 +72,7 @@ def make(
         if clock == poison:
             backend.to_device(np.full(1, math.inf), replica.own_gradient[7:8])
 
-    training = make_training(job, replica, gradient, job.mode.pushes[0])
+    (training,) = make_trainings(job, replica, gradient).values()
     assert isinstance(training, LocalTraining)
     return training
 

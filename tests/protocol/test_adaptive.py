@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psdp.errors import ProtocolError
-from psdp.modes import Pushed
+from psdp.modes import CANDIDATES, Pushed
 from psdp.protocol import (
-    CANDIDATES,
     Adaptive,
     Apply,
+    Asynchronous,
     Deck,
     Drained,
     Leave,
@@ -32,6 +32,7 @@ from psdp.protocol import (
 )
 from psdp.protocol.events import Effect, Event
 
+FIRST, *_ = CANDIDATES
 FREE = settings(deadline=None, max_examples=200)
 STEPS = 3
 
@@ -43,18 +44,19 @@ def adaptive(
         common: dict[str, Any] = {"version": phase.version, "deck": deck}
         if mode == "ssp":
             return StaleBounded(phase.workers, phase.budget, staleness=staleness, **common)
-        local = mode == "local"
-        return Synchronous(
+        push, in_rounds = CANDIDATES[mode].pushes[0], CANDIDATES[mode].in_rounds
+        kind = Synchronous if in_rounds else Asynchronous
+        return kind(
             phase.workers,
             phase.budget,
-            push=Pushed.CHANGE if local else Pushed.GRADIENT,
-            local_steps=STEPS if local else 1,
+            push=push,
+            local_steps=1 if push is Pushed.GRADIENT else STEPS,
             paced=True,
             step_s=phase.step_s,
             **common,
         )
 
-    return Adaptive(start, CANDIDATES[0], workers, budget, deals=deck is not None, **so_far)
+    return Adaptive(start, FIRST, workers, budget, deals=deck is not None, **so_far)
 
 
 class Run:
@@ -90,8 +92,8 @@ class Run:
                     assert worker not in self.pushed, "answered before its gradient is applied"
                     assert (version, clock) == (self.version, self.clocks[worker])
                     assert self.deals or batch == clock
-                    assert steps <= (STEPS if wanted is Pushed.CHANGE else 1)
-                    assert (wanted is Pushed.CHANGE) == (self.policy.mode == "local")
+                    assert steps <= (1 if wanted is Pushed.GRADIENT else STEPS)
+                    assert (wanted,) == CANDIDATES[self.policy.mode].pushes
                     self.modes_seen.add(self.policy.mode)
                     self.answers[worker] = effect
                 case Drained(version):
@@ -146,7 +148,7 @@ class Run:
             elif kind == 4 and leaves:
                 self.move(live[pick % len(live)])
             elif kind in (2, 3):
-                self.do(Switch(CANDIDATES[pick % 3]))
+                self.do(Switch(list(CANDIDATES)[pick % len(CANDIDATES)]))
             else:
                 self.go_on(pick)
         turn = 0
@@ -263,8 +265,8 @@ def test_the_bound_on_staleness_begins_with_its_phase() -> None:
 
 
 def test_every_mode_is_seen() -> None:
-    run = begun(2, 90)
-    for mode in ("ssp", "local", "sync", "local", "ssp", "sync"):
+    run = begun(2, 150)
+    for mode in (*CANDIDATES, *reversed(CANDIDATES)):
         run.do(Switch(mode))
         for _ in range(10):
             run.go_on(0)

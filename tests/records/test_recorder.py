@@ -14,13 +14,30 @@ from psdp.config import Config
 from psdp.errors import CheckpointError
 from psdp.job import Job
 from psdp.language import Language
-from psdp.protocol import Apply, Sums
+from psdp.protocol import Apply, Choice, Sums
+from psdp.protocol.choice import Forecast
 from psdp.records.console import Console
 from psdp.records.folder import RunFolder
 from psdp.records.profile import Profile
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
 from psdp.transport.messages import Spent, Totals
+
+CHOICE = Choice("ssp", "it is faster", (Forecast("sync", 5.0, True, 1.0, 5.0),), 1.15)
+CHOSEN: dict[str, Any] = {
+    "mode": "ssp",
+    "reason": "it is faster",
+    "compared": [
+        {
+            "mode": "sync",
+            "gradients_per_s": 5.0,
+            "measured": True,
+            "worth": 1.0,
+            "progress_per_s": 5.0,
+        }
+    ],
+    "margin": 1.15,
+}
 
 
 class Run:
@@ -176,7 +193,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.totals(1, Totals(1.25, 0.25, 0.5, 0.75, 100, 200))
     run.recorder.dropped(2)
     run.recorder.server_cpu_s |= {1: 0.75, 0: 1.25}
-    run.recorder.switched("ssp", "it is faster")
+    run.recorder.switched("ssp", CHOICE)
     run.recorder.counts["moves"] += 1
     run.recorder.apply_s = 0.125
     run.recorder.weights_sha256 = "abc"
@@ -218,10 +235,32 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "bytes_pushed": 400,
         "bytes_pulled": 600,
         "modes": [{"version": 4, "mode": "ssp"}],
+        "choice": {"version": 4, **CHOSEN},
         "stopped_by": "budget",
         "weights_sha256": "abc",
         "events": None,
     }
+
+
+def test_a_change_of_mode_names_what_was_compared(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.recorder.switched("ssp", CHOICE)
+    run.recorder.switched("sync", None)  # in a replay
+    first, second = (record for record in run.metrics() if record["kind"] == "mode")
+    assert first | CHOSEN == first
+    assert (second["mode"], second["reason"]) == ("sync", "as recorded")
+
+
+def test_why_a_run_stays_in_its_mode_is_said_once_and_in_the_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, quiet=False)
+    for _ in range(2):
+        run.recorder.stayed(CHOICE)
+    run.recorder.finish(StoppedBy.BUDGET, Counter(), math.inf)
+    assert capsys.readouterr().out.count("stays in ssp: it is faster") == 1
+    assert run.summary()["choice"] == {"version": 0, **CHOSEN}
+    assert run.summary()["modes"] == []
 
 
 def test_a_run_that_never_began_has_a_summary_too(tmp_path: Path) -> None:

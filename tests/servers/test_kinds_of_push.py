@@ -97,4 +97,15 @@ def test_workers_that_are_merged_alone_count_twice_their_share(
     merged_alone = job(ranks, mode="local", merge="async", **settings)
     assert outer_lr(merged_alone) == expected
     made = make_rules(merged_alone, Part(range(SIZE), 0), make_backend("cpu", "float64"))
-    assert made.lr(Pushed.CHANGE, 7.0) == expected
+    assert made.lr(Pushed.SHARE, 7.0) == expected
+
+
+def test_a_mode_that_chooses_takes_a_mean_with_momentum_and_each_alone_without() -> None:
+    both = rules(mode="auto", outer_optimizer="nesterov", outer_momentum=0.5)
+    assert (both.lr(Pushed.CHANGE, 7.0), both.lr(Pushed.SHARE, 7.0)) == (1.0, 2.0)
+    moved = []
+    for kind in (Pushed.CHANGE, Pushed.CHANGE, Pushed.SHARE, Pushed.SHARE, Pushed.CHANGE):
+        weights = np.zeros(SIZE)
+        both.update(kind, weights, np.ones(SIZE), norm=1.0, lr=both.lr(kind, 7.0))
+        moved.append(-float(weights[0]))
+    assert moved == [1.5, 1.75, 1.0, 1.0, 1.5]
