@@ -27,7 +27,7 @@ from psdp.records.replay import Script
 from psdp.report.runs import VIRTUAL
 from psdp.simulate.calibrate import SHAPE, Calibration
 from psdp.simulate.costs import Costs
-from psdp.simulate.options import SIMULATED, add_costs, costs_given, whole_from
+from psdp.simulate.options import add_costs, costs_given, whole_from
 from psdp.simulate.plan import calibrated, costs_of
 from psdp.simulate.world import World
 from psdp.terminal import show_any_text
@@ -83,7 +83,7 @@ class Plan:
 def script_of(job: Job, costs: Costs) -> Script:
     """Return what happens in a job at these costs, and when, in virtual seconds."""
     happened: list[Happened] = []
-    World(job, costs, lambda event, time_s: happened.append(Happened(event, time_s))).run()
+    World(job, costs, happened.append).run()
     return Script(happened, "the simulation")
 
 
@@ -114,8 +114,8 @@ def check(given: Mapping[str, Any]) -> None:
         if name in given:
             raise ConfigError(f"{flag_of(name)} does not go with a virtual job: {why}; drop it")
     mode = MODES[Config.from_flat(given).run.mode]
-    known = [name for name in SIMULATED if MODES[name].served]
-    if mode.name not in known:
+    if not mode.served:
+        known = [one.name for one in MODES.values() if one.served]
         raise ConfigError(f"a virtual job needs --mode {either(known)}, got {mode.name}")
 
 
@@ -136,6 +136,7 @@ def _check_shape(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of what is a virtual job's own."""
+    mode = next(one for one in MODES.values() if one.chooses)
     parser = Parser(
         prog="python -m psdp.virtual",
         usage="%(prog)s --workers W [costs] [worker flags]",
@@ -144,7 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
         "which a real job of as many ranks replays to the same bits.",
         epilog="All other flags are those of a job, see python -m psdp.worker --help; "
         "--straggler, --jitter and --link-mbps slow virtual time only. Example: "
-        "python -m psdp.virtual --workers 32 --mode async --step-ms 50 --link-mbps 1000 "
+        f"python -m psdp.virtual --workers 32 --mode {mode} --step-ms 50 --link-mbps 1000 "
         "--jitter exponential:0.2 --max-steps 200",
     )
     parser.add_argument("--workers", type=whole_from(1), metavar="W", required=True)

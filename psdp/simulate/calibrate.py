@@ -20,8 +20,9 @@ from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.protocol import Push, Work
 from psdp.simulate.costs import UPDATE_VECTORS, Costs
+from psdp.simulate.course import WARM_UP
 from psdp.simulate.recorded import Recorded, read_run
-from psdp.simulate.world import WARM_UP, World
+from psdp.simulate.world import World
 
 MOST_SAMPLES = 4096
 """Step times that are kept, evenly from the whole run."""

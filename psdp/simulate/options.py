@@ -13,10 +13,6 @@ from psdp.modes import MODES, ONLY_WITH
 USUAL_STEPS = 50
 """Steps that are simulated, unless --max-steps says otherwise."""
 
-SIMULATED = tuple(mode.name for mode in MODES.values() if not mode.chooses)
-"""Modes that can be simulated: one that chooses is one of the others at a time, by what is
-measured."""
-
 VARIED = ("mode", "servers", "local_steps", "staleness")
 """Settings of which several values may be given."""
 
@@ -70,13 +66,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--merge, --backup-workers, --overlap, --balance, --wire-dtype, --straggler, --jitter "
         "(slept, beside the processor time of a step) and --seed. Example: python -m psdp.simulate "
         "--workers "
-        f"8,64,512 --mode {','.join(SIMULATED)} --step-ms 50 --latency-us 20 --link-mbps 10000 "
+        f"8,64,512 --mode {','.join(MODES)} --step-ms 50 --latency-us 20 --link-mbps 10000 "
         "--apply-ms 1 --jitter exponential:0.1",
     )
     grid = parser.add_argument_group("what is varied")
     counts = _list_of(whole_from(1))
     grid.add_argument("--workers", type=counts, metavar="W,...", help="default 4")
-    grid.add_argument("--mode", type=_list_of(_mode), metavar="MODE,...", help=", ".join(SIMULATED))
+    grid.add_argument("--mode", type=_list_of(_mode), metavar="MODE,...", help=", ".join(MODES))
     grid.add_argument("--servers", type=counts, metavar="K,...", help="default 1")
     grid.add_argument("--local-steps", type=counts, metavar="H,...", help=_of_modes("local_steps"))
     grid.add_argument(
@@ -131,7 +127,7 @@ def costs_given(own: argparse.Namespace) -> dict[str, Any]:
 
 
 def _of_modes(setting: str) -> str:
-    return f"of {either([mode for mode in ONLY_WITH[setting] if mode in SIMULATED])}"
+    return f"of {either(ONLY_WITH[setting])}"
 
 
 def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
@@ -142,8 +138,8 @@ def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 
 
 def _mode(text: str) -> str:
-    if text not in SIMULATED:
-        raise argparse.ArgumentTypeError(f"expected some of {', '.join(SIMULATED)}, got '{text}'")
+    if text not in MODES:
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(MODES)}, got '{text}'")
     return text
 
 

@@ -17,7 +17,6 @@ from psdp.simulate.calibrate import SHAPE, Calibration, calibrate
 from psdp.simulate.costs import Costs, usual_apply_s, usual_average_s
 from psdp.simulate.options import (
     MEANT,
-    SIMULATED,
     USUAL_STEPS,
     VARIED,
     build_parser,
@@ -58,7 +57,7 @@ class Plan:
             for workers in self.workers:
                 job = job_of(settings, workers, self.parameters)
                 if self.costs.mtbf_s is not None and not survives(job):
-                    ends = either([mode for mode in SIMULATED if not MODES[mode].survives_loss])
+                    ends = either([mode.name for mode in MODES.values() if not mode.survives_loss])
                     raise ConfigError(
                         f"--mtbf-s needs --servers 1 and another mode than {ends}, got --servers "
                         f"{len(job.servers)} --mode {job.config.run.mode}: such a job ends with "
@@ -76,14 +75,14 @@ def combinations(settings: dict[str, Any], grid: dict[str, list[Any]]) -> Iterat
     modes = grid["mode"]
     for name in (grid.keys() | settings.keys()) & ONLY_WITH.keys():
         if not set(modes) & set(ONLY_WITH[name]):
-            only = either([mode for mode in ONLY_WITH[name] if mode in SIMULATED])
+            only = either(ONLY_WITH[name])
             raise ConfigError(
                 f"{flag_of(name)} has a meaning with --mode {only} only, got {','.join(modes)}"
             )
     for mode in modes:
 
         def meant(name: str, mode: str = mode) -> bool:
-            return mode in ONLY_WITH.get(name, SIMULATED)
+            return mode in ONLY_WITH.get(name, MODES)
 
         common = {name: value for name, value in settings.items() if meant(name)}
         varied = {name: values for name, values in grid.items() if name != "mode" and meant(name)}

@@ -16,8 +16,8 @@ from psdp.protocol import Apply, Push, SendWeights
 from psdp.records.events import Happened, events_file, read_record
 from psdp.records.folder import CONFIG, SUMMARY
 from psdp.records.replay import check_end
+from psdp.simulate.course import rate
 from psdp.simulate.scenario import job_of
-from psdp.simulate.world import rate
 
 
 @dataclass(frozen=True)

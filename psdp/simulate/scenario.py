@@ -15,8 +15,9 @@ from psdp.language import Language
 from psdp.params import ParamSpec, ParamTable
 from psdp.records.metrics import percentile
 from psdp.simulate.costs import Costs
+from psdp.simulate.course import Course
 from psdp.simulate.worker import State
-from psdp.simulate.world import Course, World
+from psdp.simulate.world import World
 
 BYTE_VOCABULARY = 256
 
@@ -33,6 +34,7 @@ class Prediction:
             many steps are computed in the time of one; None where ``--jitter`` has no mean.
         drained: whether the budget was spent. If not, failures ended the run.
         virtual_s: how long it took.
+        changes: of a mode that chooses, when it went over to which other, and why.
     """
 
     mode: str
@@ -56,6 +58,7 @@ class Prediction:
     failures: int
     drained: bool
     virtual_s: float
+    changes: list[dict[str, Any]]
 
     def record(self) -> dict[str, Any]:
         """Return everything for JSON."""
@@ -121,6 +124,11 @@ def summarise(job: Job, costs: Costs, course: Course) -> Prediction:
         failures=course.failures,
         drained=course.drained,
         virtual_s=course.virtual_s,
+        changes=[
+            {"time_s": each.time_s, **each.choice.record()}
+            for each in course.changes
+            if each.choice is not None
+        ],
     )
 
 

@@ -65,6 +65,8 @@ def table(
     for prediction in predictions:
         drained &= prediction.drained
         yield "".join(_cell(of(prediction), width) for _, width, of in columns).rstrip()
+        for change in prediction.changes:
+            yield f"  from {change['time_s']:.4g} s on {change['mode']}"
     yield LEGEND
     if left_out:
         yield f"No room for {', '.join(left_out)}: a wider terminal, or --json, shows all."

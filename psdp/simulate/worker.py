@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum
+from functools import partial
 
+from psdp.modes import Pushed
 from psdp.protocol import SendWeights
 from psdp.simulate.clock import Action, Clock, Cores
 from psdp.simulate.costs import Costs
@@ -27,7 +29,8 @@ class Worker:
         handicap: what it sleeps beyond them.
         shards: in which an answer comes.
         push_size, pull_size: bytes of a push, and of a pull.
-        inner_s: processor seconds of the optimizer that it runs itself after each step, if it does.
+        inner_s: processor seconds of the optimizer that it runs itself after each step, where it
+            does.
         overlaps: whether it computes its next gradient while it waits for an answer.
         push: called when what it was ordered is computed, with the version that it was computed on
             and the mean seconds of a step.
@@ -133,7 +136,8 @@ class Worker:
         if done == answer.steps:
             self._finish(answer, answer.version, (self._clock.now_s - begin_s) / done)
         else:
-            self._compute(answer.clock + done, lambda: self._stepped(answer, done + 1, begin_s))
+            then = partial(self._stepped, answer, done + 1, begin_s)
+            self._compute(answer.clock + done, answer.push, then)
 
     def _stepped(self, answer: SendWeights, done: int, begin_s: float) -> None:
         if self._reduce is None:
@@ -146,12 +150,13 @@ class Worker:
         self.enter(State.COMPUTING)
         self._run(self._inner_s, lambda: self._step(answer, done, begin_s))
 
-    def _compute(self, clock: int, then: Action) -> None:
+    def _compute(self, clock: int, push: Pushed, then: Action) -> None:
         """Compute gradient number ``clock``; call ``then``."""
         busy_s = next(self._steps)
         sleep_s = self._handicap.extra_s(clock, busy_s, self._clock.now_s)
         # After a sum over all workers the optimizer comes later.
-        own_s = busy_s + (self._inner_s if self._reduce is None else 0.0)
+        trains = push not in (Pushed.GRADIENT, Pushed.NOTHING)
+        own_s = busy_s + (self._inner_s if trains else 0.0)
         if sleep_s:
             self._run(own_s, lambda: self._after(sleep_s, then))
         else:
@@ -168,7 +173,8 @@ class Worker:
             self.enter(State.COMPUTING)
             self._computing_ahead = True
             begin_s = self._clock.now_s
-            self._compute(answer.clock + 1, lambda: self._came_ahead(answer.version, begin_s))
+            then = partial(self._came_ahead, answer.version, begin_s)
+            self._compute(answer.clock + 1, answer.push, then)
 
     def _came_ahead(self, version: int, begin_s: float) -> None:
         self.enter(State.WAITING)

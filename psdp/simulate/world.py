@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -25,9 +24,11 @@ from psdp.protocol import (
     Sums,
     Work,
 )
-from psdp.records.metrics import Histogram
+from psdp.records.events import Happened
+from psdp.simulate.changes import Changes
 from psdp.simulate.clock import Action, Clock, Cores, Network, Ring
 from psdp.simulate.costs import Costs
+from psdp.simulate.course import Course
 from psdp.simulate.server import Group, Server
 from psdp.simulate.worker import State, Worker
 from psdp.transport.link import LinkSpeed
@@ -42,63 +43,11 @@ FAILURES = 10
 FORWARD = 1 / 3
 """Of a step, the part that is a forward pass, which is all that an evaluation does."""
 
-WARM_UP = 0.2
-"""The part of a run's gradients after which its throughput is measured."""
+Note = Callable[[Happened], None]
 
 
-Note = Callable[[Pull | Push | Leave, float], None]
-
-
-def _unnoted(event: Pull | Push | Leave, time_s: float) -> None:
+def _unnoted(happened: Happened) -> None:
     pass
-
-
-@dataclass
-class Course:
-    """What happened in a simulated job.
-
-    Attributes:
-        updates: (virtual seconds, gradients so far) of each update of rank 0.
-        spent_s: seconds of all workers by what they went into.
-        pushed_bytes, pulled_bytes: of all workers.
-        drained: whether the budget was spent before the last worker was gone for good.
-    """
-
-    updates: list[tuple[float, int]] = field(default_factory=list)
-    lags: Histogram = field(default_factory=Histogram)
-    spent_s: dict[State, float] = field(default_factory=lambda: dict.fromkeys(State, 0.0))
-    max_clock_gap: int = 0
-    pushed_bytes: int = 0
-    pulled_bytes: int = 0
-    dropped: int = 0
-    failures: int = 0
-    virtual_s: float = 0.0
-    drained: bool = False
-
-    @property
-    def gradients(self) -> int:
-        return self.updates[-1][1] if self.updates else 0
-
-    def gradients_per_s(self) -> float:
-        """Return the throughput after the warm-up; 0 where there is none."""
-        return rate(self.updates)
-
-    def share(self, state: State) -> float:
-        """Return the part of the workers' time that went into something."""
-        total = sum(self.spent_s.values())
-        return self.spent_s[state] / total if total else 0.0
-
-
-def rate(updates: list[tuple[float, int]]) -> float:
-    """Return gradients/s after the warm-up, of the times (seconds) at which so many were done; of
-    all of it where nothing is left then, and 0 where no time passed."""
-    if not updates:
-        return 0.0
-    end_s, end = updates[-1]
-    start_s, start = next(update for update in updates if update[1] >= WARM_UP * end)
-    if start == end:
-        start_s, start = 0.0, 0
-    return (end - start) / (end_s - start_s) if end_s > start_s else 0.0
 
 
 def survives(job: Job) -> bool:
@@ -112,7 +61,7 @@ class World:
     Args:
         job: resolved settings and the sizes of things. Failures need one server, and not allreduce:
             other jobs end with the first worker that they lose.
-        note: called with what rank 0 decides on, and when, in virtual seconds.
+        note: called with what rank 0 decides on, at its virtual time.
     """
 
     def __init__(self, job: Job, costs: Costs, note: Note = _unnoted) -> None:
@@ -134,6 +83,7 @@ class World:
         """The life of each worker that rank 0 knows of."""
         self._course = Course()
         self._clock = Clock()
+        self._changes = Changes(job, costs, self._clock) if job.mode.chooses else None
         speed = LinkSpeed.of(run)
         network = Network(self._clock, job.world_size, costs.latency_s, speed)
         self._cores = [Cores(self._clock, costs.cores, costs.slice_s) for _ in range(costs.hosts)]
@@ -168,7 +118,6 @@ class World:
 
     def _make_workers(self, ring: Ring) -> dict[int, Worker]:
         job, costs, run = self._job, self._costs, self._job.config.run
-        own_optimizer = job.mode.own_optimizer
         stragglers, jitter = parse_stragglers(run.straggler), parse_jitter(run.jitter)
         return {
             worker: Worker(
@@ -182,7 +131,7 @@ class World:
                 shards=len(job.servers),
                 push_size=sum(self._pushed_bytes),
                 pull_size=self._size,
-                inner_s=costs.apply_s if own_optimizer else 0.0,
+                inner_s=costs.apply_s,
                 overlaps=run.overlap,
                 push=self._push,
                 evaluation_s=partial(self._evaluation_s, worker),
@@ -264,12 +213,20 @@ class World:
 
     def _decide(self, event: Pull | Push | Leave, life: int) -> None:
         self._lives[event.worker] = life
-        if not self._policy.drained:
-            self._note(event, self._clock.now_s)
         portion = self._owed.pop(event.worker, None)
         if portion is not None:
             self._evaluations.report(event.worker, portion.version, portion.part, Sums(0.0, 0, 0))
-        effects = self._policy.handle(event)
+        self._follow(Happened(event, self._clock.now_s))
+        change = self._changes and self._changes.after(event, self._policy)
+        if change:
+            self._course.changes.append(change)
+            self._follow(change)
+
+    def _follow(self, happened: Happened) -> None:
+        """Do what the policy says to this."""
+        if not self._policy.drained:
+            self._note(happened)
+        effects = self._policy.handle(happened.event)
         self._course.dropped += sum(isinstance(effect, Drop) for effect in effects)
         self._servers[0].follow([(effect, self._life_of(effect)) for effect in effects])
 
@@ -289,6 +246,8 @@ class World:
                 portion = self._evaluations.next_for(worker)
                 if portion is not None:
                     self._owed[worker] = portion
+                elif self._changes is not None:
+                    self._changes.answered(worker)
             case Drained():
                 course.drained = True
                 self._clock.stop()

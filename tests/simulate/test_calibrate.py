@@ -12,9 +12,10 @@ from psdp.config import Config
 from psdp.errors import ConfigError
 from psdp.simulate.calibrate import calibrate
 from psdp.simulate.costs import Costs
+from psdp.simulate.course import rate
 from psdp.simulate.plan import parse
 from psdp.simulate.recorded import read_run
-from psdp.simulate.world import World, rate
+from psdp.simulate.world import World
 
 WORKERS, STEPS, SIZE = 2, 30, 1000
 BUSY_S, PERIOD_S = 0.04, 0.2

@@ -13,9 +13,9 @@ from made_runs import change_json
 from test_calibrate import write_run
 
 from psdp.job import Job
+from psdp.modes import MODES
 from psdp.simulate.__main__ import main
 from psdp.simulate.costs import Costs
-from psdp.simulate.options import SIMULATED
 from psdp.simulate.plan import parse
 from psdp.simulate.scenario import Prediction, predict
 from psdp.simulate.table import table
@@ -68,6 +68,19 @@ def test_a_narrow_terminal_shows_what_matters_most(capsys: pytest.CaptureFixture
     assert len(list(table([prediction], ["sync"]))) == 3
 
 
+def test_a_mode_that_chooses_says_when_it_went_over_to_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json"
+    slow = ("--max-steps", "40", "--straggler", "4:4", "--json", str(out))
+    _, _, row, change, _ = lines_of(capsys, "--mode", "auto", *slow)
+    assert row[:5] == ["auto", "4", "1", "16", "4"]
+    (prediction,) = json.loads(out.read_text())["predictions"]
+    (told,) = prediction["changes"]
+    assert change == ["from", f"{told['time_s']:.4g}", "s", "on", told["mode"]]
+    assert next(one["mode"] for one in told["compared"]) == "sync"
+
+
 def test_everything_is_in_the_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
     flags = ("--mode", "ssp", "--straggler", "2:3", "--step-ms", "20", "--json", str(out))
@@ -109,9 +122,9 @@ def test_a_calibrated_simulation_starts_from_the_run(
         ("--workers 2,", "got ''"),
         (
             "--mode sync,fast",
-            f"expected some of {', '.join(SIMULATED)}, got 'fast'",
+            f"expected some of {', '.join(MODES)}, got 'fast'",
         ),
-        ("--staleness 3", "--staleness has a meaning with --mode ssp only, got sync"),
+        ("--staleness 3", "--staleness has a meaning with --mode ssp or auto only, got sync"),
         ("--mode ssp --backup-workers 1", "--backup-workers has a meaning with --mode sync only"),
         ("--step-ms -1", "--step-ms: expected a number of at least 0, got '-1'"),
         ("--step-ms nan", "got 'nan'"),

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from psdp.modes import CANDIDATES
 from psdp.simulate.costs import Costs
+from psdp.simulate.course import Course
 from psdp.simulate.scenario import Prediction, job_of, predict, quantile
-from psdp.simulate.world import Course, World
+from psdp.simulate.world import World
 
 STEP_S = 0.1
 FREE = Costs(step_s=(STEP_S,), latency_s=0.0, server_message_s=0.0, worker_message_s=0.0)
@@ -311,3 +313,42 @@ def test_a_link_that_worsens_costs_what_it_is_worse(mode: str) -> None:
     worse_s = course(2, mode=mode, slow_link=f"5@{half_s:.4f}s-", **LINK).virtual_s
     exchange_s = period_s - STEP_S
     assert worse_s == pytest.approx(free_s + 50 * 4 * exchange_s, rel=0.01)
+
+
+# A mode that chooses
+
+
+@pytest.mark.parametrize(
+    "settings", [{"straggler": "4:4"}, {"jitter": "bernoulli:0.1:4"}, LINK], ids=str
+)
+def test_a_mode_that_chooses_comes_to_what_it_has_forecast(settings: dict[str, Any]) -> None:
+    long = settings | {"mode": "auto", "max_steps": 400}
+    (change,) = course(4, replace(FREE, apply_s=1e-3), **long).changes
+    assert change.choice is not None
+    forecast = {one.mode: one.gradients_per_s for one in change.choice.compared}
+    chosen = course(4, replace(FREE, apply_s=1e-3), **long)
+    done = [own for own in chosen.updates if own[0] > 2 * change.time_s]
+    per_s = (done[-1][1] - done[0][1]) / (done[-1][0] - done[0][0])
+    assert per_s == pytest.approx(forecast[change.choice.mode], rel=0.2)
+    assert per_s > 1.3 * forecast["sync"]
+
+
+@pytest.mark.parametrize("settings", [{}, LINK], ids=str)
+def test_what_is_forecast_is_what_each_mode_does(settings: dict[str, Any]) -> None:
+    (change, *_) = course(4, replace(FREE, apply_s=1e-3), mode="auto", **settings).changes
+    assert change.choice is not None
+    for told in change.choice.compared:
+        one = CANDIDATES[told.mode]
+        own = {name: 16 for name in one.mode.settings if name == "local_steps"}
+        merge = {} if one.merge is None else {"merge": one.merge}
+        long = settings | own | merge | {"mode": one.mode.name, "max_steps": 400}
+        made = simulated(4, replace(FREE, apply_s=1e-3), **long)
+        assert 4 * made.steps_per_s == pytest.approx(told.gradients_per_s, rel=0.2), told
+
+
+def test_failures_do_not_keep_a_mode_from_choosing() -> None:
+    costs = replace(FREE, mtbf_s=20.0, restart_s=1.0)
+    made = course(4, costs, mode="auto", straggler="4:4", max_steps=200)
+    assert made.failures
+    assert made.changes
+    assert made.gradients == 800
