@@ -25,6 +25,7 @@ from space import Space, Tuning, next_settings
 from psdp.errors import ConfigError, NumericsError
 from psdp.modes import MODES, ONLY_WITH
 from psdp.report.runs import Run, read_runs
+from psdp.report.tables import Table
 
 FINISHED, DIVERGED = "finished", "diverged"
 
@@ -225,6 +226,24 @@ class Trials:
             f"{self.table.name}, on other seeds ({seeds}). Best there: {'; '.join(chosen)}."
         )
 
+    def shown(self) -> list[Table]:
+        """Return a table of all trials, the best of each family marked; none without any."""
+        lines = list(self._lines())
+        if not lines:
+            return []
+        names = list(self._tuning.space)
+        rows = tuple(
+            (
+                f"{line['family']}, {line['trial']}{' *' if line['best'] else ''}",
+                *(_cell(line[name]) for name in names),
+                f"{line['loss']:.3f}",
+                line["status"],
+            )
+            for line in lines
+        )
+        columns = ("trial", *(name.replace("_", "-") for name in names), "loss", "status")
+        return [Table("all trials; * is the best of its family", columns, rows)]
+
     def _choice(self, family: Family, best: Trial) -> str:
         settings = ", ".join(
             f"{name.replace('_', '-')} {value}"
@@ -308,3 +327,10 @@ class Trials:
                     "status": trial.status,
                     "best": int(trial is best),
                 }
+
+
+def _cell(value: Any) -> str:
+    """Return the value of a setting as a table has it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)

@@ -19,6 +19,7 @@ from psdp.report.runs import PARTS, LeftOut, Run, read_runs
 from psdp.report.scenarios import Scenario, compare
 from psdp.report.settings import differing, value_in
 from psdp.report.setup import setup
+from psdp.report.tables import Table
 from psdp.report.text import short_version
 from psdp.report.verdict import unserved_line, verdict
 
@@ -44,6 +45,7 @@ def write_report(
     about: str = "",
     target: float | None = None,
     failed: Sequence[LeftOut] = (),
+    beside: Sequence[Table] = (),
 ) -> str:
     """Write the report on some run folders to ``out``; return its short version and where it is.
 
@@ -51,6 +53,7 @@ def write_report(
         about: a sentence below the title.
         target: a loss, of which the time until it is reached is reported.
         failed: runs that are known to have failed, to be named.
+        beside: tables of what is behind the runs, to be shown after what they are.
 
     Raises:
         ConfigError: no run is finished, a path is no run folder, ``out`` cannot be written, or what
@@ -68,14 +71,14 @@ def write_report(
         _write_csv(out / "runs.csv", run_records(scenarios, runs))
         _write_csv(out / "curves.csv", curve_records(runs))
         plots = list(write_plots(scenarios, runs, out))
-        page = render(title, about, scenarios, runs, left_out, plots, out)
+        page = render(title, about, scenarios, runs, left_out, beside, plots, out)
         (out / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
         record = _record(title, about, scenarios, runs, left_out)
         (out / "report.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--out {out}: {error.filename or out}: {error.strerror}") from error
     where = f"written: {out / 'report.html'}, report.json, runs.csv, curves.csv, *.png"
-    return f"{short_version(title, about, scenarios, left_out)}\n\n{where}"
+    return f"{short_version(title, about, scenarios, left_out, beside)}\n\n{where}"
 
 
 def run_records(scenarios: Sequence[Scenario], runs: Sequence[Run]) -> list[dict[str, Any]]:

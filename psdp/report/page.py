@@ -14,7 +14,7 @@ from psdp.report.regimes import regimes
 from psdp.report.runs import LeftOut, Run
 from psdp.report.scenarios import Scenario
 from psdp.report.setup import setup
-from psdp.report.tables import tables
+from psdp.report.tables import Table, tables
 from psdp.report.text import facts
 from psdp.report.verdict import verdict
 
@@ -25,6 +25,7 @@ def render(
     scenarios: Sequence[Scenario],
     runs: Sequence[Run],
     left_out: Sequence[LeftOut],
+    beside: Sequence[Table],
     plots: Sequence[Plot],
     folder: Path,
 ) -> str:
@@ -59,5 +60,6 @@ def render(
         pictures=pictures,
         runs=runs,
         left_out=left_out,
+        beside=beside,
     )
     return page

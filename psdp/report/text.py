@@ -18,7 +18,11 @@ WIDTH = 80
 
 
 def short_version(
-    title: str, about: str, scenarios: Sequence[Scenario], left_out: Sequence[LeftOut]
+    title: str,
+    about: str,
+    scenarios: Sequence[Scenario],
+    left_out: Sequence[LeftOut],
+    beside: Sequence[Table] = (),
 ) -> str:
     """Return the tables and the verdict as text."""
     runs = sum(len(row.names) for scenario in scenarios for row in scenario.rows)
@@ -30,6 +34,8 @@ def short_version(
             lines += ["", f"{table.heading}:", *fitted(table)]
         lines += ["", *facts(scenario), "", "Verdict"]
         lines += [f"- {sentence}" for sentence in verdict(scenario)]
+    for table in beside:
+        lines += ["", f"{table.heading}:", *fitted(table)]
     if left_out:
         lines += ["", "Left out:", *(f"- {run.name}: {run.why}" for run in left_out)]
     return "\n".join(lines)

@@ -142,7 +142,13 @@ def test_each_family_has_its_trials_and_then_runs_as_given_and_at_its_best(
     assert {plain(name) for name in sweeping.record()["cells"]} == set(CELLS)
     assert "all of which are in trials.csv, on other seeds (11, 12)" in captured.out
     assert f"sync-workers=2 with lr {best_of('sync', trials)['lr']}, beta1 " in captured.out
-    assert "as given" in (sweeping.out / "report.html").read_text()
+    page = (sweeping.out / "report.html").read_text()
+    assert "as given" in page
+    for shown in (page, captured.out):
+        assert "all trials; * is the best of its family" in shown
+        for each in trials:
+            mark = " *" if each["best"] == "1" else ""
+            assert f"{each['family']}, {each['trial']}{mark}" in shown
     # Trials are kept, but for what takes gigabytes.
     kept = sweeping.out / "tune" / "runs" / "sync-workers=2-trial=4-seed=12"
     assert (kept / "metrics.jsonl").exists()
