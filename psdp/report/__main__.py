@@ -11,7 +11,7 @@ from psdp.arguments import Parser
 from psdp.errors import ConfigError, PsdpError
 from psdp.report.baselines import SERVED
 from psdp.report.files import write_report
-from psdp.terminal import path_of, show_any_text
+from psdp.terminal import nobody_reads, path_of, show_any_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse(argv)
         runs = [path_of(run, "RUN") for run in options.runs]
         out = path_of(options.out, "--out")
-        print(write_report(runs, out, title="psdp runs", target=options.target))
+        print(write_report(runs, out, title="psdp runs", target=options.target), flush=True)
+    except BrokenPipeError:
+        return nobody_reads()
     except PsdpError as error:
         print(f"psdp.report: {error}", file=sys.stderr)
         return error.exit_code
