@@ -161,10 +161,10 @@ class Turns:
 
     def _next(self) -> _Task:
         self.count += 1
-        first_s = min(task.wake_s for task in self._tasks)
-        assert first_s < math.inf, "all threads wait for one another"
-        self._now_s = max(self._now_s, first_s)
-        return self._dice.choice([task for task in self._tasks if task.wake_s <= self._now_s])
+        while not (ready := [task for task in self._tasks if task.wake_s <= self._now_s]):
+            self._now_s = min(task.wake_s for task in self._tasks)
+            assert self._now_s < math.inf, "all threads wait for one another"
+        return self._dice.choice(ready)
 
 
 class _Task:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -28,7 +28,7 @@ _PLAIN: Mapping[Any, tuple[type, ...]] = {
 
 def to_bytes(facts: Any) -> bytes:
     """Return a dataclass as it travels."""
-    return json.dumps(asdict(facts)).encode()
+    return json.dumps(facts, default=_fields_of).encode()
 
 
 def from_bytes(kind: type[Facts], raw: bytes) -> Facts:
@@ -78,6 +78,10 @@ def _read_dataclass(kind: Any, value: Any) -> Any:
     if not isinstance(value, dict) or value.keys() != types.keys():
         raise _unreadable(value, f"the fields {', '.join(sorted(types))}")
     return kind(**{name: _read(types[name], value[name]) for name in value})
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in _types(type(value))}
 
 
 @cache
