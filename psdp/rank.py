@@ -34,6 +34,7 @@ from psdp.transport import Endpoint
 from psdp.transport.link import Link, LinkSpeed
 from psdp.transport.mpi import MpiWorld
 from psdp.transport.reducer import Reducer
+from psdp.transport.sense import Sense
 from psdp.transport.world import World
 from psdp.workers.worker import Worker
 
@@ -227,8 +228,8 @@ def tell(rank: int, error: BaseException) -> int:
             return error.exit_code
         case KeyboardInterrupt():
             status = 128 + signal.SIGINT
-        case SystemExit(code=int(status)) if status:
-            pass
+        case SystemExit(code=int(code)) if code & 0xFF:
+            status = code & 0xFF  # what the system makes of it
         case _:
             status = 1
     text = f"psdp: rank {rank} failed:\n{''.join(traceback.format_exception(error))}"
@@ -253,6 +254,8 @@ def take_role(world: World, ready: Ready, asking: Asking) -> tuple[Role, Endpoin
     endpoint = world.endpoint(
         sorted(peers - {world.rank}), ready.neighbours, link, ready.vectors_on
     )
+    numbers = world.size, job.worker_ranks, job.workers, job.gradients
+    endpoint.sense = Sense(*numbers, job.pushes)
     reducer = None
     if not job.mode.served and world.rank in job.computing:
         reducer = world.reducer(job.computing)

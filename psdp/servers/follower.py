@@ -56,7 +56,7 @@ class Follower:
         self._told = False
         self._last: int | None = None
         """The version that the run ends with, once rank 0 has said so."""
-        self._hearing = Hearing()
+        self._hearing = Hearing(self.job.leader)
 
     def run(self) -> None:
         """Serve until rank 0 says that the run is over.

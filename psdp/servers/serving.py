@@ -156,10 +156,17 @@ class Serving:
                 self.giving.ask(peer, version)
             case m.Follows(answers) if peer == self.job.standby_of(self.endpoint.rank):
                 self.giving.gate.followed(answers)
-            case m.PartialNorm(version, squares) if peer in self.job.holding:
+            case m.PartialNorm(version, squares) if self._serves_another(peer):
                 self.happened(o.NormOf(self.job.shard_of(peer), version, squares))
             case _:
-                raise ProtocolError(f"server {self.endpoint.rank} does not take {message}")
+                raise ProtocolError(
+                    f"rank {peer} sent {message}, which server {self.endpoint.rank} does not take"
+                )
+
+    def _serves_another(self, peer: int) -> bool:
+        """Say whether a rank holds a shard that is not this one."""
+        job = self.job
+        return peer in job.holding and job.shard_of(peer) != job.shard_of(self.endpoint.rank)
 
     def decided(self, update: o.Update) -> None:
         """Make an update after what was decided before."""

@@ -9,7 +9,6 @@ all that was under way, is void.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any, NoReturn, Protocol
@@ -169,7 +168,7 @@ class Change:
         """Of the term that is to begin, as far as that is known."""
         self._number = role.job.term.number
         self._leader = role.job.leader
-        self._hearing: defaultdict[int, Hearing] = defaultdict(Hearing)
+        self._hearing = {rank: Hearing(rank) for rank in role.job.holding}
         self._moved: list[tuple[int, int]] = []
         self._halted: set[int] = set()
         """Ranks that have told what they know."""

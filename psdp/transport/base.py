@@ -18,6 +18,7 @@ from psdp.transport.devices import HostMemory, MemorySpace
 from psdp.transport.headers import FOLLOWS, MAX_HEADER_BYTES, Header, encode
 from psdp.transport.link import Link
 from psdp.transport.messages import OF_ANY_TERM, Answer, Begun, Message, Taken
+from psdp.transport.sense import Sense
 from psdp.transport.shared import Neighbours, same_memory
 
 
@@ -86,6 +87,7 @@ class Endpoint(ABC):
     Attributes:
         rank: of this endpoint.
         landing: set by the owner before the first payload can come.
+        sense: set by the owner, who then hears nothing that makes none in its job.
         landing_s: seconds so far in which payloads were landing here.
         term: what peers have sent before they began it does not arrive any more.
     """
@@ -100,6 +102,7 @@ class Endpoint(ABC):
     ) -> None:
         self.rank = rank
         self.landing: Landing = _no_landing
+        self.sense: Sense | None = None
         self.landing_s = 0.0
         self.term = 0
         self._neighbours = neighbours or Neighbours()
@@ -263,6 +266,8 @@ class Endpoint(ABC):
         if self._link is not None:
             self._link.release()
         event = self.poll()
+        if isinstance(event, Arrival) and self.sense is not None:
+            self.sense.check(event.peer, event.message)
         while self._unrung:
             self._neighbours.ring(self._unrung.pop())
         return event

@@ -48,7 +48,9 @@ class _Form(NamedTuple):
 
 
 def _form_of(kind: Any) -> _Form:
-    if kind in (int, float, str, bool):
+    if kind is int:
+        return _Form("a whole number, not negative", _as_it_is, _whole)
+    if kind in (float, str, bool):
         return _Form(kind.__name__, _as_it_is, lambda value: _exactly(kind, value))
     if get_origin(kind) is tuple:
         return _tuple_of(_form_of(get_args(kind)[0]))
@@ -68,6 +70,13 @@ def _exactly(kind: type, value: Any) -> Any:
     if type(value) is not kind:
         raise _Mismatch
     return value
+
+
+def _whole(value: Any) -> int:
+    number: int = _exactly(int, value)
+    if number < 0:
+        raise _Mismatch
+    return number
 
 
 def _member(kind: type[StrEnum], value: Any) -> StrEnum:

@@ -1,10 +1,12 @@
 """Random frames by the thousand, or with ``PSDP_FRAMES`` by the million: none gets through that is
-no message, none takes memory, and what a server knows is what it knew before."""
+no message, none takes memory, and what a server knows is what it knew before. And messages of any
+kind to any rank: those that make no sense are refused, and named."""
 
 from __future__ import annotations
 
 import os
 import random
+import tempfile
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +14,28 @@ from typing import Any
 
 import msgpack
 import numpy as np
+from any_message import messages_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jobs import Training
 
-from psdp.errors import ProtocolError
+from psdp.errors import PeerLost, ProtocolError
+from psdp.params import Array
+from psdp.servers.ending import Stopped
+from psdp.servers.terms import TermEnds
 from psdp.transport import Sending
-from psdp.transport.headers import MAX_HEADER_BYTES, decode
+from psdp.transport import messages as m
+from psdp.transport.headers import MAX_HEADER_BYTES, decode, encode
 from psdp.transport.in_memory import Parcel
+from psdp.workers.listening import TermBegins
 
 FRAMES = int(os.environ.get("PSDP_FRAMES", "20000"))
 MOST_BYTES = 64 << 10
 """That a header may take while it is read; one is 1 KiB at most."""
 
 PEER = 2
+RANKS = {"leads": 0, "serves": 1, "computes": 2, "stands by for who leads": 4}
+WHOLE = st.one_of(st.integers(0, 8), st.sampled_from([64, 1 << 40, (1 << 63) - 1]))
 
 
 def frames(count: int, seed: int = 1) -> Iterator[bytes]:
@@ -81,6 +93,47 @@ def test_a_server_that_refuses_a_frame_knows_what_it_knew(tmp_path: Path) -> Non
                     continue
                 raise AssertionError(f"taken: {frame!r}") from None
         assert knows(server) == known
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(messages_of(WHOLE, st.floats()), st.integers(0, 5)), max_size=40),
+    st.sampled_from(sorted(RANKS.values())),
+    st.sampled_from([{"mode": "sync"}, {"mode": "async"}, {"mode": "local", "local_steps": 2}]),
+)
+def test_messages_without_sense_are_refused_or_taken(
+    heard: list[tuple[m.Message, int]], rank: int, mode: dict[str, Any]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        common = {"servers": 2, "standby": True, "virtual_workers": 3, "transport": "messages"}
+        run = Training(Path(folder), workers=2, settings=common | mode)
+        run.leader.course.begin()
+        serves = rank in run.job.holding
+        others = sorted({*(range(6) if serves else run.job.holding)} - {rank})
+        while serves and run.role(rank).serving.turn(0.0):
+            pass
+        for message, pick in heard:
+            peer = others[pick % len(others)]
+            payload = payload_of(run, rank, peer) if isinstance(message, m.WITH_PAYLOAD) else None
+            header = encode(message, 0 if payload is None else payload.nbytes)
+            run.network.put(rank, Parcel(peer, header, payload, Sending()))
+            try:
+                if serves:
+                    run.role(rank).serving.turn(0.0)
+                else:
+                    run.worker(rank - 2).exchange.listening.next(0.0)
+            except ProtocolError:
+                continue
+            except (PeerLost, Stopped, TermBegins, TermEnds):
+                return
+
+
+def payload_of(run: Training, rank: int, peer: int) -> Array:
+    """Return a payload of the size that a rank expects of a peer."""
+    job = run.job
+    serves = rank in job.holding
+    spans = job.payloads[job.shard_of(rank)] if serves else job.shards[job.shard_of(peer)]
+    return np.zeros(8 * len(spans), np.uint8)
 
 
 def knows(server: Any) -> tuple[Any, ...]:
