@@ -22,8 +22,8 @@ from psdp.processes import descendants, environment_of
 _ALLOCATIONS = ("SLURM_JOB_ID", "PBS_NODEFILE", "LSB_HOSTS", "PE_HOSTFILE", "FLUX_JOB_ID")
 """Variables of batch systems, whose hosts an mpirun takes without a hostfile."""
 
-FORKED_S = 2.0
-"""How long after the first rank's call an mpirun has started all others on its host, by far."""
+FORKED_S = 5.0
+"""How long after the newest rank on its host an mpirun has started the next one, by far."""
 
 
 @dataclass
@@ -97,8 +97,8 @@ class Ranks:
         self.left: list[Rank] = []
         self.leader = 0
         self._everywhere = everywhere
-        self._called_s: float | None = None
-        """When the first rank called."""
+        self._newest_s: float | None = None
+        """When a rank was there, or called, that had not before."""
         self._seen: set[int] = set()
         """Ranks of which processes have been on this host."""
         self._selector = selector
@@ -175,15 +175,17 @@ class Ranks:
     def seek(self, parent: int, size: int) -> None:
         """Look below the mpirun of so many ranks for those on this host that have ended before they
         could call, while others wait for them."""
-        if self._called_s is None:  # there may be nobody who calls
+        if self._newest_s is None:  # there may be nobody who calls
             return
         alive = set()
         for environment in map(environment_of, descendants(parent)):
             number = rank_of(environment)
             if number is not None and self._is_ours(environment):
                 alive.add(number)
+        if not alive <= self._seen:
+            self._newest_s = self._now()
         self._seen |= alive
-        if not self._everywhere and self._now() - self._called_s >= FORKED_S:
+        if not self._everywhere and self._now() - self._newest_s >= FORKED_S:
             self._seen.update(range(size))
         for number in self._seen - alive - self.known.keys() if alive else ():
             self.known[number] = rank = Rank(number, socket.gethostname(), 0, gone=True)
@@ -245,7 +247,7 @@ class Ranks:
             who = int(word["rank"]), str(word["host"]), int(word["pid"])
             rank = Rank(*who, connection=connection)
             self.known[rank.rank] = rank
-            self._called_s = self._called_s or self._now()
+            self._newest_s = self._now()
             age_s = self._now() - self._began_s
             _tell(rank, age_s=age_s, lease_s=self._leases.lease_s)
         rank.started = word.get("started", rank.started)

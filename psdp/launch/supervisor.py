@@ -181,9 +181,12 @@ class Supervisor:
         self._ranks.judge()
         while self._survives and self._told_of < len(self._ranks.left):
             rank = self._ranks.left[self._told_of]
-            if not self._ranks.tell_of(rank):
+            if self._ranks.tell_of(rank):
+                if rank.silent_s is not None:
+                    self._ranks.fence(rank)
+            elif self._ranks.folder is None or self._ranks.finished:
                 break
-            if rank.silent_s is not None:
+            else:  # nobody is left who could lead the run: all are to see why it is over
                 self._ranks.fence(rank)
             self._told_of += 1
         if self._deadline_s is None:

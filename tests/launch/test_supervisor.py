@@ -80,10 +80,34 @@ sys.exit(job.run([sys.executable, "-c", sys.argv[1]]).status)
 """
 
 
+LEFT_WITHOUT_WHO_LEADS = """
+import os, threading
+from psdp.line import open_line
+
+environment = os.environ | {"OMPI_COMM_WORLD_RANK": "0"}
+declared = threading.Event()
+other = open_line(os.environ | {"OMPI_COMM_WORLD_RANK": "1"})
+other.started()
+other.declare = lambda rank: rank == 0 and declared.set()
+if not os.fork():
+    leader = open_line(environment)
+    leader.started()
+    leader.training("run")
+    os._exit(3)
+declared.wait()
+"""
+
+
 def test_a_job_of_which_a_rank_is_stopped_at_its_end_has_finished() -> None:
     command = [sys.executable, "-c", LAUNCHER, STOPPED_AT_ITS_END]
     ended = run_session(command, timeout_s=30)
     assert ended.status == 0, ended.output
+
+
+def test_ranks_that_are_left_without_who_leads_see_that_it_is_gone() -> None:
+    command = [sys.executable, "-c", LAUNCHER, LEFT_WITHOUT_WHO_LEADS]
+    ended = run_session(command, timeout_s=30)
+    assert ended.status == 5, ended.output
 
 
 @pytest.mark.parametrize("asked", ENDING)
