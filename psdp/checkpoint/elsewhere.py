@@ -9,6 +9,7 @@
                 checkpoint.json             as in the run folder, and the last to be written
             best.json
         records/                            pieces of metrics.jsonl, ...
+        summary.json                        of the last start that has come to an end
         lock.json                           of the job that copies here
 
 A copy is complete or absent: what has no manifest is none. All else of it has been read back then,
@@ -47,6 +48,7 @@ from psdp.checkpoint.pieces import (
 )
 from psdp.checkpoint.read import best_in, best_text, read_best
 from psdp.errors import CheckpointError
+from psdp.records.folder import SUMMARY
 from psdp.records.lock import LOCK
 
 PROBE = ".psdp-probe-"
@@ -177,6 +179,7 @@ class Elsewhere:
         """Copies that are not complete."""
         self._best: CheckpointId | None = None
         self._records: Records | None = None
+        self._summary: bytes | None = None
 
     @property
     def moved_bytes(self) -> int:
@@ -202,6 +205,7 @@ class Elsewhere:
             put(self._objects, f"{CHECKPOINTS}/{BEST}", best_text(best).encode())
             self._best = best
         self._prune()
+        self._send_summary()
 
     def _claim(self) -> Records:
         """Say that this job copies here from now on; see what is there."""
@@ -282,6 +286,17 @@ class Elsewhere:
                 f"{file.name} is damaged: expected sha256 {expected.sha256}, got {got.hexdigest()}"
             )
         self._objects.fetch(name, expected.bytes, expected.sha256)
+
+    def _send_summary(self) -> None:
+        """Send the summary of a run that is over."""
+        try:
+            summary = (self._run / SUMMARY).read_bytes()
+        except FileNotFoundError:
+            return
+        if summary != self._summary:
+            self._check()
+            put(self._objects, SUMMARY, summary)
+            self._summary = summary
 
     def _is_there(self, at: CheckpointId, raw: bytes) -> bool:
         """Say whether a copy with this manifest is there. One with another is damaged, or of a run

@@ -108,8 +108,6 @@ def check_standby(run: RunConfig) -> None:
         )
     elif run.server_device == "gpu":
         other, reason = "--server-device gpu", "has vectors in memory that is a GPU's"
-    elif run.checkpoint_to is not None:
-        other, reason = "--checkpoint-to", "copies checkpoints from rank 0, which may be lost"
     else:
         return
     raise ConfigError(

@@ -135,17 +135,18 @@ def _two() -> tuple[Spread, Spread]:
 @dataclass
 class Best:
     """The best validation loss so far, how many evaluations ago it was, and the version that was
-    evaluated last; kept with checkpoints."""
+    evaluated last; kept with checkpoints. The version of the best is known of this start only."""
 
     loss: float = math.inf
     evaluations_since: int = 0
     evaluated: int = -1
+    version: int = -1
 
     def better(self, loss: float, version: int) -> bool:
         """Take the validation loss of a version; say whether it is the best."""
         self.evaluated = version
         if loss < self.loss:
-            self.loss, self.evaluations_since = loss, 0
+            self.loss, self.evaluations_since, self.version = loss, 0, version
             return True
         self.evaluations_since += 1
         return False

@@ -301,4 +301,5 @@ def _counted(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return how often what is counted has happened, by records."""
     kinds = Counter(record["kind"] for record in records)
     lost = kinds["failure"] + kinds["takeover"] + kinds["standby"]
-    return {"failures": lost, "moves": kinds["move"], "takeovers": kinds["takeover"]}
+    copies = {"copies": kinds["copy"], "copies_failed": kinds["copy_failed"]}
+    return {"failures": lost, "moves": kinds["move"], "takeovers": kinds["takeover"], **copies}

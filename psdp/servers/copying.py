@@ -23,6 +23,9 @@ PAUSES_S = (1.0, 4.0, 16.0)
 LAST_COPY_S = 600.0
 """How long the end of a run waits for its last copy."""
 
+SUMMARY_S = 20.0
+"""How long it waits for that of its summary."""
+
 STALLED_S = 120.0
 """How long nothing may go to and fro before that is told."""
 
@@ -40,13 +43,19 @@ class NotCopied:
 class Copier:
     """A daemon thread, which never keeps a dying process alive, that brings a URL up to date.
 
+    Args:
+        reach: returns what is there. Asked on that thread, since it may take a second: who begins
+            to lead in the middle of a run has none to lose.
+
     Attributes:
         failed: whether the last update did.
     """
 
-    def __init__(self, elsewhere: Elsewhere) -> None:
-        self.elsewhere = elsewhere
+    def __init__(self, url: str, reach: Callable[[], Elsewhere]) -> None:
+        self.url = url
         self.failed = False
+        self._reach = reach
+        self._elsewhere: Elsewhere | None = None
         self._changed = threading.Condition()
         self._wanted = True  # what an earlier start has not copied
         self._busy = False
@@ -54,6 +63,11 @@ class Copier:
         self._ended = False
         self._results: list[Copied | NotCopied] = []
         threading.Thread(target=self._run, name="psdp-copier", daemon=True).start()
+
+    @property
+    def moved_bytes(self) -> int:
+        """So far, to and fro; grows while a copy is on its way."""
+        return 0 if self._elsewhere is None else self._elsewhere.moved_bytes
 
     @property
     def idle(self) -> bool:
@@ -107,7 +121,8 @@ class Copier:
             if self._ended:
                 break
             try:
-                for copied in self.elsewhere.update():
+                elsewhere = self._elsewhere = self._elsewhere or self._reach()
+                for copied in elsewhere.update():
                     with self._changed:
                         self._results.append(copied)
                 return None
@@ -127,17 +142,17 @@ class Copying:
     """What rank 0 knows of the copies: it writes that down, and waits for the last.
 
     Args:
-        elsewhere: None: nothing is copied.
+        copier: None: nothing is copied.
         now: a clock in seconds.
     """
 
     def __init__(
         self,
-        elsewhere: Elsewhere | None,
+        copier: Copier | None,
         recorder: Recorder,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._copier = None if elsewhere is None else Copier(elsewhere)
+        self._copier = copier
         self._recorder = recorder
         self._now = now
         self._end_s: float | None = None
@@ -167,12 +182,10 @@ class Copying:
 
     def _note_stall(self, copier: Copier) -> None:
         moved, since_s = self._moved
-        if copier.idle or copier.elsewhere.moved_bytes != moved:
-            self._moved = copier.elsewhere.moved_bytes, self._now()
+        if copier.idle or copier.moved_bytes != moved:
+            self._moved = copier.moved_bytes, self._now()
         elif self._now() - since_s >= STALLED_S:
-            self._failed(
-                f"nothing has gone to {copier.elsewhere.url} for {STALLED_S:g} s; still trying"
-            )
+            self._failed(f"nothing has gone to {copier.url} for {STALLED_S:g} s; still trying")
             self._moved = moved, math.inf
 
     def _failed(self, why: str) -> None:
@@ -192,13 +205,11 @@ class Copying:
         if waited_s >= SAID_S and not self._said:
             self._said = True
             self._recorder.console.say(
-                f"waiting for the last copy to {copier.elsewhere.url}, at most {LAST_COPY_S:g} s"
+                f"waiting for the last copy to {copier.url}, at most {LAST_COPY_S:g} s"
             )
         if waited_s < LAST_COPY_S:
             return False
-        self._failed(
-            f"the last copy to {copier.elsewhere.url} was not complete within {LAST_COPY_S:g} s"
-        )
+        self._failed(f"the last copy to {copier.url} was not complete within {LAST_COPY_S:g} s")
         return True
 
     def finish(self, deadline: float) -> str:
@@ -209,9 +220,13 @@ class Copying:
             return ""
         there = copier.hurry(max(0.0, deadline - self._now()))
         copier.close()
-        return f" and {copier.elsewhere.url}" if there else f", not yet in {copier.elsewhere.url}"
+        return f" and {copier.url}" if there else f", not yet in {copier.url}"
 
     def close(self) -> None:
-        """The run is over."""
-        if self._copier is not None:
-            self._copier.close()
+        """The run is over, and says so in its summary, which is copied too."""
+        copier = self._copier
+        if copier is None:
+            return
+        if copier.idle and not copier.failed and not copier.hurry(SUMMARY_S):
+            self._recorder.console.warn(f"the summary is not in {copier.url}")
+        copier.close()

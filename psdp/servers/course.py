@@ -11,6 +11,7 @@ from psdp.records.recorder import Recorder
 from psdp.servers.answering import Answering
 from psdp.servers.deciding import Deciding
 from psdp.servers.evaluating import Evaluating
+from psdp.servers.keeping import Keeping
 from psdp.servers.membership import Membership
 from psdp.servers.serving import Serving
 from psdp.servers.telling import Telling
@@ -37,6 +38,9 @@ class Course:
 
     Args:
         earlier: what terms before this one have left.
+
+    Attributes:
+        closed: versions whose evaluations are over.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Course:
         answering: Answering,
         deciding: Deciding,
         membership: Membership,
+        keeping: Keeping,
         recorder: Recorder,
         telling: Telling,
         earlier: Earlier,
@@ -57,9 +62,10 @@ class Course:
         self._answering = answering
         self._deciding = deciding
         self._membership = membership
+        self._keeping = keeping
         self._recorder = recorder
         self._telling = telling
-        self._closed = earlier.closed
+        self.closed = set(earlier.closed)
 
     def begin(self) -> None:
         """Begin where the run is, which may have been cut off before it was evaluated there."""
@@ -72,19 +78,24 @@ class Course:
 
     def _take_up(self) -> None:
         """Go on where the term before this one ended."""
-        version = self._serving.progress.version
+        version, saved = self._serving.progress.version, None
         self._membership.do_without()
         for copy in self._serving.giving.snapshots.held():
-            if copy.version in self._closed:
-                self._telling.decide(m.DropSnapshot(copy.version), m.DropSnapshot(copy.version))
+            if copy.version in self.closed:
+                best = copy.version == self._evaluating.best.version
+                if best and not self._keeping.is_marked(copy):
+                    saved = copy.version
+                    self._keeping.save(saved, best=True)
+                else:
+                    self._keeping.let_go(copy.version)
             elif self._answering.live:
                 if copy.version == version:  # the others need not have one
                     self._telling.decide(m.TakeSnapshot(), m.TakeSnapshot())
                 self._evaluating.open(copy.version, self._answering.live)
-        if version and not self._evaluating.is_open(version):
+        if version and version != saved and not self._evaluating.is_open(version):
             # There is one rank less that holds it.
-            self._telling.decide(m.TakeSnapshot(), m.TakeSnapshot())
-            self._telling.decide(m.SaveSnapshot(version), m.SaveSnapshot(version))
+            for told in m.TakeSnapshot(), m.SaveSnapshot(version), m.DropSnapshot(version):
+                self._telling.decide(told, told)
         self._heed_patience()
 
     def updated(self) -> None:
@@ -111,6 +122,7 @@ class Course:
 
     def evaluated(self, version: int) -> None:
         """The evaluation of a version is over."""
+        self.closed.add(version)
         if version == self._evaluating.last:
             self._recorder.stop_clock()
             self._answering.dismiss_all()

@@ -18,7 +18,6 @@ class Evaluating:
 
     Args:
         best: the best so far.
-        tell: has all other servers do what this one does.
         closed: called with the version of an evaluation that is over.
 
     Attributes:
@@ -33,7 +32,6 @@ class Evaluating:
         recorder: Recorder,
         best: Best,
         *,
-        tell: Callable[[m.Message], object],
         closed: Callable[[int], None],
     ) -> None:
         self.best = best
@@ -42,7 +40,6 @@ class Evaluating:
         self._serving = serving
         self._keeping = keeping
         self._recorder = recorder
-        self._tell = tell
         self._closed = closed
         self._evaluations = Evaluations()
         # Of each worker: what it reported, which counts with the request that follows.
@@ -97,9 +94,8 @@ class Evaluating:
         if total.units:
             best = self.best.better(total.loss / total.units, version)
             self._recorder.evaluated(total, version, snapshot.units, best=best)
-        if best:
-            self._keeping.mark_best(snapshot)
-        save = best or version == self.last
-        self._tell(m.SaveSnapshot(version) if save else m.DropSnapshot(version))
-        self._serving.giving.snapshots.release(version, save=save)
+        if best or version == self.last:
+            self._keeping.save(version, best=best)
+        else:
+            self._keeping.let_go(version)
         self._closed(version)

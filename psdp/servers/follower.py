@@ -160,9 +160,9 @@ class Follower:
             case m.TakeSnapshot():
                 serving.giving.keep(hold=True, save=False)
             case m.SaveSnapshot(version):
-                serving.giving.snapshots.release(version, save=serving.giving.serves)
+                serving.giving.save(version)
             case m.DropSnapshot(version):
-                serving.giving.snapshots.release(version, save=False)
+                serving.giving.snapshots.release(version)
             case m.Over():
                 self.over = True
                 if not serving.giving.serves:

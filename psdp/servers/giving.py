@@ -99,6 +99,11 @@ class Giving:
         self.snapshots.keep(self._progress.version, hold=hold, save=save and self.serves)
         self._send_snapshots()
 
+    def save(self, version: int) -> None:
+        """Write the copy of a version, if this rank is the one of its shard that does."""
+        if self.serves:
+            self.snapshots.save(version)
+
     def _send_snapshots(self) -> None:
         for version, ranks in list(self._asked.items()):
             snapshot = self.snapshots.get(version)

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdp.checkpoint import CheckpointId, CheckpointStore, Snapshot, latest_of
+from psdp.checkpoint import (
+    CHECKPOINTS,
+    CheckpointId,
+    CheckpointStore,
+    Snapshot,
+    latest_of,
+    read_best,
+)
 from psdp.errors import NumericsError
 from psdp.job import Job
 from psdp.records.events import Record
@@ -36,6 +43,13 @@ class Committed:
     without: Mapping[int, str]
 
 
+@dataclass(frozen=True)
+class Marked:
+    """The checkpoint of a version is known as the best."""
+
+    version: int
+
+
 @dataclass
 class _Begun:
     """A version that is being saved: in which checkpoint, what it says of it, and whether it is
@@ -54,6 +68,7 @@ class Keeping:
             pruned, since one of them may turn out to be the best.
         identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
         best: the best evaluation so far.
+        decide: has all servers do something after what was decided before.
         say: tells whoever watches the run.
         record: of the events, whose hash goes into every checkpoint.
 
@@ -68,6 +83,7 @@ class Keeping:
         store: CheckpointStore,
         identity: Mapping[str, Any],
         best: Best,
+        decide: Callable[[m.Message, m.Message], object],
         say: Callable[[str], object] = lambda _: None,
         record: Record | None = None,
     ) -> None:
@@ -77,6 +93,7 @@ class Keeping:
         self._store = store
         self._identity = dict(identity)
         self._best = best
+        self._decide = decide
         self._say = say
         self._record = record
         self._workers = Gathering(job, serving.endpoint, serving.receiving.hosting)
@@ -84,7 +101,11 @@ class Keeping:
         self._begun: dict[int, _Begun] = {}
         self._files: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
         """By their names."""
-        self._marked: CheckpointId | None = None
+        self._held: set[int] = set()
+        """Versions of which all have a copy until they are complete, and marked if they are the
+        best: whoever leads the next term can save them again."""
+        self._marked: int | None = None
+        """The best of those that this leader knows of."""
         self._refused: tuple[int, str] | None = None
         """A version that is not finite, nor are those after it, and what of it is not."""
         serving.giving.before_writing = self.begin
@@ -110,7 +131,7 @@ class Keeping:
         self._begun[version] = _Begun(at, state)
         self._workers.ask(at, snapshot.clocks)
 
-    def written(self, result: Saved | Refused | Committed | None) -> None:
+    def written(self, result: Saved | Refused | Committed | Marked) -> None:
         """Take what the writer has finished.
 
         Raises:
@@ -127,7 +148,9 @@ class Keeping:
                 self.paths[version] = path
                 del self._begun[version], self._files[version]
                 self._tell_of_missing(path, without)
-                self._mark(version)
+                self._settle(version)
+            case Marked(version):
+                self.let_go(version)
 
     def saved(self, message: m.ShardSaved) -> None:
         """Take another server's word that its file is on disk."""
@@ -270,18 +293,41 @@ class Keeping:
                 self._serving.take(peer, message)
         self._serving.see_written()
 
-    def mark_best(self, snapshot: Snapshot) -> None:
-        """Keep the checkpoint of this copy as the best, once it is complete."""
-        self._marked = checkpoint_of(self._job, snapshot)
-        self._mark(snapshot.version)
+    def is_marked(self, snapshot: Snapshot) -> bool:
+        """Say whether the disk knows the checkpoint of a copy as the best; only then may others
+        have let go of it."""
+        best = read_best(self._store.run / CHECKPOINTS)
+        return best == checkpoint_of(self._job, snapshot)
 
-    def _mark(self, version: int) -> None:
-        best = self._marked
-        if best is not None and version == best.version and version in self.paths:
-            spare = self._spare()
-            self._serving.giving.writer.submit(lambda: self._store.mark_best(best, spare))
+    def save(self, version: int, *, best: bool) -> None:
+        """Save a version of which all hold a copy, as the best if it is that; then let go of it."""
+        if best:
+            self._marked = version
+        self._held.add(version)
+        self._decide(m.SaveSnapshot(version), m.SaveSnapshot(version))
+        self._settle(version)
+
+    def _settle(self, version: int) -> None:
+        """Go on with a version that is complete."""
+        if version not in self._held or version not in self.paths:
+            return
+        if version == self._marked:
+            at, spare = CheckpointId.of(self.paths[version].name), self._spare()
+            assert at is not None
+
+            def mark() -> Marked:
+                self._store.mark_best(at, spare)
+                return Marked(version)
+
+            self._serving.giving.writer.submit(mark)
+        else:
+            self.let_go(version)
+
+    def let_go(self, version: int) -> None:
+        """The copies of a version are not needed any more."""
+        self._held.discard(version)
+        self._decide(m.DropSnapshot(version), m.DropSnapshot(version))
 
     def _spare(self) -> list[CheckpointId]:
         """Return what no commit may prune: the best may be marked only after it."""
-        held = [checkpoint_of(self._job, copy) for copy in self._serving.giving.snapshots.held()]
-        return [*held, *([] if self._marked is None else [self._marked])]
+        return [checkpoint_of(self._job, copy) for copy in self._serving.giving.snapshots.held()]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
-from psdp.checkpoint import CheckpointStore, Elsewhere
+from psdp.checkpoint import CheckpointStore
 from psdp.job import Job
 from psdp.policies import make_policy
 from psdp.protocol import Apply, Drained, Drop, Effect, SendWeights
@@ -47,7 +47,7 @@ class Leader:
     Args:
         identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
         best: of the run that this one resumes.
-        elsewhere: copies checkpoints there.
+        copying: copies checkpoints elsewhere.
         record: takes down what happens.
         replay: says what happens next.
         signalled: returns the name of a signal that asked this rank to end, or None.
@@ -64,7 +64,7 @@ class Leader:
         identity: Mapping[str, Any],
         *,
         best: Best | None = None,
-        elsewhere: Elsewhere | None = None,
+        copying: Copying | None = None,
         record: Record | None = None,
         replay: Script | None = None,
         signalled: Callable[[], str | None] = lambda: None,
@@ -81,11 +81,12 @@ class Leader:
         best, progress, profile = best or Best(), serving.progress, serving.profile
         self.telling = Telling(job, serving)
         self.noting = Noting(job, recorder, serving.giving.gate.hold)
-        self.keeping = Keeping(job, serving, store, identity, best, recorder.console.say, record)
-        self.copying = Copying(elsewhere, recorder)
-        known = job, serving, self.keeping, recorder, best
+        say, decide = recorder.console.say, self.telling.decide
+        self.keeping = Keeping(job, serving, store, identity, best, decide, say, record)
+        self.copying = copying or Copying(None, recorder)
         self.evaluating = Evaluating(
-            *known, tell=self.telling.tell, closed=lambda version: self.course.evaluated(version)
+            *(job, serving, self.keeping, recorder, best),
+            closed=lambda version: self.course.evaluated(version),
         )
         self.answering = Answering(
             serving.receiving.hosting,
@@ -107,7 +108,8 @@ class Leader:
         helpers, telling = (self.evaluating, self.answering, self.deciding), self.telling
         tells = telling.tell, telling.decide, earlier.left
         self.membership = Membership(job, serving, *helpers, recorder, self.noting, *tells)
-        self.course = Course(job, serving, *helpers, self.membership, recorder, telling, earlier)
+        own = self.membership, self.keeping
+        self.course = Course(job, serving, *helpers, *own, recorder, telling, earlier)
         self.leaving = Leaving(job, self.membership, self.deciding, recorder.console)
         save, copied = self.keeping.save_now, self.copying.finish
         self.ending = Ending(self.keeping.settle, self._write_summary, save, copied)
@@ -252,9 +254,10 @@ class Leader:
                     self.deciding.answered(worker)
             case m.TakeSnapshot():
                 self.serving.giving.keep(hold=True, save=False)
-            case m.SaveSnapshot(version) | m.DropSnapshot(version):
-                save = isinstance(decision, m.SaveSnapshot)
-                self.serving.giving.snapshots.release(version, save=save)
+            case m.SaveSnapshot(version):
+                self.serving.giving.save(version)
+            case m.DropSnapshot(version):
+                self.serving.giving.snapshots.release(version)
             case Drained(version):
                 self.course.drain(version)
             case m.Over():

@@ -75,15 +75,18 @@ class Snapshots:
             self._save(kept)
         self._settle(version)
 
-    def release(self, version: int, *, save: bool) -> None:
-        """Rank 0 needs a copy no more; write it first if ``save``."""
+    def save(self, version: int) -> None:
+        """Write a copy that is held, unless that is done."""
         kept = self._kept.get(version)
-        if kept is None:
-            return  # it was let go in the term before
-        kept.held = False
-        if save:
+        if kept is not None:  # else it was let go in the term before
             self._save(kept)
-        self._settle(version)
+
+    def release(self, version: int) -> None:
+        """Rank 0 needs a copy no more."""
+        kept = self._kept.get(version)
+        if kept is not None:  # likewise
+            kept.held = False
+            self._settle(version)
 
     def written(self, version: int) -> None:
         """The file of this copy is on disk."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from psdp.checkpoint import CheckpointStore, Elsewhere
+from psdp.checkpoint import CheckpointStore, Elsewhere, Objects
 from psdp.job import Job
 from psdp.nn.profile import clock_of
 from psdp.records.console import Console
@@ -18,6 +18,7 @@ from psdp.records.profile import UNPROFILED, Profile
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Replay, Script
 from psdp.records.shadow import Shadow
+from psdp.servers.copying import Copier, Copying
 from psdp.servers.course import Earlier
 from psdp.servers.follower import Follower
 from psdp.servers.leader import Leader
@@ -127,9 +128,6 @@ class Holding:
         record = begin_record(ready, serving.progress, now)
         if ready.manifest is not None:
             recorder.resumed(None if record is None else record.start)
-        elsewhere = None
-        if ready.elsewhere is not None:
-            elsewhere = Elsewhere(ready.elsewhere, ready.folder.path, run.keep_checkpoints)
         return Leader(
             job,
             serving,
@@ -137,7 +135,7 @@ class Holding:
             recorder,
             ready.identity,
             best=self._best,
-            elsewhere=elsewhere,
+            copying=Copying(self._copier(), recorder),
             record=record,
             replay=script,
             signalled=self._asking.limit(self._asking.asked),
@@ -166,11 +164,13 @@ class Holding:
             return follower
         closed: set[int] = set()
         if isinstance(before, Leader):
-            recorder = before.recorder
+            recorder, closed = before.recorder, before.course.closed
+            copying = before.copying
         else:
             assert isinstance(before, Follower)
             assert before.noting is not None, "who stands by for the leader notes"
             recorder, closed = before.noting.recorder, self._take_over(before, serving)
+            copying = Copying(self._copier(), recorder)
         leader = Leader(
             job,
             serving,
@@ -178,6 +178,7 @@ class Holding:
             recorder,
             self._ready.identity,
             best=self._best,
+            copying=copying,
             signalled=self._asking.limit(self._asking.asked),
             gone=self._all_gone,
             earlier=Earlier(before.left, closed, before.over),
@@ -201,6 +202,14 @@ class Holding:
         before.noting.recorder.take_over(console, records)
         self._asking.leads()
         return {record["version"] for record in evaluations}
+
+    def _copier(self) -> Copier | None:
+        """Return what copies checkpoints elsewhere, where that is wanted."""
+        run, objects = self._ready.job.config.run, self._ready.elsewhere
+        url, folder, keep = run.checkpoint_to, self._ready.folder.path, run.keep_checkpoints
+        if url is None:
+            return None
+        return Copier(url, lambda: Elsewhere(objects or Objects(url), folder, keep))
 
     def _serve(self, job: Job, before: Serving | None) -> Serving:
         ready = self._ready

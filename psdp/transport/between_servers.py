@@ -73,8 +73,8 @@ class TakeSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class SaveSnapshot:
-    """Rank 0 to the others: write the copy of this version to its checkpoint; then it is not needed
-    any more."""
+    """Rank 0 to the others: write the copy of this version to its checkpoint, and keep it: whoever
+    leads may need it until that is complete."""
 
     version: int
 

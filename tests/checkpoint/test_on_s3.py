@@ -89,7 +89,8 @@ import sys, time
 from pathlib import Path
 from psdp.checkpoint import Elsewhere, Objects
 from psdp.servers.copying import Copier
-copier = Copier(Elsewhere(Objects("s3://bucket/run"), Path(sys.argv[1]), 1))
+url, run = "s3://bucket/run", Path(sys.argv[1])
+copier = Copier(url, lambda: Elsewhere(Objects(url), run, 1))
 time.sleep(1)
 print("busy" if not copier.idle else "idle", copier.poll(), flush=True)
 """

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jobs import Training
 
-from psdp.checkpoint import find_checkpoint, read_manifest, read_weights
+from psdp.audit.auditing import Audit
+from psdp.checkpoint import find_checkpoint, read_best, read_manifest, read_weights
 from psdp.transport import messages as m
 
 
@@ -72,6 +73,18 @@ def check(run: Training) -> None:
         _check_counts(run, lines)
     kept = read_manifest(find_checkpoint(run.folder))
     np.testing.assert_array_equal(read_weights(kept), run.weights)
+    _check_best(run, lines)
+    findings = Audit(run.folder).check()
+    assert not findings.contradicted, "\n".join(map(str, findings.all))
+
+
+def _check_best(run: Training, lines: list[dict[str, Any]]) -> None:
+    """See that the checkpoint of the best evaluation is known as the best."""
+    losses = {line["version"]: line["val_loss"] for line in lines if line["kind"] == "eval"}
+    best = read_best(run.folder / "checkpoints")
+    assert best is not None
+    assert losses[best.version] == min(losses.values()) == run.summary["best_val_loss"]
+    read_manifest(run.folder / "checkpoints" / best.name)
 
 
 def _check_counts(run: Training, lines: list[dict[str, Any]]) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from jobs import Training, train
+from losses import check, die_with
 from stores import Store, fake_store, refused
 
 from psdp.checkpoint import find_checkpoint, read_best
 from psdp.errors import CheckpointError, ConfigError
 from psdp.servers import copying
 from psdp.servers.ending import Ended
+from psdp.transport import messages
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -83,6 +85,41 @@ def test_copies_are_counted_and_recorded(store: type[Store], tmp_path: Path) -> 
     assert all(copy["bytes"] > 0 <= copy["copy_s"] for copy in copies)
     assert f"bucket/run/checkpoints/{latest}/checkpoint.json" in store.objects
     assert train(tmp_path / "plain", **SETTINGS).summary["copies"] == 0
+
+
+def test_who_takes_over_goes_on_copying(store: type[Store], tmp_path: Path) -> None:
+    """What was under way is copied again, and what is there is found by its hash."""
+    holds = threading.Event()
+
+    def prepare(run: Training) -> None:
+        def hold(operation: str, path: str) -> None:
+            if operation == "write" and "shard" in path and not run.network.is_dead(0):
+                holds.wait(10)
+                raise refused(path)
+
+        store.breaks = staticmethod(hold)
+        die_with(run, 0, messages.Answer, 9)
+
+    run = train(tmp_path / "run", prepare=prepare, standby=True, **COPIED)
+    holds.set()
+    check(run)
+    latest, best = find_checkpoint(run.folder), read_best(run.folder / "checkpoints")
+    assert best is not None
+    for name in latest.name, best.name:
+        manifest = (run.folder / "checkpoints" / name / "checkpoint.json").read_bytes()
+        assert store.objects[f"bucket/run/checkpoints/{name}/checkpoint.json"] == manifest
+    assert run.summary["copies"] == len(run.metrics("copy")) >= 1
+    rest = train(tmp_path / "there", resume=URL, **SETTINGS | {"max_steps": 9})
+    other = train(tmp_path / "run", resume=run.folder, **SETTINGS | {"max_steps": 9})
+    assert rest.weights_sha256 == other.weights_sha256
+
+
+def test_the_summary_is_copied_when_the_run_is_over(store: type[Store], tmp_path: Path) -> None:
+    run = train(tmp_path / "run", **COPIED)
+    assert json.loads(store.objects["bucket/run/summary.json"]) == run.summary
+    with pytest.raises(Ended):
+        train(tmp_path / "run", resume=URL, **COPIED | {"max_steps": 12}, **stop_at(10))
+    assert json.loads(store.objects["bucket/run/summary.json"])["stopped_by"] == "preempted"
 
 
 def test_a_store_that_fails_is_told_of_and_the_run_goes_on(

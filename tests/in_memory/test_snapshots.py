@@ -56,7 +56,7 @@ def test_a_copy_for_an_evaluation_stays_until_it_is_released(shard: Shard) -> No
     assert kept is not None
     assert kept.version == 4
     assert shard.snapshots.held() == [kept]
-    shard.snapshots.release(4, save=False)
+    shard.snapshots.release(4)
     assert shard.take_done() == [("take", 4), ("recycle", 4)]
     assert shard.snapshots.idle()
 
@@ -67,23 +67,27 @@ def test_a_copy_for_both_is_taken_and_written_once(shard: Shard) -> None:
     shard.snapshots.keep(4, hold=True, save=True)
     shard.snapshots.written(4)
     assert shard.take_done() == [("take", 4), ("write", 4)]
-    shard.snapshots.release(4, save=True)
+    shard.snapshots.save(4)
+    shard.snapshots.release(4)
     assert shard.take_done() == [("recycle", 4)]
 
 
 def test_a_copy_released_while_it_is_written_stays_until_then(shard: Shard) -> None:
     shard.snapshots.keep(0, hold=True, save=True)
-    shard.snapshots.release(0, save=False)
+    shard.snapshots.release(0)
     assert shard.take_done() == [("take", 0), ("write", 0)]
     shard.snapshots.written(0)
     assert shard.take_done() == [("recycle", 0)]
 
 
-def test_a_copy_that_turns_out_to_be_the_best_is_written_at_its_release(shard: Shard) -> None:
+def test_a_copy_that_turns_out_to_be_the_best_is_written_and_stays_until_its_release(
+    shard: Shard,
+) -> None:
     shard.snapshots.keep(0, hold=True, save=False)
-    shard.snapshots.release(0, save=True)
-    assert shard.take_done() == [("take", 0), ("write", 0)]
-    assert shard.snapshots.held() == []
+    shard.snapshots.save(0)
     shard.snapshots.written(0)
+    assert shard.take_done() == [("take", 0), ("write", 0)]
+    assert [copy.version for copy in shard.snapshots.held()] == [0]
+    shard.snapshots.release(0)
     assert shard.take_done() == [("recycle", 0)]
     assert shard.snapshots.idle()

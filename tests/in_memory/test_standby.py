@@ -108,6 +108,30 @@ def test_early_stopping_is_not_forgotten(tmp_path: Path) -> None:
     assert told(run) == told(undisturbed)
 
 
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("lost", ["who leads", "who stands by"])
+def test_the_best_is_saved_again_if_its_checkpoint_was_under_way(
+    tmp_path: Path, servers: int, lost: str
+) -> None:
+    """All keep its weights until it is known as the best on the disk."""
+
+    def prepare(run: Training) -> None:
+        giving = run.leader.serving.giving
+        giving.before_writing = lambda snapshot: None  # nothing is ever complete in this term
+        if lost == "who leads":
+            die_with(run, 0, m.Answer, 14)
+        else:
+            die_with(run, servers + 2, m.Follows, 14)
+
+    # It gets worse from the first evaluation on.
+    common = {"workers": 2, "servers": servers, "eval_every": 1, "max_steps": 8, "lr": 0.5}
+    run = train(tmp_path, prepare=prepare, standby=True, **common)
+    losses = {record["version"]: record["val_loss"] for record in run.metrics("eval")}
+    (lost_at,) = [of["version"] for kind in ("takeover", "standby") for of in run.metrics(kind)]
+    assert min(losses, key=lambda version: losses[version]) < lost_at
+    check(run)
+
+
 def test_a_run_that_was_taken_over_can_be_resumed(tmp_path: Path) -> None:
     common = {"workers": 2, "lr_schedule": "constant", "checkpoint_every": 2}
     train(
