@@ -84,7 +84,7 @@ def script_of(job: Job, costs: Costs) -> Script:
     """Return what happens in a job at these costs, and when, in virtual seconds."""
     happened: list[Happened] = []
     World(job, costs, happened.append).run()
-    return Script(happened, "the simulation")
+    return Script(happened, "the simulation", range(1, len(happened) + 1))
 
 
 def parse(argv: Sequence[str]) -> Plan:

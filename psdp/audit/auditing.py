@@ -269,7 +269,7 @@ def _read_config(run: Path) -> Mapping[str, Any]:
 def _job_of(run: Path, config: Mapping[str, Any]) -> Job:
     """Return the job of the last start of a run."""
     try:
-        ranks = len(config["hosts"]) - config["servers"]
+        ranks = len(config["hosts"]) - config["servers"] - config.get("standbys", 0)
         return job_of(config["settings"], dict(config) | {"ranks": ranks})
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(

@@ -26,7 +26,7 @@ from psdp.protocol import (
     Switch,
     Work,
 )
-from psdp.records.events import Line, Seal, event_of, read_lines
+from psdp.records.events import Line, NewTerm, Seal, event_of, read_lines, void_lines
 
 Updated = Callable[[Apply, float, Push | Leave], None]
 """Told of each update: its mean loss, and the event that made it due."""
@@ -48,6 +48,7 @@ class Chain:
     Attributes:
         header: what its first line says.
         broken: the first line that does not follow from the one before.
+        void: lines so far that a new term has made void.
         cut_off: whether a last line was cut off.
 
     Raises:
@@ -59,6 +60,8 @@ class Chain:
         self.path = path
         self.broken: int | None = None
         self.cut_off = False
+        self.void = 0
+        self._void = {number for lines in void_lines(path) for number in lines}
         self._lines = read_lines(path)
         try:
             self._begin()
@@ -89,6 +92,9 @@ class Chain:
             self._last = line
             if not line.follows:
                 self._see(line)
+            if line.number in self._void:
+                self.void += 1
+                continue
             yield line
 
     @property
@@ -118,6 +124,7 @@ class Deciding:
         self._slots = {worker: slot for slot, worker in enumerate(self.job.workers)}
         self._units = self.job.units_per_gradient
         self.policy = make_policy(self.job, header.version, header.clocks, header.batches)
+        self.drained = False
 
     @property
     def mode(self) -> str:
@@ -135,6 +142,9 @@ class Deciding:
             event = event_of(content).event
         except (ValueError, TypeError):
             raise Contradiction("the line is no event") from None
+        if isinstance(event, NewTerm):
+            self._begin_term(event)
+            return
         expect(not self.policy.drained, "there is an event after the last update")
         event = self._located(event)
         try:
@@ -143,6 +153,28 @@ class Deciding:
             raise Contradiction(str(error)) from error
         self._count(event, effects)
         self._follow(event, effects)
+        self.drained = self.policy.drained
+
+    def _begin_term(self, term: NewTerm) -> None:
+        """Decide anew from a version on, as who took over did.
+
+        Raises:
+            Contradiction: that is not where the run was.
+        """
+        job, ledger = self.job, self.ledger
+        expect(
+            term.version == ledger.version,
+            f"term {term.number} begins at version {term.version}, the run was at {ledger.version}",
+        )
+        expect(
+            {*term.lost} <= {*job.holding} - {*ledger.tally.lost},
+            f"of the ranks {list(term.lost)} some held no shard, or were lost before",
+        )
+        for worker, rank in term.moved:
+            self._located(Move(worker, rank))
+            ledger.moved(worker, rank)
+        self.policy = make_policy(job, ledger.version, ledger.clocks, ledger.uses.batches())
+        ledger.begins_term(term)
 
     def _located(self, event: Event) -> Event:
         """Return an event with what its line does not say.

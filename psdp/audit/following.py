@@ -9,10 +9,9 @@ from pathlib import Path
 from psdp.audit.deciding import Chain, Deciding
 from psdp.audit.findings import Contradiction, Findings, Place, expect, many
 from psdp.audit.jobs import Header
-from psdp.audit.ledger import Ledger, Used, in_rounds
+from psdp.audit.ledger import Ledger, Used, in_rounds, mode_at_first
 from psdp.audit.starts import Part, read_metrics
 from psdp.audit.training import TrainRecords, steps_of
-from psdp.modes import CANDIDATES
 from psdp.protocol import Apply, Leave, Push
 from psdp.records.events import Seal, events_file
 
@@ -38,7 +37,7 @@ def ledger_of(header: Header, noted: Callable[[Used], None] | None) -> Ledger:
         units=header.units,
         clocks=header.clocks,
         batches=header.batches,
-        mode=next(iter(CANDIDATES)) if job.mode.chooses else job.mode.name,
+        mode=mode_at_first(job),
         noted=noted,
     )
 
@@ -94,11 +93,12 @@ class Following:
     @property
     def drained(self) -> bool:
         """Whether the last update of the budget was decided."""
-        return self._deciding.policy.drained
+        return self._deciding.drained
 
     @property
     def clock_gaps(self) -> Mapping[int, int]:
-        """With which clock gaps workers were told to go on, and how many of each."""
+        """With which clock gaps workers were told to go on since the last term began, and how many
+        of each."""
         return self._deciding.policy.clock_gaps
 
     def follow(self, findings: Findings, *, ended: bool) -> None:
@@ -126,7 +126,7 @@ class Following:
                     raise Contradiction(str(found), place) from None
             if until is None:
                 self._training.close(whole=ended)
-                self.states[self.ledger.version] = self._state()
+                self.states.setdefault(self.ledger.version, self._state())
             else:
                 expect(
                     self.ledger.version == until,
@@ -185,6 +185,8 @@ class Following:
                 f"; the last {self.void:,} are void, since the run went on from version "
                 f"{self.part.until}"
             )
+        if chain.void:
+            notes += f"; {chain.void:,} are void, since they were under way when a server was lost"
         if chain.cut_off:
             notes += "; a last line was cut off with its run, or is being written"
         findings.proved("hashes", f"{self.path.name}: {many(chain.seal.line, 'line')}{notes}")
@@ -199,6 +201,7 @@ class Following:
                 (dropped, "of them too late and dropped"),
                 (tally.begun_again, "begun again by another rank"),
                 (tally.returned, "returned by workers that left"),
+                (tally.void, "void with the loss of a server"),
                 (still, "out at the end"),
             )
             if count

@@ -50,12 +50,12 @@ def job_of(settings: Mapping[str, Any], told: Mapping[str, Any]) -> Job:
     Raises:
         ConfigError, KeyError, TypeError, ValueError: there is no such job.
     """
-    workers, ranks = int(told["workers"]), int(told["ranks"])
+    workers, servers, ranks = int(told["workers"]), int(told["servers"]), int(told["ranks"])
     config = Config.from_flat(dict(settings) | {"virtual_workers": workers}).resolved()
     task = Language(config, config.data.vocab_size or BYTE_VOCABULARY)
     # Whatever it was, no more is asked of it.
     task.unit, task.units_per_batch = str(told["unit"]), int(told["units_per_batch"])
-    return Job(config, int(told["servers"]) + ranks, task)
+    return Job(config, ranks + servers * (2 if config.run.standby else 1), task)
 
 
 def header_of(content: list[Any] | None) -> Header:

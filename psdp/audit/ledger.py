@@ -12,6 +12,7 @@ from psdp.audit.findings import Contradiction, expect
 from psdp.job import Job
 from psdp.modes import CANDIDATES
 from psdp.protocol import Apply, Push, SendWeights
+from psdp.records.events import NewTerm
 
 
 @dataclass(slots=True)
@@ -35,15 +36,22 @@ class Used:
 
 @dataclass
 class Tally:
-    """Counts of what became of grants."""
+    """Counts of what became of grants.
+
+    Attributes:
+        dropped: by worker, since the last term began.
+        lost: ranks that held a shard.
+    """
 
     granted: int = 0
     pushed: int = 0
     begun_again: int = 0
     returned: int = 0
+    void: int = 0
     dropped: Counter[int] = field(default_factory=Counter)
     moves: list[tuple[int, int, int]] = field(default_factory=list)
     modes: list[str] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
 
 
 class Clocks:
@@ -248,6 +256,26 @@ class Ledger:
         self._phase = Clocks(dict.fromkeys(self.accepted, 0))
         self.ending = False
 
+    def begins_term(self, term: NewTerm) -> None:
+        """What is under way is void, and the run goes on from what is in the weights.
+
+        Raises:
+            Contradiction: it had gone over to other modes by then.
+        """
+        tally, modes = self.tally, self.tally.modes
+        told = [*term.modes]
+        expect(told[: len(modes)] == modes, f"modes were {told} by then, in the events {modes}")
+        tally.modes, tally.void = told, tally.void + len(self._grants)
+        tally.lost += term.lost
+        tally.dropped.clear()
+        self._grants.clear()
+        self._pending.clear()
+        self._based.clear()
+        self.accepted, self._total = dict(self.clocks), sum(self.clocks.values())
+        self.begins(mode_at_first(self.job))
+        if not self.job.mode.chooses:
+            self._phase = Clocks(self.clocks)
+
     def applied(self, apply: Apply) -> float:
         """An update is made; return the mean loss of its gradients.
 
@@ -303,6 +331,11 @@ class Ledger:
         missing = sorted(self.accepted.keys() - workers)
         whole = not missing or self.left == 0 or self.ending
         expect(whole, f"version {version} has no gradient of worker {missing[:1]}")
+
+
+def mode_at_first(job: Job) -> str:
+    """Return the mode that a job begins in."""
+    return next(iter(CANDIDATES)) if job.mode.chooses else job.mode.name
 
 
 def in_rounds(job: Job, mode: str) -> bool:

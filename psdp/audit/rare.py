@@ -1,4 +1,4 @@
-"""Records between those of updates: evaluations, moves, and changes of mode."""
+"""Records between those of updates: evaluations, moves, changes of mode, and servers lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from psdp.audit.following import Following
 from psdp.audit.starts import Part, Record, read_metrics
 from psdp.records.folder import METRICS
 
-KINDS = ("eval", "move", "mode")
+KINDS = ("eval", "move", "mode", "takeover", "standby")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Rare:
     evaluations: tuple[Record, ...]
     moves: tuple[Record, ...]
     modes: tuple[Record, ...]
+    losses: tuple[Record, ...]
     best: float | None = None
 
     def summed_up(self) -> dict[str, Any]:
@@ -76,12 +77,21 @@ class Rare:
                 tuple(record.content.get(name) for name in ("worker", "from", "to"))
                 for record in self.moves
             ]
-            _expect_same(told, tally.moves, "the moves", self.moves, whole)
+            during = told
+            if (
+                following.drained
+            ):  # while the last version is evaluated, nothing is decided any more
+                last = following.ledger.version
+                early = sum(record.version < last for record in self.moves)
+                during = told[: max(early, len(tally.moves))]
+            _expect_same(during, tally.moves, "the moves", self.moves, whole)
             modes = [record.content.get("mode") for record in self.modes]
             _expect_same(modes, tally.modes, "the changes of mode", self.modes, whole)
             if told or modes:
                 what = many(len(told), "move"), many(len(modes), "change")
                 findings.proved("moves", f"{what[0]} and {what[1]} of mode, as the events have it")
+        with findings.checking("takeovers", path):
+            self._compare_losses(findings, tally.lost, whole=whole)
         with findings.checking("evaluations", path):
             self._compare_evaluations(following, whole=whole)
             if self.evaluations:
@@ -90,6 +100,17 @@ class Rare:
                     f"{many(len(self.evaluations), 'record')} of versions that were to be "
                     "evaluated, with the units that were in them",
                 )
+
+    def _compare_losses(self, findings: Findings, lost: Sequence[int], *, whole: bool) -> None:
+        """See that the ranks that held a shard and are lost are those of the events."""
+        told = [record.content.get("from") for record in self.losses]
+        for record, rank in zip(self.losses, told, strict=True):
+            known = rank in lost or not whole
+            expect(known, f"rank {rank} was not lost, as the events have it", record.place)
+        missing = {*lost} - {*told}
+        expect(not whole or not missing, f"the loss of rank(s) {sorted(missing)} is not recorded")
+        if lost:
+            findings.proved("takeovers", f"without rank(s) {told} others went on where they were")
 
     def _compare_evaluations(self, following: Following, *, whole: bool) -> None:
         for record in self.evaluations:
@@ -119,8 +140,8 @@ def read_rare(run: Path, unit: str, part: Part, best: float | None) -> Rare:
     for record in read_metrics(run, unit, part.start.lines, *KINDS):
         if part.holds(record.version):
             found[record.kind].append(record)
-    evals, moves, modes = (tuple(found[kind]) for kind in KINDS)
-    return Rare(run, part, evals, moves, modes, best)
+    evals, moves, modes, *losses = (tuple(found[kind]) for kind in KINDS)
+    return Rare(run, part, evals, moves, modes, sum(losses, ()), best)
 
 
 def _expect_same(

@@ -29,12 +29,12 @@ from psdp.checkpoint.layout import complete_checkpoints
 from psdp.errors import PsdpError, ReplayError
 from psdp.job import Job
 from psdp.modes import Pushed
-from psdp.records.events import events_file
+from psdp.records.events import NewTerm, events_file
 from psdp.records.folder import CONFIG
 
 AS_FAST_AS_CAN_BE = {
     "straggler": None, "jitter": None, "link_mbps": 0.0, "slow_link": None, "profile": False,
-    "keep_checkpoints": 0,
+    "keep_checkpoints": 0, "standby": False,
 }  # fmt: skip
 """Settings that have no say in what is computed."""
 
@@ -163,7 +163,7 @@ class Recomputing:
             if stretch.checkpoint is not None:
                 given["resume"] = str(stretch.checkpoint.manifest.folder)
             try:
-                live(given, stretch.following.job.world_size)
+                live(given, ranks_of(stretch.following.job))
                 same = self._compare(stretch, again)
             except ReplayError as error:
                 self._diverged(stretch, str(error), others_here(self._config, again))
@@ -192,9 +192,10 @@ class Recomputing:
             settings |= WITHOUT_EVALUATIONS
         job = header.job
         told = {"settings": settings, "workers": len(job.workers), "servers": len(job.servers)}
-        hosts = ["here"] * job.world_size
+        hosts = ["here"] * ranks_of(job)
+        config = dict(self._config) | told | {"hosts": hosts, "standbys": 0}
         folder.mkdir()
-        (folder / CONFIG).write_text(json.dumps(dict(self._config) | told | {"hosts": hosts}))
+        (folder / CONFIG).write_text(json.dumps(config))
         used: defaultdict[int, list[Used]] = defaultdict(list)
 
         def note(each: Used) -> None:
@@ -248,6 +249,11 @@ def _made_of(used: Sequence[Used]) -> str:
 _TOLD = 4
 
 
+def ranks_of(job: Job) -> int:
+    """Return how many ranks compute a run once more: none needs to stand by."""
+    return len(job.servers) + len(job.worker_ranks)
+
+
 def begins_anywhere(job: Job) -> bool:
     """Say whether a job can be taken up at any version as if nothing had happened: where all that
     workers do begins with the weights of that version, and nothing else is remembered."""
@@ -290,6 +296,9 @@ def lines_of(stretch: Stretch, noted: Any) -> Iterator[list[Any]]:
                 deciding.take(content)
             except Contradiction as error:
                 raise ReplayError(f"from version {header.version}: {error}") from error
+            match content:
+                case [NewTerm.NAME, number, version, _, *more]:  # what is void is left out here
+                    content = [NewTerm.NAME, number, version, 0, *more]
             yield content
             match content:
                 # What an update makes shows by the loss of a gradient on it.

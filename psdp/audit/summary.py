@@ -129,7 +129,6 @@ class Summary:
                 "clock_gap": Histogram(Counter(gaps)).record(),
                 "max_clock_gap": max(gaps, default=0),
                 "dropped": {worker: count for worker, count in dropped.items() if count},
-                "moves": len(tally.moves),
             }
         else:
             expect(not self.finished, f"version is {version}, the events go on")

@@ -101,11 +101,8 @@ def check_standby(run: RunConfig) -> None:
     """
     if not run.standby:
         return
-    if run.record or run.replay is not None:
-        other, reason = (
-            "--record" if run.record else "--replay",
-            "has one order of events to the end",
-        )
+    if run.replay is not None:
+        other, reason = "--replay", "goes by a record, also where servers were lost in that"
     elif run.server_device == "gpu":
         other, reason = "--server-device gpu", "has vectors in memory that is a GPU's"
     else:

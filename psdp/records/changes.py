@@ -19,6 +19,11 @@ class Changes:
         self._made: list[dict[str, Any]] = []
         self._last: dict[str, Any] = {}
 
+    @property
+    def modes(self) -> list[str]:
+        """The modes that were gone over to, in order."""
+        return [change["mode"] for change in self._made]
+
     def switched(self, version: int, mode: str, choice: Choice | None) -> dict[str, Any]:
         """Note a change from this version on, and how it was chosen, if that is known; return what
         a record says of it."""

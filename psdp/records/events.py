@@ -2,8 +2,9 @@
 
 A file holds one event a line, as JSON: ["pull", worker], ["push", worker, clock, version, steps,
 step_s, loss, sum_of_squares, time_s, busy_s, cpu_s], ["move", worker, rank], ["leave", worker],
-["stop"] or ["switch", mode]. The last three of a push are for :mod:`psdp.simulate`: when rank 0
-noted it, by a clock of its own; and what its worker had used of its core.
+["stop"], ["switch", mode] or ["term", number, version, void, lost, moved, modes, open]. The last
+three of a push are for :mod:`psdp.simulate`: when rank 0 noted it, by a clock of its own; and what
+its worker had used of its core.
 
 The first line, ["start", {...}], says of which job they are, and from which checkpoint it goes on.
 Each line ends with its hash: 128 bits of the SHA-256 of the hash of the line before, and of the
@@ -16,14 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from psdp.errors import CheckpointError, ReplayError
+from psdp.errors import ReplayError
 from psdp.modes import CANDIDATES
 from psdp.protocol import Choice, Event, Leave, Move, Pull, Push, Stop, Switch, Work
 
@@ -31,7 +31,35 @@ START = "start"
 HASH_DIGITS = 32
 _BEFORE_HASH = ', "'
 _AFTER_HASH = '"]'
+_TERM = b'["term"'
 _OF_HASH = len(_BEFORE_HASH) + HASH_DIGITS + len(_AFTER_HASH)
+
+
+@dataclass(frozen=True)
+class NewTerm:
+    """Ranks that held a shard were lost: all went on from a version. What was under way there is
+    void, and all workers asked again, with nothing of their own.
+
+    Attributes:
+        number: of the term.
+        void: so many lines before this one, of which no rank that was left knew, or not all that
+            came of them.
+        lost: the ranks.
+        moved: (worker, rank) of each worker of which all knew that another rank computes for it,
+            though no line says so that counts.
+        modes: to which the run had gone over so far, if it chooses its mode. It begins anew.
+        open: versions whose evaluations were begun again.
+    """
+
+    NAME: ClassVar[str] = "term"
+
+    number: int
+    version: int
+    void: int
+    lost: tuple[int, ...] = ()
+    moved: tuple[tuple[int, int], ...] = ()
+    modes: tuple[str, ...] = ()
+    open: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +67,7 @@ class Happened:
     """An event; when rank 0 noted it, in seconds; of a change of mode, how that was chosen, where
     that is known."""
 
-    event: Event
+    event: Event | NewTerm
     time_s: float = 0.0
     choice: Choice | None = None
 
@@ -107,79 +135,25 @@ def digest_of(what: Any) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:HASH_DIGITS]
 
 
-class Record:
-    """Appends events to a file; readers see each at once.
+def with_hash(before: str, content: list[Any]) -> tuple[str, str]:
+    """Return a line with its hash, and that; ``before`` is the hash of the line before."""
+    body = json.dumps(content)[:-1]
+    digest = hash_of(before, body)
+    return f"{body}{_BEFORE_HASH}{digest}{_AFTER_HASH}", digest
 
-    Args:
-        check: raises CheckpointError if it must not be written any more.
-        start: of which job they are; its "version" is the one that they go on from.
-        now: a clock in seconds.
+
+def hash_in(text: str) -> str:
+    """Return the hash that a line states."""
+    return text[len(_BEFORE_HASH) - _OF_HASH : -len(_AFTER_HASH)]
+
+
+def event_in(text: str) -> Happened:
+    """Return the event of a line with a hash.
 
     Raises:
-        CheckpointError: it cannot be written.
+        ValueError, TypeError: it is no line of a record.
     """
-
-    def __init__(
-        self,
-        path: Path,
-        check: Callable[[], None],
-        start: Mapping[str, Any],
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.path = path
-        self._check = check
-        self._now = now
-        self._lines = 0
-        self._hash = ""
-        try:
-            # Of an earlier start from the same version nothing is left but this.
-            path.write_text("", encoding="utf-8")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self._append([START, dict(start)])
-        self.start = self._hash
-        self._seals = {int(start["version"]): self.seal}
-
-    @property
-    def seal(self) -> Seal:
-        """How far it has come."""
-        return Seal(self.path.name, self.start, self._lines, self._hash)
-
-    def note(self, happened: Happened) -> None:
-        line = line_of(happened)
-        if isinstance(happened.event, Push):
-            work = happened.event.work
-            line += [round(self._now(), 6), round(work.busy_s, 9), round(work.cpu_s, 6)]
-        self._append(line)
-
-    def decided(self, version: int) -> None:
-        """The event that was noted last makes this version, sooner or later."""
-        self._seals[version] = self.seal
-
-    def seal_of(self, version: int) -> Seal:
-        """Return how far this had come with the event that made a version, which no
-        :meth:`forget` was told to forget."""
-        return self._seals[version]
-
-    def forget(self, before: int) -> None:
-        """Versions before this one are asked for no more."""
-        for version in [version for version in self._seals if version < before]:
-            del self._seals[version]
-
-    def _append(self, line: list[Any]) -> None:
-        body = json.dumps(line)[:-1]
-        digest = hash_of(self._hash, body)
-        self._check()
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"{body}{_BEFORE_HASH}{digest}{_AFTER_HASH}\n")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self._hash = digest
-        self._lines += 1
-
-    def _unwritable(self, error: OSError) -> CheckpointError:
-        return CheckpointError(f"cannot write {self.path}: {error.strerror}; the run stops here")
+    return event_of(json.loads(text)[:-1])
 
 
 def read_lines(path: Path) -> Generator[Line, None, None]:
@@ -219,13 +193,13 @@ class Events:
     """What a file of events holds.
 
     Attributes:
-        happened: the events, in order.
-        first: the number of the line of the first.
+        happened: the events that count, in order.
+        numbers: of their lines.
         seal: of its last whole line; None in a file without hashes.
     """
 
     happened: list[Happened]
-    first: int
+    numbers: list[int]
     seal: Seal | None
 
 
@@ -237,6 +211,7 @@ def read_record(path: Path) -> Events:
         ReplayError: it is damaged.
     """
     happened: list[Happened] = []
+    numbers: list[int] = []
     start, seal = None, None
     with closing(read_lines(path)) as lines:
         for line in lines:
@@ -253,15 +228,36 @@ def read_record(path: Path) -> Events:
             if line.number == 1 and seal is not None:
                 continue
             try:
-                happened.append(event_of(line.content))
+                event = event_of(line.content)
+                if isinstance(event.event, NewTerm) and (void := event.event.void):
+                    del happened[-void:], numbers[-void:]
+                happened.append(event)
+                numbers.append(line.number)
             except (ValueError, TypeError) as error:
                 raise ReplayError(
                     f"{path}, line {line.number} is no event: {line.text!r}"
                 ) from error
-    return Events(happened, 1 if seal is None else 2, seal)
+    return Events(happened, numbers, seal)
 
 
-def line_of(happened: Happened) -> list[str | int | float]:
+def void_lines(path: Path) -> list[range]:
+    """Return the numbers of the lines that new terms have made void.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    void = []
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if raw.startswith(_TERM):
+                with suppress(ValueError, TypeError):
+                    term = event_in(raw.decode()).event
+                    assert isinstance(term, NewTerm)
+                    void.append(range(number - term.void, number))
+    return void
+
+
+def line_of(happened: Happened) -> list[Any]:
     """Return an event as a line has it; of a push without when it came and what it cost."""
     match happened.event:
         case Pull(worker):
@@ -277,6 +273,9 @@ def line_of(happened: Happened) -> list[str | int | float]:
             return ["stop"]
         case Switch(mode):
             return ["switch", mode]
+        case NewTerm(number, version, void, lost, moved, modes, versions):
+            line = [NewTerm.NAME, number, version, void]
+            return [*line, [*lost], [*map(list, moved)], [*modes], [*versions]]
 
 
 def event_of(line: list[Any] | None) -> Happened:
@@ -321,4 +320,8 @@ def event_of(line: list[Any] | None) -> Happened:
             return Happened(Stop())
         case ["switch", str(mode)] if mode in CANDIDATES:
             return Happened(Switch(mode))
+        case ["term", int(number), int(version), int(void), *lists]:
+            lost, moved, modes, versions = map(tuple, lists)
+            pairs = tuple((int(worker), int(rank)) for worker, rank in moved)
+            return Happened(NewTerm(number, version, void, lost, pairs, modes, versions))
     raise ValueError("no event")

@@ -140,7 +140,7 @@ class RunFolder:
         path = self.path / METRICS
         try:
             with path.open("rb+") as file:
-                file.truncate(_end_of_last_line(file))
+                file.truncate(end_of_last_line(file))
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -174,7 +174,8 @@ class RunFolder:
             raise _unwritable(path, error) from error
 
 
-def _end_of_last_line(file: BinaryIO) -> int:
+def end_of_last_line(file: BinaryIO) -> int:
+    """Return where the last line that has an end ends."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(end - _BLOCK_BYTES, 0)

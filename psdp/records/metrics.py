@@ -135,7 +135,7 @@ def _two() -> tuple[Spread, Spread]:
 @dataclass
 class Best:
     """The best validation loss so far, how many evaluations ago it was, and the version that was
-    evaluated last; kept with checkpoints. The version of the best is known of this start only."""
+    evaluated last; kept with checkpoints."""
 
     loss: float = math.inf
     evaluations_since: int = 0
@@ -156,13 +156,15 @@ class Best:
             "val_loss": finite(self.loss),
             "evaluations_since": self.evaluations_since,
             "evaluated": self.evaluated,
+            "version": self.version,
         }
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Best:
         loss = record["val_loss"]
         since, evaluated = record["evaluations_since"], record["evaluated"]
-        return cls(math.inf if loss is None else loss, since, evaluated)
+        version = record.get("version", -1)  # 0.2 did not say
+        return cls(math.inf if loss is None else loss, since, evaluated, version)
 
 
 def finite(value: float) -> float | None:

@@ -40,6 +40,8 @@ class Recorder:
         profiles: of the ranks that have been profiled.
         counts: of what has happened, by the names that the summary has for it.
         step_times: of the gradients that were applied.
+        changes: of mode.
+        late: by worker, its gradients that were dropped in this term.
         events: how far the record of events has come, if there is one.
     """
 
@@ -79,12 +81,12 @@ class Recorder:
         self._start_units, self._units = units, units
         self._interval = Interval(self._start_s)
         self._lags = Histogram()
-        self._changes = Changes()
+        self.changes = Changes()
         self._evaluation: dict[str, Any] = {}
         self._lr, self._norm = 0.0, 0.0
         self._clocks: dict[int, int] = {}
         self._totals: dict[int, Totals] = {}
-        self._dropped = dict.fromkeys(job.workers, 0)
+        self.late: Counter[int] = Counter()
 
     def totals(self, rank: int, totals: Totals) -> None:
         """Keep a worker's latest totals of time and bytes."""
@@ -92,7 +94,7 @@ class Recorder:
 
     def dropped(self, worker: int) -> None:
         """Note that a worker's gradient came too late."""
-        self._dropped[worker] += 1
+        self.late[worker] += 1
 
     def spent(self, rank: int, message: Spent) -> None:
         """Keep what one kind of a worker's work has taken so far."""
@@ -175,12 +177,12 @@ class Recorder:
     def switched(self, mode: str, choice: Choice | None) -> None:
         """Note that a run that chooses its mode goes over to this one, and why, if that is
         known."""
-        how = self._changes.switched(self._version, mode, choice)
+        how = self.changes.switched(self._version, mode, choice)
         self.happened("mode", how, f"from now on {mode}: {how['reason']}")
 
     def stayed(self, choice: Choice) -> None:
         """Note that a run that chooses its mode stays in the present one; say why at first."""
-        if self._changes.stayed(self._version, choice):
+        if self.changes.stayed(self._version, choice):
             self.console.say(f"stays in {choice.mode}: {choice.reason}")
 
     def failed(self, rank: int, why: str) -> None:
@@ -192,7 +194,7 @@ class Recorder:
         """Say from now on what another rank did, and go on with its records of this start."""
         self.console = console
         self.counts |= _counted(records)
-        self._changes.take_over(record for record in records if record["kind"] == "mode")
+        self.changes.take_over(record for record in records if record["kind"] == "mode")
         for record in (record for record in records if record["kind"] == "eval"):
             self._val_units = self._job.task.validation_units
             self._evaluation = self._measured(record) | {"val_loss": record["val_loss"]}
@@ -212,11 +214,8 @@ class Recorder:
             self.console.say(f"step {self._step(self._units):6d}  {said}")
 
     def resumed(self, events: str | None) -> None:
-        """Note that the run goes on here: records of later versions above are not of it.
-
-        Args:
-            events: the hash of the first line of its record of events, if it has one.
-        """
+        """Note that the run goes on here, and its record of events, if it has one, begins with this
+        hash: records of later versions above are not of it."""
         at = {self._name: self._units, "version": self._version}
         self._folder.append_metrics({"kind": "resume", "time_s": 0.0, **at, "events": events})
 
@@ -254,7 +253,7 @@ class Recorder:
             "max_clock_gap": max(clock_gaps, default=0),
             "clock_gap": Histogram(clock_gaps).record(),
             "version_lag": self._lags.record(),
-            "dropped": {str(worker): n for worker, n in self._dropped.items() if n},
+            "dropped": {str(worker): self.late[worker] for worker in sorted(self.late)},
             **self.counts,
             **_seconds_of(totals),
             "step_times": self.step_times.record(),
@@ -262,7 +261,7 @@ class Recorder:
             "apply_s": round(self.apply_s, 4),
             "bytes_pushed": sum(total.pushed_bytes for total in totals.values()),
             "bytes_pulled": sum(total.pulled_bytes for total in totals.values()),
-            **self._changes.summary(),
+            **self.changes.summary(),
             "stopped_by": stopped_by,
             "weights_sha256": self.weights_sha256,
             "events": None if self.events is None else self.events.record(),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from psdp.errors import ReplayError
 from psdp.protocol import Event, Leave, Move, Pull, Push, Stop, Switch
-from psdp.records.events import Events, Happened, Seal, line_of, read_record
+from psdp.records.events import Events, Happened, NewTerm, Seal, line_of, read_record
 from psdp.records.folder import CONFIG, SUMMARY
 
 BEFORE = "0.1.0"
@@ -32,13 +32,13 @@ class Script:
     Args:
         expected: what that is. Of a push it says which gradient that is and how fast it was.
         source: where that stands.
-        first: the number of the line there of the first event.
+        numbers: of the lines there.
     """
 
-    def __init__(self, expected: Sequence[Happened], source: str, first: int = 1) -> None:
+    def __init__(self, expected: Sequence[Happened], source: str, numbers: Sequence[int]) -> None:
         self.source = source
         self._expected = expected
-        self._first = first
+        self._numbers = numbers
         self._done = 0
         self._held: dict[int, Happened] = {}
 
@@ -68,8 +68,8 @@ class Script:
         if self.over:
             return None
         expected = self._expected[self._done]
-        match expected.event:
-            case Move() | Leave() | Stop() | Switch():
+        match event := expected.event:
+            case Move() | Leave() | Stop() | Switch() | NewTerm():
                 self._done += 1
                 return expected
             case Pull(worker) | Push(worker):
@@ -83,13 +83,17 @@ class Script:
             raise self._diverged(expected, f"it was {_describe(happened)}")
         del self._held[worker]
         self._done += 1
-        return replace(expected, event=_as_it_was(expected.event, happened.event))
+        return replace(expected, event=_as_it_was(event, happened.event))
 
     def release(self) -> list[Happened]:
         """Give up what is held: the order does not matter any more."""
         held = [self._held[worker] for worker in sorted(self._held)]
         self._held.clear()
         return held
+
+    def begin_term(self) -> None:
+        """Forget what is held: it is void."""
+        self._held.clear()
 
     def discard(self, worker: int) -> None:
         """Forget what is held of a worker."""
@@ -109,7 +113,7 @@ class Script:
 
     def _diverged(self, expected: Happened, instead: str) -> ReplayError:
         return ReplayError(
-            f"the replay diverges at line {self._first + self._done} of {self.source}: expected "
+            f"the replay diverges at line {self._numbers[self._done]} of {self.source}: expected "
             f"{_describe(expected)}, but {instead}. Do code, settings, corpus, kernels and "
             "processor equal those of the recorded run?"
         )
@@ -136,7 +140,7 @@ class Replay(Script):
         self._of_before = version == BEFORE
         if self._of_before:
             expected = [_numbered(happened, 1 - servers) for happened in expected]
-        super().__init__(expected, str(path), events.first)
+        super().__init__(expected, str(path), events.numbers)
 
     def allows(self, expected: Happened, happened: Happened) -> bool:
         """Say whether what happened is what the record says, the numbers of pushes included."""
@@ -170,7 +174,7 @@ def check_end(path: Path, events: Events) -> None:
     )
 
 
-def _alike(expected: Event, happened: Event) -> bool:
+def _alike(expected: Event | NewTerm, happened: Event | NewTerm) -> bool:
     """Say whether two pushes have the same norm but for its last bits."""
     assert isinstance(expected, Push), expected
     assert isinstance(happened, Push), happened
@@ -196,7 +200,7 @@ def _numbered(happened: Happened, more: int) -> Happened:
     return happened
 
 
-def _as_it_was(expected: Event, happened: Event) -> Event:
+def _as_it_was(expected: Event, happened: Event | NewTerm) -> Event:
     """Return an event that was to happen, as it did but for its speed."""
     if isinstance(expected, Push) and isinstance(happened, Push):
         due = expected.work
@@ -225,3 +229,5 @@ def _describe(happened: Happened) -> str:
             return "the end by early stopping"
         case Switch(mode):
             return f"the change to {mode}"
+        case NewTerm(number):
+            return f"the begin of term {number}"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from psdp.job import Job
 from psdp.records.recorder import Recorder
 from psdp.servers.answering import Answering
+from psdp.servers.copies import Copies
 from psdp.servers.deciding import Deciding
 from psdp.servers.evaluating import Evaluating
-from psdp.servers.keeping import Keeping
 from psdp.servers.membership import Membership
 from psdp.servers.serving import Serving
 from psdp.servers.telling import Telling
@@ -51,7 +51,7 @@ class Course:
         answering: Answering,
         deciding: Deciding,
         membership: Membership,
-        keeping: Keeping,
+        copies: Copies,
         recorder: Recorder,
         telling: Telling,
         earlier: Earlier,
@@ -62,7 +62,7 @@ class Course:
         self._answering = answering
         self._deciding = deciding
         self._membership = membership
-        self._keeping = keeping
+        self._copies = copies
         self._recorder = recorder
         self._telling = telling
         self.closed = set(earlier.closed)
@@ -72,7 +72,7 @@ class Course:
         if self._job.term.number:
             self._take_up()
         progress, evaluating = self._serving.progress, self._evaluating
-        known = evaluating.best.evaluated, *evaluating.versions
+        known = evaluating.best.evaluated, *evaluating.versions, *self.closed
         if progress.evaluation_due and progress.version not in known:
             self._evaluate_now()
 
@@ -83,11 +83,11 @@ class Course:
         for copy in self._serving.giving.snapshots.held():
             if copy.version in self.closed:
                 best = copy.version == self._evaluating.best.version
-                if best and not self._keeping.is_marked(copy):
+                if best and not self._copies.is_marked(copy):
                     saved = copy.version
-                    self._keeping.save(saved, best=True)
+                    self._copies.save(saved, best=True)
                 else:
-                    self._keeping.let_go(copy.version)
+                    self._copies.let_go(copy.version)
             elif self._answering.live:
                 if copy.version == version:  # the others need not have one
                     self._telling.decide(m.TakeSnapshot(), m.TakeSnapshot())
@@ -97,6 +97,16 @@ class Course:
             for told in m.TakeSnapshot(), m.SaveSnapshot(version), m.DropSnapshot(version):
                 self._telling.decide(told, told)
         self._heed_patience()
+
+    @property
+    def evaluating(self) -> list[int]:
+        """Versions whose evaluations are not over, at the end of a term."""
+        held = (copy.version for copy in self._serving.giving.snapshots.held())
+        return [version for version in held if version not in self.closed]
+
+    def close_but(self, versions: Collection[int]) -> None:
+        """Evaluations of others are over by now, in the run that is replayed."""
+        self.closed |= {*self.evaluating} - {*versions}
 
     def updated(self) -> None:
         """The shard is the next version."""

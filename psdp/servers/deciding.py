@@ -3,12 +3,14 @@ record; what it decides goes to all servers."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from psdp.errors import ReplayError
 from psdp.protocol import Adaptive, Effect, Leave, Move, Policy, Pull, Push, Stop, Switch
-from psdp.records.events import Happened, Record
+from psdp.records.events import Happened, NewTerm
 from psdp.records.reasons import StoppedBy
+from psdp.records.record import Record
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Script
 from psdp.servers.answering import Answering
@@ -18,11 +20,8 @@ from psdp.servers.evaluating import Evaluating
 from psdp.servers.serving import Serving
 
 
-class Enacts(Protocol):
-    """Who does what is decided."""
-
-    def enact(self, effect: Effect, *, noted: bool) -> None:
-        """Do this; ``noted``: the event that it comes from is in the record."""
+class Places(Protocol):
+    """Who has workers move, and leave."""
 
     def depart(self, worker: int) -> None:
         """Do without a worker from now on."""
@@ -32,6 +31,28 @@ class Enacts(Protocol):
 
     def move(self, worker: int, rank: int) -> None:
         """Let another rank compute for a worker."""
+
+
+class Closes(Protocol):
+    """Who has versions evaluated."""
+
+    def close_but(self, versions: Collection[int]) -> None:
+        """Evaluations of others are over."""
+
+
+class Enacts(Protocol):
+    """Who does what is decided."""
+
+    def enact(self, effect: Effect, *, noted: bool) -> None:
+        """Do this; ``noted``: the event that it comes from is in the record."""
+
+    @property
+    def membership(self) -> Places:
+        """What becomes of workers."""
+
+    @property
+    def course(self) -> Closes:
+        """What becomes of evaluations."""
 
 
 class Deciding:
@@ -46,6 +67,7 @@ class Deciding:
     Attributes:
         departed: workers that a replay does without, though they are there.
         stopped_by: why the budget is what it is.
+        term_ends: whether a replay has come to where another term began.
     """
 
     def __init__(
@@ -64,6 +86,7 @@ class Deciding:
         self.policy = policy
         self.departed: set[int] = set()
         self.stopped_by = StoppedBy.BUDGET
+        self.term_ends = False
         self._enacts = enacts
         self._recorder = recorder
         self._serving = serving
@@ -81,7 +104,7 @@ class Deciding:
     def happened(self, event: Pull | Push) -> None:
         """Let the policy decide on what a worker did, now or when a replay comes to it."""
         if event.worker in self.departed:
-            self._enacts.send_home(event.worker)
+            self._enacts.membership.send_home(event.worker)
         elif self._replay is None or self.policy.drained:
             self._decide(Happened(event))
         else:
@@ -119,12 +142,18 @@ class Deciding:
         replay = self._replay
         if replay is None:
             return
-        while (happened := replay.next(self._stuck())) is not None:
+        while (happened := self._next(replay)) is not None:
             match happened.event:
+                case NewTerm() as term:
+                    for worker, rank in term.moved:
+                        self._enacts.membership.move(worker, rank)
+                    self._enacts.course.close_but(term.open)
+                    replay.begin_term()
+                    self.term_ends = True
                 case Leave(worker):
                     self._depart(worker, replay)
                 case Move(worker, rank):
-                    self._enacts.move(worker, rank)
+                    self._enacts.membership.move(worker, rank)
                 case Stop():
                     self._stop_early()
                 case _:
@@ -134,6 +163,10 @@ class Deciding:
         elif replay.over and self._serving.idle:
             error = Ended(f"{replay.source} ends before its run did", ReplayError.exit_code)
             raise Stopped(StoppedBy.END_OF_RECORD, error)
+
+    def _next(self, replay: Script) -> Happened | None:
+        over = self.policy.drained or self.term_ends
+        return None if over else replay.next(self._stuck())
 
     def release(self) -> None:
         """After the last update: let count what a replay has held back, in whatever order. Before
@@ -150,7 +183,7 @@ class Deciding:
         """A worker was lost here in the record; its twin is sent home when it next asks."""
         replay.discard(worker)
         self.departed.add(worker)
-        self._enacts.depart(worker)
+        self._enacts.membership.depart(worker)
 
     def _stuck(self) -> set[int]:
         """Return the workers that wait for an answer, unless one may be on its way to them."""
@@ -159,18 +192,20 @@ class Deciding:
 
     def _decide(self, happened: Happened) -> None:
         event = happened.event
+        assert not isinstance(event, NewTerm)
         if isinstance(event, Pull):
             self._evaluating.count(event.worker)
         if isinstance(event, Pull | Push):
             self._answering.counted(event.worker)
         noted = not self.policy.drained
-        if self._record is not None and noted:
-            self._record.note(happened)
         if isinstance(event, Switch):
             self._recorder.switched(event.mode, happened.choice)
         if isinstance(event, Push) and self.choosing is not None:
             self.choosing.pushed(event.worker, event.work)
-        for effect in self.policy.handle(event):
+        effects = self.policy.handle(event)
+        if self._record is not None and noted:
+            self._record.note(happened, self.policy.version)
+        for effect in effects:
             self._enacts.enact(effect, noted=noted)
         self._answering.answer_all()
         if isinstance(event, Push):

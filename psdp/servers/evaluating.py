@@ -8,7 +8,7 @@ from psdp.job import Job
 from psdp.protocol import Evaluations, Sums
 from psdp.records.metrics import Best
 from psdp.records.recorder import Recorder
-from psdp.servers.keeping import Keeping
+from psdp.servers.copies import Copies
 from psdp.servers.serving import Serving
 from psdp.transport import messages as m
 
@@ -28,7 +28,7 @@ class Evaluating:
         self,
         job: Job,
         serving: Serving,
-        keeping: Keeping,
+        copies: Copies,
         recorder: Recorder,
         best: Best,
         *,
@@ -38,7 +38,7 @@ class Evaluating:
         self.last: int | None = None
         self._job = job
         self._serving = serving
-        self._keeping = keeping
+        self._copies = copies
         self._recorder = recorder
         self._closed = closed
         self._evaluations = Evaluations()
@@ -95,7 +95,7 @@ class Evaluating:
             best = self.best.better(total.loss / total.units, version)
             self._recorder.evaluated(total, version, snapshot.units, best=best)
         if best or version == self.last:
-            self._keeping.save(version, best=best)
+            self._copies.save(version, best=best)
         else:
-            self._keeping.let_go(version)
+            self._copies.let_go(version)
         self._closed(version)

@@ -10,7 +10,10 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from psdp.errors import PeerLost
+from psdp.protocol import Move
 from psdp.protocol import order as o
+from psdp.records.events import event_in
+from psdp.records.record import Record
 from psdp.servers.ending import LAST_SAVE_S
 from psdp.servers.means import works_of
 from psdp.servers.noting import Noting
@@ -29,6 +32,7 @@ class Follower:
 
     Args:
         noting: of who stands by for the leader: takes down what that writes.
+        record: of the events, which the leader writes.
         signalled: returns the name of a signal that asked this rank to end, or None.
         gone: returns the ranks that are no more, as the launcher tells, and why it does.
 
@@ -42,6 +46,7 @@ class Follower:
         serving: Serving,
         *,
         noting: Noting | None = None,
+        record: Record | None = None,
         signalled: Callable[[], str | None] = lambda: None,
         gone: Callable[[], Collection[tuple[int, str]]] = list,
     ) -> None:
@@ -50,6 +55,7 @@ class Follower:
         serving.owner = self
         self.finished = self.over = False
         self.noting = noting
+        self.record = record
         self.left: set[int] = set()
         self._signalled = signalled
         self.gone = gone
@@ -104,10 +110,9 @@ class Follower:
                 if self.serving.take_push(peer, message):
                     self.serving.endpoint.send(self.job.leader, m.HasLanded(worker, peer))
             case m.Moved(worker, rank) if peer == self.job.leader:
-                before = self.serving.receiving.hosting.host(worker)
-                self.serving.receiving.move(worker, rank)
-                if self.noting is not None and before is not None:
-                    self.noting.moved(worker, before, rank)
+                self._move(worker, rank)
+            case m.Noted() if peer in self.job.holders[0]:
+                self.learn(message)
             case m.Left(rank) if peer == self.job.leader:
                 self.left.add(rank)
             case m.Halt():
@@ -132,6 +137,20 @@ class Follower:
                 self.serving.happened(o.Decided(message))
             case _:
                 self.serving.take(peer, message)
+
+    def _move(self, worker: int, rank: int) -> None:
+        before = self.serving.receiving.hosting.host(worker)
+        if before == rank:
+            return
+        self.serving.receiving.move(worker, rank)
+        if self.noting is not None and before is not None:
+            self.noting.moved(worker, before, rank)
+
+    def learn(self, noted: m.Noted) -> None:
+        """Take a line of the record; of one that this rank missed, also what it tells of."""
+        new = self.record is not None and self.record.hear(noted.line, noted.version, noted.text)
+        if new and isinstance(event := event_in(noted.text).event, Move):
+            self._move(event.worker, event.rank)
 
     def on_lost(self, peer: int, why: str) -> None:
         self.left.add(peer)
@@ -180,6 +199,8 @@ class Follower:
             serving = self.serving
             works = works_of(self.job, update.slots, serving.receiving.pushes)
             self.noting.updated(update, works, norm, serving.progress)
+        if self.record is not None:
+            self.record.forget(self.serving.needed)
 
     def _save_last(self) -> None:
         """Save the version that the run ends with, if this is it."""

@@ -10,19 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdp.checkpoint import (
-    CHECKPOINTS,
-    CheckpointId,
-    CheckpointStore,
-    Snapshot,
-    latest_of,
-    read_best,
-)
+from psdp.checkpoint import CheckpointId, CheckpointStore, Snapshot, latest_of
 from psdp.errors import NumericsError
 from psdp.job import Job
-from psdp.records.events import Record
 from psdp.records.metrics import Best
 from psdp.records.reasons import StoppedBy
+from psdp.records.record import Record
+from psdp.servers.copies import Copies, Marked
 from psdp.servers.ending import Stopped
 from psdp.servers.gathering import Gathering
 from psdp.servers.noting import CURE
@@ -43,13 +37,6 @@ class Committed:
     without: Mapping[int, str]
 
 
-@dataclass(frozen=True)
-class Marked:
-    """The checkpoint of a version is known as the best."""
-
-    version: int
-
-
 @dataclass
 class _Begun:
     """A version that is being saved: in which checkpoint, what it says of it, and whether it is
@@ -68,12 +55,9 @@ class Keeping:
             pruned, since one of them may turn out to be the best.
         identity: what a checkpoint says of the job beside its progress (settings, tokenizer, ...).
         best: the best evaluation so far.
-        decide: has all servers do something after what was decided before.
+        copies: of evaluated versions, which are saved with this.
         say: tells whoever watches the run.
         record: of the events, whose hash goes into every checkpoint.
-
-    Attributes:
-        paths: of the versions that are complete.
     """
 
     def __init__(
@@ -83,17 +67,16 @@ class Keeping:
         store: CheckpointStore,
         identity: Mapping[str, Any],
         best: Best,
-        decide: Callable[[m.Message, m.Message], object],
+        copies: Copies,
         say: Callable[[str], object] = lambda _: None,
         record: Record | None = None,
     ) -> None:
-        self.paths: dict[int, Path] = {}
+        self._copies = copies
         self._job = job
         self._serving = serving
         self._store = store
         self._identity = dict(identity)
         self._best = best
-        self._decide = decide
         self._say = say
         self._record = record
         self._workers = Gathering(job, serving.endpoint, serving.receiving.hosting)
@@ -101,11 +84,6 @@ class Keeping:
         self._begun: dict[int, _Begun] = {}
         self._files: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
         """By their names."""
-        self._held: set[int] = set()
-        """Versions of which all have a copy until they are complete, and marked if they are the
-        best: whoever leads the next term can save them again."""
-        self._marked: int | None = None
-        """The best of those that this leader knows of."""
         self._refused: tuple[int, str] | None = None
         """A version that is not finite, nor are those after it, and what of it is not."""
         serving.giving.before_writing = self.begin
@@ -145,12 +123,11 @@ class Keeping:
                 self._collect(version, file)
                 self._serving.giving.snapshots.written(version)
             case Committed(version, path, without):
-                self.paths[version] = path
                 del self._begun[version], self._files[version]
                 self._tell_of_missing(path, without)
-                self._settle(version)
+                self._copies.completed(version, path)
             case Marked(version):
-                self.let_go(version)
+                self._copies.let_go(version)
 
     def saved(self, message: m.ShardSaved) -> None:
         """Take another server's word that its file is on disk."""
@@ -202,7 +179,7 @@ class Keeping:
                 self._complete(version, begun, list(files.values()))
 
     def _complete(self, version: int, begun: _Begun, files: list[dict[str, Any]]) -> None:
-        at, state, spare, store = begun.at, begun.state, self._spare(), self._store
+        at, state, spare, store = begun.at, begun.state, self._copies.spare(), self._store
         entries, missing = self._workers.take(version)
 
         def commit() -> Committed:
@@ -246,8 +223,8 @@ class Keeping:
         """
         serving = self._serving
         version = serving.progress.version
-        if version in self.paths:
-            return self.paths[version]
+        if version in self._copies.paths:
+            return self._copies.paths[version]
         if self._refused is None:
             for server in self._job.servers[1:]:
                 serving.endpoint.send(server, m.SaveNow(version))
@@ -264,13 +241,13 @@ class Keeping:
             latest = latest_of(self._store.run)
             kept = "no checkpoint was saved before" if latest is None else f"{latest} is kept"
             raise NumericsError(f"{self._refused[1]}; {kept}")
-        return self.paths.get(version)
+        return self._copies.paths.get(version)
 
     def _awaits(self, version: int) -> bool:
         """Say whether there is something to wait for, to have this version saved; if it is not
         finite, the last one that is."""
         if self._refused is None:
-            return version not in self.paths
+            return version not in self._copies.paths
         return any(begun < self._refused[0] for begun in self._begun)
 
     def _move_on(self) -> None:
@@ -292,42 +269,3 @@ class Keeping:
             case Arrival(peer, m.PartialNorm() as message):
                 self._serving.take(peer, message)
         self._serving.see_written()
-
-    def is_marked(self, snapshot: Snapshot) -> bool:
-        """Say whether the disk knows the checkpoint of a copy as the best; only then may others
-        have let go of it."""
-        best = read_best(self._store.run / CHECKPOINTS)
-        return best == checkpoint_of(self._job, snapshot)
-
-    def save(self, version: int, *, best: bool) -> None:
-        """Save a version of which all hold a copy, as the best if it is that; then let go of it."""
-        if best:
-            self._marked = version
-        self._held.add(version)
-        self._decide(m.SaveSnapshot(version), m.SaveSnapshot(version))
-        self._settle(version)
-
-    def _settle(self, version: int) -> None:
-        """Go on with a version that is complete."""
-        if version not in self._held or version not in self.paths:
-            return
-        if version == self._marked:
-            at, spare = CheckpointId.of(self.paths[version].name), self._spare()
-            assert at is not None
-
-            def mark() -> Marked:
-                self._store.mark_best(at, spare)
-                return Marked(version)
-
-            self._serving.giving.writer.submit(mark)
-        else:
-            self.let_go(version)
-
-    def let_go(self, version: int) -> None:
-        """The copies of a version are not needed any more."""
-        self._held.discard(version)
-        self._decide(m.DropSnapshot(version), m.DropSnapshot(version))
-
-    def _spare(self) -> list[CheckpointId]:
-        """Return what no commit may prune: the best may be marked only after it."""
-        return [checkpoint_of(self._job, copy) for copy in self._serving.giving.snapshots.held()]

@@ -11,14 +11,15 @@ from psdp.job import Job
 from psdp.policies import make_policy
 from psdp.protocol import Apply, Drained, Drop, Effect, SendWeights
 from psdp.protocol import order as o
-from psdp.records.events import Record
 from psdp.records.metrics import Best
 from psdp.records.profile import Cost, Spans
 from psdp.records.reasons import StoppedBy
+from psdp.records.record import Record
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Script
 from psdp.servers.answering import Answering, AnswerRank
 from psdp.servers.choosing import Choosing
+from psdp.servers.copies import Copies
 from psdp.servers.copying import Copying
 from psdp.servers.course import Course, Earlier
 from psdp.servers.deciding import Deciding
@@ -75,17 +76,17 @@ class Leader:
         self.serving = serving
         self.recorder = recorder
         self.finished, self.over = False, earlier.over
-        self._record = record
-        self._signalled = signalled
-        self.gone = gone
+        self.record, self.replay = record, replay
+        self._signalled, self.gone = signalled, gone
         best, progress, profile = best or Best(), serving.progress, serving.profile
-        self.telling = Telling(job, serving)
-        self.noting = Noting(job, recorder, serving.giving.gate.hold)
-        say, decide = recorder.console.say, self.telling.decide
-        self.keeping = Keeping(job, serving, store, identity, best, decide, say, record)
+        self.telling = Telling(job, serving, record)
+        self.noting = Noting(job, recorder, serving.giving.gate.hold, record)
+        self.copies = Copies(job, serving, store, self.telling.decide)
+        kept = identity, best, self.copies, recorder.console.say, record
+        self.keeping = Keeping(job, serving, store, *kept)
         self.copying = copying or Copying(None, recorder)
         self.evaluating = Evaluating(
-            *(job, serving, self.keeping, recorder, best),
+            *(job, serving, self.copies, recorder, best),
             closed=lambda version: self.course.evaluated(version),
         )
         self.answering = Answering(
@@ -108,8 +109,8 @@ class Leader:
         helpers, telling = (self.evaluating, self.answering, self.deciding), self.telling
         tells = telling.tell, telling.decide, earlier.left
         self.membership = Membership(job, serving, *helpers, recorder, self.noting, *tells)
-        own = self.membership, self.keeping
-        self.course = Course(job, serving, *helpers, *own, recorder, telling, earlier)
+        own = self.membership, self.copies
+        self.course: Course = Course(job, serving, *helpers, *own, recorder, telling, earlier)
         self.leaving = Leaving(job, self.membership, self.deciding, recorder.console)
         save, copied = self.keeping.save_now, self.copying.finish
         self.ending = Ending(self.keeping.settle, self._write_summary, save, copied)
@@ -123,6 +124,7 @@ class Leader:
             BaseException: it ended early; what could be kept is, and a note says where.
         """
         try:
+            self.noting.begin_term(self.serving.progress.version, self.course.evaluating)
             if self.over:
                 self._finish()
             else:
@@ -157,6 +159,8 @@ class Leader:
         self.keeping.look()
         if self.deciding.replays and self.serving.idle:
             self.deciding.follow()
+        if self.deciding.term_ends:
+            raise TermEnds(self.job.leader)
         self.copying.note()
         over = self.evaluating.last is not None and self.membership.over
         saved = self.serving.giving.snapshots.idle() and self.keeping.idle()
@@ -221,20 +225,9 @@ class Leader:
 
     # What is decided
 
-    def depart(self, worker: int) -> None:
-        self.membership.depart(worker)
-
-    def send_home(self, worker: int) -> None:
-        self.membership.send_home(worker)
-
-    def move(self, worker: int, rank: int) -> None:
-        self.membership.move(worker, rank)
-
     def enact(self, effect: Effect, *, noted: bool) -> None:
         match effect:
             case Apply(slots, weights, _, _, version, rate):
-                if self._record is not None:
-                    self._record.decided(version)
                 self.telling.update(o.Update(version, slots, weights, rate))
             case Drop(worker, slot):
                 if noted:
@@ -272,9 +265,11 @@ class Leader:
         """Take an update down."""
         works = works_of(self.job, update.slots, self.serving.receiving.pushes)
         self.noting.updated(update, works, norm, self.serving.progress)
-        if self._record is not None:
-            held = (copy.version for copy in self.serving.giving.snapshots.held())
-            self._record.forget(min(held, default=self.serving.progress.version))
+        if self.record is not None:
+            self.record.forget(self.serving.needed)
+
+    def learn(self, noted: m.Noted) -> None:
+        """This rank has written all that there is."""
 
     # The end
 
@@ -286,7 +281,7 @@ class Leader:
         self.finished = True
 
     def _write_summary(self, reason: StoppedBy) -> None:
-        self.recorder.events = None if self._record is None else self._record.seal
+        self.recorder.events = None if self.record is None else self.record.seal
         gaps, best = self.deciding.policy.clock_gaps, self.evaluating.best
         self.noting.close(reason, self.serving, gaps, best.loss)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from psdp.errors import NumericsError
 from psdp.job import Job
@@ -12,6 +12,7 @@ from psdp.optim.schedule import Schedule
 from psdp.protocol import Apply, Work
 from psdp.protocol.order import Update
 from psdp.records.reasons import StoppedBy
+from psdp.records.record import Record
 from psdp.records.recorder import Recorder
 from psdp.servers.ending import Stopped
 from psdp.servers.progress import Progress
@@ -35,12 +36,20 @@ class Noting:
 
     Args:
         when: an update may be told.
+        record: of the events.
     """
 
-    def __init__(self, job: Job, recorder: Recorder, when: When = _at_once) -> None:
+    def __init__(
+        self,
+        job: Job,
+        recorder: Recorder,
+        when: When = _at_once,
+        record: Record | None = None,
+    ) -> None:
         self._job = job
         self.recorder = recorder
         self._when = when
+        self._record = record
         # The servers' own, unless workers train alone.
         self._schedule = Schedule(job.config.optim, job.config.run.max_steps)
         self._told: defaultdict[int, dict[int, m.Progress]] = defaultdict(dict)
@@ -84,6 +93,8 @@ class Noting:
 
     def moved(self, worker: int, before: int, rank: int) -> None:
         """Note that another rank computes for a worker, which has lost what it had for itself."""
+        if self._record is not None:
+            self._record.moved(worker, rank)
         afresh = self._job.mode.own_optimizer
         said = f"rank {rank} computes for worker {worker} from now on, in place of rank {before}"
         what = {"worker": worker, "from": before, "to": rank, "afresh": afresh}
@@ -99,6 +110,7 @@ class Noting:
     def took_over(self, before: Job) -> None:
         """Note who is lost that held a shard in the term before, and who serves it in this one."""
         job = self._job
+        self.recorder.late.clear()  # which the policy of this term does not know of
         for shard, ranks in enumerate(before.holders):
             server = job.servers[shard]
             for rank in (rank for rank in ranks if rank in job.term.lost):
@@ -114,6 +126,13 @@ class Noting:
                     | {"afresh": job.mode.own_optimizer},
                     f"rank {rank} is gone: rank {server} {has}",
                 )
+
+    def begin_term(self, version: int, evaluating: Collection[int]) -> None:
+        """Note in the record, unless this is the first term, that it begins at this version, where
+        these are to be evaluated."""
+        term, modes = self._job.term, self.recorder.changes.modes
+        if self._record is not None and (term.number or term.lost):
+            self._record.begin_term(term.number, version, term.lost, modes, evaluating)
 
     def told(self, peer: int, message: m.Progress) -> None:
         """Take what a worker tells of steps that all of them make; note these when all have.

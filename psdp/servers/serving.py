@@ -114,6 +114,12 @@ class Serving:
         return self._cpu_time() - self._cpu_start_s
 
     @property
+    def needed(self) -> int:
+        """The oldest version that may still be saved."""
+        held = (copy.version for copy in self.giving.snapshots.held())
+        return min(held, default=self.progress.version)
+
+    @property
     def idle(self) -> bool:
         """Whether all that was decided is done."""
         return self.order.idle and not self._effects and not self._events

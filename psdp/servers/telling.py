@@ -6,6 +6,7 @@ from typing import Any
 
 from psdp.job import Job
 from psdp.protocol import order as o
+from psdp.records.record import Record
 from psdp.servers.serving import Serving
 from psdp.servers.updates import messages_of
 from psdp.transport import Sending
@@ -13,11 +14,17 @@ from psdp.transport import messages as m
 
 
 class Telling:
-    """Tells the others, at the rank that leads."""
+    """Tells the others, at the rank that leads.
 
-    def __init__(self, job: Job, serving: Serving) -> None:
+    Args:
+        record: of the events: others are told of its lines, if they may have to go on with it.
+    """
+
+    def __init__(self, job: Job, serving: Serving, record: Record | None = None) -> None:
         self._job = job
         self._serving = serving
+        if record is not None and job.stands_by:
+            record.tell = lambda *line: self.tell(m.Noted(*line))
 
     def tell(self, message: m.Message) -> list[Sending]:
         """Tell all others that hold a shard."""

@@ -9,14 +9,14 @@ all that was under way, is void.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, NoReturn, Protocol
+from typing import Any
 
 from psdp.errors import PeerLost
 from psdp.job import Job, Term
 from psdp.protocol import order as o
-from psdp.servers.serving import Owner, Serving
+from psdp.servers.role import Role
 from psdp.servers.updates import Hearing, messages_of
 from psdp.transport import messages as m
 from psdp.transport.headers import MOST_INCLUDED
@@ -33,7 +33,8 @@ class TermEnds(Exception):
 
     Attributes:
         rank: that is gone, or that leads to the next term.
-        halt: its word; None if this rank is to lead.
+        halt: its word; None if this rank is to lead. If it leads already, a replay has come to
+            where another term began.
     """
 
     def __init__(self, rank: int, halt: m.Halt | None = None) -> None:
@@ -56,36 +57,6 @@ def bearing(job: Job, lost: Iterable[int], rank: int, why: str) -> Job:
     except PeerLost:
         text = f"server rank {rank} is gone ({why}); its shard is lost with it"
         raise PeerLost(text) from None
-
-
-class Role(Owner, Protocol):
-    """Who leads or follows in a term."""
-
-    job: Job
-    serving: Serving
-    over: bool
-    gone: Callable[[], Collection[tuple[int, str]]]
-    """Returns the ranks that are no more, as the launcher tells, and why it does."""
-
-    @property
-    def left(self) -> set[int]:
-        """The ranks that take part no more."""
-
-    def run(self) -> None:
-        """Do it to the end of the run, or of the term."""
-
-    def give_up(self, error: BaseException) -> NoReturn:
-        """No other term can begin: end the run.
-
-        Raises:
-            BaseException: ``error``, or what it stands for.
-        """
-
-    def fail(self, error: BaseException, status: int) -> None:
-        """Do what is left to do after an error."""
-
-    def note(self, update: o.Update, norm: float) -> None:
-        """Take an update down that is made when the term is over."""
 
 
 class Terms:
@@ -143,7 +114,7 @@ class Terms:
     def fail(self, error: BaseException, status: int) -> None:
         """Do what is left to do after an error: where this rank leads, the others are not to go on
         without it."""
-        if not self.leads:
+        if not self.leads or not self.job.stands_by:
             self.role.fail(error, status)
             return
         job, endpoint = self.role.job, self.role.serving.endpoint
@@ -185,10 +156,12 @@ class Change:
         Raises:
             PeerLost: a shard is lost.
         """
-        if ends.halt is None:
-            self.on_lost(ends.rank, "")
-        else:
+        if ends.halt is not None:
             self._halt(ends.rank, ends.halt)
+        elif ends.rank == self._rank:
+            self._lead(())
+        else:
+            self.on_lost(ends.rank, "")
         while not self._over:
             idle = not self._serving.turn()
             for rank, why in self._role.gone() if idle else ():
@@ -207,6 +180,8 @@ class Change:
                 update = self._hearing[peer].hear(message)
                 if update is not None and update.version > self._serving.last:
                     self._serving.decided(update)
+            case m.Noted() if self._heeds(peer):
+                self._role.learn(message)
             case m.Halted(number) if number == self._number:
                 self._halted.add(peer)
             case m.Rehost(workers, ranks) if peer == self._leader:
@@ -267,12 +242,17 @@ class Change:
             rank = hosting.host(worker)
             if rank is not None and rank != first.host(worker):
                 self._moved.append((worker, rank))
-        self._tell(m.Halt(self._number, tuple(sorted(self._job.term.lost))))
+        record = self._role.record
+        lines = 0 if record is None else record.lines
+        self._tell(m.Halt(self._number, tuple(sorted(self._job.term.lost)), lines))
         self._go_on()
 
     def _halt(self, leader: int, halt: m.Halt) -> None:
         """Follow another rank to a term: tell it what this one knows."""
         self._prepare(halt.term, halt.lost, leader)
+        record = self._role.record
+        for line in () if record is None else record.since(halt.line):
+            self._endpoint.send(leader, m.Noted(*line))
         for update in self._serving.known:
             for message in messages_of(update):
                 self._endpoint.send(leader, message)

@@ -13,7 +13,7 @@ from psdp.job import Job
 from psdp.modes import MODES
 from psdp.policies import make_policy
 from psdp.protocol import Apply, Push, SendWeights
-from psdp.records.events import Happened, events_file, read_record
+from psdp.records.events import Happened, NewTerm, events_file, read_record
 from psdp.records.folder import CONFIG, SUMMARY
 from psdp.records.replay import check_end
 from psdp.simulate.course import rate
@@ -54,6 +54,7 @@ def _updates(job: Job, happened: Iterable[Happened]) -> list[tuple[float, int]]:
     updates, done, now_s = [], 0, 0.0
     for each in happened:
         event = each.event
+        assert not isinstance(event, NewTerm), "which is refused"
         if isinstance(event, Push):
             now_s = each.time_s
             units = event.work.steps * job.units_per_gradient
@@ -108,6 +109,11 @@ def read_run(folder: Path) -> Recorded:
     if "task" in config:  # of another unit, which stands for a token here
         per_batch = {"block_size": 1, "batch_size": config["units_per_batch"]}
         config["settings"] = {**config["settings"], **per_batch}
+    if any(isinstance(each.event, NewTerm) for each in events.happened):
+        raise ConfigError(
+            f"--calibrate {folder}: a server was lost, and what was under way was done again; "
+            "record a run that nothing disturbs"
+        )
     return Recorded(config, summary, events.happened)
 
 

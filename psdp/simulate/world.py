@@ -24,7 +24,7 @@ from psdp.protocol import (
     Sums,
     Work,
 )
-from psdp.records.events import Happened
+from psdp.records.events import Happened, NewTerm
 from psdp.simulate.changes import Changes
 from psdp.simulate.clock import Action, Clock, Cores, Network, Ring
 from psdp.simulate.costs import Costs
@@ -224,6 +224,7 @@ class World:
 
     def _follow(self, happened: Happened) -> None:
         """Do what the policy says to this."""
+        assert not isinstance(happened.event, NewTerm), "no server is lost here"
         if not self._policy.drained:
             self._note(happened)
         effects = self._policy.handle(happened.event)

@@ -81,7 +81,8 @@ def _read_dataclass(kind: Any, value: Any) -> Any:
 
 
 def _fields_of(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in _types(type(value))}
+    kind: Any = type(value)
+    return {name: getattr(value, name) for name in _types(kind)}
 
 
 @cache

@@ -7,15 +7,21 @@ from collections.abc import Callable
 from typing import Any
 
 import psdp
-from psdp.records.events import Record, digest_of, events_file
+from psdp.records.events import digest_of, events_file
+from psdp.records.record import Record
 from psdp.servers.progress import Progress
 from psdp.startup.prepare import Ready
 
 
-def begin_record(
-    ready: Ready, progress: Progress, now: Callable[[], float] = time.monotonic
+def record_of(
+    ready: Ready,
+    progress: Progress,
+    *,
+    leads: bool,
+    now: Callable[[], float] = time.monotonic,
 ) -> Record | None:
-    """Return the record of what happens from here on, if the run is to be recorded.
+    """Return the record of what happens from here on, if the run is to be recorded; who ``leads``
+    begins it.
 
     Args:
         now: a clock in seconds.
@@ -25,9 +31,11 @@ def begin_record(
     """
     if not ready.job.config.run.record:
         return None
-    folder = ready.folder
-    path = events_file(folder.path, progress.version)
-    return Record(path, folder.check, _start(ready, progress), now)
+    folder, version = ready.folder, progress.version
+    record = Record(events_file(folder.path, version), version, folder.check, now)
+    if leads:
+        record.begin(_start(ready, progress))
+    return record
 
 
 def _start(ready: Ready, progress: Progress) -> dict[str, Any]:

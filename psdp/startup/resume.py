@@ -224,12 +224,16 @@ def _listed(numbers: Sequence[int], most: int = 8) -> str:
     return some if len(numbers) <= most else f"{some} and {len(numbers) - most} more"
 
 
+def _ranks_that_work(record: Mapping[str, Any]) -> int:
+    return int(len(record["hosts"]) - record["servers"] - record.get("standbys", 0))
+
+
 def check_replayable(job: Job, run: Path) -> None:
     """
     Raises:
         ReplayError: the run to replay is of another job; the text says what differs.
     """
-    ranks = _told_by(run, lambda record: len(record["hosts"]) - record["servers"])
+    ranks = _told_by(run, _ranks_that_work)
     if ranks != len(job.worker_ranks):
         raise ReplayError(
             f"--replay {run}: that run had {ranks} ranks that worked, this job has "

@@ -15,6 +15,7 @@ from psdp.records.console import Console
 from psdp.records.events import events_file
 from psdp.records.metrics import Best
 from psdp.records.profile import UNPROFILED, Profile
+from psdp.records.record import Record
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Replay, Script
 from psdp.records.shadow import Shadow
@@ -23,11 +24,12 @@ from psdp.servers.course import Earlier
 from psdp.servers.follower import Follower
 from psdp.servers.leader import Leader
 from psdp.servers.noting import Noting
+from psdp.servers.role import Role
 from psdp.servers.serving import Serving
-from psdp.servers.terms import Role, Terms
+from psdp.servers.terms import Terms
 from psdp.startup.describing import describe
 from psdp.startup.prepare import Ready
-from psdp.startup.recording import begin_record
+from psdp.startup.recording import record_of
 from psdp.transport import Endpoint
 from psdp.transport.reducer import Reducer
 from psdp.workers.worker import Worker
@@ -97,7 +99,9 @@ def make_holder(ready: Ready, endpoint: Endpoint, asking: Asking) -> Leader | Fo
     """Return what a rank does that holds a shard, from the start or from its checkpoint on."""
     making = Holding(ready, endpoint, asking)
     first = making.first()
-    return Terms(first, making.follow) if ready.job.stands_by else first
+    # In a replay other terms begin where they did, though nobody is lost.
+    ends = ready.job.stands_by or ready.job.config.run.replay is not None
+    return Terms(first, making.follow) if ends else first
 
 
 class Holding:
@@ -116,16 +120,17 @@ class Holding:
         """Return the role in the first term."""
         ready, run, job = self._ready, self._ready.job.config.run, self._ready.job
         serving = self._serve(job, None)
-        if job.leader != self._endpoint.rank:
-            return self._follower(serving, self._shadow(serving))
-        version, units = serving.progress.version, serving.progress.units
+        leads = job.leader == self._endpoint.rank
+        script, now = self._script(serving.progress.version) if leads else (None, time.monotonic)
+        record = record_of(ready, serving.progress, leads=leads, now=now)
+        if not leads:
+            return self._follower(serving, self._shadow(serving), record)
+        units = serving.progress.units
         console = Console(job.units, units, name=job.units_name, quiet=run.quiet)
         console.say(describe(ready, self._asking.survives, self._asking.lease_s))
-        script, now = self._script(version)
         recorder = self._recorder(serving, console, now)
         if run.profile and isinstance(serving.profile, Profile):
             recorder.profiles[self._endpoint.rank] = serving.profile
-        record = begin_record(ready, serving.progress, now)
         if ready.manifest is not None:
             recorder.resumed(None if record is None else record.start)
         return Leader(
@@ -157,20 +162,20 @@ class Holding:
         serving = self._serve(job, before.serving)
         if job.leader != self._endpoint.rank:
             noting = before.noting if isinstance(before, Follower) else None
-            follower = self._follower(serving, None if noting is None else noting.recorder)
+            recorder = None if noting is None else noting.recorder
+            follower = self._follower(serving, recorder, before.record)
             follower.left |= before.left
             if follower.noting is not None:
                 follower.noting.took_over(before.job)
             return follower
-        closed: set[int] = set()
         if isinstance(before, Leader):
             recorder, closed = before.recorder, before.course.closed
-            copying = before.copying
+            copying, replay = before.copying, before.replay
         else:
             assert isinstance(before, Follower)
             assert before.noting is not None, "who stands by for the leader notes"
             recorder, closed = before.noting.recorder, self._take_over(before, serving)
-            copying = Copying(self._copier(), recorder)
+            copying, replay = Copying(self._copier(), recorder), None
         leader = Leader(
             job,
             serving,
@@ -179,6 +184,8 @@ class Holding:
             self._ready.identity,
             best=self._best,
             copying=copying,
+            record=before.record,
+            replay=replay,
             signalled=self._asking.limit(self._asking.asked),
             gone=self._all_gone,
             earlier=Earlier(before.left, closed, before.over),
@@ -193,6 +200,8 @@ class Holding:
         assert isinstance(folder, Shadow)
         assert before.noting is not None
         records = folder.take_over()
+        if before.record is not None:
+            before.record.take_over()
         evaluations = [record for record in records if record["kind"] == "eval"]
         for record in evaluations:
             loss = record["val_loss"]
@@ -227,12 +236,15 @@ class Holding:
             profile=profile if before is None else before.profile,
         )
 
-    def _follower(self, serving: Serving, recorder: Recorder | None) -> Follower:
+    def _follower(
+        self, serving: Serving, recorder: Recorder | None, record: Record | None
+    ) -> Follower:
         job = serving.job
         notes = recorder is not None and self._endpoint.rank in job.holders[0]
         return Follower(
             serving,
-            noting=Noting(job, recorder) if recorder is not None and notes else None,
+            noting=Noting(job, recorder, record=record) if recorder and notes else None,
+            record=record,
             signalled=self._asking.asked,
             gone=self._all_gone,
         )

@@ -144,12 +144,24 @@ class Over:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """Rank 0 to the others, with --record, before what follows from it: this is the line of the
+    record of this number, and this version is decided with it."""
+
+    line: int
+    version: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Halt:
     """To all that hold a shard: a term ends, since these that did are lost; tell the sender, who
-    leads the next term of this number, what you know (:class:`Include`, :class:`ApplyMean`)."""
+    leads the next term of this number, what you know (:class:`Include`, :class:`ApplyMean`, and
+    :class:`Noted` of lines after this one)."""
 
     term: int
     lost: tuple[int, ...]
+    line: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from psdp.transport.between_servers import (
     Include as Include,
     Left as Left,
     Moved as Moved,
+    Noted as Noted,
     Over as Over,
     PartialNorm as PartialNorm,
     Rehost as Rehost,
@@ -315,6 +316,7 @@ Message = (
     | Failed
     | Left
     | Follows
+    | Noted
     | Over
     | Halt
     | Halted
@@ -329,7 +331,7 @@ WITH_PAYLOAD = (*PUSHES.values(), State, Answer)
 """Kinds that a vector always follows; no other kind has a landing."""
 
 OF_ANY_TERM = (
-    *(Include, ApplyMean, Halt, Halted, Close, Closed, Rehost, Begin, Left),
+    *(Include, ApplyMean, Halt, Halted, Close, Closed, Rehost, Begin, Left, Noted),
     *(Signalled, Failed),
 )
 """Kinds that count whenever they come; all others are void when a later term has begun."""

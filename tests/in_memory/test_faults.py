@@ -211,9 +211,9 @@ def test_a_shard_that_is_written_twice_is_not_two_shards(tmp_path: Path) -> None
     saved = ShardSaved(0, file["name"], file["bytes"], file["sha256"], 0.0)
     leader.keeping.saved(saved)
     leader.keeping.saved(saved)
-    while 0 not in leader.keeping.paths:
+    while 0 not in leader.copies.paths:
         leader.serving.see_written()
-    kept = read_manifest(leader.keeping.paths[0])
+    kept = read_manifest(leader.copies.paths[0])
     np.testing.assert_array_equal(read_weights(kept), run.weights)
 
 

@@ -150,7 +150,6 @@ def test_a_run_that_was_taken_over_can_be_resumed(tmp_path: Path) -> None:
     ("settings", "words"),
     [
         ({"mode": "allreduce"}, "--standby True has a meaning with --mode"),
-        ({"record": True}, "--standby does not go with --record"),
         ({"server_device": "gpu"}, "--standby does not go with --server-device gpu"),
     ],
 )

@@ -10,7 +10,8 @@ import pytest
 
 from psdp.errors import CheckpointError, ReplayError
 from psdp.protocol import Leave, Move, Pull, Push, Stop, Switch, Work
-from psdp.records.events import Happened, Record, Seal, events_file, read_lines, read_record
+from psdp.records.events import Happened, Seal, events_file, read_lines, read_record
+from psdp.records.record import Record
 from psdp.records.replay import Replay
 
 WORK = Work(clock=0, version=7, units=16, loss=2.5, sum_of_squares=0.1, step_s=0.25, busy_s=0.125)
@@ -22,9 +23,10 @@ def nobody_else() -> None:
 
 
 def write_record(folder: Path) -> Record:
-    record = Record(events_file(folder, 7), nobody_else, {"version": 7}, now=lambda: 1.5)
+    record = Record(events_file(folder, 7), 7, nobody_else, now=lambda: 1.5)
+    record.begin({"version": 7})
     for event in EVENTS:
-        record.note(Happened(event))
+        record.note(Happened(event), 7)
     return record
 
 
@@ -50,16 +52,15 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     kinds = [type(happened.event) for happened in events.happened]
     assert kinds == [type(event) for event in EVENTS]
     assert events.seal == record.seal
-    assert events.first == 2
+    assert events.numbers == [2, 3, 4, 5, 6, 7, 8]
 
 
 def test_a_seal_is_that_of_the_event_that_made_a_version(tmp_path: Path) -> None:
-    record = Record(events_file(tmp_path, 7), nobody_else, {"version": 7})
+    record = Record(events_file(tmp_path, 7), 7, nobody_else)
+    record.begin({"version": 7})
     assert record.seal_of(7).line == 1
-    record.note(Happened(Pull(1)))
-    record.decided(8)
-    record.note(Happened(Pull(2)))
-    record.decided(9)
+    record.note(Happened(Pull(1)), 8)
+    record.note(Happened(Pull(2)), 9)
     assert (record.seal_of(7).line, record.seal_of(8).line, record.seal_of(9).line) == (1, 2, 3)
     record.forget(9)
     assert record.seal_of(9) == record.seal
@@ -123,4 +124,4 @@ def test_a_folder_that_is_another_jobs_is_not_written(tmp_path: Path) -> None:
         raise CheckpointError("another job has it")
 
     with pytest.raises(CheckpointError, match="another job has it"):
-        Record(events_file(tmp_path, 0), another, {"version": 0})
+        Record(events_file(tmp_path, 0), 0, another).begin({"version": 0})

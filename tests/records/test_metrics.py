@@ -82,10 +82,10 @@ def test_the_best_loss_is_the_lowest_and_the_others_are_counted_since() -> None:
     losses = [(10, 3.0), (20, 2.0), (30, 2.0), (40, math.nan), (50, 2.5), (60, 1.0)]
     seen = [(best.better(loss, version), best.evaluations_since) for version, loss in losses]
     assert seen == [(True, 0), (True, 0), (False, 1), (False, 2), (False, 3), (True, 0)]
-    assert best == Best(1.0, 0, 60)
+    assert best == Best(1.0, 0, 60, 60)
 
 
-@pytest.mark.parametrize("best", [Best(), Best(2.5, 3, 40)])
+@pytest.mark.parametrize("best", [Best(), Best(2.5, 3, 40, 10)])
 def test_the_best_survives_a_checkpoint(best: Best) -> None:
     record = json.loads(json.dumps(best.record(), allow_nan=False))
     assert Best.from_record(record) == best

@@ -1,0 +1,241 @@
+"""The record of a run's events: written by who leads, and known to all others that hold a shard, of
+whom one may have to go on with it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from psdp.errors import CheckpointError
+from psdp.protocol import Push
+from psdp.records.events import (
+    START,
+    Happened,
+    NewTerm,
+    Seal,
+    event_in,
+    hash_in,
+    line_of,
+    with_hash,
+)
+from psdp.records.folder import end_of_last_line
+
+LATEST = 4096
+"""So many lines a rank keeps that may be missing in the file when its writer's host is lost."""
+
+MOST_TOLD = 900
+"""The longest line that fits a message. A longer one is in the file, or lost with it, as is the
+first."""
+
+
+class Line(NamedTuple):
+    """A line: its number from 1, the version that is decided with it, and as it stands there."""
+
+    number: int
+    version: int
+    text: str
+
+
+Tell = Callable[[int, int, str], object]
+"""Tells the others of a :class:`Line`."""
+
+
+class Record:
+    """The lines of a file of events, of which readers see each at once.
+
+    Args:
+        version: that the start goes on from.
+        check: raises CheckpointError if the file must not be written any more.
+        now: a clock in seconds.
+
+    Attributes:
+        start: the hash of the first line, at who writes.
+        tell: tells the others, where there are any that may have to go on.
+
+    Raises:
+        CheckpointError: of all that writes: it cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        version: int,
+        check: Callable[[], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = path
+        self.start = ""
+        self.tell: Tell | None = None
+        self._check = check
+        self._now = now
+        self._late_s = 0.0
+        """What the clock of who wrote before is ahead of this rank's."""
+        self._lines, self._hash = 0, ""
+        self._seals: dict[int, tuple[int, str]] = {}
+        """By version, the number and the hash of the line that it was decided with."""
+        self._first = version
+        self._kept: deque[Line] = deque(maxlen=LATEST)
+        self._ends: dict[int, int] = {}
+        """By version, the last line before one that decided another."""
+        self._moved: list[tuple[int, int, int]] = []
+        """Workers that have moved, to which ranks, and after how many lines."""
+        self._lost: set[int] = set()
+
+    # Written by who leads
+
+    def begin(self, start: Mapping[str, Any]) -> None:
+        """Begin the file; ``start`` says of which job it is."""
+        try:
+            # Of an earlier start from the same version nothing is left but this.
+            self.path.write_text("", encoding="utf-8")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._append([START, dict(start)], self._first)
+        self.start = self._hash
+
+    def note(self, happened: Happened, version: int) -> None:
+        """Write an event, with which this version is decided."""
+        line = line_of(happened)
+        if isinstance(happened.event, Push):
+            work, time_s = happened.event.work, self._now() + self._late_s
+            line += [round(time_s, 6), round(work.busy_s, 9), round(work.cpu_s, 6)]
+        self._append(line, version)
+
+    def begin_term(
+        self,
+        number: int,
+        version: int,
+        lost: Collection[int],
+        modes: Collection[str] = (),
+        evaluating: Collection[int] = (),
+    ) -> None:
+        """Write that a term begins at this version, without these ranks, after these changes of
+        mode, with evaluations of these versions. Lines that decided later versions are void, and
+        those of which nobody knew."""
+        if self.tell is not None:  # there may be one who has just begun to hold a shard
+            for line in self.since(self._seal(version)[0] - 1):
+                self.tell(*line)
+        counts = self._ends.get(version, 1)
+        moved = tuple((worker, rank) for at, worker, rank in self._moved if at >= counts)
+        gone = tuple(sorted({*lost} - self._lost))
+        void = self._lines - counts
+        term = NewTerm(number, version, void, gone, moved, tuple(modes), tuple(evaluating))
+        self._append(line_of(Happened(term)), version)
+
+    # Known to all
+
+    @property
+    def seal(self) -> Seal:
+        """How far it has come."""
+        return Seal(self.path.name, self.start, self._lines, self._hash)
+
+    def seal_of(self, version: int) -> Seal:
+        """Return how far this had come with the event that made a version, which no
+        :meth:`forget` was told to forget."""
+        return Seal(self.path.name, self.start, *self._seal(version))
+
+    def forget(self, before: int) -> None:
+        """Versions before this one are asked for no more."""
+        for version in [version for version in self._seals if version < before]:
+            del self._seals[version], self._ends[version]
+        first = min((line for line, _ in self._seals.values()), default=0)
+        self._moved = [moved for moved in self._moved if moved[0] >= first]
+
+    def moved(self, worker: int, rank: int) -> None:
+        """Another rank computes for a worker by now, of which a line tells or will tell."""
+        self._moved.append((self._lines, worker, rank))
+
+    # At who may go on with it
+
+    def hear(self, number: int, version: int, text: str) -> bool:
+        """Take a line that another rank has written; say whether it is new here."""
+        if number <= self._lines:
+            return False
+        self._take(Line(number, version, text), hash_in(text))
+        return True
+
+    def since(self, number: int) -> Iterator[Line]:
+        """Yield the lines after this one, as far as they are kept."""
+        return (line for line in tuple(self._kept) if line.number > number)
+
+    @property
+    def lines(self) -> int:
+        """How many are known."""
+        return self._lines
+
+    def take_over(self) -> None:
+        """Go on writing in place of the rank that did: drop a last line that is cut off, and add
+        what is missing.
+
+        Raises:
+            CheckpointError: a line is missing that is not known here.
+        """
+        try:
+            first, last, count = _ends_of(self.path)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self.start = hash_in(first)
+        for line in self.since(count):
+            if line.number != count + 1:
+                text = f"{self.path} lacks line {count + 1}, which no rank that is left knows"
+                raise CheckpointError(f"{text}; the run stops here")
+            self._write(line.text)
+            count += 1
+        if count > self._lines:  # who wrote them has told nobody
+            self._lines, self._hash = count, hash_in(last)
+        pushes = (event_in(line.text) for line in reversed(self._kept))
+        latest = next((push for push in pushes if isinstance(push.event, Push)), None)
+        if latest is not None:
+            self._late_s = latest.time_s - self._now()
+
+    def _append(self, content: list[Any], version: int) -> None:
+        text, digest = with_hash(self._hash, content)
+        self._write(text)
+        line = Line(self._lines + 1, version, text)
+        if self._take(line, digest) and self.tell is not None:
+            self.tell(*line)
+
+    def _take(self, line: Line, digest: str) -> bool:
+        """Take note of a line; say whether others can be told of it."""
+        self._lines, self._hash = line.number, digest
+        self._seals.setdefault(line.version, (line.number, digest))
+        self._ends[line.version] = line.number
+        if line.text.startswith(f'["{NewTerm.NAME}"'):
+            term = event_in(line.text).event
+            assert isinstance(term, NewTerm)
+            for version in [version for version in self._seals if version > line.version]:
+                del self._seals[version], self._ends[version]
+            self._lost |= {*term.lost}
+        told = line.number > 1 and len(line.text) <= MOST_TOLD
+        if told:
+            self._kept.append(line)
+        return told
+
+    def _seal(self, version: int) -> tuple[int, str]:
+        return (1, self.start) if version == self._first else self._seals[version]
+
+    def _write(self, text: str) -> None:
+        self._check()
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(f"cannot write {self.path}: {error.strerror}; the run stops here")
+
+
+def _ends_of(path: Path) -> tuple[str, str, int]:
+    """Drop a last line that is cut off; return the first line, the last, and how many there are."""
+    with path.open("rb+") as file:
+        file.truncate(end_of_last_line(file))
+        file.seek(0)
+        first = file.readline()
+        count, last = next(iter(deque(enumerate(file, start=2), maxlen=1)), (1, first))
+    if not first:
+        raise CheckpointError(f"{path} is empty, though it was begun; the run stops here")
+    return first.decode().rstrip("\n"), last.decode().rstrip("\n"), count
