@@ -172,6 +172,8 @@ def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
         if lost and (over := line.over()) is not None:  # and has said why
             world.abort(over, known=True)
         status = tell(world.rank, error)
+        if isinstance(role, Terms) and role.leaves_it_to_another(error):
+            world.die()
         line.ended(status)
         with suppress(BaseException):
             others = world.survives and isinstance(role, Worker) and role.job.bears_losses

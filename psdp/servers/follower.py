@@ -17,6 +17,7 @@ from psdp.records.record import Record
 from psdp.servers.ending import LAST_SAVE_S
 from psdp.servers.means import works_of
 from psdp.servers.noting import Noting
+from psdp.servers.relief import Relief
 from psdp.servers.saving import Refused, Saved
 from psdp.servers.serving import TICK_S, WRITE_S, Serving
 from psdp.servers.terms import TermEnds, bearing
@@ -56,10 +57,14 @@ class Follower:
         self.finished = self.over = False
         self.noting = noting
         self.record = record
+        self.relief = Relief(serving.job, serving)
+        self._server = self.job.servers[self.job.shard_of(serving.endpoint.rank)]
         self.left: set[int] = set()
         self._signalled = signalled
         self.gone = gone
         self._told = False
+        self._relieves: int | None = None
+        """The version that its server could not come to, or not past."""
         self._last: int | None = None
         """The version that the run ends with, once rank 0 has said so."""
         self._hearing = Hearing(self.job.leader)
@@ -111,6 +116,9 @@ class Follower:
                     self.serving.endpoint.send(self.job.leader, m.HasLanded(worker, peer))
             case m.Moved(worker, rank) if peer == self.job.leader:
                 self._move(worker, rank)
+            case m.Relieve(version) if peer == self._server:
+                self._relieves = version
+                self._relieve()
             case m.Noted() if peer in self.job.holders[0]:
                 self.learn(message)
             case m.Left(rank) if peer == self.job.leader:
@@ -192,6 +200,13 @@ class Follower:
     def updated(self, update: o.Update, norm: float) -> None:
         self.note(update, norm)
         self._save_last()
+        self._relieve()
+
+    def _relieve(self) -> None:
+        """Tell a server that has failed that this rank goes on, if it has not come to the same."""
+        if self._relieves is not None and self.serving.progress.version >= self._relieves:
+            self.serving.endpoint.send(self._server, m.Relieved())
+            self._relieves = None
 
     def note(self, update: o.Update, norm: float) -> None:
         """Take an update down, as the leader does."""

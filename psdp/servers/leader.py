@@ -30,6 +30,7 @@ from psdp.servers.leaving import Leaving
 from psdp.servers.means import UPDATE, works_of
 from psdp.servers.membership import Membership
 from psdp.servers.noting import Noting
+from psdp.servers.relief import Relief
 from psdp.servers.serving import WRITE_S, Serving
 from psdp.servers.telling import Telling
 from psdp.servers.terms import TermEnds, bearing
@@ -114,6 +115,7 @@ class Leader:
         self.leaving = Leaving(job, self.membership, self.deciding, recorder.console)
         save, copied = self.keeping.save_now, self.copying.finish
         self.ending = Ending(self.keeping.settle, self._write_summary, save, copied)
+        self.relief = Relief(job, serving)
         serving.owner = self
 
     def run(self) -> None:
@@ -121,7 +123,8 @@ class Leader:
 
         Raises:
             TermEnds: others hold the shards from now on.
-            BaseException: it ended early; what could be kept is, and a note says where.
+            BaseException: it ended early; what could be kept is, and a note says where. Or another
+                rank is to go on with it.
         """
         try:
             self.noting.begin_term(self.serving.progress.version, self.course.evaluating)
@@ -136,6 +139,8 @@ class Leader:
         except TermEnds:
             raise
         except BaseException as error:
+            if self.relief.found(error):
+                raise
             self.ending.end(error)
 
     @property

@@ -8,6 +8,7 @@ from typing import NoReturn, Protocol
 from psdp.job import Job
 from psdp.protocol import order as o
 from psdp.records.record import Record
+from psdp.servers.relief import Relief
 from psdp.servers.serving import Owner, Serving
 from psdp.transport import messages as m
 
@@ -19,6 +20,7 @@ class Role(Owner, Protocol):
     serving: Serving
     over: bool
     record: Record | None
+    relief: Relief
     gone: Callable[[], Collection[tuple[int, str]]]
     """Returns the ranks that are no more, as the launcher tells, and why it does."""
 

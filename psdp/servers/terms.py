@@ -73,6 +73,7 @@ class Terms:
     def __init__(self, first: Role, follow: Callable[[Job, Role], Role]) -> None:
         self.role = first
         self._follow = follow
+        self._given_up = False
 
     @property
     def job(self) -> Job:
@@ -102,6 +103,7 @@ class Terms:
                 self.role.serving.giving.writer.leave()
                 self.role = self._follow(job, self.role)
             except BaseException as error:
+                self._given_up = True
                 self.role.give_up(error)
 
     def _next(self, ends: TermEnds) -> Job:
@@ -110,6 +112,10 @@ class Terms:
         if role.over:  # others may have ended, and nothing is asked of them any more
             return role.job.without({ends.rank, *role.left, *role.serving.endpoint.lost})
         return Change(role).run(ends)
+
+    def leaves_it_to_another(self, error: BaseException) -> bool:
+        """Say whether another rank goes on with this one's shard after an error here."""
+        return not self._given_up and self.role.relief.found(error)
 
     def fail(self, error: BaseException, status: int) -> None:
         """Do what is left to do after an error: where this rank leads, the others are not to go on

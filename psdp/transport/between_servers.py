@@ -139,6 +139,18 @@ class Follows:
 
 
 @dataclass(frozen=True, slots=True)
+class Relieve:
+    """Server to its standby: an error keeps the sender from coming to this version, or past it."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Relieved:
+    """Standby to its server: the sender has come to that version, and goes on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Over:
     """Rank 0 to the others: nothing is left to do but to say :class:`Finish`."""
 

@@ -33,6 +33,8 @@ from psdp.transport.between_servers import (
     Over as Over,
     PartialNorm as PartialNorm,
     Rehost as Rehost,
+    Relieve as Relieve,
+    Relieved as Relieved,
     SaveNow as SaveNow,
     SaveSnapshot as SaveSnapshot,
     SendShard as SendShard,
@@ -317,6 +319,8 @@ Message = (
     | Left
     | Follows
     | Noted
+    | Relieve
+    | Relieved
     | Over
     | Halt
     | Halted

@@ -64,3 +64,6 @@ class World(Protocol):
         Args:
             known: the others know already why; they need not see this one's end.
         """
+
+    def die(self) -> NoReturn:
+        """End this rank alone, where the job goes on without it, so that the others see it."""

@@ -14,7 +14,7 @@ from jobs import Training, before_gradient, train
 from losses import check, die_at_message, die_with, told
 
 from psdp.checkpoint import find_checkpoint, read_manifest
-from psdp.errors import ConfigError, PeerLost
+from psdp.errors import CheckpointError, ConfigError, PeerLost, RankFailed
 from psdp.transport import messages as m
 
 WHERE: Mapping[str, tuple[type[Any], int]] = {
@@ -92,6 +92,52 @@ def test_the_second_loss_of_a_shard_ends_the_job_with_its_last_checkpoint(tmp_pa
     with pytest.raises(PeerLost, match="rank 3 is gone"):
         train(tmp_path, prepare=prepare, standby=True, **common)
     assert read_manifest(find_checkpoint(tmp_path)).state["version"] > 0
+
+
+def fail_at(run: Training, rank: int, version: int, error: BaseException) -> None:
+    """Let a rank that holds a shard raise an error with its update to a version."""
+    shard = run.role(rank).serving.shard
+    update = shard.update
+
+    def updating(*arguments: Any) -> Any:
+        if shard.updates == version - 1:
+            raise error
+        return update(*arguments)
+
+    shard.update = updating  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a mistake"), MemoryError(), SystemExit(3)])
+@pytest.mark.parametrize("rank", [0, 1, 4, 5])
+def test_an_error_costs_the_rank_that_it_comes_to(
+    tmp_path: Path, rank: int, error: BaseException
+) -> None:
+    common = {"workers": 2, "servers": 2, "eval_every": 2}
+    run = train(
+        tmp_path / "run", prepare=lambda run: fail_at(run, rank, 3, error), standby=True, **common
+    )
+    check(run)
+    check_alike(run, train(tmp_path / "undisturbed", **common))
+    assert run.last_job.term.lost == {rank}
+
+
+def test_an_error_that_comes_to_both_ends_the_run_saved(tmp_path: Path) -> None:
+    def prepare(run: Training) -> None:
+        for rank in 0, 3:
+            fail_at(run, rank, 4, RuntimeError("a mistake"))
+
+    with pytest.raises(RuntimeError, match="a mistake") as ended:
+        train(tmp_path, prepare=prepare, workers=2, standby=True)
+    kept = find_checkpoint(tmp_path)
+    assert ended.value.__notes__ == [f"the weights so far are in {kept}"]
+    assert read_manifest(kept).state["version"] == 3
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_an_error_that_is_meant_ends_the_run_at_once(tmp_path: Path, rank: int) -> None:
+    error = CheckpointError("the disk is full")
+    with pytest.raises((CheckpointError, RankFailed)):
+        train(tmp_path, prepare=lambda run: fail_at(run, rank, 4, error), workers=2, standby=True)
 
 
 def test_early_stopping_is_not_forgotten(tmp_path: Path) -> None:

@@ -122,6 +122,10 @@ class MpiWorld:
             os.kill(os.getpid(), signal.SIGKILL)
         os._exit(code)
 
+    def die(self) -> NoReturn:
+        """End this rank alone, where the job goes on without it, so that the others see it."""
+        self.abort(1)
+
     def _wait(self, request: MPI.Request, deadline_s: float) -> None:
         backoff = Backoff()
         while not request.Test():
