@@ -208,12 +208,18 @@ def _line(name: object, values: Iterable[float | str], form: str = "") -> str:
     return f"{name!s:13}" + "".join(f"{value:>17{form}}" for value in values)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what a command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
     parser.add_argument("--seeds", type=int, default=2, metavar="N")
     parser.add_argument("--out", type=Path, default=Path("sweeps/regret"), metavar="FOLDER")
-    own = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the runs that are not there; print what came of all of them."""
+    own = parse(argv)
     found: dict[str, float] = {}
     worth: dict[str, dict[str, float]] = {}
     print(_line("loss", [*ROWS, "regret"]))

@@ -27,7 +27,7 @@ import psdp.launch.options
 import psdp.report.__main__
 import psdp.simulate.__main__
 import psdp.virtual
-from benchmarks import sweep
+from benchmarks import regret, sweep
 from psdp.cli import given_settings
 from psdp.config import Config, flag_of, settings
 from psdp.modes import MODES
@@ -124,6 +124,7 @@ MODULES: dict[str, Callable[[list[str]], object]] = {
     "psdp.audit": psdp.audit.__main__.parse,
     "psdp.simulate": psdp.simulate.__main__.parse,
     "psdp.virtual": psdp.virtual.parse,
+    "benchmarks.regret": regret.parse,
     "benchmarks.sweep": parse_sweep,
 }
 
