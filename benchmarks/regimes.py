@@ -3,13 +3,13 @@
     python benchmarks/regimes.py [--only CAUSE[,CAUSE...]] [--jobs N] [--out DIR]
 
 Each of forty jobs has one cause planted: steps that are uneven by chance, a worker that is always
-slow, a slow link, a slow update (large models, of few tokens a step), a tiny model, or more ranks
-than cores. A job is named right if its cause is among the regimes that python -m psdp.report tells
-of it, and no other cause is; that cores were short may be told of any, since on a machine that has
-other work it is true, and of ranks that outnumber the cores too. Exits with status 1 where less
-than 95 % are named right.
+slow, a slow link, a slow update (of many workers' large models, with a token a step), a tiny model,
+or more ranks than cores. A job is named right if its cause is among the regimes that python -m
+psdp.report tells of it, and no other cause is; that cores were short may be told of any: it is true
+of ranks that outnumber the cores, and on a machine that has other work. Exits with status 1 where
+less than 95 % are named right.
 
---jobs N: of each cause the first N alone. On two cores all take about 6 minutes.
+--jobs N: of each cause the first N alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TINY = (
     *("--max-steps=500", "--eval-every=1000", "--eval-batches=4"),
 )
 LARGE = (
-    *("--n-layer=4", "--n-head=4", "--batch-size=1"),
+    *("--n-layer=4", "--n-head=4", "--batch-size=1", "--block-size=1"),
     *("--max-steps=40", "--eval-every=1000", "--eval-batches=1"),
 )
 
@@ -81,9 +81,10 @@ def plants() -> Iterator[Plant]:
     for mbps, transport in itertools.product((50, 100, 200), ("shared", "messages")):
         yield Plant(LINK, 2, (*STEADY, f"--link-mbps={mbps}", f"--transport={transport}"))
     yield Plant(LINK, 2, (*STEADY, "--link-mbps=100", "--mode=async"))
-    for width, block, workers in itertools.product((384, 512), (1, 2, 4), (4,)):
-        size = f"--n-embd={width}", f"--block-size={block}"
-        yield Plant(SLOW_UPDATE, workers, (*LARGE, *size))
+    for width, workers in itertools.product((256, 384), (6, 8)):
+        yield Plant(SLOW_UPDATE, workers, (*LARGE, f"--n-embd={width}"))
+    for workers in (4, 6):
+        yield Plant(SLOW_UPDATE, workers, (*LARGE, "--n-embd=384", "--mode=async"))
     for width, workers, transport in itertools.product((4, 8, 16), (2,), ("shared", "messages")):
         size = f"--n-embd={width}", f"--transport={transport}"
         yield Plant(EXCHANGE_BOUND, workers, (*TINY, *size))
