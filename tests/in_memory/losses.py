@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,35 @@ from jobs import Training
 from psdp.audit.auditing import Audit
 from psdp.checkpoint import find_checkpoint, read_best, read_manifest, read_weights
 from psdp.transport import messages as m
+
+EXACT: list[dict[str, Any]] = [
+    {"mode": "sync"},
+    {"mode": "sync", "grad_clip": 0.1, "dropout": 0.1},
+]
+MODES: list[dict[str, Any]] = [
+    *EXACT,
+    {"mode": "async"},
+    {"mode": "ssp", "staleness": 1},
+    {"mode": "sync", "balance": "dynamic"},
+    *EXACT,
+    {"mode": "local", "local_steps": 2},
+    {"mode": "easgd", "local_steps": 2},
+    {"mode": "async", "lag_compensation": "dc-asgd", "overlap": False},
+    {"mode": "local", "merge": "async", "local_steps": 2},
+    {"mode": "async", "overlap": True},
+    {"mode": "auto"},
+]
+
+WHERE: Mapping[str, tuple[type[Any], int]] = {
+    "before an update is told": (m.Include, 4),
+    "while an update is told": (m.ApplyMean, 3),
+    "before an answer": (m.Answer, 5),
+    "before a copy is let go": (m.DropSnapshot, 1),
+    "before it asks for the last checkpoint": (m.SaveSnapshot, 3),
+    "at the end": (m.Over, 1),
+    "while it says that the run is over": (m.Finish, 2),
+}
+"""At which messages of rank 0 it may die: of which kind, and which of these, from 1."""
 
 
 def die_with(run: Training, rank: int, kind: type[Any], number: int = 1) -> None:

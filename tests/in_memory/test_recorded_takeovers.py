@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dying import MODES, WHERE, check, die_at_message, die_with, victims
 from jobs import Training, before_gradient, train
+from losses import MODES, WHERE, check, die_at_message, die_with
 
 from psdp.audit.auditing import Audit
 from psdp.audit.findings import Verdict
@@ -39,6 +39,16 @@ def proved(run: Path, recompute: int = 0) -> Audit:
 def terms(run: Training) -> list[NewTerm]:
     events = [happened.event for happened in read_record(events_file(run.folder, 0)).happened]
     return [event for event in events if isinstance(event, NewTerm)]
+
+
+def victims(dice: random.Random, servers: int, ranks: int) -> list[int]:
+    """Return ranks that may die together: of each shard one at most, and not all that work."""
+    standbys = servers + ranks
+    lost = [dice.choice([0, standbys])]
+    if servers == 2:
+        other = dice.choice([1, standbys + 1])
+        lost = dice.choice([lost, [other], [*lost, other]])
+    return [*lost, servers] if ranks > 1 and dice.random() < 0.3 else lost
 
 
 def uneven(run: Training, dice: random.Random) -> None:

@@ -11,21 +11,11 @@ from typing import Any
 
 import pytest
 from jobs import Training, before_gradient, train
-from losses import check, die_at_message, die_with, told
+from losses import WHERE, check, die_at_message, die_with, told
 
 from psdp.checkpoint import find_checkpoint, read_manifest
 from psdp.errors import CheckpointError, ConfigError, PeerLost, RankFailed
 from psdp.transport import messages as m
-
-WHERE: Mapping[str, tuple[type[Any], int]] = {
-    "before an update is told": (m.Include, 4),
-    "while an update is told": (m.ApplyMean, 3),
-    "before an answer": (m.Answer, 5),
-    "before a copy is let go": (m.DropSnapshot, 1),
-    "before it asks for the last checkpoint": (m.SaveSnapshot, 3),
-    "at the end": (m.Over, 1),
-    "while it says that the run is over": (m.Finish, 2),
-}
 
 
 @pytest.mark.parametrize("servers", [1, 2])
@@ -117,7 +107,7 @@ def test_an_error_costs_the_rank_that_it_comes_to(
         tmp_path / "run", prepare=lambda run: fail_at(run, rank, 3, error), standby=True, **common
     )
     check(run)
-    check_alike(run, train(tmp_path / "undisturbed", **common))
+    assert told(run) == told(train(tmp_path / "undisturbed", **common))
     assert run.last_job.term.lost == {rank}
 
 
