@@ -22,7 +22,7 @@ from audit.recorded import (
     record,
     uneven,
 )
-from in_memory.jobs import Training, die_at, train
+from in_memory.jobs import Training, die, die_at, train
 
 from psdp.audit.__main__ import main
 from psdp.audit.auditing import Audit
@@ -80,6 +80,24 @@ def test_a_worker_that_moves_leaves_nothing_out(tmp_path: Path, mode: dict[str, 
     own.check()
     own.recompute(2, seed=3)
     assert not own.findings.contradicted
+
+
+def test_a_worker_that_moves_while_the_last_version_is_evaluated_is_no_event(
+    tmp_path: Path,
+) -> None:
+    def dies(run: Training) -> None:
+        evaluate, worker = run.worker(1).replica.model.evaluate, run.worker(1)
+
+        def evaluating(batch: Any) -> Any:
+            if run.leader.deciding.policy.drained:
+                die(worker)
+            return evaluate(batch)
+
+        worker.replica.model.evaluate = evaluating  # type: ignore[method-assign]
+
+    run = record(tmp_path / "run", dies, mode="sync")
+    assert run.summary["moves"] == 1
+    expect_proved(run.folder)
 
 
 CHANGES = {9: "ssp", 18: "local", 30: "sync", 36: "local-async", 46: "async"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from mpi import ROOT
+from mpi import ROOT, run_job
 from stores import BUCKET, s3_server
-from tiny import TINY, summary, train, write_corpus
+from tiny import TINY, failing, summary, train, write_corpus
 
+from psdp.launch.mpirun import find_launcher, has_ulfm, version_of
 from psdp.processes import kill_all
+
+VERSION = version_of(find_launcher(Path(sys.prefix), os.environ.get("PATH", os.defpath)))
 
 pytestmark = [pytest.mark.mpi, pytest.mark.one_mpi, pytest.mark.timeout(120)]
 
@@ -50,6 +54,24 @@ def test_a_run_that_was_killed_goes_on_from_its_url_in_an_empty_folder_with_the_
     generate = [sys.executable, "-m", "psdp.generate", "--checkpoint", URL, "--tokens", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run(generate, env=environment, cwd=folder, timeout=60).returncode == 0
+
+
+@pytest.mark.skipif(not has_ulfm(VERSION), reason="this MPI ends with its first rank")
+def test_who_takes_over_copies_to_the_url_too(folder: Path) -> None:
+    flags = (*TINY, "--corpus", "corpus.txt", "--checkpoint-every", "5", "--eval-every", "5")
+    code = failing({0: 60})
+    ended = run_job(
+        4, code, "--standby", *flags, "--out", "run", "--checkpoint-to", URL, cwd=folder
+    )
+    assert ended.returncode == 0, ended.stdout
+    told = summary(folder / "run")
+    assert (told["takeovers"], told["copies_failed"], told["stopped_by"]) == (1, 0, "budget")
+    files, here = fsspec.filesystem("s3"), folder / "run" / "checkpoints"
+    latest = max(path.name for path in here.glob("step-*"))
+    for name in f"{latest}/checkpoint.json", "best.json":
+        there = files.cat_file(f"{BUCKET}/runs/mine/checkpoints/{name}")
+        assert there == (here / name).read_bytes()
+    assert json.loads(files.cat_file(f"{BUCKET}/runs/mine/summary.json")) == told
 
 
 def kill_at_the_first_copy(folder: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mpi import run_job
-from tiny import TINY, metrics, summary, weights, write_corpus
+from tiny import KILLED, RAISES, TINY, failing, metrics, summary, weights, write_corpus
 
+from psdp.audit.auditing import Audit
+from psdp.audit.findings import Verdict
 from psdp.launch.mpirun import find_launcher, has_ulfm, version_of
 
 VERSION = version_of(find_launcher(Path(sys.prefix), os.environ.get("PATH", os.defpath)))
@@ -19,34 +21,22 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(90)]
 survives = pytest.mark.skipif(not has_ulfm(VERSION), reason="this MPI ends with its first rank")
 
 SETTINGS = (*TINY, "--corpus", "corpus.txt", "--virtual-workers", "2", "--dropout", "0.1")
-DIES = """
-import os, sys
-from psdp.servers.serving import Serving
-from psdp.worker import main
-turn, turns, dying = Serving.turn, 0, {DYING}
-def turning(self, *arguments):
-    global turns
-    turns += 1
-    if turns == dying.get(self.endpoint.rank):
-        os.kill(os.getpid(), 9)
-    return turn(self, *arguments)
-Serving.turn = turning
-sys.exit(main())
-"""
 
 
 @survives
 @pytest.mark.parametrize(
-    ("servers", "dying"), [(1, {0: 60}), (2, {0: 60, 1: 90})], ids=["one server", "two servers"]
+    ("servers", "dying", "how"),
+    [(1, {0: 60}, RAISES), (2, {0: 60, 1: 90}, KILLED)],
+    ids=["one server", "two servers"],
 )
 def test_who_stands_by_goes_on_with_the_same_bits(
-    tmp_path: Path, servers: int, dying: dict[int, int]
+    tmp_path: Path, servers: int, dying: dict[int, int], how: str
 ) -> None:
     write_corpus(tmp_path / "corpus.txt")
     flags = (*SETTINGS, "--servers", str(servers), "--eval-every", "5")
     plain = run_job(servers + 2, "psdp.worker", *flags, "--out", "plain", cwd=tmp_path)
     assert plain.returncode == 0, plain.stdout
-    code = DIES.replace("{DYING}", repr(dying))
+    code = failing(dying, how)
     ended = run_job(*(2 * servers + 2, code, "--standby", *flags, "--out", "run"), cwd=tmp_path)
     assert ended.returncode == 0, ended.stdout
     run, undisturbed = tmp_path / "run", tmp_path / "plain"
@@ -58,6 +48,22 @@ def test_who_stands_by_goes_on_with_the_same_bits(
     for kind, said in (("train", "loss"), ("eval", "val_loss")):
         told = [[record[said] for record in metrics(each, kind)] for each in (run, undisturbed)]
         assert told[0] == told[1]
+
+
+@survives
+def test_a_record_goes_on_too_and_is_replayed_where_nobody_stands_by(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus.txt")
+    code = failing({0: 60})
+    flags = (*SETTINGS, "--mode", "async", "--eval-every", "5", "--record", "--out", "run")
+    ended = run_job(4, code, "--standby", *flags, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stdout
+    run = tmp_path / "run"
+    assert summary(run)["takeovers"] == 1
+    others = [each for each in Audit(run).check().all if each.verdict is not Verdict.PROVED]
+    assert others == []
+    again = run_job(3, "psdp.worker", "--replay", "run", "--out", "again", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout
+    np.testing.assert_array_equal(weights(tmp_path / "again"), weights(run))
 
 
 def test_it_is_refused_where_a_death_ends_the_job(tmp_path: Path) -> None:

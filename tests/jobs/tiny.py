@@ -82,3 +82,26 @@ def metrics(run: Path, kind: str) -> list[dict[str, Any]]:
 
 def weights(path: Path) -> Any:
     return read_weights(read_manifest(find_checkpoint(path)))
+
+
+KILLED, RAISES = "os.kill(os.getpid(), 9)", "raise RuntimeError('a mistake')"
+
+_FAILS = """
+import os, sys
+from psdp.servers.serving import Serving
+from psdp.worker import main
+turn, turns, failing = Serving.turn, 0, {FAILING}
+def turning(self, *arguments):
+    global turns
+    turns += 1
+    if turns == failing.get(self.endpoint.rank):
+        {HOW}
+    return turn(self, *arguments)
+Serving.turn = turning
+sys.exit(main())
+"""
+
+
+def failing(turns: dict[int, int], how: str = KILLED) -> str:
+    """Return the code of a job of which these ranks, that hold shards, fail in these turns."""
+    return _FAILS.replace("{FAILING}", repr(turns)).replace("{HOW}", how)
