@@ -204,7 +204,9 @@ def try_out(trial: Trial, plain: Undisturbed, folder: Path) -> Verdict:
             if not _wait(lambda: not job.processes(), 0.1, LEFT_S, quiet=True):
                 raise Failed(f"it ended with {status}, and left {len(job.processes())} processes")
         asked = [ENDINGS[kind] for each in struck if (kind := each.failure.kind) in ENDINGS]
-        if len(asked) == len(struck) and status not in (0, *map(status_after, asked)):
+        # A psdp.launch that has only just been started takes no signal yet.
+        ends = (0, *map(status_after, asked), *(-number for number in asked))
+        if len(asked) == len(struck) and status not in ends:
             raise Failed(f"it ended with {status}:\n{output.read_text(errors='replace')}")
         outcome = _judge(trial.shape, plain, run, status, folder / "resumed")
     except TimeoutError:
