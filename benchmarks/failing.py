@@ -143,8 +143,7 @@ class Shape:
     def flags(self) -> list[str]:
         flags = ["--mode", self.mode, "--servers", str(self.servers)]
         flags += ["--virtual-workers", str(self.workers), "--max-failures", str(self.ranks)]
-        # With standbys no record of events can be kept.
-        return [*flags, "--standby" if self.standby else "--record"]
+        return [*flags, "--record", *(["--standby"] if self.standby else [])]
 
 
 @dataclass(frozen=True)
