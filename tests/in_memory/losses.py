@@ -14,24 +14,6 @@ from psdp.audit.auditing import Audit
 from psdp.checkpoint import find_checkpoint, read_best, read_manifest, read_weights
 from psdp.transport import messages as m
 
-EXACT: list[dict[str, Any]] = [
-    {"mode": "sync"},
-    {"mode": "sync", "grad_clip": 0.1, "dropout": 0.1},
-]
-MODES: list[dict[str, Any]] = [
-    *EXACT,
-    {"mode": "async"},
-    {"mode": "ssp", "staleness": 1},
-    {"mode": "sync", "balance": "dynamic"},
-    *EXACT,
-    {"mode": "local", "local_steps": 2},
-    {"mode": "easgd", "local_steps": 2},
-    {"mode": "async", "lag_compensation": "dc-asgd", "overlap": False},
-    {"mode": "local", "merge": "async", "local_steps": 2},
-    {"mode": "async", "overlap": True},
-    {"mode": "auto"},
-]
-
 WHERE: Mapping[str, tuple[type[Any], int]] = {
     "before an update is told": (m.Include, 4),
     "while an update is told": (m.ApplyMean, 3),

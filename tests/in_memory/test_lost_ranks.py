@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from jobs import Training, before_gradient, die_at, train
-from losses import EXACT, MODES, check, die_at_message, told
+from losses import check, die_at_message, told
 from turns import Turns
 
 from psdp.checkpoint import find_checkpoint
@@ -36,6 +36,23 @@ def seeds() -> range:
     return range(int(first or 0), int(last))
 
 
+EXACT: list[dict[str, Any]] = [
+    {"mode": "sync"},
+    {"mode": "sync", "grad_clip": 0.1, "dropout": 0.1},
+]
+MODES: list[dict[str, Any]] = [
+    *EXACT,
+    {"mode": "async"},
+    {"mode": "ssp", "staleness": 1},
+    {"mode": "sync", "balance": "dynamic"},
+    *EXACT,
+    {"mode": "local", "local_steps": 2},
+    {"mode": "easgd", "local_steps": 2},
+    {"mode": "async", "lag_compensation": "dc-asgd", "overlap": False},
+    {"mode": "local", "merge": "async", "local_steps": 2},
+    {"mode": "async", "overlap": True},
+    {"mode": "auto"},
+]
 OFTEN = {"eval_every": 2, "checkpoint_every": 2}
 
 
