@@ -114,7 +114,9 @@ class Audit:
             if is_last and summary is not None:
                 own = self._is_own(summary, following)
             ended = is_last and own and summary is not None and summary.finished
-            best = None if following is None else following.header.best
+            best = None if rare is None else rare.best_loss()
+            if following is not None:
+                best = following.header.best
             with findings.checking("starts", self.run / METRICS):
                 rare = read_rare(self.run, self._unit, part, best)
                 if following is not None:
