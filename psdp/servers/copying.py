@@ -157,7 +157,7 @@ class Copying:
         self._now = now
         self._end_s: float | None = None
         """When the end of the run began to wait."""
-        self._said = False
+        self._said = self._given_up = False
         self._moved = 0, now()
         """How many bytes had gone to and fro, and since when no more have."""
 
@@ -210,6 +210,7 @@ class Copying:
         if waited_s < LAST_COPY_S:
             return False
         self._failed(f"the last copy to {copier.url} was not complete within {LAST_COPY_S:g} s")
+        self._given_up = True
         return True
 
     def finish(self, deadline: float) -> str:
@@ -227,6 +228,6 @@ class Copying:
         copier = self._copier
         if copier is None:
             return
-        if copier.idle and not copier.failed and not copier.hurry(SUMMARY_S):
+        if not (self._given_up or copier.failed or copier.hurry(SUMMARY_S)):
             self._recorder.console.warn(f"the summary is not in {copier.url}")
         copier.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,17 @@ def test_who_takes_over_goes_on_copying(store: type[Store], tmp_path: Path) -> N
     rest = train(tmp_path / "there", resume=URL, **SETTINGS | {"max_steps": 9})
     other = train(tmp_path / "run", resume=run.folder, **SETTINGS | {"max_steps": 9})
     assert rest.weights_sha256 == other.weights_sha256
+
+
+def test_who_takes_over_at_the_end_copies_the_summary(store: type[Store], tmp_path: Path) -> None:
+    def prepare(run: Training) -> None:
+        die_with(run, 0, messages.Finish, 2)
+        slow = lambda *_: time.sleep(0.1 * run.network.is_dead(0))  # noqa: E731
+        store.breaks = staticmethod(slow)
+
+    run = train(tmp_path / "run", prepare=prepare, standby=True, **COPIED)
+    assert run.summary["takeovers"] == 1
+    assert json.loads(store.objects["bucket/run/summary.json"]) == run.summary
 
 
 def test_the_summary_is_copied_when_the_run_is_over(store: type[Store], tmp_path: Path) -> None:
