@@ -14,7 +14,7 @@ from psdp.audit.findings import Contradiction, Findings, expect
 from psdp.audit.following import Following
 from psdp.audit.jobs import job_of
 from psdp.audit.ledger import Used
-from psdp.audit.rare import Rare, read_rare
+from psdp.audit.rare import Rare, best_before, read_rare
 from psdp.audit.recomputing import Recomputing
 from psdp.audit.starts import Part, Start, parts_of, read_starts
 from psdp.audit.summary import Summary, read_summary
@@ -114,10 +114,11 @@ class Audit:
             if is_last and summary is not None:
                 own = self._is_own(summary, following)
             ended = is_last and own and summary is not None and summary.finished
-            best = None if rare is None else rare.best_loss()
-            if following is not None:
-                best = following.header.best
             with findings.checking("starts", self.run / METRICS):
+                if following is not None:
+                    best = following.header.best
+                else:
+                    best = best_before(self.run, self._unit, starts, part.start)
                 rare = read_rare(self.run, self._unit, part, best)
                 if following is not None:
                     self._check_events(following, rare, ended=ended)

@@ -9,7 +9,7 @@ from typing import Any
 
 from psdp.audit.findings import Contradiction, Findings, expect, many
 from psdp.audit.following import Following
-from psdp.audit.starts import Part, Record, read_metrics
+from psdp.audit.starts import Part, Record, Start, read_metrics
 from psdp.records.folder import METRICS
 
 KINDS = ("eval", "move", "mode", "takeover", "standby")
@@ -142,6 +142,21 @@ def read_rare(run: Path, unit: str, part: Part, best: float | None) -> Rare:
             found[record.kind].append(record)
     evals, moves, modes, *losses = (tuple(found[kind]) for kind in KINDS)
     return Rare(run, part, evals, moves, modes, sum(losses, ()), best)
+
+
+def best_before(run: Path, unit: str, starts: Sequence[Start], start: Start) -> float | None:
+    """Return the best validation loss of the versions from which a start goes on.
+
+    Raises:
+        Contradiction: a line is no record, or a loss no number.
+    """
+    losses: list[float | None] = []
+    until = start.version
+    for earlier in reversed(starts[: starts.index(start)]):
+        evaluations = read_metrics(run, unit, earlier.lines, "eval")
+        losses += [each.number("val_loss") for each in evaluations if each.version <= until]
+        until = min(until, earlier.version)
+    return min((loss for loss in losses if loss is not None), default=None)
 
 
 def _expect_same(

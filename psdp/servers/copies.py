@@ -56,6 +56,11 @@ class Copies:
         best = read_best(self._store.run / CHECKPOINTS)
         return best == checkpoint_of(self._job, snapshot)
 
+    @property
+    def is_marking(self) -> bool:
+        """Whether the best is complete, and not yet known as that."""
+        return self._best in self._wanted and self._best in self.paths
+
     def save(self, version: int, *, best: bool) -> None:
         """Save a version of which all hold a copy, as the best if it is that; then let go of it."""
         if best:

@@ -221,10 +221,20 @@ class Keeping:
         Raises:
             NumericsError: it is not finite; the text says what is kept.
         """
+        version = self._serving.progress.version
+        if version not in self._copies.paths:
+            self._save(version, deadline)
+        while self._copies.is_marking and time.monotonic() < deadline:
+            self._move_on()
+        return self._copies.paths.get(version)
+
+    def _save(self, version: int, deadline: float) -> None:
+        """Have a version saved, if there is time.
+
+        Raises:
+            NumericsError: it is not finite.
+        """
         serving = self._serving
-        version = serving.progress.version
-        if version in self._copies.paths:
-            return self._copies.paths[version]
         if self._refused is None:
             for server in self._job.servers[1:]:
                 serving.endpoint.send(server, m.SaveNow(version))
@@ -241,7 +251,6 @@ class Keeping:
             latest = latest_of(self._store.run)
             kept = "no checkpoint was saved before" if latest is None else f"{latest} is kept"
             raise NumericsError(f"{self._refused[1]}; {kept}")
-        return self._copies.paths.get(version)
 
     def _awaits(self, version: int) -> bool:
         """Say whether there is something to wait for, to have this version saved; if it is not

@@ -19,6 +19,7 @@ from psdp.config import Config
 from psdp.job import Job
 from psdp.records.folder import RunFolder
 from psdp.records.lock import RunLock
+from psdp.records.metrics import Best
 from psdp.records.shadow import Shadow
 from psdp.startup.choosing import tell
 from psdp.startup.settings import Location
@@ -65,7 +66,8 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
         try:
             if self.lock is not None and self.manifest is not None:
                 last = CheckpointId.of(self.manifest.folder.resolve().name)
-                lost = CheckpointStore(folder.path, keep=0).take_over(last)
+                best = Best.from_record(self.manifest.state["best"]).version
+                lost = CheckpointStore(folder.path, keep=0).take_over(last, best)
                 if lost is not None:
                     tell(lost)
                 folder.mend_metrics()
