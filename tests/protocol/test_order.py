@@ -147,6 +147,19 @@ def test_what_does_not_count_is_forgotten_if_it_is_there_and_may_come_again() ->
     )
 
 
+def test_what_is_to_be_discarded_is_forgotten_once_whatever_else_is_said_of_it() -> None:
+    table(
+        ShardOrder(0, 1),
+        (Landed(0), []),
+        (Landed(1), []),
+        (Decided(Update(1, (1,), (1.0,))), [Average(Update(1, (1,), (1.0,)))]),
+        (Decided(Discard(0)), []),
+        (Voided(0), []),
+        (Averaged(), [Renew(Update(1, (1,), (1.0,)), ())]),
+        (Updated(), [Forget((1,)), Forget((0,))]),
+    )
+
+
 def test_two_pushes_of_one_worker_cannot_be_there_at_once() -> None:
     order = ShardOrder(0, 1)
     order.handle(Landed(0))

@@ -32,7 +32,7 @@ def train(**changed: Any) -> m.Answer:
         (m.HasLanded(5, 2), "HasLanded.worker 5, expected 1, 2, 3, 4"),
         (m.HasLanded(4, 1), "HasLanded.rank 1, expected 2, 3, 4"),
         (m.Left(5), "Left.rank 5, expected 0, 1, 2, 3, 4"),
-        (m.Halt(1, (0, 7)), "Halt.lost 7, expected 0, 1, 2, 3, 4"),
+        (m.Halt(1, (0, 7), 0), "Halt.lost 7, expected 0, 1, 2, 3, 4"),
         (m.Include((0, 4), (0.5, 0.5)), "Include.slots 4, expected 0, 1, 2, 3"),
         (m.AskWeights((1, 0)), "AskWeights.workers 0, expected 1, 2, 3, 4"),
         (m.Rehost((1,), (0,)), "Rehost.ranks 0, expected 2, 3, 4"),
