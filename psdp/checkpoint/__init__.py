@@ -19,7 +19,7 @@ from psdp.checkpoint.background import BackgroundWriter
 from psdp.checkpoint.elsewhere import Copied, Elsewhere, Overtaken, newest_at, probe
 from psdp.checkpoint.fetching import fetch_best, fetch_newest, fetch_one
 from psdp.checkpoint.inner import Inner
-from psdp.checkpoint.layout import CHECKPOINTS, CheckpointId
+from psdp.checkpoint.layout import CHECKPOINTS, CheckpointId, complete_checkpoints
 from psdp.checkpoint.manifest import CheckpointFile, Manifest, read_manifest
 from psdp.checkpoint.objects import Absent, Objects, answered
 from psdp.checkpoint.read import (
@@ -57,6 +57,7 @@ __all__ = [
     "fetch_one",
     "find_checkpoint",
     "is_checkpoint",
+    "complete_checkpoints",
     "latest_of",
     "newest_at",
     "probe",

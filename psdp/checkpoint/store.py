@@ -221,17 +221,13 @@ class CheckpointStore:
         """Remove what was written of a checkpoint that will not be committed, if possible."""
         shutil.rmtree(self._temporary(at), ignore_errors=True)
 
-    def take_over(self, last: CheckpointId | None = None, best: int | None = None) -> str | None:
+    def take_over(self, last: CheckpointId | None = None) -> str | None:
         """Clear away what earlier jobs left that would be in the way of one that goes on from the
         checkpoint ``last``; return why none is known as the best any more, if one was. Call before
         any server writes.
 
         What is half written is removed. Later checkpoints, which are damaged, are renamed, and so
         is a best.json that is damaged or means one of these: they begin with "damaged-" then.
-
-        Args:
-            best: the version that is the best as that checkpoint has it. If the one before ended
-                before it was known as that, it is so from now on.
 
         Raises:
             CheckpointError: the disk refuses.
@@ -248,10 +244,6 @@ class CheckpointStore:
             lost = self._why_no_best()
             if lost is not None:
                 self._set_aside(self._root / BEST)
-        found = next((at for at in complete_checkpoints(self._root) if at.version == best), None)
-        if found is not None and read_best(self._root) != found:
-            self.mark_best(found)
-            return None
         return lost
 
     def _why_no_best(self) -> str | None:

@@ -14,7 +14,14 @@ import numpy as np
 import safetensors
 
 import psdp
-from psdp.checkpoint import CheckpointId, CheckpointStore, Manifest
+from psdp.checkpoint import (
+    CHECKPOINTS,
+    CheckpointId,
+    CheckpointStore,
+    Manifest,
+    complete_checkpoints,
+    read_best,
+)
 from psdp.config import Config
 from psdp.job import Job
 from psdp.records.folder import RunFolder
@@ -66,9 +73,10 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
         try:
             if self.lock is not None and self.manifest is not None:
                 last = CheckpointId.of(self.manifest.folder.resolve().name)
+                store = CheckpointStore(folder.path, keep=0)
+                lost = store.take_over(last)
                 best = Best.from_record(self.manifest.state["best"]).version
-                lost = CheckpointStore(folder.path, keep=0).take_over(last, best)
-                if lost is not None:
+                if not mark_best(store, best) and lost is not None:
                     tell(lost)
                 folder.mend_metrics()
             folder.write_config(self.config_record(folder))
@@ -113,6 +121,20 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
                 "safetensors": safetensors.__version__,
             },
         }
+
+
+def mark_best(store: CheckpointStore, version: int) -> bool:
+    """Have the checkpoint of a version known as the best, if there is one: a run may end before it
+    is. Return whether it is now.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    root = store.run / CHECKPOINTS
+    found = next((at for at in complete_checkpoints(root) if at.version == version), None)
+    if found is not None and read_best(root) != found:
+        store.mark_best(found)
+    return found is not None
 
 
 def open_folder(config: Config, lock: RunLock | None) -> RunFolder:

@@ -10,6 +10,7 @@ from psdp.config import Config
 from psdp.data.corpus import load_corpus
 from psdp.job import Job
 from psdp.language import Language
+from psdp.records.metrics import Best
 from psdp.startup.resume import identity_of
 
 SMALL: dict[str, Any] = {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 8}
@@ -27,6 +28,7 @@ class SavedRun:
         self.config = Config.from_flat(self.given).resolved()
         self.corpus = load_corpus(self.config.data)
         self.job = self.job_of(3)
+        self.best = Best()
         for step in steps:
             self.save(step)
 
@@ -39,7 +41,8 @@ class SavedRun:
         weights = self.job.table.initial(1, "float32")
         file = store.write_shard(CheckpointId(step, step), 0, 1, {"weights": weights})
         identity = identity or identity_of(self.job, self.config.flat())
-        progress = {"version": step, "tokens": step * self.job.units_per_step}
+        progress: dict[str, Any] = {"version": step, "tokens": step * self.job.units_per_step}
+        progress["best"] = self.best.record()
         store.commit(CheckpointId(step, step), [file], identity | progress)
 
     def checkpoint(self, step: int) -> Path:

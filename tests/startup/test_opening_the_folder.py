@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from saved_run import SavedRun
 
+from psdp.checkpoint import CheckpointId, read_best
 from psdp.config import Config
 from psdp.data.corpus import load_corpus
 from psdp.errors import CheckpointError, ConfigError
@@ -97,6 +98,14 @@ def test_what_is_in_the_way_of_going_on_is_cleared_away(
     err = capsys.readouterr().err
     assert err.startswith(f"psdp: {inside / 'best.json'} is damaged: expected JSON, got: ")
     assert err.count("\n") == 1
+
+
+def test_the_best_is_known_as_that_though_its_run_ended_before_it_was(tmp_path: Path) -> None:
+    case = SavedRun(tmp_path / "run", (5,))
+    case.best.better(2.5, 5)
+    case.save(10)
+    replace(opening(case), manifest=case.manifest(10), lock=RunLock(case.folder)).act()
+    assert read_best(case.folder / "checkpoints") == CheckpointId(5, 5)
 
 
 def test_config_json_says_all_that_repeats_a_run(case: SavedRun) -> None:
