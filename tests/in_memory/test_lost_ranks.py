@@ -2,7 +2,7 @@
 budget counts once, records have no line twice, and sync ends with the bits of a run in which
 nothing was lost. Where too many die, the job ends, and what it has saved goes on.
 
-A seed draws the job, who dies and when, and who has a turn next (``turns``): one that fails does so
+A seed draws the job, who dies and when, and who has a turn next (``in_turns``): one that fails does so
 each time, and says all it needs to::
 
     PSDP_SEEDS=4711-4712 python -m pytest tests/in_memory/test_lost_ranks.py
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_turns import Turns
 from jobs import Training, before_gradient, die_at, train
 from losses import check, die_at_message, told
-from turns import Turns
 
 from psdp.checkpoint import find_checkpoint
 from psdp.errors import CheckpointError, PeerLost

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_turns import Turns
 from jobs import Training, before_gradient, train
 from losses import WHERE, check, die_at_message, die_with
 from test_lost_ranks import MODES, OFTEN, seeds
-from turns import Turns
 
 from psdp.audit.auditing import Audit
 from psdp.audit.findings import Verdict
