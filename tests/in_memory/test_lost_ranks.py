@@ -2,8 +2,8 @@
 budget counts once, records have no line twice, and sync ends with the bits of a run in which
 nothing was lost. Where too many die, the job ends, and what it has saved goes on.
 
-A seed draws the job, who dies and when, and who has a turn next (``in_turns``): one that fails does so
-each time, and says all it needs to::
+A seed draws the job, who dies and when, and who has a turn next (``in_turns``): one that fails does
+so each time, and says all it needs to::
 
     PSDP_SEEDS=4711-4712 python -m pytest tests/in_memory/test_lost_ranks.py
 """
