@@ -102,11 +102,11 @@ class Listening:
 
     def _begin(self, term: Term) -> Job:
         self._job, self._moved = replace(self._job, term=term), []
-        # What is of the term before is void; a later one may have begun by now.
+        # What is of the term before is void; a later one, or the end, may have come by now.
         self._events = deque(
             event
             for event in self._events
-            if isinstance(event, Lost) or isinstance(event.message, m.Rehost | m.Begin)
+            if isinstance(event, Lost) or isinstance(event.message, m.Rehost | m.Begin | m.Finish)
         )
         self._endpoint.begin(term.number, self._most_bytes)
         return self._job
