@@ -11,7 +11,7 @@ import json
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -29,7 +29,7 @@ from psdp.checkpoint.layout import complete_checkpoints
 from psdp.errors import PsdpError, ReplayError
 from psdp.job import Job
 from psdp.modes import Pushed
-from psdp.records.events import NewTerm, events_file
+from psdp.records.events import Line, NewTerm, events_file
 from psdp.records.folder import CONFIG
 
 AS_FAST_AS_CAN_BE = {
@@ -263,6 +263,22 @@ def begins_anywhere(job: Job) -> bool:
     return only_gradients and in_rounds(job, job.mode.name) and not remembers
 
 
+def _that_count(lines: Iterable[Line]) -> Iterator[list[Any]]:
+    """Yield the pushes of a run in rounds among some lines, but for those that a new term made
+    void: on the version in which it begins."""
+    kept: list[list[Any]] = []
+    for line in lines:
+        match line.content:
+            case ["push", _, _, int(version), *_] as push:
+                if kept and kept[-1][3] < version:
+                    yield from kept
+                    kept = []
+                kept.append(push)
+            case [NewTerm.NAME, _, int(version), *_]:
+                kept = [push for push in kept if push[3] < version]
+    yield from kept
+
+
 def lines_of(stretch: Stretch, noted: Any) -> Iterator[list[Any]]:
     """Yield the events of a stretch; ``noted`` is told of what goes into its updates.
 
@@ -282,12 +298,7 @@ def lines_of(stretch: Stretch, noted: Any) -> Iterator[list[Any]]:
         )
         # Evaluations are left out, and who computes: all begin with the weights of this version.
         asked = (["pull", worker] for worker in header.job.workers)
-        pushes = (
-            line.content or []
-            for line in begun
-            if line.number > state.seal.line and line.content and line.content[0] == "push"
-        )
-        lines = chain(asked, pushes)
+        lines = chain(asked, _that_count(line for line in begun if line.number > state.seal.line))
     ledger = ledger_of(header, noted)
     deciding = Deciding(header, ledger, lambda apply, loss, event: None)
     with closing(begun):
