@@ -79,7 +79,7 @@ def test_a_rank_that_stops_while_others_do_its_share_does_not_keep_the_job(tmp_p
     flags = (*LEASE, *SETTINGS, "--mode", "async", "--out", "run")
     ended = run_job(4, code, *flags, cwd=tmp_path)
     assert ended.returncode == 0, ended.stdout
-    assert "rank 2 is gone: nothing was heard of it for 3 s: it is stopped" in ended.stdout
+    assert "rank 2 is gone: nothing was heard of it for 3 s: it hangs or is stopped" in ended.stdout
     assert summary(tmp_path / "run")["stopped_by"] == "budget"
 
 
