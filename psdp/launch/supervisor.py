@@ -9,10 +9,12 @@ from __future__ import annotations
 import ctypes
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -153,6 +155,7 @@ class Supervisor:
                     self._ranks.seek(child.pid, self._size)
                 self._watch(child)
         self._hear_out()
+        _remove_session(child.pid)
         return self._outcome(child.returncode)
 
     def _turn(self, timeout_s: float) -> None:
@@ -317,6 +320,12 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
         env=os.environ | environment,
         preexec_fn=_end_with(os.getpid()),  # no thread is running here
     )
+
+
+def _remove_session(pid: int) -> None:
+    """Remove the files that an mpirun of Open MPI leaves if it is killed: they would be in the way
+    of the next one that gets its process id."""
+    shutil.rmtree(Path(tempfile.gettempdir()) / f"ompi.{pid}", ignore_errors=True)
 
 
 def _end_with(parent: int) -> Callable[[], None]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from session import run_session
@@ -78,6 +80,20 @@ ranks = Ranks(signals.selector, time.monotonic(), everywhere=False)
 job = supervisor.Supervisor(signals, ranks, 2, survives=True)
 sys.exit(job.run([sys.executable, "-c", sys.argv[1]]).status)
 """
+
+
+KILLED = """
+import os, signal, tempfile
+os.mkdir(os.path.join(tempfile.gettempdir(), f"ompi.{os.getpid()}"))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_an_mpirun_that_is_killed_leaves_no_files(tmp_path: Path) -> None:
+    variables = os.environ | {"TMPDIR": str(tmp_path)}
+    ended = run_session([sys.executable, "-c", LAUNCHER, KILLED], timeout_s=20, env=variables)
+    assert ended.status == 137, ended.output
+    assert list(tmp_path.iterdir()) == []
 
 
 LEFT_WITHOUT_WHO_LEADS = """
