@@ -6,12 +6,12 @@ import argparse
 import json
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from psdp.arguments import Parser
 from psdp.audit.auditing import Audit
 from psdp.errors import ConfigError, PsdpError
-from psdp.terminal import path_of, show_any_text
+from psdp.terminal import nobody_reads, path_of, show_any_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,11 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    told: Iterable[str] = map(str, findings.all)
     if options.json:
-        print(json.dumps([finding.record() for finding in findings.all], indent=2))
-    else:
-        for finding in findings.all:
-            print(finding)
+        told = [json.dumps([finding.record() for finding in findings.all], indent=2)]
+    try:
+        print("\n".join(told), flush=True)
+    except BrokenPipeError:
+        return nobody_reads()
     return int(findings.contradicted)
 
 

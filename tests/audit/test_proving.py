@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -270,3 +273,13 @@ def test_lines_for_people_and_for_machines(
     events.write_text("".join(lines[:9] + lines[10:]))
     assert main([str(run.folder)]) == 1
     assert f"at {events}:10\n" in capsys.readouterr().out
+
+
+def test_a_reader_may_have_had_enough(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", **COMMON)
+    command = [sys.executable, "-m", "psdp.audit", str(run.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+        assert job.stdout is not None
+        assert job.stderr is not None
+        job.stdout.close()
+        assert (job.stderr.read(), job.wait()) == (b"", 128 + signal.SIGPIPE)
