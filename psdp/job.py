@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from psdp.config import Config
-from psdp.config.handicap import parse_stragglers
+from psdp.config.handicap import AT_FULL_SPEED, parse_stragglers
 from psdp.errors import ConfigError, PeerLost
 from psdp.modes import Candidate, Mode, Pushed
 from psdp.optim import OPTIMIZERS, Optimizer
@@ -114,13 +113,7 @@ class Job:
 
     def at_full_speed(self) -> Job:
         """Return this job with nothing that slows it down on purpose."""
-        none: dict[str, Any] = {
-            "straggler": None,
-            "jitter": None,
-            "link_mbps": 0.0,
-            "slow_link": None,
-        }
-        run = replace(self.config.run, **none)
+        run = replace(self.config.run, **AT_FULL_SPEED)
         return replace(self, config=replace(self.config, run=run))
 
     def without(self, lost: Iterable[int]) -> Job:

@@ -24,7 +24,7 @@ from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.records.events import events_file
 from psdp.records.folder import CONFIG, METRICS
-from psdp.startup.resume import CHANGEABLE
+from psdp.startup.resume import CHANGEABLE, ranks_that_work
 
 
 class Audit:
@@ -272,8 +272,7 @@ def _read_config(run: Path) -> Mapping[str, Any]:
 def _job_of(run: Path, config: Mapping[str, Any]) -> Job:
     """Return the job of the last start of a run."""
     try:
-        ranks = len(config["hosts"]) - config["servers"] - config.get("standbys", 0)
-        return job_of(config["settings"], dict(config) | {"ranks": ranks})
+        return job_of(config["settings"], dict(config) | {"ranks": ranks_that_work(config)})
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{run / CONFIG} is of no job that this psdp knows: {type(error).__name__}: {error}"

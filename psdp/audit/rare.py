@@ -78,9 +78,8 @@ class Rare:
                 for record in self.moves
             ]
             during = told
-            if (
-                following.drained
-            ):  # while the last version is evaluated, nothing is decided any more
+            # While the last version is evaluated, nothing is decided any more.
+            if following.drained:
                 last = following.ledger.version
                 early = sum(record.version < last for record in self.moves)
                 during = told[: max(early, len(tally.moves))]

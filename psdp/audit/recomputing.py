@@ -26,16 +26,14 @@ from psdp.audit.ledger import Used, in_rounds
 from psdp.audit.replaying import live, others_here
 from psdp.checkpoint import CHECKPOINTS, read_manifest
 from psdp.checkpoint.layout import complete_checkpoints
+from psdp.config.handicap import AT_FULL_SPEED
 from psdp.errors import PsdpError, ReplayError
 from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.records.events import Line, NewTerm, events_file
 from psdp.records.folder import CONFIG
 
-AS_FAST_AS_CAN_BE = {
-    "straggler": None, "jitter": None, "link_mbps": 0.0, "slow_link": None, "profile": False,
-    "keep_checkpoints": 0, "standby": False,
-}  # fmt: skip
+AS_FAST_AS_CAN_BE = {**AT_FULL_SPEED, "profile": False, "keep_checkpoints": 0, "standby": False}
 """Settings that have no say in what is computed."""
 
 WITHOUT_EVALUATIONS = {"eval_every": 0, "eval_batches": 0, "early_stop_patience": 0}

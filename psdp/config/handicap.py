@@ -6,14 +6,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from psdp.errors import ConfigError
 
 Draw = Callable[[np.random.Generator], float]
+
+AT_FULL_SPEED: Mapping[str, Any] = MappingProxyType(
+    {"straggler": None, "jitter": None, "link_mbps": 0.0, "slow_link": None}
+)
+"""The settings by which nothing is slowed down on purpose."""
 
 
 @dataclass(frozen=True)

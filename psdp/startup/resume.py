@@ -224,7 +224,8 @@ def _listed(numbers: Sequence[int], most: int = 8) -> str:
     return some if len(numbers) <= most else f"{some} and {len(numbers) - most} more"
 
 
-def _ranks_that_work(record: Mapping[str, Any]) -> int:
+def ranks_that_work(record: Mapping[str, Any]) -> int:
+    """Return how many ranks worked in a run, by its config.json."""
     return int(len(record["hosts"]) - record["servers"] - record.get("standbys", 0))
 
 
@@ -233,7 +234,7 @@ def check_replayable(job: Job, run: Path) -> None:
     Raises:
         ReplayError: the run to replay is of another job; the text says what differs.
     """
-    ranks = _told_by(run, _ranks_that_work)
+    ranks = _told_by(run, ranks_that_work)
     if ranks != len(job.worker_ranks):
         raise ReplayError(
             f"--replay {run}: that run had {ranks} ranks that worked, this job has "
