@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ from failing import ENDINGS, Failure, Phase, Running, Shape, Trial
 from namespaces import Hosts
 from progress import Progress
 from records import read_records
-from session import end_session
+from session import end_session, start_session
 
 from psdp.audit.auditing import Audit
 from psdp.audit.findings import Verdict as Found
@@ -155,14 +154,7 @@ def running(shape: Shape, words: Sequence[str], output: Path) -> Iterator[Runnin
             words = hosts.on(0, [*words[:3], "--hostfile", str(file), *words[3:]])
             environment["OMPI_MCA_plm_ssh_agent"] = str(hosts.agent)
         said = stack.enter_context(output.open("ab"))
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=environment,
-        )
+        process = start_session(words, said, env=environment)
         stack.callback(end_session, process)
         yield Running(process, shape, hosts)
 

@@ -33,7 +33,7 @@ from pathlib import Path
 
 from failing import pid_of
 from records import read_records
-from session import end_session, members
+from session import end_session, members, start_session
 from sides import Plan, psdp_command
 from training import SIZES, THREAD_VARIABLES
 
@@ -161,14 +161,8 @@ def _batches(files: Sequence[Path]) -> int:
 
 def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, whose processes have one thread each."""
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=os.environ | dict.fromkeys(THREAD_VARIABLES, "1") | {"GLOO_SOCKET_IFNAME": "lo"},
-    )
+    own = dict.fromkeys(THREAD_VARIABLES, "1") | {"GLOO_SOCKET_IFNAME": "lo"}
+    return start_session(command, subprocess.DEVNULL, env=os.environ | own)
 
 
 def await_first(there: Callable[[], bool]) -> None:

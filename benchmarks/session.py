@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 TERM_S, KILL_S = 3.0, 2.0
 """How long a command may take to end when asked to, and its children after it."""
@@ -36,15 +37,7 @@ def run_session(
     ends the wait, is killed.
     """
     with tempfile.TemporaryFile() as output:
-        job = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=env,
-            cwd=cwd,
-        )
+        job = start_session(command, output, env=env, cwd=cwd)
         status: int | None = None
         try:
             status = job.wait(timeout_s)
@@ -54,6 +47,25 @@ def run_session(
             end_session(job)
         output.seek(0)
         return Ended(status, output.read().decode(errors="replace"))
+
+
+def start_session(
+    command: Sequence[str],
+    output: IO[bytes] | int,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own; all that it prints goes to ``output``."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=env,
+        cwd=cwd,
+    )
 
 
 def end_session(job: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> None:
