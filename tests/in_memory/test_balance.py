@@ -119,5 +119,5 @@ def test_the_position_survives_a_resume(tmp_path: Path) -> None:
     done: list[tuple[int, int]] = []
     train(tmp_path, resume=tmp_path, prepare=resumes, **common)
     before = {batch for start, stop in done for batch in range(start, stop)}
-    assert 3 <= len(before) < 30
+    assert 3 <= len(before) < 60  # a rank that inherits workers computes more than its 7
     assert pushed[0] == Counter(set(range(60)) - before)
