@@ -30,10 +30,10 @@ from typing import Any
 
 from space import NO_TUNING, Tuning, read_tuning
 
+from psdp.cast import check_world
 from psdp.cli import read_toml, with_home_folders
 from psdp.config import Config, flag_of, settings
 from psdp.errors import ConfigError
-from psdp.job import check_world
 from psdp.simulate.options import COSTS
 from psdp.terminal import path_of, shown
 from psdp.virtual import FAILURES, check, parse

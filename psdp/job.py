@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from psdp.config import Config
-from psdp.config.handicap import AT_FULL_SPEED, parse_stragglers
-from psdp.errors import ConfigError, PeerLost
+from psdp.cast import Cast
+from psdp.config.handicap import AT_FULL_SPEED
 from psdp.modes import Candidate, Mode, Pushed
 from psdp.optim import OPTIMIZERS, Optimizer
 from psdp.params import ParamTable, Part
@@ -18,28 +16,10 @@ from psdp.wire import Codec, make_codec
 
 
 @dataclass(frozen=True)
-class Term:
-    """Who holds what, until the next of these ranks is lost.
+class Job(Cast):
+    """One job: its ranks, and what they train on."""
 
-    Attributes:
-        number: from 0.
-        lost: ranks that held a shard.
-        moved: (worker, rank) of each worker for which another rank computes than at the start.
-    """
-
-    number: int = 0
-    lost: frozenset[int] = frozenset()
-    moved: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job: resolved settings, the number of ranks, what they train on, and its term."""
-
-    config: Config
-    world_size: int
     task: Task
-    term: Term = Term()
 
     @property
     def table(self) -> ParamTable:
@@ -68,83 +48,19 @@ class Job:
         optim = replace(config.optim, **candidate.optim)
         return replace(self, config=replace(config, run=run, optim=optim))
 
-    @cached_property
-    def holders(self) -> tuple[tuple[int, ...], ...]:
-        """By shard, the ranks that hold it; the first of them serves it, the other stands by.
-
-        Raises:
-            PeerLost: all that held a shard are lost.
-        """
-        count = self.config.run.servers
-        # Launchers fill host after host: the last ranks are on another one, if there are several.
-        beside = range(self.world_size - count, self.world_size) if self.stands_by else ()
-        holders = zip(range(count), *([beside] if beside else []), strict=True)
-        left = tuple(tuple(r for r in ranks if r not in self.term.lost) for ranks in holders)
-        if () in left:
-            raise PeerLost(
-                f"shard {left.index(())} of {count} is lost: no rank that held it is there any more"
-            )
-        return left
-
-    @property
-    def stands_by(self) -> bool:
-        """Whether each shard is held twice at the start."""
-        return self.config.run.standby
-
-    @cached_property
-    def holding(self) -> tuple[int, ...]:
-        """All ranks that hold a shard, those that serve first."""
-        return (*self.servers, *(rank for ranks in self.holders for rank in ranks[1:]))
-
-    def standby_of(self, rank: int) -> int | None:
-        """Return the rank that stands by for a server, if one does."""
-        same = self.holders[self.shard_of(rank)]
-        return same[1] if len(same) > 1 and same[0] == rank else None
-
-    @property
-    def servers(self) -> tuple[int, ...]:
-        """By shard, the rank that serves it."""
-        return tuple(ranks[0] for ranks in self.holders)
-
-    @property
-    def leader(self) -> int:
-        """The server that leads the run: that of the first shard."""
-        return self.servers[0]
-
     def at_full_speed(self) -> Job:
         """Return this job with nothing that slows it down on purpose."""
         run = replace(self.config.run, **AT_FULL_SPEED)
         return replace(self, config=replace(self.config, run=run))
 
-    def without(self, lost: Iterable[int]) -> Job:
-        """Return this job without some ranks that hold a shard.
-
-        Raises:
-            PeerLost: no rank that held some shard is left.
-        """
-        gone = self.term.lost | ({*lost} & {*self.holding})
-        job = replace(self, term=replace(self.term, lost=gone))
-        assert job.holders, "which raises"
-        return job
-
-    def shard_of(self, rank: int) -> int:
-        """Return the number of the shard that a rank holds."""
-        return next(shard for shard, ranks in enumerate(self.holders) if rank in ranks)
-
-    @property
-    def worker_ranks(self) -> range:
-        """Ranks that compute gradients, or wait to."""
-        count = self.config.run.servers
-        return range(count, self.world_size - (count if self.stands_by else 0))
-
     @property
     def workers(self) -> range:
         """The workers' numbers. With one server and as many ranks that work, worker n is rank n."""
-        return range(1, (self.config.run.virtual_workers or len(self.worker_ranks)) + 1)
+        return range(1, (self.config.run.virtual_workers or len(self.computing)) + 1)
 
     def hosting(self) -> Hosting:
         """Return which rank computes for which worker at the start of this term."""
-        hosting = Hosting(self.workers, self.worker_ranks)
+        hosting = Hosting(self.workers, self.worker_ranks, len(self.spares))
         for worker, rank in self.term.moved:
             hosting.move(worker, rank)
         return hosting
@@ -187,14 +103,8 @@ class Job:
         return [range(n * stride, n * stride + items) for n in range(count)]
 
     def boxes_of(self, rank: int) -> list[range]:
-        """Return these places of a rank at the start; a spare one has room for a worker."""
-        return self.boxes(max(1, len(self.hosted(rank))))
-
-    @cached_property
-    def computing(self) -> list[int]:
-        """The ranks that compute for some worker at the start; others are spare."""
-        hosting = self.hosting()
-        return [rank for rank in self.worker_ranks if hosting.hosted(rank)]
+        """Return these places of a rank that computes, at the start."""
+        return self.boxes(len(self.hosted(rank)))
 
     def hosted(self, rank: int) -> tuple[int, ...]:
         """Return the workers for which a rank computes at the start."""
@@ -275,48 +185,3 @@ class Job:
     def deals(self) -> bool:
         """Whether rank 0 deals the batches out."""
         return self.config.run.balance == "dynamic"
-
-
-def check_world(config: Config, world_size: int, command: str = "python -m psdp.worker") -> None:
-    """See that there are ranks for the servers and at least one worker.
-
-    Args:
-        command: that starts a rank.
-
-    Raises:
-        ConfigError: there are not; the text shows a command that would do.
-    """
-    servers = config.run.servers
-    holding = servers * (2 if config.run.standby else 1)
-    if world_size == 1:
-        own = command.removeprefix("python ").removeprefix("-m psdp.worker")
-        raise ConfigError(
-            f"one rank cannot be server and worker: start {servers} server(s) and at least one "
-            f"worker with an MPI launcher, for instance\n"
-            f"    mpirun -n {holding + 2} {command}\n"
-            f"or {' '.join(filter(None, ('python -m psdp.launch -n', str(holding + 2), own)))}, "
-            "which finds the launcher"
-        )
-    if config.run.standby and holding >= world_size:
-        raise ConfigError(
-            f"--servers {servers} --standby leaves no rank to work: {holding} of the job's "
-            f"{world_size} ranks hold a shard; start at least {holding + 1}"
-        )
-    if servers >= world_size:
-        raise ConfigError(
-            f"--servers {servers} leaves no rank to work: the job has {world_size} ranks; start "
-            f"at least {servers + 1}, or lower --servers to {world_size - 1} at most"
-        )
-    workers = config.run.virtual_workers or world_size - holding
-    if config.run.backup_workers >= workers:
-        raise ConfigError(
-            f"--backup-workers {config.run.backup_workers} leaves no gradient to wait for: the job "
-            f"has {workers} worker(s); lower it to {workers - 1} at most, or start more ranks"
-        )
-    known = range(servers, world_size - holding + servers)
-    for rank in parse_stragglers(config.run.straggler):
-        if rank not in known:
-            raise ConfigError(
-                f"--straggler names rank {rank}, which is no worker: this job's workers are ranks "
-                f"{known.start} to {known.stop - 1}"
-            )

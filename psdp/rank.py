@@ -1,6 +1,7 @@
 """The life of one rank: agree with the others, take a role, run its loop, end them all if it fails.
 
-Ranks 0..K-1 become servers, the others workers; with --standby the last K hold the shards too.
+Ranks 0..K-1 become servers, the others workers, or spare; with --standby the last K hold the shards
+too. What only some of them need is imported where it is needed: a spare rank is to be small.
 """
 
 from __future__ import annotations
@@ -9,34 +10,37 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from psdp.cast import Cast
 from psdp.config.duration import seconds_in
 from psdp.errors import ConfigError, PeerLost, PsdpError, StartRefused
-from psdp.job import Job
 from psdp.line import Line
-from psdp.records.replay import Script
 from psdp.servers.ending import TIME_LIMIT, Ended
-from psdp.servers.leader import Leader
-from psdp.servers.terms import Terms
 from psdp.signals import heeded
-from psdp.startup import Ready, prepare
+from psdp.startup import Ready, Waiting, prepare
+from psdp.startup.asking import Asked, Asking
 from psdp.startup.program import LANGUAGE, Program
-from psdp.startup.roles import Asked, Asking, make_holder, make_worker
+from psdp.startup.ready import sense_of
 from psdp.startup.step import Nothing, Step, take
 from psdp.terminal import show_any_text
 from psdp.transport import Endpoint
 from psdp.transport.link import Link, LinkSpeed
 from psdp.transport.mpi import MpiWorld
 from psdp.transport.reducer import Reducer
-from psdp.transport.sense import Sense
 from psdp.transport.world import World
-from psdp.workers.worker import Worker
+from psdp.workers.listening import Listening
+from psdp.workers.spare import Spare
+
+if TYPE_CHECKING:
+    from psdp.job import Job
+    from psdp.records.replay import Script
+    from psdp.workers.worker import Worker
 
 LAST_S, TICK_S = 5.0, 0.02
 """How long a rank waits for the leader to end before it, and how long at once."""
@@ -66,11 +70,19 @@ class Signals:
 
 
 class Role(Protocol):
-    """What a rank does once all have agreed: serve, lead, or compute."""
+    """What a rank does once all have agreed: serve, lead, compute, or wait to."""
 
     @property
-    def job(self) -> Job:
+    def job(self) -> Cast:
         """The job, as this rank knows it by now."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank leads the run, or has led it to its end."""
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether others do it if this rank is lost, where the job goes on then."""
 
     def run(self) -> None:
         """Do it to the end of the run."""
@@ -130,10 +142,11 @@ def live_in(
     """
     try:
         ready = prepare(world, given, refused, program)
-        as_told = None if script is None else partial(script, ready.job)
-        if script is not None:
+        as_told = None
+        if script is not None and isinstance(ready, Ready):
+            as_told = partial(script, ready.job)
             ready = replace(ready, job=ready.job.at_full_speed())
-        limit = partial(within, ready.job.config.run.max_time, line.began_s)
+        limit = partial(within, ready.cast.config.run.max_time, line.began_s)
         folder = str(ready.folder.path)
         leads_now, survives = partial(line.training, folder), world.survives
         asking = Asking(asked, line.gone, limit, leads_now, survives, line.lease_s, as_told)
@@ -147,13 +160,13 @@ def live_in(
         world.abort(status)
     if world.rank == 0:
         line.training(folder)
-    elif world.rank in ready.job.holders[0]:
+    elif world.rank in ready.cast.holders[0]:
         line.stands_by()
     try:
         status = play(world, role, endpoint, line)
     finally:
         ready.folder.let_go()
-    if leads(role) and status == 0:
+    if role.leads and status == 0:
         program.finished(ready.folder.path)
     line.ended(status)
     return status
@@ -172,12 +185,13 @@ def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
         if lost and (over := line.over()) is not None:  # and has said why
             world.abort(over, known=True)
         status = tell(world.rank, error)
+        from psdp.servers.terms import Terms
+
         if isinstance(role, Terms) and role.leaves_it_to_another(error):
             world.die()
         line.ended(status)
         with suppress(BaseException):
-            others = world.survives and isinstance(role, Worker) and role.job.bears_losses
-            if not others:  # else they do its work
+            if not (world.survives and role.replaceable):  # else others do its work
                 role.fail(error, status)
         world.abort(status, known=lost)
     return 0
@@ -239,28 +253,22 @@ def tell(rank: int, error: BaseException) -> int:
     return status
 
 
-def leads(role: Role) -> bool:
-    """Say whether a rank leads the run, or has led it to its end."""
-    return isinstance(role, Leader) or (isinstance(role, Terms) and role.leads)
-
-
-def take_role(world: World, ready: Ready, asking: Asking) -> tuple[Role, Endpoint]:
+def take_role(world: World, ready: Ready | Waiting, asking: Asking) -> tuple[Role, Endpoint]:
     """Return what this rank does from now on, and how it reaches the others.
 
     Raises:
         StartRefused: it failed on some rank; rank 0 has said why.
     """
-    job, run = ready.job, ready.job.config.run
-    peers = set(range(world.size)) if world.rank in job.holding else set(job.holding)
+    run, rank, holding = ready.cast.config.run, world.rank, ready.cast.holding
+    peers = set(range(world.size) if rank in holding else holding)
     link = Link(LinkSpeed.of(run)) if run.link_mbps else None
-    endpoint = world.endpoint(
-        sorted(peers - {world.rank}), ready.neighbours, link, ready.vectors_on
-    )
-    numbers = world.size, job.worker_ranks, job.workers, job.gradients
-    endpoint.sense = Sense(*numbers, job.pushes)
+    near = (ready.neighbours, link, ready.vectors_on) if isinstance(ready, Ready) else (None, link)
+    endpoint = world.endpoint(sorted(peers - {rank}), *near)
+    if isinstance(ready, Ready):
+        endpoint.sense = sense_of(ready.job)
     reducer = None
-    if not job.mode.served and world.rank in job.computing:
-        reducer = world.reducer(job.computing)
+    if isinstance(ready, Ready) and ready.job.reduces and rank in ready.job.computing:
+        reducer = world.reducer(ready.job.computing)
     try:
         role, _ = take(world, TakeRole(ready, endpoint, reducer, asking))
     except BaseException:
@@ -274,7 +282,7 @@ def take_role(world: World, ready: Ready, asking: Asking) -> tuple[Role, Endpoin
 class TakeRole(Step[Role, Nothing, None]):
     """The last step of the start: what can still fail before the first message fails here."""
 
-    ready: Ready
+    ready: Ready | Waiting
     endpoint: Endpoint
     reducer: Reducer | None
     asking: Asking
@@ -282,9 +290,27 @@ class TakeRole(Step[Role, Nothing, None]):
     facts = Nothing
 
     def act(self) -> tuple[Role, Nothing]:
-        if self.endpoint.rank in self.ready.job.holding:
-            return make_holder(self.ready, self.endpoint, self.asking), Nothing()
-        return make_worker(self.ready, self.endpoint, self.reducer, self.asking), Nothing()
+        return self._role(self.ready), Nothing()
 
-    def agree(self, facts: Sequence[Nothing]) -> None:
+    def _role(self, ready: Ready | Waiting) -> Role:
+        if isinstance(ready, Waiting):
+            return _spare(ready, self.endpoint, self.asking.asked)
+        from psdp.startup.roles import make_holder, make_worker
+
+        if self.endpoint.rank in ready.job.holding:
+            return make_holder(ready, self.endpoint, self.asking)
+        return make_worker(ready, self.endpoint, self.reducer, self.asking)
+
+    def agree(self, facts: Mapping[int, Nothing]) -> None:
         pass
+
+
+def _spare(waiting: Waiting, endpoint: Endpoint, asked: Asked) -> Spare:
+    """Return what waits on this rank."""
+
+    def make(job: Cast, listening: Listening) -> Worker:
+        from psdp.startup.spare import take_part
+
+        return take_part(waiting, endpoint, asked, job, listening)
+
+    return Spare(waiting.cast, endpoint, waiting.told.weights_bytes, make, asked)

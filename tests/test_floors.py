@@ -28,6 +28,7 @@ FLOORS = (
     ("config",),
     ("data", "transport"),
     ("task",),
+    ("cast",),
     ("job",),
     ("policies", "records"),
     ("nn", "checkpoint"),

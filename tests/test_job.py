@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psdp.cast import check_world
 from psdp.config import Config
 from psdp.errors import ConfigError
-from psdp.job import Job, check_world
+from psdp.job import Job
 from psdp.language import Language
 from psdp.policies import make_policy
 from psdp.protocol import Asynchronous, Lockstep, Pull, SendWeights, StaleBounded, Synchronous
@@ -38,7 +39,36 @@ def test_workers_are_shared_out_evenly_and_ranks_beyond_them_are_spare() -> None
         few = job(1 + ranks, virtual_workers=4)
         assert [few.hosted(rank) for rank in few.worker_ranks] == hosted
         assert few.gradients_per_step == 4
-        assert few.computing == [rank for rank in few.worker_ranks if few.hosted(rank)]
+        assert [*few.computing] == [rank for rank in few.worker_ranks if few.hosted(rank)]
+
+
+def test_the_last_ranks_are_spare_if_so_many_are_to_be() -> None:
+    six = job(6, spares=1)
+    assert (len(six.workers), [*six.computing], [*six.spares]) == (4, [1, 2, 3, 4], [5])
+    few = job(6, spares=2, virtual_workers=5)
+    assert [few.hosted(rank) for rank in few.worker_ranks] == [(1, 2), (3, 4), (5,), (), ()]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"spares": 4}, "--spares 4 leaves no rank to compute: the job has 5 ranks, .* at least 6"),
+        (
+            {"spares": 1, "virtual_workers": 2},
+            "--spares 1 leaves 3 ranks to compute for 2 worker.*: drop it, or let 2 wait",
+        ),
+        ({"spares": 1, "transport": "shared"}, "--transport shared does not go with 1 spare rank"),
+        ({"virtual_workers": 3, "transport": "shared"}, "does not go with 1 spare rank"),
+    ],
+)
+def test_spares_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_world(Config.from_flat(settings), 5)
+
+
+def test_spares_have_no_use_where_a_loss_ends_the_run() -> None:
+    with pytest.raises(ConfigError, match="--spares 1 has no use with --mode allreduce"):
+        job(5, spares=1, mode="allreduce")
 
 
 def test_the_shards_of_the_servers_are_the_whole_vector() -> None:

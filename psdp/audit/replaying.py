@@ -12,7 +12,7 @@ from typing import Any
 from psdp.errors import PsdpError, StartRefused
 from psdp.records.folder import CONFIG
 from psdp.servers.ending import Ended
-from psdp.startup import Ready, prepare
+from psdp.startup import Ready, Waiting, prepare
 from psdp.transport.in_memory import Aborted
 from psdp.transport.in_memory_world import InMemoryWorlds
 from psdp.transport.world import World
@@ -33,12 +33,12 @@ def live(given: Mapping[str, Any], ranks: int) -> None:
     """
     # Where there is no MPI, all of an audit but this is to work.
     from psdp.rank import take_role
-    from psdp.startup.roles import Asking
+    from psdp.startup.asking import Asking
 
     errors: dict[int, BaseException] = {}
 
     def one(world: World) -> int:
-        ready: Ready | None = None
+        ready: Ready | Waiting | None = None
         try:
             ready = prepare(world, given, None)
             role, endpoint = take_role(world, ready, Asking())
@@ -84,4 +84,4 @@ def _computing(config: Mapping[str, Any]) -> dict[str, str]:
     """Return what a run was computed with, by name."""
     versions = config.get("versions", {})
     found = {name: str(versions.get(name)) for name in WHAT_COMPUTES}
-    return found | {"kernels": " and ".join(sorted(set(config.get("kernels", []))))}
+    return found | {"kernels": " and ".join(sorted(filter(None, {*config.get("kernels", [])})))}

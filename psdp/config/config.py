@@ -91,6 +91,7 @@ class Config:
         rules.check_slowed(run)
         rules.check_max_time(run)
         rules.check_checkpoint_to(run)
+        rules.check_spares(run)
         rules.check_precision(run)
         rules.check_early_stop(data, run)
         optim, run = rules.fill_for_mode(optim, rules.drop_none(run))

@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from psdp.errors import ConfigError
 
-Draw = Callable[[np.random.Generator], float]
+if TYPE_CHECKING:  # NumPy loads this when it is first asked for, and most never ask
+    from numpy.random import Generator
+
+Draw = Callable[["Generator"], float]
 
 AT_FULL_SPEED: Mapping[str, Any] = MappingProxyType(
     {"straggler": None, "jitter": None, "link_mbps": 0.0, "slow_link": None}

@@ -184,6 +184,18 @@ def check_checkpoint_to(run: RunConfig) -> None:
         check_url(run.checkpoint_to, "--checkpoint-to")
 
 
+def check_spares(run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: ranks are to wait for a loss that ends the run.
+    """
+    if run.spares and not MODES[run.mode].survives_loss:
+        raise ConfigError(
+            f"--spares {run.spares} has no use with --mode {run.mode}, which ends with the first "
+            "rank that is lost; drop one of the two"
+        )
+
+
 def check_precision(run: RunConfig) -> None:
     """
     Raises:

@@ -51,9 +51,16 @@ class RunConfig(ModeConfig):
         None,
         "workers to which data, dropout and the order of sums belong, whatever ranks compute for "
         "them, one or several each; ranks beyond them are spare (default: as many as ranks that "
-        "work at the first start)",
+        "compute at the first start)",
         low=1,
         metavar="V",
+    )
+    spares: int | None = setting(
+        None,
+        "the last R of the ranks that work wait, at next to no cost, to take the place of ranks "
+        "that are lost (default: those beyond --virtual-workers)",
+        low=0,
+        metavar="R",
     )
     max_steps: int = setting(
         1000,

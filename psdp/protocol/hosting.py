@@ -15,13 +15,15 @@ class Hosting:
 
     Args:
         workers: numbers, rising.
-        ranks: that compute. The last of them are spare where there are more than workers.
+        ranks: that compute, or wait to.
+        spares: so many of them, the last, are spare; so are others beyond the workers.
     """
 
-    def __init__(self, workers: Sequence[int], ranks: Sequence[int]) -> None:
+    def __init__(self, workers: Sequence[int], ranks: Sequence[int], spares: int = 0) -> None:
         self.ranks = tuple(ranks)
-        few, more = divmod(len(workers), len(ranks))
-        hosts = [rank for n, rank in enumerate(ranks) for _ in range(few + (n < more))]
+        computing = ranks[: len(ranks) - spares]
+        few, more = divmod(len(workers), len(computing))
+        hosts = [rank for n, rank in enumerate(computing) for _ in range(few + (n < more))]
         self._host = dict(zip(workers, hosts, strict=True))
         self._before: set[tuple[int, int]] = set()
 

@@ -13,7 +13,7 @@ from psdp.records.profile import Profile
 def write_profiles(
     job: Job,
     profiles: Mapping[int, Profile],
-    kernels: Sequence[str],
+    kernels: Sequence[str | None],
     folder: RunFolder,
     console: Console,
 ) -> None:

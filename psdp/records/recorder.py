@@ -54,7 +54,7 @@ class Recorder:
         version: int = 0,
         units: int = 0,
         transport: str = "messages",
-        kernels: Sequence[str],
+        kernels: Sequence[str | None],
         val_split_units: int = 0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:

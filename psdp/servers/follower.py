@@ -42,6 +42,8 @@ class Follower:
         left: ranks that take part no more.
     """
 
+    leads = replaceable = False
+
     def __init__(
         self,
         serving: Serving,

@@ -57,6 +57,8 @@ class Leader:
         earlier: what terms before this one have left.
     """
 
+    leads, replaceable = True, False
+
     def __init__(
         self,
         job: Job,

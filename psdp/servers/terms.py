@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from psdp.cast import Term
 from psdp.errors import PeerLost
-from psdp.job import Job, Term
+from psdp.job import Job
 from psdp.protocol import order as o
 from psdp.servers.role import Role
 from psdp.servers.updates import Hearing, messages_of
@@ -69,6 +70,8 @@ class Terms:
     Attributes:
         role: the present one.
     """
+
+    replaceable = False
 
     def __init__(self, first: Role, follow: Callable[[Job, Role], Role]) -> None:
         self.role = first

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from psdp.cast import check_world
 from psdp.config import Config
 from psdp.config.handicap import parse_jitter
 from psdp.errors import ConfigError
-from psdp.job import Job, check_world
+from psdp.job import Job
 from psdp.language import Language
 from psdp.params import ParamSpec, ParamTable
 from psdp.records.metrics import percentile

@@ -3,6 +3,7 @@
 Every step is taken by all ranks together. An error on any of them ends all of them, told once.
 """
 
-from psdp.startup.prepare import Ready, prepare
+from psdp.startup.prepare import prepare
+from psdp.startup.ready import Ready, Waiting
 
-__all__ = ["Ready", "prepare"]
+__all__ = ["Ready", "Waiting", "prepare"]

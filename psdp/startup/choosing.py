@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class ChooseCheckpoint(Step[RunLock | None, Chosen, Path | None]):
                 lock.release()
             raise
 
-    def agree(self, facts: Sequence[Chosen]) -> Path | None:
+    def agree(self, facts: Mapping[int, Chosen]) -> Path | None:
         chosen = facts[0].checkpoint
         return None if chosen is None else Path(chosen)
 

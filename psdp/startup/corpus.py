@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from psdp.config import Config
@@ -21,7 +21,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class ReadCorpus(Step[Job, Text, None]):
+class ReadCorpus(Step[Job, Text, Mapping[int, Text]]):
     """Make the job of the corpus, and see that there is enough of it for this rank; compare the
     text."""
 
@@ -39,11 +39,12 @@ class ReadCorpus(Step[Job, Text, None]):
             task.batch(job.share(worker), 0)  # what is wrong with it is told now
         return job, Text(corpus.sha256)
 
-    def agree(self, facts: Sequence[Text]) -> None:
-        for rank, text in enumerate(facts):
+    def agree(self, facts: Mapping[int, Text]) -> Mapping[int, Text]:
+        for rank, text in facts.items():
             if text != facts[0]:
                 raise DataError(
                     f"rank {rank} read a corpus with sha256 {text.sha256[:16]}..., rank 0 one with "
                     f"{facts[0].sha256[:16]}...; give every host the same files (--corpus stdlib "
                     "also depends on the Python version)"
                 )
+        return facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from psdp import __version__
 from psdp.config import RunConfig
 from psdp.job import Job
-from psdp.startup.prepare import Ready
+from psdp.startup.ready import Ready
 from psdp.startup.resume import change_of_schedule, who_begins_afresh
 
 _HOST = " nor the host of mpirun"
@@ -20,7 +20,7 @@ def describe(ready: Ready, survives: bool, lease_s: float | None) -> str:
         lease_s: for which psdp.launch lets a rank be silent, 0 if for ever; None without it.
     """
     job, config = ready.job, ready.job.config
-    kernels = " and ".join(sorted({ready.kernels[rank] for rank in job.worker_ranks}))
+    kernels = " and ".join(sorted({ready.kernels[rank] or "" for rank in job.computing}))
     text = (
         f"psdp {__version__}: {config.run.mode}, {len(job.servers)} server(s), "
         f"{_workers_of(job)}, {job.table.size:,} parameters, {ready.links.describe()}"
@@ -62,9 +62,10 @@ def _silence(lease_s: float | None) -> str:
 
 
 def _workers_of(job: Job) -> str:
-    ranks = len(job.worker_ranks)
-    of = "" if ranks == len(job.workers) else f" on {ranks} rank(s)"
-    return f"{len(job.workers)} worker(s){of}"
+    ranks, spares = len(job.computing), len(job.spares)
+    text = f"{len(job.workers)} worker(s)"
+    text += "" if ranks == len(job.workers) else f" on {ranks} rank(s)"
+    return f"{text}, {spares} spare rank(s)" if spares else text
 
 
 def slowed(run: RunConfig) -> str:

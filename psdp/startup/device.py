@@ -4,7 +4,7 @@ of them fills it."""
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from psdp.backend import Backend, make_backend
@@ -73,8 +73,9 @@ class OpenDevice(Step[Backend | None, DeviceOpened, list[Needs | None]]):
             )
         return backend, DeviceOpened(needs_of(backend, self.job, self.rank))
 
-    def agree(self, facts: Sequence[DeviceOpened]) -> list[Needs | None]:
-        return [fact.needs for fact in facts]
+    def agree(self, facts: Mapping[int, DeviceOpened]) -> list[Needs | None]:
+        at = range(self.job.world_size)
+        return [facts[rank].needs if rank in facts else None for rank in at]
 
 
 def needs_of(backend: Backend, job: Job, rank: int) -> Needs | None:
@@ -163,7 +164,7 @@ def make_replica(
     try:
         return Replica(job, backend, zeros, hosted=hosted, on_device=on_device)
     except DeviceMemoryError as error:
-        needs = needs_of(backend, job, job.worker_ranks[0])
+        needs = needs_of(backend, job, job.computing[0])
         assert needs is not None, "a CPU has no such error"
         raise DeviceMemoryError(
             f"{error}; a worker holds {needs.needed / 2**30:.2f} GiB ({needs.largest}): "

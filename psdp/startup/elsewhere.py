@@ -4,7 +4,7 @@ brought from there."""
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +70,7 @@ class ReachElsewhere(Step[Objects | None, Reached, str]):
         objects = None if self.url is None else answered(self.url, lambda: self._reach(run))
         return objects, Reached(run)
 
-    def agree(self, facts: Sequence[Reached]) -> str:
+    def agree(self, facts: Mapping[int, Reached]) -> str:
         return facts[0].run
 
     def _reach(self, run: str) -> Objects:

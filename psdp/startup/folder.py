@@ -60,7 +60,7 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
     manifest: Manifest | None
     lock: RunLock | None
     locations: Sequence[Location]
-    kernels: Sequence[str]
+    kernels: Sequence[str | None]
     transport: str
     library: str
 
@@ -85,7 +85,7 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
             raise
         return folder, FolderMade(str(folder.path), folder.token)
 
-    def agree(self, facts: Sequence[FolderMade]) -> RunFolder:
+    def agree(self, facts: Mapping[int, FolderMade]) -> RunFolder:
         path, token = facts[0].path, facts[0].token
         assert path is not None
         assert token is not None

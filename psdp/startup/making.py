@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class TaskMade:
 
 
 @dataclass(frozen=True)
-class MakeTask(StartStep[Job, TaskMade, None]):
+class MakeTask(StartStep[Job, TaskMade, Mapping[int, TaskMade]]):
     """Make the task on this rank, and see that it is one."""
 
     make: Callable[[Config], Task]
@@ -72,8 +72,8 @@ class MakeTask(StartStep[Job, TaskMade, None]):
         )
         return job, told
 
-    def agree(self, facts: Sequence[TaskMade]) -> None:
-        for rank, told in enumerate(facts):
+    def agree(self, facts: Mapping[int, TaskMade]) -> Mapping[int, TaskMade]:
+        for rank, told in facts.items():
             for field in fields(TaskMade):
                 own, first = getattr(told, field.name), getattr(facts[0], field.name)
                 if own != first and field.name not in ("batch", "loss"):
@@ -82,7 +82,7 @@ class MakeTask(StartStep[Job, TaskMade, None]):
                         f"not {_differ(field.name, first)}; a task must follow from the settings "
                         "alone, on every rank"
                     )
-        workers = {rank: told for rank, told in enumerate(facts) if told.batch or told.loss}
+        workers = {rank: told for rank, told in facts.items() if told.batch or told.loss}
         first_rank = min(workers, default=0)
         for rank, told in workers.items():
             first = workers[first_rank]
@@ -97,6 +97,7 @@ class MakeTask(StartStep[Job, TaskMade, None]):
                     f"{first.loss:.6g}, with the same weights on the same batch; every rank must "
                     "have the same data: seed what is drawn"
                 )
+        return facts
 
     def _first_batch(self, job: Job) -> str | None:
         """See that a batch is the same when it is asked for again, and that of its own worker

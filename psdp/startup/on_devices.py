@@ -7,7 +7,7 @@ there must be room. Otherwise vectors go by way of the hosts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -48,7 +48,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class OfferDeviceMemory(Step[SharedDeviceMemory | None, Offer, list[Offer]]):
+class OfferDeviceMemory(Step[SharedDeviceMemory | None, Offer, Mapping[int, Offer]]):
     """Set aside the memory of this rank's GPU that others may open."""
 
     job: Job
@@ -72,8 +72,8 @@ class OfferDeviceMemory(Step[SharedDeviceMemory | None, Offer, list[Offer]]):
             return None, Offer(None, f"rank {self.rank}: {error.strerror}")
         return memory, Offer(memory.card(), None)
 
-    def agree(self, facts: Sequence[Offer]) -> list[Offer]:
-        return list(facts)
+    def agree(self, facts: Mapping[int, Offer]) -> Mapping[int, Offer]:
+        return facts
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,9 @@ class TryMessages(Step[None, Tried, str | None]):
         local_rank = self.locations[self.rank].local_rank
         return None, Tried(why_not_aware(local_rank) if local_rank == 0 else None)
 
-    def agree(self, facts: Sequence[Tried]) -> str | None:
-        found = zip(self.locations, facts, strict=True)
-        reasons = (f"{at.host}: {fact.why_not}" for at, fact in found if fact.why_not is not None)
-        return next(reasons, None)
+    def agree(self, facts: Mapping[int, Tried]) -> str | None:
+        found = ((self.locations[rank].host, fact.why_not) for rank, fact in facts.items())
+        return next((f"{host}: {why}" for host, why in found if why is not None), None)
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class CloseMemory(Step[None, Nothing, None]):
         self.windows.clear()
         return None, Nothing()
 
-    def agree(self, facts: Sequence[Nothing]) -> None:
+    def agree(self, facts: Mapping[int, Nothing]) -> None:
         pass
 
 
@@ -133,21 +132,22 @@ def meet_on_devices(
     """
     if job.config.run.server_device != "gpu":
         return None, None
-    for worker in job.worker_ranks:
+    for worker in job.computing:
         if needs[worker] is None:
             return None, f"worker {worker} computes on a CPU"
     assert isinstance(backend, GpuBackend)
     rank, device = world.rank, backend.device
     memory, offers = take(world, OfferDeviceMemory(job, rank, device))
-    hosts, cards = [at.host for at in locations], [offer.card for offer in offers]
+    hosts = [at.host for at in locations]
+    cards = [offers[rank].card if rank in offers else None for rank in range(job.world_size)]
 
     opening = OpenMemory(job, rank, hosts, cards, partial(open_device_memory, device=device), False)
     windows, openings = take(world, opening)
-    refused = [offer.refused for offer in offers if offer.refused is not None]
+    refused = [offer.refused for offer in offers.values() if offer.refused is not None]
     why_not_shared = next(iter([*refused, *openings.refused]), None)
     why_not = None
     shared = openings.pairs(job)
-    if len(shared) < len(pairs_of(job)):
+    if len(shared) < len(pairs_of(job)) or job.spares:  # these share no memory
         why_not = _why_no_messages(world, job, locations)
         if why_not is not None and why_not_shared is not None:
             why_not = f"{why_not_shared}; {why_not}"
@@ -183,7 +183,7 @@ def lack_of_room(
         for rank, need in sharing_it:
             received = 0
             if rank in job.holding:
-                received = sum((rank, worker) not in shared for worker in job.worker_ranks)
+                received = sum((rank, worker) not in shared for worker in job.computing)
             needed += need.needed + need.vectors + received * need.slot
         if needed > free:
             return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ class PartMade:
 
 
 @dataclass(frozen=True)
-class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, list[PartMade]]):
+class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, Mapping[int, PartMade]]):
     """Make this rank's shard or replica, and what it shares of it.
 
     Args:
@@ -63,8 +63,8 @@ class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, list[PartMade]])
         offered = part.weights.values if isinstance(part, Shard) else part.outbox
         return (part, memory), PartMade(part.backend.kernels, memory.card(offered))
 
-    def agree(self, facts: Sequence[PartMade]) -> list[PartMade]:
-        return list(facts)
+    def agree(self, facts: Mapping[int, PartMade]) -> Mapping[int, PartMade]:
+        return facts
 
     def _make(self, zeros: Zeros) -> Part:
         on_device = self.on_devices is not None
@@ -79,5 +79,5 @@ class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, list[PartMade]])
                 on_device=on_device,
             )
         assert self.backend is not None
-        hosted = len(self.job.boxes_of(self.rank))
+        hosted = len(self.job.hosted(self.rank))
         return make_replica(self.job, self.backend, zeros, hosted=hosted, on_device=on_device)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from psdp.config import Config
 from psdp.job import Job
-from psdp.startup.corpus import ReadCorpus
 from psdp.startup.step import Step
 
-Begin = Callable[[Config, int, int], Step[Job, Any, None]]
-"""Returns the step that makes the job, of settings, a rank, and the number of ranks."""
+Begin = Callable[[Config, int, int], Step[Job, Any, Mapping[int, Any]]]
+"""Returns the step that makes the job, of settings, a rank, and the number of ranks; what all agree
+on are the facts of each."""
+
+
+def _read_corpus(config: Config, rank: int, world_size: int) -> Step[Job, Any, Mapping[int, Any]]:
+    from psdp.startup.corpus import ReadCorpus  # a spare rank does without, until it is called
+
+    return ReadCorpus(config, rank, world_size)
 
 
 def _nothing(run: Path) -> None:
@@ -32,7 +38,7 @@ class Program:
     """
 
     command: str = "python -m psdp.worker"
-    begin: Begin = ReadCorpus
+    begin: Begin = _read_corpus
     settings: frozenset[str] | None = None
     finished: Callable[[Path], None] = _nothing
 

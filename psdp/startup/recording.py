@@ -10,7 +10,7 @@ import psdp
 from psdp.records.events import digest_of, events_file
 from psdp.records.record import Record
 from psdp.servers.progress import Progress
-from psdp.startup.prepare import Ready
+from psdp.startup.ready import Ready
 
 
 def record_of(

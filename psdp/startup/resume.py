@@ -31,17 +31,17 @@ CHANGEABLE = frozenset(
         "max_steps", "eval_every", "eval_batches", "early_stop_patience", "out",
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
         "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "straggler",
-        "jitter", "link_mbps", "slow_link", "record", "replay", "servers", "max_time",
+        "jitter", "link_mbps", "slow_link", "record", "replay", "servers", "spares", "max_time",
         "checkpoint_to", "keep_inner", "max_failures", "standby",
     }
 )  # fmt: skip
 """Settings that a resumed run may change; all others decide what its weights become."""
 
 FIXED_IN_REPLAY = frozenset(
-    {"max_steps", "eval_every", "eval_batches", "early_stop_patience", "servers"}
+    {"max_steps", "eval_every", "eval_batches", "early_stop_patience", "servers", "spares"}
 )
-"""Of these, what a replayed run may not change: they decide what happens when, and the number of
-servers by which rank."""
+"""Of these, what a replayed run may not change: they decide what happens when, and the numbers of
+servers and of spares by which rank."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class GoOn(Step[GoneOnFrom, Nothing, None]):
         inner = {worker: Inner.from_tensors(of) for worker, of in read.items() if of is not None}
         return GoneOnFrom(inner=inner), Nothing()
 
-    def agree(self, facts: Sequence[Nothing]) -> None:
+    def agree(self, facts: Mapping[int, Nothing]) -> None:
         pass
 
 
@@ -108,6 +108,8 @@ def settle(
         return Config.from_flat(dict(given)).resolved(), None
     nothing = dict.fromkeys(("out", "replay", "resume", "max_time", "checkpoint_to"))
     own = {"quiet": False, "record": False, "standby": False} | nothing
+    if replay is None:  # which ranks are spare follows from how many there are now
+        own["spares"] = None
     return Config.from_flat(values | own | dict(given)).resolved(), manifest
 
 

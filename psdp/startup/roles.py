@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 
-from psdp.checkpoint import CheckpointStore, Elsewhere, Objects
+from psdp.checkpoint import Elsewhere, Objects
 from psdp.job import Job
 from psdp.nn.profile import clock_of
 from psdp.records.console import Console
@@ -27,55 +26,13 @@ from psdp.servers.noting import Noting
 from psdp.servers.role import Role
 from psdp.servers.serving import Serving
 from psdp.servers.terms import Terms
+from psdp.startup.asking import Asking
 from psdp.startup.describing import describe
-from psdp.startup.prepare import Ready
+from psdp.startup.ready import Ready, store_of
 from psdp.startup.recording import record_of
 from psdp.transport import Endpoint
 from psdp.transport.reducer import Reducer
 from psdp.workers.worker import Worker
-
-Asked = Callable[[], str | None]
-"""Returns the name of a signal by which somebody asked a rank to end, or None."""
-
-Gone = Callable[[], Collection[tuple[int, str]]]
-"""Returns the ranks that are no more, as far as the launcher has told since, and why it does."""
-
-
-def _as_before(asked: Asked) -> Asked:
-    return asked
-
-
-def _unsaid() -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class Asking:
-    """What a rank is told from outside, and tells.
-
-    Attributes:
-        asked: whether it is to end.
-        gone: which others are gone.
-        limit: returns what asks who leads to end, of what asks any rank.
-        leads: is called when this rank begins to lead in place of another.
-        survives: the MPI goes on when a rank is lost.
-        lease_s: after so long a silence the launcher takes a rank for dead.
-        script: returns what is to happen, and when, in place of what comes and the clock.
-    """
-
-    asked: Asked = lambda: None
-    gone: Gone = list
-    limit: Callable[[Asked], Asked] = _as_before
-    leads: Callable[[], None] = _unsaid
-    survives: bool = False
-    lease_s: float | None = None
-    script: Callable[[], Script] | None = None
-
-
-def store_of(ready: Ready) -> CheckpointStore:
-    """Return the store of the run's checkpoints, in the first term."""
-    folder, keep = ready.folder, ready.job.config.run.keep_checkpoints
-    return CheckpointStore(folder.path, keep, folder.token, folder.check)
 
 
 def make_worker(

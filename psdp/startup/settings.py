@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from psdp.backend.threads import fair_share, node_cores
+from psdp.cast import Cast, check_world
 from psdp.checkpoint import Manifest
 from psdp.config import Config, flag_of
 from psdp.cores import cpu_quota, own_cores, processor_name
 from psdp.errors import ConfigError
-from psdp.job import check_world
 from psdp.startup.resume import settle
 from psdp.startup.step import Step
 from psdp.transport.launchers import check_not_alone
@@ -76,9 +76,11 @@ class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Locatio
         at = self.world.host, processor_name(), tuple(own_cores()), cpu_quota()
         return (config, manifest), Settled(config.flat(), *at)
 
-    def agree(self, facts: Sequence[Settled]) -> list[Location]:
-        same_settings([fact.settings for fact in facts])
-        return [locate(facts, rank) for rank in range(len(facts))]
+    def agree(self, facts: Mapping[int, Settled]) -> list[Location]:
+        told = list(facts.values())
+        same_settings([fact.settings for fact in told])
+        spares = Cast(Config.from_flat(told[0].settings), len(told)).spares
+        return [locate(told, rank, spares) for rank in range(len(told))]
 
 
 def same_settings(settings: Sequence[Mapping[str, Any]]) -> None:
@@ -95,12 +97,16 @@ def same_settings(settings: Sequence[Mapping[str, Any]]) -> None:
                 )
 
 
-def locate(facts: Sequence[Settled], rank: int) -> Location:
+def locate(facts: Sequence[Settled], rank: int, spares: Container[int] = ()) -> Location:
     """Return where a rank runs; its threads are ``--threads``, or its fair share of the host's
-    cores."""
+    cores.
+
+    Args:
+        spares: ranks that wait, and leave their share to others.
+    """
     own = facts[rank]
     ranks = [other for other, fact in enumerate(facts) if fact.host == own.host]
-    cores = [facts[other].cores for other in ranks]
+    cores = [facts[other].cores for other in ranks if other == rank or other not in spares]
     threads = fair_share(own.cores, cores, own.cpu_quota)
     return Location(
         own.host,

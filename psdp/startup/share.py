@@ -174,9 +174,11 @@ class OpenMemory(Step[dict[int, Window], MemoryOpened, Openings], Generic[Card])
                 )
         return windows, MemoryOpened(tuple(sorted(windows)), tuple(refused))
 
-    def agree(self, facts: Sequence[MemoryOpened]) -> Openings:
-        refused = [reason for fact in facts for reason in fact.refused]
-        openings = Openings([fact.ranks for fact in facts], refused)
+    def agree(self, facts: Mapping[int, MemoryOpened]) -> Openings:
+        refused = [reason for fact in facts.values() for reason in fact.refused]
+        every = range(len(self.cards))
+        opened = [facts[rank].ranks if rank in facts else () for rank in every]
+        openings = Openings(opened, refused)
         if self.must:
             insist(self.job, openings)
         return openings
@@ -188,7 +190,7 @@ class OpenMemory(Step[dict[int, Window], MemoryOpened, Openings], Generic[Card])
         if cards[own] is None:
             return []
         holding = self.job.holding
-        peers = range(self.job.world_size) if own in holding else holding
+        peers = range(len(cards)) if own in holding else holding
         near = (peer for peer in peers if self.hosts[peer] == self.hosts[own] and peer != own)
         return [peer for peer in near if cards[peer] is not None]
 
@@ -245,5 +247,5 @@ def insist(job: Job, openings: Openings) -> None:
 
 
 def pairs_of(job: Job) -> list[tuple[int, int]]:
-    """Return all pairs (server, rank that works) of a job."""
-    return [(server, worker) for server in job.holding for worker in job.worker_ranks]
+    """Return all pairs (server, rank that computes) of a job."""
+    return [(server, worker) for server in job.holding for worker in job.computing]

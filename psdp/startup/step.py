@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Generic, NoReturn, TypeVar
@@ -47,8 +47,9 @@ class Step(ABC, Generic[Own, Facts, Agreed]):
         """
 
     @abstractmethod
-    def agree(self, facts: Sequence[Facts]) -> Agreed:
-        """Return what follows from the facts of all ranks, in rank order: the same on all ranks.
+    def agree(self, facts: Mapping[int, Facts]) -> Agreed:
+        """Return what follows from the facts of all ranks that take the step, by rank and in that
+        order: the same on all of them.
 
         Raises:
             PsdpError: they do not fit, and so all end.
@@ -65,6 +66,7 @@ class _Failure:
     """Why a rank cannot go on, and the exit status that says so.
 
     Attributes:
+        text: empty if rank 0 has said it already.
         mistake: whether it is ours, and not the user's.
     """
 
@@ -95,12 +97,12 @@ def take(world: World, step: Step[Own, Facts, Agreed]) -> tuple[Own, Agreed]:
         _fail(world, error)
     reports = _exchange(world, _Report(None, facts))
     _check(world, reports)
-    told = [read(step.facts, report.facts) for report in reports]
+    told = {rank: read(step.facts, report.facts) for rank, report in reports.items()}
     try:
         return own, step.agree(told)
     except PsdpError as error:
         # All ranks find the same.
-        raise _refusal(world, dict.fromkeys(range(world.size), _failure_of(error))) from error
+        raise _refusal(world, dict.fromkeys(reports, _failure_of(error))) from error
 
 
 def _fail(world: World, error: BaseException) -> NoReturn:
@@ -114,16 +116,17 @@ def _fail(world: World, error: BaseException) -> NoReturn:
     raise AssertionError("this rank's failure is among the reports")
 
 
-def _exchange(world: World, report: _Report, timeout_s: float = inf) -> list[_Report]:
-    return [from_bytes(_Report, raw) for raw in world.exchange(to_bytes(report), timeout_s)]
+def _exchange(world: World, report: _Report, timeout_s: float = inf) -> dict[int, _Report]:
+    told = zip(world.ranks, world.exchange(to_bytes(report), timeout_s), strict=True)
+    return {rank: from_bytes(_Report, raw) for rank, raw in told}
 
 
-def _check(world: World, reports: Sequence[_Report]) -> None:
+def _check(world: World, reports: Mapping[int, _Report]) -> None:
     """
     Raises:
         StartRefused: some rank failed; rank 0 has said why.
     """
-    failed = {rank: r.failure for rank, r in enumerate(reports) if r.failure is not None}
+    failed = {rank: r.failure for rank, r in reports.items() if r.failure is not None}
     if failed:
         raise _refusal(world, failed)
 
@@ -132,14 +135,16 @@ def _refusal(world: World, failed: Mapping[int, _Failure]) -> StartRefused:
     """Have rank 0 say what went wrong, each thing once, and on which ranks if not on all; return
     the error that ends every rank."""
     if world.rank == 0:
-        for text in dict.fromkeys(failure.text for failure in failed.values()):
+        for text in dict.fromkeys(failure.text for failure in failed.values() if failure.text):
             ranks = [rank for rank, failure in failed.items() if failure.text == text]
-            where = "" if len(ranks) == world.size else f"rank {', '.join(map(str, ranks))}: "
+            where = "" if len(ranks) == len(world.ranks) else f"rank {', '.join(map(str, ranks))}: "
             print(f"psdp: {where}{text}", file=sys.stderr, flush=True)
     return StartRefused(next(iter(failed.values())).status)
 
 
 def _failure_of(error: BaseException) -> _Failure:
+    if isinstance(error, StartRefused):
+        return _Failure("", error.exit_code)
     if isinstance(error, PsdpError):
         return _Failure(str(error), error.exit_code)
     if isinstance(error, MemoryError | OverflowError) or (

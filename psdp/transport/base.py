@@ -82,14 +82,16 @@ class Endpoint(ABC):
         peers: ranks that this one exchanges messages with.
         neighbours: those of them on this host, and what is shared with them.
         link: what messages leave through, if they are to be slow.
-        vectors: where payloads and their landings lie, if not in the host's memory.
+        vectors: where payloads and their landings lie, if not in the host's memory; may be changed
+            before the first payload.
 
     Attributes:
         rank: of this endpoint.
         landing: set by the owner before the first payload can come.
         sense: set by the owner, who then hears nothing that makes none in its job.
         landing_s: seconds so far in which payloads were landing here.
-        term: what peers have sent before they began it does not arrive any more.
+        term: what peers have sent before they began it does not arrive any more, and what is sent
+            to them now does not arrive before.
     """
 
     def __init__(
@@ -107,10 +109,13 @@ class Endpoint(ABC):
         self.term = 0
         self._neighbours = neighbours or Neighbours()
         self._link = link
-        self._vectors = vectors or HostMemory()
-        self._all_ring = self._neighbours.are(peers)
+        self.vectors = vectors or HostMemory()
+        self._all_ring = self._neighbours.listen is not None
         self._terms = dict.fromkeys(peers, 0)
         """Of each peer, the term that it has begun."""
+        self._ahead: defaultdict[int, list[tuple[Message, Array | None, Sending]]]
+        self._ahead = defaultdict(list)
+        """What peers are to get once they have begun this rank's term."""
         self._most_bytes = 0
         """Of a payload that does not arrive."""
         self._lent: defaultdict[int, deque[Sending]] = defaultdict(deque)
@@ -133,7 +138,7 @@ class Endpoint(ABC):
         raw = None if payload is None else as_bytes(payload)
         if raw is not None:
             # Who is told of a vector may read it, and write whatever else was used to make it.
-            self._vectors.synchronize()
+            self.vectors.synchronize()
         sending = sending or Sending()
         if self._link is None:
             self._dispatch(peer, message, raw, sending)
@@ -143,6 +148,12 @@ class Endpoint(ABC):
         return sending
 
     def _dispatch(self, peer: int, message: Message, raw: Array | None, sending: Sending) -> None:
+        if self._terms.get(peer, 0) < self.term and not isinstance(message, OF_ANY_TERM):
+            if peer in self._gone:
+                sending.done = True
+            else:
+                self._ahead[peer].append((message, raw, sending))
+            return
         offset = FOLLOWS if raw is None else self._neighbours.offset(peer, raw)
         header = encode(message, 0 if raw is None else raw.nbytes, offset)
         if offset != FOLLOWS and isinstance(message, Answer) and peer not in self._gone:
@@ -174,8 +185,7 @@ class Endpoint(ABC):
         self.term, self._most_bytes = term, most_bytes
         for peer in self._terms:
             # Who still copies what was lent is to make nothing of it.
-            for sending in self._lent.pop(peer, ()):
-                sending.done = True
+            self._drop(peer)
             if peer not in self._gone:
                 self.send(peer, Begun(term))
 
@@ -223,8 +233,13 @@ class Endpoint(ABC):
         """Take a message whose payload, if any, lies in shared memory; None if it was between
         the endpoints only."""
         message, payload_bytes, offset = header
+        # Who has never sent anything, as a spare rank, need not ring for others to be waited for
+        # at leisure.
+        self._all_ring = self._all_ring and self._neighbours.rings(peer)
         if isinstance(message, Begun):
             self._terms[peer] = message.term
+            for kept in self._ahead.pop(peer, ()):
+                self._dispatch(peer, *kept)
             return None
         if self._is_void(peer, message):
             return None
@@ -236,8 +251,8 @@ class Endpoint(ABC):
             target = landing_bytes(self.landing, peer, message, payload_bytes)
             if not same_memory(source, target):
                 begin_s = time.monotonic()
-                self._vectors.copy(source, target)
-                self._vectors.synchronize()
+                self.vectors.copy(source, target)
+                self.vectors.synchronize()
                 self.landing_s += time.monotonic() - begin_s
             if isinstance(message, Answer):
                 self.send(peer, Taken())
@@ -280,7 +295,12 @@ class Endpoint(ABC):
     def _forget(self, peer: int) -> None:
         """A peer is gone: it reads nothing any more."""
         self._gone.add(peer)
-        for sending in self._lent.pop(peer, ()):
+        self._drop(peer)
+
+    def _drop(self, peer: int) -> None:
+        """What was lent to a peer, or is kept for it, is void."""
+        kept = (sending for _, _, sending in self._ahead.pop(peer, ()))
+        for sending in (*self._lent.pop(peer, ()), *kept):
             sending.done = True
 
     def _next_s(self) -> float:

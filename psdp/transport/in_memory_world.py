@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
@@ -45,8 +46,11 @@ class InMemoryWorlds:
     def __init__(self, hosts: Sequence[str]) -> None:
         self.network = InMemoryNetwork(len(hosts))
         self.status: int | None = None
-        self.worlds = [InMemoryWorld(self, rank, host) for rank, host in enumerate(hosts)]
-        self._told: dict[int, bytes] = {}
+        self.worlds = [
+            InMemoryWorld(self, rank, host, range(len(hosts))) for rank, host in enumerate(hosts)
+        ]
+        self._told: defaultdict[tuple[int, ...], dict[int, bytes]] = defaultdict(dict)
+        """By the ranks that exchange, what each has brought."""
         self._sums: dict[tuple[int, ...], InMemorySums] = {}
 
     def run(self, life: Callable[[World], int], timeout_s: float) -> list[End]:
@@ -87,30 +91,32 @@ class InMemoryWorlds:
                 self.status = status
             self.network.abort()
 
-    def exchange(self, rank: int, data: bytes, timeout_s: float) -> list[bytes]:
-        """Return what all ranks brought to this exchange, in rank order.
+    def exchange(
+        self, rank: int, ranks: Sequence[int], data: bytes, timeout_s: float
+    ) -> list[bytes]:
+        """Return what these ranks brought to this exchange, in their order.
 
         Raises:
             TimeoutError: not all came within ``timeout_s``.
         """
-        size, changed = len(self.worlds), self.network.changed
+        changed, among = self.network.changed, tuple(ranks)
 
         def complete() -> bool:
             self.network.check(rank)
-            return len(told) == size or any(map(self.network.is_dead, range(size)))
+            return len(told) == len(among) or any(map(self.network.is_dead, among))
 
         with changed:
-            told = self._told
+            told = self._told[among]
             told[rank] = data
-            if len(told) == size:
-                self._told = {}
+            if len(told) == len(among):
+                del self._told[among]
                 changed.notify_all()
             if not changed.wait_for(complete, min(timeout_s, threading.TIMEOUT_MAX)):
                 raise TimeoutError
-        if len(told) < size:
+        if len(told) < len(among):
             self.abort(1)
             raise Aborted
-        return [told[other] for other in range(size)]
+        return [told[other] for other in among]
 
     def sums(self, ranks: Iterable[int]) -> InMemorySums:
         """Return the sums of these ranks."""
@@ -124,8 +130,11 @@ class InMemoryWorld:
 
     library = "no MPI, ranks are threads"
 
-    def __init__(self, all_worlds: InMemoryWorlds, rank: int, host: str) -> None:
+    def __init__(
+        self, all_worlds: InMemoryWorlds, rank: int, host: str, ranks: Sequence[int]
+    ) -> None:
         self.rank = rank
+        self.ranks = ranks
         self.host = host
         self._all = all_worlds
 
@@ -134,7 +143,10 @@ class InMemoryWorld:
         return len(self._all.worlds)
 
     def exchange(self, data: bytes, timeout_s: float = math.inf) -> list[bytes]:
-        return self._all.exchange(self.rank, data, timeout_s)
+        return self._all.exchange(self.rank, self.ranks, data, timeout_s)
+
+    def among(self, ranks: Sequence[int]) -> InMemoryWorld:
+        return InMemoryWorld(self._all, self.rank, self.host, ranks)
 
     def endpoint(
         self,

@@ -335,7 +335,7 @@ WITH_PAYLOAD = (*PUSHES.values(), State, Answer)
 """Kinds that a vector always follows; no other kind has a landing."""
 
 OF_ANY_TERM = (
-    *(Include, ApplyMean, Halt, Halted, Close, Closed, Rehost, Begin, Left, Noted),
+    *(Include, ApplyMean, Halt, Halted, Close, Closed, Rehost, Begin, Begun, Left, Noted),
     *(Signalled, Failed),
 )
 """Kinds that count whenever they come; all others are void when a later term has begun."""

@@ -12,7 +12,7 @@ import mmap
 import os
 import secrets
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -208,9 +208,9 @@ class Neighbours:
             )
         return found
 
-    def are(self, peers: Iterable[int]) -> bool:
-        """Say whether all of these ring when they send."""
-        return self._memory is not None and set(peers) <= self._windows.keys()
+    def rings(self, peer: int) -> bool:
+        """Say whether a peer rings when it sends."""
+        return peer in self._windows
 
     def ring(self, peer: int) -> None:
         """Wake a peer, if it listens to us."""

@@ -6,7 +6,7 @@ MPI's is in mpi.py, its in-memory twin in in_memory_world.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn, Protocol
 
 from psdp.transport.base import Endpoint
@@ -28,6 +28,10 @@ class World(Protocol):
         """How many ranks there are."""
 
     @property
+    def ranks(self) -> Sequence[int]:
+        """Those that exchange, rising."""
+
+    @property
     def host(self) -> str:
         """Name of this rank's host; ranks of equal names may share memory and cores."""
 
@@ -36,11 +40,15 @@ class World(Protocol):
         """Name and version of what carries the messages."""
 
     def exchange(self, data: bytes, timeout_s: float = math.inf) -> list[bytes]:
-        """Return the bytes of every rank, in rank order; all ranks must call this together.
+        """Return the bytes of every rank, in rank order; all of them must call this together.
 
         Raises:
             TimeoutError: not all did within ``timeout_s``. Only :meth:`abort` may follow.
         """
+
+    def among(self, ranks: Sequence[int]) -> World:
+        """Return the world in which only these ranks, of which this is one, exchange; all of them
+        must call this together."""
 
     def endpoint(
         self,

@@ -7,7 +7,6 @@ import signal
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 
 from psdp.errors import ProtocolError
 from psdp.job import Job
@@ -24,9 +23,6 @@ from psdp.workers.saving import Saving
 LOOK_UP_S = 0.5
 """How often a wait looks up, to heed a signal."""
 
-GOODBYE_S = 0.5
-"""How long a rank that fails tries to tell rank 0 so."""
-
 
 class Exchange:
     """One rank's side of all messages, for its workers.
@@ -34,6 +30,7 @@ class Exchange:
     Args:
         signalled: returns the name of a signal that asked this rank to end, or None.
         now: a clock in seconds.
+        listening: has heard already.
 
     Attributes:
         compute_s: seconds in which this worker computed, for its owner to add to.
@@ -49,6 +46,7 @@ class Exchange:
         replica: Replica,
         signalled: Callable[[], str | None] = lambda: None,
         now: Callable[[], float] = time.monotonic,
+        listening: Listening | None = None,
     ) -> None:
         self.job = job
         self.endpoint = endpoint
@@ -59,7 +57,7 @@ class Exchange:
         self._signalled = signalled
         self._told = False
         self._now = now
-        self.listening = Listening(job, endpoint, replica.weights.nbytes)
+        self.listening = listening or Listening(job, endpoint, replica.weights.nbytes)
         # One that has workers stop may be followed by the next at once.
         self._answers: defaultdict[int, deque[m.Answer]] = defaultdict(deque)
         self._pushes: list[Sending] = []
@@ -246,23 +244,6 @@ class Exchange:
             arrival = self.listening.next(LOOK_UP_S)
             if arrival is not None and isinstance(arrival.message, m.Finish):
                 return
-
-    def say_failed(self, status: int) -> None:
-        """Tell rank 0 that this worker cannot go on, and ends with this exit status."""
-        sending = self.endpoint.send(self.job.leader, m.Failed(status))
-        # Other messages may be under way, and rank 0 gone: try for a while, then go.
-        deadline = self._now() + GOODBYE_S
-        while not sending.done and self._now() < deadline:
-            with suppress(Exception):
-                self.move_on(timeout_s=0.01)
-
-    def wait_out(self, timeout_s: float) -> None:
-        """Give rank 0 so long to save the weights and end all ranks, this one too; unless it is
-        gone."""
-        deadline = self._now() + timeout_s
-        while self._now() < deadline and not self.endpoint.has_lost(self.job.leader):
-            with suppress(Exception):  # nothing else that comes now matters any more
-                self.listening.next(LOOK_UP_S)
 
     def _totals(self) -> m.Totals:
         return m.Totals(

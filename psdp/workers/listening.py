@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from psdp.cast import Cast, Term
 from psdp.errors import PeerLost, ProtocolError
-from psdp.job import Job, Term
 from psdp.transport import Arrival, Endpoint, Lost
 from psdp.transport import messages as m
-from psdp.workers.saving import Saving
+
+if TYPE_CHECKING:  # a spare rank listens too, and has nothing to save
+    from psdp.workers.saving import Saving
 
 WRITING_S = 0.01
 """The same while a file is written of which rank 0 is to hear."""
 
 
 class TermBegins(Exception):
-    """Another term begins: what this rank did in the one before is void.
+    """Another term begins: what this rank did in the one before is void."""
 
-    Attributes:
-        job: in that term.
-    """
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(f"term {job.term.number} begins")
-        self.job = job
+    def __init__(self, term: Term) -> None:
+        super().__init__(f"term {term.number} begins")
+        self.term = term
 
 
 class Listening:
@@ -38,7 +37,7 @@ class Listening:
         saving: does what rank 0 asks of it, whatever this rank is at.
     """
 
-    def __init__(self, job: Job, endpoint: Endpoint, most_bytes: int) -> None:
+    def __init__(self, job: Cast, endpoint: Endpoint, most_bytes: int) -> None:
         self._job = job
         self._endpoint = endpoint
         self._most_bytes = most_bytes
@@ -69,7 +68,8 @@ class Listening:
             case Arrival(_, m.Rehost(workers, ranks)):
                 self._moved += zip(workers, ranks, strict=True)
             case Arrival(_, m.Begin(number, lost)):
-                raise TermBegins(self._begin(Term(number, frozenset(lost), tuple(self._moved))))
+                self._begin(Term(number, frozenset(lost), tuple(self._moved)))
+                raise TermBegins(self._job.term)
             case Arrival() as arrival:
                 return arrival
         return None
@@ -100,7 +100,7 @@ class Listening:
         except PeerLost:
             raise PeerLost(f"server rank {peer} is gone ({why})") from None
 
-    def _begin(self, term: Term) -> Job:
+    def _begin(self, term: Term) -> None:
         self._job, self._moved = replace(self._job, term=term), []
         # What is of the term before is void; a later one, or the end, may have come by now.
         self._events = deque(
@@ -109,4 +109,3 @@ class Listening:
             if isinstance(event, Lost) or isinstance(event.message, m.Rehost | m.Begin | m.Finish)
         )
         self._endpoint.begin(term.number, self._most_bytes)
-        return self._job

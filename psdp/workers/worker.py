@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
+from psdp.cast import Term
 from psdp.checkpoint import CheckpointStore, Inner, Snapshot
-from psdp.errors import PeerLost
 from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.params import Array
@@ -18,10 +19,11 @@ from psdp.task import Measured
 from psdp.transport import Endpoint
 from psdp.transport import messages as m
 from psdp.transport.reducer import Reducer
+from psdp.workers import goodbye
 from psdp.workers.computing import Computing, Took
 from psdp.workers.exchange import Exchange
 from psdp.workers.hosted import Hosted
-from psdp.workers.listening import TermBegins
+from psdp.workers.listening import Listening, TermBegins
 from psdp.workers.reduced import ReducedTraining
 from psdp.workers.replica import Replica
 from psdp.workers.saving import Saving
@@ -30,15 +32,6 @@ from psdp.workers.training import OverlappedTraining, Trained, Training, make_tr
 KEEPS_WEIGHTS = (Pushed.GRADIENT, Pushed.NOTHING)
 """What a rank may push for one worker, and the next one begins with the weights of the answer too:
 they are as they were, or all workers have the same."""
-
-PATIENCE_S = 4.2
-"""How long a worker that cannot go on waits for rank 0 to save the weights, and to end all."""
-
-IDLE_S = 0.0005
-"""How often a worker that overlaps looks whether its GPU has done what it was asked for."""
-
-DROPOUT_STREAM = 0x64726F70
-"""Tells dropout's random numbers from others of the same seed."""
 
 
 class Worker:
@@ -49,8 +42,11 @@ class Worker:
         snapshot: to go on from, where the workers' optimizer is in it.
         inner: what workers go on with, by their numbers.
         store: of the run folder, where checkpoints hold what workers have for themselves.
+        listening: has heard already, where this rank was spare until now.
         signalled: returns the name of a signal that asked this rank to end, or None.
     """
+
+    leads = False
 
     def __init__(
         self,
@@ -62,13 +58,14 @@ class Worker:
         snapshot: Snapshot | None = None,
         inner: Mapping[int, Inner] | None = None,
         store: CheckpointStore | None = None,
+        listening: Listening | None = None,
         signalled: Callable[[], str | None] = lambda: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.job = job
         self.endpoint = endpoint
         self.replica = replica
-        self.exchange = Exchange(job, endpoint, replica, signalled, now)
+        self.exchange = Exchange(job, endpoint, replica, signalled, now, listening)
         self.computing = Computing(job, endpoint.rank, replica, self.exchange, reducer, now)
         self._snapshot = snapshot
         self.hosted: dict[int, Hosted] = {}
@@ -77,6 +74,11 @@ class Worker:
         self._host(job, inner or {})
         self._answered: Array | None = None
         """The weights of an answer, where a worker's steps change them for the next one."""
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether others can do this rank's work."""
+        return self.job.bears_losses
 
     def _host(self, job: Job, inner: Mapping[int, Inner]) -> None:
         """Make what it takes to compute for this rank's workers, as they begin a term.
@@ -121,8 +123,13 @@ class Worker:
                     self._run_term()
                     return
                 except TermBegins as begins:
-                    self.exchange.begin(begins.job)
-                    self._host(begins.job, {})
+                    self.begin(begins.term)
+
+    def begin(self, term: Term) -> None:
+        """Begin a term, in which nothing counts that is under way."""
+        job = replace(self.job, term=term)
+        self.exchange.begin(job)
+        self._host(job, {})
 
     def _run_term(self) -> None:
         self.exchange.ask(tuple(self.hosted))
@@ -200,9 +207,7 @@ class Worker:
 
     def fail(self, error: BaseException, status: int) -> None:
         """Tell rank 0 that this rank cannot go on, and give it the time to save the weights."""
-        if not isinstance(error, PeerLost):  # which rank 0 sees for itself
-            self.exchange.say_failed(status)
-        self.exchange.wait_out(PATIENCE_S)
+        goodbye.part(self.endpoint, self.job.leader, error, status, self.exchange.move_on)
 
     def _train(self, own: Hosted, order: m.Train, version: int) -> None:
         """Train as ordered and push what came of it."""

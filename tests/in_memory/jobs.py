@@ -26,11 +26,12 @@ from psdp.servers.leader import Leader
 from psdp.servers.progress import Progress
 from psdp.servers.serving import Serving
 from psdp.servers.terms import Terms
-from psdp.startup import Ready, prepare
-from psdp.startup.roles import Asking
+from psdp.startup import Ready, Waiting, prepare
+from psdp.startup.asking import Asking
 from psdp.transport.in_memory import Aborted, InMemoryEndpoint, InMemoryNetwork, Killed
 from psdp.transport.in_memory_world import InMemoryWorlds
 from psdp.transport.world import World
+from psdp.workers.spare import Spare
 from psdp.workers.worker import Worker
 
 VOCAB = 64
@@ -79,7 +80,7 @@ class Rank:
     """One rank of a job that is ready for its first message; a test may change what it likes."""
 
     number: int
-    ready: Ready
+    ready: Ready | Waiting
     role: Role
     endpoint: InMemoryEndpoint
     error: BaseException | None = None
@@ -128,7 +129,9 @@ class Training:
 
     @property
     def job(self) -> Job:
-        return self.ranks[0].ready.job
+        ready = self.ranks[0].ready
+        assert isinstance(ready, Ready)
+        return ready.job
 
     @property
     def network(self) -> InMemoryNetwork:
@@ -166,6 +169,8 @@ class Training:
     def worker(self, number: int) -> Worker:
         """Return a rank that works by its number among these, from 0."""
         worker = self.ranks[self.job.worker_ranks[number]].role
+        if isinstance(worker, Spare) and worker.worker is not None:
+            return worker.worker
         assert isinstance(worker, Worker)
         return worker
 
@@ -224,7 +229,7 @@ def _reason_of(end: int | BaseException) -> BaseException | None:
     """Return what a rank itself failed of, if it did."""
     if isinstance(end, Aborted):
         end = end.__context__ or end  # it ended all others while it had that in hand
-    if isinstance(end, StartRefused):
+    while isinstance(end, StartRefused) and (end.__cause__ or end.__context__):
         end = end.__cause__ or end.__context__ or end
     return None if isinstance(end, int | Aborted | Killed) else end
 

@@ -164,7 +164,7 @@ def played(folder: Path, scenario: Scenario, dice: random.Random) -> Training | 
     def prepare(run: Training) -> None:
         for rank, message in scenario.deaths.items():
             die_at_message(run, rank, message)
-        for number, most_s in zip(range(scenario.ranks), scenario.slow, strict=False):
+        for number, most_s in zip(range(len(run.job.computing)), scenario.slow, strict=False):
             wait = lambda _, most_s=most_s: time.sleep(dice.random() * most_s)  # noqa: E731
             before_gradient(run.worker(number), wait)
 

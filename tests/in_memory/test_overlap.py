@@ -14,7 +14,7 @@ from jobs import Training, before_gradient, train
 
 from psdp.params import Array
 from psdp.transport.messages import Gradient
-from psdp.workers.worker import IDLE_S
+from psdp.workers.computing import IDLE_S
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -16,6 +16,7 @@ from losses import WHERE, check, die_at_message, die_with, told
 from psdp.checkpoint import find_checkpoint, read_manifest
 from psdp.errors import CheckpointError, ConfigError, PeerLost, RankFailed
 from psdp.transport import messages as m
+from psdp.workers.worker import Worker
 
 
 @pytest.mark.parametrize("servers", [1, 2])
@@ -70,6 +71,31 @@ def test_who_leads_may_die_while_it_tells_that_a_term_ends(tmp_path: Path) -> No
     run = train(tmp_path / "run", prepare=prepare, standby=True, **common)
     assert told(run) == told(train(tmp_path / "undisturbed", **common))
     assert run.last_job.servers == (4, 5)
+
+
+CALLS: Mapping[str, dict[int, tuple[type[Any], int]]] = {
+    "after a takeover": {0: (m.Answer, 5), 1: (m.Gradient, 4)},
+    "as it is called": {1: (m.Gradient, 2), 0: (m.Moved, 1)},
+    "when others know that it is called": {1: (m.Gradient, 2), 0: (m.Void, 1)},
+    "between its two calls": {1: (m.Gradient, 2), 0: (m.SendShard, 5)},
+}
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("ends", CALLS.values(), ids=CALLS)
+def test_who_leads_by_then_calls_a_spare(
+    tmp_path: Path, ends: dict[int, tuple[type[Any], int]], servers: int
+) -> None:
+    def prepare(run: Training) -> None:
+        for rank, (kind, number) in ends.items():
+            die_with(run, servers if rank else 0, kind, number)
+
+    common = {"workers": 2, "servers": servers, "eval_every": 2}
+    settings = common | {"workers": 3, "spares": 1}
+    run = train(tmp_path / "run", prepare=prepare, standby=True, **settings)
+    assert told(run) == told(train(tmp_path / "undisturbed", **common))
+    assert run.metrics("move")[-1]["to"] == servers + 2
+    assert isinstance(run.worker(2), Worker)
 
 
 def test_the_second_loss_of_a_shard_ends_the_job_with_its_last_checkpoint(tmp_path: Path) -> None:

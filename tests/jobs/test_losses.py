@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from mpi import run_job
-from tiny import TINY, at_gradient, metrics, summary, write_corpus
+from tiny import RANK, TINY, at_gradient, metrics, summary, write_corpus
 
 from psdp.launch.mpirun import find_launcher, has_ulfm, version_of
 
@@ -46,7 +47,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     ("death", "servers", "spares"),
     [
         ("killed", 2, 0),
-        ("killed", 1, 1),
         ("fails", 1, 0),
         ("crashes", 2, 1),
         ("exits", 1, 0),
@@ -71,6 +71,44 @@ def test_another_rank_does_what_a_lost_one_would_have_done(
     assert summary(run)["failures"] == 1
     assert metrics(run, "move")[0]["to"] == (ranks - 1 if spares else servers)
     assert summary(run)["weights_sha256"] == undisturbed
+
+
+WAITS = f"""
+import os, sys
+from pathlib import Path
+from psdp.worker import main
+from psdp.workers.spare import Spare
+if {RANK} == 2:
+    from psdp.nn.models.decoder import DecoderModel
+    def add_gradient(self, *arguments):
+        os.kill(os.getpid(), 9)
+    DecoderModel.add_gradient = add_gradient
+landing = Spare._landing
+def called(self, *arguments):
+    if {RANK} == 4:
+        raise RuntimeError("no room here")
+    Path("memory").write_text(Path("/proc/self/smaps_rollup").read_text())
+    return landing(self, *arguments)
+Spare._landing = called
+sys.exit(main())
+"""
+
+
+def test_a_spare_is_small_until_it_is_called_and_the_next_one_follows_if_it_fails(
+    tmp_path: Path, undisturbed: str
+) -> None:
+    write_corpus(tmp_path / "corpus.txt")
+    ended = run_job(
+        *(6, WAITS, "--with-ft", "ulfm", *SETTINGS, "--spares", "2", "--out", "run"), cwd=tmp_path
+    )
+    assert ended.returncode == 0, ended.stdout
+    assert "RuntimeError: no room here" in ended.stdout
+    run = tmp_path / "run"
+    assert [move["to"] for move in metrics(run, "move")] == [4, 5]
+    assert summary(run)["weights_sha256"] == undisturbed
+    memory = re.search(r"^Rss: +(\d+) kB", (tmp_path / "memory").read_text(), re.MULTILINE)
+    assert memory is not None
+    assert int(memory[1]) < 60e3
 
 
 def test_a_rank_that_stops_while_others_do_its_share_does_not_keep_the_job(tmp_path: Path) -> None:

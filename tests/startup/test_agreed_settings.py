@@ -64,6 +64,12 @@ def test_ranks_are_numbered_and_share_cores_on_each_host() -> None:
     assert locations(four, two, four, two) == [(0, 2), (0, 1), (1, 2), (1, 1)]
 
 
+def test_a_rank_that_waits_leaves_its_share_to_others() -> None:
+    facts = [told("a", 0, 1, 2, 3)] * 3
+    found = [locate(facts, rank, spares=[2]) for rank in range(3)]
+    assert [(at.local_rank, at.threads) for at in found] == [(0, 2), (1, 2), (2, 1)]
+
+
 def test_a_rank_alone_on_its_host_has_all_cores() -> None:
     assert locations(told("a", 0), told("b", 0, 1, 2)) == [(0, 1), (0, 3)]
 

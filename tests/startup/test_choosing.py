@@ -18,7 +18,7 @@ def choose(rank: int = 0, **given: Any) -> tuple[RunLock | None, Path | None]:
     """Return the lock of a rank and what all agree on, as if that rank were rank 0."""
     step = ChooseCheckpoint(rank, {name: str(value) for name, value in given.items()})
     lock, told = step.act()
-    return lock, step.agree([told])
+    return lock, step.agree({0: told})
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_new_run_has_none_to_go_on_from() -> None:
 def test_rank_0_chooses_for_all(two: SavedRun) -> None:
     assert choose(1, resume=two.folder) == (None, None)
     step = ChooseCheckpoint(1, {"resume": str(two.folder)})
-    assert step.agree([Chosen("there"), Chosen(None)]) == Path("there")
+    assert step.agree({0: Chosen("there"), 1: Chosen(None)}) == Path("there")
 
 
 def test_the_latest_is_gone_on_from_in_its_folder_which_is_held(two: SavedRun) -> None:

@@ -42,7 +42,7 @@ def step(task: Any, rank: int = 1, config: Config = CONFIG) -> MakeTask:
 
 def agree(*tasks: Task) -> None:
     """Have one rank each make these tasks, and compare."""
-    told = [step(task, rank).act()[1] for rank, task in enumerate(tasks)]
+    told = {rank: step(task, rank).act()[1] for rank, task in enumerate(tasks)}
     step(tasks[0]).agree(told)
 
 

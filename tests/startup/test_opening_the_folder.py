@@ -128,7 +128,7 @@ def test_rank_0_makes_the_folder_and_tells_the_others_where_it_is(
     steps = [opening(case, rank, out=str(out)) for rank in range(3)]
     own, facts = zip(*(step.act() for step in steps), strict=True)
     assert (own[0].path, own[1:]) == (out, (None, None))
-    agreed = [step.agree(facts) for step in steps]
+    agreed = [step.agree(dict(enumerate(facts))) for step in steps]
     assert [(folder.path, folder.token) for folder in agreed] == [(out, own[0].token)] * 3
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "lock.json"]
 

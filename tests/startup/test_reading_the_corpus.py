@@ -11,11 +11,11 @@ from psdp.startup.corpus import ReadCorpus, Text
 
 def test_a_rank_that_read_another_text_is_named(case: SavedRun) -> None:
     step, same, other = ReadCorpus(case.config, 0, 3), Text("a" * 64), Text("b" * 64)
-    step.agree([same, same, same])
+    step.agree({0: same, 1: same, 2: same})
     with pytest.raises(
         DataError, match=r"rank 1 read a corpus with sha256 b{16}\.\.\., rank 0 one"
     ):
-        step.agree([same, other, other])
+        step.agree({0: same, 1: other, 2: other})
 
 
 def test_a_worker_that_can_read_nothing_is_told_at_once(case: SavedRun) -> None:

@@ -76,7 +76,7 @@ OTHER: dict[str, Any] = {
     "backup_workers": 1, "straggler": "2:4", "jitter": "pareto:2", "link_mbps": 7.0,
     "slow_link": "7@7s-8s",
     "standby": True, "record": True, "lag_compensation": "inverse", "overlap": True,
-    "balance": "dynamic", "virtual_workers": 7,
+    "balance": "dynamic", "virtual_workers": 7, "spares": 1,
     "checkpoint_to": "s3://elsewhere/run", "log_every": 7, "max_time": "7m", "max_failures": 7,
     "profile": True, "quiet": True, "corpus": ["elsewhere"],
 }  # fmt: skip

@@ -88,7 +88,7 @@ def test_all_agree_on_who_opened_whose_memory_or_that_not_all_did(case: SavedRun
     def agreed(transport: str) -> Openings:
         job = case.job_of(3, transport=transport)
         return OpenMemory(job, 0, ["a"] * 3, [None] * 3, open_memory, transport == "shared").agree(
-            facts
+            dict(enumerate(facts))
         )
 
     assert agreed("auto") == Openings([(1, 2), (0,), ()], ["rank 2 cannot"])

@@ -123,7 +123,7 @@ def test_a_mistake_between_steps_ends_all_ranks_too(
     given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mistake = on_rank(2, SystemExit(0), lambda _threads: None)
-    monkeypatch.setattr(import_module("psdp.startup.prepare"), "limit_blas", mistake)
+    monkeypatch.setattr(import_module("psdp.startup.building"), "limit_blas", mistake)
     ends, status = live(given)
     assert all(isinstance(end, Aborted) for end in ends)
     assert status == 1

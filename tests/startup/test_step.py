@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,8 @@ class Tell(Step[str, Number, list[int]]):
     def act(self) -> tuple[str, Number]:
         return "mine", Number(self.action())
 
-    def agree(self, facts: Sequence[Number]) -> list[int]:
-        numbers = [fact.x for fact in facts]
+    def agree(self, facts: Mapping[int, Number]) -> list[int]:
+        numbers = [fact.x for fact in facts.values()]
         if numbers[0] < 0:
             raise DataError("the first number is negative")
         return numbers

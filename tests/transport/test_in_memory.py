@@ -179,11 +179,28 @@ def test_what_was_sent_in_an_earlier_term_is_void() -> None:
     a.send(1, AskSnapshot(1))
     a.send(1, Halted(1))  # is of any term
     a.begin(1, most_bytes=24)
+    assert a.poll() is None, "that a peer begins a term is between the endpoints"
     a.send(1, AskSnapshot(2))
     assert [b.poll() for _ in range(3)] == [Arrival(0, Halted(1)), Arrival(0, AskSnapshot(2)), None]
     assert sending.done
     np.testing.assert_array_equal(vector, np.zeros(3))
-    assert a.poll() is None, "that a peer begins a term is between the endpoints"
+
+
+def test_what_is_sent_in_a_term_waits_until_its_receiver_has_begun_it() -> None:
+    a, b = InMemoryNetwork(2).endpoints
+    a.begin(1, most_bytes=24)
+    sendings = [a.send(1, AskSnapshot(1)), a.send(1, Halted(1))]
+    assert [b.poll(), b.poll()] == [Arrival(0, Halted(1)), None]
+    assert [sending.done for sending in sendings] == [False, True]
+    b.begin(1, most_bytes=24)
+    assert a.poll() is None
+    assert b.poll() == Arrival(0, AskSnapshot(1))
+    a.begin(2, most_bytes=24)
+    waits = a.send(1, AskSnapshot(2))
+    a.begin(3, most_bytes=24)
+    assert waits.done, "it is void"
+    b.begin(3, most_bytes=24)
+    assert [a.poll(), b.poll()] == [None, None]
 
 
 def test_a_void_payload_is_bounded() -> None:

@@ -166,7 +166,7 @@ class MpiEndpoint(Endpoint):
         if has_payload(header):
             target = self._landing_bytes(peer, header)
             incoming.rest = self._chunks(target)
-            self._vectors.synchronize()  # what was there may still be read
+            self.vectors.synchronize()  # what was there may still be read
             if not self._incoming:
                 self._incoming_since_s = time.monotonic()
             self._incoming[peer] = incoming

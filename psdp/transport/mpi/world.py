@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NoReturn
 
@@ -29,12 +29,17 @@ _LAST_WORDS_S = 0.2
 
 
 class MpiWorld:
-    """The :class:`psdp.transport.world.World` of MPI_COMM_WORLD."""
+    """The :class:`psdp.transport.world.World` of MPI_COMM_WORLD.
 
-    def __init__(self) -> None:
+    Args:
+        among: the ranks that exchange, and their communicator; all, if that is not said.
+    """
+
+    def __init__(self, among: tuple[Sequence[int], MPI.Intracomm] | None = None) -> None:
         self.comm = MPI.COMM_WORLD
         self.rank = self.comm.rank
         self.size = self.comm.size
+        self.ranks, self._exchanging = among or (range(self.size), self.comm)
 
     @property
     def library(self) -> str:
@@ -47,24 +52,30 @@ class MpiWorld:
         return MPI.Get_processor_name()
 
     def exchange(self, data: bytes, timeout_s: float = math.inf) -> list[bytes]:
-        """Return the bytes of every rank, in rank order; all ranks must call this together.
+        """Return the bytes of every rank, in rank order; all of them must call this together.
 
         Raises:
             TimeoutError: not all did within ``timeout_s``. Only :meth:`abort` may follow.
         """
         deadline_s = time.monotonic() + timeout_s
-        sizes = np.zeros(self.size, np.int64)
-        self._wait(self.comm.Iallgather(np.array([len(data)], np.int64), sizes), deadline_s)
+        sizes = np.zeros(len(self.ranks), np.int64)
+        self._wait(self._exchanging.Iallgather(np.array([len(data)], np.int64), sizes), deadline_s)
         starts = np.concatenate(([0], np.cumsum(sizes)))
         gathered = np.zeros(int(starts[-1]), np.uint8)
         counts = (sizes.tolist(), starts[:-1].tolist())
         own = np.frombuffer(data, np.uint8)
-        gathering = self.comm.Iallgatherv([own, MPI.BYTE], [gathered, counts, MPI.BYTE])
+        gathering = self._exchanging.Iallgatherv([own, MPI.BYTE], [gathered, counts, MPI.BYTE])
         self._wait(gathering, deadline_s)
         return [
             gathered[start : start + size].tobytes()
             for start, size in zip(starts[:-1], sizes, strict=True)
         ]
+
+    def among(self, ranks: Sequence[int]) -> MpiWorld:
+        """Return the world in which only these ranks, of which this is one, exchange; all of them
+        must call this together."""
+        group = self.comm.group.Incl(list(ranks))
+        return MpiWorld((ranks, self.comm.Create_group(group)))
 
     def endpoint(
         self,
