@@ -49,7 +49,7 @@ def terms(run: Training) -> list[NewTerm]:
 
 def uneven(run: Training, dice: random.Random) -> None:
     """Let workers take their time."""
-    for number in range(run.workers):
+    for number in range(len(run.job.computing)):
         before_gradient(run.worker(number), lambda _count: time.sleep(dice.random() * 2e-3))
 
 
