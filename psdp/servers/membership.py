@@ -61,7 +61,7 @@ class Membership:
         self._recorder = recorder
         self._tell = tell
         self._decide = decide
-        self._engaged = set(job.computing)
+        self._engaged = {rank for rank in job.worker_ranks if job.hosted(rank)}
         """Ranks that compute, or have computed, for some worker."""
         self._gone: set[int] = set()
         """Ranks that are done, or take part no more."""

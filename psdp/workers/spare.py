@@ -47,14 +47,12 @@ class Spare:
         most_bytes: int,
         make: Callable[[Cast, Listening], Worker],
         signalled: Callable[[], str | None] = lambda: None,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._job = job
         self._endpoint = endpoint
         self._listening = Listening(job, endpoint, most_bytes)
         self._make = make
         self._signalled = signalled
-        self._sleep = sleep
         self._told = False
         self._asked: list[Arrival] = []
         """What the worker is to hear of."""
@@ -90,7 +88,7 @@ class Spare:
         match self._listening.next(timeout_s=0):
             case None if self.worker is None:
                 self._heed_signal()
-                self._sleep(NAP_S)
+                time.sleep(NAP_S)
             case Arrival(_, m.Answer() | m.SaveWorker()) as arrival:
                 self._asked.append(arrival)
             case Arrival(peer, m.Finish()) if peer in self.job.holders[0]:

@@ -62,9 +62,12 @@ def test_they_take_the_places_of_those_that_are_lost(
 
 @pytest.mark.parametrize("mode", [{"mode": "async"}, {"mode": "local", "local_steps": 2}])
 def test_so_they_do_in_other_modes(tmp_path: Path, mode: dict[str, Any]) -> None:
-    run = train(
-        tmp_path / "run", workers=3, spares=1, prepare=lambda run: die_at(run.worker(1), 3), **mode
-    )
+    def dies(run: Training) -> None:
+        # As fast as it can be, it might leave the other one nothing to do.
+        before_gradient(run.worker(0), lambda _count: time.sleep(5e-3))
+        die_at(run.worker(1), 3)
+
+    run = train(tmp_path / "run", workers=3, spares=1, prepare=dies, **mode)
     assert called(run) == [True]
     assert sum(run.progress.clocks.values()) == run.job.gradients
 
