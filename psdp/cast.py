@@ -20,11 +20,13 @@ class Term:
     Attributes:
         number: from 0.
         lost: ranks that held a shard.
+        joined: (shard, rank) of each that was spare at the start, and has come to hold a shard.
         moved: (worker, rank) of each worker for which another rank computes than at the start.
     """
 
     number: int = 0
     lost: frozenset[int] = frozenset()
+    joined: tuple[tuple[int, int], ...] = ()
     moved: tuple[tuple[int, int], ...] = ()
 
 
@@ -62,7 +64,9 @@ class Cast:
         count = self.config.run.servers
         # Launchers fill host after host: the last ranks are on another one, if there are several.
         beside = range(self.world_size - count, self.world_size) if self.stands_by else ()
-        holders = zip(range(count), *([beside] if beside else []), strict=True)
+        holders = [list(ranks) for ranks in zip(range(count), *filter(None, [beside]), strict=True)]
+        for shard, rank in self.term.joined:
+            holders[shard].append(rank)
         left = tuple(tuple(r for r in ranks if r not in self.term.lost) for ranks in holders)
         if () in left:
             raise PeerLost(
@@ -94,6 +98,11 @@ class Cast:
         """Return the number of the shard that a rank holds."""
         return next(shard for shard, ranks in enumerate(self.holders) if rank in ranks)
 
+    def joined_by(self: Of, shard: int, rank: int) -> Of:
+        """Return this job with a rank that holds a shard too."""
+        joined = (*self.term.joined, (shard, rank))
+        return replace(self, term=replace(self.term, joined=joined))
+
     def without(self: Of, lost: Iterable[int]) -> Of:
         """Return this job without some ranks that hold a shard.
 
@@ -106,25 +115,33 @@ class Cast:
         return job
 
     @property
-    def worker_ranks(self) -> range:
-        """Ranks that compute gradients, or wait to."""
-        return range(self.config.run.servers, self.world_size - _standbys(self.config))
-
-    @property
-    def spares(self) -> range:
-        """Of these, the last: they wait."""
-        end = self.worker_ranks.stop
-        return range(end - count_spares(self.config, self.world_size), end)
-
-    @property
     def computing(self) -> range:
-        """Of these, the others: each computes for some worker at the start."""
-        return range(self.worker_ranks.start, self.spares.start)
+        """Ranks that compute at the start, each for some worker."""
+        run, size = self.config.run, self.world_size
+        end = size - _standbys(self.config) - count_spares(self.config, size)
+        return range(run.servers, end)
+
+    @property
+    def spares(self) -> tuple[int, ...]:
+        """Ranks that wait at the start, but those that have come to hold a shard."""
+        first, joined = self.computing.stop, {rank for _, rank in self.term.joined}
+        waiting = range(first, first + count_spares(self.config, self.world_size))
+        return tuple(rank for rank in waiting if rank not in joined)
+
+    @property
+    def worker_ranks(self) -> tuple[int, ...]:
+        """Ranks that compute gradients, or wait to."""
+        return (*self.computing, *self.spares)
 
     @property
     def taking_part(self) -> tuple[int, ...]:
         """All ranks that are not spare."""
         return tuple(rank for rank in range(self.world_size) if rank not in self.spares)
+
+    @property
+    def workers(self) -> range:
+        """The workers' numbers. With one server and as many ranks that work, worker n is rank n."""
+        return range(1, (self.config.run.virtual_workers or len(self.computing)) + 1)
 
 
 def _standbys(config: Config) -> int:

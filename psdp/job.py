@@ -53,11 +53,6 @@ class Job(Cast):
         run = replace(self.config.run, **AT_FULL_SPEED)
         return replace(self, config=replace(self.config, run=run))
 
-    @property
-    def workers(self) -> range:
-        """The workers' numbers. With one server and as many ranks that work, worker n is rank n."""
-        return range(1, (self.config.run.virtual_workers or len(self.computing)) + 1)
-
     def hosting(self) -> Hosting:
         """Return which rank computes for which worker at the start of this term."""
         hosting = Hosting(self.workers, self.worker_ranks, len(self.spares))

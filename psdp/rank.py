@@ -35,7 +35,7 @@ from psdp.transport.mpi import MpiWorld
 from psdp.transport.reducer import Reducer
 from psdp.transport.world import World
 from psdp.workers.listening import Listening
-from psdp.workers.spare import Spare
+from psdp.workers.spare import Joins, Spare
 
 if TYPE_CHECKING:
     from psdp.job import Job
@@ -148,8 +148,17 @@ def live_in(
             ready = replace(ready, job=ready.job.at_full_speed())
         limit = partial(within, ready.cast.config.run.max_time, line.began_s)
         folder = str(ready.folder.path)
-        leads_now, survives = partial(line.training, folder), world.survives
-        asking = Asking(asked, line.gone, limit, leads_now, survives, line.lease_s, as_told)
+        leads_now = partial(line.training, folder)
+        asking = Asking(
+            asked,
+            line.gone,
+            limit,
+            leads_now,
+            line.stands_by,
+            world.survives,
+            line.lease_s,
+            as_told,
+        )
         role, endpoint = take_role(world, ready, asking)
     except StartRefused as refusal:
         line.ended(refusal.exit_code)
@@ -294,7 +303,7 @@ class TakeRole(Step[Role, Nothing, None]):
 
     def _role(self, ready: Ready | Waiting) -> Role:
         if isinstance(ready, Waiting):
-            return _spare(ready, self.endpoint, self.asking.asked)
+            return _spare(ready, self.endpoint, self.asking)
         from psdp.startup.roles import make_holder, make_worker
 
         if self.endpoint.rank in ready.job.holding:
@@ -305,12 +314,18 @@ class TakeRole(Step[Role, Nothing, None]):
         pass
 
 
-def _spare(waiting: Waiting, endpoint: Endpoint, asked: Asked) -> Spare:
+def _spare(waiting: Waiting, endpoint: Endpoint, asking: Asking) -> Spare:
     """Return what waits on this rank."""
 
-    def make(job: Cast, listening: Listening) -> Worker:
+    def compute(job: Cast, listening: Listening) -> Worker:
         from psdp.startup.spare import take_part
 
-        return take_part(waiting, endpoint, asked, job, listening)
+        return take_part(waiting, endpoint, asking, job, listening)
 
-    return Spare(waiting.cast, endpoint, waiting.told.weights_bytes, make, asked)
+    def stand_by(shard: int, listening: Listening) -> Joins:
+        from psdp.startup.spare import join
+
+        return join(waiting, endpoint, asking, listening, shard)
+
+    most = waiting.told.weights_bytes
+    return Spare(waiting.cast, endpoint, most, compute, stand_by, asking.asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 
@@ -121,6 +121,22 @@ class StepTimes:
             for worker, (took, own) in sorted(self._workers.items())
         }
         return {"workers": workers, "rounds": self._of_rounds() if self._rounds else None}
+
+    def account(self) -> dict[str, Any]:
+        """Return what another rank needs to go on with these."""
+        return {
+            "workers": [(n, *map(astuple, both)) for n, both in self._workers.items()],
+            "rounds": self._rounds,
+            "sums": self._sums,
+            "begun": list(self._begun),
+        }
+
+    def go_on(self, account: Mapping[str, Any]) -> None:
+        """Go on where another rank's :meth:`account` ends."""
+        for worker, took, own in account["workers"]:
+            self._workers[worker] = Spread(*took), Spread(*own)
+        self._rounds, self._sums = account["rounds"], list(account["sums"])
+        self._begun = {*account["begun"]}
 
     def _of_rounds(self) -> dict[str, Any]:
         names = "mean_s", "slowest_s", "own_s", "slowest_own_s"

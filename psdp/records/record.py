@@ -157,6 +157,28 @@ class Record:
         self._take(Line(number, version, text), hash_in(text))
         return True
 
+    def account(self, version: int) -> dict[str, Any]:
+        """Return what another rank needs to go on with this, beside the file, from a version on."""
+        return {
+            "first": self._first,
+            "lines": self._lines,
+            "hash": self._hash,
+            "seals": [(at, *seal) for at, seal in self._seals.items()],
+            "ends": list(self._ends.items()),
+            "moved": self._moved,
+            "lost": list(self._lost),
+            "kept": list(self.since(self._seal(version)[0] - 1)),
+        }
+
+    def go_on(self, account: Mapping[str, Any]) -> None:
+        """Know what another rank knows, by its :meth:`account`."""
+        self._lines, self._hash = account["lines"], account["hash"]
+        self._seals = {version: (line, digest) for version, line, digest in account["seals"]}
+        self._ends = dict(account["ends"])
+        self._moved = [(line, worker, rank) for line, worker, rank in account["moved"]]
+        self._lost = {*account["lost"]}
+        self._kept += [Line(*line) for line in account["kept"]]
+
     def since(self, number: int) -> Iterator[Line]:
         """Yield the lines after this one, as far as they are kept."""
         return (line for line in tuple(self._kept) if line.number > number)

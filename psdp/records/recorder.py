@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from psdp.job import Job
 from psdp.protocol import Apply, Choice, Sums
+from psdp.records.accounts import Accounts
 from psdp.records.changes import Changes
 from psdp.records.console import Console
 from psdp.records.events import Seal
@@ -23,7 +24,7 @@ from psdp.transport.messages import Spent, Totals
 Measure = TypeVar("Measure")
 
 
-class Recorder:
+class Recorder(Accounts):
     """Takes what happens to the weights; writes it down.
 
     Args:
@@ -65,7 +66,7 @@ class Recorder:
         self.profiles: dict[int, Profile] = {}
         self.counts = dict.fromkeys(("failures", "moves", "copies", "copies_failed"), 0)
         if job.stands_by:
-            self.counts["takeovers"] = 0
+            self.counts |= {"takeovers": 0, "joins": 0}
         self.events: Seal | None = None
         self._job = job
         self._name = job.units_name
@@ -301,4 +302,5 @@ def _counted(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     kinds = Counter(record["kind"] for record in records)
     lost = kinds["failure"] + kinds["takeover"] + kinds["standby"]
     copies = {"copies": kinds["copy"], "copies_failed": kinds["copy_failed"]}
-    return {"failures": lost, "moves": kinds["move"], "takeovers": kinds["takeover"], **copies}
+    changes = {"moves": kinds["move"], "takeovers": kinds["takeover"], "joins": kinds["join"]}
+    return {"failures": lost, **changes, **copies}

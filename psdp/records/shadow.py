@@ -24,6 +24,10 @@ class Shadow(RunFolder):
         super().__init__(path, token=token)
         self._lines: deque[dict[str, Any]] = deque(maxlen=latest)
 
+    def follow(self, token: str) -> None:
+        """Have it be another rank that writes the folder, by its token."""
+        self._token = token
+
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl; keep it, as long as another rank writes that."""
         if self.is_held:

@@ -14,13 +14,14 @@ from psdp.protocol import Move
 from psdp.protocol import order as o
 from psdp.records.events import event_in
 from psdp.records.record import Record
+from psdp.records.recorder import Recorder
+from psdp.servers.changing import TermEnds, bearing
 from psdp.servers.ending import LAST_SAVE_S
 from psdp.servers.means import works_of
 from psdp.servers.noting import Noting
 from psdp.servers.relief import Relief
 from psdp.servers.saving import Refused, Saved
 from psdp.servers.serving import TICK_S, WRITE_S, Serving
-from psdp.servers.terms import TermEnds, bearing
 from psdp.servers.updates import Hearing
 from psdp.transport import messages as m
 
@@ -209,6 +210,11 @@ class Follower:
         if self._relieves is not None and self.serving.progress.version >= self._relieves:
             self.serving.endpoint.send(self._server, m.Relieved())
             self._relieves = None
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Takes the records that the leader writes, at who may take over from it."""
+        return None if self.noting is None else self.noting.recorder
 
     def note(self, update: o.Update, norm: float) -> None:
         """Take an update down, as the leader does."""

@@ -46,7 +46,7 @@ class Giving:
         number, rank = job.shard_of(endpoint.rank), endpoint.rank
         self.gate = Gate(closed=job.standby_of(rank) is not None)
         self.writer: BackgroundWriter[Any] = BackgroundWriter()
-        self.snapshots = Snapshots(self._take, self._write, shard.recycle, held)
+        self.snapshots = Snapshots(self.take, self._write, shard.recycle, held)
         self.before_writing: Callable[[Snapshot], None] = lambda snapshot: None
         self._job = job
         self._endpoint = endpoint
@@ -113,7 +113,8 @@ class Giving:
                     answer = m.Answer(version, ())
                     self._shard.send(snapshot, partial(self._endpoint.send, rank, answer))
 
-    def _take(self) -> Snapshot:
+    def take(self) -> Snapshot:
+        """Return a copy of the shard as it is."""
         progress = self._progress
         return self._shard.snapshot(
             progress.version, progress.units, progress.clocks, progress.batches.pairs()

@@ -18,6 +18,7 @@ from psdp.records.record import Record
 from psdp.records.recorder import Recorder
 from psdp.records.replay import Script
 from psdp.servers.answering import Answering, AnswerRank
+from psdp.servers.changing import TermEnds, bearing
 from psdp.servers.choosing import Choosing
 from psdp.servers.copies import Copies
 from psdp.servers.copying import Copying
@@ -30,10 +31,10 @@ from psdp.servers.leaving import Leaving
 from psdp.servers.means import UPDATE, works_of
 from psdp.servers.membership import Membership
 from psdp.servers.noting import Noting
+from psdp.servers.recruiting import Recruiting
 from psdp.servers.relief import Relief
 from psdp.servers.serving import WRITE_S, Serving
 from psdp.servers.telling import Telling
-from psdp.servers.terms import TermEnds, bearing
 from psdp.transport import messages as m
 
 NOTHING = Earlier()
@@ -75,9 +76,7 @@ class Leader:
         gone: Callable[[], Collection[tuple[int, str]]] = list,
         earlier: Earlier = NOTHING,
     ) -> None:
-        self.job = job
-        self.serving = serving
-        self.recorder = recorder
+        self.job, self.serving, self.recorder = job, serving, recorder
         self.finished, self.over = False, earlier.over
         self.record, self.replay = record, replay
         self._signalled, self.gone = signalled, gone
@@ -114,6 +113,7 @@ class Leader:
         self.membership = Membership(job, serving, *helpers, recorder, self.noting, *tells)
         own = self.membership, self.copies
         self.course: Course = Course(job, serving, *helpers, *own, recorder, telling, earlier)
+        self.recruiting = Recruiting(job, self.membership, self.evaluating, self.keeping)
         self.leaving = Leaving(job, self.membership, self.deciding, recorder.console)
         save, copied = self.keeping.save_now, self.copying.finish
         self.ending = Ending(self.keeping.settle, self._write_summary, save, copied)
@@ -163,6 +163,7 @@ class Leader:
             raise asked_to_end(by)
         self._heed_losses({})
         self.leaving.heed()
+        self.recruiting.look()
         self.keeping.look()
         if self.deciding.replays and self.serving.idle:
             self.deciding.follow()
@@ -202,6 +203,8 @@ class Leader:
                 self.keeping.refuse(peer, version, why)
             case m.WorkerSaved() | m.WorkerUnsaved():
                 self.keeping.answered(peer, message)
+            case m.Standing():
+                self.recruiting.standing(peer)
             case m.Signalled(number):
                 self.leaving.asked(peer, number)
             case m.Failed(status):
@@ -277,8 +280,6 @@ class Leader:
 
     def learn(self, noted: m.Noted) -> None:
         """This rank has written all that there is."""
-
-    # The end
 
     def _finish(self) -> None:
         endpoint = self.serving.endpoint

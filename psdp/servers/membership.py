@@ -36,6 +36,7 @@ class Membership:
 
     Attributes:
         left: ranks that take part no more, whatever comes.
+        reserved: spare ranks that are to compute only if no others can.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Membership:
         left: Collection[int] = (),
     ) -> None:
         self.left = set(left)
+        self.reserved: set[int] = set()
         self._noting = noting
         self._job = job
         self._serving = serving
@@ -154,6 +156,11 @@ class Membership:
             return
         self._bequeath(rank, why)
 
+    def call(self, rank: int, shard: int) -> None:
+        """Have a spare rank make what it takes to hold a shard."""
+        self.reserved.add(rank)
+        self._serving.endpoint.send(rank, m.StandBy(shard))
+
     def do_without(self) -> None:
         """Others compute for the workers of ranks that were lost before.
 
@@ -204,7 +211,8 @@ class Membership:
         return bool(heirs) or not self._hosting.hosted(rank)
 
     def _heirs(self, rank: int) -> dict[int, int]:
-        return self._hosting.heirs(rank, self._gone | self._leaving)
+        gone, hosting = self._gone | self._leaving, self._hosting
+        return hosting.heirs(rank, gone | self.reserved) or hosting.heirs(rank, gone)
 
     def _check_bearable(self, rank: int, why: str) -> None:
         gone = f"rank {rank} is gone ({why})"

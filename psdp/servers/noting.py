@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 
+from psdp.cast import Cast
 from psdp.errors import NumericsError
 from psdp.job import Job
 from psdp.optim.schedule import Schedule
@@ -107,10 +108,16 @@ class Noting:
 
         self._when(note)
 
-    def took_over(self, before: Job) -> None:
-        """Note who is lost that held a shard in the term before, and who serves it in this one."""
+    def took_over(self, before: Cast) -> None:
+        """Note who is lost that held a shard in the term before, and who serves it in this one; and
+        who has joined."""
         job = self._job
         self.recorder.late.clear()  # which the policy of this term does not know of
+        for shard, rank in job.term.joined[len(before.term.joined) :]:
+            if rank in job.term.lost:
+                self.recorder.failed(rank, "it was to stand by")
+            else:
+                self._stands_by(shard, rank)
         for shard, ranks in enumerate(before.holders):
             server = job.servers[shard]
             for rank in (rank for rank in ranks if rank in job.term.lost):
@@ -133,6 +140,16 @@ class Noting:
         term, modes = self._job.term, self.recorder.changes.modes
         if self._record is not None and (term.number or term.lost):
             self._record.begin_term(term.number, version, term.lost, modes, evaluating)
+
+    def _stands_by(self, shard: int, rank: int) -> None:
+        job = self._job
+        self.recorder.counts["joins"] += 1
+        self.recorder.happened(
+            "join",
+            {"shard": shard, "rank": rank, "term": job.term.number}
+            | {"afresh": job.mode.own_optimizer},
+            f"rank {rank} stands by for rank {job.servers[shard]} from now on",
+        )
 
     def told(self, peer: int, message: m.Progress) -> None:
         """Take what a worker tells of steps that all of them make; note these when all have.

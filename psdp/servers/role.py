@@ -8,6 +8,7 @@ from typing import NoReturn, Protocol
 from psdp.job import Job
 from psdp.protocol import order as o
 from psdp.records.record import Record
+from psdp.records.recorder import Recorder
 from psdp.servers.relief import Relief
 from psdp.servers.serving import Owner, Serving
 from psdp.transport import messages as m
@@ -27,6 +28,10 @@ class Role(Owner, Protocol):
     @property
     def left(self) -> set[int]:
         """The ranks that take part no more."""
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Has the records, at who leads or may come to."""
 
     def run(self) -> None:
         """Do it to the end of the run, or of the term."""

@@ -55,6 +55,10 @@ class Rules:
         """Updates that were begun, by all rules together."""
         return sum(rule.optimizer.updates for rule in self._rules.values())
 
+    def begin(self) -> None:
+        """A term begins: what is not saved begins anew in it."""
+        self._last = self._saved
+
     def lr(self, kind: Pushed, steps: float) -> float:
         """Return the learning rate of a kind of push after so many steps' worth of units."""
         return self._rules[kind].lr(steps)

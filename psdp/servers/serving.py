@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -54,6 +54,7 @@ class Serving:
     Args:
         snapshot: of a resumed run: where to go on from.
         before: of the same shard in the term before this one, to go on from where that is.
+        held: copies that are still needed.
         profile: takes note of what updates cost.
         cpu_time: seconds that this process has used its core.
 
@@ -77,6 +78,7 @@ class Serving:
         snapshot: Snapshot | None = None,
         *,
         before: Serving | None = None,
+        held: Sequence[Snapshot] = (),
         profile: Spans = UNPROFILED,
         cpu_time: Callable[[], float] = time.process_time,
     ) -> None:
@@ -87,7 +89,9 @@ class Serving:
         self.progress: Progress = Progress(job, snapshot) if before is None else before.progress
         if snapshot is not None:
             shard.restore(snapshot)
-        held = () if before is None else before.giving.snapshots.held()
+        if before is not None:
+            held = before.giving.snapshots.held()
+            shard.rules.begin()  # as at a rank that has been handed the shard
         self.giving: Giving = Giving(job, endpoint, shard, self.progress, store, held)
         number, count = job.shard_of(endpoint.rank), len(job.servers)
         self.order = o.ShardOrder(number, count, self.progress.version)

@@ -33,6 +33,7 @@ class Asking:
         gone: which others are gone.
         limit: returns what asks who leads to end, of what asks any rank.
         leads: is called when this rank begins to lead in place of another.
+        stands_by: is called when it may come to.
         survives: the MPI goes on when a rank is lost.
         lease_s: after so long a silence the launcher takes a rank for dead.
         script: returns what is to happen, and when, in place of what comes and the clock.
@@ -42,6 +43,7 @@ class Asking:
     gone: Gone = list
     limit: Callable[[Asked], Asked] = _as_before
     leads: Callable[[], None] = _unsaid
+    stands_by: Callable[[], None] = _unsaid
     survives: bool = False
     lease_s: float | None = None
     script: Callable[[], Script] | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -79,15 +80,35 @@ def build(
         snapshot=gone_on_from.snapshot,
         inner=gone_on_from.inner,
         links=meeting.links,
+        transport=meeting.links.name,
         neighbours=Neighbours(meeting.memory, meeting.windows),
         vectors_on=None if on_devices is None else on_devices.device,
         kernels=kernels,
         hosts=[at.host for at in locations],
     )
+    return ready, _told(ready, tasks, run)
+
+
+def _told(ready: Ready, tasks: Mapping[int, Any], run: str) -> Told:
+    """Return what spare ranks are to know.
+
+    Args:
+        tasks: the facts of each rank's.
+        run: its name.
+    """
+    job = ready.job
     server, worker = (asdict(tasks[who]) for who in (job.leader, job.computing[0]))
-    weights_bytes = job.table.size * np.dtype(config.run.dtype).itemsize
-    where = str(folder.path), folder.token
-    return ready, Told(server, worker, on_devices is not None, weights_bytes, *where)
+    return Told(
+        server_task=server,
+        worker_task=worker,
+        on_devices=ready.vectors_on is not None,
+        weights_bytes=job.table.size * np.dtype(job.config.run.dtype).itemsize,
+        run=run,
+        transport=ready.transport,
+        kernels=tuple(ready.kernels),
+        folder=str(ready.folder.path),
+        token=ready.folder.token,
+    )
 
 
 def _adopt(job: Job, rank: int, part: Part, meeting: Meeting) -> None:

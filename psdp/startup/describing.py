@@ -20,6 +20,7 @@ def describe(ready: Ready, survives: bool, lease_s: float | None) -> str:
         lease_s: for which psdp.launch lets a rank be silent, 0 if for ever; None without it.
     """
     job, config = ready.job, ready.job.config
+    assert ready.links is not None, "who leads from the start describes"
     kernels = " and ".join(sorted({ready.kernels[rank] or "" for rank in job.computing}))
     text = (
         f"psdp {__version__}: {config.run.mode}, {len(job.servers)} server(s), "

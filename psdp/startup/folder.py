@@ -27,8 +27,8 @@ from psdp.job import Job
 from psdp.records.folder import RunFolder
 from psdp.records.lock import RunLock
 from psdp.records.metrics import Best
-from psdp.records.shadow import Shadow
 from psdp.startup.choosing import tell
+from psdp.startup.ready import folder_of
 from psdp.startup.settings import Location
 from psdp.startup.step import Step
 
@@ -89,9 +89,7 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
         path, token = facts[0].path, facts[0].token
         assert path is not None
         assert token is not None
-        if self.job.stands_by and self.rank in self.job.holders[0]:
-            return Shadow(Path(path), token, latest=2 * len(self.job.workers) + 2)
-        return RunFolder(Path(path), token=token)
+        return folder_of(self.job, self.rank, Path(path), token)
 
     def config_record(self, folder: RunFolder) -> dict[str, Any]:
         """Return what config.json says of a run."""

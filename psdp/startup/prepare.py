@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psdp.cast import Cast
 from psdp.errors import ConfigError
 from psdp.startup.choosing import ChooseCheckpoint
 from psdp.startup.program import LANGUAGE, Program
-from psdp.startup.ready import Ready, Told, Waiting
+from psdp.startup.ready import Ready, Told, Waiting, folder_of
 from psdp.startup.settings import AgreeOnSettings, Location
 from psdp.startup.step import Step, take
 from psdp.transport.world import World
@@ -97,4 +98,5 @@ def prepare(
         raise
     if ready is not None:
         return ready
-    return Waiting(cast, world.rank, locations[world.rank], program, told)
+    folder = folder_of(cast, world.rank, Path(told.folder), told.token)
+    return Waiting(cast, world.rank, manifest, locations, program, told, folder)

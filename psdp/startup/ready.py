@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from psdp.cast import Cast
 from psdp.checkpoint import CheckpointStore
 from psdp.records.folder import RunFolder
+from psdp.records.shadow import Shadow
 from psdp.startup.program import Program
 from psdp.startup.settings import Location
 from psdp.transport.sense import Sense
@@ -37,7 +38,8 @@ class Ready:
         manifest: of the checkpoint that this run resumes.
         snapshot: of a server of a resumed run, and of its workers where each has the optimizer.
         inner: what this rank's workers had for themselves, by their numbers.
-        links: how vectors go between servers and workers.
+        links: how vectors go between servers and workers, of who tells it.
+        transport: the same in a word.
         neighbours: what this rank shares with others on its host.
         vectors_on: the GPU that holds this rank's vectors, if one does.
         kernels: that each rank computes with; None of a spare one.
@@ -53,7 +55,8 @@ class Ready:
     manifest: Manifest | None
     snapshot: Snapshot | None
     inner: Mapping[int, Inner]
-    links: Links
+    links: Links | None
+    transport: str
     neighbours: Neighbours
     vectors_on: Device | None
     kernels: list[str | None]
@@ -74,6 +77,9 @@ class Told:
             that computes, have told the others.
         on_devices: whether vectors are in the memory of GPUs.
         weights_bytes: of all parameters together.
+        run: its name.
+        transport: how vectors go between servers and workers.
+        kernels: that each rank computes with; None of a spare one.
         folder, token: of the run, and of the job that holds it.
     """
 
@@ -81,24 +87,37 @@ class Told:
     worker_task: dict[str, Any]
     on_devices: bool
     weights_bytes: int
+    run: str
+    transport: str
+    kernels: tuple[str | None, ...]
     folder: str
     token: str
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """What a spare rank knows of the job that it may be called to take part in."""
+    """What a spare rank knows of the job that it may be called to take part in.
+
+    Attributes:
+        manifest: of the checkpoint that this run resumes.
+        locations: of each rank.
+        folder: the run folder, which others write.
+    """
 
     cast: Cast
     rank: int
-    location: Location
+    manifest: Manifest | None
+    locations: Sequence[Location]
     program: Program
     told: Told
+    folder: RunFolder
 
-    @property
-    def folder(self) -> RunFolder:
-        """The run folder, which others write."""
-        return RunFolder(Path(self.told.folder), token=self.told.token)
+
+def folder_of(job: Cast, rank: int, path: Path, token: str) -> RunFolder:
+    """Return the run folder at a rank that does not write it, or not before who does is lost."""
+    if job.stands_by and rank in (*job.holders[0], *job.spares):
+        return Shadow(path, token, latest=2 * len(job.workers) + 2)
+    return RunFolder(path, token=token)
 
 
 def store_of(ready: Ready | Waiting) -> CheckpointStore:
@@ -109,4 +128,5 @@ def store_of(ready: Ready | Waiting) -> CheckpointStore:
 
 def sense_of(job: Job) -> Sense:
     """Return what finds what makes no sense in a job."""
-    return Sense(job.world_size, job.worker_ranks, job.workers, job.gradients, job.pushes)
+    ranks, shards = job.world_size, len(job.servers)
+    return Sense(ranks, shards, job.worker_ranks, job.workers, job.gradients, job.pushes)

@@ -14,31 +14,20 @@ from psdp.startup.ready import Ready
 
 
 def record_of(
-    ready: Ready,
-    progress: Progress,
-    *,
-    leads: bool,
-    now: Callable[[], float] = time.monotonic,
+    ready: Ready, version: int, now: Callable[[], float] = time.monotonic
 ) -> Record | None:
-    """Return the record of what happens from here on, if the run is to be recorded; who ``leads``
-    begins it.
+    """Return the record of what happens from a version on, if the run is to be recorded.
 
     Args:
         now: a clock in seconds.
-
-    Raises:
-        CheckpointError: it cannot be written.
     """
     if not ready.job.config.run.record:
         return None
-    folder, version = ready.folder, progress.version
-    record = Record(events_file(folder.path, version), version, folder.check, now)
-    if leads:
-        record.begin(_start(ready, progress))
-    return record
+    folder = ready.folder
+    return Record(events_file(folder.path, version), version, folder.check, now)
 
 
-def _start(ready: Ready, progress: Progress) -> dict[str, Any]:
+def start_of(ready: Ready, progress: Progress) -> dict[str, Any]:
     """Return of which job the events are, and what they go on from."""
     job, manifest = ready.job, ready.manifest
     before = None

@@ -21,6 +21,7 @@ from psdp.records.shadow import Shadow
 from psdp.servers.copying import Copier, Copying
 from psdp.servers.course import Earlier
 from psdp.servers.follower import Follower
+from psdp.servers.joining import Handed
 from psdp.servers.leader import Leader
 from psdp.servers.noting import Noting
 from psdp.servers.role import Role
@@ -29,7 +30,7 @@ from psdp.servers.terms import Terms
 from psdp.startup.asking import Asking
 from psdp.startup.describing import describe
 from psdp.startup.ready import Ready, store_of
-from psdp.startup.recording import record_of
+from psdp.startup.recording import record_of, start_of
 from psdp.transport import Endpoint
 from psdp.transport.reducer import Reducer
 from psdp.workers.worker import Worker
@@ -79,9 +80,11 @@ class Holding:
         serving = self._serve(job, None)
         leads = job.leader == self._endpoint.rank
         script, now = self._script(serving.progress.version) if leads else (None, time.monotonic)
-        record = record_of(ready, serving.progress, leads=leads, now=now)
+        record = record_of(ready, serving.progress.version, now)
         if not leads:
             return self._follower(serving, self._shadow(serving), record)
+        if record is not None:
+            record.begin(start_of(ready, serving.progress))
         units = serving.progress.units
         console = Console(job.units, units, name=job.units_name, quiet=run.quiet)
         console.say(describe(ready, self._asking.survives, self._asking.lease_s))
@@ -150,6 +153,23 @@ class Holding:
         leader.noting.took_over(before.job)
         return leader
 
+    def join(self, job: Job, handed: Handed) -> Terms:
+        """Return what this rank does from the term on in which it comes to hold a shard."""
+        serving = self._serve(job, None, handed)
+        recorder, record = self._shadow(serving), None
+        if handed.events is not None:
+            record = record_of(self._ready, handed.events["first"])
+            assert record is not None, "as all ranks"
+            record.go_on(handed.events)
+        follower = self._follower(serving, recorder, record)
+        follower.left |= handed.left
+        if recorder is not None and handed.records is not None:
+            recorder.go_on(handed.records)
+            assert isinstance(self._ready.folder, Shadow)
+            self._ready.folder.follow(handed.records["token"])
+            self._asking.stands_by()
+        return Terms(follower, self.follow)
+
     def _take_over(self, before: Follower, serving: Serving) -> set[int]:
         """Go on with the records in place of the rank that wrote them; return the versions that it
         has evaluated."""
@@ -177,21 +197,29 @@ class Holding:
             return None
         return Copier(url, lambda: Elsewhere(objects or Objects(url), folder, keep))
 
-    def _serve(self, job: Job, before: Serving | None) -> Serving:
+    def _serve(self, job: Job, before: Serving | None, handed: Handed | None = None) -> Serving:
         ready = self._ready
         assert ready.shard is not None
         profile = UNPROFILED
         if self._endpoint.rank in job.holders[0]:
             profile = Profile(clock_of(ready.shard.backend))
-        return Serving(
+        snapshot, held = ready.snapshot if before is None else None, []
+        if handed is not None:
+            snapshot, *held = handed.copies
+        serving = Serving(
             job,
             self._endpoint,
             ready.shard,
             self._store.of_term(job.term.number),
-            ready.snapshot if before is None else None,
+            snapshot,
             before=before,
+            held=held,
             profile=profile if before is None else before.profile,
         )
+        if handed is not None:
+            serving.known.extend(handed.known)
+            serving.progress.units_before = handed.units_before
+        return serving
 
     def _follower(
         self, serving: Serving, recorder: Recorder | None, record: Record | None
@@ -222,7 +250,7 @@ class Holding:
             console,
             version=serving.progress.version,
             units=serving.progress.units,
-            transport=ready.links.name,
+            transport=ready.transport,
             kernels=ready.kernels,
             val_split_units=job.task.validation_split_units or job.task.validation_units,
             now=now,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,22 +12,25 @@ from psdp.backend.threads import limit_blas
 from psdp.cast import Cast
 from psdp.job import Job
 from psdp.params import Array
+from psdp.servers.joining import Joining
+from psdp.servers.shard import Shard
+from psdp.servers.terms import Terms
+from psdp.startup.asking import Asking
 from psdp.startup.device import OpenDevice, make_replica
 from psdp.startup.facts import read
-from psdp.startup.ready import Waiting, sense_of, store_of
+from psdp.startup.ready import Ready, Waiting, sense_of, store_of
+from psdp.startup.resume import identity_of
+from psdp.startup.roles import Holding
 from psdp.transport import Endpoint
+from psdp.transport.shared import Neighbours
 from psdp.workers.listening import Listening
 from psdp.workers.worker import Worker
 
 
 def take_part(
-    waiting: Waiting,
-    endpoint: Endpoint,
-    signalled: Callable[[], str | None],
-    known: Cast,
-    listening: Listening,
+    waiting: Waiting, endpoint: Endpoint, asking: Asking, known: Cast, listening: Listening
 ) -> Worker:
-    """Return what this rank does from now on.
+    """Return what this rank does that computes from now on.
 
     Args:
         known: the job, as this rank knows it by now.
@@ -37,9 +39,10 @@ def take_part(
     Raises:
         PsdpError: it cannot, or finds another task than the others did.
     """
-    limit_blas(waiting.location.threads)
+    location = waiting.locations[waiting.rank]
+    limit_blas(location.threads)
     job = replace(make_job(waiting), term=known.term)
-    backend, _ = OpenDevice(job, waiting.rank, waiting.location).act()
+    backend, _ = OpenDevice(job, waiting.rank, location).act()
     assert backend is not None, "it is no server"
     on_device = waiting.told.on_devices
     if on_device:
@@ -51,8 +54,49 @@ def take_part(
 
     endpoint.sense = sense_of(job)
     replica = make_replica(job, backend, zeros, hosted=1, on_device=on_device)
-    store = store_of(waiting)
-    return Worker(job, endpoint, replica, store=store, listening=listening, signalled=signalled)
+    return Worker(
+        job,
+        endpoint,
+        replica,
+        store=store_of(waiting),
+        listening=listening,
+        signalled=asking.asked,
+    )
+
+
+def join(
+    waiting: Waiting, endpoint: Endpoint, asking: Asking, listening: Listening, number: int
+) -> Joining[Terms]:
+    """Make the shard of this number; return what comes to hold it with the next term.
+
+    Raises:
+        PsdpError: it cannot, or finds another task than the others did.
+    """
+    threads = waiting.locations[waiting.rank].threads
+    limit_blas(threads)
+    job, told = make_job(waiting), waiting.told
+    shard = Shard.initial(job, number, threads=threads)
+    kept = waiting.program.kept(job.config.flat())
+    ready = Ready(
+        job=job,
+        folder=waiting.folder,
+        replica=None,
+        shard=shard,
+        identity=identity_of(job, kept, told.run),
+        elsewhere=None,
+        manifest=waiting.manifest,
+        snapshot=None,
+        inner={},
+        links=None,
+        transport=told.transport,
+        neighbours=Neighbours(),
+        vectors_on=None,
+        kernels=list(told.kernels),
+        hosts=[at.host for at in waiting.locations],
+    )
+    endpoint.meet(range(job.world_size))
+    making = Holding(ready, endpoint, asking)
+    return Joining(job, number, shard, endpoint, listening.take_moved, making.join)
 
 
 def make_job(waiting: Waiting) -> Job:

@@ -113,8 +113,7 @@ class Endpoint(ABC):
         self._all_ring = self._neighbours.listen is not None
         self._terms = dict.fromkeys(peers, 0)
         """Of each peer, the term that it has begun."""
-        self._ahead: defaultdict[int, list[tuple[Message, Array | None, Sending]]]
-        self._ahead = defaultdict(list)
+        self._ahead = defaultdict[int, list[tuple[Message, Array | None, Sending]]](list)
         """What peers are to get once they have begun this rank's term."""
         self._most_bytes = 0
         """Of a payload that does not arrive."""
@@ -179,6 +178,17 @@ class Endpoint(ABC):
     def close(self) -> None:
         """Wait a little for what is on its way, then listen no more."""
 
+    def meet(self, peers: Iterable[int]) -> None:
+        """Exchange messages with these peers too from now on."""
+        for peer in peers:
+            if peer != self.rank and peer not in self._terms:
+                self._terms[peer] = 0
+                self._listen_to(peer)
+
+    @abstractmethod
+    def _listen_to(self, peer: int) -> None:
+        """Take what a peer sends from now on, or has sent."""
+
     def begin(self, term: int, most_bytes: int) -> None:
         """Begin a term: what was sent in earlier ones, with payloads of so many bytes at most, is
         void, here and at all peers that begin it."""
@@ -233,8 +243,7 @@ class Endpoint(ABC):
         """Take a message whose payload, if any, lies in shared memory; None if it was between
         the endpoints only."""
         message, payload_bytes, offset = header
-        # Who has never sent anything, as a spare rank, need not ring for others to be waited for
-        # at leisure.
+        # Who has sent nothing so far, as a spare rank, need not ring.
         self._all_ring = self._all_ring and self._neighbours.rings(peer)
         if isinstance(message, Begun):
             self._terms[peer] = message.term

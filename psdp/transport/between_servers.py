@@ -167,29 +167,34 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """To all that hold a shard: a term ends, since these that did are lost; tell the sender, who
-    leads the next term of this number, what you know (:class:`Include`, :class:`ApplyMean`, and
-    :class:`Noted` of lines after this one)."""
+    """To all that hold a shard: a term ends, since these that did are lost, or others that are
+    spare join them, of these shards; tell the sender, who leads the next term of this number, what
+    you know (:class:`Include`, :class:`ApplyMean`, and :class:`Noted` of lines after this one)."""
 
     term: int
     lost: tuple[int, ...]
+    shards: tuple[int, ...]
+    joined: tuple[int, ...]
     line: int
 
 
 @dataclass(frozen=True, slots=True)
 class Halted:
-    """To who sent :class:`Halt`: that is all that the sender knows."""
+    """To who sent :class:`Halt`: that is all that the sender knows; ``lacks``: it has not got its
+    shard yet."""
 
     term: int
+    lacks: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
     """To all that hold a shard, after the decisions that some may lack: come to this version, and
-    begin the term there."""
+    begin the term there; hand your shard to these ranks, if they stand by for you."""
 
     term: int
     version: int
+    lacking: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +215,45 @@ class Rehost:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """To ranks that work: this term begins without the ranks that are lost; ask again."""
+    """To ranks that work: this term begins without the ranks that are lost, and with those that
+    have joined; ask again."""
 
     term: int
     lost: tuple[int, ...]
+    shards: tuple[int, ...]
+    joined: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StandBy:
+    """Rank 0 to a spare rank: make what it takes to hold this shard."""
+
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """To who sent :class:`StandBy`: it is made."""
+
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Server to who is to stand by for it, when this term begins there: a part of what it is told
+    of the shard (psdp/servers/joining.py), and whether it is the last."""
+
+    term: int
+    text: str
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """After the :class:`Account`, with one of the vectors (S,) that it tells of."""
+
+    term: int
+    place: int
 
 
 @dataclass(frozen=True, slots=True)

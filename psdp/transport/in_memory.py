@@ -8,8 +8,8 @@ MPI.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -103,6 +103,11 @@ class InMemoryNetwork:
                     inbox.append(Lost(rank, "killed"))
             self.changed.notify_all()
 
+    def give_back(self, rank: int, parcels: Sequence[Parcel | Lost]) -> None:
+        """Have a rank take these again, before all that has come since."""
+        with self.changed:
+            self._inboxes[rank].extendleft(reversed(parcels))
+
     @property
     def payload_bytes(self) -> int:
         """Of all payloads that are on their way."""
@@ -142,15 +147,22 @@ class InMemoryEndpoint(Endpoint):
         self._peers = set(peers)
         super().__init__(rank, self._peers, neighbours, link, vectors)
         self._network = network
+        self._unheard: defaultdict[int, list[Parcel | Lost]] = defaultdict(list)
+        """What has come from ranks that are no peers yet."""
 
     def _post(self, peer: int, header: bytes, raw: Array | None, sending: Sending) -> None:
         self._network.put(peer, Parcel(self.rank, header, raw, sending))
 
+    def _listen_to(self, peer: int) -> None:
+        self._peers.add(peer)
+        self._network.give_back(self.rank, self._unheard.pop(peer, ()))
+
     def poll(self) -> Arrival | Lost | None:
         while (parcel := self._network.take(self.rank)) is not None:
+            if parcel.peer not in self._peers:
+                self._unheard[parcel.peer].append(parcel)
+                continue
             if isinstance(parcel, Lost):
-                if parcel.peer not in self._peers:
-                    continue
                 self._forget(parcel.peer)
                 return parcel
             arrival = self._receive(parcel)

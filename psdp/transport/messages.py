@@ -15,6 +15,7 @@ from psdp.protocol.order import Discard
 # One import, whose names are this module's too.
 # isort: off
 from psdp.transport.between_servers import (
+    Account as Account,
     ApplyMean as ApplyMean,
     Begin as Begin,
     Begun as Begun,
@@ -40,7 +41,10 @@ from psdp.transport.between_servers import (
     SendShard as SendShard,
     ShardRefused as ShardRefused,
     ShardSaved as ShardSaved,
+    StandBy as StandBy,
+    Standing as Standing,
     TakeSnapshot as TakeSnapshot,
+    Vector as Vector,
     Void as Void,
 )
 # isort: on
@@ -329,13 +333,17 @@ Message = (
     | Rehost
     | Begin
     | Begun
+    | StandBy
+    | Standing
+    | Account
+    | Vector
 )
 
-WITH_PAYLOAD = (*PUSHES.values(), State, Answer)
+WITH_PAYLOAD = (*PUSHES.values(), State, Answer, Vector)
 """Kinds that a vector always follows; no other kind has a landing."""
 
 OF_ANY_TERM = (
     *(Include, ApplyMean, Halt, Halted, Close, Closed, Rehost, Begin, Begun, Left, Noted),
-    *(Signalled, Failed),
+    *(Account, Vector, Signalled, Failed),
 )
 """Kinds that count whenever they come; all others are void when a later term has begun."""

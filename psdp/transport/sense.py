@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 
 from psdp.errors import ProtocolError
 from psdp.modes import Pushed
-from psdp.transport.messages import Evaluate, Include, Left, Message, PartialNorm, Rehost, Spent
+from psdp.transport.messages import (
+    Begin,
+    Evaluate,
+    Halt,
+    Include,
+    Left,
+    Message,
+    PartialNorm,
+    Rehost,
+    Spent,
+)
 
 
 class _Known(NamedTuple):
@@ -25,7 +35,7 @@ class Sense:
     """Finds what makes no sense in a job.
 
     Args:
-        ranks: how many it has.
+        ranks, shards: how many it has.
         computing: those of them that may compute for workers.
         workers: their numbers; each has a slot.
         steps: the most that can be ordered at once.
@@ -35,19 +45,25 @@ class Sense:
     def __init__(
         self,
         ranks: int,
+        shards: int,
         computing: Collection[int],
         workers: Collection[int],
         steps: int,
         pushes: Collection[Pushed],
     ) -> None:
         self._rank = _one_of(range(ranks))
-        host, worker, slot = map(_one_of, (computing, workers, range(len(workers))))
+        host, worker = _one_of(computing), _one_of(workers)
+        slot, shard = _one_of(range(len(workers))), _one_of(range(shards))
         self._known = {
+            "joined": self._rank,
+            "lacking": self._rank,
             "lost": self._rank,
             "number": _one_of(list(signal.Signals)),
             "push": _one_of(pushes),
             "rank": host,
             "ranks": host,
+            "shard": shard,
+            "shards": shard,
             "slot": slot,
             "slots": slot,
             "steps": _one_of(range(1, max(steps, 1) + 1)),
@@ -80,6 +96,10 @@ class Sense:
                 raise _wrong(peer, part, "weights", weights, f"{len(slots)} of them")
             case PartialNorm(squares=few) if sum(few) < 0 or -math.inf in few:
                 raise _wrong(peer, part, "squares", few, "a sum of 0 or more")
+            case Halt(shards=shards, joined=joined) | Begin(shards=shards, joined=joined) if len(
+                joined
+            ) != len(shards):
+                raise _wrong(peer, part, "joined", joined, f"{len(shards)} of them")
             case Rehost(workers, ranks) if len(ranks) != len(workers):
                 raise _wrong(peer, part, "ranks", ranks, f"{len(workers)} of them")
 

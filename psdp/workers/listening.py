@@ -67,12 +67,20 @@ class Listening:
                 raise PeerLost(f"rank {peer} has ended the run")
             case Arrival(_, m.Rehost(workers, ranks)):
                 self._moved += zip(workers, ranks, strict=True)
-            case Arrival(_, m.Begin(number, lost)):
-                self._begin(Term(number, frozenset(lost), tuple(self._moved)))
+            case Arrival(_, m.Begin(number, lost, shards, joined)):
+                self._endpoint.meet(joined)
+                held = tuple(zip(shards, joined, strict=True))
+                self._begin(Term(number, frozenset(lost), held, self.take_moved()))
                 raise TermBegins(self._job.term)
             case Arrival() as arrival:
                 return arrival
         return None
+
+    def take_moved(self) -> tuple[tuple[int, int], ...]:
+        """Return what was told since this was last asked: (worker, rank) of each for which another
+        rank computes than at the start."""
+        moved, self._moved = tuple(self._moved), []
+        return moved
 
     def _heard(self, event: Arrival | Lost | None) -> Arrival | Lost | None:
         return event if self.saving is None else self.saving.heard(event)
@@ -101,7 +109,7 @@ class Listening:
             raise PeerLost(f"server rank {peer} is gone ({why})") from None
 
     def _begin(self, term: Term) -> None:
-        self._job, self._moved = replace(self._job, term=term), []
+        self._job = replace(self._job, term=term)
         # What is of the term before is void; a later one, or the end, may have come by now.
         self._events = deque(
             event

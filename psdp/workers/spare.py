@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from psdp.cast import Cast, Term
 from psdp.errors import ProtocolError
@@ -24,60 +24,111 @@ NAP_S = 0.05
 """Between two looks. At 1 ms it takes 2 % of a core, at this 0.2 %."""
 
 
+class Holds(Protocol):
+    """What a rank does that holds a shard."""
+
+    @property
+    def job(self) -> Cast: ...
+
+    @property
+    def leads(self) -> bool: ...
+
+    def run(self) -> None: ...
+
+    def fail(self, error: BaseException, status: int) -> None: ...
+
+
+class Joins(Protocol):
+    """A rank that is about to hold a shard, of a number."""
+
+    number: int
+
+    @property
+    def role(self) -> Holds | None:
+        """What it does then, once that is so."""
+
+    def heard(self, peer: int, message: m.Message) -> None:
+        """Take a message of a rank that holds a shard."""
+
+    def landing(self, peer: int, message: m.Message) -> Array | Room:
+        """Return where a payload lands."""
+
+
 class Spare:
-    """Waits to be called: by an answer to what it has not asked, which is the weights, with orders
-    for the workers of a rank that is lost; or by a term in which such workers are its own. From
-    then on it is a :class:`Worker`.
+    """Waits to be called. By an answer to what it has not asked, which is the weights, with orders
+    for the workers of a rank that is lost, or by a term in which such workers are its own: from
+    then on it is a :class:`Worker`. Or to stand by for a server: it makes the shard, and holds it
+    from the next term on.
 
     Args:
         job: as much of it as a spare rank knows.
         most_bytes: of a payload that may come.
-        make: makes that worker, in the present term, with what has heard until then; what goes
+        compute: makes that worker, in the present term, with what has heard until then; what goes
             wrong there goes wrong on a rank that computes.
+        stand_by: makes what it takes to hold a shard.
         signalled: returns the name of a signal that asked this rank to end, or None.
     """
-
-    replaceable = True
-    leads = False
 
     def __init__(
         self,
         job: Cast,
         endpoint: Endpoint,
         most_bytes: int,
-        make: Callable[[Cast, Listening], Worker],
+        compute: Callable[[Cast, Listening], Worker],
+        stand_by: Callable[[int, Listening], Joins],
         signalled: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._job = job
         self._endpoint = endpoint
         self._listening = Listening(job, endpoint, most_bytes)
-        self._make = make
+        self._compute = compute
+        self._stand_by = stand_by
         self._signalled = signalled
         self._told = False
         self._asked: list[Arrival] = []
         """What the worker is to hear of."""
         self.worker: Worker | None = None
+        self.joining: Joins | None = None
         endpoint.landing = self._landing
+
+    @property
+    def holds(self) -> Holds | None:
+        """What this rank does, if it has come to hold a shard."""
+        return None if self.joining is None else self.joining.role
 
     @property
     def job(self) -> Cast:
         """The job, as this rank knows it by now."""
-        return self._job if self.worker is None else self.worker.job
+        role = self.worker or self.holds
+        return self._job if role is None else role.job
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank leads the run."""
+        return self.holds is not None and self.holds.leads
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether others do what it does if it is lost."""
+        return self.holds is None
 
     def run(self) -> None:
-        """Wait; then, if it is called, do what the leader orders until it says stop.
+        """Wait; then, if it is called, do what it is called for to the end of the run.
 
         Raises:
             PeerLost: a server is gone, and nobody holds its shard.
         """
-        while self.worker is None:
+        while self.worker is None and self.holds is None:
             try:
                 if self._is_over():
                     return
             except TermBegins as begins:
                 self._begin(begins.term)
-        self._listening.keep(self._asked)
-        self.worker.run()
+        if self.worker is not None:
+            self._listening.keep(self._asked)
+            self.worker.run()
+        elif self.holds is not None:
+            self.holds.run()
 
     def _is_over(self) -> bool:
         """Look once; say whether the run is over, for this rank at least.
@@ -85,14 +136,21 @@ class Spare:
         Raises:
             TermBegins: it may be called by that.
         """
-        match self._listening.next(timeout_s=0):
+        naps = self.joining is None  # else others wait for it, or soon will
+        match self._listening.next(timeout_s=0 if naps else NAP_S):
             case None if self.worker is None:
                 self._heed_signal()
-                time.sleep(NAP_S)
+                time.sleep(NAP_S if naps else 0)
             case Arrival(_, m.Answer() | m.SaveWorker()) as arrival:
                 self._asked.append(arrival)
             case Arrival(peer, m.Finish()) if peer in self.job.holders[0]:
                 return True
+            case Arrival(peer, m.StandBy(shard)) if peer == self.job.leader:
+                if self.joining is None or self.joining.number != shard:
+                    self.joining = self._stand_by(shard, self._listening)
+                self._endpoint.send(peer, m.Standing(shard))
+            case Arrival(peer, message) if self.joining is not None:
+                self.joining.heard(peer, message)
             case Arrival(peer, message):
                 raise ProtocolError(f"server rank {peer} sent {message} to a spare rank")
         return False
@@ -102,14 +160,16 @@ class Spare:
         if self.worker is not None:  # which an answer has called, that is void
             self.worker.begin(term)
         elif self._endpoint.rank in dict(term.moved).values():
-            self.worker = self._make(self._job, self._listening)
+            self.worker = self._compute(self._job, self._listening)
 
     def _landing(self, peer: int, message: m.Message) -> Array | Room:
         """A payload is coming: make what it is to land in, and whatever else it takes."""
-        if not isinstance(message, m.Answer):
+        if isinstance(message, m.Answer):
+            self.worker = self._compute(self._job, self._listening)
+            return self._endpoint.landing(peer, message)
+        if self.joining is None:
             raise ProtocolError(f"rank {peer} sent a payload with {message}")
-        self.worker = self._make(self._job, self._listening)
-        return self._endpoint.landing(peer, message)
+        return self.joining.landing(peer, message)
 
     def _heed_signal(self) -> None:
         """Tell the leader, once, of a signal that asked this rank to end; it lets it go."""
@@ -119,5 +179,8 @@ class Spare:
 
     def fail(self, error: BaseException, status: int) -> None:
         """Tell the leader that this rank cannot go on, and give it the time to save the weights."""
+        if self.holds is not None:
+            self.holds.fail(error, status)
+            return
         listen = self._endpoint.receive if self.worker is None else self.worker.exchange.move_on
         goodbye.part(self._endpoint, self.job.leader, error, status, listen)

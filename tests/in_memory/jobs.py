@@ -144,6 +144,8 @@ class Training:
     def role(self, rank: int) -> Leader | Follower:
         """Return what a rank does that holds a shard, in the last term that it knows of."""
         role = self.ranks[rank].role
+        if isinstance(role, Spare):
+            role = role.holds
         if isinstance(role, Terms):
             role = role.role
         assert isinstance(role, Leader | Follower)
@@ -152,7 +154,8 @@ class Training:
     @property
     def last_job(self) -> Job:
         """The job as it is in the last term that any rank knows of."""
-        jobs = [self.role(rank).job for rank in self.job.holding]
+        called = [rank.number for rank in self.ranks if getattr(rank.role, "holds", None)]
+        jobs = [self.role(rank).job for rank in (*self.job.holding, *called)]
         return max(jobs, key=lambda job: job.term.number)
 
     @property

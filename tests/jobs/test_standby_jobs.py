@@ -66,6 +66,47 @@ def test_a_record_goes_on_too_and_is_replayed_where_nobody_stands_by(tmp_path: P
     np.testing.assert_array_equal(weights(tmp_path / "again"), weights(run))
 
 
+LEADERS_DIE = """
+import os, sys, time
+from pathlib import Path
+from psdp.nn.models.decoder import DecoderModel
+from psdp.servers.serving import Serving
+from psdp.worker import main
+add_gradient, turn, count = DecoderModel.add_gradient, Serving.turn, 0
+def waiting(self, *arguments):
+    global count
+    count += 1
+    while count > 5 and '"join"' not in Path("run/metrics.jsonl").read_text():
+        time.sleep(0.01)
+    return add_gradient(self, *arguments)
+def turning(self, *arguments):
+    global count
+    count += 1
+    rank, ends = self.endpoint.rank, self.job.term.joined and self.progress.version > 10
+    if count == 60 and rank == 0 or ends and rank == 4:
+        os.kill(os.getpid(), 9)
+    return turn(self, *arguments)
+DecoderModel.add_gradient, Serving.turn = waiting, turning
+sys.exit(main())
+"""
+
+
+@survives
+def test_a_spare_stands_by_for_who_took_over_and_takes_over_from_it(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus.txt")
+    plain = run_job(3, "psdp.worker", *SETTINGS, "--out", "plain", cwd=tmp_path)
+    assert plain.returncode == 0, plain.stdout
+    flags = ("--standby", "--spares", "1", *SETTINGS, "--out", "run")
+    ended = run_job(5, LEADERS_DIE, *flags, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stdout
+    run, undisturbed = tmp_path / "run", tmp_path / "plain"
+    assert "rank 3 stands by for rank 4 from now on" in ended.stdout
+    taken = [(record["from"], record["to"]) for record in metrics(run, "takeover")]
+    assert taken == [(0, 4), (4, 3)]
+    assert summary(run)["joins"] == 1
+    assert summary(run)["weights_sha256"] == summary(undisturbed)["weights_sha256"]
+
+
 def test_it_is_refused_where_a_death_ends_the_job(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus.txt")
     ended = run_job(4, "psdp.worker", "--with-ft", "none", "--standby", *SETTINGS, cwd=tmp_path)

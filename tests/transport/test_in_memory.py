@@ -16,9 +16,9 @@ from psdp.transport.in_memory import InMemoryEndpoint, InMemoryNetwork, InMemory
 from psdp.transport.messages import (
     Answer,
     AskSnapshot,
+    Closed,
     Finish,
     Gradient,
-    Halted,
     Message,
     PartialNorm,
     Totals,
@@ -177,11 +177,11 @@ def test_what_was_sent_in_an_earlier_term_is_void() -> None:
     sending = a.send(1, weights(7), np.arange(3.0))
     b.begin(1, most_bytes=24)
     a.send(1, AskSnapshot(1))
-    a.send(1, Halted(1))  # is of any term
+    a.send(1, Closed(1))  # is of any term
     a.begin(1, most_bytes=24)
     assert a.poll() is None, "that a peer begins a term is between the endpoints"
     a.send(1, AskSnapshot(2))
-    assert [b.poll() for _ in range(3)] == [Arrival(0, Halted(1)), Arrival(0, AskSnapshot(2)), None]
+    assert [b.poll() for _ in range(3)] == [Arrival(0, Closed(1)), Arrival(0, AskSnapshot(2)), None]
     assert sending.done
     np.testing.assert_array_equal(vector, np.zeros(3))
 
@@ -189,8 +189,8 @@ def test_what_was_sent_in_an_earlier_term_is_void() -> None:
 def test_what_is_sent_in_a_term_waits_until_its_receiver_has_begun_it() -> None:
     a, b = InMemoryNetwork(2).endpoints
     a.begin(1, most_bytes=24)
-    sendings = [a.send(1, AskSnapshot(1)), a.send(1, Halted(1))]
-    assert [b.poll(), b.poll()] == [Arrival(0, Halted(1)), None]
+    sendings = [a.send(1, AskSnapshot(1)), a.send(1, Closed(1))]
+    assert [b.poll(), b.poll()] == [Arrival(0, Closed(1)), None]
     assert [sending.done for sending in sendings] == [False, True]
     b.begin(1, most_bytes=24)
     assert a.poll() is None

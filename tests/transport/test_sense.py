@@ -18,7 +18,7 @@ TOTALS = m.Totals(0.0, 0.0, 0.0, 0.0, 0, 0)
 
 def sense() -> Sense:
     """Return that of a job of two servers, and three ranks that compute for four workers."""
-    return Sense(5, [2, 3, 4], [1, 2, 3, 4], steps=30, pushes=[Pushed.GRADIENT])
+    return Sense(5, 2, [2, 3, 4], [1, 2, 3, 4], steps=30, pushes=[Pushed.GRADIENT])
 
 
 def train(**changed: Any) -> m.Answer:
@@ -32,7 +32,7 @@ def train(**changed: Any) -> m.Answer:
         (m.HasLanded(5, 2), "HasLanded.worker 5, expected 1, 2, 3, 4"),
         (m.HasLanded(4, 1), "HasLanded.rank 1, expected 2, 3, 4"),
         (m.Left(5), "Left.rank 5, expected 0, 1, 2, 3, 4"),
-        (m.Halt(1, (0, 7), 0), "Halt.lost 7, expected 0, 1, 2, 3, 4"),
+        (m.Halt(1, (0, 7), (), (), 0), "Halt.lost 7, expected 0, 1, 2, 3, 4"),
         (m.Include((0, 4), (0.5, 0.5)), "Include.slots 4, expected 0, 1, 2, 3"),
         (m.AskWeights((1, 0)), "AskWeights.workers 0, expected 1, 2, 3, 4"),
         (m.Rehost((1,), (0,)), "Rehost.ranks 0, expected 2, 3, 4"),
@@ -45,6 +45,8 @@ def train(**changed: Any) -> m.Answer:
         (train(worker=9), "Train.worker 9, expected 1, 2, 3, 4"),
         (m.Signalled(0), "Signalled.number 0, expected 1 to 64"),
         (m.Include((0, 1), (1.0,)), "Include.weights (1.0,), expected 2 of them"),
+        (m.Begin(1, (), (1, 2), (3, 4)), "Begin.shards 2, expected 0, 1"),
+        (m.Begin(1, (), (1,), ()), "Begin.joined (), expected 1 of them"),
         (m.Rehost((1,), ()), "Rehost.ranks (), expected 1 of them"),
         (m.Answer(0, (m.Evaluate(1, 0, 2, 2),)), "Evaluate.part 2, expected less than 2"),
         (train(push=Pushed.CHANGE), "Train.push change, expected gradient"),
@@ -60,7 +62,7 @@ def test_what_a_job_does_not_have_is_named_with_who_sent_it(message: m.Message, 
     [
         train(),
         m.Left(0),
-        m.Begin(1, (0, 1)),
+        m.Begin(1, (0, 1), (1,), (4,)),
         m.PartialNorm(1, (float("nan"),)),
         m.PartialNorm(1, (1.0, -8e-18)),  # as exact sums are
         m.Spent(0, "matmul", 0, 0.0, 0.0, 0),

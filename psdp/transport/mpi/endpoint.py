@@ -58,21 +58,22 @@ class MpiEndpoint(Endpoint):
         vectors: MemorySpace | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        self._peers = list(peers)
-        super().__init__(comm.rank, self._peers, neighbours, link, vectors)
+        peers = list(peers)
+        super().__init__(comm.rank, peers, neighbours, link, vectors)
         self._comm = comm
+        self._peers: list[int] = []
         comm.Set_errhandler(MPI.ERRORS_RETURN)
         self._chunk_bytes = chunk_bytes
-        self._headers = {peer: bytearray(MAX_HEADER_BYTES) for peer in self._peers}
+        self._headers: dict[int, bytearray] = {}
         self._incoming: dict[int, _Incoming] = {}
         self._incoming_since_s = 0.0
         self._outgoing: list[_Outgoing] = []
         self._unsent: list[_Outgoing] = []
         self._lost: list[Lost] = []
         self._status = MPI.Status()
-        self._requests: list[MPI.Request] = [MPI.REQUEST_NULL] * len(self._peers)
-        for index in range(len(self._peers)):
-            self._post_header(index)
+        self._requests: list[MPI.Request] = []
+        for peer in peers:
+            self._listen_to(peer)
 
     def _post(self, peer: int, header: bytes, raw: Array | None, sending: Sending) -> None:
         outgoing = _Outgoing(peer, header, [], sending, raw)
@@ -134,6 +135,15 @@ class MpiEndpoint(Endpoint):
 
     def _chunks(self, raw: Array) -> list[Array]:
         return [raw[at : at + self._chunk_bytes] for at in range(0, raw.size, self._chunk_bytes)]
+
+    def _listen_to(self, peer: int) -> None:
+        self._peers.append(peer)
+        self._headers[peer] = bytearray(MAX_HEADER_BYTES)
+        self._requests.append(MPI.REQUEST_NULL)
+        try:
+            self._post_header(len(self._peers) - 1)
+        except MPI.Exception as error:
+            self._lose(peer, error)
 
     def _post_header(self, index: int) -> None:
         peer = self._peers[index]
