@@ -125,6 +125,8 @@ class Deciding:
         self._units = self.job.units_per_gradient
         self.policy = make_policy(self.job, header.version, header.clocks, header.batches)
         self.drained = False
+        self._holding = {*self.job.holding}
+        """Ranks that hold a shard, or have held one."""
 
     @property
     def mode(self) -> str:
@@ -166,8 +168,12 @@ class Deciding:
             term.version == ledger.version,
             f"term {term.number} begins at version {term.version}, the run was at {ledger.version}",
         )
+        for shard, rank in term.joined:
+            may = rank in {*job.spares} - self._holding and 0 <= shard < len(job.servers)
+            expect(may, f"rank {rank} was not spare, or there is no shard {shard}")
+            self._holding.add(rank)
         expect(
-            {*term.lost} <= {*job.holding} - {*ledger.tally.lost},
+            {*term.lost} <= self._holding - {*ledger.tally.lost},
             f"of the ranks {list(term.lost)} some held no shard, or were lost before",
         )
         for worker, rank in term.moved:
@@ -191,7 +197,8 @@ class Deciding:
                 expect(work.steps > 0, "a push is of no gradient")
                 return Push(worker, self._slots[worker], _work(work, units, batch))
             case Move(worker, rank) if worker in job.workers:
-                expect(rank in job.worker_ranks, f"rank {rank} computes for no worker")
+                may = rank in {*job.worker_ranks} - self._holding
+                expect(may, f"rank {rank} computes for no worker")
             case Pull(worker) | Leave(worker) if worker in job.workers:
                 pass
             case Switch():

@@ -301,13 +301,14 @@ def lines_of(stretch: Stretch, noted: Any) -> Iterator[list[Any]]:
     deciding = Deciding(header, ledger, lambda apply, loss, event: None)
     with closing(begun):
         for content in lines:
+            match content:
+                # What is void is left out here, and who held shards makes no difference.
+                case [NewTerm.NAME, number, version, _, _, _, *more]:
+                    content = [NewTerm.NAME, number, version, 0, [], [], *more]
             try:
                 deciding.take(content)
             except Contradiction as error:
                 raise ReplayError(f"from version {header.version}: {error}") from error
-            match content:
-                case [NewTerm.NAME, number, version, _, *more]:  # what is void is left out here
-                    content = [NewTerm.NAME, number, version, 0, *more]
             yield content
             match content:
                 # What an update makes shows by the loss of a gradient on it.

@@ -2,9 +2,9 @@
 
 A file holds one event a line, as JSON: ["pull", worker], ["push", worker, clock, version, steps,
 step_s, loss, sum_of_squares, time_s, busy_s, cpu_s], ["move", worker, rank], ["leave", worker],
-["stop"], ["switch", mode] or ["term", number, version, void, lost, moved, modes, open]. The last
-three of a push are for :mod:`psdp.simulate`: when rank 0 noted it, by a clock of its own; and what
-its worker had used of its core.
+["stop"], ["switch", mode] or ["term", number, version, void, lost, joined, moved, modes, open].
+The last three of a push are for :mod:`psdp.simulate`: when rank 0 noted it, by a clock of its own;
+and what its worker had used of its core.
 
 The first line, ["start", {...}], says of which job they are, and from which checkpoint it goes on.
 Each line ends with its hash: 128 bits of the SHA-256 of the hash of the line before, and of the
@@ -37,14 +37,16 @@ _OF_HASH = len(_BEFORE_HASH) + HASH_DIGITS + len(_AFTER_HASH)
 
 @dataclass(frozen=True)
 class NewTerm:
-    """Ranks that held a shard were lost: all went on from a version. What was under way there is
-    void, and all workers asked again, with nothing of their own.
+    """Ranks that held a shard were lost, or spare ones came to hold one: all went on from a
+    version. What was under way there is void, and all workers asked again, with nothing of their
+    own.
 
     Attributes:
         number: of the term.
         void: so many lines before this one, of which no rank that was left knew, or not all that
             came of them.
-        lost: the ranks.
+        lost: the ranks that held one.
+        joined: (shard, rank) of those that hold one from now on.
         moved: (worker, rank) of each worker of which all knew that another rank computes for it,
             though no line says so that counts.
         modes: to which the run had gone over so far, if it chooses its mode. It begins anew.
@@ -57,6 +59,7 @@ class NewTerm:
     version: int
     void: int
     lost: tuple[int, ...] = ()
+    joined: tuple[tuple[int, int], ...] = ()
     moved: tuple[tuple[int, int], ...] = ()
     modes: tuple[str, ...] = ()
     open: tuple[int, ...] = ()
@@ -273,9 +276,9 @@ def line_of(happened: Happened) -> list[Any]:
             return ["stop"]
         case Switch(mode):
             return ["switch", mode]
-        case NewTerm(number, version, void, lost, moved, modes, versions):
-            line = [NewTerm.NAME, number, version, void]
-            return [*line, [*lost], [*map(list, moved)], [*modes], [*versions]]
+        case NewTerm(number, version, void, lost, joined, moved, modes, versions):
+            pairs = ([*map(list, each)] for each in (joined, moved))
+            return [NewTerm.NAME, number, version, void, [*lost], *pairs, [*modes], [*versions]]
 
 
 def event_of(line: list[Any] | None) -> Happened:
@@ -321,7 +324,7 @@ def event_of(line: list[Any] | None) -> Happened:
         case ["switch", str(mode)] if mode in CANDIDATES:
             return Happened(Switch(mode))
         case ["term", int(number), int(version), int(void), *lists]:
-            lost, moved, modes, versions = map(tuple, lists)
-            pairs = tuple((int(worker), int(rank)) for worker, rank in moved)
-            return Happened(NewTerm(number, version, void, lost, pairs, modes, versions))
+            lost, *pairs, modes, versions = map(tuple, lists)
+            joined, moved = (tuple((int(of), int(rank)) for of, rank in each) for each in pairs)
+            return Happened(NewTerm(number, version, void, lost, joined, moved, modes, versions))
     raise ValueError("no event")

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from psdp.cast import Term
 from psdp.errors import CheckpointError
 from psdp.protocol import Push
 from psdp.records.events import (
@@ -38,6 +40,8 @@ class Line(NamedTuple):
     version: int
     text: str
 
+
+_PULL = '["pull"'
 
 Tell = Callable[[int, int, str], object]
 """Tells the others of a :class:`Line`."""
@@ -83,6 +87,7 @@ class Record:
         self._moved: list[tuple[int, int, int]] = []
         """Workers that have moved, to which ranks, and after how many lines."""
         self._lost: set[int] = set()
+        self._joined: set[int] = set()
 
     # Written by who leads
 
@@ -106,24 +111,27 @@ class Record:
 
     def begin_term(
         self,
-        number: int,
+        term: Term,
         version: int,
-        lost: Collection[int],
         modes: Collection[str] = (),
         evaluating: Collection[int] = (),
     ) -> None:
-        """Write that a term begins at this version, without these ranks, after these changes of
-        mode, with evaluations of these versions. Lines that decided later versions are void, and
-        those of which nobody knew."""
+        """Write that a term begins at this version, after these changes of mode, with evaluations
+        of these versions. Lines that decided later versions are void, and those of which nobody
+        knew."""
         if self.tell is not None:  # there may be one who has just begun to hold a shard
             for line in self.since(self._seal(version)[0] - 1):
                 self.tell(*line)
         counts = self._ends.get(version, 1)
         moved = tuple((worker, rank) for at, worker, rank in self._moved if at >= counts)
-        gone = tuple(sorted({*lost} - self._lost))
-        void = self._lines - counts
-        term = NewTerm(number, version, void, gone, moved, tuple(modes), tuple(evaluating))
-        self._append(line_of(Happened(term)), version)
+        joined = tuple(pair for pair in term.joined if pair[1] not in self._joined)
+        # Who was lost before it was said that it held a shard never did.
+        never = {rank for _, rank in joined} & term.lost
+        gone = tuple(sorted(term.lost - self._lost - never))
+        joined = tuple(pair for pair in joined if pair[1] not in never)
+        void, open_ = self._lines - counts, tuple(evaluating)
+        begun = NewTerm(term.number, version, void, gone, joined, moved, tuple(modes), open_)
+        self._append(line_of(Happened(begun)), version)
 
     # Known to all
 
@@ -167,6 +175,7 @@ class Record:
             "ends": list(self._ends.items()),
             "moved": self._moved,
             "lost": list(self._lost),
+            "joined": list(self._joined),
             "kept": list(self.since(self._seal(version)[0] - 1)),
         }
 
@@ -176,7 +185,7 @@ class Record:
         self._seals = {version: (line, digest) for version, line, digest in account["seals"]}
         self._ends = dict(account["ends"])
         self._moved = [(line, worker, rank) for line, worker, rank in account["moved"]]
-        self._lost = {*account["lost"]}
+        self._lost, self._joined = {*account["lost"]}, {*account["joined"]}
         self._kept += [Line(*line) for line in account["kept"]]
 
     def since(self, number: int) -> Iterator[Line]:
@@ -196,7 +205,7 @@ class Record:
             CheckpointError: a line is missing that is not known here.
         """
         try:
-            first, last, count = _ends_of(self.path)
+            first, count, unknown = _read(self.path, self._lines)
         except OSError as error:
             raise self._unwritable(error) from error
         self.start = hash_in(first)
@@ -206,12 +215,20 @@ class Record:
                 raise CheckpointError(f"{text}; the run stops here")
             self._write(line.text)
             count += 1
-        if count > self._lines:  # who wrote them has told nobody
-            self._lines, self._hash = count, hash_in(last)
+        self._learn(unknown)
         pushes = (event_in(line.text) for line in reversed(self._kept))
         latest = next((push for push in pushes if isinstance(push.event, Push)), None)
         if latest is not None:
             self._late_s = latest.time_s - self._now()
+
+    def _learn(self, unknown: Sequence[str]) -> None:
+        """Know lines of the file of which who wrote them has told nobody. Pulls decide nothing, and
+        count: an evaluation may have ended with one. From the first other line on they are void."""
+        version, lines = max(self._ends, default=self._first), self._lines + len(unknown)
+        for text in takewhile(lambda text: text.startswith(_PULL), unknown):
+            self._take(Line(self._lines + 1, version, text), hash_in(text))
+        if unknown:
+            self._lines, self._hash = lines, hash_in(unknown[-1])
 
     def _append(self, content: list[Any], version: int) -> None:
         text, digest = with_hash(self._hash, content)
@@ -231,6 +248,7 @@ class Record:
             for version in [version for version in self._seals if version > line.version]:
                 del self._seals[version], self._ends[version]
             self._lost |= {*term.lost}
+            self._joined |= {rank for _, rank in term.joined}
         told = line.number > 1 and len(line.text) <= MOST_TOLD
         if told:
             self._kept.append(line)
@@ -251,13 +269,21 @@ class Record:
         return CheckpointError(f"cannot write {self.path}: {error.strerror}; the run stops here")
 
 
-def _ends_of(path: Path) -> tuple[str, str, int]:
-    """Drop a last line that is cut off; return the first line, the last, and how many there are."""
+def _read(path: Path, known: int) -> tuple[str, int, list[str]]:
+    """Drop a last line that is cut off; return the first line, how many there are, and those after
+    so many."""
+    count, unknown = 0, []
     with path.open("rb+") as file:
         file.truncate(end_of_last_line(file))
         file.seek(0)
         first = file.readline()
-        count, last = next(iter(deque(enumerate(file, start=2), maxlen=1)), (1, first))
+        for count, raw in enumerate(chain([first], file) if first else (), start=1):
+            if count > known:
+                unknown.append(raw)
     if not first:
         raise CheckpointError(f"{path} is empty, though it was begun; the run stops here")
-    return first.decode().rstrip("\n"), last.decode().rstrip("\n"), count
+    return _text(first), count, [*map(_text, unknown)]
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode().rstrip("\n")

@@ -71,10 +71,15 @@ class Course:
         """Begin where the run is, which may have been cut off before it was evaluated there."""
         if self._job.term.number:
             self._take_up()
+        if self._is_due:
+            self._evaluate_now()
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether the present version is to be evaluated, and nobody has begun to."""
         progress, evaluating = self._serving.progress, self._evaluating
         known = evaluating.best.evaluated, *evaluating.versions, *self.closed
-        if progress.evaluation_due and progress.version not in known:
-            self._evaluate_now()
+        return progress.evaluation_due and progress.version not in known
 
     def _take_up(self) -> None:
         """Go on where the term before this one ended."""
@@ -100,9 +105,10 @@ class Course:
 
     @property
     def evaluating(self) -> list[int]:
-        """Versions whose evaluations are not over, at the end of a term."""
-        held = (copy.version for copy in self._serving.giving.snapshots.held())
-        return [version for version in held if version not in self.closed]
+        """Versions whose evaluations are not over, at the end of a term or as the next begins."""
+        held = {copy.version for copy in self._serving.giving.snapshots.held()}
+        due = {self._serving.progress.version} if self._is_due else set()
+        return sorted(held - self.closed | due)
 
     def close_but(self, versions: Collection[int]) -> None:
         """Evaluations of others are over by now, in the run that is replayed."""

@@ -103,6 +103,8 @@ class Deciding:
 
     def happened(self, event: Pull | Push) -> None:
         """Let the policy decide on what a worker did, now or when a replay comes to it."""
+        if self.term_ends:
+            return  # it is void
         if event.worker in self.departed:
             self._enacts.membership.send_home(event.worker)
         elif self._replay is None or self.policy.drained:

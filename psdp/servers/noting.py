@@ -139,7 +139,7 @@ class Noting:
         these are to be evaluated."""
         term, modes = self._job.term, self.recorder.changes.modes
         if self._record is not None and (term.number or term.lost):
-            self._record.begin_term(term.number, version, term.lost, modes, evaluating)
+            self._record.begin_term(term, version, modes, evaluating)
 
     def _stands_by(self, shard: int, rank: int) -> None:
         job = self._job

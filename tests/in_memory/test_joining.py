@@ -14,6 +14,7 @@ from in_turns import Turns
 from jobs import Training, train
 from losses import check, told
 from test_lost_ranks import MODES, seeds
+from test_recorded_takeovers import proved
 
 from psdp.transport import messages as m
 
@@ -111,7 +112,7 @@ def test_a_run_goes_on_whoever_dies_as_long_as_there_are_spares(tmp_path: Path, 
     common = {"workers": ranks, "servers": servers, "max_steps": 60, "virtual_workers": 2}
     common |= {"eval_every": dice.choice([3, 20]), "log_every": dice.choice([1, 4]), **mode}
     settings = common | {"workers": ranks + spares, "spares": spares, "standby": True}
-    settings |= {"checkpoint_every": dice.choice([2, 15]), "max_failures": 9}
+    settings |= {"checkpoint_every": dice.choice([2, 15]), "max_failures": 9, "record": True}
     victims = [
         (dice.randrange(servers), dice.randrange(2), dice.randrange(1, 60))
         for _ in range(dice.randint(1, spares + 1))
@@ -129,3 +130,8 @@ def test_a_run_goes_on_whoever_dies_as_long_as_there_are_spares(tmp_path: Path, 
     check(run)
     if mode["mode"] == "sync" and mode.get("balance") != "dynamic":
         assert told(run) == told(train(tmp_path / "undisturbed", **common))
+    proved(run.folder, recompute=1)
+    with Turns(seed + 1):
+        alone = {"standby": False, "record": False, "replay": str(run.folder)}
+        again = train(tmp_path / "again", **settings | alone)
+    assert again.weights_sha256 == run.weights_sha256

@@ -3,10 +3,12 @@ added, what is void is said, and the chain of hashes holds."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from psdp.cast import Term
 from psdp.errors import CheckpointError
 from psdp.protocol import Move, Pull, Push, Work
 from psdp.records.events import Happened, NewTerm, events_file, read_lines, read_record, void_lines
@@ -55,7 +57,7 @@ def test_who_takes_over_goes_on_with_the_chain(two: Two) -> None:
     two.other.take_over()
     assert two.other.seal == two.writer.seal
     assert two.other.seal_of(1) == two.writer.seal_of(1)
-    two.other.begin_term(1, 2, [0])
+    two.other.begin_term(Term(1, frozenset({0})), 2)
     two.other.note(Happened(Pull(1)), 2)
     assert two.whole() == [*before, NewTerm(1, 2, 0, (0,)), Pull(1)]
 
@@ -70,30 +72,54 @@ def test_lines_that_the_file_lacks_are_added_and_one_that_is_cut_off_is_dropped(
         assert two.whole() == before
 
 
-def test_what_its_writer_told_nobody_is_void(two: Two) -> None:
+def test_what_its_writer_told_nobody_is_void_but_for_pulls(two: Two) -> None:
     two.write(1)
     two.writer.tell = None
     two.writer.note(Happened(Pull(2)), 1)
     two.writer.note(Happened(push(2, 1)), 2)
+    two.writer.note(Happened(Pull(2)), 2)
     two.other.take_over()
-    two.other.begin_term(1, 1, [0])
-    assert two.whole()[-2:] == [push(1, 0), NewTerm(1, 1, 2, (0,))]
-    assert void_lines(two.path) == [range(4, 6)]
+    two.other.begin_term(Term(1, frozenset({0})), 1)
+    assert two.whole()[-3:] == [push(1, 0), Pull(2), NewTerm(1, 1, 2, (0,))]
+    assert void_lines(two.path) == [range(5, 7)]
 
 
 def test_what_decided_later_versions_is_void_but_moves_are_told(two: Two) -> None:
     two.write(2)
     two.other.moved(3, 1)  # who wrote told of it, but died before the line
     two.other.take_over()
-    two.other.begin_term(1, 1, [0], ["ssp"], [0])
-    term = NewTerm(1, 1, 1, (0,), ((3, 1),), ("ssp",), (0,))
+    two.other.begin_term(Term(1, frozenset({0})), 1, ["ssp"], [0])
+    term = NewTerm(1, 1, 1, (0,), (), ((3, 1),), ("ssp",), (0,))
     before = [Pull(1), push(1, 0), Pull(1), term]
     assert two.whole() == before
     two.other.moved(2, 1)
     two.other.note(Happened(Move(2, 1)), 1)
-    two.other.begin_term(3, 1, [0, 2], ["ssp"])
-    later = NewTerm(3, 1, 0, (2,), (), ("ssp",))
+    two.other.begin_term(Term(3, frozenset({0, 2})), 1, ["ssp"])
+    later = NewTerm(3, 1, 0, (2,), (), (), ("ssp",))
     assert two.whole() == [*before, Move(2, 1), later]
+
+
+def test_who_joins_goes_on_with_it_as_well(two: Two) -> None:
+    two.write(2)
+    two.writer.begin_term(Term(1, frozenset({5})), 2)
+    third = Record(two.path, 0, nobody_else, now=lambda: 7.0)
+    third.go_on(json.loads(json.dumps(two.writer.account(2))))
+    two.writer.tell = third.hear
+    two.writer.begin_term(Term(2, frozenset({5}), ((0, 3),)), 2)
+    two.writer.note(Happened(Pull(1)), 2)
+    two.writer.tell = None
+    two.writer.note(Happened(push(1, 2)), 3)
+    third.take_over()
+    third.begin_term(Term(3, frozenset({0, 5}), ((0, 3), (0, 4))), 2)
+    begun = [NewTerm(1, 2, 0, (5,)), NewTerm(2, 2, 0, (), ((0, 3),))]
+    assert two.whole()[4:] == [*begun, Pull(1), NewTerm(3, 2, 1, (0,), ((0, 4),))]
+
+
+def test_who_joins_and_is_lost_before_that_is_said_has_never_joined(two: Two) -> None:
+    two.writer.begin_term(Term(1, frozenset({0, 3}), ((0, 3), (1, 4))), 0)
+    two.writer.begin_term(Term(2, frozenset({0, 3, 4}), ((0, 3), (1, 4))), 0)
+    begun = [NewTerm(1, 0, 0, (0,), ((1, 4),)), NewTerm(2, 0, 0, (4,))]
+    assert two.whole() == begun
 
 
 def test_a_line_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
@@ -118,7 +144,7 @@ def test_the_clock_of_pushes_goes_on(two: Two) -> None:
 def test_what_does_not_fit_a_message_is_in_the_file_only(two: Two) -> None:
     for worker in range(MOST_TOLD // 4):
         two.writer.moved(worker, 3)
-    two.writer.begin_term(1, 0, [])
+    two.writer.begin_term(Term(1), 0)
     two.writer.note(Happened(Pull(1)), 0)
     assert [line.number for line in two.other.since(0)] == [3]
     before = two.whole()
