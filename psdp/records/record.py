@@ -124,13 +124,10 @@ class Record:
                 self.tell(*line)
         counts = self._ends.get(version, 1)
         moved = tuple((worker, rank) for at, worker, rank in self._moved if at >= counts)
+        gone = tuple(sorted(term.lost - self._lost))
         joined = tuple(pair for pair in term.joined if pair[1] not in self._joined)
-        # Who was lost before it was said that it held a shard never did.
-        never = {rank for _, rank in joined} & term.lost
-        gone = tuple(sorted(term.lost - self._lost - never))
-        joined = tuple(pair for pair in joined if pair[1] not in never)
-        void, open_ = self._lines - counts, tuple(evaluating)
-        begun = NewTerm(term.number, version, void, gone, joined, moved, tuple(modes), open_)
+        void, told = self._lines - counts, (tuple(modes), tuple(evaluating))
+        begun = NewTerm(term.number, version, void, gone, joined, moved, *told)
         self._append(line_of(Happened(begun)), version)
 
     # Known to all

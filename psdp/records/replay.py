@@ -47,6 +47,12 @@ class Script:
         """Whether all of it has happened."""
         return self._done == len(self._expected)
 
+    @property
+    def term(self) -> NewTerm | None:
+        """The term that begins now, if one does."""
+        event = None if self.over else self._expected[self._done].event
+        return event if isinstance(event, NewTerm) else None
+
     def now(self) -> float:
         """Return when the latest event came there, in seconds; 0 before the first."""
         return self._expected[self._done - 1].time_s if self._done else 0.0

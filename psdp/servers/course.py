@@ -95,12 +95,11 @@ class Course:
                     self._copies.let_go(copy.version)
             elif self._answering.live:
                 if copy.version == version:  # the others need not have one
-                    self._telling.decide(m.TakeSnapshot(), m.TakeSnapshot())
+                    self._decide(m.TakeSnapshot(hold=True))
                 self._evaluating.open(copy.version, self._answering.live)
         if version and version != saved and not self._evaluating.is_open(version):
             # There is one rank less that holds it.
-            for told in m.TakeSnapshot(), m.SaveSnapshot(version), m.DropSnapshot(version):
-                self._telling.decide(told, told)
+            self._decide(m.TakeSnapshot(hold=False))
         self._heed_patience()
 
     @property
@@ -133,8 +132,11 @@ class Course:
 
     def _evaluate_now(self) -> None:
         """Evaluate the present version, where the other servers do not know that it is due."""
-        self._telling.decide(m.TakeSnapshot(), m.TakeSnapshot())
+        self._decide(m.TakeSnapshot(hold=True))
         self._evaluating.open(self._serving.progress.version, self._answering.live)
+
+    def _decide(self, told: m.Message) -> None:
+        self._telling.decide(told, told)
 
     def evaluated(self, version: int) -> None:
         """The evaluation of a version is over."""

@@ -36,6 +36,10 @@ class Places(Protocol):
 class Closes(Protocol):
     """Who has versions evaluated."""
 
+    @property
+    def evaluating(self) -> Collection[int]:
+        """Versions whose evaluations are not over."""
+
     def close_but(self, versions: Collection[int]) -> None:
         """Evaluations of others are over."""
 
@@ -149,6 +153,7 @@ class Deciding:
                 case NewTerm() as term:
                     for worker, rank in term.moved:
                         self._enacts.membership.move(worker, rank)
+                    self._evaluating.count_but(term.open)
                     self._enacts.course.close_but(term.open)
                     replay.begin_term()
                     self.term_ends = True
@@ -167,8 +172,18 @@ class Deciding:
             raise Stopped(StoppedBy.END_OF_RECORD, error)
 
     def _next(self, replay: Script) -> Happened | None:
-        over = self.policy.drained or self.term_ends
-        return None if over else replay.next(self._stuck())
+        stuck = self._stuck()
+        if self.policy.drained or self.term_ends or self._is_early(replay.term, stuck):
+            return None
+        return replay.next(stuck)
+
+    def _is_early(self, term: NewTerm | None, stuck: set[int]) -> bool:
+        """Say whether an evaluation is under way that was over when a term began. It may have ended
+        with a pull of which no line tells; where it did with one after a void push, it never will
+        here."""
+        if term is None or stuck >= self._answering.live:
+            return False
+        return not {*self._enacts.course.evaluating} <= {*term.open}
 
     def release(self) -> None:
         """After the last update: let count what a replay has held back, in whatever order. Before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from psdp.job import Job
 from psdp.protocol import Evaluations, Sums
@@ -81,6 +81,12 @@ class Evaluating:
         total = self._evaluations.report(worker, message.version, message.part, message.sums)
         if total is not None:
             self._close(message.version, total)
+
+    def count_but(self, versions: Collection[int]) -> None:
+        """Let all reports count, but those of these versions."""
+        for worker, message in list(self._reported.items()):
+            if message.version not in versions:
+                self.count(worker)
 
     def leave(self, worker: int, others: Iterable[int]) -> None:
         """A worker computes no more: others do its part."""

@@ -187,8 +187,8 @@ class Follower:
         match decision:
             case m.SendShard(rank, workers):
                 serving.giving.answer(rank, (), workers)
-            case m.TakeSnapshot():
-                serving.giving.keep(hold=True, save=False)
+            case m.TakeSnapshot(hold):
+                serving.giving.keep(hold=hold, save=not hold)
             case m.SaveSnapshot(version):
                 serving.giving.save(version)
             case m.DropSnapshot(version):

@@ -255,8 +255,8 @@ class Leader:
             case AnswerRank():
                 for worker in self.answering.send(decision):
                     self.deciding.answered(worker)
-            case m.TakeSnapshot():
-                self.serving.giving.keep(hold=True, save=False)
+            case m.TakeSnapshot(hold):
+                self.serving.giving.keep(hold=hold, save=not hold)
             case m.SaveSnapshot(version):
                 self.serving.giving.save(version)
             case m.DropSnapshot(version):

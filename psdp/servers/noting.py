@@ -113,12 +113,15 @@ class Noting:
         who has joined."""
         job = self._job
         self.recorder.late.clear()  # which the policy of this term does not know of
-        for shard, rank in job.term.joined[len(before.term.joined) :]:
-            if rank in job.term.lost:
-                self.recorder.failed(rank, "it was to stand by")
-            else:
+        joined = job.term.joined[len(before.term.joined) :]
+        for shard, rank in joined:
+            if rank not in job.term.lost:
                 self._stands_by(shard, rank)
-        for shard, ranks in enumerate(before.holders):
+        holders = (
+            (*ranks, *(rank for at, rank in joined if at == shard))
+            for shard, ranks in enumerate(before.holders)
+        )
+        for shard, ranks in enumerate(holders):
             server = job.servers[shard]
             for rank in (rank for rank in ranks if rank in job.term.lost):
                 took_over = ranks[0] == rank

@@ -91,7 +91,7 @@ class Serving:
             shard.restore(snapshot)
         if before is not None:
             held = before.giving.snapshots.held()
-            shard.rules.begin()  # as at a rank that has been handed the shard
+            shard.begin_term()  # as at a rank that has been handed it
         self.giving: Giving = Giving(job, endpoint, shard, self.progress, store, held)
         number, count = job.shard_of(endpoint.rank), len(job.servers)
         self.order = o.ShardOrder(number, count, self.progress.version)

@@ -214,6 +214,11 @@ class Shard:
         lent = self.weights.beside(snapshot.version, fill)
         lent.readers.append(way(lent.values))
 
+    def begin_term(self) -> None:
+        """A term begins: what is not saved begins anew in it."""
+        self.rules.begin()
+        self._delay = None
+
     def remember(self, slot: int) -> None:
         """Keep the present weights: the next gradient in this slot is computed on them."""
         if slot in self._computed_on:

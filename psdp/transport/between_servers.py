@@ -68,7 +68,10 @@ class SendShard:
 
 @dataclass(frozen=True, slots=True)
 class TakeSnapshot:
-    """Rank 0 to the others: keep a copy of your shard as it is now."""
+    """Rank 0 to the others: copy your shard as it is now; ``hold`` the copy until it is dropped, or
+    save it."""
+
+    hold: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,10 @@ Victim = tuple[int, int, int]
 """A shard, which of its holders, and at which message it dies."""
 
 
-def die_one_after_the_other(run: Training, victims: list[Victim]) -> None:
-    """Let one rank die that holds a shard, whenever all shards have two holders again."""
+def die_one_after_the_other(run: Training, victims: list[Victim], doomed: Collection[int]) -> None:
+    """Let one rank die that holds a shard, whenever all shards have two holders again, but for
+    these, which die anyhow."""
+    dead = {*doomed}
 
     def watch(rank: int) -> None:
         endpoint = run.ranks[rank].endpoint
@@ -87,14 +90,14 @@ def die_one_after_the_other(run: Training, victims: list[Victim]) -> None:
 
         def sending(peer: int, message: m.Message, *more: Any) -> Any:
             job = run.ranks[rank].role.job
-            alive = not any(map(run.network.is_dead, job.holding))
-            full = all(len(of) == 2 for of in job.holders) and alive
+            full = all(len(of) == 2 for of in job.holders) and dead.isdisjoint(job.holding)
             full = full and job.term.number == endpoint.term
             if victims and full and rank in job.holding:
                 shard, place, number = victims[0]
                 sent[job.term.number] += 1
                 if job.holders[shard][place] == rank and sent[job.term.number] >= number:
                     del victims[0]
+                    dead.add(rank)
                     endpoint.die()
             return send(peer, message, *more)
 
@@ -121,9 +124,11 @@ def test_a_run_goes_on_whoever_dies_as_long_as_there_are_spares(tmp_path: Path, 
 
     def prepare(run: Training) -> None:
         slow(run, dice)
-        die_one_after_the_other(run, victims)
-        if early:  # a spare dies as it is about to stand by, or when it has begun to
-            die_in_term(run, run.job.spares[0], 0, dice.randint(1, 12))
+        # A spare dies as it is about to stand by, or when it has begun to.
+        doomed = run.job.spares[:early]
+        die_one_after_the_other(run, victims, doomed)
+        for rank in doomed:
+            die_in_term(run, rank, 0, dice.randint(1, 12))
 
     with Turns(seed):
         run = train(tmp_path / "run", prepare=prepare, **settings)
