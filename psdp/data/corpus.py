@@ -12,6 +12,7 @@ import os
 import platform
 import stat
 import sysconfig
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ _NOT_SOURCE = frozenset(
 )
 # Tokens checked and bytes hashed at a time: a mapped corpus may be larger than the memory.
 _CHUNK = 1 << 22
+# NumPy parses the head of a .npy by ``ast``, in which threads of Python 3.11 meet (gh-106905).
+_ONE_BY_ONE = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,8 @@ def _standard_library() -> tuple[tuple[str, ...], list[str]]:
 def _map_npy(file: Path) -> Array:
     """Map a .npy. The format's own reader is used since np.load also opens zips and pickles."""
     try:
-        array: Array = np.lib.format.open_memmap(file, mode="r")
+        with _ONE_BY_ONE:
+            array: Array = np.lib.format.open_memmap(file, mode="r")
     except OSError as error:
         raise _unreadable(file, error) from None
     except Exception as error:

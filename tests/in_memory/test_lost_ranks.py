@@ -86,11 +86,12 @@ class Scenario:
 
     @property
     def bearable(self) -> bool:
-        """Whether enough ranks are left if all of these die."""
-        ranks = range(self.servers, self.servers + self.ranks)
-        return not any(
-            all(rank in self.deaths for rank in group) for group in [*self.holders, ranks]
-        )
+        """Whether enough ranks are left if all of these die: one that computes, though spare ones
+        may have come to hold the shards of those that die."""
+        ranks = {*range(self.servers, self.servers + self.ranks)}
+        holding = self.deaths.keys() - ranks if self.standby else set()
+        lasting = not any(self.deaths.keys() >= {*group} for group in self.holders)
+        return lasting and len(ranks - self.deaths.keys()) > len(holding)
 
     @property
     def holders(self) -> list[tuple[int, ...]]:
