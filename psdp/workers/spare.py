@@ -120,7 +120,7 @@ class Spare:
         """
         while self.worker is None and self.holds is None:
             try:
-                if self._is_over():
+                if self.look():
                     return
             except TermBegins as begins:
                 self._begin(begins.term)
@@ -130,7 +130,7 @@ class Spare:
         elif self.holds is not None:
             self.holds.run()
 
-    def _is_over(self) -> bool:
+    def look(self) -> bool:
         """Look once; say whether the run is over, for this rank at least.
 
         Raises:

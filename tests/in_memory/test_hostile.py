@@ -30,6 +30,7 @@ from psdp.transport import messages as m
 from psdp.transport.headers import MAX_HEADER_BYTES, decode, encode
 from psdp.transport.in_memory import Parcel
 from psdp.workers.listening import TermBegins
+from psdp.workers.spare import Spare
 
 FRAMES = int(os.environ.get("PSDP_FRAMES", "20000"))
 MOST_BYTES = 64 << 10
@@ -39,7 +40,8 @@ LITTLE_BYTES = 64 << 20
 """That all of them may take together, in arenas and what else Python asks for at once."""
 
 PEER = 2
-RANKS = {"leads": 0, "serves": 1, "computes": 2, "stands by for who leads": 4}
+SPARE = 4
+RANKS = {"leads": 0, "serves": 1, "computes": 2, "is to serve": SPARE, "stands by for who leads": 5}
 WHOLE = st.one_of(st.integers(0, 8), st.sampled_from([64, 1 << 40, (1 << 63) - 1]))
 
 
@@ -131,10 +133,14 @@ def test_messages_without_sense_are_refused_or_taken(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         common = {"servers": 2, "standby": True, "virtual_workers": 3, "transport": "messages"}
-        run = Training(Path(folder), workers=2, settings=common | mode)
+        run = Training(Path(folder), workers=3, settings=common | {"spares": 1} | mode)
         run.leader.course.begin()
         serves = rank in run.job.holding
-        others = sorted({*(range(6) if serves else run.job.holding)} - {rank})
+        others = sorted({*(range(7) if serves else run.job.holding)} - {rank})
+        spare = run.ranks[SPARE].role
+        assert isinstance(spare, Spare)
+        if rank == SPARE:
+            heard.insert(0, (m.StandBy(1), others.index(0)))
         while serves and run.role(rank).serving.turn(0.0):
             pass
         for message, pick in heard:
@@ -145,6 +151,8 @@ def test_messages_without_sense_are_refused_or_taken(
             try:
                 if serves:
                     run.role(rank).serving.turn(0.0)
+                elif rank == SPARE:
+                    spare.look()
                 else:
                     run.worker(rank - 2).exchange.listening.next(0.0)
             except ProtocolError:
