@@ -55,8 +55,11 @@ class Restarts:
         """Return the job to start next, None if it is not to be started again."""
         if outcome.lost_at_start and self._first_try:
             self._first_try = False
-            self._say("a rank was lost before the run had begun: starting once more")
-            return self._started
+            job = self._on_what_is_left()
+            if job is not None:
+                self._say("a rank was lost before the run had begun: starting once more")
+                self._started = job
+                return job
         if self._left == 0 or outcome.status in _IN_VAIN:
             return None
         kept = outcome.kept

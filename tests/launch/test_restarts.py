@@ -101,6 +101,21 @@ def test_a_start_that_loses_a_rank_is_tried_once_more() -> None:
     assert restarts(replace(JOB, restarts=0), said).after(told) is None
 
 
+def test_a_start_that_loses_a_host_is_tried_once_more_on_the_others(tmp_path: Path) -> None:
+    file, said = tmp_path / "hosts", list[str]()
+    file.write_text("a slots=2\nb slots=2\n")
+    chosen = restarts(replace(JOB, restarts=0, hostfile=str(file)), said, ["a"])
+    again = chosen.after(Outcome(1, None, {}, Rank(2, "b", 7), None))
+    assert again is not None
+    assert again.hostfile is not None
+    assert Path(again.hostfile).read_text() == "a slots=2\n"
+    assert said == [
+        "without b, which starts no programs any more",
+        "a rank was lost before the run had begun: starting once more",
+    ]
+    chosen.close()
+
+
 def test_hosts_that_start_nothing_are_left_out(tmp_path: Path) -> None:
     file, said = tmp_path / "hosts", list[str]()
     file.write_text("# mine\na slots=2\nb slots=2\nc:4 # big\n")
