@@ -155,8 +155,14 @@ def relaying(environment: Mapping[str, str]) -> str | None:
     and colons."""
     if re.search(r"[\s:]", sys.executable):
         return None
-    agent = next((environment[name] for name in _AGENTS if name in environment), _USUAL_AGENT)
-    return f"{sys.executable} -m psdp.launch.relay {quote(agent, safe='')}"
+    agent = quote(agent_in(environment) or _USUAL_AGENT, safe="")
+    return f"{sys.executable} -m psdp.launch.relay {agent}"
+
+
+def agent_in(environment: Mapping[str, str]) -> str | None:
+    """Return the ``plm_ssh_agent`` that a person has named, if one has: mpirun itself heeds one of
+    the two names only."""
+    return next((environment[name] for name in _AGENTS if name in environment), None)
 
 
 def this_host() -> Host:

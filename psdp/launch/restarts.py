@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from psdp.errors import ConfigError, DataError, ReplayError
-from psdp.launch.mpirun import Vendor
+from psdp.launch.mpirun import Vendor, agent_in
 from psdp.launch.options import Job, host_in, hosts_in
 from psdp.launch.supervisor import Outcome
 from psdp.signals import TRY_AGAIN
@@ -105,6 +105,8 @@ def who_answers(
 ) -> set[str]:
     """Return the hosts on which an mpirun can start a program."""
     own = ["--allow-run-as-root"] if root and vendor is Vendor.OPEN_MPI else []
+    if vendor is Vendor.OPEN_MPI and (agent := agent_in(os.environ)) is not None:
+        own += ["--prtemca", "plm_ssh_agent", agent]
     word = "-hosts" if vendor is Vendor.HYDRA else "--host"
     probes = {
         host: subprocess.Popen(
