@@ -49,7 +49,7 @@ def run(
     except ConfigError as error:
         refused = error
     try:
-        from psdp.rank import live
+        from psdp.mpi_rank import live
         from psdp.startup.making import MakeTask
         from psdp.startup.program import Program
     except ConfigError as error:

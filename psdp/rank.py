@@ -28,10 +28,8 @@ from psdp.startup.asking import Asked, Asking
 from psdp.startup.program import LANGUAGE, Program
 from psdp.startup.ready import sense_of
 from psdp.startup.step import Nothing, Step, take
-from psdp.terminal import show_any_text
 from psdp.transport import Endpoint
 from psdp.transport.link import Link, LinkSpeed
-from psdp.transport.mpi import MpiWorld
 from psdp.transport.reducer import Reducer
 from psdp.transport.world import World
 from psdp.workers.listening import Listening
@@ -91,30 +89,6 @@ class Role(Protocol):
         """Do what is left to do after an error, for the weights to be saved, in a few seconds."""
 
 
-def live(
-    given: Mapping[str, Any],
-    refused: ConfigError | None,
-    line: Line,
-    program: Program = LANGUAGE,
-) -> int:
-    """Run this rank of an MPI job to its end; return its exit status, or end all ranks if it
-    failed.
-
-    Args:
-        given: settings of the command line.
-        refused: why the command line could not be read; rank 0 tells it once.
-        line: to the launcher.
-        program: what is trained.
-    """
-    show_any_text()
-    line.started()
-    world = MpiWorld()
-    line.declare = world.declare_dead
-    refused = refused or why_not(world, given)
-    with world.staying():
-        return live_in(world, given, refused, Signals(line), line, program)
-
-
 def why_not(world: World, given: Mapping[str, Any]) -> ConfigError | None:
     """Return why a job cannot be as its settings want it in this world; None if it can."""
     if not given.get("standby") or world.survives:
@@ -134,9 +108,14 @@ def live_in(
     program: Program = LANGUAGE,
     script: Callable[[Job], Script] | None = None,
 ) -> int:
-    """Run a rank of any world to its end, as :func:`live` does.
+    """Run a rank to its end; return its exit status, or end all ranks if it failed.
 
     Args:
+        given: settings of the command line.
+        refused: why the command line could not be read; rank 0 tells it once.
+        asked: returns the name of a signal by which somebody asked it to end, or None.
+        line: to the launcher.
+        program: what is trained.
         script: returns what is to happen in a job, and when, if that is known before; it says what
             is slow, and this job is as fast as it can.
     """

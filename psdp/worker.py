@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         refused = error
     try:
-        from psdp.rank import live
+        from psdp.mpi_rank import live
     except ConfigError as error:
         print(f"psdp: {error}", file=sys.stderr)
         line.ended(error.exit_code)

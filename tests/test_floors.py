@@ -36,6 +36,7 @@ FLOORS = (
     ("servers", "workers", "generation"),
     ("startup",),
     ("rank", "cli"),
+    ("mpi_rank",),
     ("api", "audit", "worker", "generate", "launch", "report", "simulate"),
     ("virtual",),
 )
@@ -122,6 +123,7 @@ def test_the_package_itself_imports_nothing() -> None:
     [
         ("psdp.launch.__main__", {"numpy", "asyncio", "psdp.config"}),
         ("psdp.startup.roles, psdp.cli", {"tqdm", "tomllib", "html.parser", "fsspec"}),
+        ("psdp.virtual, psdp.audit.replaying", {"mpi4py"}),
     ],
 )
 def test_what_is_slow_to_load_waits_until_it_is_needed(start: str, later: set[str]) -> None:
