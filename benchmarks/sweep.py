@@ -2,10 +2,11 @@
 
     python -m benchmarks.sweep SPEC.toml [--out DIR]
 
-SPEC is a file (cells.py says what is in it) or the bare name of a shipped one: sync_vs_async,
-stragglers, staleness, local_steps. Every cell is an mpirun of its own, by psdp.launch. A cell that
-is finished is not run again, so a sweep that was interrupted goes on with the same command; one
-that fails is recorded, and the others go on. Then the report is made, as by python -m psdp.report.
+SPEC is a file (cells.py says what is in it) or the bare name of one in benchmarks/specs, such as
+sync_vs_async. Every cell is a process of its own: an mpirun, by psdp.launch, or a virtual job. A
+cell that is finished is not run again, so a sweep that was interrupted goes on with the same
+command; one that fails is recorded, and the others go on. Then the report is made, as by python -m
+psdp.report.
 
     DIR/runs/CELL/    the run folder of each cell;  DIR/logs/CELL.log  what it printed
     DIR/tune/         the same of trials, where the spec tunes (trials.py);  DIR/trials.csv

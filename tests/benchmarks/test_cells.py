@@ -199,10 +199,14 @@ def test_the_shipped_comparison_of_modes_is_fair() -> None:
     ]
 
 
-def test_the_defaults_are_tuned_for_all_workers_at_equal_tokens() -> None:
+def test_the_defaults_are_tuned_for_all_workers_at_equal_tokens_in_virtual_time() -> None:
     found = read_spec(find_spec("defaults"))
-    assert len(families_of(found)) == 6 * 3 * 2
-    assert {cell.config.run.max_steps * cell.workers for cell in found.cells} == {960}
+    assert all(cell.virtual is not None for cell in found.cells)
+    assert {cell.config.run.max_steps * cell.workers for cell in found.cells} == {640}
+    kinds = {(cell.config.run.mode, cell.config.run.merge) for cell in found.cells}
+    assert len(found.cells) == len(kinds) * 3 * 2 * 5
+    tuned = [family.cells[0] for family in families_of(found)]
+    assert {(cell.config.run.mode, cell.config.run.merge) for cell in tuned} == kinds
 
 
 @pytest.mark.parametrize("name", ["sync_vs_async", "stragglers", "staleness", "local_steps"])

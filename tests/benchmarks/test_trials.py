@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import sweep
+from cell_runs import Start
 from cells import read_spec
 from made_runs import write_run
 from session import Ended
 
+from psdp import virtual
 from psdp.cli import given_settings
 from psdp.config import Config
 from psdp.errors import ConfigError
@@ -79,11 +81,12 @@ class Sweeping:
         self.out = folder / "out"
         self.spec = folder / "mine.toml"
         self.launcher = Launcher()
+        self.launch: Start = self.launcher
 
     def __call__(self, text: str = SPEC) -> int:
         self.spec.write_text(text)
         with sweep.alone_in(self.out):
-            return sweep.Sweep(read_spec(self.spec), self.out, self.launcher).run()
+            return sweep.Sweep(read_spec(self.spec), self.out, self.launch).run()
 
     def trials(self) -> list[dict[str, str]]:
         with (self.out / "trials.csv").open(newline="") as file:
@@ -206,6 +209,42 @@ def test_an_interrupted_sweep_goes_on_to_the_same_choices(
     assert sweeping.record()["tuned"] == whole.record()["tuned"]
     again = {name for name in sweeping.launcher.ran if sweeping.launcher.ran.count(name) > 1}
     assert again == {"async-workers=2-trial=3-seed=12"}
+
+
+def test_virtual_jobs_are_tuned_to_the_same_choices_on_any_machine(
+    sweeping: Sweeping, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("all work and no play " * 200)
+    text = SPEC.replace(
+        "[settings]",
+        f"""
+[virtual]
+step-ms = 50
+[settings]
+corpus = "{corpus}"
+n-layer = 1
+n-head = 1
+n-embd = 8
+eval-batches = 1
+threads = 1""",
+    )
+    for more, fewer in ("trials = 5", "trials = 2"), ("[11, 12]", "[11]"), ("[1, 2]", "[1]"):
+        text = text.replace(more, fewer)
+
+    def train(command: Sequence[str], timeout_s: float) -> Ended:
+        assert command[1:3] == ["-m", "psdp.virtual"]
+        plan = virtual.parse(command[3:])
+        return Ended(virtual.live(plan.given, plan.ranks, plan.script), "")
+
+    twin = Sweeping(tmp_path_factory.mktemp("twin"))
+    for each in (sweeping, twin):
+        each.launch = train
+        assert each(text) == 0
+    assert {trial["status"] for trial in sweeping.trials()} == {"finished"}
+    assert len({trial["loss"] for trial in sweeping.trials()}) == 4
+    assert sweeping.trials() == twin.trials()
+    assert sweeping.record()["tuned"] == twin.record()["tuned"]
 
 
 def test_a_trial_that_diverges_is_the_worst(sweeping: Sweeping) -> None:
