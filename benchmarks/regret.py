@@ -79,7 +79,7 @@ def as_chosen(one: Candidate) -> dict[str, Any]:
     """Return the settings of a run that is in this mode as a run is that chooses."""
     mode = MODES[CHOOSES]
     own = {name: value for name, value in mode.settings.items() if one.mode.has(name)}
-    return as_usual(one) | own | dict(mode.defaults) | dict(one.optim)
+    return as_usual(one) | own | dict(one.optim)
 
 
 def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -67,7 +67,7 @@ def _by_rule() -> Iterator[tuple[str, ...]]:
 
 def _by_mode() -> Iterator[tuple[str, ...]]:
     """Yield a row for each setting that some mode gives a default."""
-    own = [{**mode.settings, **mode.defaults} for mode in MODES.values()]
+    own = [mode.settings for mode in MODES.values()]
     for _, field in settings():
         if any(field.name in values for values in own):
             yield (

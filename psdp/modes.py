@@ -53,7 +53,6 @@ class Mode:
         help: what it does, in a line.
         settings: those with a meaning in some modes alone that have one here, with their defaults
             (None: it depends on other settings, see psdp.config.rules).
-        defaults: of settings with a meaning in all modes, where this one's differ.
         merged_each: defaults that differ with ``--merge`` as in :attr:`Merge.EACH`.
         pushes: what its workers push; of a mode that goes over from one to another, all of it.
             (:meth:`pushes_with` knows of ``--merge``.)
@@ -74,7 +73,6 @@ class Mode:
     label: str
     pushes: tuple[Pushed, ...] = (Pushed.GRADIENT,)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
     merged_each: Mapping[str, Any] = field(default_factory=dict)
     served: bool = True
     in_rounds: bool = False
@@ -84,7 +82,7 @@ class Mode:
     chooses: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("settings", "defaults", "merged_each"):
+        for name in ("settings", "merged_each"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __str__(self) -> str:
@@ -104,10 +102,6 @@ class Mode:
         return setting in self.settings or (self.served and setting in SERVED)
 
 
-# Stale gradients act like momentum of their own (Mitliagkas et al. 2016, arXiv:1605.09774), and
-# outer optimizers have some; without either, more is better.
-_NO_MOMENTUM_ELSEWHERE = {"beta1": 0.9}
-_MOMENTUM_ELSEWHERE = {"beta1": 0.5}
 # Momentum makes up for averaging (measured at 2 and 4 workers: docs/results.md).
 _OUTER = {"outer_optimizer": "nesterov", "outer_lr": None, "outer_momentum": None}
 
@@ -118,7 +112,6 @@ _TABLE = (
         order=0,
         label="sync",
         settings={"backup_workers": 0, "overlap": False},
-        defaults=_NO_MOMENTUM_ELSEWHERE,
         in_rounds=True,
         exact=True,
     ),
@@ -128,7 +121,6 @@ _TABLE = (
         order=3,
         label="async",
         settings={"lag_compensation": "none", "overlap": False},
-        defaults=_MOMENTUM_ELSEWHERE,
     ),
     Mode(
         "ssp",
@@ -136,7 +128,6 @@ _TABLE = (
         order=2,
         label="ssp S={staleness}",
         settings={"staleness": 4, "lag_compensation": "none", "overlap": False},
-        defaults=_MOMENTUM_ELSEWHERE,
     ),
     Mode(
         "local",
@@ -145,7 +136,6 @@ _TABLE = (
         label="local H={local_steps} {outer_optimizer}",
         pushes=(Pushed.CHANGE,),
         settings={"local_steps": 50, "merge": Merge.TOGETHER.value, "keep_inner": True, **_OUTER},
-        defaults=_MOMENTUM_ELSEWHERE,
         # Not where workers are merged one by one, which should be often.
         merged_each={"local_steps": 8, "outer_optimizer": "average"},
         in_rounds=True,
@@ -158,7 +148,6 @@ _TABLE = (
         label="easgd H={local_steps}",
         pushes=(Pushed.WEIGHTS,),
         settings={"local_steps": 8, "elastic_rate": None, "keep_inner": True},
-        defaults=_MOMENTUM_ELSEWHERE,
         own_optimizer=True,
     ),
     Mode(
@@ -167,7 +156,6 @@ _TABLE = (
         order=1,
         label="allreduce",
         pushes=(Pushed.NOTHING,),
-        defaults=_NO_MOMENTUM_ELSEWHERE,
         served=False,
         in_rounds=True,
         own_optimizer=True,
@@ -182,7 +170,6 @@ _TABLE = (
         label="auto",
         pushes=(Pushed.GRADIENT, Pushed.CHANGE, Pushed.SHARE),
         settings={"staleness": 4, "local_steps": 16, **_OUTER},
-        defaults=_MOMENTUM_ELSEWHERE,
         chooses=True,
     ),
 )

@@ -45,7 +45,7 @@ def _default_of(f: Field[Any]) -> str:
         if f.name in rule.defaults:
             rules[rule.defaults[f.name]].append(rule.name)
     for mode in MODES.values():
-        value = {**mode.settings, **mode.defaults}.get(f.name)
+        value = mode.settings.get(f.name)
         if value is not None:
             by_value[value].append(mode.name)
         if f.name in mode.merged_each:

@@ -229,7 +229,7 @@ def check_early_stop(data: DataConfig, run: RunConfig) -> None:
 def fill_for_mode(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, RunConfig]:
     """Return the settings with what was left out as is usual in this mode."""
     mode = MODES[run.mode]
-    usual = {**mode.defaults, **mode.settings}
+    usual = dict(mode.settings)
     if (run.merge or usual.get("merge")) == Merge.EACH:
         usual |= mode.merged_each
     return _filled(optim, usual), _filled(run, usual)

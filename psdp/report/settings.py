@@ -18,9 +18,7 @@ SETUP = {
 }
 """Settings that make runs incomparable, beside the conditions: another task or another machine."""
 
-OF_MODE = {"mode", "balance", "wire_dtype"}.union(
-    *(mode.settings.keys() | mode.defaults.keys() for mode in MODES.values())
-)
+OF_MODE = {"mode", "balance", "wire_dtype"}.union(*(mode.settings for mode in MODES.values()))
 """Settings whose meaning or default is the mode's."""
 
 

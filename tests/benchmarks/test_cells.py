@@ -185,7 +185,7 @@ def test_a_spec_is_found_by_path_or_shipped_name(
     monkeypatch.setenv("HOME", str(path.parent))
     assert find_spec(f"~/{path.name}") == path
     assert find_spec("stragglers") == SHIPPED / "stragglers.toml"
-    with pytest.raises(ConfigError, match="gone: no such file; shipped specs are defaults, local"):
+    with pytest.raises(ConfigError, match="gone: no such file; shipped specs are defaults, "):
         find_spec("gone")
 
 
@@ -207,6 +207,13 @@ def test_the_defaults_are_tuned_for_all_workers_at_equal_tokens_in_virtual_time(
     assert len(found.cells) == len(kinds) * 3 * 2 * 5
     tuned = [family.cells[0] for family in families_of(found)]
     assert {(cell.config.run.mode, cell.config.run.merge) for cell in tuned} == kinds
+
+
+def test_what_wins_back_what_more_workers_lose_is_compared_at_equal_tokens() -> None:
+    found = read_spec(find_spec("more_workers"))
+    assert all(cell.virtual is not None for cell in found.cells)
+    runs = [(cell.config.run, cell.workers) for cell in found.cells]
+    assert {run.max_steps * run.batch_size * workers for run, workers in runs} == {640 * 8}
 
 
 @pytest.mark.parametrize("name", ["sync_vs_async", "stragglers", "staleness", "local_steps"])

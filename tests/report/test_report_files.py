@@ -49,8 +49,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report on two scenarios; the first with two seeds, one run left out."""
     folder = tmp_path_factory.mktemp("report")
     runs = [
-        write_run(folder / "sync-1", seed=1),
-        write_run(folder / "sync-2", seed=2, evaluations=[(0.0, 0, 4.0), (8.0, 320, 2.1)]),
+        write_run(folder / "sync-1", seed=1, beta1=0.9),
+        write_run(
+            folder / "sync-2",
+            seed=2,
+            beta1=0.9,
+            evaluations=[(0.0, 0, 4.0), (8.0, 320, 2.1)],
+        ),
         write_run(
             folder / "async",
             mode="async",
@@ -82,7 +87,7 @@ def test_runs_csv_is_tidy(report: Path) -> None:
     rows = rows_of(report / "runs.csv")
     assert [row["run"] for row in rows] == ["sync-1", "sync-2", "async", "<b>&"]
     first, second = rows[:2]
-    assert (first["mode"], first["seed"], first["label"]) == ("sync", "1", "sync")
+    assert (first["mode"], first["seed"], first["label"]) == ("sync", "1", "sync, beta1 0.9")
     assert (first["steps_per_s"], first["bytes"], first["bytes_per_step"]) == ("1.0", "640", "64.0")
     assert (second["val_loss"], second["corpus"]) == ("2.1", "stdlib")
     assert float(first["target_s"]) == pytest.approx(10 * (4 - 1.01 * 2.05) / 2)
@@ -136,9 +141,9 @@ def test_report_json_holds_rows_and_verdict(report: Path) -> None:
     record = json.loads((report / "report.json").read_text())
     equal, slow = record["scenarios"]
     assert equal["regimes"] == ["equal workers"]
-    assert equal["differing"] == {"beta1": {"sync": "0.9", "async": "0.5"}}
+    assert equal["differing"] == {"beta1": {"sync, beta1 0.9": "0.9", "async, beta1 0.5": "0.5"}}
     assert equal["setup"]["Model"].endswith("n-embd 128, block-size 8; 1,000 parameters")
-    assert [row["label"] for row in equal["rows"]] == ["sync", "async"]
+    assert [row["label"] for row in equal["rows"]] == ["sync, beta1 0.9", "async, beta1 0.5"]
     assert equal["rows"][1]["steps_ratio"] == 2.0
     assert slow["regimes"] == ["constant straggler"]
     assert slow["verdict"][-1] == "Only ssp S=4 was run here: nothing to compare."
@@ -161,7 +166,7 @@ def test_the_page_says_it_all_and_escapes_names(report: Path) -> None:
     assert "Allreduce baseline: none among these runs" in page
     assert "No winner is named: of single runs it is not known what is chance." in page
     assert "optimizer adamw, lr 0.001" in page
-    assert "beta1 0.9 (sync) or 0.5 (async)" in page
+    assert "beta1 0.9 (sync, beta1 0.9) or 0.5 (async, beta1 0.5)" in page
     assert "<dt>Machine</dt><dd>2 workers and 1 server on here (a processor, 2 cores)," in page
     assert "MPI MPI 5" in page
     assert "stopped: unfinished" in page
@@ -188,7 +193,7 @@ def test_the_terminal_shows_tables_baseline_target_percentiles_bytes_and_verdict
     assert "Bytes pushed and pulled, mean of a run: sync 640 B; async 640 B." in lines
     assert (
         "- Fastest: sync and async, not told apart (the most: async, 2.00 steps/s). So no row is "
-        "known to make more steps/s than sync. [modes and settings: beta1]" in lines
+        "known to make more steps/s than sync. [modes alone]" in lines
     )
 
 

@@ -191,7 +191,7 @@ def test_each_row_is_compared_with_the_sync_whose_settings_it_has(folder: Folder
     folder.run(beta1=0.5, tokens_per_s=32.0)
     folder.run(mode="async", tokens_per_s=128.0)
     found = {row.label: row.steps_ratio for row in folder.scenario().rows}
-    assert found == {"sync, beta1 0.5": 1.0, "sync, beta1 0.9": 1.0, "async": 4.0}
+    assert found == {"sync, beta1 0.5": 1.0, "sync, beta1 0.9": 1.0, "async, beta1 0.5": 4.0}
 
 
 def test_without_sync_the_target_is_what_all_reach_and_it_can_be_chosen(folder: Folder) -> None:

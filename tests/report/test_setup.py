@@ -40,7 +40,7 @@ def test_all_that_is_needed_to_make_it_again_is_said(runs: Runs) -> None:
         "Model": "architecture decoder, n-layer 4, n-head 4, n-embd 128, block-size 8; 1,000 "
         "parameters",
         "Data": "text; batch-size 2, grad-accum 1, tokenizer byte",
-        "Optimizer": "optimizer adamw, lr 0.001, lr-schedule cosine, warmup-steps 0, beta1 0.9, "
+        "Optimizer": "optimizer adamw, lr 0.001, lr-schedule cosine, warmup-steps 0, beta1 0.5, "
         "beta2 0.99, weight-decay 0.1",
         "Budget": "max-steps 10, eval-every 250, eval-batches 40",
         "Machine": "2 workers and 1 server on here (a processor, 2 cores), threads used 1, kernels "

@@ -64,7 +64,7 @@ OTHER: dict[str, Any] = {
     "activation": "relu", "position": "rotary", "init": "normal", "tokenizer": "char",
     "vocab_size": 300, "clean": "html", "val_fraction": 0.2, "partition": "hash",
     "optimizer": "sgd", "lr": 0.5, "min_lr": 0.1, "lr_schedule": "linear", "warmup_steps": 1,
-    "beta1": 0.5, "beta2": 0.5, "momentum": 0.5, "weight_decay": 0.5, "l1": 0.5, "grad_clip": 0.5,
+    "beta1": 0.7, "beta2": 0.5, "momentum": 0.5, "weight_decay": 0.5, "l1": 0.5, "grad_clip": 0.5,
     "grad_clip_value": 0.5, "mode": "ssp", "staleness": 1, "servers": 2, "max_steps": 7,
     "batch_size": 7, "grad_accum": 7, "eval_every": 7, "eval_batches": 7,
     "early_stop_patience": 7, "out": "elsewhere", "checkpoint_every": 7, "keep_checkpoints": 7,
