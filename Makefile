@@ -49,6 +49,8 @@ docs: $(VENV)/.docs
 chaos: $(VENV)/.test
 	PSDP_SEEDS=10000 PSDP_FRAMES=10000000 $(BIN)/python -m pytest -n 2 --timeout 3600 \
 		-o tmp_path_retention_policy=none tests/in_memory/test_lost_ranks.py tests/in_memory/test_hostile.py
+	PSDP_SEEDS=1000 $(BIN)/python -m pytest -n 2 --timeout 3600 -o tmp_path_retention_policy=none \
+		tests/in_memory/test_joining.py tests/in_memory/test_recorded_takeovers.py
 	PSDP_LONG=1 $(BIN)/python -m pytest tests/jobs/test_hosts.py
 	$(BIN)/python benchmarks/chaos.py --failures 1000 --most 10 --standby --spares 4 --at-once 2
 

@@ -52,7 +52,9 @@ def _losses(ready: Ready, survives: bool) -> str:
     host = _HOST if len(set(ready.hosts)) > 1 else ""
     if ready.job.stands_by:
         pairs = ", ".join(f"{other} for {own}" for own, other in ready.job.holders)
-        return f"a rank that dies: the job goes on{_NOR if host else ''}; rank {pairs} stands by"
+        then = ", and then a spare rank" if ready.job.spares else ""
+        said = f"rank {pairs} stands by{then}"
+        return f"a rank that dies: the job goes on{_NOR if host else ''}; {said}"
     return f"a rank that dies: the job goes on, but not without a server{host}"
 
 

@@ -107,7 +107,7 @@ def die_one_after_the_other(run: Training, victims: list[Victim], doomed: Collec
         watch(rank)
 
 
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("seed", seeds(len(MODES)))
 def test_a_run_goes_on_whoever_dies_as_long_as_there_are_spares(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     mode = MODES[seed % len(MODES)]

@@ -29,10 +29,10 @@ from psdp.checkpoint import find_checkpoint
 from psdp.errors import CheckpointError, PeerLost
 
 
-def seeds() -> range:
+def seeds(usual: int = 60) -> range:
     """Return those of ``PSDP_SEEDS``: so many, or from the first to before the last; a campaign has
     thousands."""
-    first, _, last = os.environ.get("PSDP_SEEDS", "60").rpartition("-")
+    first, _, last = os.environ.get("PSDP_SEEDS", str(usual)).rpartition("-")
     return range(int(first or 0), int(last))
 
 
