@@ -30,7 +30,7 @@ class Lockstep(Synchronous):
         assert self._meetings or budget is not None, "a round must end"
         super().__init__(workers, budget, **common)
 
-    def _round_steps(self, worker: int) -> float:
+    def _round_steps(self, worker: int, left: float) -> float:
         clock = self.clocks[worker]
         return min((every - clock % every for every in self._meetings), default=math.inf)
 

@@ -180,27 +180,26 @@ class ShardOrder:
         return self._go_on()
 
     def _go_on(self) -> list[Effect]:
+        """Do what is next, as long as what it is about has landed."""
         effects: list[Effect] = []
-        while self._decisions and self.updating is None and self._is_here():
-            match self._decisions.popleft():
-                case Update() as update:
-                    self.updating = update
-                    effects.append(Average(update))
+        landed = self._landed
+        while self._decisions and self.updating is None:
+            decision = self._decisions[0]
+            match decision:
+                case Update(slots=slots):
+                    if not all(map(landed.__contains__, slots)):
+                        break
+                    self.updating = decision
+                    effects.append(Average(decision))
                 case Discard(slot):
-                    del self._landed[slot]
+                    if slot not in landed:
+                        break
+                    del landed[slot]
                     effects.append(Forget((slot,)))
-                case decision:
+                case _:
                     effects.append(decision)
+            self._decisions.popleft()
         return effects
-
-    def _is_here(self) -> bool:
-        """Say whether what the next decision is about has landed."""
-        match self._decisions[0]:
-            case Update(slots=slots):
-                return all(slot in self._landed for slot in slots)
-            case Discard(slot):
-                return slot in self._landed
-        return True
 
     def _is_decided(self, slot: int) -> bool:
         """Say whether what lies in a slot is in an update that is not made yet, or to be dropped:

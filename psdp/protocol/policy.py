@@ -106,30 +106,32 @@ class Policy(ABC):
         """
         effects: list[Effect] = []
         match event:
+            case Push():
+                effects = self._receive(event)
             case Pull(worker):
                 if worker not in self.clocks:
                     self._count(worker, self._least_clock())
-                effects += self._go_on(worker)
-            case Push():
-                effects += self._receive(event)
+                effects = self._go_on(worker)
             case Move(worker) if worker in self.clocks:
                 # The rank before may have been lost before it asked, and this one does not.
-                effects += self._go_on(worker)
+                effects = self._go_on(worker)
             case Leave(worker):
                 self._forget(worker)
-                effects += self._settle()
+                effects = self._settle()
             case Stop():
                 self._stopped = True
-        return effects + self._release()
+        self._release(effects)
+        return effects
 
     @abstractmethod
     def _accept(self, push: Push) -> list[Effect]:
         """Take a gradient that is in order; say what becomes of it now."""
 
     @abstractmethod
-    def _may_go(self, worker: int) -> bool:
-        """Say whether this idle live worker may compute its next gradient. If it may not, no other
-        may that waits behind it: of a higher clock, or of a higher number with the same."""
+    def _may_go(self, lead: int) -> bool:
+        """Say whether an idle worker so many clocks ahead of the slowest live one may compute its
+        next gradient. If it may not, no other may that waits behind it: of a higher clock, or of a
+        higher number with the same."""
 
     def _too_late(self, work: Work) -> bool:
         """Say whether a gradient that is in order has no use any more."""
@@ -145,29 +147,33 @@ class Policy(ABC):
         return True
 
     def _receive(self, push: Push) -> list[Effect]:
-        work = push.work
-        if push.worker not in self._granted:
+        work, worker = push.work, push.worker
+        batches = self._granted.get(worker)
+        if batches is None:
             raise ProtocolError(
-                f"worker {push.worker} pushed gradient {work.clock} without having been answered"
+                f"worker {worker} pushed gradient {work.clock} without having been answered"
             )
-        clock, batches = self.clocks[push.worker], self._granted[push.worker]
-        if (work.clock, work.batches) != (clock, batches) or work.version > self.version:
+        clock = self.clocks[worker]
+        asked = work.clock == clock and work.batch == batches.start and work.steps == len(batches)
+        if not asked or work.version > self.version:
             raise ProtocolError(
-                f"worker {push.worker} pushed {_gradients(work.clock, work.batches)} on version "
+                f"worker {worker} pushed {_gradients(work.clock, work.batches)} on version "
                 f"{work.version}; expected {_gradients(clock, batches)} on version {self.version} "
                 "at most"
             )
-        self._out -= len(self._granted.pop(push.worker))
-        self._step_s[push.worker] = work.step_s
+        del self._granted[worker]
+        self._out -= work.steps
+        self._step_s[worker] = work.step_s
         if self._too_late(work):
             self._give_back(batches)
-            self._wait(push.worker)
-            return [Drop(push.worker, push.slot), *self._settle()]
-        self._count(push.worker, clock + work.steps)
-        self._wait(push.worker)
+            self._wait(worker)
+            return [Drop(worker, push.slot), *self._settle()]
+        self._count(worker, clock + work.steps)
         if self._budget is not None:
             self._budget -= work.steps
-        return self._accept(push)
+        effects = self._accept(push)
+        self._wait(worker)
+        return effects
 
     def _go_on(self, worker: int) -> list[Effect]:
         """Tell a worker what it was told already, or let it wait."""
@@ -197,59 +203,55 @@ class Policy(ABC):
         if self._deck is not None and batches:
             self._deck.give_back(batches)
 
-    def _release(self) -> list[Effect]:
-        effects: list[Effect] = []
-        while self._queue:
-            clock, worker = self._queue[0]
+    def _release(self, effects: list[Effect]) -> None:
+        """Let go whoever may; add to the effects what they are told, and the end."""
+        queue = self._queue
+        while queue:
+            clock, worker = queue[0]
             if worker in self._waiting and self.clocks[worker] == clock:
                 if not self._try_grant(worker):
                     break
                 self._waiting.remove(worker)
                 effects.append(self._answer(worker))
-            heapq.heappop(self._queue)
-        if self._at_rest() and self.clocks and not self.drained:
+            heapq.heappop(queue)
+        if not self.drained and self._at_rest() and self.clocks:
             self.drained = True
             effects.append(Drained(self.version))
-        return effects
 
     def _at_rest(self) -> bool:
         """Say whether nothing more is to be computed or applied."""
-        return self._exhausted() and not self._granted and self._idle()
-
-    def _exhausted(self) -> bool:
-        return self._stopped or self.drained or not self._grants_left()
-
-    def _grants_left(self) -> bool:
-        return self._left() > 0
+        return not self._granted and self._idle() and (self._stopped or self._left() <= 0)
 
     def _left(self) -> float:
         """Return how much of the budget is not granted."""
         return math.inf if self._budget is None else self._budget - self._out
 
-    def _steps_for(self, worker: int) -> int:
-        """Return how many gradients a worker that may go computes before its next push."""
-        own = self._step_s.get(worker, 0.0)
-        if not self._paced or not own:
+    def _steps_for(self, worker: int, left: float) -> int:
+        """Return how many gradients a worker that may go computes before its next push, if so much
+        of the budget is left for all."""
+        own = self._step_s.get(worker, 0.0) if self._paced else 0.0
+        if not own:
             return self._local_steps
         return max(1, round(self._local_steps * min(self._step_s.values()) / own))
 
     def _try_grant(self, worker: int) -> bool:
-        if self._exhausted() or not self._may_go(worker):
+        clock = self.clocks[worker]
+        lead = clock - self._least_clock()
+        left = self._left()
+        if left <= 0 or self._stopped or self.drained or not self._may_go(lead):
             return False
-        steps = int(min(self._steps_for(worker), self._left()))
-        own = range(self.clocks[worker], self.clocks[worker] + steps)
-        self._granted[worker] = own if self._deck is None else self._deck.take(steps)
-        self._out += len(self._granted[worker])
-        self.clock_gaps[self._lead(worker)] += 1
+        steps = int(min(self._steps_for(worker, left), left))
+        deck = self._deck
+        batches = range(clock, clock + steps) if deck is None else deck.take(steps)
+        self._granted[worker] = batches
+        self._out += len(batches)
+        self.clock_gaps[lead] += 1
         return True
 
     def _answer(self, worker: int) -> SendWeights:
         batches = self._granted[worker]
         clock, steps = self.clocks[worker], len(batches)
         return SendWeights(worker, self.version, clock, steps, batches.start, self._push)
-
-    def _lead(self, worker: int) -> int:
-        return self.clocks[worker] - self._least_clock()
 
     def _least_clock(self) -> int:
         while self._by_clock:

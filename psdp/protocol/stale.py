@@ -41,8 +41,8 @@ class StaleBounded(Policy):
         rate = 1 / max(1, lag) if self._inverse_lag else 1.0
         return [Apply((push.slot,), (1.0,), push.work.units, (lag,), self.version, rate)]
 
-    def _may_go(self, worker: int) -> bool:
-        return self._lead(worker) <= self.staleness
+    def _may_go(self, lead: int) -> bool:
+        return lead <= self.staleness
 
 
 class Asynchronous(StaleBounded):

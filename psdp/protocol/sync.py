@@ -47,7 +47,6 @@ class Synchronous(Policy):
 
     def _accept(self, push: Push) -> list[Effect]:
         self._round[push.worker] = push
-        self._waiting.discard(push.worker)
         return self._close()
 
     def _too_late(self, work: Work) -> bool:
@@ -57,7 +56,7 @@ class Synchronous(Policy):
         if worker not in self._round:  # else it is let go with the others, when the round closes
             super()._wait(worker)
 
-    def _may_go(self, worker: int) -> bool:
+    def _may_go(self, lead: int) -> bool:
         # Whose gradient was dropped has a chance yet in the round that is under way.
         return not self._round or self._backups > 0
 
@@ -67,14 +66,14 @@ class Synchronous(Policy):
     def _idle(self) -> bool:
         return not self._round
 
-    def _steps_for(self, worker: int) -> int:
-        share = self._left() / max(1, len(self.clocks) - len(self._granted))
-        wanted = self._round_steps(worker)
+    def _steps_for(self, worker: int, left: float) -> int:
+        share = left / max(1, len(self.clocks) - len(self._granted))
+        wanted = self._round_steps(worker, left)
         return int(wanted) if share >= wanted else math.ceil(share)
 
-    def _round_steps(self, worker: int) -> float:
+    def _round_steps(self, worker: int, left: float) -> float:
         """Return how many steps of this worker a round has, if the budget allows."""
-        return super()._steps_for(worker)
+        return super()._steps_for(worker, left)
 
     def _updates(self, steps: int) -> int:
         """Return the updates that a round of so many steps makes."""

@@ -4,8 +4,7 @@ times."""
 from __future__ import annotations
 
 from psdp.job import Job
-from psdp.protocol import Adaptive, Leave, Policy, Pull, Push, Switch
-from psdp.records.events import Happened
+from psdp.protocol import Adaptive, Choice, Leave, Policy, Pull, Push
 from psdp.servers.choosing import Choosing
 from psdp.simulate.clock import Clock
 from psdp.simulate.costs import Costs
@@ -17,21 +16,18 @@ class Changes:
     def __init__(self, job: Job, costs: Costs, clock: Clock) -> None:
         average_s = len(job.workers) * costs.average_s
         of_server = costs.apply_s / len(job.servers), average_s / len(job.servers)
-        self._clock = clock
         self._choosing = Choosing(job, lambda: of_server, lambda: clock.now_s)
 
     def answered(self, worker: int) -> None:
         """A worker was given weights to train on."""
         self._choosing.answered(worker)
 
-    def after(self, event: Pull | Push | Leave, policy: Policy | Adaptive) -> Happened | None:
-        """Return the change, if any, that follows an event on which the policy has decided."""
+    def after(self, event: Pull | Push | Leave, policy: Policy | Adaptive) -> Choice | None:
+        """Return why another mode, if any, follows an event on which the policy has decided."""
         if isinstance(event, Leave):
             self._choosing.left(event.worker)
         if not isinstance(event, Push) or not isinstance(policy, Adaptive) or policy.drained:
             return None
         self._choosing.pushed(event.worker, event.work)
         choice = self._choosing.choose(policy.mode, len(policy.clocks))
-        if choice is None or choice.mode == policy.mode:
-            return None
-        return Happened(Switch(choice.mode), self._clock.now_s, choice)
+        return None if choice is None or choice.mode == policy.mode else choice

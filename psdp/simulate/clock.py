@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable
-from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 
 from psdp.transport.link import LinkSpeed
 
-Action = Callable[[], None]
+Action = Callable[..., None]
+"""Called with the arguments that it was given along with."""
 
 
 class Clock:
@@ -23,34 +24,38 @@ class Clock:
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self._stopped = False
-        self._numbers = count()
-        self._heap: list[tuple[float, int, Action]] = []
+        self._end_s = math.inf
+        self._number = 0
+        self._heap: list[tuple[float, int, Action, tuple[Any, ...]]] = []
 
-    def at(self, time_s: float, action: Action) -> None:
+    def at(self, time_s: float, action: Action, *args: Any) -> None:
         """Call an action at a time that is not past."""
         assert time_s >= self.now_s
-        heapq.heappush(self._heap, (time_s, next(self._numbers), action))
+        self._number += 1
+        heapq.heappush(self._heap, (time_s, self._number, action, args))
 
-    def after(self, delay_s: float, action: Action) -> None:
+    def after(self, delay_s: float, action: Action, *args: Any) -> None:
         """Call an action in so many seconds."""
-        self.at(self.now_s + delay_s, action)
+        self.at(self.now_s + delay_s, action, *args)
 
     def run(self) -> None:
-        """Go on until :meth:`stop` is called, or nothing is left to do."""
-        while self._heap and not self._stopped:
-            self.now_s, _, action = heapq.heappop(self._heap)
-            action()
+        """Go on until the time of :meth:`stop`, or until nothing is left to do."""
+        heap, pop = self._heap, heapq.heappop
+        while heap and heap[0][0] < self._end_s:
+            self.now_s, _, action, args = pop(heap)
+            action(*args)
+        if self._end_s < math.inf:
+            self.now_s = self._end_s
 
-    def stop(self) -> None:
-        """Call nothing more."""
-        self._stopped = True
+    def stop(self, time_s: float) -> None:
+        """Call nothing more from then on."""
+        self._end_s = time_s
 
 
 class Process(Protocol):
     """One rank's work, done in order on one core at a time."""
 
-    def run(self, busy_s: float, then: Action) -> None:
+    def run(self, busy_s: float, then: Action, *args: Any) -> None:
         """Use a core for so many seconds in all, after what is to be done before; then call
         ``then``."""
 
@@ -63,16 +68,20 @@ class Cores:
     Args:
         number: of cores; None gives every process one of its own.
         slice_s: how long one runs while others wait.
+
+    Attributes:
+        shared: whether a process may have to wait for one.
     """
 
     def __init__(self, clock: Clock, number: int | None, slice_s: float) -> None:
         self._clock = clock
         self._slice_s = slice_s
         self._cores = [Core(clock, slice_s) for _ in range(number or 0)]
+        self.shared = number is not None
 
     def process(self) -> Process:
         """Return a new process, which has nothing to do yet."""
-        return Sharing(self) if self._cores else Alone(self._clock)
+        return Sharing(self) if self.shared else Alone(self._clock)
 
     def wake(self, process: Sharing) -> None:
         """A process has something to do from now on."""
@@ -106,7 +115,7 @@ class Core:
 
     def _go_on(self, process: Sharing, slice_s: float) -> None:
         busy_s = min(process.left_s, slice_s)
-        self._clock.after(busy_s, lambda: self._ran(process, busy_s, slice_s - busy_s))
+        self._clock.after(busy_s, self._ran, process, busy_s, slice_s - busy_s)
 
     def _ran(self, process: Sharing, busy_s: float, slice_s: float) -> None:
         process.advance(busy_s)
@@ -122,15 +131,24 @@ class Core:
 
 
 class Alone:
-    """A process with a core of its own, which is free when all that was to be done is."""
+    """A process with a core of its own.
+
+    Attributes:
+        free_s: when all that was to be done is.
+    """
 
     def __init__(self, clock: Clock) -> None:
+        self.free_s = 0.0
         self._clock = clock
-        self._free_s = 0.0
 
-    def run(self, busy_s: float, then: Action) -> None:
-        self._free_s = max(self._clock.now_s, self._free_s) + busy_s
-        self._clock.at(self._free_s, then)
+    def work(self, busy_s: float) -> None:
+        """Use the core for so many seconds, ahead of the clock."""
+        now_s = self._clock.now_s
+        self.free_s = (now_s if now_s > self.free_s else self.free_s) + busy_s
+
+    def run(self, busy_s: float, then: Action, *args: Any) -> None:
+        self.work(busy_s)
+        self._clock.at(self.free_s, then, *args)
 
 
 class Sharing:
@@ -145,27 +163,27 @@ class Sharing:
         self.awake = False
         self.core: Core | None = None
         self._cores = cores
-        self._work: deque[tuple[float, Action]] = deque()
+        self._work: deque[tuple[float, Action, tuple[Any, ...]]] = deque()
 
     @property
     def left_s(self) -> float:
         """What the first work still takes."""
         return self._work[0][0]
 
-    def run(self, busy_s: float, then: Action) -> None:
-        self._work.append((busy_s, then))
+    def run(self, busy_s: float, then: Action, *args: Any) -> None:
+        self._work.append((busy_s, then, args))
         if not self.awake:
             self.awake = True
             self._cores.wake(self)
 
     def advance(self, busy_s: float) -> None:
         """Note that the first work has been done for so long."""
-        left_s, then = self._work[0]
+        left_s, then, args = self._work[0]
         if busy_s < left_s:
-            self._work[0] = left_s - busy_s, then
+            self._work[0] = left_s - busy_s, then, args
             return
         self._work.popleft()
-        then()
+        then(*args)
         self.awake = bool(self._work)
 
 
@@ -191,7 +209,7 @@ class Ring:
         self._waiting.append(then)
         if len(self._waiting) == self._workers:
             waiting, self._waiting = self._waiting, []
-            self._clock.at(self._summed_s(self._clock.now_s), lambda: self._complete(waiting))
+            self._clock.at(self._summed_s(self._clock.now_s), self._complete, waiting)
 
     def _complete(self, waiting: list[Action]) -> None:
         self._done()
@@ -217,13 +235,18 @@ class Network:
         self._out_free_s = [0.0] * ranks
         self._in_free_s = [0.0] * ranks
 
-    def send(self, source: int, target: int, size: int, then: Action) -> None:
-        """Carry a message of ``size`` bytes; call ``then`` when all of it has arrived."""
+    def arrival_s(self, source: int, target: int, size: int, sent_s: float) -> float:
+        """Return when all of a message of ``size`` bytes that is sent then has arrived."""
         if not size:
-            self._clock.after(self._latency_s, then)
-            return
-        begin_s = max(self._clock.now_s, self._out_free_s[source])
+            return sent_s + self._latency_s
+        out_free_s, in_free_s = self._out_free_s[source], self._in_free_s[target]
+        begin_s = sent_s if sent_s > out_free_s else out_free_s
         self._out_free_s[source] = self._speed.through_s(begin_s, size)
-        arrives_s = max(begin_s + self._latency_s, self._in_free_s[target])
-        self._in_free_s[target] = end_s = self._speed.through_s(arrives_s, size)
-        self._clock.at(end_s, then)
+        first_s = begin_s + self._latency_s
+        begin_s = first_s if first_s > in_free_s else in_free_s
+        self._in_free_s[target] = end_s = self._speed.through_s(begin_s, size)
+        return end_s
+
+    def send(self, source: int, target: int, size: int, then: Action, *args: Any) -> None:
+        """Carry a message of ``size`` bytes; call ``then`` when all of it has arrived."""
+        self._clock.at(self.arrival_s(source, target, size, self._clock.now_s), then, *args)

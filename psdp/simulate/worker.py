@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from enum import Enum
+from collections.abc import Callable, Generator, Iterator
+from enum import IntEnum, auto
 from functools import partial
+from typing import Any
 
 from psdp.modes import Pushed
 from psdp.protocol import SendWeights
@@ -13,16 +14,28 @@ from psdp.simulate.costs import Costs
 from psdp.workers.handicap import Handicap
 
 
-class State(Enum):
+class State(IntEnum):
     """What a worker's time goes into."""
 
-    COMPUTING = "computing"
-    WAITING = "waiting"
-    AWAY = "away"
+    COMPUTING = auto()
+    WAITING = auto()
+    AWAY = auto()
+
+
+Program = Generator[tuple[float, float], float, tuple[Any, ...]]
+"""What a worker does by itself: it yields for how long it uses a core and then sleeps, and is sent
+the time at which that is over. It returns what is called then, which others see, and with what."""
+
+_UNTRAINED = Pushed.GRADIENT, Pushed.NOTHING
+"""What is pushed where a step has no update of the worker's own."""
 
 
 class Worker:
     """Computes what it is answered.
+
+    Where nothing can come between, as it has a core of its own, does one thing at a time and never
+    fails, it runs ahead of the clock, and waits for it before others see something of it: so a
+    gradient is one event of the clock, however many steps and sleeps it takes.
 
     Args:
         steps: the processor seconds of its steps.
@@ -43,7 +56,7 @@ class Worker:
     Attributes:
         life: counts how often it has failed; what it did in an earlier life is void.
         pulls: answers that it has taken.
-        spent_s: by state.
+        spent_s: by state, once it has :meth:`ended`.
     """
 
     def __init__(
@@ -69,12 +82,12 @@ class Worker:
         self.spent_s = dict.fromkeys(State, 0.0)
         self._clock = clock
         self._cores, self._process = cores, cores.process()
-        self._costs = costs
+        self._runs_ahead = not (cores.shared or overlaps or costs.mtbf_s is not None)
+        self._push_s = costs.worker_message_s + push_size * costs.push_s_per_byte
+        self._pull_s = costs.worker_message_s + pull_size * costs.pull_s_per_byte
         self._steps = steps
         self._handicap = handicap
         self._shards = shards
-        self._push_size = push_size
-        self._pull_size = pull_size
         self._inner_s = inner_s
         self._overlaps = overlaps
         self._push = push
@@ -82,10 +95,14 @@ class Worker:
         self._evaluated = evaluated
         self._reduce = reduce
         self._state, self._since_s = State.WAITING, 0.0
+        self._entered: list[tuple[float, State]] = []
+        """Later states, and since when. What is ahead of the clock may never come."""
         self._forget()
 
     def _forget(self) -> None:
-        self._arrived = 0
+        self._arrived, self._latest_s = 0, 0.0
+        """Shards of the next answer that have come, and when the latest of them did or will."""
+        self._pulled_s = 0.0
         self._computing_ahead = False
         self._ahead: tuple[int, float] | None = None
         """Of the gradient that is ready for the next answer: its version, and what it took."""
@@ -97,97 +114,162 @@ class Worker:
         self.life += 1
         self._process = self._cores.process()
         self._forget()
-        self.enter(State.AWAY)
+        self._enter(State.AWAY, self._clock.now_s)
 
-    def enter(self, state: State) -> None:
-        """Be in this state from now on."""
-        self.spent_s[self._state] += self._clock.now_s - self._since_s
-        self._state, self._since_s = state, self._clock.now_s
+    def come_back(self) -> None:
+        """Live again, and wait for an answer."""
+        self._enter(State.WAITING, self._clock.now_s)
 
-    def arrive(self, life: int, answer: SendWeights) -> None:
-        """A shard of an answer is here; with the last one, go on."""
-        if life != self.life:
-            return
+    def ended(self) -> None:
+        """The run is over: count what it spent until now, and not what it was ahead."""
+        now_s = self._clock.now_s
+        self.pulls -= self._pulled_s > now_s
+        self._entered = [entered for entered in self._entered if entered[0] <= now_s]
+        self._enter(State.AWAY, now_s)
+        self._account()
+
+    def _enter(self, state: State, now_s: float) -> None:
+        """Be in this state from then on."""
+        self._entered.append((now_s, state))
+
+    def _account(self) -> None:
+        """Count what was spent in states that are over."""
+        for entered_s, state in self._entered:
+            self.spent_s[self._state] += entered_s - self._since_s
+            self._state, self._since_s = state, entered_s
+        self._entered.clear()
+
+    def expect(self, arrives_s: float, life: int, answer: SendWeights) -> None:
+        """A shard of an answer will be here then; with the last one, go on."""
+        if self._runs_ahead:
+            self._arrive(arrives_s, answer)
+        else:
+            self._clock.at(arrives_s, self._arrive_in, life, arrives_s, answer)
+
+    def _arrive_in(self, life: int, arrives_s: float, answer: SendWeights) -> None:
+        if life == self.life:
+            self._arrive(arrives_s, answer)
+
+    def _arrive(self, arrives_s: float, answer: SendWeights) -> None:
         self._arrived += 1
-        if self._arrived == self._shards:
-            self._arrived = 0
-            self.pulls += 1
-            busy_s = self._costs.worker_message_s + self._pull_size * self._costs.pull_s_per_byte
-            self._run(busy_s, lambda: self._begin(answer))
+        if arrives_s > self._latest_s:
+            self._latest_s = arrives_s
+        if self._arrived < self._shards:
+            return
+        self._arrived = 0
+        self.pulls += 1
+        self._pulled_s = self._latest_s
+        self._account()
+        if self._runs_ahead:
+            self._begin(answer, self._pulled_s + self._pull_s)
+        else:
+            self._process.run(self._pull_s, self._begin_in, self.life, answer)
 
-    def _begin(self, answer: SendWeights) -> None:
+    def _begin_in(self, life: int, answer: SendWeights) -> None:
+        if life == self.life:
+            self._begin(answer, self._clock.now_s)
+
+    # What it does by itself
+
+    def _begin(self, answer: SendWeights, now_s: float) -> None:
+        """Do what an answer says, which is taken at this time."""
         if self._computing_ahead:
             self._answer = answer
         elif (evaluation_s := self._evaluation_s()) is not None:
-            self.enter(State.COMPUTING)
-            self._run(evaluation_s, self._ask)
+            self._enter(State.COMPUTING, now_s)
+            self._do(self._evaluate(evaluation_s), now_s)
         elif self._ahead is not None:
             (version, step_s), self._ahead = self._ahead, None
-            self._finish(answer, version, step_s)
+            self._do(self._finish(answer, version, step_s, now_s), now_s)
         else:
-            self.enter(State.COMPUTING)
-            self._step(answer, 0, self._clock.now_s)
+            self._enter(State.COMPUTING, now_s)
+            self._do(self._train(answer, 0, now_s, now_s), now_s)
 
-    def _ask(self) -> None:
-        self.enter(State.WAITING)
-        self._evaluated()
-
-    def _step(self, answer: SendWeights, done: int, begin_s: float) -> None:
-        if done == answer.steps:
-            self._finish(answer, answer.version, (self._clock.now_s - begin_s) / done)
-        else:
-            then = partial(self._stepped, answer, done + 1, begin_s)
-            self._compute(answer.clock + done, answer.push, then)
-
-    def _stepped(self, answer: SendWeights, done: int, begin_s: float) -> None:
-        if self._reduce is None:
-            self._step(answer, done, begin_s)
+    def _do(self, program: Program, now_s: float) -> None:
+        """Run a program that begins at this time."""
+        if not self._runs_ahead:
+            self._proceed(program, self.life)
             return
-        self.enter(State.WAITING)
-        self._reduce(lambda: self._reduced(answer, done, begin_s))
+        try:
+            busy_s, sleep_s = next(program)
+            while True:
+                now_s = now_s + busy_s + sleep_s
+                busy_s, sleep_s = program.send(now_s)
+        except StopIteration as end:
+            self._clock.at(now_s, *end.value)
+
+    def _proceed(self, program: Program, life: int, begun: bool = False) -> None:
+        """Go on with a program, now, unless its life is over."""
+        if life != self.life:
+            return
+        try:
+            busy_s, sleep_s = program.send(self._clock.now_s) if begun else next(program)
+        except StopIteration as end:
+            then, *args = end.value
+            then(*args)
+        else:
+            self._process.run(busy_s, self._sleep, sleep_s, program, life)
+
+    def _sleep(self, sleep_s: float, program: Program, life: int) -> None:
+        if sleep_s and life == self.life:
+            self._clock.after(sleep_s, self._proceed, program, life, True)
+        else:
+            self._proceed(program, life, True)
+
+    def _evaluate(self, evaluation_s: float) -> Program:
+        now_s = yield evaluation_s, 0.0
+        self._enter(State.WAITING, now_s)
+        return (self._evaluated,)
+
+    def _train(self, answer: SendWeights, done: int, begin_s: float, now_s: float) -> Program:
+        """Take the steps that are left after those done, the first of which began then."""
+        while done < answer.steps:
+            now_s = yield self._step(answer.clock + done, answer.push, now_s)
+            done += 1
+            if self._reduce is not None:
+                self._enter(State.WAITING, now_s)
+                return self._reduce, partial(self._reduced, answer, done, begin_s)
+        return (yield from self._finish(answer, answer.version, (now_s - begin_s) / done, now_s))
 
     def _reduced(self, answer: SendWeights, done: int, begin_s: float) -> None:
-        self.enter(State.COMPUTING)
-        self._run(self._inner_s, lambda: self._step(answer, done, begin_s))
+        now_s = self._clock.now_s
+        self._enter(State.COMPUTING, now_s)
+        self._do(self._update(answer, done, begin_s), now_s)
 
-    def _compute(self, clock: int, push: Pushed, then: Action) -> None:
-        """Compute gradient number ``clock``; call ``then``."""
+    def _update(self, answer: SendWeights, done: int, begin_s: float) -> Program:
+        """Update with the sum of all workers' gradients, then go on."""
+        now_s = yield self._inner_s, 0.0
+        return (yield from self._train(answer, done, begin_s, now_s))
+
+    def _step(self, clock: int, push: Pushed, now_s: float) -> tuple[float, float]:
+        """Return for how long gradient number ``clock`` computes and sleeps."""
         busy_s = next(self._steps)
-        sleep_s = self._handicap.extra_s(clock, busy_s, self._clock.now_s)
+        sleep_s = self._handicap.extra_s(clock, busy_s, now_s)
         # After a sum over all workers the optimizer comes later.
-        trains = push not in (Pushed.GRADIENT, Pushed.NOTHING)
-        own_s = busy_s + (self._inner_s if trains else 0.0)
-        if sleep_s:
-            self._run(own_s, lambda: self._after(sleep_s, then))
-        else:
-            self._run(own_s, then)
+        return busy_s + (0.0 if push in _UNTRAINED else self._inner_s), sleep_s
 
-    def _finish(self, answer: SendWeights, version: int, step_s: float) -> None:
-        self.enter(State.WAITING)
-        busy_s = self._costs.worker_message_s + self._push_size * self._costs.push_s_per_byte
-        self._run(busy_s, lambda: self._pushed(answer, version, step_s))
+    def _finish(self, answer: SendWeights, version: int, step_s: float, now_s: float) -> Program:
+        self._enter(State.WAITING, now_s)
+        yield self._push_s, 0.0
+        return self._pushed, answer, version, step_s
 
     def _pushed(self, answer: SendWeights, version: int, step_s: float) -> None:
         self._push(answer, version, step_s)
         if self._overlaps:
-            self.enter(State.COMPUTING)
+            now_s = self._clock.now_s
+            self._enter(State.COMPUTING, now_s)
             self._computing_ahead = True
-            begin_s = self._clock.now_s
-            then = partial(self._came_ahead, answer.version, begin_s)
-            self._compute(answer.clock + 1, answer.push, then)
+            self._do(self._compute_ahead(answer, now_s), now_s)
 
-    def _came_ahead(self, version: int, begin_s: float) -> None:
-        self.enter(State.WAITING)
+    def _compute_ahead(self, answer: SendWeights, begin_s: float) -> Program:
+        """Compute the next gradient, on the same weights."""
+        now_s = yield self._step(answer.clock + 1, answer.push, begin_s)
+        self._enter(State.WAITING, now_s)
         self._computing_ahead = False
-        self._ahead = version, self._clock.now_s - begin_s
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            self._begin(answer)
+        self._ahead = answer.version, now_s - begin_s
+        following, self._answer = self._answer, None
+        return (self._begin, following, now_s) if following is not None else (_wait,)
 
-    def _run(self, busy_s: float, then: Action) -> None:
-        life = self.life
-        self._process.run(busy_s, lambda: then() if life == self.life else None)
 
-    def _after(self, delay_s: float, then: Action) -> None:
-        life = self.life
-        self._clock.after(delay_s, lambda: then() if life == self.life else None)
+def _wait() -> None:
+    """Nothing is to be done until an answer is here."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -12,30 +13,31 @@ from psdp.job import Job
 from psdp.policies import make_policy
 from psdp.protocol import (
     Apply,
+    Choice,
     Drained,
     Drop,
     Effect,
     Evaluations,
+    Event,
     Leave,
     Portion,
     Pull,
     Push,
     SendWeights,
     Sums,
+    Switch,
     Work,
 )
-from psdp.records.events import Happened, NewTerm
+from psdp.records.events import Happened
 from psdp.simulate.changes import Changes
-from psdp.simulate.clock import Action, Clock, Cores, Network, Ring
+from psdp.simulate.clock import Clock, Cores, Network, Ring
 from psdp.simulate.costs import Costs
 from psdp.simulate.course import Course
-from psdp.simulate.server import Group, Server
-from psdp.simulate.worker import State, Worker
+from psdp.simulate.failures import Failures
+from psdp.simulate.server import Group, Order, Server, Shard
+from psdp.simulate.worker import Worker
 from psdp.transport.link import LinkSpeed
 from psdp.workers.handicap import Handicap
-
-_STREAM = 0x6661696C
-"""Tells the times of failures from other random numbers of the same seed."""
 
 FAILURES = 10
 """A job that sees so many times more failures than it has gradients and workers never ends."""
@@ -44,10 +46,6 @@ FORWARD = 1 / 3
 """Of a step, the part that is a forward pass, which is all that an evaluation does."""
 
 Note = Callable[[Happened], None]
-
-
-def _unnoted(happened: Happened) -> None:
-    pass
 
 
 def survives(job: Job) -> bool:
@@ -61,23 +59,29 @@ class World:
     Args:
         job: resolved settings and the sizes of things. Failures need one server, and not allreduce:
             other jobs end with the first worker that they lose.
-        note: called with what rank 0 decides on, at its virtual time.
+        note: called with what rank 0 decides on, at its virtual time, if anybody wants to know.
     """
 
-    def __init__(self, job: Job, costs: Costs, note: Note = _unnoted) -> None:
+    def __init__(self, job: Job, costs: Costs, note: Note | None = None) -> None:
         assert costs.mtbf_s is None or survives(job)
         run = job.config.run
-        servers = len(job.servers)
         self._note = note
         self._evaluations = Evaluations()
         self._owed: dict[int, Portion] = {}
         """Of each worker, what its latest answer has it evaluate."""
         self._units = 0
         item_bytes = np.dtype(run.dtype).itemsize
-        self._pushed_bytes = [job.codec.bound_bytes(len(shard)) for shard in job.shards]
+        self._reduces = job.reduces
+        # Where workers reduce, servers have no use for what they push.
+        self._pushed_bytes = [
+            0 if self._reduces else job.codec.bound_bytes(len(shard)) for shard in job.shards
+        ]
+        self._units_per_gradient = job.units_per_gradient
+        self._eval_every = run.eval_every if job.task.validation_units else 0
         self._job, self._costs = job, costs
         self._policy = make_policy(job, 0, {})
         self._ranks = dict(zip(job.workers, job.worker_ranks, strict=True))
+        """Of each worker its own."""
         self._slots = {worker: job.slot_of(worker) for worker in job.workers}
         self._lives = dict.fromkeys(job.workers, 0)
         """The life of each worker that rank 0 knows of."""
@@ -88,25 +92,8 @@ class World:
         network = Network(self._clock, job.world_size, costs.latency_s, speed)
         self._cores = [Cores(self._clock, costs.cores, costs.slice_s) for _ in range(costs.hosts)]
         self._network = network
-        group = Group(network)
-        self._shard_bytes = [len(shard) * item_bytes for shard in job.shards]
         self._size = job.table.size * item_bytes
-        self._servers = [
-            Server(
-                rank,
-                servers,
-                self._shard_bytes[rank],
-                costs,
-                self._cores_of(rank),
-                network,
-                group,
-                job.hosting(),
-                performed=self._performed if rank == 0 else _ignore,
-                answer=self._answered,
-            )
-            for rank in job.servers
-        ]
-        group.servers = self._servers
+        self._servers = self._make_servers([len(shard) * item_bytes for shard in job.shards])
         workers = len(job.workers)
         hops = 2 * (workers - 1)
 
@@ -116,27 +103,55 @@ class World:
         ring = Ring(self._clock, workers, summed_s, self._summed)
         self._workers = self._make_workers(ring)
 
+    def _make_servers(self, shard_bytes: Sequence[int]) -> Sequence[Server]:
+        common: dict[str, Any] = {
+            "costs": self._costs,
+            "clock": self._clock,
+            "network": self._network,
+            "hosting": self._job.hosting(),
+            "answer": self._answered,
+        }
+        if len(shard_bytes) == 1:
+            # Failures, and times by which a mode is chosen, come from outside.
+            free = self._costs.mtbf_s is None and not self._job.mode.chooses
+            own = shard_bytes[0], self._cores_of(0), self._performed
+            return [Server(0, *own, runs_ahead=free, **common)]
+        group = Group(self._network)
+        group.servers = [
+            Shard(
+                rank,
+                size,
+                self._cores_of(rank),
+                self._performed if rank == 0 else _ignore,
+                group=group,
+                servers=len(shard_bytes),
+                **common,
+            )
+            for rank, size in enumerate(shard_bytes)
+        ]
+        return group.servers
+
     def _make_workers(self, ring: Ring) -> dict[int, Worker]:
         job, costs, run = self._job, self._costs, self._job.config.run
         stragglers, jitter = parse_stragglers(run.straggler), parse_jitter(run.jitter)
         return {
             worker: Worker(
                 self._clock,
-                self._cores_of(self._rank_of(worker)),
+                self._cores_of(self._ranks[worker]),
                 costs,
                 steps=costs.steps(number, run.seed),
                 handicap=Handicap(
-                    self._rank_of(worker), number, run.seed, stragglers=stragglers, jitter=jitter
+                    self._ranks[worker], number, run.seed, stragglers=stragglers, jitter=jitter
                 ),
                 shards=len(job.servers),
-                push_size=sum(self._pushed_bytes),
+                push_size=sum(job.codec.bound_bytes(len(shard)) for shard in job.shards),
                 pull_size=self._size,
                 inner_s=costs.apply_s,
                 overlaps=run.overlap,
                 push=self._push,
                 evaluation_s=partial(self._evaluation_s, worker),
                 evaluated=partial(self._pull, worker),
-                reduce=ring.join if job.reduces else None,
+                reduce=ring.join if self._reduces else None,
             )
             for number, worker in enumerate(job.workers)
         }
@@ -144,15 +159,16 @@ class World:
     def run(self) -> Course:
         """Let the job go from its start to its end."""
         self._evaluate_where_due(0, -1, 0)
-        for number, worker in enumerate(self._workers):
+        for worker in self._workers:
             self._pull(worker)
-            if self._costs.mtbf_s is not None:
-                seed = self._job.config.run.seed
-                self._schedule_failure(worker, np.random.default_rng([seed, number, _STREAM]))
+        most = FAILURES * (self._job.gradients + len(self._workers))
+        failures = Failures(self._clock, self._costs, self._workers, self._to_leader, most)
+        failures.begin(self._job.config.run.seed)
         self._clock.run()
         course = self._course
+        course.failures = failures.count
         for own in self._workers.values():
-            own.enter(State.AWAY)
+            own.ended()
             for state, spent_s in own.spent_s.items():
                 course.spent_s[state] += spent_s
             course.pulled_bytes += own.pulls * self._size
@@ -166,10 +182,6 @@ class World:
 
     # Workers to servers
 
-    def _rank_of(self, worker: int) -> int:
-        """Return the rank of a worker: each has its own."""
-        return self._ranks[worker]
-
     def _pull(self, worker: int) -> None:
         self._to_leader(Pull(worker))
 
@@ -179,35 +191,34 @@ class World:
         work = Work(
             clock=answer.clock,
             version=version,
-            units=answer.steps * self._job.units_per_gradient,
+            units=answer.steps * self._units_per_gradient,
             batch=answer.batch,
             steps=answer.steps,
             step_s=step_s,
         )
         push = Push(worker, slot, work)
-        sent = not self._job.reduces  # else the servers have no use for it
-        self._course.pushed_bytes += sum(self._pushed_bytes) * sent
-        for server in self._servers:
-            size = self._pushed_bytes[server.rank] * sent
-            arrive = partial(self._arrive, server, push, life)
-            self._network.send(self._rank_of(worker), server.rank, size, arrive)
+        rank, send = self._ranks[worker], self._network.send
+        for server, size in zip(self._servers, self._pushed_bytes, strict=True):
+            self._course.pushed_bytes += size
+            send(rank, server.rank, size, self._arrive, server, push, life)
 
     def _arrive(self, server: Server, push: Push, life: int) -> None:
         if life != self._workers[push.worker].life:
             return
+        server.take(self._costs.server_message_s, self._taken, server, push, life)
 
-        def taken() -> None:
-            server.land(push.slot)
-            if server.rank == 0:
-                self._decide(push, life)
-
-        server.take(self._costs.server_message_s, taken)
+    def _taken(self, server: Server, push: Push, life: int) -> None:
+        server.land(push.slot)
+        if server.rank == 0:
+            self._decide(push, life)
 
     def _to_leader(self, event: Pull | Leave) -> None:
         """Have rank 0 learn of an event of a worker that carries no gradient."""
-        decide = partial(self._decide, event, self._workers[event.worker].life)
-        take = partial(self._servers[0].take, self._costs.server_message_s, decide)
-        self._network.send(self._rank_of(event.worker), 0, 0, take)
+        server, take_s = self._servers[0], self._costs.server_message_s
+        life = self._workers[event.worker].life
+        self._network.send(
+            self._ranks[event.worker], 0, 0, server.take, take_s, self._decide, event, life
+        )
 
     # Rank 0
 
@@ -216,23 +227,25 @@ class World:
         portion = self._owed.pop(event.worker, None)
         if portion is not None:
             self._evaluations.report(event.worker, portion.version, portion.part, Sums(0.0, 0, 0))
-        self._follow(Happened(event, self._clock.now_s))
-        change = self._changes and self._changes.after(event, self._policy)
-        if change:
-            self._course.changes.append(change)
-            self._follow(change)
+        self._follow(event)
+        choice = self._changes and self._changes.after(event, self._policy)
+        if choice:
+            change = Switch(choice.mode)
+            self._course.changes.append(Happened(change, self._clock.now_s, choice))
+            self._follow(change, choice)
 
-    def _follow(self, happened: Happened) -> None:
+    def _follow(self, event: Event, choice: Choice | None = None) -> None:
         """Do what the policy says to this."""
-        assert not isinstance(happened.event, NewTerm), "no server is lost here"
-        if not self._policy.drained:
-            self._note(happened)
-        effects = self._policy.handle(happened.event)
-        self._course.dropped += sum(isinstance(effect, Drop) for effect in effects)
-        self._servers[0].follow([(effect, self._life_of(effect)) for effect in effects])
-
-    def _life_of(self, effect: Effect) -> int:
-        return self._lives[effect.worker] if isinstance(effect, SendWeights) else 0
+        if self._note is not None and not self._policy.drained:
+            self._note(Happened(event, self._clock.now_s, choice))
+        orders: list[Order] = []
+        for effect in self._policy.handle(event):
+            if isinstance(effect, SendWeights):
+                orders.append((effect, self._lives[effect.worker]))
+            else:
+                orders.append((effect, 0))
+                self._course.dropped += isinstance(effect, Drop)
+        self._servers[0].follow(orders)
 
     def _performed(self, effect: Effect) -> None:
         course = self._course
@@ -240,9 +253,10 @@ class World:
             case Apply(units=units, lags=lags, version=version):
                 course.lags.add(lags)
                 before, self._units = self._units, self._units + units
-                self._evaluate_where_due(version, before, self._units)
-                if not self._job.reduces:
-                    self._count(units // self._job.units_per_gradient)
+                if self._eval_every:
+                    self._evaluate_where_due(version, before, self._units)
+                if not self._reduces:
+                    self._count(self._servers[0].now_s, units // self._units_per_gradient)
             case SendWeights(worker=worker):
                 portion = self._evaluations.next_for(worker)
                 if portion is not None:
@@ -251,12 +265,10 @@ class World:
                     self._changes.answered(worker)
             case Drained():
                 course.drained = True
-                self._clock.stop()
+                self._clock.stop(self._servers[0].now_s)
 
     def _evaluate_where_due(self, version: int, before: int, after: int) -> None:
-        if self._job.task.validation_units and self._job.due(
-            self._job.config.run.eval_every, before, after
-        ):
+        if self._job.due(self._eval_every, before, after):
             self._evaluations.open(version, self._workers)
 
     def _evaluation_s(self, worker: int) -> float | None:
@@ -273,34 +285,13 @@ class World:
         moved = 2 * (workers - 1) * self._size
         self._course.pushed_bytes += moved
         self._course.pulled_bytes += moved
-        self._count(workers)
+        self._count(self._clock.now_s, workers)
 
-    def _count(self, gradients: int) -> None:
-        done = self._course.gradients + gradients
-        self._course.updates.append((self._clock.now_s, done))
+    def _count(self, now_s: float, gradients: int) -> None:
+        self._course.updates.append((now_s, self._course.gradients + gradients))
 
-    def _answered(self, answer: SendWeights, life: int) -> Action:
-        return partial(self._workers[answer.worker].arrive, life, answer)
-
-    # Failures
-
-    def _schedule_failure(self, worker: int, rng: np.random.Generator) -> None:
-        assert self._costs.mtbf_s is not None
-        self._clock.after(rng.exponential(self._costs.mtbf_s), partial(self._fail, worker, rng))
-
-    def _fail(self, worker: int, rng: np.random.Generator) -> None:
-        self._course.failures += 1
-        if self._course.failures > FAILURES * (self._job.gradients + len(self._workers)):
-            self._clock.stop()
-        self._workers[worker].fail()
-        self._to_leader(Leave(worker))
-        if self._costs.restart_s is not None:
-            self._clock.after(self._costs.restart_s, partial(self._come_back, worker, rng))
-
-    def _come_back(self, worker: int, rng: np.random.Generator) -> None:
-        self._workers[worker].enter(State.WAITING)
-        self._pull(worker)
-        self._schedule_failure(worker, rng)
+    def _answered(self, answer: SendWeights, life: int, arrives_s: float) -> None:
+        self._workers[answer.worker].expect(arrives_s, life, answer)
 
 
 def _ignore(effect: Effect) -> None:

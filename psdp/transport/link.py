@@ -35,6 +35,8 @@ class LinkSpeed:
     def through_s(self, begin_s: float, size: float) -> float:
         """Return when ``size`` bytes are through that begin then, both in seconds of the run."""
         left_s = size / self._bytes_per_s
+        if not self._slowings:
+            return begin_s + left_s
         for edge_s in self._edges:
             factor = factor_at(self._slowings, 0, begin_s)
             if edge_s > begin_s and begin_s + factor * left_s > edge_s:

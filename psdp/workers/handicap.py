@@ -38,7 +38,8 @@ class Handicap:
     ) -> None:
         self._slowings = stragglers.get(rank, ())
         self._jitter = jitter
-        self._key = (seed, worker, _STREAM)
+        # What numpy.random.default_rng((seed, worker, _STREAM, step)) draws, for half of its time.
+        self._words = np.array([*_words(seed), worker, _STREAM, 0], np.uint32)
         slows = any(slowing.factor != 1 for slowing in self._slowings)
         self.acts = slows or jitter is not NO_JITTER
 
@@ -50,6 +51,15 @@ class Handicap:
         """
         if not self.acts:
             return 0.0
-        rng = np.random.default_rng([*self._key, step])
         factor = factor_at(self._slowings, step, begin_s)
-        return took_s * (factor * self._jitter.draw(rng) - 1)
+        if self._jitter is not NO_JITTER:
+            self._words[-1] = step
+            bits = np.random.PCG64(np.random.SeedSequence(self._words))
+            factor *= self._jitter.draw(np.random.Generator(bits))
+        return took_s * (factor - 1)
+
+
+def _words(number: int) -> list[int]:
+    """Return the 32-bit words of a number, the lowest first, as NumPy cuts a seed."""
+    bits = max(1, number.bit_length())
+    return [number >> lowest & 0xFFFFFFFF for lowest in range(0, bits, 32)]

@@ -19,11 +19,12 @@ def test_actions_come_in_the_order_of_their_times_then_of_asking() -> None:
 
 def test_after_a_stop_nothing_more_happens() -> None:
     clock, seen = Clock(), []
-    clock.after(1.0, clock.stop)
-    clock.after(2.0, lambda: seen.append("too late"))
+    clock.after(1.0, clock.stop, 2.0)
+    clock.after(1.5, seen.append, "in time")
+    clock.after(2.0, seen.append, "too late")
     clock.run()
-    assert seen == []
-    assert clock.now_s == 1.0
+    assert seen == ["in time"]
+    assert clock.now_s == 2.0
 
 
 def ends(cores: int | None, busy_s: list[float], slice_s: float = 1.0) -> list[float]:

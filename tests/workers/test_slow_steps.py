@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
 from psdp.config.handicap import NO_JITTER, parse_jitter, parse_stragglers
 from psdp.workers.handicap import Handicap
 
@@ -32,3 +35,11 @@ def test_chance_depends_on_seed_worker_and_step_alone() -> None:
     assert factors(0, 7) != factors(1, 7)
     assert factors(0, 7) != factors(0, 8)
     assert len(set(factors(0, 7))) == 5
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**32, 2**70 + 5])
+def test_chance_is_what_numpy_makes_of_seed_worker_and_step(seed: int) -> None:
+    handicap = Handicap(4, 3, seed, stragglers={}, jitter=parse_jitter("exponential:1"))
+    for step in (0, 5, 2**20):
+        rng = np.random.default_rng([seed, 3, 0x736C6F77, step])
+        assert handicap.extra_s(step, 1.0, 0.0) == 1 + rng.exponential() - 1
