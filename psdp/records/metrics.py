@@ -16,7 +16,8 @@ class Histogram:
     counts: Counter[int] = field(default_factory=Counter)
 
     def add(self, numbers: Iterable[int]) -> None:
-        self.counts.update(numbers)
+        for number in numbers:
+            self.counts[number] += 1
 
     def mean(self) -> float:
         total = self.counts.total()

@@ -141,14 +141,14 @@ class Alone:
         self.free_s = 0.0
         self._clock = clock
 
-    def work(self, busy_s: float) -> None:
-        """Use the core for so many seconds, ahead of the clock."""
-        now_s = self._clock.now_s
-        self.free_s = (now_s if now_s > self.free_s else self.free_s) + busy_s
+    def work(self, busy_s: float) -> float:
+        """Use the core for so many seconds, ahead of the clock; return when they are over."""
+        now_s, free_s = self._clock.now_s, self.free_s
+        self.free_s = (now_s if now_s > free_s else free_s) + busy_s
+        return self.free_s
 
     def run(self, busy_s: float, then: Action, *args: Any) -> None:
-        self.work(busy_s)
-        self._clock.at(self.free_s, then, *args)
+        self._clock.at(self.work(busy_s), then, *args)
 
 
 class Sharing:

@@ -22,9 +22,12 @@ class State(IntEnum):
     AWAY = auto()
 
 
-Program = Generator[tuple[float, float], float, tuple[Any, ...]]
-"""What a worker does by itself: it yields for how long it uses a core and then sleeps, and is sent
-the time at which that is over. It returns what is called then, which others see, and with what."""
+Part = tuple[float, float, tuple[Any, ...] | None]
+"""Of what a worker does by itself: for how long it uses a core and then sleeps, and, of the last
+part, what is called then, which others see, and with what."""
+
+Program = Generator[Part, float, None]
+"""Yields part by part, and is sent the time at which each is over."""
 
 _UNTRAINED = Pushed.GRADIENT, Pushed.NOTHING
 """What is pushed where a step has no update of the worker's own."""
@@ -48,7 +51,7 @@ class Worker:
         push: called when what it was ordered is computed, with the version that it was computed on
             and the mean seconds of a step.
         evaluation_s: returns the processor seconds of what its latest answer has it evaluate
-            instead, None if that is nothing.
+            instead, None if that is nothing; None where nothing is evaluated.
         evaluated: called when that is done.
         reduce: adds up the gradients of all workers after each step, then calls what it is given;
             None where servers do.
@@ -73,7 +76,7 @@ class Worker:
         inner_s: float,
         overlaps: bool,
         push: Callable[[SendWeights, int, float], None],
-        evaluation_s: Callable[[], float | None],
+        evaluation_s: Callable[[], float | None] | None,
         evaluated: Action,
         reduce: Callable[[Action], None] | None,
     ) -> None:
@@ -94,9 +97,10 @@ class Worker:
         self._evaluation_s = evaluation_s
         self._evaluated = evaluated
         self._reduce = reduce
-        self._state, self._since_s = State.WAITING, 0.0
-        self._entered: list[tuple[float, State]] = []
-        """Later states, and since when. What is ahead of the clock may never come."""
+        self._present = State.WAITING, 0.0
+        """The state of which nothing is counted yet, and since when."""
+        self._entered: list[tuple[State, float]] = []
+        """Later ones. What is ahead of the clock may never come."""
         self._forget()
 
     def _forget(self) -> None:
@@ -114,29 +118,27 @@ class Worker:
         self.life += 1
         self._process = self._cores.process()
         self._forget()
-        self._enter(State.AWAY, self._clock.now_s)
+        self._entered.append((State.AWAY, self._clock.now_s))
 
     def come_back(self) -> None:
         """Live again, and wait for an answer."""
-        self._enter(State.WAITING, self._clock.now_s)
+        self._entered.append((State.WAITING, self._clock.now_s))
 
     def ended(self) -> None:
         """The run is over: count what it spent until now, and not what it was ahead."""
         now_s = self._clock.now_s
         self.pulls -= self._pulled_s > now_s
-        self._entered = [entered for entered in self._entered if entered[0] <= now_s]
-        self._enter(State.AWAY, now_s)
+        self._entered = [entered for entered in self._entered if entered[1] <= now_s]
+        self._entered.append((State.AWAY, now_s))
         self._account()
-
-    def _enter(self, state: State, now_s: float) -> None:
-        """Be in this state from then on."""
-        self._entered.append((now_s, state))
 
     def _account(self) -> None:
         """Count what was spent in states that are over."""
-        for entered_s, state in self._entered:
-            self.spent_s[self._state] += entered_s - self._since_s
-            self._state, self._since_s = state, entered_s
+        present, since_s = self._present
+        for state, entered_s in self._entered:
+            self.spent_s[present] += entered_s - since_s
+            present, since_s = state, entered_s
+        self._present = present, since_s
         self._entered.clear()
 
     def expect(self, arrives_s: float, life: int, answer: SendWeights) -> None:
@@ -175,71 +177,74 @@ class Worker:
         """Do what an answer says, which is taken at this time."""
         if self._computing_ahead:
             self._answer = answer
-        elif (evaluation_s := self._evaluation_s()) is not None:
-            self._enter(State.COMPUTING, now_s)
-            self._do(self._evaluate(evaluation_s), now_s)
+        elif (evaluation_s := self._evaluation_s and self._evaluation_s()) is not None:
+            self._entered.append((State.COMPUTING, now_s))
+            self._do(_only((evaluation_s, 0.0, (self._ask,))), now_s)
         elif self._ahead is not None:
             (version, step_s), self._ahead = self._ahead, None
-            self._do(self._finish(answer, version, step_s, now_s), now_s)
+            self._do(_only(self._finish(answer, version, step_s, now_s)), now_s)
         else:
-            self._enter(State.COMPUTING, now_s)
+            self._entered.append((State.COMPUTING, now_s))
             self._do(self._train(answer, 0, now_s, now_s), now_s)
 
     def _do(self, program: Program, now_s: float) -> None:
         """Run a program that begins at this time."""
         if not self._runs_ahead:
-            self._proceed(program, self.life)
+            self._go_on(program, next(program))
             return
-        try:
-            busy_s, sleep_s = next(program)
-            while True:
-                now_s = now_s + busy_s + sleep_s
-                busy_s, sleep_s = program.send(now_s)
-        except StopIteration as end:
-            self._clock.at(now_s, *end.value)
+        busy_s, sleep_s, then = next(program)
+        while then is None:
+            now_s = now_s + busy_s + sleep_s
+            busy_s, sleep_s, then = program.send(now_s)
+        self._clock.at(now_s + busy_s + sleep_s, *then)
 
-    def _proceed(self, program: Program, life: int, begun: bool = False) -> None:
-        """Go on with a program, now, unless its life is over."""
+    def _go_on(self, program: Program, part: Part) -> None:
+        """Do a part of a program, which begins now, and what follows."""
+        self._process.run(part[0], self._slept, self.life, program, part, False)
+
+    def _slept(self, life: int, program: Program, part: Part, awake: bool = True) -> None:
+        _, sleep_s, then = part
         if life != self.life:
             return
-        try:
-            busy_s, sleep_s = program.send(self._clock.now_s) if begun else next(program)
-        except StopIteration as end:
-            then, *args = end.value
-            then(*args)
+        if sleep_s and not awake:
+            self._clock.after(sleep_s, self._slept, life, program, part)
+        elif then is None:
+            self._go_on(program, program.send(self._clock.now_s))
         else:
-            self._process.run(busy_s, self._sleep, sleep_s, program, life)
+            then[0](*then[1:])
 
-    def _sleep(self, sleep_s: float, program: Program, life: int) -> None:
-        if sleep_s and life == self.life:
-            self._clock.after(sleep_s, self._proceed, program, life, True)
-        else:
-            self._proceed(program, life, True)
-
-    def _evaluate(self, evaluation_s: float) -> Program:
-        now_s = yield evaluation_s, 0.0
-        self._enter(State.WAITING, now_s)
-        return (self._evaluated,)
+    def _ask(self) -> None:
+        self._entered.append((State.WAITING, self._clock.now_s))
+        self._evaluated()
 
     def _train(self, answer: SendWeights, done: int, begin_s: float, now_s: float) -> Program:
         """Take the steps that are left after those done, the first of which began then."""
-        while done < answer.steps:
-            now_s = yield self._step(answer.clock + done, answer.push, now_s)
+        while True:
+            busy_s, sleep_s = self._step(answer.clock + done, answer.push, now_s)
             done += 1
             if self._reduce is not None:
-                self._enter(State.WAITING, now_s)
-                return self._reduce, partial(self._reduced, answer, done, begin_s)
-        return (yield from self._finish(answer, answer.version, (now_s - begin_s) / done, now_s))
+                yield busy_s, sleep_s, (self._join, answer, done, begin_s)
+            now_s = yield busy_s, sleep_s, None
+            if done == answer.steps:
+                yield self._finish(answer, answer.version, (now_s - begin_s) / done, now_s)
+
+    def _join(self, answer: SendWeights, done: int, begin_s: float) -> None:
+        """Add a gradient to those of all workers."""
+        assert self._reduce is not None
+        self._entered.append((State.WAITING, self._clock.now_s))
+        self._reduce(partial(self._reduced, answer, done, begin_s))
 
     def _reduced(self, answer: SendWeights, done: int, begin_s: float) -> None:
         now_s = self._clock.now_s
-        self._enter(State.COMPUTING, now_s)
+        self._entered.append((State.COMPUTING, now_s))
         self._do(self._update(answer, done, begin_s), now_s)
 
     def _update(self, answer: SendWeights, done: int, begin_s: float) -> Program:
         """Update with the sum of all workers' gradients, then go on."""
-        now_s = yield self._inner_s, 0.0
-        return (yield from self._train(answer, done, begin_s, now_s))
+        now_s = yield self._inner_s, 0.0, None
+        if done == answer.steps:
+            yield self._finish(answer, answer.version, (now_s - begin_s) / done, now_s)
+        yield from self._train(answer, done, begin_s, now_s)
 
     def _step(self, clock: int, push: Pushed, now_s: float) -> tuple[float, float]:
         """Return for how long gradient number ``clock`` computes and sleeps."""
@@ -248,28 +253,31 @@ class Worker:
         # After a sum over all workers the optimizer comes later.
         return busy_s + (0.0 if push in _UNTRAINED else self._inner_s), sleep_s
 
-    def _finish(self, answer: SendWeights, version: int, step_s: float, now_s: float) -> Program:
-        self._enter(State.WAITING, now_s)
-        yield self._push_s, 0.0
-        return self._pushed, answer, version, step_s
+    def _finish(self, answer: SendWeights, version: int, step_s: float, now_s: float) -> Part:
+        """Return the last part: a push."""
+        self._entered.append((State.WAITING, now_s))
+        push = self._push_on if self._overlaps else self._push
+        return self._push_s, 0.0, (push, answer, version, step_s)
 
-    def _pushed(self, answer: SendWeights, version: int, step_s: float) -> None:
+    def _push_on(self, answer: SendWeights, version: int, step_s: float) -> None:
+        """Push, and compute the next gradient meanwhile."""
         self._push(answer, version, step_s)
-        if self._overlaps:
-            now_s = self._clock.now_s
-            self._enter(State.COMPUTING, now_s)
-            self._computing_ahead = True
-            self._do(self._compute_ahead(answer, now_s), now_s)
+        now_s = self._clock.now_s
+        self._entered.append((State.COMPUTING, now_s))
+        self._computing_ahead = True
+        busy_s, sleep_s = self._step(answer.clock + 1, answer.push, now_s)
+        self._do(_only((busy_s, sleep_s, (self._came_ahead, answer.version, now_s))), now_s)
 
-    def _compute_ahead(self, answer: SendWeights, begin_s: float) -> Program:
-        """Compute the next gradient, on the same weights."""
-        now_s = yield self._step(answer.clock + 1, answer.push, begin_s)
-        self._enter(State.WAITING, now_s)
+    def _came_ahead(self, version: int, begin_s: float) -> None:
+        """The next gradient is ready, on the same weights; go on if its answer is here."""
+        now_s = self._clock.now_s
+        self._entered.append((State.WAITING, now_s))
         self._computing_ahead = False
-        self._ahead = answer.version, now_s - begin_s
-        following, self._answer = self._answer, None
-        return (self._begin, following, now_s) if following is not None else (_wait,)
+        self._ahead = version, now_s - begin_s
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            self._begin(answer, now_s)
 
 
-def _wait() -> None:
-    """Nothing is to be done until an answer is here."""
+def _only(part: Part) -> Program:
+    yield part

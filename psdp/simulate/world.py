@@ -149,7 +149,7 @@ class World:
                 inner_s=costs.apply_s,
                 overlaps=run.overlap,
                 push=self._push,
-                evaluation_s=partial(self._evaluation_s, worker),
+                evaluation_s=partial(self._evaluation_s, worker) if self._eval_every else None,
                 evaluated=partial(self._pull, worker),
                 reduce=ring.join if self._reduces else None,
             )
