@@ -7,7 +7,8 @@ ends when no grant is left and none out.
 A mode that drops late gradients grants more, and counts what it accepts.
 
 An event costs no more than a logarithm of the workers, those apart that it lets go on, so that
-thousands can be served, and simulated. Only where steps are paced all speeds are looked at.
+thousands can be served, and simulated. Only where steps are paced all speeds are looked at, and
+when the last worker leaves the least clock, those clocks that there are.
 """
 
 from __future__ import annotations
@@ -88,14 +89,15 @@ class Policy(ABC):
         self._out = 0
         """Gradients that are granted."""
         self._waiting: set[int] = set()
-        # Both by (clock, worker), the least first; an entry that is not true any more is passed
-        # over.
-        self._by_clock = [(clock, worker) for worker, clock in self.clocks.items()]
         self._queue: list[tuple[int, int]] = []
-        heapq.heapify(self._by_clock)
+        """Those that wait by (clock, worker), the least first; an entry that is not true any more
+        is passed over."""
+        self._at_clock = Counter(self.clocks.values())
+        """How many live workers are at each clock that any is at."""
+        self._least_clock = min(self._at_clock, default=0)
         self._stopped = False
         self.drained = False
-        for _, worker in sorted(self._by_clock):
+        for worker in sorted(self.clocks, key=self.clocks.__getitem__):
             self._try_grant(worker)
 
     def handle(self, event: Event) -> list[Effect]:
@@ -110,7 +112,7 @@ class Policy(ABC):
                 effects = self._receive(event)
             case Pull(worker):
                 if worker not in self.clocks:
-                    self._count(worker, self._least_clock())
+                    self._count(worker, self._least_clock)
                 effects = self._go_on(worker)
             case Move(worker) if worker in self.clocks:
                 # The rank before may have been lost before it asked, and this one does not.
@@ -183,8 +185,21 @@ class Policy(ABC):
         return []
 
     def _count(self, worker: int, clock: int) -> None:
+        """Note that a live worker is at this clock."""
+        self._at_clock[clock] += 1
+        self._leave_clock(worker)
         self.clocks[worker] = clock
-        heapq.heappush(self._by_clock, (clock, worker))
+
+    def _leave_clock(self, worker: int) -> None:
+        """Note that a worker is not at its clock any more, if it was known."""
+        clock = self.clocks.get(worker)
+        if clock is None:
+            return
+        self._at_clock[clock] -= 1
+        if not self._at_clock[clock]:
+            del self._at_clock[clock]
+            if clock == self._least_clock:
+                self._least_clock = min(self._at_clock, default=0)
 
     def _wait(self, worker: int) -> None:
         if worker not in self._waiting:
@@ -192,6 +207,7 @@ class Policy(ABC):
             heapq.heappush(self._queue, (self.clocks[worker], worker))
 
     def _forget(self, worker: int) -> None:
+        self._leave_clock(worker)
         self.clocks.pop(worker, None)
         self._step_s.pop(worker, None)
         self._waiting.discard(worker)
@@ -236,7 +252,7 @@ class Policy(ABC):
 
     def _try_grant(self, worker: int) -> bool:
         clock = self.clocks[worker]
-        lead = clock - self._least_clock()
+        lead = clock - self._least_clock
         left = self._left()
         if left <= 0 or self._stopped or self.drained or not self._may_go(lead):
             return False
@@ -252,14 +268,6 @@ class Policy(ABC):
         batches = self._granted[worker]
         clock, steps = self.clocks[worker], len(batches)
         return SendWeights(worker, self.version, clock, steps, batches.start, self._push)
-
-    def _least_clock(self) -> int:
-        while self._by_clock:
-            clock, worker = self._by_clock[0]
-            if self.clocks.get(worker) == clock:
-                return clock
-            heapq.heappop(self._by_clock)
-        return 0
 
 
 def _gradients(clock: int, batches: range) -> str:

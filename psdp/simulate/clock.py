@@ -239,12 +239,13 @@ class Network:
         """Return when all of a message of ``size`` bytes that is sent then has arrived."""
         if not size:
             return sent_s + self._latency_s
+        through_s = self._speed.through_s
         out_free_s, in_free_s = self._out_free_s[source], self._in_free_s[target]
         begin_s = sent_s if sent_s > out_free_s else out_free_s
-        self._out_free_s[source] = self._speed.through_s(begin_s, size)
+        self._out_free_s[source] = through_s(begin_s, size)
         first_s = begin_s + self._latency_s
         begin_s = first_s if first_s > in_free_s else in_free_s
-        self._in_free_s[target] = end_s = self._speed.through_s(begin_s, size)
+        self._in_free_s[target] = end_s = through_s(begin_s, size)
         return end_s
 
     def send(self, source: int, target: int, size: int, then: Action, *args: Any) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from psdp.protocol import Apply, Drop, Effect, Hosting, SendWeights
+from psdp.protocol import Apply, Drop, Effect, SendWeights
 from psdp.protocol import order as o
 from psdp.simulate.clock import Action, Alone, Clock, Cores, Network
 from psdp.simulate.costs import Costs
@@ -56,7 +56,7 @@ class Server:
         shard_bytes: of this server.
         cores: on which it computes.
         performed: called after each effect of the policy that this server has performed.
-        hosting: the rank of each worker.
+        ranks: of the workers.
         servers: of which each makes a part of every update.
         runs_ahead: whether it does so if it has a core of its own.
         answer: called when an answer is sent, with when its last byte reaches the worker.
@@ -72,7 +72,7 @@ class Server:
         costs: Costs,
         clock: Clock,
         network: Network,
-        hosting: Hosting,
+        ranks: Mapping[int, int],
         servers: int = 1,
         runs_ahead: bool = False,
         answer: Callable[[SendWeights, int, float], None],
@@ -88,7 +88,7 @@ class Server:
         self._is_ahead = False
         """Of the clock: what has arrived has its turn when all is done that was decided."""
         self._network = network
-        self._hosting = hosting
+        self._ranks = ranks
         self._performed = performed
         self._answer = answer
         self._busy = False
@@ -149,8 +149,7 @@ class Server:
         self._work(self._apply_s, self._performed, apply)
 
     def _send(self, answer: SendWeights, life: int) -> None:
-        to = self._hosting.host(answer.worker)
-        assert to is not None
+        to = self._ranks[answer.worker]
         arrives_s = self._network.arrival_s(self.rank, to, self._shard_bytes, self.now_s)
         self._performed(answer)  # before its worker has it
         self._answer(answer, life, arrives_s)

@@ -144,15 +144,13 @@ class Worker:
     def expect(self, arrives_s: float, life: int, answer: SendWeights) -> None:
         """A shard of an answer will be here then; with the last one, go on."""
         if self._runs_ahead:
-            self._arrive(arrives_s, answer)
+            self._arrive(life, arrives_s, answer)
         else:
-            self._clock.at(arrives_s, self._arrive_in, life, arrives_s, answer)
+            self._clock.at(arrives_s, self._arrive, life, arrives_s, answer)
 
-    def _arrive_in(self, life: int, arrives_s: float, answer: SendWeights) -> None:
-        if life == self.life:
-            self._arrive(arrives_s, answer)
-
-    def _arrive(self, arrives_s: float, answer: SendWeights) -> None:
+    def _arrive(self, life: int, arrives_s: float, answer: SendWeights) -> None:
+        if life != self.life:
+            return
         self._arrived += 1
         if arrives_s > self._latest_s:
             self._latest_s = arrives_s
@@ -249,7 +247,8 @@ class Worker:
     def _step(self, clock: int, push: Pushed, now_s: float) -> tuple[float, float]:
         """Return for how long gradient number ``clock`` computes and sleeps."""
         busy_s = next(self._steps)
-        sleep_s = self._handicap.extra_s(clock, busy_s, now_s)
+        handicap = self._handicap
+        sleep_s = handicap.extra_s(clock, busy_s, now_s) if handicap.acts else 0.0
         # After a sum over all workers the optimizer comes later.
         return busy_s + (0.0 if push in _UNTRAINED else self._inner_s), sleep_s
 

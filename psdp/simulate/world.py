@@ -108,7 +108,7 @@ class World:
             "costs": self._costs,
             "clock": self._clock,
             "network": self._network,
-            "hosting": self._job.hosting(),
+            "ranks": self._ranks,
             "answer": self._answered,
         }
         if len(shard_bytes) == 1:
@@ -250,19 +250,19 @@ class World:
     def _performed(self, effect: Effect) -> None:
         course = self._course
         match effect:
-            case Apply(units=units, lags=lags, version=version):
-                course.lags.add(lags)
-                before, self._units = self._units, self._units + units
+            case Apply():
+                course.lags.add(effect.lags)
+                before, self._units = self._units, self._units + effect.units
                 if self._eval_every:
-                    self._evaluate_where_due(version, before, self._units)
+                    self._evaluate_where_due(effect.version, before, self._units)
                 if not self._reduces:
-                    self._count(self._servers[0].now_s, units // self._units_per_gradient)
-            case SendWeights(worker=worker):
-                portion = self._evaluations.next_for(worker)
+                    self._count(self._servers[0].now_s, effect.units // self._units_per_gradient)
+            case SendWeights():
+                portion = self._evaluations.next_for(effect.worker) if self._eval_every else None
                 if portion is not None:
-                    self._owed[worker] = portion
+                    self._owed[effect.worker] = portion
                 elif self._changes is not None:
-                    self._changes.answered(worker)
+                    self._changes.answered(effect.worker)
             case Drained():
                 course.drained = True
                 self._clock.stop(self._servers[0].now_s)

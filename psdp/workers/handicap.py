@@ -51,7 +51,7 @@ class Handicap:
         """
         if not self.acts:
             return 0.0
-        factor = factor_at(self._slowings, step, begin_s)
+        factor = factor_at(self._slowings, step, begin_s) if self._slowings else 1.0
         if self._jitter is not NO_JITTER:
             self._words[-1] = step
             bits = np.random.PCG64(np.random.SeedSequence(self._words))
