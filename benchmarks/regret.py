@@ -1,7 +1,7 @@
 """What a run loses that chooses its mode while it runs, beside one that was in the best mode from
 its start.
 
-    python -m benchmarks.regret [--cells 4-straggler ...] [--seeds N] [--out FOLDER]
+    python -m benchmarks.regret [--cells 4-straggler ...] [--seeds 3,4] [--out FOLDER]
 
 Every cell is a cluster: 2, 4 or 8 workers, which are equal, or one of which is four times slower,
 or each of which is slow now and then, or which share slow links. In every cell each mode trains the
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,9 +143,10 @@ class Curve:
 
 
 def train(out: Path, cell: Cell, row: Mapping[str, Any], seed: int) -> None:
-    """Make a run, unless it is there."""
+    """Make a run, unless it is there; one that did not come to its end is begun anew."""
     if (out / "summary.json").exists():
         return
+    shutil.rmtree(out, ignore_errors=True)
 
     def script(job: Job) -> Script:
         return virtual.script_of(job, COSTS)
@@ -167,11 +169,11 @@ def curve_of(out: Path) -> Curve:
     )
 
 
-def measure(folder: Path, cell: Cell, seeds: int) -> dict[str, list[Curve]]:
+def measure(folder: Path, cell: Cell, seeds: Sequence[int]) -> dict[str, list[Curve]]:
     """Make the runs of a cell; return the curves of each row, a seed each."""
     curves: dict[str, list[Curve]] = {}
     for name, row in ROWS.items():
-        for seed in range(1, seeds + 1):
+        for seed in seeds:
             out = folder / str(cell) / f"{name}-{seed}"
             train(out, cell, row, seed)
             curves.setdefault(name, []).append(curve_of(out))
@@ -212,7 +214,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what a command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
-    parser.add_argument("--seeds", type=int, default=2, metavar="N")
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: [int(seed) for seed in text.split(",")],
+        default=[3, 4],
+        metavar="N,...",
+        help="default 3,4: the worths in psdp/modes.py are from 1,2",
+    )
     parser.add_argument("--out", type=Path, default=Path("sweeps/regret"), metavar="FOLDER")
     return parser.parse_args(argv)
 

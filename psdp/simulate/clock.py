@@ -20,19 +20,20 @@ class Clock:
 
     Attributes:
         now_s: virtual seconds since the start.
+        asked: how many actions it was asked for.
     """
 
     def __init__(self) -> None:
         self.now_s = 0.0
+        self.asked = 0
         self._end_s = math.inf
-        self._number = 0
         self._heap: list[tuple[float, int, Action, tuple[Any, ...]]] = []
 
     def at(self, time_s: float, action: Action, *args: Any) -> None:
         """Call an action at a time that is not past."""
         assert time_s >= self.now_s
-        self._number += 1
-        heapq.heappush(self._heap, (time_s, self._number, action, args))
+        self.asked += 1
+        heapq.heappush(self._heap, (time_s, self.asked, action, args))
 
     def after(self, delay_s: float, action: Action, *args: Any) -> None:
         """Call an action in so many seconds."""
@@ -237,7 +238,7 @@ class Network:
 
     def arrival_s(self, source: int, target: int, size: int, sent_s: float) -> float:
         """Return when all of a message of ``size`` bytes that is sent then has arrived."""
-        if not size:
+        if not size or self._speed.infinite:
             return sent_s + self._latency_s
         through_s = self._speed.through_s
         out_free_s, in_free_s = self._out_free_s[source], self._in_free_s[target]

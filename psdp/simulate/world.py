@@ -60,6 +60,9 @@ class World:
         job: resolved settings and the sizes of things. Failures need one server, and not allreduce:
             other jobs end with the first worker that they lose.
         note: called with what rank 0 decides on, at its virtual time, if anybody wants to know.
+
+    Attributes:
+        clock: of this world.
     """
 
     def __init__(self, job: Job, costs: Costs, note: Note | None = None) -> None:
@@ -86,11 +89,11 @@ class World:
         self._lives = dict.fromkeys(job.workers, 0)
         """The life of each worker that rank 0 knows of."""
         self._course = Course()
-        self._clock = Clock()
-        self._changes = Changes(job, costs, self._clock) if job.mode.chooses else None
+        self.clock = Clock()
+        self._changes = Changes(job, costs, self.clock) if job.mode.chooses else None
         speed = LinkSpeed.of(run)
-        network = Network(self._clock, job.world_size, costs.latency_s, speed)
-        self._cores = [Cores(self._clock, costs.cores, costs.slice_s) for _ in range(costs.hosts)]
+        network = Network(self.clock, job.world_size, costs.latency_s, speed)
+        self._cores = [Cores(self.clock, costs.cores, costs.slice_s) for _ in range(costs.hosts)]
         self._network = network
         self._size = job.table.size * item_bytes
         self._servers = self._make_servers([len(shard) * item_bytes for shard in job.shards])
@@ -100,13 +103,13 @@ class World:
         def summed_s(begin_s: float) -> float:
             return speed.through_s(begin_s + hops * costs.latency_s, hops * self._size / workers)
 
-        ring = Ring(self._clock, workers, summed_s, self._summed)
+        ring = Ring(self.clock, workers, summed_s, self._summed)
         self._workers = self._make_workers(ring)
 
     def _make_servers(self, shard_bytes: Sequence[int]) -> Sequence[Server]:
         common: dict[str, Any] = {
             "costs": self._costs,
-            "clock": self._clock,
+            "clock": self.clock,
             "network": self._network,
             "ranks": self._ranks,
             "answer": self._answered,
@@ -136,7 +139,7 @@ class World:
         stragglers, jitter = parse_stragglers(run.straggler), parse_jitter(run.jitter)
         return {
             worker: Worker(
-                self._clock,
+                self.clock,
                 self._cores_of(self._ranks[worker]),
                 costs,
                 steps=costs.steps(number, run.seed),
@@ -162,9 +165,9 @@ class World:
         for worker in self._workers:
             self._pull(worker)
         most = FAILURES * (self._job.gradients + len(self._workers))
-        failures = Failures(self._clock, self._costs, self._workers, self._to_leader, most)
+        failures = Failures(self.clock, self._costs, self._workers, self._to_leader, most)
         failures.begin(self._job.config.run.seed)
-        self._clock.run()
+        self.clock.run()
         course = self._course
         course.failures = failures.count
         for own in self._workers.values():
@@ -173,7 +176,7 @@ class World:
                 course.spent_s[state] += spent_s
             course.pulled_bytes += own.pulls * self._size
         course.max_clock_gap = max(self._policy.clock_gaps, default=0)
-        course.virtual_s = self._clock.now_s
+        course.virtual_s = self.clock.now_s
         return course
 
     def _cores_of(self, rank: int) -> Cores:
@@ -231,13 +234,13 @@ class World:
         choice = self._changes and self._changes.after(event, self._policy)
         if choice:
             change = Switch(choice.mode)
-            self._course.changes.append(Happened(change, self._clock.now_s, choice))
+            self._course.changes.append(Happened(change, self.clock.now_s, choice))
             self._follow(change, choice)
 
     def _follow(self, event: Event, choice: Choice | None = None) -> None:
         """Do what the policy says to this."""
         if self._note is not None and not self._policy.drained:
-            self._note(Happened(event, self._clock.now_s, choice))
+            self._note(Happened(event, self.clock.now_s, choice))
         orders: list[Order] = []
         for effect in self._policy.handle(event):
             if isinstance(effect, SendWeights):
@@ -245,7 +248,8 @@ class World:
             else:
                 orders.append((effect, 0))
                 self._course.dropped += isinstance(effect, Drop)
-        self._servers[0].follow(orders)
+        if orders:
+            self._servers[0].follow(orders)
 
     def _performed(self, effect: Effect) -> None:
         course = self._course
@@ -265,7 +269,7 @@ class World:
                     self._changes.answered(effect.worker)
             case Drained():
                 course.drained = True
-                self._clock.stop(self._servers[0].now_s)
+                self.clock.stop(self._servers[0].now_s)
 
     def _evaluate_where_due(self, version: int, before: int, after: int) -> None:
         if self._job.due(self._eval_every, before, after):
@@ -285,7 +289,7 @@ class World:
         moved = 2 * (workers - 1) * self._size
         self._course.pushed_bytes += moved
         self._course.pulled_bytes += moved
-        self._count(self._clock.now_s, workers)
+        self._count(self.clock.now_s, workers)
 
     def _count(self, now_s: float, gradients: int) -> None:
         self._course.updates.append((now_s, self._course.gradients + gradients))

@@ -17,10 +17,14 @@ class LinkSpeed:
     Args:
         mbps: megabits/s; infinite where nothing slows it down.
         slowings: in seconds of the run.
+
+    Attributes:
+        infinite: whether whatever begins is through.
     """
 
     def __init__(self, mbps: float, slowings: Sequence[Slowing] = ()) -> None:
         assert mbps > 0
+        self.infinite = mbps == math.inf
         self._bytes_per_s = mbps * 1e6 / 8
         self._slowings = slowings
         self._edges = sorted(

@@ -46,3 +46,15 @@ def test_a_job_is_the_same_event_by_event_and_ahead_of_the_clock(
     costs: Costs, settings: dict[str, Any]
 ) -> None:
     assert lived(costs, settings) == lived(replace(costs, mtbf_s=NEVER_S), settings)
+
+
+@pytest.mark.parametrize("workers", [8, 64, 256])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_gradient_is_three_events_of_the_clock_however_many_workers(
+    mode: str, workers: int
+) -> None:
+    """It leaves its worker, arrives, and is taken; before that each worker's pull does."""
+    settings = {"mode": mode, "max_steps": 10, "jitter": "exponential:0.1"}
+    world = World(job_of(settings, workers, 100_000), SAMPLE)
+    assert world.run().gradients == 10 * workers
+    assert world.clock.asked == 3 * 10 * workers + 2 * workers
