@@ -10,7 +10,7 @@ from psdp.cast import Term
 from psdp.errors import PeerLost
 from psdp.job import Job
 from psdp.protocol import order as o
-from psdp.servers.joining import hand_over
+from psdp.servers.joining import begin_term, hand_over
 from psdp.servers.role import Role
 from psdp.servers.updates import Hearing, messages_of
 from psdp.transport import messages as m
@@ -235,10 +235,7 @@ class Change:
         self._closed.add(self._rank)
         term = replace(self._job.term, number=self._number, moved=tuple(self._moved))
         self._job = job = replace(self._job, term=term)
-        shard, payload = (spans[job.shard_of(self._rank)] for spans in (job.shards, job.payloads))
-        weights = self._serving.shard.weights.values
-        most = max(len(shard) * weights.itemsize, len(payload) * job.codec.item.itemsize)
-        self._endpoint.begin(self._number, most)
+        begin_term(job, job.shard_of(self._rank), self._serving.shard, self._endpoint)
         standby = job.standby_of(self._rank)
         if standby in self._lacking:
             hand_over(self._serving, standby, self._number, self._role.recorder, self._role.record)

@@ -28,6 +28,15 @@ PART = 512
 Role = TypeVar("Role")
 
 
+def begin_term(job: Job, number: int, shard: Shard, endpoint: Endpoint) -> None:
+    """Begin the term of a job at a rank that holds the shard of this number: what comes of an
+    earlier one is void from now on."""
+    spans = job.shards[number], job.payloads[number]
+    items = shard.weights.values.itemsize, job.codec.item.itemsize
+    most = max(len(span) * size for span, size in zip(spans, items, strict=True))
+    endpoint.begin(job.term.number, most)
+
+
 def hand_over(
     serving: Serving, rank: int, term: int, recorder: Recorder | None, record: Record | None
 ) -> None:
@@ -209,13 +218,10 @@ class Joining(Generic[Role]):
         assert self._account is not None
         assert self._leader is not None
         job = replace(self._job, term=replace(self._job.term, moved=self._moved()))
-        number, shard, payload = job.term.number, job.shards[self.number], job.payloads[self.number]
-        itemsize = self._shard.weights.values.itemsize
-        most = max(len(shard) * itemsize, len(payload) * job.codec.item.itemsize)
-        self._endpoint.begin(number, most)
+        begin_term(job, self.number, self._shard, self._endpoint)
         before, records, events = (
             self._account[name] for name in ("units_before", "records", "events")
         )
         known, left = tuple(self._known), frozenset(self._left)
         self.role = self._begin(job, Handed(self._copies, before, records, events, known, left))
-        self._endpoint.send(self._leader, m.Closed(number))
+        self._endpoint.send(self._leader, m.Closed(job.term.number))
