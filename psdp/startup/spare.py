@@ -41,7 +41,7 @@ def take_part(
     """
     location = waiting.locations[waiting.rank]
     limit_blas(location.threads)
-    job = replace(make_job(waiting), term=known.term)
+    job = replace(make_job(waiting, endpoint), term=known.term)
     backend, _ = OpenDevice(job, waiting.rank, location).act()
     assert backend is not None, "it is no server"
     on_device = waiting.told.on_devices
@@ -52,7 +52,6 @@ def take_part(
     def zeros(size: int, dtype: Any) -> Array:
         return backend.zeros(size, dtype=dtype) if on_device else np.zeros(size, dtype)
 
-    endpoint.sense = sense_of(job)
     replica = make_replica(job, backend, zeros, hosted=1, on_device=on_device)
     return Worker(
         job,
@@ -74,7 +73,7 @@ def join(
     """
     threads = waiting.locations[waiting.rank].threads
     limit_blas(threads)
-    job, told = make_job(waiting), waiting.told
+    job, told = make_job(waiting, endpoint), waiting.told
     shard = Shard.initial(job, number, threads=threads)
     kept = waiting.program.kept(job.config.flat())
     ready = Ready(
@@ -99,8 +98,9 @@ def join(
     return Joining(job, number, shard, endpoint, listening.take_moved, making.join)
 
 
-def make_job(waiting: Waiting) -> Job:
-    """Make the task, and compare it with what the others have made.
+def make_job(waiting: Waiting, endpoint: Endpoint) -> Job:
+    """Make the task, and compare it with what the others have made; what is heard is to make sense
+    in it.
 
     Raises:
         PsdpError: it cannot be made, or is another one.
@@ -110,4 +110,5 @@ def make_job(waiting: Waiting) -> Job:
     job, own = step.act()
     server, worker = (read(step.facts, task) for task in (told.server_task, told.worker_task))
     step.agree({cast.leader: server, cast.computing[0]: worker, waiting.rank: own})
+    endpoint.sense = sense_of(job)
     return job
