@@ -127,14 +127,23 @@ class Ranks:
     def status(self) -> int | None:
         """The exit status with which the leader ended, else that of the first that told of a
         failure; None if there is no such word."""
-        if self.finished:
-            return self.known[self.leader].status
-        return next((rank.status for rank in self.left if rank.status), None)
+        failed = (rank for rank in self.left if rank.status)
+        return next((rank.status for rank in (self._ended, *failed) if rank is not None), None)
 
     @property
     def finished(self) -> bool:
         """Whether the leader has said that it ends."""
-        return self.leader in self.known and self.known[self.leader].status is not None
+        return self._ended is not None
+
+    @property
+    def _ended(self) -> Rank | None:
+        """The leader, if it has said that it ends; or who could have led the run in its place, and
+        ends since it has heard from it that all is done."""
+        leader = self.known.get(self.leader)
+        if leader is not None and leader.status is not None:
+            return leader
+        ends = (rank for rank in self.known.values() if rank.stands_by and rank.status == 0)
+        return next(ends, None)
 
     def ask_to_end(self, number: int) -> bool:
         """Have the leader end the run as after a signal; say whether it can, and has one to end."""
@@ -261,7 +270,7 @@ class Ranks:
             self._leases.forget(rank.rank)
         elif rank.silent_s is None:
             self._leases.heard(rank.rank, starting=not rank.started)
-        if rank.rank == self.leader and "ended" in word:
+        if "ended" in word and rank is self._ended:
             for other in self.known.values():
                 _tell(other, over=rank.status)
 

@@ -253,7 +253,7 @@ class Supervisor:
         leader = self._ranks.known.get(self._ranks.leader)
         if leader is None or not self._survives or self._ranks.folder is None:
             return False
-        return leader.gone and leader.status is None and self._broken in (None, leader)
+        return leader.gone and not self._ranks.finished and self._broken in (None, leader)
 
     def _outcome(self, code: int) -> Outcome:
         told, known = self._ranks.status, self._ranks.known

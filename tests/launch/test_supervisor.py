@@ -208,6 +208,20 @@ def test_rank_0_has_the_last_word_and_failures_the_one_before() -> None:
     there.ranks.close()
 
 
+def test_who_stands_by_has_heard_how_the_run_ended_though_the_leader_says_nothing() -> None:
+    there = Listening()
+    lines = [there.line(rank) for rank in range(3)]
+    lines[0].training("/runs/x")
+    lines[2].stands_by()
+    lines[1].ended(0)
+    there.until(lambda: there.ranks.known[1].status == 0)
+    assert not there.ranks.finished, "a worker may end before the run does"
+    lines[2].ended(0)
+    there.until(lambda: lines[1].over() == 0)
+    assert (there.ranks.finished, there.ranks.status) == (True, 0)
+    there.ranks.close()
+
+
 def test_a_rank_that_is_silent_is_declared_dead_killed_on_its_host_and_fenced() -> None:
     there = Listening(lease_s=30)
     lines = {rank: there.line(rank, host) for rank, host in enumerate(["one", "one", "two", "two"])}
