@@ -25,6 +25,9 @@ from psdp.transport import messages as m
 PART = 512
 """Characters of an account in one message."""
 
+MOST = 1 << 26
+"""Characters of a whole one: with what is told of 100,000 workers it is shorter by far."""
+
 Role = TypeVar("Role")
 
 
@@ -162,6 +165,8 @@ class Joining(Generic[Role]):
             case m.Close(term, version, _) if (term, peer) == (number, self._leader):
                 self._version = version
             case m.Account(term, text, last) if term == number:
+                if len(self._text) > MOST:
+                    raise ProtocolError(f"rank {peer} sent an account of more than {MOST} letters")
                 self._text += text
                 if last:
                     self._read(peer)
