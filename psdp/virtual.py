@@ -9,6 +9,7 @@ record, which a real job of as many ranks replays to the same bits.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,6 +167,7 @@ def live(
         script: returns what happens in it, and when.
         asked: returns the name of a signal by which somebody asked it to end, or None.
     """
+    gc.collect()  # the files of an earlier job, whose ranks refer to one another
     worlds = InMemoryWorlds([VIRTUAL] * ranks)
     ends = worlds.run(
         lambda world: live_in(world, given, None, asked, Line(), script=script), LONGEST_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 from collections.abc import Mapping
@@ -54,6 +55,7 @@ def live(given: Mapping[str, Any], ranks: int) -> None:
                 ready.folder.let_go()
         return 0
 
+    gc.collect()  # the files of an earlier job, whose ranks refer to one another
     said = io.StringIO()
     with redirect_stderr(said):
         InMemoryWorlds(["here"] * ranks).run(one, LONGEST_S)

@@ -63,6 +63,7 @@ class RunFolder:
         try:
             self._lock = RunLock(self.path)
             self._check_empty()  # still: another job may have come first, and ended
+            self._first_events.unlink(missing_ok=True)
         except BaseException:
             self.let_go()
             self._remove_made()
@@ -72,7 +73,8 @@ class RunFolder:
 
     def _check_empty(self) -> None:
         inside = sorted(entry.name for entry in self.path.iterdir())
-        if LOCK in inside and {*inside} <= {LOCK, CONFIG, _beside(CONFIG)}:
+        begun = {CONFIG, _beside(CONFIG), self._first_events.name}
+        if LOCK in inside and {*inside} <= {LOCK, *begun}:
             return  # a run that was lost before it had begun: who can lock it may have it
         if CONFIG in inside:
             raise ConfigError(
@@ -83,6 +85,12 @@ class RunFolder:
             raise ConfigError(
                 f"--out {self.path} is not empty (it holds {inside[0]}); choose another folder"
             )
+
+    @property
+    def _first_events(self) -> Path:
+        from psdp.records.events import events_file  # of which a spare rank needs nothing
+
+        return events_file(self.path, 0)
 
     def check(self) -> None:
         """See that this job may write here.

@@ -48,6 +48,7 @@ def test_a_run_that_has_not_begun_leaves_its_folder_to_others_once_it_is_lost(
 ) -> None:
     folder.write_config({"lr": 1})
     (folder.path / "config.tmp").write_text('{"lr"')
+    (folder.path / "events-000000.jsonl").write_text('["start", {}]')
     with pytest.raises(CheckpointError, match="is in use by a job whose rank 0 is process"):
         RunFolder(folder.path).create()
     folder.let_go()
@@ -55,6 +56,7 @@ def test_a_run_that_has_not_begun_leaves_its_folder_to_others_once_it_is_lost(
     after.create()
     after.write_config({"lr": 2})
     assert json.loads((folder.path / "config.json").read_text()) == {"lr": 2}
+    assert not (folder.path / "events-000000.jsonl").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -33,12 +33,16 @@ def library_name() -> str:
     return " ".join(first.strip("\0").split())
 
 
+SHARED = ("/dev/shm/mpich_shm_", "/dev/shm/sm_segment.")
+"""How the files begin whose memory MPICH and Open MPI share on a host: up to a MB for each rank."""
+
+
 def forget_names() -> None:
-    """Take the names from the memory that MPICH shares on a host (a MB for each rank there), so
-    that nothing of it stays in /dev/shm when the job is killed: all ranks have it open by now."""
+    """Take the names from that memory, so that nothing of it stays when the job is killed: all
+    ranks have it open by now."""
     with suppress(OSError):
         for mapped in Path("/proc/self/maps").read_text().splitlines():
-            if "/dev/shm/mpich_shm_" in mapped and not mapped.endswith(" (deleted)"):
+            if any(name in mapped for name in SHARED) and not mapped.endswith(" (deleted)"):
                 Path(mapped.split()[-1]).unlink(missing_ok=True)
 
 
