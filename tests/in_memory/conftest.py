@@ -1,5 +1,6 @@
 """What holds for all jobs in memory."""
 
+from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
@@ -24,3 +25,13 @@ def _the_dead_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Ending, "end", ending)
     monkeypatch.setattr(rank, "tell", telling)
+
+
+@pytest.fixture(autouse=True)
+def _errors_keep_no_job(request: pytest.FixtureRequest) -> Iterator[None]:
+    """An error that is a parameter of a test is there to the end of all; it would keep the job that
+    it was raised in, with its files."""
+    yield
+    given = request.node.callspec.params.values() if hasattr(request.node, "callspec") else ()
+    for error in (value for value in given if isinstance(value, BaseException)):
+        error.__traceback__ = error.__context__ = error.__cause__ = None
