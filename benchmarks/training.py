@@ -23,7 +23,7 @@ from psdp.params import Array
 
 SEED = 1337
 LR = 3e-4
-OPTIM = Config.from_flat({"lr": LR, "beta1": 0.9}).resolved().optim
+OPTIM = Config.from_flat({"lr": LR}).resolved().optim
 # Rounding errors grow from step to step, the faster the higher the rate without a warm-up, so two
 # correct programs drift apart in the end.
 COMPARED_STEPS = 10

@@ -370,6 +370,7 @@ while not endpoint.has_lost(2):
     endpoint.receive(0.1)
 print(f"rank {rank} is told", flush=True)
 if rank == 0:
+    time.sleep(2)  # of who ends at once a word may be lost that is on its way
     os.kill(pid, signal.SIGCONT)
 os._exit(0)
 """,
