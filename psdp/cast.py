@@ -114,21 +114,21 @@ class Cast:
         assert job.holders, "which raises"
         return job
 
-    @property
+    @cached_property
     def computing(self) -> range:
         """Ranks that compute at the start, each for some worker."""
         run, size = self.config.run, self.world_size
         end = size - _standbys(self.config) - count_spares(self.config, size)
         return range(run.servers, end)
 
-    @property
+    @cached_property
     def spares(self) -> tuple[int, ...]:
         """Ranks that wait at the start, but those that have come to hold a shard."""
         first, joined = self.computing.stop, {rank for _, rank in self.term.joined}
         waiting = range(first, first + count_spares(self.config, self.world_size))
         return tuple(rank for rank in waiting if rank not in joined)
 
-    @property
+    @cached_property
     def worker_ranks(self) -> tuple[int, ...]:
         """Ranks that compute gradients, or wait to."""
         return (*self.computing, *self.spares)
@@ -138,7 +138,7 @@ class Cast:
         """All ranks that are not spare."""
         return tuple(rank for rank in range(self.world_size) if rank not in self.spares)
 
-    @property
+    @cached_property
     def workers(self) -> range:
         """The workers' numbers. With one server and as many ranks that work, worker n is rank n."""
         return range(1, (self.config.run.virtual_workers or len(self.computing)) + 1)

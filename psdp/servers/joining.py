@@ -124,13 +124,11 @@ class Joining(Generic[Role]):
     ) -> None:
         self.number = number
         self.role: Role | None = None
-        self._job = job
         self._shard = shard
         self._endpoint = endpoint
         self._moved = moved
         self._begin = begin
         self._left: set[int] = set()
-        self._leader: int | None = None
         self._prepare(job, None)
 
     def _prepare(self, job: Job, leader: int | None) -> None:

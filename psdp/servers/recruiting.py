@@ -53,11 +53,13 @@ class Recruiting:
         Raises:
             TermEnds: that rank is to hold the shard.
         """
+        if self._shard is None:
+            return
         spares = self._membership.spares
         if self._called not in spares:  # lost, or called to compute
             self._called = self._ready_s = None
             self._membership.reserved.clear()
-        if self._shard is None or not spares or self._evaluating.last is not None:
+        if not spares or self._evaluating.last is not None:
             return
         if self._called is None:
             self._called = spares[0]
