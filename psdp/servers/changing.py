@@ -187,8 +187,7 @@ class Change:
 
     def _halt(self, leader: int, halt: m.Halt) -> None:
         """Follow another rank to a term: tell it what this one knows."""
-        joined = tuple(zip(halt.shards, halt.joined, strict=True))
-        term = replace(self._first.term, lost=frozenset(halt.lost), joined=joined)
+        term = replace(self._first.term, lost=frozenset(halt.lost), joined=m.joined_by(halt))
         self._prepare(halt.term, replace(self._first, term=term), leader)
         record = self._role.record
         for line in () if record is None else record.since(halt.line):

@@ -180,7 +180,7 @@ class Joining(Generic[Role]):
 
     def _halt(self, leader: int, halt: m.Halt) -> None:
         """Follow a rank to a term, if it is one in which this rank holds the shard."""
-        joined = tuple(zip(halt.shards, halt.joined, strict=True))
+        joined = m.joined_by(halt)
         if (self.number, self._endpoint.rank) in joined:
             term = replace(self._job.term, number=halt.term, lost=frozenset(halt.lost))
             self._prepare(replace(self._job, term=replace(term, joined=joined)), leader)

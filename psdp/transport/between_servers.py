@@ -227,6 +227,11 @@ class Begin:
     joined: tuple[int, ...]
 
 
+def joined_by(message: Halt | Begin) -> tuple[tuple[int, int], ...]:
+    """Return (shard, rank) of those that have come to hold a shard, as a message tells."""
+    return tuple(zip(message.shards, message.joined, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class StandBy:
     """Rank 0 to a spare rank: make what it takes to hold this shard."""

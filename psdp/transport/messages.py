@@ -46,6 +46,7 @@ from psdp.transport.between_servers import (
     TakeSnapshot as TakeSnapshot,
     Vector as Vector,
     Void as Void,
+    joined_by as joined_by,
 )
 # isort: on
 

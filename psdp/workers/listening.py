@@ -67,9 +67,9 @@ class Listening:
                 raise PeerLost(f"rank {peer} has ended the run")
             case Arrival(_, m.Rehost(workers, ranks)):
                 self._moved += zip(workers, ranks, strict=True)
-            case Arrival(_, m.Begin(number, lost, shards, joined)):
+            case Arrival(_, m.Begin(number, lost, _, joined) as begin):
                 self._endpoint.meet(joined)
-                held = tuple(zip(shards, joined, strict=True))
+                held = m.joined_by(begin)
                 self._begin(Term(number, frozenset(lost), held, self.take_moved()))
                 raise TermBegins(self._job.term)
             case Arrival() as arrival:
