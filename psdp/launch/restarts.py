@@ -18,6 +18,8 @@ from psdp.signals import TRY_AGAIN
 
 PROBE_S = 20.0
 """How long a host may take to start a program that does nothing."""
+STARTS = 3
+"""How often a job that loses a rank before its run has begun is started once more."""
 
 _IN_VAIN = (0, TRY_AGAIN, *(kind.exit_code for kind in (ConfigError, DataError, ReplayError)))
 """Exit statuses after which the same command would lead to the same end."""
@@ -41,8 +43,7 @@ class Restarts:
         self._job = self._started = job
         self._answers = answers
         self._say = say
-        self._left = job.restarts
-        self._first_try = True
+        self._left, self._starts_left = job.restarts, STARTS
         self._last: tuple[int, Path | None] | None = None
         self._hosts: tempfile.TemporaryDirectory[str] | None = None
 
@@ -53,8 +54,8 @@ class Restarts:
 
     def after(self, outcome: Outcome) -> Job | None:
         """Return the job to start next, None if it is not to be started again."""
-        if outcome.lost_at_start and self._first_try:
-            self._first_try = False
+        if outcome.lost_at_start and self._starts_left > 0:
+            self._starts_left -= 1
             job = self._on_what_is_left()
             if job is not None:
                 self._say("a rank was lost before the run had begun: starting once more")
