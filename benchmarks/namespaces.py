@@ -1,5 +1,5 @@
 """Hosts for jobs, on one machine: network namespaces joined by a bridge, each with a host name of
-its own. They can be killed, and cut off. Needs root and iproute2."""
+its own. They can be killed, cut off, and slow to reach. Needs root and iproute2."""
 
 from __future__ import annotations
 
@@ -27,12 +27,16 @@ exec ip netns exec {prefix}-$host unshare --uts sh -c "hostname host$host; $*"
 class Hosts:
     """So many hosts, within a ``with``; the first is to be mpirun's.
 
+    Args:
+        mbps: Mbit/s that the port of each but the first takes, either way; 0: all that come.
+
     Attributes:
         agent: what starts programs on them as ssh does.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, mbps: float = 0.0) -> None:
         self.count = count
+        self._mbps = mbps
         self._prefix = f"ps{os.getpid() % 100_000}{next(_NUMBERS) % 100:02d}"
         self._folder = tempfile.TemporaryDirectory(prefix="psdp-agent-")
         self.agent = Path(self._folder.name) / "agent"
@@ -52,6 +56,9 @@ class Hosts:
                 _ip(f"-n {name} addr add {self.address(host)}/24 dev eth0")
                 _ip(f"-n {name} link set eth0 up")
                 _ip(f"-n {name} link set lo up")
+                if self._mbps and host:
+                    _limit(["-n", name], "eth0", self._mbps)
+                    _limit([], outside, self._mbps)
         except BaseException:
             self._remove()
             raise
@@ -104,6 +111,12 @@ class Hosts:
     def cut_off(self, host: int) -> None:
         """Let nothing reach a host any more, nor leave it."""
         _ip(f"link set {self._link(host)} down")
+
+
+def _limit(where: Sequence[str], device: str, mbps: float) -> None:
+    """Let a network device send so many Mbit/s and no more."""
+    rule = f"qdisc add dev {device} root tbf rate {mbps:g}mbit burst 32kb latency 500ms"
+    subprocess.run(["tc", *where, *rule.split()], check=True, capture_output=True)
 
 
 def why_not() -> str | None:
