@@ -7,6 +7,7 @@ Pure, like the policies: every rank derives the first hosting alike, and rank 0 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Sequence
 
 
@@ -17,6 +18,11 @@ class Hosting:
         workers: numbers, rising.
         ranks: that compute, or wait to.
         spares: so many of them, the last, are spare; so are others beyond the workers.
+
+    Attributes:
+        most: workers that a rank has at first.
+        crowd: workers that ranks have beyond so many by now: guests before their own, and of these
+            those of lower numbers.
     """
 
     def __init__(self, workers: Sequence[int], ranks: Sequence[int], spares: int = 0) -> None:
@@ -25,7 +31,10 @@ class Hosting:
         few, more = divmod(len(workers), len(computing))
         hosts = [rank for n, rank in enumerate(computing) for _ in range(few + (n < more))]
         self._host = dict(zip(workers, hosts, strict=True))
+        self._first = dict(self._host)
         self._before: set[tuple[int, int]] = set()
+        self.most = few + (more > 0)
+        self.crowd: tuple[int, ...] = ()
 
     def host(self, worker: int) -> int | None:
         """Return the rank that computes for a worker; None if there is no such worker."""
@@ -41,6 +50,17 @@ class Hosting:
         self._before.add((worker, self._host[worker]))
         self._before.discard((worker, rank))
         self._host[worker] = rank
+        loads: Counter[int] = Counter()
+        crowd = []
+        for each in sorted(self._host, key=lambda each: (self.is_guest(each), -each)):
+            loads[self._host[each]] += 1
+            if loads[self._host[each]] > self.most:
+                crowd.append(each)
+        self.crowd = tuple(sorted(crowd))
+
+    def is_guest(self, worker: int) -> bool:
+        """Say whether another rank computed for a worker at first."""
+        return self._host[worker] != self._first[worker]
 
     def hosted_once(self, rank: int, worker: int) -> bool:
         """Say whether a rank has computed for a worker that is another's now: what it still says of

@@ -36,7 +36,9 @@ class Answering:
     """The workers of a run, the answers that they wait for, and the ranks that compute for them.
 
     A rank is answered when it has nothing left to do, with all that was decided for its workers by
-    then: so it gets a version of the weights once, and computes what it can on it.
+    then: so it gets a version of the weights once, and computes what it can on it. It begins with
+    its guests, which then wait for an answer while it computes for its own workers, and may move on
+    with nothing in hand.
 
     Args:
         decide: decides, on all servers, to answer a rank.
@@ -78,6 +80,10 @@ class Answering:
         """Say whether a rank has an order for a worker that is not carried out, as far as what it
         did counts."""
         return worker in self._in_hand[rank]
+
+    def waits(self, worker: int) -> bool:
+        """Say whether a worker waits for an answer, with nothing in hand."""
+        return worker in self.unanswered and not self.has_in_hand(self._host(worker), worker)
 
     def moved(self, worker: int, before: int, *, fence: bool) -> None:
         """Another rank computes for a worker, which waits for an answer there; the one before is to
@@ -127,7 +133,8 @@ class Answering:
     def answer_all(self) -> None:
         """Answer the ranks that have nothing left to do, and for which something was decided."""
         of_rank: defaultdict[int, list[int]] = defaultdict(list)
-        for rank, worker in sorted(self._due):
+        guests_first = sorted(self._due, key=lambda at: (not self._hosting.is_guest(at[1]), at))
+        for rank, worker in guests_first:
             of_rank[rank].append(worker)
         for rank, workers in of_rank.items():
             if not self._in_hand[rank]:

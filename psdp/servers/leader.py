@@ -113,7 +113,8 @@ class Leader:
         self.membership = Membership(job, serving, *helpers, recorder, self.noting, *tells)
         own = self.membership, self.copies
         self.course: Course = Course(job, serving, *helpers, *own, recorder, telling, earlier)
-        self.recruiting = Recruiting(job, self.membership, self.evaluating, self.keeping)
+        seen = self.deciding, self.evaluating, self.keeping
+        self.recruiting = Recruiting(job, serving, self.membership, self.answering, *seen)
         self.leaving = Leaving(job, self.membership, self.deciding, recorder.console)
         save, copied = self.keeping.save_now, self.copying.finish
         self.ending = Ending(self.keeping.settle, self._write_summary, save, copied)
@@ -179,6 +180,7 @@ class Leader:
     # Messages
 
     def on_message(self, peer: int, message: m.Message) -> None:
+        self.recruiting.relieve()
         match message:
             case m.Push():
                 self.recorder.totals(peer, message.totals)
@@ -203,8 +205,8 @@ class Leader:
                 self.keeping.refuse(peer, version, why)
             case m.WorkerSaved() | m.WorkerUnsaved():
                 self.keeping.answered(peer, message)
-            case m.Standing():
-                self.recruiting.standing(peer)
+            case m.Prepared(computes):
+                self.recruiting.ready(peer, computes=computes)
             case m.Signalled(number):
                 self.leaving.asked(peer, number)
             case m.Failed(status):

@@ -36,7 +36,6 @@ class Membership:
 
     Attributes:
         left: ranks that take part no more, whatever comes.
-        reserved: spare ranks that are to compute only if no others can.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class Membership:
         left: Collection[int] = (),
     ) -> None:
         self.left = set(left)
-        self.reserved: set[int] = set()
         self._noting = noting
         self._job = job
         self._serving = serving
@@ -156,11 +154,6 @@ class Membership:
             return
         self._bequeath(rank, why)
 
-    def call(self, rank: int, shard: int) -> None:
-        """Have a spare rank make what it takes to hold a shard."""
-        self.reserved.add(rank)
-        self._serving.endpoint.send(rank, m.StandBy(shard))
-
     def do_without(self) -> None:
         """Others compute for the workers of ranks that were lost before.
 
@@ -211,8 +204,11 @@ class Membership:
         return bool(heirs) or not self._hosting.hosted(rank)
 
     def _heirs(self, rank: int) -> dict[int, int]:
-        gone, hosting = self._gone | self._leaving, self._hosting
-        return hosting.heirs(rank, gone | self.reserved) or hosting.heirs(rank, gone)
+        """Return who is to compute for the workers of a rank: ranks that do already, since a spare
+        one has to make what that takes before; spare ones where there are no others."""
+        gone = self._gone | self._leaving
+        working = self._hosting.heirs(rank, gone | {*self.spares})
+        return working or self._hosting.heirs(rank, gone)
 
     def _check_bearable(self, rank: int, why: str) -> None:
         gone = f"rank {rank} is gone ({why})"

@@ -233,17 +233,18 @@ def joined_by(message: Halt | Begin) -> tuple[tuple[int, int], ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class StandBy:
-    """Rank 0 to a spare rank: make what it takes to hold this shard."""
+class Prepare:
+    """Rank 0 to a spare rank: make what it takes to hold this shard; or, without one, to compute
+    for workers."""
 
-    shard: int
+    shards: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """To who sent :class:`StandBy`: it is made."""
+class Prepared:
+    """To who sent :class:`Prepare`: it is made; and for which of the two."""
 
-    shard: int
+    computes: bool
 
 
 @dataclass(frozen=True, slots=True)

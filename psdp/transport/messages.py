@@ -33,6 +33,8 @@ from psdp.transport.between_servers import (
     Noted as Noted,
     Over as Over,
     PartialNorm as PartialNorm,
+    Prepare as Prepare,
+    Prepared as Prepared,
     Rehost as Rehost,
     Relieve as Relieve,
     Relieved as Relieved,
@@ -41,8 +43,6 @@ from psdp.transport.between_servers import (
     SendShard as SendShard,
     ShardRefused as ShardRefused,
     ShardSaved as ShardSaved,
-    StandBy as StandBy,
-    Standing as Standing,
     TakeSnapshot as TakeSnapshot,
     Vector as Vector,
     Void as Void,
@@ -334,8 +334,8 @@ Message = (
     | Rehost
     | Begin
     | Begun
-    | StandBy
-    | Standing
+    | Prepare
+    | Prepared
     | Account
     | Vector
 )

@@ -171,6 +171,8 @@ class Exchange:
                     self._answers[peer].append(answer)
                 case Arrival(peer, m.Finish()) if peer in self.job.holders[0]:
                     return None
+                case Arrival(peer, m.Prepare()) if peer == self.job.leader:  # it has no workers
+                    self.endpoint.send(peer, m.Prepared(computes=True))
                 case _:
                     self.listening.expects_nothing(arrival)
         loading_s = self._now()

@@ -20,8 +20,8 @@ from psdp.workers.listening import Listening, TermBegins
 if TYPE_CHECKING:
     from psdp.workers.worker import Worker
 
-NAP_S = 0.05
-"""Between two looks. At 1 ms it takes 2 % of a core, at this 0.2 %."""
+NAP_S = 0.1
+"""Between two looks: who is called has time. At 1 ms it takes 2 % of a core, at this 0.1 %."""
 
 
 class Holds(Protocol):
@@ -55,9 +55,9 @@ class Joins(Protocol):
 
 
 class Spare:
-    """Waits to be called. By an answer to what it has not asked, which is the weights, with orders
-    for the workers of a rank that is lost, or by a term in which such workers are its own: from
-    then on it is a :class:`Worker`. Or to stand by for a server: it makes the shard, and holds it
+    """Waits to be called. To compute: it makes a :class:`Worker`, and is that from when it gets an
+    answer, which is the weights, with orders for workers that were another rank's, or a term begins
+    in which such workers are its own. Or to stand by for a server: it makes the shard, and holds it
     from the next term on.
 
     Args:
@@ -87,6 +87,8 @@ class Spare:
         self._told = False
         self._asked: list[Arrival] = []
         """What the worker is to hear of."""
+        self._made: tuple[Worker, Callable[[int, m.Message], Array | Room]] | None = None
+        """The worker that this rank is to be, and where its payloads land."""
         self.worker: Worker | None = None
         self.joining: Joins | None = None
         endpoint.landing = self._landing
@@ -145,10 +147,13 @@ class Spare:
                 self._asked.append(arrival)
             case Arrival(peer, m.Finish()) if peer in self.job.holders[0]:
                 return True
-            case Arrival(peer, m.StandBy(shard)) if peer == self.job.leader:
+            case Arrival(peer, m.Prepare(())) if peer == self.job.leader:
+                self._prepare()
+                self._endpoint.send(peer, m.Prepared(computes=True))
+            case Arrival(peer, m.Prepare((shard,))) if peer == self.job.leader:
                 if self.joining is None or self.joining.number != shard:
                     self.joining = self._stand_by(shard, self._listening)
-                self._endpoint.send(peer, m.Standing(shard))
+                self._endpoint.send(peer, m.Prepared(computes=False))
             case Arrival(peer, message) if self.joining is not None:
                 self.joining.heard(peer, message)
             case Arrival(peer, message):
@@ -157,15 +162,27 @@ class Spare:
 
     def _begin(self, term: Term) -> None:
         self._job, self._told = replace(self._job, term=term), False
-        if self.worker is not None:  # which an answer has called, that is void
-            self.worker.begin(term)
-        elif self._endpoint.rank in dict(term.moved).values():
-            self.worker = self._compute(self._job, self._listening)
+        if self._made is not None:
+            self._made[0].begin(term)
+        if self._endpoint.rank in dict(term.moved).values():
+            self._work()
+
+    def _prepare(self) -> tuple[Worker, Callable[[int, m.Message], Array | Room]]:
+        """Make what it takes to compute, unless it is made."""
+        if self._made is None:
+            worker = self._compute(self._job, self._listening)
+            self._made = worker, self._endpoint.landing
+            self._endpoint.landing = self._landing
+        return self._made
+
+    def _work(self) -> None:
+        """Be a worker from now on."""
+        self.worker, self._endpoint.landing = self._prepare()
 
     def _landing(self, peer: int, message: m.Message) -> Array | Room:
-        """A payload is coming: make what it is to land in, and whatever else it takes."""
+        """A payload is coming: be what it is for."""
         if isinstance(message, m.Answer):
-            self.worker = self._compute(self._job, self._listening)
+            self._work()
             return self._endpoint.landing(peer, message)
         if self.joining is None:
             raise ProtocolError(f"rank {peer} sent a payload with {message}")

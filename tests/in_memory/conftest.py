@@ -8,6 +8,7 @@ import pytest
 from psdp import rank
 from psdp.servers.ending import Ending
 from psdp.transport.in_memory import Aborted, Killed
+from psdp.workers import spare
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +26,12 @@ def _the_dead_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Ending, "end", ending)
     monkeypatch.setattr(rank, "tell", telling)
+
+
+@pytest.fixture(autouse=True)
+def _spares_look_up_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs here are over in no time."""
+    monkeypatch.setattr(spare, "NAP_S", 1e-3)
 
 
 @pytest.fixture(autouse=True)

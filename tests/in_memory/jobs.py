@@ -6,6 +6,7 @@ import gc
 import hashlib
 import itertools
 import json
+import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -276,6 +277,18 @@ def before_gradient(worker: Worker, action: Callable[[int], None]) -> None:
             compute(clock, batch, leaves)
 
         training.gradient = wrapped
+
+
+def unhurried(run: Training, seconds: float = 0.03) -> None:
+    """Let updates take a while, in which spare ranks make what they need."""
+    shard = run.leader.serving.shard
+    update = shard.update
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        return update(*arguments)
+
+    shard.update = slowly  # type: ignore[method-assign]
 
 
 def trace_peak(worker: Worker, first: int, last: int, into: list[int]) -> None:

@@ -140,7 +140,7 @@ def test_messages_without_sense_are_refused_or_taken(
         spare = run.ranks[SPARE].role
         assert isinstance(spare, Spare)
         if rank == SPARE:
-            heard.insert(0, (m.StandBy(1), others.index(0)))
+            heard.insert(0, (m.Prepare((1,)), others.index(0)))
         while serves and run.role(rank).serving.turn(0.0):
             pass
         for message, pick in heard:

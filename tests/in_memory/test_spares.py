@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import Rank, Training, before_gradient, corpus, die_at, train
+from jobs import Rank, Training, before_gradient, corpus, die_at, train, unhurried
 
 from psdp.errors import DataError, RankFailed
 from psdp.startup import Waiting
@@ -18,7 +18,7 @@ from psdp.transport.in_memory import InMemoryEndpoint
 from psdp.workers.spare import Spare
 from psdp.workers.worker import Worker
 
-SYNC: dict[str, Any] = {"mode": "sync", "dropout": 0.1, "eval_every": 2}
+SYNC: dict[str, Any] = {"mode": "sync", "dropout": 0.1, "eval_every": 4, "max_steps": 12}
 
 
 def role_of(rank: Rank) -> Spare:
@@ -29,6 +29,11 @@ def role_of(rank: Rank) -> Spare:
 def called(run: Training) -> list[bool]:
     """Return which of the spare ranks have been called."""
     return [role_of(run.ranks[rank]).worker is not None for rank in run.job.spares]
+
+
+def computing(run: Training) -> dict[int, int]:
+    """Return which rank computed for each worker that has moved, at the end."""
+    return {move["worker"]: move["to"] for move in run.metrics("move")}
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +56,24 @@ def test_they_take_the_places_of_those_that_are_lost(
     tmp_path: Path, undisturbed: str, servers: int
 ) -> None:
     def dies(run: Training) -> None:
-        die_at(run.worker(0), 2)
+        unhurried(run)
+        die_at(run.worker(0), 1)
         die_at(run.worker(1), 4)
 
     run = train(tmp_path / "run", workers=4, spares=2, servers=servers, prepare=dies, **SYNC)
     assert called(run) == [True, True]
     assert run.weights_sha256 == undisturbed
-    assert {move["to"] for move in run.metrics("move")} == {servers + 2, servers + 3}
+    first, second = run.metrics("move")[:2]
+    assert [(each["worker"], each["to"]) for each in (first, second)] == [
+        *((1, servers + 1), (1, servers + 2)),  # the other one has it in the meantime
+    ]
+    assert {*computing(run).values()} == {servers + 2, servers + 3}
 
 
 @pytest.mark.parametrize("mode", [{"mode": "async"}, {"mode": "local", "local_steps": 2}])
 def test_so_they_do_in_other_modes(tmp_path: Path, mode: dict[str, Any]) -> None:
     def dies(run: Training) -> None:
-        # As fast as it can be, it might leave the other one nothing to do.
-        before_gradient(run.worker(0), lambda _count: time.sleep(5e-3))
+        unhurried(run)
         die_at(run.worker(1), 3)
 
     run = train(tmp_path / "run", workers=3, spares=1, prepare=dies, **mode)
@@ -96,11 +105,13 @@ def test_the_next_one_is_called_where_a_spare_dies_as_it_makes_what_it_needs(
             endpoint.die()
         return take_part(waiting, endpoint, *others)
 
+    def dies(run: Training) -> None:
+        unhurried(run)
+        die_at(run.worker(1), 2)
+
     monkeypatch.setattr(spares, "take_part", fails)
-    run = train(
-        tmp_path / "run", workers=4, spares=2, prepare=lambda run: die_at(run.worker(1), 2), **SYNC
-    )
-    assert [move["to"] for move in run.metrics("move")] == [3, 4]
+    run = train(tmp_path / "run", workers=4, spares=2, prepare=dies, **SYNC)
+    assert [move["to"] for move in run.metrics("move")] == [1, 4]
     assert called(run) == [False, True]
     assert run.weights_sha256 == undisturbed
 
@@ -114,6 +125,7 @@ def test_one_that_finds_another_corpus_says_so(
         other = tmp_path / "other.npy"
         np.save(other, np.concatenate(corpus())[::-1])
         other.replace(tmp_path / "corpus.npy")  # the others have the first one open
+        unhurried(run)
         die_at(run.worker(0), 2)
 
     with pytest.raises(RankFailed, match="rank 3 failed") as failed:
@@ -147,16 +159,21 @@ def test_a_spare_that_alone_is_asked_to_end_leaves(tmp_path: Path, undisturbed: 
 
 @pytest.mark.parametrize("transport", ["auto", "messages"])
 def test_a_run_with_spares_replays_and_goes_on(tmp_path: Path, transport: str) -> None:
+    def dies(run: Training) -> None:
+        unhurried(run)
+        die_at(run.worker(1), 2)
+
     run = train(
         tmp_path / "run",
         workers=4,
         spares=1,
-        prepare=lambda run: die_at(run.worker(1), 2),
+        prepare=dies,
         record=True,
         transport=transport,
         mode="async",
         checkpoint_every=3,
     )
+    assert computing(run)[2] == 4
     again = train(tmp_path / "again", workers=4, replay=str(run.folder))
     assert again.weights_sha256 == run.weights_sha256
     rest = train(tmp_path / "rest", workers=5, resume=run.checkpoints()[3])

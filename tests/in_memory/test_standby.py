@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import Training, before_gradient, train
+from jobs import Training, before_gradient, train, unhurried
 from losses import WHERE, check, die_at_message, die_with, told
 
 from psdp.checkpoint import find_checkpoint, read_manifest
@@ -75,9 +75,10 @@ def test_who_leads_may_die_while_it_tells_that_a_term_ends(tmp_path: Path) -> No
 
 CALLS: Mapping[str, dict[int, tuple[type[Any], int]]] = {
     "after a takeover": {0: (m.Answer, 5), 1: (m.Gradient, 4)},
-    "as it is called": {1: (m.Gradient, 2), 0: (m.Moved, 1)},
-    "when others know that it is called": {1: (m.Gradient, 2), 0: (m.Void, 1)},
-    "between its two calls": {1: (m.Gradient, 2), 0: (m.SendShard, 5)},
+    "as another rank computes meanwhile": {1: (m.Gradient, 2), 0: (m.Moved, 1)},
+    "as it is called": {1: (m.Gradient, 2), 0: (m.Prepare, 1)},
+    "as it is to compute": {1: (m.Gradient, 2), 0: (m.Moved, 2)},
+    "when others know that": {1: (m.Gradient, 2), 0: (m.Void, 2)},
 }
 
 
@@ -87,6 +88,7 @@ def test_who_leads_by_then_calls_a_spare(
     tmp_path: Path, ends: dict[int, tuple[type[Any], int]], servers: int
 ) -> None:
     def prepare(run: Training) -> None:
+        unhurried(run)
         for rank, (kind, number) in ends.items():
             die_with(run, servers if rank else 0, kind, number)
 

@@ -56,3 +56,25 @@ def test_who_gets_a_worker_back_is_its_rank_again() -> None:
         True,
     )
     assert hosting.host(9) is None
+
+
+def test_what_a_spare_rank_could_take_is_what_others_have_beyond_their_own() -> None:
+    hosting = Hosting([1, 2, 3, 4], [1, 2, 3], spares=1)
+    assert (hosting.most, hosting.crowd) == (2, ())
+    assert hosting.heirs(1, gone={3}) == {1: 2, 2: 2}
+    for worker in (1, 2):
+        hosting.move(worker, 2)
+    assert hosting.crowd == (1, 2)  # which were another rank's, and not its own 3 and 4
+    hosting.move(1, 3)
+    assert hosting.crowd == (2,)
+    hosting.move(2, 3)
+    assert hosting.crowd == ()
+
+
+def test_one_more_than_others_is_no_crowd() -> None:
+    hosting = Hosting([1, 2, 3], [1, 2])
+    assert (hosting.most, hosting.hosted(1)) == (2, (1, 2))
+    hosting.move(2, 2)
+    assert hosting.crowd == ()
+    hosting.move(1, 2)
+    assert hosting.crowd == (1,)  # beside its own, 3, one other is as many as there were at first
