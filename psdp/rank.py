@@ -85,6 +85,10 @@ class Role(Protocol):
     def run(self) -> None:
         """Do it to the end of the run."""
 
+    def leaves_it_to_another(self, error: BaseException) -> bool:
+        """Say whether another rank goes on with a shard that this one holds, after an error here:
+        one that nobody has meant."""
+
     def fail(self, error: BaseException, status: int) -> None:
         """Do what is left to do after an error, for the weights to be saved, in a few seconds."""
 
@@ -173,9 +177,7 @@ def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
         if lost and (over := line.over()) is not None:  # and has said why
             world.abort(over, known=True)
         status = tell(world.rank, error)
-        from psdp.servers.terms import Terms
-
-        if isinstance(role, Terms) and role.leaves_it_to_another(error):
+        if role.leaves_it_to_another(error):
             world.die()
         line.ended(status)
         with suppress(BaseException):

@@ -35,6 +35,8 @@ class Holds(Protocol):
 
     def run(self) -> None: ...
 
+    def leaves_it_to_another(self, error: BaseException) -> bool: ...
+
     def fail(self, error: BaseException, status: int) -> None: ...
 
 
@@ -193,6 +195,10 @@ class Spare:
         if not self._told and (by := self._signalled()) is not None:
             self._endpoint.send(self.job.leader, m.Signalled(signal.Signals[by]))
             self._told = True
+
+    def leaves_it_to_another(self, error: BaseException) -> bool:
+        """Say whether this rank has come to hold a shard with which another one goes on."""
+        return self.holds is not None and self.holds.leaves_it_to_another(error)
 
     def fail(self, error: BaseException, status: int) -> None:
         """Tell the leader that this rank cannot go on, and give it the time to save the weights."""

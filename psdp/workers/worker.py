@@ -205,6 +205,10 @@ class Worker:
         if self._answered is not None:
             self.replica.own_weights[...] = self._answered
 
+    def leaves_it_to_another(self, error: BaseException) -> bool:
+        """It holds no shard."""
+        return False
+
     def fail(self, error: BaseException, status: int) -> None:
         """Tell rank 0 that this rank cannot go on, and give it the time to save the weights."""
         goodbye.part(self.endpoint, self.job.leader, error, status, self.exchange.move_on)

@@ -75,6 +75,29 @@ def test_who_leads_may_be_lost_again_and_again(tmp_path: Path, servers: int) -> 
     assert takeovers == [(0, standby), (standby, servers + 2), (servers + 2, servers + 3)]
 
 
+def test_an_error_costs_a_rank_that_has_joined(tmp_path: Path) -> None:
+    def prepare(run: Training) -> None:
+        slow(run, random.Random(1))
+        die_in_term(run, 0, 0, 40)
+        endpoint = run.ranks[3].endpoint  # the first spare one
+        send = endpoint.send
+
+        def sending(peer: int, message: m.Message, *more: Any) -> Any:
+            if isinstance(message, m.Follows):
+                raise MemoryError("no room here")
+            return send(peer, message, *more)
+
+        endpoint.send = sending  # type: ignore[method-assign]
+
+    common = {"workers": 2, "max_steps": 150, "log_every": 3, "eval_every": 10}
+    settings = common | {"workers": 4, "spares": 2, "standby": True, "checkpoint_every": 5}
+    with Turns(1):
+        run = train(tmp_path / "run", prepare=prepare, **settings)
+    check(run)
+    assert told(run) == told(train(tmp_path / "undisturbed", **common))
+    assert joins(run) == [(0, 3), (0, 4)]
+
+
 Victim = tuple[int, int, int]
 """A shard, which of its holders, and at which message it dies."""
 
