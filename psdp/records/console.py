@@ -20,7 +20,7 @@ class Console:
         name: of the units.
     """
 
-    def __init__(self, units: int, done: int, *, name: str = "tokens", quiet: bool) -> None:
+    def __init__(self, units: int, done: int, *, name: str, quiet: bool) -> None:
         self._quiet = quiet
         self._budget = units
         self._name = name

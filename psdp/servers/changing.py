@@ -131,6 +131,7 @@ class Change:
                 self._closed.add(peer)
             case m.Left(rank):
                 self._role.left.add(rank)
+                self._role.told.add(rank)
             case m.PartialNorm():
                 self._serving.take(peer, message)
             case m.Failed():
@@ -225,7 +226,7 @@ class Change:
                 self._tell(message)
         for rehost in self._rehosting():
             self._tell(rehost)
-        for rank in self._role.left if self._lacking else ():
+        for rank in self._role.told if self._lacking else ():
             self._tell(m.Left(rank))
         self._tell(m.Close(self._number, self._version, tuple(self._lacking)))
 

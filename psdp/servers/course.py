@@ -4,7 +4,6 @@ at its end, and how it goes on when another term has begun."""
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from psdp.job import Job
 from psdp.records.recorder import Recorder
@@ -12,25 +11,10 @@ from psdp.servers.answering import Answering
 from psdp.servers.copies import Copies
 from psdp.servers.deciding import Deciding
 from psdp.servers.evaluating import Evaluating
-from psdp.servers.membership import Membership
+from psdp.servers.membership import Earlier, Membership
 from psdp.servers.serving import Serving
 from psdp.servers.telling import Telling
 from psdp.transport import messages as m
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """What terms before the present one have left.
-
-    Attributes:
-        left: ranks that take part no more.
-        closed: versions whose evaluations were over by then, though copies of them are kept.
-        over: nothing is left to do but to tell all that the run is.
-    """
-
-    left: Collection[int] = ()
-    closed: Collection[int] = ()
-    over: bool = False
 
 
 class Course:

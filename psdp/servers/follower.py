@@ -41,9 +41,8 @@ class Follower:
     Attributes:
         over: nothing is left to do but to tell all that the run is.
         left: ranks that take part no more.
+        told: of these, those of which who led has told: they are accounted for.
     """
-
-    leads = replaceable = False
 
     def __init__(
         self,
@@ -63,6 +62,7 @@ class Follower:
         self.relief = Relief(serving.job, serving)
         self._server = self.job.servers[self.job.shard_of(serving.endpoint.rank)]
         self.left: set[int] = set()
+        self.told: set[int] = set()
         self._signalled = signalled
         self.gone = gone
         self._told = False
@@ -126,6 +126,7 @@ class Follower:
                 self.learn(message)
             case m.Left(rank) if peer == self.job.leader:
                 self.left.add(rank)
+                self.told.add(rank)
             case m.Halt():
                 raise TermEnds(peer, message)
             case m.Failed() if peer == self.job.leader:

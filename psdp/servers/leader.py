@@ -22,14 +22,14 @@ from psdp.servers.changing import TermEnds, bearing
 from psdp.servers.choosing import Choosing
 from psdp.servers.copies import Copies
 from psdp.servers.copying import Copying
-from psdp.servers.course import Course, Earlier
+from psdp.servers.course import Course
 from psdp.servers.deciding import Deciding
 from psdp.servers.ending import Ending, asked_to_end, failed
 from psdp.servers.evaluating import Evaluating
 from psdp.servers.keeping import Keeping
 from psdp.servers.leaving import Leaving
 from psdp.servers.means import UPDATE, works_of
-from psdp.servers.membership import Membership
+from psdp.servers.membership import Earlier, Membership
 from psdp.servers.noting import Noting
 from psdp.servers.recruiting import Recruiting
 from psdp.servers.relief import Relief
@@ -57,8 +57,6 @@ class Leader:
         gone: returns the ranks that are no more, as the launcher tells, and why it does.
         earlier: what terms before this one have left.
     """
-
-    leads, replaceable = True, False
 
     def __init__(
         self,
@@ -109,12 +107,12 @@ class Leader:
             choosing=_choosing(job, profile) if replay is None else None,
         )
         helpers, telling = (self.evaluating, self.answering, self.deciding), self.telling
-        tells = telling.tell, telling.decide, earlier.left
+        tells = telling.tell, telling.decide, earlier
         self.membership = Membership(job, serving, *helpers, recorder, self.noting, *tells)
+        self.left, self.told = self.membership.left, self.membership.told
         own = self.membership, self.copies
         self.course: Course = Course(job, serving, *helpers, *own, recorder, telling, earlier)
-        seen = self.deciding, self.evaluating, self.keeping
-        self.recruiting = Recruiting(job, serving, self.membership, self.answering, *seen)
+        self.recruiting = Recruiting(job, serving, self.membership, *helpers, self.keeping)
         self.leaving = Leaving(job, self.membership, self.deciding, recorder.console)
         save, copied = self.keeping.save_now, self.copying.finish
         self.ending = Ending(self.keeping.settle, self._write_summary, save, copied)
@@ -145,11 +143,6 @@ class Leader:
             if self.relief.found(error):
                 raise
             self.ending.end(error)
-
-    @property
-    def left(self) -> set[int]:
-        """The ranks that take part no more."""
-        return self.membership.left
 
     def give_up(self, error: BaseException) -> NoReturn:
         """End the run: raise an error, or what it stands for."""

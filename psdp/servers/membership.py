@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from psdp.errors import PeerLost, PsdpError, ReplayError
@@ -22,6 +23,23 @@ from psdp.servers.serving import Serving
 from psdp.transport import messages as m
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What terms before the present one have left.
+
+    Attributes:
+        left: ranks that take part no more.
+        told: of these, those that are accounted for.
+        closed: versions whose evaluations were over by then, though copies of them are kept.
+        over: nothing is left to do but to tell all that the run is.
+    """
+
+    left: Collection[int] = ()
+    told: Collection[int] = ()
+    closed: Collection[int] = ()
+    over: bool = False
+
+
 class Membership:
     """The ranks that compute, and the workers that they compute for.
 
@@ -32,10 +50,10 @@ class Membership:
         noting: takes moves down.
         tell: has all other servers do what this one does.
         decide: has this server do something after what was decided before, and tells the others.
-        left: ranks that took part no more before.
 
     Attributes:
         left: ranks that take part no more, whatever comes.
+        told: of these, those that are accounted for, as all servers know.
     """
 
     def __init__(
@@ -49,9 +67,9 @@ class Membership:
         noting: Noting,
         tell: Callable[[m.Message], object],
         decide: Callable[[Any, m.Message], None],
-        left: Collection[int] = (),
+        earlier: Earlier,
     ) -> None:
-        self.left = set(left)
+        self.left, self.told = set(earlier.left), set(earlier.told)
         self._noting = noting
         self._job = job
         self._serving = serving
@@ -140,14 +158,9 @@ class Membership:
         if rank in self._gone:
             self.left.add(rank)
             return
-        self._recorder.failed(rank, why)
         self._gone.add(rank)
         self._leave(rank)
-        self._check_bearable(rank, why)
-        if (failures := self._recorder.counts["failures"]) > self._job.max_failures:
-            text = f"{failures} ranks have failed, --max-failures {self._job.max_failures} allows"
-            error = PeerLost(f"{text} no more; the last was rank {rank} ({why})")
-            raise Stopped(StoppedBy.FAILURES, error)
+        self._take_down(rank, why)
         last = self._evaluating.last
         if last is not None and not self._evaluating.is_open(last):
             self._leave_with(rank)
@@ -155,16 +168,28 @@ class Membership:
         self._bequeath(rank, why)
 
     def do_without(self) -> None:
-        """Others compute for the workers of ranks that were lost before.
+        """Others compute for the workers of ranks that are lost as a term begins.
 
         Raises:
-            Stopped: there are none.
+            Stopped: there are none, or too many have failed.
         """
-        lost = self.left | (self._serving.endpoint.lost & {*self._job.worker_ranks})
+        why, ours = "found as another rank was", {*self._job.worker_ranks}
+        lost = self.left | (self._serving.endpoint.lost & ours)
+        found = (lost & ours) - self.told
         self._gone |= lost
         for rank in sorted(lost):
             self._leave(rank)
-            self._bequeath(rank, "in an earlier term")
+            if rank in found:
+                self._take_down(rank, why)
+            self._bequeath(rank, why)
+
+    def _take_down(self, rank: int, why: str) -> None:
+        self._recorder.failed(rank, why)
+        self._check_bearable(rank, why)
+        if (failures := self._recorder.counts["failures"]) > self._job.max_failures:
+            text = f"{failures} ranks have failed, --max-failures {self._job.max_failures} allows"
+            error = PeerLost(f"{text} no more; the last was rank {rank} ({why})")
+            raise Stopped(StoppedBy.FAILURES, error)
 
     def _bequeath(self, rank: int, why: str) -> None:
         heirs = self._heirs(rank)
@@ -176,6 +201,7 @@ class Membership:
 
     def _leave(self, rank: int) -> None:
         self.left.add(rank)
+        self.told.add(rank)
         if self._job.stands_by:
             self._tell(m.Left(rank))
 
@@ -204,8 +230,7 @@ class Membership:
         return bool(heirs) or not self._hosting.hosted(rank)
 
     def _heirs(self, rank: int) -> dict[int, int]:
-        """Return who is to compute for the workers of a rank: ranks that do already, since a spare
-        one has to make what that takes before; spare ones where there are no others."""
+        """Return who is to compute for a rank's workers: spare ranks only where no others can."""
         gone = self._gone | self._leaving
         working = self._hosting.heirs(rank, gone | {*self.spares})
         return working or self._hosting.heirs(rank, gone)

@@ -34,17 +34,17 @@ class Recruiting:
         job: Job,
         serving: Serving,
         membership: Membership,
+        evaluating: Evaluating,
         answering: Answering,
         deciding: Deciding,
-        evaluating: Evaluating,
         keeping: Keeping,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._serving = serving
         self._membership = membership
+        self._evaluating = evaluating
         self._answering = answering
         self._deciding = deciding
-        self._evaluating = evaluating
         self._keeping = keeping
         self._now = now
         self._hosting = serving.receiving.hosting

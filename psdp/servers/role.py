@@ -30,6 +30,10 @@ class Role(Owner, Protocol):
         """The ranks that take part no more."""
 
     @property
+    def told(self) -> set[int]:
+        """Of these, those that are accounted for."""
+
+    @property
     def recorder(self) -> Recorder | None:
         """Has the records, at who leads or may come to."""
 

@@ -19,10 +19,10 @@ from psdp.records.recorder import Recorder
 from psdp.records.replay import Replay, Script
 from psdp.records.shadow import Shadow
 from psdp.servers.copying import Copier, Copying
-from psdp.servers.course import Earlier
 from psdp.servers.follower import Follower
 from psdp.servers.joining import Handed
 from psdp.servers.leader import Leader
+from psdp.servers.membership import Earlier
 from psdp.servers.noting import Noting
 from psdp.servers.role import Role
 from psdp.servers.serving import Serving
@@ -53,13 +53,10 @@ def make_worker(
     )
 
 
-def make_holder(ready: Ready, endpoint: Endpoint, asking: Asking) -> Leader | Follower | Terms:
+def make_holder(ready: Ready, endpoint: Endpoint, asking: Asking) -> Terms:
     """Return what a rank does that holds a shard, from the start or from its checkpoint on."""
     making = Holding(ready, endpoint, asking)
-    first = making.first()
-    # In a replay other terms begin where they did, though nobody is lost.
-    ends = ready.job.stands_by or ready.job.config.run.replay is not None
-    return Terms(first, making.follow) if ends else first
+    return Terms(making.first(), making.follow)
 
 
 class Holding:
@@ -125,6 +122,7 @@ class Holding:
             recorder = None if noting is None else noting.recorder
             follower = self._follower(serving, recorder, before.record)
             follower.left |= before.left
+            follower.told |= before.told
             if follower.noting is not None:
                 follower.noting.took_over(before.job)
             return follower
@@ -148,7 +146,7 @@ class Holding:
             replay=replay,
             signalled=self._asking.limit(self._asking.asked),
             gone=self._all_gone,
-            earlier=Earlier(before.left, closed, before.over),
+            earlier=Earlier(before.left, before.told, closed, before.over),
         )
         leader.noting.took_over(before.job)
         return leader
@@ -163,6 +161,7 @@ class Holding:
             record.go_on(handed.events)
         follower = self._follower(serving, recorder, record)
         follower.left |= handed.left
+        follower.told |= handed.left
         if recorder is not None and handed.records is not None:
             recorder.go_on(handed.records)
             assert isinstance(self._ready.folder, Shadow)
@@ -238,7 +237,7 @@ class Holding:
         """Return what takes the records that the leader writes, at who may take over from it."""
         if self._endpoint.rank not in serving.job.holders[0]:
             return None
-        return self._recorder(serving, Console(0, 0, quiet=True))
+        return self._recorder(serving, Console(0, 0, name=serving.job.units_name, quiet=True))
 
     def _recorder(
         self, serving: Serving, console: Console, now: Callable[[], float] = time.monotonic

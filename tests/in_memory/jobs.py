@@ -281,14 +281,14 @@ def before_gradient(worker: Worker, action: Callable[[int], None]) -> None:
 
 def unhurried(run: Training, seconds: float = 0.03) -> None:
     """Let updates take a while, in which spare ranks make what they need."""
-    shard = run.leader.serving.shard
-    update = shard.update
+    for rank in run.job.holding:
+        shard = run.role(rank).serving.shard
 
-    def slowly(*arguments: Any) -> Any:
-        time.sleep(seconds)
-        return update(*arguments)
+        def slowly(*arguments: Any, update: Any = shard.update) -> Any:
+            time.sleep(seconds)
+            return update(*arguments)
 
-    shard.update = slowly  # type: ignore[method-assign]
+        shard.update = slowly  # type: ignore[method-assign]
 
 
 def trace_peak(worker: Worker, first: int, last: int, into: list[int]) -> None:

@@ -92,13 +92,31 @@ def test_who_leads_by_then_calls_a_spare(
         for rank, (kind, number) in ends.items():
             die_with(run, servers if rank else 0, kind, number)
 
-    common = {"workers": 2, "servers": servers, "eval_every": 2}
+    common = {"workers": 2, "servers": servers, "eval_every": 4, "max_steps": 16}
     settings = common | {"workers": 4, "spares": 2}  # one of them may stand by before
     run = train(tmp_path / "run", prepare=prepare, standby=True, **settings)
     assert told(run) == told(train(tmp_path / "undisturbed", **common))
     called = run.metrics("move")[-1]["to"]
     assert called in run.job.spares
     assert isinstance(run.worker(called - servers), Worker)
+
+
+def test_who_is_lost_with_the_leader_is_told_of_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(run: Training) -> None:
+        die_with(run, 1, m.Gradient, 3)
+        leader = run.leader
+        leader.membership.lost = lambda *_: run.ranks[0].endpoint.die()  # type: ignore[method-assign]
+
+    common = {"workers": 2, "eval_every": 2}
+    run = train(tmp_path / "run", prepare=prepare, standby=True, **common)
+    assert told(run) == told(train(tmp_path / "undisturbed", **common))
+    (failure,) = run.metrics("failure")
+    assert (failure["rank"], run.summary["failures"]) == (1, 2)
+    with pytest.raises(PeerLost):
+        train(tmp_path / "few", prepare=prepare, standby=True, max_failures=1, **common)
+    assert "2 ranks have failed, --max-failures 1 allows no more" in capsys.readouterr().err
 
 
 def test_the_second_loss_of_a_shard_ends_the_job_with_its_last_checkpoint(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_terminal_progress_is_lines_on_stdout(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shown = Console(12_000, 0, quiet=False)
+    shown = Console(12_000, 0, name="tokens", quiet=False)
     shown.say("hello")
     shown.advance(2000, 2.3, 0.0)
     shown.progress(RECORD, step=10)
@@ -53,7 +53,7 @@ def test_without_a_terminal_progress_is_lines_on_stdout(
 def test_the_first_record_of_all_has_no_speed_and_no_division_by_zero(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    Console(12_000, 0, quiet=False).progress(RECORD | {"tokens_per_s": 0.0}, step=1)
+    Console(12_000, 0, name="tokens", quiet=False).progress(RECORD | {"tokens_per_s": 0.0}, step=1)
     assert "0 tokens/s" in capsys.readouterr().out
 
 
@@ -61,7 +61,7 @@ def test_the_first_record_of_all_has_no_speed_and_no_division_by_zero(
 def test_on_a_terminal_there_is_a_bar_on_stderr_and_words_on_stdout(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shown = Console(10_000, 4000, quiet=False)
+    shown = Console(10_000, 4000, name="tokens", quiet=False)
     shown.say("hello")
     shown.advance(2000, 2.3456, 0.5)
     shown.progress(RECORD, step=10)
@@ -79,7 +79,7 @@ def test_quiet_is_silent_everywhere(
     where: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request.getfixturevalue(where)
-    shown = Console(10_000, 0, quiet=True)
+    shown = Console(10_000, 0, name="tokens", quiet=True)
     shown.say("hello")
     shown.advance(2000, 2.3, 0.5)
     shown.progress(RECORD, step=10)
@@ -129,10 +129,11 @@ def drawn_below(launcher: Path, **environment: str) -> bytes:
     not go."""
     outer, inner = pty.openpty()
     draw = (
-        "from psdp.records.console import Console; shown = Console(10, 0, quiet=False); "
+        "from psdp.records.console import Console; "
+        "shown = Console(10, 0, name='tokens', quiet=False); "
         "shown.advance(5, 2.0, 0.0); shown.close()"
     )
-    launcher.write_text(f"#!/bin/sh\n{sys.executable} -c '{draw}' 2>&1 | cat >/dev/null\n")
+    launcher.write_text(f'#!/bin/sh\n{sys.executable} -c "{draw}" 2>&1 | cat >/dev/null\n')
     launcher.chmod(0o755)
     subprocess.run([launcher], stderr=inner, check=True, env=os.environ | environment)
     os.close(inner)

@@ -61,7 +61,7 @@ class Run:
         self.recorder = Recorder(
             job,
             RunFolder(folder),
-            Console(640, units, quiet=quiet),
+            Console(640, units, name="tokens", quiet=quiet),
             version=version,
             units=units,
             transport="shared",
