@@ -35,6 +35,8 @@ VARIABLE = "PSDP_LAUNCHER"
 
 LONGEST_BYTES = 1 << 16
 """Of a word; who sends more is none of ours."""
+LONGEST_WHY = 500
+"""Characters of why a rank has ended."""
 
 RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 """Of the environment: where launchers tell a process its rank."""
@@ -100,9 +102,10 @@ class Line:
         """Tell that this rank may come to lead the run: it is told what who leads is."""
         self._tell(stands_by=True)
 
-    def ended(self, status: int) -> None:
-        """Tell the exit status with which this rank ends."""
-        self._tell(ended=status)
+    def ended(self, status: int, why: str | None = None) -> None:
+        """Tell the exit status with which this rank ends; and why, if others are to go on without
+        it."""
+        self._tell(ended=status, why=why and why.partition("\n")[0][:LONGEST_WHY])
 
     def asked(self) -> int | None:
         """Return the number of a signal by which the launcher asks this rank to end, None if it

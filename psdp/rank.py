@@ -179,9 +179,10 @@ def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
         status = tell(world.rank, error)
         if role.leaves_it_to_another(error):
             world.die()
-        line.ended(status)
+        replaced = world.survives and role.replaceable  # others do its work
+        line.ended(status, f"{type(error).__name__}: {error}" if replaced and not lost else None)
         with suppress(BaseException):
-            if not (world.survives and role.replaceable):  # else others do its work
+            if not replaced:
                 role.fail(error, status)
         world.abort(status, known=lost)
     return 0

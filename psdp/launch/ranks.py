@@ -35,6 +35,7 @@ class Rank:
         folder: of the run, once it has begun (from who leads it).
         stands_by: it may come to lead the run.
         status: it has ended, or is about to, with this exit status.
+        error: why it has, in words, if it has said so.
         gone: its process is no more, as far as can be told.
         silent_s: for so long nothing was heard of it, and it is taken for dead.
     """
@@ -46,6 +47,7 @@ class Rank:
     folder: str | None = None
     stands_by: bool = False
     status: int | None = None
+    error: str | None = None
     gone: bool = False
     silent_s: float | None = None
     connection: socket.socket | None = field(default=None, repr=False)
@@ -61,6 +63,8 @@ class Rank:
     @property
     def why(self) -> str:
         """Why it is taken for dead."""
+        if self.error is not None:
+            return f"it failed: {self.error}"
         if self.silent_s is None:
             return "its process has ended"
         return (
@@ -263,13 +267,15 @@ class Ranks:
         rank.stands_by = word.get("stands_by", rank.stands_by)
         if "folder" in word:
             rank.folder, self.leader = word["folder"], rank.rank
-        rank.status = word.get("ended", rank.status)
+        rank.status, rank.error = word.get("ended", rank.status), word.get("why", rank.error)
         if "beat" in word:
             _tell(rank, answer=True)
         if rank.status is not None:
             self._leases.forget(rank.rank)
         elif rank.silent_s is None:
             self._leases.heard(rank.rank, starting=not rank.started)
+        if "ended" in word and rank.error is not None:
+            self.tell_of(rank)  # before the MPI finds it dead, and nobody knows why
         if "ended" in word and rank is self._ended:
             for other in self.known.values():
                 _tell(other, over=rank.status)
