@@ -12,7 +12,7 @@ from psdp.audit.following import Following
 from psdp.audit.starts import Part, Record, Start, read_metrics
 from psdp.records.folder import METRICS
 
-KINDS = ("eval", "move", "mode", "takeover", "standby")
+KINDS = ("eval", "move", "mode", "failure", "join", "takeover", "standby")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,10 @@ class Rare:
     evaluations: tuple[Record, ...]
     moves: tuple[Record, ...]
     modes: tuple[Record, ...]
-    losses: tuple[Record, ...]
+    failures: tuple[Record, ...]
+    joins: tuple[Record, ...]
+    takeovers: tuple[Record, ...]
+    standbys: tuple[Record, ...]
     best: float | None = None
 
     def summed_up(self) -> dict[str, Any]:
@@ -43,11 +46,19 @@ class Rare:
             "val_loss": None if last is None else last.number("val_loss"),
             "best_val_loss": self.best_loss(),
             "moves": len(self.moves),
+            "failures": len(self.failures) + len(self._holders),
+            "joins": len(self.joins),
+            "takeovers": len(self.takeovers),
             "modes": [
                 {"version": record.version, "mode": record.content.get("mode")}
                 for record in self.modes
             ],
         }
+
+    @property
+    def _holders(self) -> tuple[Record, ...]:
+        """The losses of ranks that held a shard."""
+        return self.takeovers + self.standbys
 
     def best_loss(self) -> float | None:
         """Return the best validation loss by the end.
@@ -102,8 +113,8 @@ class Rare:
 
     def _compare_losses(self, findings: Findings, lost: Sequence[int], *, whole: bool) -> None:
         """See that the ranks that held a shard and are lost are those of the events."""
-        told = [record.content.get("from") for record in self.losses]
-        for record, rank in zip(self.losses, told, strict=True):
+        told = [record.content.get("from") for record in self._holders]
+        for record, rank in zip(self._holders, told, strict=True):
             known = rank in lost or not whole
             expect(known, f"rank {rank} was not lost, as the events have it", record.place)
         missing = {*lost} - {*told}
@@ -139,8 +150,9 @@ def read_rare(run: Path, unit: str, part: Part, best: float | None) -> Rare:
     for record in read_metrics(run, unit, part.start.lines, *KINDS):
         if part.holds(record.version):
             found[record.kind].append(record)
-    evals, moves, modes, *losses = (tuple(found[kind]) for kind in KINDS)
-    return Rare(run, part, evals, moves, modes, sum(losses, ()), best)
+    evals, moves, modes, *others = (tuple(found[kind]) for kind in KINDS)
+    failures, joins, takeovers, standbys = others
+    return Rare(run, part, evals, moves, modes, failures, joins, takeovers, standbys, best)
 
 
 def best_before(run: Path, unit: str, starts: Sequence[Start], start: Start) -> float | None:

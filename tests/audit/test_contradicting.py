@@ -145,7 +145,7 @@ def test_a_change_of_the_metrics_is_found(run: Path, data: st.DataObject) -> Non
 
 
 NUMBERS = ["tokens", "version", "steps", "workers", "moves", "max_clock_gap", "best_val_loss"]
-NUMBERS += ["val_loss"]
+NUMBERS += ["val_loss", "failures"]
 
 
 @pytest.mark.parametrize("name", [*NUMBERS, "dropped", "version_lag", "weights_sha256", "modes"])

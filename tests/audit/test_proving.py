@@ -83,6 +83,11 @@ def test_a_worker_that_moves_leaves_nothing_out(tmp_path: Path, mode: dict[str, 
     own.check()
     own.recompute(2, seed=3)
     assert not own.findings.contradicted
+    metrics = run.folder / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(line for line in lines if '"failure"' not in line))
+    (text,) = [str(finding) for finding in audit(run.folder).all if finding.check == "summary"]
+    assert "failures is 1, the records make it 0" in text
 
 
 def test_a_worker_that_moves_while_the_last_version_is_evaluated_is_no_event(
