@@ -60,6 +60,7 @@ class Recorder(Accounts):
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console
+        self.begun = False  # there was an update in this start
         self.weights_sha256: str | None = None
         self.server_cpu_s: dict[int, float] = {}
         self.apply_s, self.step_times = 0.0, StepTimes()
@@ -115,6 +116,7 @@ class Recorder(Accounts):
         clocks: dict[int, int],
     ) -> None:
         """Note an update; write a train record where one is due. ``units``: processed so far."""
+        self.begun = True
         before, self._version, self._units = self._units, apply.version, units
         self._lags.add(apply.lags)
         self._interval.add(apply.units, loss, apply.lags)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from psdp.errors import CheckpointError, PeerLost, RankFailed
+from psdp.errors import CheckpointError, ConfigError, PeerLost, RankFailed
 from psdp.records.reasons import StoppedBy
 from psdp.signals import TRY_AGAIN, is_for_good, status_after
 
@@ -56,12 +56,20 @@ class Ended(Exception):
         self.status = status
 
 
-def asked_to_end(by: str, rank: int = 0) -> Stopped:
+def asked_to_end(by: str, rank: int = 0, *, begun: bool = True) -> Stopped:
     """Return what ends a run that a rank was asked to end, by the name of a signal or by
-    :data:`TIME_LIMIT`."""
+    :data:`TIME_LIMIT`.
+
+    Args:
+        begun: whether it has trained: to try again with a time in which it has not is in vain.
+    """
     text = f"stopped by {by}" if rank == 0 else f"stopped by a signal to rank {rank}"
     if by == TIME_LIMIT:
-        return Stopped(StoppedBy.TIME_LIMIT, Ended(text, TRY_AGAIN), PREEMPTED_SAVE_S)
+        ended = Ended(text, TRY_AGAIN)
+        if not begun:
+            text = f"{by} was over before the first update; it begins with the job, and leaves time"
+            ended = Ended(f"{text} for a checkpoint: give more", ConfigError.exit_code)
+        return Stopped(StoppedBy.TIME_LIMIT, ended, PREEMPTED_SAVE_S)
     number = signal.Signals[by]
     ended = Ended(text, status_after(number))
     if is_for_good(number):

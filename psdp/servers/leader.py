@@ -154,7 +154,7 @@ class Leader:
     def _turn(self) -> None:
         self.serving.turn()
         if (by := self._signalled()) is not None:
-            raise asked_to_end(by)
+            raise asked_to_end(by, begun=self.recorder.begun)
         self._heed_losses({})
         self.leaving.heed()
         self.recruiting.look()

@@ -14,7 +14,7 @@ from psdp.checkpoint import find_checkpoint, read_manifest, read_weights
 from psdp.checkpoint.read import verify
 from psdp.errors import CheckpointError, NumericsError
 from psdp.records.lock import RunLock
-from psdp.servers.ending import Ended
+from psdp.servers.ending import TIME_LIMIT, Ended
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -178,3 +178,19 @@ def test_a_run_goes_on_from_the_one_before_a_damaged_checkpoint(tmp_path: Path) 
     damaged = run.folder / "checkpoints" / "damaged-step-000006-v000006"
     with pytest.raises(CheckpointError, match=r"shard-00-of-01.* is damaged: expected .* got 100"):
         train(tmp_path / "explicit", resume=damaged, **settings)
+
+
+@pytest.mark.parametrize(("before", "status"), [(True, 2), (False, 75)])
+def test_a_time_in_which_nothing_is_trained_is_not_to_be_tried_again(
+    tmp_path: Path, before: bool, status: int
+) -> None:
+    job: list[Training] = []
+
+    def signalled(rank: int) -> str | None:
+        trained = job and job[0].progress.version
+        return TIME_LIMIT if rank == 0 and (before or trained) else None
+
+    with pytest.raises(Ended) as ended:
+        train(tmp_path, prepare=job.append, signalled=signalled, max_steps=200)
+    assert ended.value.status == status
+    assert ("give more" in str(ended.value)) is before
