@@ -134,6 +134,9 @@ class Checkpoints:
         by_start = {following.chain.start: following for following in parts}
         for kept in self.sound.values():
             told = Seal.from_record(kept.manifest.state.get("events"))
+            if told is not None and not (self._run / told.file).exists():
+                text = f"{told.file}, by which it was made, is not here"
+                self._findings.contradicted_by("checkpoints", text, kept.place)
             sealed_by = None if told is None else by_start.get(told.start)
             if sealed_by is not None and kept.version not in sealed_by.states:
                 self._findings.contradicted_by(

@@ -206,6 +206,14 @@ def test_what_was_not_recorded_is_proved_as_far_as_that_goes(tmp_path: Path) -> 
     assert whys == {"it was not made with --record", "no events of it are here"}
 
 
+def test_events_that_are_gone_are_missed_after_a_resume_too(tmp_path: Path) -> None:
+    run = record(tmp_path / "run")
+    train(run.folder, resume=run.folder, **(COMMON | {"max_steps": 20}))
+    assert not audit(run.folder).contradicted
+    (run.folder / "events-000000.jsonl").unlink()
+    assert any("events-000000.jsonl, by which it was made" in t for t in contradictions(run.folder))
+
+
 def test_a_record_of_before_there_were_hashes_is_no_contradiction(tmp_path: Path) -> None:
     run = record(tmp_path / "run")
     events = run.folder / "events-000000.jsonl"
