@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from psdp.modes import ONLY_WITH
 from psdp.report.breakdown import Breakdown
 from psdp.report.measures import Stat
 from psdp.report.rows import Row
@@ -17,6 +18,12 @@ PLAIN = {
     "staleness": None,
     "servers": 1,
 }
+
+USUAL = PLAIN | {"staleness": 4, "lag_compensation": "none"}
+"""What settings are without a word of them, where they have a meaning."""
+
+OTHERS = {"beta1", "lr", "min_lr", "lag_compensation", "local_steps"}
+"""What else a row may be told to have."""
 
 
 def stat(mean: float, apart: float, *, n: int = 3) -> Stat:
@@ -51,11 +58,12 @@ def row(label: str, speed: float, took: float | None = None, **changes: Any) -> 
     """Return a row of three runs that makes ``speed`` steps/s and reaches the target after ``took``
     seconds, if at all."""
     mode = label.split()[0].rstrip(",")
-    own = {name: changes.pop(name) for name in tuple(changes) if name in {*PLAIN, "beta1", "lr"}}
+    own = {name: changes.pop(name) for name in tuple(changes) if name in {*PLAIN, *OTHERS}}
     values: dict[str, Any] = {
         "label": label,
         "mode": mode,
         "settings": PLAIN | own,
+        "follows": tuple(n for n in ONLY_WITH if n not in own or own[n] == USUAL.get(n)),
         "names": ("a", "b", "c"),
         "seeds": (1, 2, 3),
         "steps_per_s": stat(speed, 0.1),

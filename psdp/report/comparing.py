@@ -15,7 +15,7 @@ def what_differs(rows: Sequence[Row]) -> str:
     names = differing(rows)
     if not names:
         return "All rows have the same settings beside what belongs to a mode alone."
-    each = "; ".join(f"{said(name)} {in_rows(rows, name)}" for name in names)
+    each = "; ".join(f"{said(name)} {in_rows(rows, name, always=True)}" for name in names)
     return f"Rows differ in more than their modes: {each}. What compares such rows says so."
 
 
@@ -28,13 +28,13 @@ def comparing(sentence: str, rows: Sequence[Row]) -> str:
     return f"{sentence} [{'modes and settings' if modes else 'settings alone'}: {', '.join(names)}]"
 
 
-def in_rows(rows: Sequence[Row], name: str) -> str:
-    """Return the value of a setting or a circumstance; of several, in which rows each is; nothing
-    if it has a meaning in none."""
+def in_rows(rows: Sequence[Row], name: str, *, always: bool = False) -> str:
+    """Return the value of a setting or a circumstance; of several (or ``always``), in which rows
+    each is; nothing if it has a meaning in none."""
     of: defaultdict[str | None, list[str]] = defaultdict(list)
     for row in rows:
         of[value_in(row, name)].append(row.label)
     of.pop(None, None)
-    if len(of) < 2:
+    if len(of) < 2 and not always:
         return "".join(map(str, of))
     return " or ".join(f"{value} ({listed(labels)})" for value, labels in of.items())

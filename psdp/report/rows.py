@@ -12,7 +12,7 @@ from psdp.records.metrics import percentile
 from psdp.report.breakdown import Breakdown, breakdown_of
 from psdp.report.measures import Stat, loss_at, time_to_loss
 from psdp.report.runs import PARTS, Run
-from psdp.report.settings import is_plain
+from psdp.report.settings import following, is_plain
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Row:
         parameters: of the model; None if that is not known.
         data: the corpus in words.
         circumstances: where and by what its runs were made, by name; of several, all.
+        follows: settings that only follow from its mode or from others.
         steps_ratio, tokens_ratio: to the served baseline of this scenario; None without.
         allreduce_ratio: steps/s over those of the baseline without servers; None without.
     """
@@ -65,6 +66,7 @@ class Row:
     parameters: int | None = None
     data: str = ""
     circumstances: Mapping[str, str] = field(default_factory=dict)
+    follows: tuple[str, ...] = ()
     steps_ratio: float | None = None
     tokens_ratio: float | None = None
     allreduce_ratio: float | None = None
@@ -145,6 +147,7 @@ def row_of(runs: Sequence[Run], target: float | None, equal_tokens: int | None) 
             name: " and ".join(dict.fromkeys(run.circumstances[name] for run in runs))
             for name in runs[0].circumstances
         },
+        follows=following(runs[0].settings),
     )
 
 

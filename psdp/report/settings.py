@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any, Protocol
 
-from psdp.config import settings
+from psdp.config import Config, settings
+from psdp.errors import ConfigError
 from psdp.modes import MODES, ONLY_WITH
 
 NOT_COMPARED = {"seed", "out", "resume", "record", "quiet", "keep_checkpoints"}
@@ -27,12 +29,12 @@ def is_plain(s: Mapping[str, Any]) -> bool:
     return not s["backup_workers"] and not s["overlap"] and s["balance"] == "static"
 
 
-OF_A_RUN = {"seed", "out", "resume"}
-"""Settings that are of each run alone."""
-
-
 class Compared(Protocol):
-    """What is known of a row that is compared."""
+    """What is known of a row that is compared.
+
+    Attributes:
+        follows: settings that it would have without a word of them (:func:`following`).
+    """
 
     @property
     def mode(self) -> str: ...
@@ -41,21 +43,50 @@ class Compared(Protocol):
     def settings(self) -> Mapping[str, Any]: ...
 
     @property
+    def follows(self) -> Sequence[str]: ...
+
+    @property
     def circumstances(self) -> Mapping[str, str]: ...
 
 
-def differing(rows: Sequence[Compared]) -> list[str]:
-    """Return the settings, defaults included, and the circumstances in which rows differ beside
-    their modes, in the order in which settings are told: those with a meaning in all of them."""
-    meant = [
-        name
+def following(s: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return which settings of a run, resolved, only follow from its mode or from other settings:
+    they would be the same without a word of them."""
+    return tuple(
+        field.name
         for _, field in settings()
-        if (name := field.name) not in OF_A_RUN | CONDITIONS | {"mode"}
-        and all(has_meaning(name, row.mode) for row in rows)
-    ]
-    found = [name for name in meant if _vary([row.settings.get(name) for row in rows])]
+        if field.name in ONLY_WITH or field.default is None
+        if _follows(s, field.name)
+    )
+
+
+def _follows(s: Mapping[str, Any], name: str) -> bool:
+    silent = {key: value for key, value in s.items() if key != name}
+    try:
+        return bool(Config.from_flat(silent).resolved().flat()[name] == s[name])
+    except ConfigError:
+        return False  # something contradicts what would be there
+
+
+def differing(rows: Sequence[Compared]) -> list[str]:
+    """Return the settings, defaults included, and the circumstances in which any two of some rows
+    differ beside their modes, in the order in which settings are told.
+
+    A setting may have a meaning in one of two rows alone. What follows from the mode, or from
+    settings that differ themselves, is no difference of its own.
+    """
+    names = [field.name for _, field in settings()]
+    compared = [name for name in names if name not in NOT_COMPARED | CONDITIONS | {"mode"}]
+    found = [name for name in compared if any(_differ(name, *two) for two in combinations(rows, 2))]
     told = dict.fromkeys(name for row in rows for name in row.circumstances)
     return found + [name for name in told if _vary([row.circumstances.get(name) for row in rows])]
+
+
+def _differ(name: str, one: Compared, other: Compared) -> bool:
+    meant = [row for row in (one, other) if has_meaning(name, row.mode)]
+    if len(meant) == 2 and not _vary([row.settings.get(name) for row in meant]):
+        return False
+    return not all(name in row.follows for row in meant)
 
 
 def of_modes(rows: Sequence[Compared]) -> list[str]:

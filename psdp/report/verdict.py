@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 from psdp.modes import MODES, Pushed
 from psdp.report.baselines import SERVED, UNSERVED, baseline
-from psdp.report.comparing import comparing, what_differs
+from psdp.report.comparing import comparing, in_rows, what_differs
 from psdp.report.formats import listed, loss, number, percent, seconds, size, spread
 from psdp.report.measures import Stat
 from psdp.report.regimes import STRAGGLER, regime_sentence, regimes
 from psdp.report.rows import Row
 from psdp.report.scenarios import Scenario
-from psdp.report.settings import differing, said, value_in
+from psdp.report.settings import differing, said
 
 TIMING = 0.02
 """Part of a speed or a time by which two must differ to be told apart."""
@@ -52,7 +52,7 @@ def verdict(scenario: Scenario) -> list[str]:
     sentences += _throughput(scenario)
     sentences += _target(scenario)
     sentences += _equal_tokens(scenario)
-    sentences += _bounds(scenario, base)
+    sentences += _bounds(scenario)
     sentences += _bytes(scenario, base)
     return [*sentences, *_winners(scenario)]
 
@@ -118,9 +118,11 @@ def _target(scenario: Scenario) -> list[str]:
             others = listed([row.label for row in soonest[1:]])
             sentence += f", not told apart from {others}"
         base = baseline(scenario.rows, best)
+        spoken_of = reached
         if base is not None and base not in soonest:
             sentence += f"; {_against(base, best.target_s)}"
-        sentences.append(comparing(f"{sentence}.", reached))
+            spoken_of = [row for row in scenario.rows if row in reached or row is base]
+        sentences.append(comparing(f"{sentence}.", spoken_of))
     missed = [
         f"{row.label} ({row.reached} of {len(row.names)} runs)"
         for row in scenario.rows
@@ -193,10 +195,12 @@ def _beside(scenario: Scenario, base: Row, rows: Sequence[Row], stands: int) -> 
 # The bound on staleness
 
 
-def _bounds(scenario: Scenario, base: Row | None) -> list[str]:
+def _bounds(scenario: Scenario) -> list[str]:
     straggler = STRAGGLER in regimes(scenario)
     rows = [row for row in scenario.rows if row.kind.has("staleness") and not row.kind.chooses]
-    return [_bound(row, base, straggler) for row in rows if scenario.workers > 1]
+    bases = [baseline(scenario.rows, row) for row in rows]
+    bounds = zip(rows, bases, strict=True)
+    return [_bound(row, base, straggler) for row, base in bounds if scenario.workers > 1]
 
 
 def _bound(row: Row, base: Row | None, straggler: bool) -> str:
@@ -217,16 +221,13 @@ def _bound(row: Row, base: Row | None, straggler: bool) -> str:
             f"{row.label} came to its bound (clock gap {bound}{often}): there the fastest worker "
             "waits for the slowest."
         )
-    pace = ""
-    if base is not None and row.steps_ratio is not None:
-        pace = (
-            f"; over the whole run it makes {number(row.steps_ratio)} times {base.label}'s steps/s"
-        )
-    return (
-        f"{row.label} fell back to the slowest worker once its bound was reached (clock gap "
-        f"{bound}{often}){pace}. A bound helps with passing delays, not with a worker that is "
-        "always slow."
-    )
+    fell = f"{row.label} fell back to the slowest worker once its bound was reached (clock gap "
+    fell += f"{bound}{often})"
+    helps = "A bound helps with passing delays, not with a worker that is always slow."
+    if base is None or row.steps_ratio is None:
+        return f"{fell}. {helps}"
+    pace = f"over the whole run it makes {number(row.steps_ratio)} times {base.label}'s steps/s"
+    return comparing(f"{fell}; {pace}. {helps}", [base, row])
 
 
 # Bytes
@@ -255,16 +256,27 @@ def _bytes(scenario: Scenario, base: Row | None) -> list[str]:
 def _winners(scenario: Scenario) -> list[str]:
     """Return who wins among rows of equal settings, where there are several of such; and at last
     among all."""
-    names, alike = differing(scenario.rows), defaultdict(list)
-    for row in scenario.rows:
-        alike[tuple(value_in(row, name) for name in names)].append(row)
+    names, groups = differing(scenario.rows), _of_equal_settings(scenario.rows)
     sentences = []
-    for values, rows in alike.items():
-        if len(alike) > 1 and len({row.mode for row in rows}) > 1:
-            equal = listed([f"{said(n)} {value}" for n, value in zip(names, values, strict=True)])
-            sentence = f"At equal settings ({equal}): {_winner(scenario, rows)}"
+    for rows in groups:
+        if len(groups) > 1 and len({row.mode for row in rows}) > 1:
+            values = [(name, in_rows(rows, name)) for name in names]
+            equal = [f"{said(name)} {value}" for name, value in values if value]
+            which = f" ({listed(equal)})" if equal else ""
+            sentence = f"At equal settings{which}: {_winner(scenario, rows)}"
             sentences.append(comparing(sentence, rows))
     return [*sentences, comparing(_winner(scenario, scenario.rows), scenario.rows)]
+
+
+def _of_equal_settings(rows: Sequence[Row]) -> list[list[Row]]:
+    groups: list[list[Row]] = []
+    for row in rows:
+        group = next((group for group in groups if not differing([*group, row])), None)
+        if group is None:
+            groups.append([row])
+        else:
+            group.append(row)
+    return groups
 
 
 def _winner(scenario: Scenario, rows: Sequence[Row]) -> str:
@@ -304,13 +316,20 @@ def unserved_line(scenario: Scenario) -> str:
             f"{name.capitalize()} baseline: none among these runs; the same command with --mode "
             f"{name} makes one."
         )
+    others = [
+        other
+        for other in scenario.rows
+        if other is not row and baseline(scenario.rows, other, served=False) is row
+    ]
     against = [
         f"{other.label} {number(other.allreduce_ratio)}"
-        for other in scenario.rows
-        if other is not row and other.allreduce_ratio is not None
+        for other in others
+        if other.allreduce_ratio is not None
     ]
     text = (
         f"{name.capitalize()} baseline: {spread(row.steps_per_s)} steps/s, validation loss "
         f"{spread(row.val_loss, loss)}"
     )
-    return f"{text}; steps/s over it: {', '.join(against)}." if against else f"{text}."
+    if not against:
+        return f"{text}."
+    return comparing(f"{text}; steps/s over it: {', '.join(against)}.", [row, *others])

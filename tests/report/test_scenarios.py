@@ -13,6 +13,7 @@ from psdp.report.regimes import regime_sentence
 from psdp.report.rows import lag_percentiles
 from psdp.report.runs import read_runs
 from psdp.report.scenarios import Scenario, compare
+from psdp.report.settings import differing
 
 
 class Folder:
@@ -211,6 +212,18 @@ def test_losses_are_compared_at_tokens_that_all_have(folder: Folder) -> None:
     assert scenario.equal_tokens == 240
     losses = [row.equal_tokens_loss for row in scenario.rows]
     assert losses == [Stat(2.5, None, 1, {1337: 2.5})] * 2
+
+
+def test_what_only_follows_from_the_mode_or_another_setting_is_no_difference(
+    folder: Folder,
+) -> None:
+    folder.run(lr=0.003)
+    folder.run(mode="ssp", record=True)
+    folder.run(mode="local", merge="async")
+    assert differing(folder.scenario().rows[:2]) == ["lr"]
+    assert differing(folder.scenario().rows) == ["lr", "merge"]
+    folder.run(mode="ssp", staleness=2)
+    assert differing(folder.scenario().rows) == ["lr", "merge", "staleness"]
 
 
 def test_histograms_of_several_runs_are_added(folder: Folder) -> None:

@@ -164,6 +164,7 @@ def test_a_worse_loss_at_equal_tokens_is_said_and_a_better_one_and_an_equal_one(
     assert f"Worse than sync in validation loss {at}: {worse}. [modes alone]" in text
     assert f"Better than sync in validation loss {at}: easgd H=8 1.900 ± 0.000. [modes al" in text
     assert f"Not told apart from sync in validation loss {at}: ssp S=0 2.015 ± 0.025. [mo" in text
+    assert "[modes and settings: staleness]" in text
     assert "update of every gradient" not in text
 
 
@@ -286,6 +287,47 @@ def test_where_nothing_else_differs_that_is_said() -> None:
     assert "All rows have the same settings beside what belongs to a mode alone." in text
 
 
+def test_a_setting_that_has_a_meaning_in_some_rows_alone_is_a_difference_all_the_same() -> None:
+    text = said(
+        row("sync", 10.0, 20.0),
+        row("async", 35.0, 5.0, lag_compensation="none"),
+        row("async, dc-asgd", 35.0, 5.0, lag_compensation="dc-asgd"),
+        row("async, overlap", 36.0, 4.0, overlap=True, lag_compensation="none"),
+        row("local H=2", 9.0, 30.0, local_steps=2),
+    )
+    for told in (
+        "local-steps 2 (local H=2)",
+        "overlap no (sync; async; and async, dc-asgd) or yes (async, overlap)",
+        "lag-compensation none (async; and async, overlap) or dc-asgd (async, dc-asgd)",
+    ):
+        assert told in next(line for line in text.splitlines() if line.startswith("Rows differ"))
+    assert "async wins here" in text.split("At equal settings")[1]
+    assert text.endswith("[modes and settings: lag-compensation, local-steps, overlap]")
+
+
+def test_a_mode_at_its_default_is_the_mode_alone_and_at_another_it_is_not() -> None:
+    usual, wide = row("ssp S=4", 10.0, 20.0, staleness=4), row("ssp S=8", 35.0, 5.0, staleness=8)
+    text = said(row("sync", 10.0, 20.0), usual, wide)
+    assert "Rows differ in more than their modes: staleness 4 (ssp S=4) or 8 (ssp S=8)." in text
+    assert text.endswith("[modes and settings: staleness]")
+    assert "[modes alone]" in said(row("sync", 10.0, 20.0), usual)
+    assert "At equal settings (staleness 4): Sync wins here" in text
+
+
+def test_what_is_said_of_a_row_that_missed_the_target_is_compared_too() -> None:
+    text = said(
+        row("sync", 10.0, circumstances={"machine": "a"}),
+        row("async", 35.0, 5.0, circumstances={"machine": "b"}),
+    )
+    missed = "sync did not reach it in every run. [modes and settings: machine]"
+    assert missed in text
+
+
+def test_the_pace_of_a_bound_says_what_it_compares() -> None:
+    text = said(row("sync", 10.0, 20.0, breakdown=SLOW, beta1=0.9), bounded(beta1=0.5))
+    assert "always slow. [modes and settings: beta1]" in text
+
+
 # Modes that the table has not yet
 
 
@@ -318,8 +360,11 @@ def test_every_report_has_a_line_on_the_allreduce_baseline() -> None:
     )
     assert unserved_line(scenario(*rows)) == (
         "Allreduce baseline: 12.5 ± 0.2 steps/s, validation loss 2.000 ± 0.025; steps/s over it: "
-        "sync 0.800, async 2.00."
+        "sync 0.800, async 2.00. [modes alone]"
     )
+    other = row("allreduce", 12.5, beta1=0.9)
+    told = unserved_line(scenario(*(row("sync", 10.0, allreduce_ratio=0.8, beta1=0.5), other)))
+    assert told.endswith("steps/s over it: sync 0.800. [modes and settings: beta1]")
     missing = unserved_line(scenario(rows[0]))
     assert missing.startswith("Allreduce baseline: none among these runs")
     assert "--mode allreduce" in missing
