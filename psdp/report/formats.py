@@ -42,7 +42,7 @@ def percent(share: float) -> str:
 
 
 def spread(stat: Stat | None, say: Callable[[float, float], str] = number) -> str:
-    """Return mean ± half of the interval, the mean alone of a single run."""
+    """Return mean ± half of the interval, the mean alone of a single seed."""
     if stat is None:
         return NONE
     mean, _, unit = say(stat.mean, stat.mean).partition(" ")

@@ -14,12 +14,14 @@ from psdp.report.runs import Evaluation
 
 @dataclass(frozen=True)
 class Stat:
-    """One number of several runs.
+    """One number of several runs, of which those of one seed are averaged first: running a seed
+    again says nothing of others.
 
     Attributes:
-        half: half the width of the 95 % interval of the mean; None of a single run, which has none.
-        n: how many runs.
-        by_seed: of each seed; the mean, if it was run more than once.
+        half: half the width of the 95 % interval of the mean; None of a single seed, which has
+            none.
+        n: how many seeds.
+        by_seed: of each seed.
     """
 
     mean: float
@@ -36,10 +38,10 @@ class Stat:
                 known[seed].append(value)
         if not known:
             return None
-        every = [value for own in known.values() for value in own]
-        half = half_width(every) if len(every) > 1 else None
         by_seed = {seed: statistics.fmean(own) for seed, own in known.items()}
-        return cls(statistics.fmean(every), half, len(every), by_seed)
+        means = list(by_seed.values())
+        half = half_width(means) if len(means) > 1 else None
+        return cls(statistics.fmean(means), half, len(means), by_seed)
 
     def minus(self, other: Stat) -> Difference:
         """Return by how much this is more."""

@@ -21,6 +21,7 @@ class Row:
 
     Attributes:
         label: the mode and what tells it from other rows of the scenario.
+        seeds: with which they were made, each once, however often it was run.
         reached: runs that reached the target loss.
         target_s: seconds until then, of those that did.
         equal_tokens_loss: validation loss at the tokens to which all runs of the scenario came.
@@ -121,7 +122,7 @@ def row_of(runs: Sequence[Run], target: float | None, equal_tokens: int | None) 
         mode=runs[0].mode,
         settings=runs[0].settings,
         names=tuple(run.name for run in runs),
-        seeds=tuple(run.seed for run in runs),
+        seeds=tuple(dict.fromkeys(run.seed for run in runs)),
         steps_per_s=known(run.steps_per_s for run in runs),
         tokens_per_s=known(run.tokens_per_s for run in runs),
         val_loss=stat(run.val_loss for run in runs),

@@ -4,7 +4,6 @@ workers or what slows them down.
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 from psdp.config.handicap import ALWAYS, in_words, parse_slow_link, parse_stragglers
 from psdp.report.baselines import SERVED, with_ratios
 from psdp.report.labels import labelled, sort_key
+from psdp.report.measures import Stat
 from psdp.report.rows import Row, row_of
 from psdp.report.runs import Run
 from psdp.report.settings import CONDITIONS, NOT_COMPARED, SETUP, hashable, is_plain, said
@@ -133,9 +133,9 @@ def _usual_target(groups: Sequence[Sequence[Run]]) -> tuple[float | None, str]:
     """Return the target loss of runs that come row by row, and where it is from."""
     ends: list[tuple[Run, float]] = []
     for runs in groups:
-        losses = [run.val_loss for run in runs if run.val_loss is not None]
-        if losses:
-            ends.append((runs[0], statistics.fmean(losses)))
+        loss = Stat.of((run.seed, run.val_loss) for run in runs)
+        if loss is not None:
+            ends.append((runs[0], loss.mean))
     exact = [
         (run, mean)
         for run, mean in ends

@@ -83,7 +83,7 @@ def _differences(scenario: Scenario) -> Table | None:
     def seeds(row: Row) -> str:
         found = row.steps_per_s.minus(against[row.label].steps_per_s)
         pairs = f"{len(found.by_seed)} pairs" if found.by_seed else "unpaired"
-        return pairs if found.half < math.inf else "single runs"
+        return pairs if found.half < math.inf else "single seeds"
 
     columns: dict[str, Cell] = {
         "mode": lambda row: row.label,

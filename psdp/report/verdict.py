@@ -41,7 +41,7 @@ def verdict(scenario: Scenario) -> list[str]:
     """Return the sentences, the regime first and the winner last."""
     rows = scenario.rows
     base = baseline(rows, rows[0])
-    sentences = [regime_sentence(scenario), *_single_runs(scenario)]
+    sentences = [regime_sentence(scenario), *_single_seeds(scenario)]
     if len(rows) == 1:
         return [*sentences, f"Only {rows[0].label} was run here: nothing to compare."]
     sentences.append(what_differs(rows))
@@ -57,11 +57,11 @@ def verdict(scenario: Scenario) -> list[str]:
     return [*sentences, *_winners(scenario)]
 
 
-def _single_runs(scenario: Scenario) -> list[str]:
-    if all(len(row.names) > 1 for row in scenario.rows):
+def _single_seeds(scenario: Scenario) -> list[str]:
+    if all(len(row.seeds) > 1 for row in scenario.rows):
         return []
     return [
-        "Rows of a single run have no interval: no difference from them is called one, however "
+        "Rows of a single seed have no interval: no difference from them is called one, however "
         "large; repeat them with other seeds."
     ]
 
@@ -280,8 +280,8 @@ def _of_equal_settings(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _winner(scenario: Scenario, rows: Sequence[Row]) -> str:
-    if any(len(row.names) == 1 for row in rows):
-        return "No winner is named: of single runs it is not known what is chance."
+    if any(len(row.seeds) == 1 for row in rows):
+        return "No winner is named: of single seeds it is not known what is chance."
     best = _soonest([row for row in rows if row.all_reached])
     what = "reaches the target loss sooner"
     if scenario.target is None:

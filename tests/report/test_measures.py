@@ -34,8 +34,8 @@ def test_one_value_has_no_interval_and_none_no_mean() -> None:
 
 def test_a_seed_that_was_run_twice_counts_as_the_mean_of_its_runs() -> None:
     found = Stat.of([(1, 2.0), (1, 4.0), (2, 6.0)])
-    assert found is not None
-    assert (found.mean, found.n, found.by_seed) == (4.0, 3, {1: 3.0, 2: 6.0})
+    assert found == stat(3.0, 6.0)
+    assert Stat.of([(1, 2.0), (1, 4.0)]) == Stat(3.0, None, 1, {1: 3.0})
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_the_page_says_it_all_and_escapes_names(report: Path) -> None:
     page = (report / "report.html").read_text()
     assert "Regime: <strong>equal workers</strong>" in page
     assert "Allreduce baseline: none among these runs" in page
-    assert "No winner is named: of single runs it is not known what is chance." in page
+    assert "No winner is named: of single seeds it is not known what is chance." in page
     assert "optimizer adamw, lr 0.001" in page
     assert "beta1 0.9 (sync, beta1 0.9) or 0.5 (async, beta1 0.5)" in page
     assert "<dt>Machine</dt><dd>2 workers and 1 server on here (a processor, 2 cores)," in page

@@ -14,6 +14,7 @@ from psdp.report.rows import lag_percentiles
 from psdp.report.runs import read_runs
 from psdp.report.scenarios import Scenario, compare
 from psdp.report.settings import differing
+from psdp.report.verdict import verdict
 
 
 class Folder:
@@ -193,6 +194,21 @@ def test_each_row_is_compared_with_the_sync_whose_settings_it_has(folder: Folder
     folder.run(mode="async", tokens_per_s=128.0)
     found = {row.label: row.steps_ratio for row in folder.scenario().rows}
     assert found == {"sync, beta1 0.5": 1.0, "sync, beta1 0.9": 1.0, "async, beta1 0.5": 4.0}
+
+
+def test_a_seed_that_was_run_again_says_nothing_of_others(folder: Folder) -> None:
+    ends = [(0.0, 0, 4.0), (5.0, 320, 1.0)]
+    for _ in range(2):
+        folder.run()
+        folder.run(mode="async", tokens_per_s=64.0, evaluations=ends)
+    scenario = folder.scenario()
+    assert [(row.seeds, row.val_loss) for row in scenario.rows] == [
+        ((1337,), Stat(2.0, None, 1, {1337: 2.0})),
+        ((1337,), Stat(1.0, None, 1, {1337: 1.0})),
+    ]
+    assert "No winner is named: of single seeds" in verdict(scenario)[-1]
+    folder.run(seed=1, evaluations=[(0.0, 0, 4.0), (5.0, 320, 3.0)])
+    assert folder.scenario().target == pytest.approx(1.01 * 2.5)
 
 
 def test_without_sync_the_target_is_what_all_reach_and_it_can_be_chosen(folder: Folder) -> None:

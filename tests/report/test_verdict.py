@@ -120,10 +120,10 @@ def test_of_single_runs_no_difference_is_called_one() -> None:
         return row(label, speed, names=("a",), seeds=(1,), reached=1, **own)
 
     text = said(alone("sync", 10.0), alone("async", 50.0))
-    assert "Rows of a single run have no interval" in text
+    assert "Rows of a single seed have no interval" in text
     assert "Fastest: sync and async, not told apart (the most: async, 50.0 steps/s)" in text
-    assert "No winner is named: of single runs" in text
-    assert "single run" not in said(row("sync", 10.0), row("async", 10.1))
+    assert "No winner is named: of single seeds" in text
+    assert "single seed" not in said(row("sync", 10.0), row("async", 10.1))
 
 
 def test_without_sync_nothing_is_said_of_it() -> None:
