@@ -32,7 +32,6 @@ from tqdm import tqdm
 
 from psdp.errors import ConfigError, PsdpError
 from psdp.report.files import check_extra, write_report
-from psdp.report.runs import LeftOut
 from psdp.terminal import nobody_reads, path_of, show_any_text
 
 # With `python -m` the folder above is on the path; the other benchmarks are run by their file.
@@ -150,11 +149,11 @@ class Sweep:
 
     def _report(self) -> int:
         spec, outcomes = self._spec, self._outcomes
-        failed = [
-            LeftOut(name, f"failed: {outcome.why}")
+        failed = {
+            self._out / "runs" / name: f"failed: {outcome.why}"
             for name, outcome in outcomes.items()
             if outcome.status == "failed"
-        ]
+        }
         finished = [cell for cell in self._cells if outcomes[cell.name].status == "finished"]
         if finished:
             said = write_report(

@@ -23,7 +23,7 @@ UNSERVED = _first(mode for mode in MODES.values() if mode.exact and not mode.ser
 def baseline(rows: Sequence[Row], row: Row, *, served: bool = True) -> Row | None:
     """Return the row of the first exact mode that there is, with servers or without: a plain one if
     possible, whose other settings are most like those of ``row``; None if there is none without
-    backup workers."""
+    backup workers all of whose runs came to their end."""
 
     def distance(other: Row) -> tuple[int, bool, int]:
         return other.kind.order, not other.plain, len(differing([row, other]))
@@ -31,7 +31,8 @@ def baseline(rows: Sequence[Row], row: Row, *, served: bool = True) -> Row | Non
     found = [
         other
         for other in rows
-        if other.kind.exact and other.kind.served is served and not other.backup_workers
+        if other.kind.exact and other.kind.served is served
+        if not other.backup_workers and not other.lost
     ]
     return min(found, key=distance, default=None)
 

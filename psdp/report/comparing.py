@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from psdp.report.formats import listed
-from psdp.report.rows import Row
+from psdp.report.rows import LostRow, Row
 from psdp.report.settings import differing, said, value_in
 
 
-def what_differs(rows: Sequence[Row]) -> str:
+def what_differs(rows: Sequence[Row | LostRow]) -> str:
     """Return the sentence that names all in which rows differ beside their modes."""
     names = differing(rows)
     if not names:
@@ -19,7 +19,7 @@ def what_differs(rows: Sequence[Row]) -> str:
     return f"Rows differ in more than their modes: {each}. What compares such rows says so."
 
 
-def comparing(sentence: str, rows: Sequence[Row]) -> str:
+def comparing(sentence: str, rows: Sequence[Row | LostRow]) -> str:
     """Return a sentence that compares these rows, with what it compares."""
     names = [said(name) for name in differing(rows)]
     modes = len({row.mode for row in rows}) > 1
@@ -28,7 +28,7 @@ def comparing(sentence: str, rows: Sequence[Row]) -> str:
     return f"{sentence} [{'modes and settings' if modes else 'settings alone'}: {', '.join(names)}]"
 
 
-def in_rows(rows: Sequence[Row], name: str, *, always: bool = False) -> str:
+def in_rows(rows: Sequence[Row | LostRow], name: str, *, always: bool = False) -> str:
     """Return the value of a setting or a circumstance; of several (or ``always``), in which rows
     each is; nothing if it has a meaning in none."""
     of: defaultdict[str | None, list[str]] = defaultdict(list)

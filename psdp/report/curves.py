@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 
 from psdp.report.baselines import baseline
 from psdp.report.measures import Stat
+from psdp.report.points import Evaluation
 from psdp.report.rows import Row
-from psdp.report.runs import Evaluation, Run
+from psdp.report.runs import Run
 from psdp.report.scenarios import Scenario
 
 Colours = Mapping[str, Any]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from psdp.errors import ConfigError
@@ -15,7 +16,7 @@ from psdp.report.baselines import UNSERVED
 from psdp.report.measures import loss_at, time_to_loss
 from psdp.report.regimes import regimes
 from psdp.report.rows import Row, worker_shares
-from psdp.report.runs import PARTS, LeftOut, Run, read_runs
+from psdp.report.runs import PARTS, LeftOut, Lost, Run, failed_run, read_runs
 from psdp.report.scenarios import Scenario, compare
 from psdp.report.settings import differing, value_in
 from psdp.report.setup import setup
@@ -44,7 +45,7 @@ def write_report(
     title: str,
     about: str = "",
     target: float | None = None,
-    failed: Sequence[LeftOut] = (),
+    failed: Mapping[Path, str] = MappingProxyType({}),
     beside: Sequence[Table] = (),
 ) -> str:
     """Write the report on some run folders to ``out``; return its short version and where it is.
@@ -52,7 +53,8 @@ def write_report(
     Args:
         about: a sentence below the title.
         target: a loss, of which the time until it is reached is reported.
-        failed: runs that are known to have failed, to be named.
+        failed: the folders of runs that are known to have failed, if these are there at all, and
+            why.
         beside: tables of what is behind the runs, to be shown after what they are.
 
     Raises:
@@ -64,8 +66,8 @@ def write_report(
     from psdp.report.plots import write_plots
 
     runs, left_out = read_runs(folders)
-    left_out = [*failed, *left_out]
-    scenarios = compare(runs, target)
+    left_out = [*(failed_run(path, why) for path, why in failed.items()), *left_out]
+    scenarios = compare(runs, target, [run for run in left_out if isinstance(run, Lost)])
     try:
         out.mkdir(parents=True, exist_ok=True)
         _write_csv(out / "runs.csv", run_records(scenarios, runs))
@@ -186,7 +188,7 @@ def _record(
             for scenario in scenarios
         ],
         "runs": run_records(scenarios, runs),
-        "left_out": [asdict(run) for run in left_out],
+        "left_out": [{"name": run.name, "why": run.why} for run in left_out],
     }
 
 

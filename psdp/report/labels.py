@@ -1,42 +1,42 @@
-"""What a row is called, and where it stands among others."""
+"""What rows are called, and where they stand among others."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from psdp.modes import Merge
-from psdp.report.rows import Row
+from psdp.modes import MODES, Merge
 from psdp.report.settings import CONDITIONS, NOT_COMPARED, OF_MODE, SETUP, hashable, said
 
+Settings = Mapping[str, Any]
+"""Of a row, by name."""
 
-def labelled(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with labels of their own: the mode, and the settings that tell them apart."""
-    shared = [name for name in rows[0].settings if name not in NOT_COMPARED | OF_MODE | SETUP]
+
+def labels(rows: Sequence[Settings]) -> list[str]:
+    """Return a label of its own for each row: the mode, and the settings that tell them apart."""
+    shared = [name for name in rows[0] if name not in NOT_COMPARED | OF_MODE | SETUP]
     shared = [name for name in shared if name not in CONDITIONS and _vary(name, rows)]
-    same: defaultdict[str, list[Row]] = defaultdict(list)
+    same: defaultdict[str, list[Settings]] = defaultdict(list)
     for row in rows:
         same[_base_label(row)].append(row)
     found = []
-    for base, alike in same.items():
-        own = [name for name in sorted(OF_MODE) if _vary(name, alike)]
-        for row in alike:
-            words = [said(name, row.settings.get(name)) for name in [*own, *shared]]
-            found.append(replace(row, label=", ".join([base, *words])))
+    for row in rows:
+        base = _base_label(row)
+        own = [name for name in sorted(OF_MODE) if _vary(name, same[base])]
+        words = [said(name, row.get(name)) for name in [*own, *shared]]
+        found.append(", ".join([base, *words]))
     return found
 
 
-def _vary(name: str, rows: Sequence[Row]) -> bool:
-    return len({hashable(row.settings.get(name)) for row in rows}) > 1
+def _vary(name: str, rows: Sequence[Settings]) -> bool:
+    return len({hashable(row.get(name)) for row in rows}) > 1
 
 
-def _base_label(row: Row) -> str:
-    s = row.settings
-    parts = [row.kind.label.format_map(s)]
-    if row.backup_workers:
-        parts.append(f"{row.backup_workers} backup")
+def _base_label(s: Settings) -> str:
+    parts = [MODES[s["mode"]].label.format_map(s)]
+    if s["backup_workers"]:
+        parts.append(f"{s['backup_workers']} backup")
     if s["merge"] == Merge.EACH:
         parts.append(f"merge {s['merge']}")
     if s["lag_compensation"] != "none":
@@ -48,8 +48,7 @@ def _base_label(row: Row) -> str:
     return ", ".join(parts)
 
 
-def sort_key(row: Row) -> tuple[Any, ...]:
+def sort_key(s: Settings, label: str) -> tuple[Any, ...]:
     """Return by what rows are sorted: the order of their modes, then their settings."""
-    s = row.settings
     numbers = (s["backup_workers"], s["staleness"] or 0, s["local_steps"] or 0)
-    return (row.kind.order, *numbers, s["merge"] == Merge.EACH, row.label)
+    return (MODES[s["mode"]].order, *numbers, s["merge"] == Merge.EACH, label)

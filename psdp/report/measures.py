@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from psdp.report.intervals import Difference, difference, half_width
-from psdp.report.runs import Evaluation
+from psdp.report.points import Evaluation
 
 
 @dataclass(frozen=True)

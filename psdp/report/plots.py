@@ -16,8 +16,9 @@ from matplotlib.patches import Patch
 
 from psdp.report.curves import XOf, draw_differences, draw_losses
 from psdp.report.measures import Stat
+from psdp.report.points import Evaluation
 from psdp.report.rows import Row
-from psdp.report.runs import PARTS, Evaluation, Run
+from psdp.report.runs import PARTS, Run
 from psdp.report.scenarios import Scenario
 
 ACROSS = 3

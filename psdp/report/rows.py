@@ -11,7 +11,7 @@ from psdp.modes import MODES, Mode
 from psdp.records.metrics import percentile
 from psdp.report.breakdown import Breakdown, breakdown_of
 from psdp.report.measures import Stat, loss_at, time_to_loss
-from psdp.report.runs import PARTS, Run
+from psdp.report.runs import PARTS, Lost, Run
 from psdp.report.settings import following, is_plain
 
 
@@ -36,6 +36,7 @@ class Row:
         data: the corpus in words.
         circumstances: where and by what its runs were made, by name; of several, all.
         follows: settings that only follow from its mode or from others.
+        lost: the seeds of its runs that diverged or failed: of these there is no number.
         steps_ratio, tokens_ratio: to the served baseline of this scenario; None without.
         allreduce_ratio: steps/s over those of the baseline without servers; None without.
     """
@@ -68,6 +69,7 @@ class Row:
     data: str = ""
     circumstances: Mapping[str, str] = field(default_factory=dict)
     follows: tuple[str, ...] = ()
+    lost: tuple[int, ...] = ()
     steps_ratio: float | None = None
     tokens_ratio: float | None = None
     allreduce_ratio: float | None = None
@@ -87,19 +89,50 @@ class Row:
         return is_plain(self.settings)
 
     @property
+    def runs(self) -> int:
+        """How many runs it has, lost ones included."""
+        return len(self.names) + len(self.lost)
+
+    @property
     def all_reached(self) -> bool:
         """Whether every run reached the target loss."""
-        return self.reached == len(self.names)
+        return self.reached == self.runs
 
     def mean_share(self, part: str) -> float:
         """Return the mean over the workers of a part of their time."""
         return sum(share[part] for share in self.shares) / len(self.shares)
 
 
-def row_of(runs: Sequence[Run], target: float | None, equal_tokens: int | None) -> Row:
-    """Return the row of some runs, without a label and ratios.
+@dataclass(frozen=True)
+class LostRow:
+    """What would be a row, but that all its runs diverged or failed; attributes as of a row."""
+
+    label: str
+    settings: Mapping[str, Any]
+    follows: tuple[str, ...]
+    circumstances: Mapping[str, str]
+    lost: tuple[int, ...]
+
+    @property
+    def mode(self) -> str:
+        return str(self.settings["mode"])
+
+    @property
+    def runs(self) -> int:
+        return len(self.lost)
+
+
+def row_of(
+    label: str,
+    runs: Sequence[Run],
+    lost: Sequence[Lost],
+    target: float | None,
+    equal_tokens: int | None,
+) -> Row:
+    """Return the row of some runs, without ratios.
 
     Args:
+        lost: runs that would be among them.
         target: the target loss.
         equal_tokens: to which all runs of the scenario came.
     """
@@ -118,7 +151,7 @@ def row_of(runs: Sequence[Run], target: float | None, equal_tokens: int | None) 
         return found
 
     return Row(
-        label="",
+        label=label,
         mode=runs[0].mode,
         settings=runs[0].settings,
         names=tuple(run.name for run in runs),
@@ -144,12 +177,28 @@ def row_of(runs: Sequence[Run], target: float | None, equal_tokens: int | None) 
         breakdown=breakdown_of(runs),
         parameters=runs[0].parameters,
         data=runs[0].data,
-        circumstances={
-            name: " and ".join(dict.fromkeys(run.circumstances[name] for run in runs))
-            for name in runs[0].circumstances
-        },
+        circumstances=_of_all(runs),
         follows=following(runs[0].settings),
+        lost=tuple(run.seed for run in lost),
     )
+
+
+def lost_row(label: str, lost: Sequence[Lost]) -> LostRow:
+    """Return the row of runs all of which are lost."""
+    return LostRow(
+        label=label,
+        settings=lost[0].settings,
+        follows=following(lost[0].settings),
+        circumstances=_of_all(lost),
+        lost=tuple(run.seed for run in lost),
+    )
+
+
+def _of_all(runs: Sequence[Run | Lost]) -> dict[str, str]:
+    return {
+        name: " and ".join(dict.fromkeys(run.circumstances[name] for run in runs))
+        for name in runs[0].circumstances
+    }
 
 
 def _together(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:

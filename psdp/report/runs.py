@@ -5,7 +5,6 @@ A folder that is no finished run is no error here: it is named, with the reason.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,44 +14,26 @@ from psdp.config import Config
 from psdp.errors import ConfigError
 from psdp.modes import MODES, Mode
 from psdp.records.folder import CONFIG, METRICS, SUMMARY
+from psdp.records.reasons import StoppedBy
 from psdp.report.circumstances import circumstances_of
 from psdp.report.folders import check_folders, names_of
+from psdp.report.points import Evaluation, Point, Unusable, number_of, read_json, read_points
 
 FINISHED = ("budget", "early_stop")
 """What stops a run that came to its end (``stopped_by`` of a summary)."""
 
+INTERRUPTED = (
+    StoppedBy.SIGNAL,
+    StoppedBy.PREEMPTED,
+    StoppedBy.TIME_LIMIT,
+    StoppedBy.END_OF_RECORD,
+)
+"""What stops a run for some other reason than its own; anything else is a failure."""
+
+DIVERGED = (StoppedBy.NON_FINITE, StoppedBy.NON_FINITE_STATE)
+
 PARTS = ("compute", "push", "wait", "pull")
 """Where a worker's time goes, as a summary tells it (``compute_s``, ...)."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One train or eval record.
-
-    What is called tokens in a report is what the run's task counts (:attr:`Run.unit`).
-
-    Attributes:
-        time_s: spent on the run until then, earlier starts of it included.
-        loss: a unit, None where it was not finite: of the training since the last train
-            record, or of the validation split.
-        record: the line as it was written.
-    """
-
-    kind: str
-    time_s: float
-    tokens: int
-    version: int
-    loss: float | None
-    record: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A finite validation loss, of a unit, and when it was reached."""
-
-    time_s: float
-    tokens: int
-    loss: float
 
 
 @dataclass(frozen=True)
@@ -173,12 +154,24 @@ class LeftOut:
     why: str
 
 
+@dataclass(frozen=True)
+class Lost(LeftOut):
+    """A run that diverged or failed, and so counts against its row; attributes as of a run."""
+
+    settings: Mapping[str, Any]
+    workers: int
+    servers: int
+    task: str
+    corpus: str
+    circumstances: Mapping[str, str]
+
+    @property
+    def seed(self) -> int:
+        return int(self.settings["seed"])
+
+
 VIRTUAL = "virtual"
 """The host of all ranks of a virtual job."""
-
-
-class _Unusable(Exception):
-    """Why a folder cannot be compared."""
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
@@ -193,36 +186,76 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
         first.setdefault(path.resolve(), path)
     paths = list(first.values())
     check_folders(paths)
-    runs, left_out = [], []
+    runs: list[Run] = []
+    left_out: list[LeftOut] = []
+    run: Run | LeftOut
     for path, name in zip(paths, names_of(paths), strict=True):
         try:
-            runs.append(_read(path, name))
-        except _Unusable as why:
-            left_out.append(LeftOut(name, str(why)))
+            run = _read(path, name)
+        except Unusable as why:
+            run = LeftOut(name, str(why))
+        if isinstance(run, Run):
+            runs.append(run)
+        else:
+            left_out.append(run)
     if not runs:
         reasons = "".join(f"\n  {run.name}: {run.why}" for run in left_out)
         raise ConfigError(f"none of these runs is finished:{reasons}")
     return runs, left_out
 
 
-def _read(path: Path, name: str) -> Run:
-    config = _json(path / CONFIG)
+def failed_run(path: Path, why: str) -> LeftOut:
+    """Return what there is to say of a run that is known to have failed: a :class:`Lost` one, if
+    it got as far as to write its settings down."""
+    try:
+        return _lost(path.name, why, read_json(path / CONFIG))
+    except (Unusable, ConfigError, KeyError, TypeError, ValueError, AttributeError):
+        return LeftOut(path.name, why)
+
+
+def _read(path: Path, name: str) -> Run | Lost:
+    config = read_json(path / CONFIG)
     if not (path / SUMMARY).is_file():
-        raise _Unusable(f"unfinished: it has no {SUMMARY} (it runs still, or was killed)")
-    summary = _json(path / SUMMARY)
+        raise Unusable(f"unfinished: it has no {SUMMARY} (it runs still, or was killed)")
+    summary = read_json(path / SUMMARY)
     try:
         stopped_by = summary["stopped_by"]
         units = f"{_unit_of(config)}s"
         if stopped_by not in FINISHED:
-            raise _Unusable(
-                f"unfinished: stopped by {stopped_by} after {summary[units]} {units}; --resume "
-                f"{path} goes on with it"
-            )
-        points, began = _points(path / METRICS, units)
+            return _stopped(path, name, config, stopped_by, f"{summary[units]} {units}")
+        points, began = read_points(path / METRICS, units)
         return _run(path, name, config, summary, points, began)
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise _Unusable(f"damaged, or not of this version of psdp: {what}") from error
+        raise Unusable(f"damaged, or not of this version of psdp: {what}") from error
+
+
+def _stopped(path: Path, name: str, config: Mapping[str, Any], stopped_by: str, after: str) -> Lost:
+    """
+    Raises:
+        Unusable: the run was but interrupted.
+    """
+    if stopped_by in DIVERGED:
+        why = f"diverged: {stopped_by} after {after}; a lower --lr, a longer --warmup-steps or a "
+        return _lost(name, f"{why}lower --grad-clip may keep it from that", config)
+    why = f"stopped by {stopped_by} after {after}; --resume {path} goes on with it"
+    if stopped_by in INTERRUPTED:
+        raise Unusable(f"unfinished: {why}")
+    return _lost(name, f"failed: {why}", config)
+
+
+def _lost(name: str, why: str, config: Mapping[str, Any]) -> Lost:
+    task, corpus = _task_of(config)
+    return Lost(
+        name,
+        why,
+        settings=Config.from_flat(config["settings"]).resolved().flat(),
+        workers=int(config["workers"]),
+        servers=int(config["servers"]),
+        task=task,
+        corpus=corpus,
+        circumstances=circumstances_of(config),
+    )
 
 
 def _run(
@@ -259,8 +292,8 @@ def _run(
         tokens=int(summary[f"{unit}s"]),
         wall_s=float(summary["wall_s"]),
         tokens_per_s=float(summary[f"{unit}s_per_s"]),
-        val_loss=_number(summary["val_loss"]),
-        best_val_loss=_number(summary["best_val_loss"]),
+        val_loss=number_of(summary["val_loss"]),
+        best_val_loss=number_of(summary["best_val_loss"]),
         lags=_histogram(summary["version_lag"]["histogram"]),
         gaps=None if gap is None else _histogram(gap["histogram"]),
         max_gap=int(summary["max_clock_gap"]),
@@ -271,7 +304,7 @@ def _run(
         dropped=sum(summary["dropped"].values()),
         bytes=int(summary["bytes_pushed"]) + int(summary["bytes_pulled"]),
         # Older runs do not tell what follows.
-        apply_s=_number(summary.get("apply_s")),
+        apply_s=number_of(summary.get("apply_s")),
         step_times=None if virtual else summary.get("step_times"),
         parameters=config.get("parameters"),
         data=str(config.get("corpus", {}).get("description", "not recorded")),
@@ -292,56 +325,5 @@ def _task_of(config: Mapping[str, Any]) -> tuple[str, str]:
     return " ".join([task["name"], *about]), "none"
 
 
-def _points(path: Path, units: str) -> tuple[tuple[Point, ...], int]:
-    """Return the records that are of the run, and the units that its last start began at.
-
-    A start that resumed the run dropped what was later than its checkpoint, and began to count its
-    time anew.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise _Unusable(f"{path.name}: {error.strerror}") from error
-    points: list[Point] = []
-    began_tokens, spent_s = 0, 0.0
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise _Unusable(f"{path.name}, line {number} is no JSON: {line[:60]!r}") from error
-        if record["kind"] == "resume":
-            points = [point for point in points if point.version <= record["version"]]
-            spent_s = max((point.time_s for point in points), default=0.0)
-            began_tokens = int(record[units])
-        elif record["kind"] in ("train", "eval"):
-            points.append(
-                Point(
-                    kind=str(record["kind"]),
-                    time_s=spent_s + float(record["time_s"]),
-                    tokens=int(record[units]),
-                    version=int(record["version"]),
-                    loss=_number(record["loss" if record["kind"] == "train" else "val_loss"]),
-                    record=record,
-                )
-            )
-    return tuple(points), began_tokens
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_bytes())
-    except OSError as error:
-        raise _Unusable(f"{path.name}: {error.strerror}") from error
-    except ValueError as error:
-        raise _Unusable(f"{path.name} is no JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise _Unusable(f"{path.name} holds no object")
-    return record
-
-
 def _histogram(record: Mapping[str, int]) -> dict[int, int]:
     return {int(number): int(count) for number, count in record.items()}
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)

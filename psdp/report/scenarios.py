@@ -7,18 +7,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from psdp.config.handicap import ALWAYS, in_words, parse_slow_link, parse_stragglers
 from psdp.report.baselines import SERVED, with_ratios
-from psdp.report.labels import labelled, sort_key
+from psdp.report.labels import labels, sort_key
 from psdp.report.measures import Stat
-from psdp.report.rows import Row, row_of
-from psdp.report.runs import Run
+from psdp.report.rows import LostRow, Row, lost_row, row_of
+from psdp.report.runs import Lost, Run
 from psdp.report.settings import CONDITIONS, NOT_COMPARED, SETUP, hashable, is_plain, said
 
 TOLERANCE = 1.01
 """The target loss, unless one is named, is the mean of what the exact mode ends with times this."""
+
+_Of = TypeVar("_Of", Run, Lost)
+
+_Key = tuple[Any, ...]
+"""Settings that are those of all runs of a row."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Scenario:
         target: the target loss; None without evaluations.
         target_from: where the target comes from, in words.
         equal_tokens: to which all its runs came with an evaluation; None without evaluations.
+        lost: rows none of whose runs came to its end.
         unit: what all its runs count.
     """
 
@@ -48,6 +54,12 @@ class Scenario:
     unit: str = "token"
     spells: Mapping[int, str] = field(default_factory=dict)
     link_spells: str = ""
+    lost: tuple[LostRow, ...] = ()
+
+    @property
+    def all_rows(self) -> list[Row | LostRow]:
+        """Its rows, then those that are lost."""
+        return [*self.rows, *self.lost]
 
     @property
     def title(self) -> str:
@@ -65,10 +77,13 @@ class Scenario:
         return ", ".join(parts)
 
 
-def compare(runs: Sequence[Run], target: float | None = None) -> list[Scenario]:
+def compare(
+    runs: Sequence[Run], target: float | None = None, lost: Sequence[Lost] = ()
+) -> list[Scenario]:
     """Return the scenarios of some runs, in the order in which they come.
 
     Args:
+        lost: runs that count against their rows.
         target: loss that is waited for; by default 1 % above the mean of what the exact mode ends
             with.
     """
@@ -81,11 +96,12 @@ def compare(runs: Sequence[Run], target: float | None = None) -> list[Scenario]:
     for key, group in groups.items():
         setup = _setup(group[0])
         differs = ", ".join(said(name, setup[name]) for name in differing)
-        scenarios.append(_scenario(key, differs, group, target))
+        own = [run for run in lost if _scenario_key(run) == key]
+        scenarios.append(_scenario(key, differs, group, own, target))
     return scenarios
 
 
-def _scenario_key(run: Run) -> tuple[Any, ...]:
+def _scenario_key(run: Run | Lost) -> tuple[Any, ...]:
     # Workers have numbers, since the rank of one depends on how many servers there are.
     stragglers = parse_stragglers(run.settings["straggler"])
     slow = tuple((rank - run.servers + 1, stragglers[rank]) for rank in sorted(stragglers))
@@ -94,25 +110,33 @@ def _scenario_key(run: Run) -> tuple[Any, ...]:
     return (*conditions, tuple(_setup(run).items()))
 
 
-def _setup(run: Run) -> dict[str, Any]:
+def _setup(run: Run | Lost) -> dict[str, Any]:
     setup = {name: hashable(run.settings[name]) for name in run.settings if name in SETUP}
     return setup | {"corpus": run.corpus, "task": run.task}
 
 
 def _scenario(
-    key: tuple[Any, ...], differs: str, runs: Sequence[Run], target: float | None
+    key: tuple[Any, ...],
+    differs: str,
+    runs: Sequence[Run],
+    lost: Sequence[Lost],
+    target: float | None,
 ) -> Scenario:
     workers, slow, jitter, link_mbps, slow_link, _ = key
-    groups: defaultdict[tuple[Any, ...], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[_row_key(run)].append(run)
+    groups = _by_row(runs)
+    lost_of = _by_row(lost)
     target_from = "as asked for"
     if target is None:
         target, target_from = _usual_target(list(groups.values()))
     ends = [run.evaluations[-1].tokens for run in runs if run.evaluations]
     equal_tokens = min(ends, default=None)
-    rows = [row_of(group, target, equal_tokens) for group in groups.values()]
-    rows = sorted(labelled(rows), key=sort_key)
+    label_of = _labels([*runs, *lost])
+    rows = [
+        row_of(label_of[own], group, lost_of.get(own, ()), target, equal_tokens)
+        for own, group in groups.items()
+    ]
+    rows.sort(key=lambda row: sort_key(row.settings, row.label))
+    all_lost = [lost_row(label_of[own], them) for own, them in lost_of.items() if own not in groups]
     return Scenario(
         workers=workers,
         stragglers={n: max(each.factor for each in slowings) for n, slowings in slow},
@@ -126,6 +150,7 @@ def _scenario(
         target_from=target_from,
         equal_tokens=equal_tokens,
         rows=tuple(with_ratios(row, rows) for row in rows),
+        lost=tuple(sorted(all_lost, key=lambda row: sort_key(row.settings, row.label))),
     )
 
 
@@ -153,7 +178,19 @@ def _usual_target(groups: Sequence[Sequence[Run]]) -> tuple[float | None, str]:
     return None, "no run was evaluated"
 
 
-def _row_key(run: Run) -> tuple[Any, ...]:
+def _by_row(runs: Sequence[_Of]) -> dict[_Key, list[_Of]]:
+    groups: defaultdict[_Key, list[_Of]] = defaultdict(list)
+    for run in runs:
+        groups[_row_key(run)].append(run)
+    return dict(groups)
+
+
+def _labels(runs: Sequence[Run | Lost]) -> dict[_Key, str]:
+    settings = {_row_key(run): run.settings for run in runs}
+    return dict(zip(settings, labels(list(settings.values())), strict=True))
+
+
+def _row_key(run: Run | Lost) -> _Key:
     # The rank of a straggler is in the scenario.
     skipped = NOT_COMPARED | SETUP | CONDITIONS
     return tuple(

@@ -122,7 +122,7 @@ def _ratio(value: float | None) -> str:
 
 def _time_to_target(row: Row) -> str:
     text = spread(row.target_s, seconds)
-    return text if row.all_reached else f"{text} ({row.reached} of {len(row.names)})"
+    return text if row.all_reached else f"{text} ({row.reached} of {row.runs})"
 
 
 def _share_of(part: str) -> Cell:

@@ -1,7 +1,7 @@
 """What the rows of a scenario mean, in plain words. Pure: rows in, sentences out.
 
-Two means are told apart where the interval of their difference holds no zero (intervals.py), speeds
-and times if they differ by more than ``TIMING``, too. Sentences that compare rows say whether these
+Two means are told apart where the interval of their difference holds no zero (intervals.py). Who
+wins is in winners.py. Sentences that compare rows say whether these
 differ in their modes alone, or in settings as well.
 """
 
@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from psdp.modes import MODES, Pushed
 from psdp.report.baselines import SERVED, UNSERVED, baseline
-from psdp.report.comparing import comparing, in_rows, what_differs
+from psdp.report.comparing import comparing, what_differs
 from psdp.report.formats import listed, loss, number, percent, seconds, size, spread
 from psdp.report.measures import Stat
 from psdp.report.regimes import STRAGGLER, regime_sentence, regimes
-from psdp.report.rows import Row
+from psdp.report.rows import LostRow, Row
 from psdp.report.scenarios import Scenario
-from psdp.report.settings import differing, said
-
-TIMING = 0.02
-"""Part of a speed or a time by which two must differ to be told apart."""
+from psdp.report.settings import differing
+from psdp.report.winners import apart, soonest, winners
 
 LOSS = 0.0002
 """Part of a loss by which two must differ: what numbers do not show is none."""
@@ -39,22 +38,24 @@ FEWER = 0.8
 
 def verdict(scenario: Scenario) -> list[str]:
     """Return the sentences, the regime first and the winner last."""
-    rows = scenario.rows
-    base = baseline(rows, rows[0])
-    sentences = [regime_sentence(scenario), *_single_seeds(scenario)]
+    rows = scenario.all_rows
+    base = baseline(scenario.rows, scenario.rows[0])
+    sentences = [regime_sentence(scenario), *_single_seeds(scenario), *_lost(rows)]
     if len(rows) == 1:
         return [*sentences, f"Only {rows[0].label} was run here: nothing to compare."]
     sentences.append(what_differs(rows))
     if base is None:
-        sentences.append(
-            f"There is no {SERVED} run here, so whether {SERVED} would win is not known."
-        )
-    sentences += _throughput(scenario)
-    sentences += _target(scenario)
-    sentences += _equal_tokens(scenario)
-    sentences += _bounds(scenario)
-    sentences += _bytes(scenario, base)
-    return [*sentences, *_winners(scenario)]
+        there = any(row.mode == SERVED.name for row in rows)
+        why = f"Runs of {SERVED} are lost" if there else f"There is no {SERVED} run here"
+        sentences.append(f"{why}, so whether {SERVED} would win is not known.")
+    sound = replace(scenario, rows=tuple(row for row in scenario.rows if not row.lost))
+    if len(sound.rows) > 1:
+        sentences += _throughput(sound)
+        sentences += _target(sound)
+        sentences += _equal_tokens(sound)
+        sentences += _bounds(sound)
+        sentences += _bytes(sound, base)
+    return [*sentences, *winners(scenario)]
 
 
 def _single_seeds(scenario: Scenario) -> list[str]:
@@ -66,6 +67,13 @@ def _single_seeds(scenario: Scenario) -> list[str]:
     ]
 
 
+def _lost(rows: Sequence[Row | LostRow]) -> list[str]:
+    lost = [f"{row.label} ({len(row.lost)} of {row.runs} runs)" for row in rows if row.lost]
+    if not lost:
+        return []
+    return [f"Lost, since they diverged or failed: {listed(lost)}. Such a row wins nothing."]
+
+
 # Speed
 
 
@@ -73,7 +81,7 @@ def _throughput(scenario: Scenario) -> list[str]:
     rows = scenario.rows
     best = max(rows, key=lambda row: row.steps_per_s.mean)
     base = baseline(rows, best)
-    equals = [row for row in rows if not _apart(row.steps_per_s, best.steps_per_s)]
+    equals = [row for row in rows if not apart(row.steps_per_s, best.steps_per_s)]
     text = f"{spread(best.steps_per_s)} steps/s"
     if len(equals) > 1:
         names = listed([row.label for row in equals])
@@ -98,33 +106,29 @@ def _throughput(scenario: Scenario) -> list[str]:
     return sentences
 
 
-def _apart(one: Stat, other: Stat) -> bool:
-    return one.apart(other, TIMING)
-
-
 def _target(scenario: Scenario) -> list[str]:
     if scenario.target is None:
         return ["No run was evaluated, so nothing is said about time to a loss."]
     goal = f"the target loss {loss(scenario.target)}"
     reached = [row for row in scenario.rows if row.all_reached]
     sentences = []
-    soonest = _soonest(reached)
-    if soonest:
-        best = soonest[0]
+    first = soonest(reached)
+    if first:
+        best = first[0]
         assert best.target_s is not None
         took = spread(best.target_s, seconds)
         sentence = f"Soonest at {goal}: {best.label} after {took}"
-        if len(soonest) > 1:
-            others = listed([row.label for row in soonest[1:]])
+        if len(first) > 1:
+            others = listed([row.label for row in first[1:]])
             sentence += f", not told apart from {others}"
         base = baseline(scenario.rows, best)
         spoken_of = reached
-        if base is not None and base not in soonest:
+        if base is not None and base not in first:
             sentence += f"; {_against(base, best.target_s)}"
             spoken_of = [row for row in scenario.rows if row in reached or row is base]
         sentences.append(comparing(f"{sentence}.", spoken_of))
     missed = [
-        f"{row.label} ({row.reached} of {len(row.names)} runs)"
+        f"{row.label} ({row.reached} of {row.runs} runs)"
         for row in scenario.rows
         if not row.all_reached
     ]
@@ -138,16 +142,6 @@ def _against(base: Row, time: Stat) -> str:
         return f"{base.label} did not reach it in every run"
     sooner = 1 - time.mean / base.target_s.mean
     return f"that is {percent(sooner)} sooner than {base.label} ({spread(base.target_s, seconds)})"
-
-
-def _soonest(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that reach the target soonest and are not told apart, the first first."""
-    timed = [(row.target_s, row) for row in rows if row.target_s is not None]
-    if not timed:
-        return []
-    timed.sort(key=lambda pair: pair[0].mean)
-    first = timed[0][0]
-    return [row for stat, row in timed if not _apart(stat, first)]
 
 
 # Loss
@@ -250,61 +244,7 @@ def _bytes(scenario: Scenario, base: Row | None) -> list[str]:
     return [comparing(f"Bytes a {scenario.unit}, {against}: {listed(saved)}.", rows)]
 
 
-# The winner
-
-
-def _winners(scenario: Scenario) -> list[str]:
-    """Return who wins among rows of equal settings, where there are several of such; and at last
-    among all."""
-    names, groups = differing(scenario.rows), _of_equal_settings(scenario.rows)
-    sentences = []
-    for rows in groups:
-        if len(groups) > 1 and len({row.mode for row in rows}) > 1:
-            values = [(name, in_rows(rows, name)) for name in names]
-            equal = [f"{said(name)} {value}" for name, value in values if value]
-            which = f" ({listed(equal)})" if equal else ""
-            sentence = f"At equal settings{which}: {_winner(scenario, rows)}"
-            sentences.append(comparing(sentence, rows))
-    return [*sentences, comparing(_winner(scenario, scenario.rows), scenario.rows)]
-
-
-def _of_equal_settings(rows: Sequence[Row]) -> list[list[Row]]:
-    groups: list[list[Row]] = []
-    for row in rows:
-        group = next((group for group in groups if not differing([*group, row])), None)
-        if group is None:
-            groups.append([row])
-        else:
-            group.append(row)
-    return groups
-
-
-def _winner(scenario: Scenario, rows: Sequence[Row]) -> str:
-    if any(len(row.seeds) == 1 for row in rows):
-        return "No winner is named: of single seeds it is not known what is chance."
-    best = _soonest([row for row in rows if row.all_reached])
-    what = "reaches the target loss sooner"
-    if scenario.target is None:
-        rate = max(rows, key=lambda row: row.tokens_per_s.mean).tokens_per_s
-        best = [row for row in rows if not _apart(row.tokens_per_s, rate)]
-        what = f"trains on more {scenario.unit}s/s (no run was evaluated)"
-    elif not best:
-        return "No winner is named: no row reached the target loss in all its runs."
-    exact = [row for row in best if row.kind.exact]
-    plain = [row for row in exact if row.kind.served and row.plain]
-    unserved = [row for row in exact if not row.kind.served]
-    if plain:
-        name = plain[0].label
-        wins = f"{name[:1].upper()}{name[1:]} wins here: nothing {what}"
-        if len(best) == 1:
-            return f"{wins}."
-        others = listed([row.label for row in best if row is not plain[0]])
-        return f"{wins} for sure; {others} cannot be told apart from it, and {name} is exact."
-    if unserved:
-        name = unserved[0].mode.capitalize()
-        return f"{name}, which is {SERVED} without a server, wins here: nothing {what}."
-    names = listed([row.label for row in best])
-    return f"{names} win{'s' if len(best) == 1 else ''} here: nothing {what}."
+# Without servers
 
 
 def unserved_line(scenario: Scenario) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from psdp.records.metrics import percentile
 from psdp.report.measures import Stat, loss_at, time_to_loss
-from psdp.report.runs import Evaluation
+from psdp.report.points import Evaluation
 
 CURVE = [Evaluation(0, 0, 4.0), Evaluation(10, 100, 3.0), Evaluation(20, 300, 2.0)]
 

@@ -9,7 +9,7 @@ import pytest
 from made_runs import change_json, write_run
 
 from psdp.errors import ConfigError
-from psdp.report.runs import read_runs
+from psdp.report.runs import LeftOut, Lost, failed_run, read_runs
 
 
 def only_reason(*folders: Path) -> str:
@@ -82,6 +82,32 @@ def test_an_unfinished_run_is_left_out_by_name(tmp_path: Path) -> None:
     assert [run.name for run in left_out] == ["running", "stopped"]
     assert "no summary.json" in left_out[0].why
     assert f"stopped by signal after 320 tokens; --resume {stopped}" in left_out[1].why
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "why"),
+    [
+        ("non-finite gradient", "diverged: non-finite gradient after 320 tokens; a lower --lr"),
+        ("worker lost", "failed: stopped by worker lost after 320 tokens; --resume"),
+    ],
+)
+def test_a_run_that_came_to_nothing_is_lost_and_one_that_diverged_is_not_to_be_resumed(
+    tmp_path: Path, stopped_by: str, why: str
+) -> None:
+    good = write_run(tmp_path / "good")
+    _, (run,) = read_runs([good, write_run(tmp_path / "bad", seed=3, stopped_by=stopped_by)])
+    assert isinstance(run, Lost)
+    assert (run.seed, run.why[: len(why)]) == (3, why)
+    assert ("--resume" in run.why) is why.startswith("failed")
+
+
+def test_what_is_known_to_have_failed_is_lost_if_it_wrote_its_settings_down(
+    tmp_path: Path,
+) -> None:
+    path = write_run(tmp_path / "bad")
+    (path / "summary.json").unlink()
+    assert isinstance(failed_run(path, "failed"), Lost)
+    assert failed_run(tmp_path / "gone", "failed") == LeftOut("gone", "failed")
 
 
 def test_an_early_stop_is_an_end(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from made_runs import change_json, write_run
 from psdp.report.measures import Stat
 from psdp.report.regimes import regime_sentence
 from psdp.report.rows import lag_percentiles
-from psdp.report.runs import read_runs
+from psdp.report.runs import Lost, read_runs
 from psdp.report.scenarios import Scenario, compare
 from psdp.report.settings import differing
 from psdp.report.verdict import verdict
@@ -29,7 +29,8 @@ class Folder:
         return self.made[-1]
 
     def scenarios(self, target: float | None = None) -> list[Scenario]:
-        return compare(read_runs(self.made)[0], target)
+        runs, left_out = read_runs(self.made)
+        return compare(runs, target, [run for run in left_out if isinstance(run, Lost)])
 
     def scenario(self, target: float | None = None) -> Scenario:
         (scenario,) = self.scenarios(target)
@@ -209,6 +210,22 @@ def test_a_seed_that_was_run_again_says_nothing_of_others(folder: Folder) -> Non
     assert "No winner is named: of single seeds" in verdict(scenario)[-1]
     folder.run(seed=1, evaluations=[(0.0, 0, 4.0), (5.0, 320, 3.0)])
     assert folder.scenario().target == pytest.approx(1.01 * 2.5)
+
+
+def test_runs_that_diverged_or_failed_count_against_their_rows(folder: Folder) -> None:
+    for seed in (1, 2):
+        folder.run(seed=seed)
+        folder.run(mode="ssp", seed=seed, stopped_by="non-finite weights")
+    folder.run(mode="async", seed=1)
+    folder.run(mode="async", seed=2, stopped_by="error")
+    folder.run(mode="local", stopped_by="signal")
+    scenario = folder.scenario()
+    assert [(row.label, row.runs, row.lost) for row in scenario.rows] == [
+        ("sync", 2, ()),
+        ("async", 2, (2,)),
+    ]
+    assert not scenario.rows[1].all_reached
+    assert [(row.label, row.lost) for row in scenario.lost] == [("ssp S=4", (1, 2))]
 
 
 def test_without_sync_the_target_is_what_all_reach_and_it_can_be_chosen(folder: Folder) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from made_rows import parts, row, scenario, stat
 
-from psdp.modes import MODES
-from psdp.report.rows import Row
+from psdp.modes import MODES, ONLY_WITH
+from psdp.report.rows import LostRow, Row
 from psdp.report.verdict import unserved_line, verdict
 
 
@@ -171,6 +171,30 @@ def test_a_worse_loss_at_equal_tokens_is_said_and_a_better_one_and_an_equal_one(
 def test_why_async_can_be_better_at_equal_tokens() -> None:
     text = said(row("sync", 10.0, 20.0), row("async", 10.0, 5.0, equal_tokens_loss=stat(1.9, 0.02)))
     assert "async and ssp make an update of every gradient, 4 where sync makes one" in text
+
+
+# Runs that diverged or failed
+
+
+def test_a_row_of_which_a_run_diverged_wins_nothing_and_is_named_with_how_many() -> None:
+    text = said(row("sync", 10.0, 20.0), row("async", 35.0, 5.0, lost=(4,)))
+    assert "diverged or failed: async (1 of 4 runs). Such a row wins nothing." in text
+    assert "Fastest" not in text, "nothing else is to be compared"
+    assert text.endswith("Sync wins here: nothing reaches the target loss sooner. [modes alone]")
+    text = said(row("sync", 10.0, 20.0, lost=(4,)), row("async", 35.0, 5.0, lost=(4,)))
+    assert "No winner is named: of every row some run diverged or failed." in text
+    assert "Runs of sync are lost, so whether sync would win is not known." in text
+
+
+def test_a_row_that_is_lost_as_a_whole_is_one_all_the_same() -> None:
+    settings = {"mode": "async", "beta1": 0.9}
+    lost = LostRow("async", settings, tuple(ONLY_WITH), {}, (1, 2))
+    text = said(row("sync", 10.0, 20.0, beta1=0.5), lost=(lost,))
+    assert "diverged or failed: async (2 of 2 runs). Such a row wins nothing." in text
+    assert "beta1 0.5 (sync) or 0.9 (async)" in text
+    assert text.endswith(
+        "Sync wins here: nothing reaches the target loss sooner. [modes and settings: beta1]"
+    )
 
 
 # The bound of ssp
