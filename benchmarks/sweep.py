@@ -163,6 +163,7 @@ class Sweep:
                 about=" ".join(filter(None, (spec.description, self._trials.choices()))),
                 target=spec.target_loss,
                 failed=failed,
+                tuned=self._tuned,
                 beside=self._trials.shown(),
             )
             print(said, flush=True)

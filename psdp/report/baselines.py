@@ -22,11 +22,12 @@ UNSERVED = _first(mode for mode in MODES.values() if mode.exact and not mode.ser
 
 def baseline(rows: Sequence[Row], row: Row, *, served: bool = True) -> Row | None:
     """Return the row of the first exact mode that there is, with servers or without: a plain one if
-    possible, whose other settings are most like those of ``row``; None if there is none without
-    backup workers all of whose runs came to their end."""
+    possible, tuned if ``row`` is, whose other settings are most like those of that; None if there
+    is none without backup workers all of whose runs came to their end."""
 
-    def distance(other: Row) -> tuple[int, bool, int]:
-        return other.kind.order, not other.plain, len(differing([row, other]))
+    def distance(other: Row) -> tuple[int, bool, bool, int]:
+        unlike = len(differing([row, other]))
+        return other.kind.order, not other.plain, other.tuned is not row.tuned, unlike
 
     found = [
         other

@@ -13,16 +13,17 @@ Settings = Mapping[str, Any]
 """Of a row, by name."""
 
 
-def labels(rows: Sequence[Settings]) -> list[str]:
-    """Return a label of its own for each row: the mode, and the settings that tell them apart."""
+def labels(rows: Sequence[Settings], tuned: Sequence[bool]) -> list[str]:
+    """Return a label of its own for each row: the mode, whether it is tuned, and the settings that
+    tell them apart."""
     shared = [name for name in rows[0] if name not in NOT_COMPARED | OF_MODE | SETUP]
     shared = [name for name in shared if name not in CONDITIONS and _vary(name, rows)]
     same: defaultdict[str, list[Settings]] = defaultdict(list)
-    for row in rows:
-        same[_base_label(row)].append(row)
+    bases = [_base_label(row, is_tuned) for row, is_tuned in zip(rows, tuned, strict=True)]
+    for base, row in zip(bases, rows, strict=True):
+        same[base].append(row)
     found = []
-    for row in rows:
-        base = _base_label(row)
+    for base, row in zip(bases, rows, strict=True):
         own = [name for name in sorted(OF_MODE) if _vary(name, same[base])]
         words = [said(name, row.get(name)) for name in [*own, *shared]]
         found.append(", ".join([base, *words]))
@@ -33,7 +34,7 @@ def _vary(name: str, rows: Sequence[Settings]) -> bool:
     return len({hashable(row.get(name)) for row in rows}) > 1
 
 
-def _base_label(s: Settings) -> str:
+def _base_label(s: Settings, tuned: bool) -> str:
     parts = [MODES[s["mode"]].label.format_map(s)]
     if s["backup_workers"]:
         parts.append(f"{s['backup_workers']} backup")
@@ -45,6 +46,8 @@ def _base_label(s: Settings) -> str:
         parts.append("overlap")
     if s["balance"] != "static":
         parts.append(s["balance"])
+    if tuned:
+        parts.append("tuned")
     return ", ".join(parts)
 
 

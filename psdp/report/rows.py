@@ -37,6 +37,7 @@ class Row:
         circumstances: where and by what its runs were made, by name; of several, all.
         follows: settings that only follow from its mode or from others.
         lost: the seeds of its runs that diverged or failed: of these there is no number.
+        tuned: whether its settings came out best of a search, for its mode.
         steps_ratio, tokens_ratio: to the served baseline of this scenario; None without.
         allreduce_ratio: steps/s over those of the baseline without servers; None without.
     """
@@ -70,6 +71,7 @@ class Row:
     circumstances: Mapping[str, str] = field(default_factory=dict)
     follows: tuple[str, ...] = ()
     lost: tuple[int, ...] = ()
+    tuned: bool = False
     steps_ratio: float | None = None
     tokens_ratio: float | None = None
     allreduce_ratio: float | None = None
@@ -112,6 +114,7 @@ class LostRow:
     follows: tuple[str, ...]
     circumstances: Mapping[str, str]
     lost: tuple[int, ...]
+    tuned: bool = False
 
     @property
     def mode(self) -> str:
@@ -123,13 +126,9 @@ class LostRow:
 
 
 def row_of(
-    label: str,
-    runs: Sequence[Run],
-    lost: Sequence[Lost],
-    target: float | None,
-    equal_tokens: int | None,
+    runs: Sequence[Run], lost: Sequence[Lost], target: float | None, equal_tokens: int | None
 ) -> Row:
-    """Return the row of some runs, without ratios.
+    """Return the row of some runs, without a label and ratios.
 
     Args:
         lost: runs that would be among them.
@@ -151,7 +150,7 @@ def row_of(
         return found
 
     return Row(
-        label=label,
+        label="",
         mode=runs[0].mode,
         settings=runs[0].settings,
         names=tuple(run.name for run in runs),
@@ -183,10 +182,10 @@ def row_of(
     )
 
 
-def lost_row(label: str, lost: Sequence[Lost]) -> LostRow:
-    """Return the row of runs all of which are lost."""
+def lost_row(lost: Sequence[Lost]) -> LostRow:
+    """Return the row of runs all of which are lost, without a label."""
     return LostRow(
-        label=label,
+        label="",
         settings=lost[0].settings,
         follows=following(lost[0].settings),
         circumstances=_of_all(lost),

@@ -5,8 +5,8 @@ workers or what slows them down.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from psdp.config.handicap import ALWAYS, in_words, parse_slow_link, parse_stragglers
@@ -78,12 +78,16 @@ class Scenario:
 
 
 def compare(
-    runs: Sequence[Run], target: float | None = None, lost: Sequence[Lost] = ()
+    runs: Sequence[Run],
+    target: float | None = None,
+    lost: Sequence[Lost] = (),
+    tuned: Collection[str] = (),
 ) -> list[Scenario]:
     """Return the scenarios of some runs, in the order in which they come.
 
     Args:
         lost: runs that count against their rows.
+        tuned: names of those whose settings came out best of a search.
         target: loss that is waited for; by default 1 % above the mean of what the exact mode ends
             with.
     """
@@ -97,7 +101,7 @@ def compare(
         setup = _setup(group[0])
         differs = ", ".join(said(name, setup[name]) for name in differing)
         own = [run for run in lost if _scenario_key(run) == key]
-        scenarios.append(_scenario(key, differs, group, own, target))
+        scenarios.append(_scenario(key, differs, group, own, target, tuned))
     return scenarios
 
 
@@ -121,6 +125,7 @@ def _scenario(
     runs: Sequence[Run],
     lost: Sequence[Lost],
     target: float | None,
+    tuned: Collection[str],
 ) -> Scenario:
     workers, slow, jitter, link_mbps, slow_link, _ = key
     groups = _by_row(runs)
@@ -130,13 +135,15 @@ def _scenario(
         target, target_from = _usual_target(list(groups.values()))
     ends = [run.evaluations[-1].tokens for run in runs if run.evaluations]
     equal_tokens = min(ends, default=None)
-    label_of = _labels([*runs, *lost])
+    called = _called([*runs, *lost], tuned)
     rows = [
-        row_of(label_of[own], group, lost_of.get(own, ()), target, equal_tokens)
+        replace(row_of(group, lost_of.get(own, ()), target, equal_tokens), **called[own])
         for own, group in groups.items()
     ]
     rows.sort(key=lambda row: sort_key(row.settings, row.label))
-    all_lost = [lost_row(label_of[own], them) for own, them in lost_of.items() if own not in groups]
+    all_lost = [
+        replace(lost_row(them), **called[own]) for own, them in lost_of.items() if own not in groups
+    ]
     return Scenario(
         workers=workers,
         stragglers={n: max(each.factor for each in slowings) for n, slowings in slow},
@@ -185,9 +192,16 @@ def _by_row(runs: Sequence[_Of]) -> dict[_Key, list[_Of]]:
     return dict(groups)
 
 
-def _labels(runs: Sequence[Run | Lost]) -> dict[_Key, str]:
+def _called(runs: Sequence[Run | Lost], tuned: Collection[str]) -> dict[_Key, dict[str, Any]]:
+    """Return the label of each row, and whether it is tuned."""
     settings = {_row_key(run): run.settings for run in runs}
-    return dict(zip(settings, labels(list(settings.values())), strict=True))
+    keys = {_row_key(run) for run in runs if run.name in tuned}
+    flags = [key in keys for key in settings]
+    found = labels(list(settings.values()), flags)
+    return {
+        key: {"label": label, "tuned": flag}
+        for key, label, flag in zip(settings, found, flags, strict=True)
+    }
 
 
 def _row_key(run: Run | Lost) -> _Key:

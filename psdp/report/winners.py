@@ -36,8 +36,8 @@ def soonest(rows: Sequence[Row]) -> list[Row]:
 
 
 def winners(scenario: Scenario) -> list[str]:
-    """Return who wins among rows of equal settings, where there are several of such; and at last
-    among all."""
+    """Return who wins among rows of equal settings, where there are several of such; among those
+    that are tuned, each for itself; and at last among all."""
     everyone = scenario.all_rows
     names, groups = differing(everyone), _of_equal_settings(everyone)
     sentences = []
@@ -48,6 +48,9 @@ def winners(scenario: Scenario) -> list[str]:
             which = f" ({listed(equal)})" if equal else ""
             sentence = f"At equal settings{which}: {_winner(scenario, rows)}"
             sentences.append(comparing(sentence, rows))
+    tuned = [row for row in everyone if row.tuned]
+    if 1 < len(tuned) < len(everyone):
+        sentences.append(comparing(f"Each tuned: {_winner(scenario, tuned)}", tuned))
     return [*sentences, comparing(_winner(scenario, everyone), everyone)]
 
 

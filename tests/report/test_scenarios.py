@@ -228,6 +228,21 @@ def test_runs_that_diverged_or_failed_count_against_their_rows(folder: Folder) -
     assert [(row.label, row.lost) for row in scenario.lost] == [("ssp S=4", (1, 2))]
 
 
+def test_rows_whose_runs_are_tuned_are_called_so(folder: Folder) -> None:
+    folder.run(seed=1)
+    folder.run(mode="async", seed=1)
+    best = folder.run(mode="async", seed=1, lr=0.002, tokens_per_s=64.0)
+    best_sync = folder.run(seed=1, lr=0.1, tokens_per_s=32.0)
+    runs, _ = read_runs(folder.made)
+    (scenario,) = compare(runs, tuned=[best.name, best_sync.name])
+    assert [(row.label.split(", lr")[0], row.tuned, row.steps_ratio) for row in scenario.rows] == [
+        ("sync", False, 1.0),
+        ("sync, tuned", True, 1.0),
+        ("async", False, 1.0),
+        ("async, tuned", True, 2.0),
+    ]
+
+
 def test_without_sync_the_target_is_what_all_reach_and_it_can_be_chosen(folder: Folder) -> None:
     folder.run(mode="async")
     folder.run(mode="ssp", evaluations=[(0.0, 0, 4.0), (5.0, 320, 3.0)])

@@ -295,6 +295,22 @@ def test_two_rows_of_sync_have_names_and_each_row_is_compared_with_the_one_like_
     )
 
 
+def test_rows_that_are_tuned_are_compared_with_each_other_and_the_others_too() -> None:
+    def rows(mode: str, lr: float, loss: float, took: float) -> tuple[Row, Row]:
+        better = {"equal_tokens_loss": stat(loss, 0.01)}
+        return (
+            row(mode, 10.0, 20.0, lr=0.001),
+            row(f"{mode}, tuned", 10.0, took, lr=lr, tuned=True, **better),
+        )
+
+    text = said(*rows("sync", 0.09, 1.8, 15.0), *rows("async", 0.009, 1.9, 18.0))
+    assert "Worse than sync, tuned in validation loss at equal tokens (5,000), where" in text
+    assert "async, tuned 1.900 ± 0.025. [modes and settings: lr]" in text
+    assert "Not told apart from sync in validation loss" in text
+    assert "At equal settings (lr 0.001): Sync wins here" in text
+    assert "Each tuned: Sync, tuned wins here" in text
+
+
 def test_another_machine_is_named_like_a_setting() -> None:
     text = said(
         row("sync", 10.0, 20.0, circumstances={"machine": "a", "psdp": "0.2"}),
