@@ -1,4 +1,4 @@
-"""Who wins, in sentences. Pure.
+"""Who wins, in sentences. Pure. A row wins over another by the seeds that both have alone.
 
 Speeds and times are told apart where the interval of their difference holds no zero, and they
 differ by more than ``TIMING``.
@@ -6,7 +6,8 @@ differ by more than ``TIMING``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 from psdp.report.baselines import SERVED
 from psdp.report.comparing import comparing, in_rows
@@ -71,26 +72,61 @@ def _winner(scenario: Scenario, everyone: Sequence[Row | LostRow]) -> str:
         return "No winner is named: of every row some run diverged or failed."
     if any(len(row.seeds) == 1 for row in rows):
         return "No winner is named: of single seeds it is not known what is chance."
-    best = soonest([row for row in rows if row.all_reached])
-    what = "reaches the target loss sooner"
+    beats, what = _sooner, "reaches the target loss sooner"
     if scenario.target is None:
-        rate = max(rows, key=lambda row: row.tokens_per_s.mean).tokens_per_s
-        best = [row for row in rows if not apart(row.tokens_per_s, rate)]
-        what = f"trains on more {scenario.unit}s/s (no run was evaluated)"
-    elif not best:
-        return "No winner is named: no row reached the target loss in all its runs."
-    exact = [row for row in best if row.kind.exact]
-    plain = [row for row in exact if row.kind.served and row.plain]
-    unserved = [row for row in exact if not row.kind.served]
-    if plain:
-        name = plain[0].label
-        wins = f"{name[:1].upper()}{name[1:]} wins here: nothing {what}"
-        if len(best) == 1:
-            return f"{wins}."
-        others = listed([row.label for row in best if row is not plain[0]])
-        return f"{wins} for sure; {others} cannot be told apart from it, and {name} is exact."
-    if unserved:
-        name = unserved[0].mode.capitalize()
-        return f"{name}, which is {SERVED} without a server, wins here: nothing {what}."
-    names = listed([row.label for row in best])
-    return f"{names} win{'s' if len(best) == 1 else ''} here: nothing {what}."
+        beats, what = _faster, f"trains on more {scenario.unit}s/s (no run was evaluated)"
+    elif not any(row.reached for row in rows):
+        return "No winner is named: no row reached the target loss."
+    for row in rows:
+        if all(beats(row, other) for other in everyone if other is not row):
+            return f"{_titled(row)} wins here: nothing {what}."
+    if any(len(_seeds(one) & _seeds(other)) < 2 for one, other in combinations(everyone, 2)):
+        return "No winner is named: of some rows fewer than two seeds are shared."
+    ahead = [row for row in rows if not any(beats(other, row) for other in rows)] or rows
+    if len(ahead) == 1:
+        ahead = [row for row in rows if row is ahead[0] or not beats(ahead[0], row)]
+    names = listed([row.label for row in ahead])
+    if len(ahead) == 1:
+        return f"No winner is named: {names} is not known to be ahead of all others."
+    return f"No winner is named: {names} cannot be told apart, and nothing {what} for sure."
+
+
+def _titled(row: Row) -> str:
+    """Return its label as a sentence begins with it, with what the mode is where that helps."""
+    if row.kind.exact and not row.kind.served:
+        return f"{row.mode.capitalize()}, which is {SERVED} without a server,"
+    plain = row.kind.exact and row.plain
+    return f"{row.label[:1].upper()}{row.label[1:]}" if plain else row.label
+
+
+def _seeds(row: Row | LostRow) -> set[int]:
+    """Return all seeds that it was run with."""
+    return {*row.lost, *(row.seeds if isinstance(row, Row) else ())}
+
+
+def _sooner(one: Row, other: Row | LostRow) -> bool:
+    """Say whether a row reached the target with more of the seeds that both have, or with as many,
+    and told apart sooner."""
+    shared = _seeds(one) & _seeds(other)
+    own, others = (_times(row) for row in (one, other))
+    reached, reached_by_other = len(own.keys() & shared), len(others.keys() & shared)
+    if len(shared) < 2 or reached != reached_by_other:
+        return len(shared) > 1 and reached > reached_by_other
+    return isinstance(other, Row) and _less(one.target_s, other.target_s)
+
+
+def _times(row: Row | LostRow) -> Mapping[int, float]:
+    """Return when it reached the target, by seed."""
+    return row.target_s.by_seed if isinstance(row, Row) and row.target_s is not None else {}
+
+
+def _faster(one: Row, other: Row | LostRow) -> bool:
+    return isinstance(other, LostRow) or _less(other.tokens_per_s, one.tokens_per_s)
+
+
+def _less(one: Stat | None, other: Stat | None) -> bool:
+    """Say whether a mean is less than another, told apart by the seeds that both have."""
+    if one is None or other is None:
+        return False
+    found = one.minus(other)
+    return bool(found.by_seed) and found.mean < 0 and apart(one, other)

@@ -9,6 +9,7 @@ import pytest
 from made_rows import parts, row, scenario, stat
 
 from psdp.modes import MODES, ONLY_WITH
+from psdp.report.measures import Stat
 from psdp.report.rows import LostRow, Row
 from psdp.report.verdict import unserved_line, verdict
 
@@ -50,11 +51,27 @@ def test_differences_whose_intervals_hold_a_zero_are_none() -> None:
     assert "Fastest: sync and async, not told apart" in text
     assert "So no row is known to make more steps/s than sync." in text
     assert "async after 19.5 ± 1.2 s, not told apart from sync." in text
-    assert (
-        "Sync wins here: nothing reaches the target loss sooner for sure; async cannot be told "
-        in text
+    assert text.endswith(
+        "No winner is named: sync and async cannot be told apart, and nothing reaches the target "
+        "loss sooner for sure. [modes alone]"
     )
-    assert "apart from it, and sync is exact. [modes alone]" in text
+
+
+def test_a_winner_is_found_by_the_seeds_that_both_have_alone() -> None:
+    def times(**by_seed: float) -> Stat | None:
+        return Stat.of((int(name[1:]), took) for name, took in by_seed.items())
+
+    alike = row(
+        "async", 10.0, names=("b", "c"), seeds=(2, 3), target_s=times(s2=9.0, s3=9.5), reached=2
+    )
+    missed = row("sync", 10.0, target_s=times(s2=9.0, s3=9.5), reached=2)
+    assert "No winner is named: sync and async cannot be told apart" in said(missed, alike)
+    all_three = row("async", 10.0, target_s=times(s1=9.0, s2=9.0, s3=9.5), reached=3)
+    assert "async wins here" in said(missed, all_three), "sync missed it with a seed of both"
+    later = replace(alike, seeds=(4, 5), target_s=times(s4=1.0, s5=1.1))
+    assert said(missed, later).endswith(
+        "of some rows fewer than two seeds are shared. [modes alone]"
+    )
 
 
 def test_a_difference_that_every_seed_shows_is_one_though_seeds_differ_more() -> None:
@@ -81,7 +98,7 @@ def test_allreduce_is_sync_without_a_server() -> None:
 
 
 def test_rows_that_miss_the_target_are_named_and_cannot_win() -> None:
-    late = row("async", 50.0, 5.0, reached=2)
+    late = row("async", 50.0, target_s=stat(5.0, 0.5, n=2), reached=2)
     text = said(row("sync", 10.0, 20.0), late, row("easgd H=8", 20.0))
     missed = "async (2 of 3 runs) and easgd H=8 (0 of 3 runs)"
     assert f"Not reached within its budget: the target loss 2.020, by {missed}." in text
@@ -90,9 +107,7 @@ def test_rows_that_miss_the_target_are_named_and_cannot_win() -> None:
 
 def test_if_none_reaches_the_target_none_wins() -> None:
     text = said(row("sync", 10.0), row("async", 20.0))
-    assert text.endswith(
-        "No winner is named: no row reached the target loss in all its runs. [modes alone]"
-    )
+    assert text.endswith("No winner is named: no row reached the target loss. [modes alone]")
 
 
 def test_a_step_with_backup_workers_is_smaller() -> None:
@@ -177,10 +192,13 @@ def test_why_async_can_be_better_at_equal_tokens() -> None:
 
 
 def test_a_row_of_which_a_run_diverged_wins_nothing_and_is_named_with_how_many() -> None:
-    text = said(row("sync", 10.0, 20.0), row("async", 35.0, 5.0, lost=(4,)))
-    assert "diverged or failed: async (1 of 4 runs). Such a row wins nothing." in text
+    two = {"names": ("a", "b"), "seeds": (1, 2), "target_s": stat(5.0, 0.5, n=2), "reached": 2}
+    text = said(row("sync", 10.0, 20.0), row("async", 35.0, **two, lost=(3,)))
+    assert "diverged or failed: async (1 of 3 runs). Such a row wins nothing." in text
     assert "Fastest" not in text, "nothing else is to be compared"
     assert text.endswith("Sync wins here: nothing reaches the target loss sooner. [modes alone]")
+    text = said(row("sync", 10.0, 20.0), row("async", 35.0, **two, lost=(4,)))
+    assert "No winner is named: sync is not known to be ahead of all others." in text
     text = said(row("sync", 10.0, 20.0, lost=(4,)), row("async", 35.0, 5.0, lost=(4,)))
     assert "No winner is named: of every row some run diverged or failed." in text
     assert "Runs of sync are lost, so whether sync would win is not known." in text
@@ -274,7 +292,10 @@ def test_every_setting_that_differs_is_named_and_what_compares_it_says_so() -> N
     assert "async 2.100 ± 0.050. [modes and settings: beta1]" in text
     assert "local H=50 average 2.300 ± 0.000. [modes alone]" in text
     assert "At equal settings (beta1 0.9): local H=50 average wins here" in text
-    assert text.endswith("nothing reaches the target loss sooner. [modes and settings: beta1]")
+    assert text.endswith(
+        "No winner is named: async and local H=50 average cannot be told apart, and nothing "
+        "reaches the target loss sooner for sure. [modes and settings: beta1]"
+    )
 
 
 def test_two_rows_of_sync_have_names_and_each_row_is_compared_with_the_one_like_it() -> None:
@@ -307,7 +328,7 @@ def test_rows_that_are_tuned_are_compared_with_each_other_and_the_others_too() -
     assert "Worse than sync, tuned in validation loss at equal tokens (5,000), where" in text
     assert "async, tuned 1.900 ± 0.025. [modes and settings: lr]" in text
     assert "Not told apart from sync in validation loss" in text
-    assert "At equal settings (lr 0.001): Sync wins here" in text
+    assert "At equal settings (lr 0.001): No winner is named: sync and async cannot" in text
     assert "Each tuned: Sync, tuned wins here" in text
 
 
@@ -351,7 +372,7 @@ def test_a_mode_at_its_default_is_the_mode_alone_and_at_another_it_is_not() -> N
     assert "Rows differ in more than their modes: staleness 4 (ssp S=4) or 8 (ssp S=8)." in text
     assert text.endswith("[modes and settings: staleness]")
     assert "[modes alone]" in said(row("sync", 10.0, 20.0), usual)
-    assert "At equal settings (staleness 4): Sync wins here" in text
+    assert "At equal settings (staleness 4): No winner is named: sync and ssp S=4 cannot" in text
 
 
 def test_what_is_said_of_a_row_that_missed_the_target_is_compared_too() -> None:
