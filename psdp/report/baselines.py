@@ -22,8 +22,9 @@ UNSERVED = _first(mode for mode in MODES.values() if mode.exact and not mode.ser
 
 def baseline(rows: Sequence[Row], row: Row, *, served: bool = True) -> Row | None:
     """Return the row of the first exact mode that there is, with servers or without: a plain one if
-    possible, tuned if ``row`` is, whose other settings are most like those of that; None if there
-    is none without backup workers all of whose runs came to their end."""
+    possible, tuned if ``row`` is, whose other settings are most like those of that; for plain
+    rows of that mode itself, the first of them. None if there is none without backup workers all
+    of whose runs came to their end."""
 
     def distance(other: Row) -> tuple[int, bool, bool, int]:
         unlike = len(differing([row, other]))
@@ -35,7 +36,11 @@ def baseline(rows: Sequence[Row], row: Row, *, served: bool = True) -> Row | Non
         if other.kind.exact and other.kind.served is served
         if not other.backup_workers and not other.lost
     ]
-    return min(found, key=distance, default=None)
+    nearest = min(found, key=distance, default=None)
+    if nearest is not None and row.plain and row.mode == nearest.mode:
+        own = (other for other in found if other.plain and other.mode == nearest.mode)
+        return next(own, nearest)
+    return nearest
 
 
 def with_ratios(row: Row, rows: Sequence[Row]) -> Row:

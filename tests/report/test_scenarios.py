@@ -162,8 +162,8 @@ def test_settings_that_differ_beside_the_mode_are_in_the_label(folder: Folder) -
         "local H=50 nesterov, outer-lr 0.5, grad-clip 1.0",
         "local H=50 nesterov, outer-lr 0.7, grad-clip 1.0",
     ]
-    # Each against the sync that is most like it.
-    assert [row.steps_ratio for row in rows] == [1.0, 1.0, 2.0, 1.0, 1.0]
+    # Each against the sync that is most like it, that against the first.
+    assert [row.steps_ratio for row in rows] == [1.0, 2.0, 2.0, 1.0, 1.0]
 
 
 def test_the_target_is_a_hundredth_above_the_mean_of_what_sync_ends_with(folder: Folder) -> None:
@@ -194,7 +194,8 @@ def test_each_row_is_compared_with_the_sync_whose_settings_it_has(folder: Folder
     folder.run(beta1=0.5, tokens_per_s=32.0)
     folder.run(mode="async", tokens_per_s=128.0)
     found = {row.label: row.steps_ratio for row in folder.scenario().rows}
-    assert found == {"sync, beta1 0.5": 1.0, "sync, beta1 0.9": 1.0, "async, beta1 0.5": 4.0}
+    # Rows of sync itself are compared with the first of them.
+    assert found == {"sync, beta1 0.5": 1.0, "sync, beta1 0.9": 2.0, "async, beta1 0.5": 4.0}
 
 
 def test_a_seed_that_was_run_again_says_nothing_of_others(folder: Folder) -> None:

@@ -309,6 +309,11 @@ def test_two_rows_of_sync_have_names_and_each_row_is_compared_with_the_one_like_
         f"Worse than sync, beta1 0.5 in validation loss at equal tokens (5,000), {at}: async"
         in text
     )
+    worse = "sync, beta1 0.9 2.000 ± 0.025. [settings alone: beta1]"
+    assert (
+        f"Worse than sync, beta1 0.5 in validation loss at equal tokens (5,000), {at}: {worse}"
+        in text
+    )
     assert "At equal settings (beta1 0.5): Sync, beta1 0.5 wins here" in text
     assert text.endswith(
         "Sync, beta1 0.5 wins here: nothing reaches the target loss sooner. "
