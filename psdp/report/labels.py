@@ -7,34 +7,37 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psdp.modes import MODES, Merge
-from psdp.report.settings import CONDITIONS, NOT_COMPARED, OF_MODE, SETUP, hashable, said
+from psdp.report.rows import LostRow, Row
+from psdp.report.settings import CONDITIONS, NOT_COMPARED, SETUP, hashable, said
 
-Settings = Mapping[str, Any]
-"""Of a row, by name."""
+Rows = Sequence[Row | LostRow]
 
 
-def labels(rows: Sequence[Settings], tuned: Sequence[bool]) -> list[str]:
+def labels(rows: Rows) -> list[str]:
     """Return a label of its own for each row: the mode, whether it is tuned, and the settings that
-    tell them apart."""
-    shared = [name for name in rows[0] if name not in NOT_COMPARED | OF_MODE | SETUP]
-    shared = [name for name in shared if name not in CONDITIONS and _vary(name, rows)]
-    same: defaultdict[str, list[Settings]] = defaultdict(list)
-    bases = [_base_label(row, is_tuned) for row, is_tuned in zip(rows, tuned, strict=True)]
+    tell it from others of which that is the same, unless these only follow from others."""
+    bases = [_base_label(row.settings, row.tuned) for row in rows]
+    same: defaultdict[str, list[Row | LostRow]] = defaultdict(list)
     for base, row in zip(bases, rows, strict=True):
         same[base].append(row)
-    found = []
-    for base, row in zip(bases, rows, strict=True):
-        own = [name for name in sorted(OF_MODE) if _vary(name, same[base])]
-        words = [said(name, row.get(name)) for name in [*own, *shared]]
-        found.append(", ".join([base, *words]))
-    return found
+    return [
+        ", ".join([base, *(said(name, row.settings[name]) for name in _apart(same[base]))])
+        for base, row in zip(bases, rows, strict=True)
+    ]
 
 
-def _vary(name: str, rows: Sequence[Settings]) -> bool:
-    return len({hashable(row.get(name)) for row in rows}) > 1
+def _apart(rows: Rows) -> list[str]:
+    """Return the settings that tell rows from one another."""
+    return [
+        name
+        for name in rows[0].settings
+        if name not in NOT_COMPARED | SETUP | CONDITIONS
+        and len({hashable(row.settings[name]) for row in rows}) > 1
+        and not all(name in row.follows for row in rows)
+    ]
 
 
-def _base_label(s: Settings, tuned: bool) -> str:
+def _base_label(s: Mapping[str, Any], tuned: bool) -> str:
     parts = [MODES[s["mode"]].label.format_map(s)]
     if s["backup_workers"]:
         parts.append(f"{s['backup_workers']} backup")
@@ -51,7 +54,7 @@ def _base_label(s: Settings, tuned: bool) -> str:
     return ", ".join(parts)
 
 
-def sort_key(s: Settings, label: str) -> tuple[Any, ...]:
+def sort_key(s: Mapping[str, Any], label: str) -> tuple[Any, ...]:
     """Return by what rows are sorted: the order of their modes, then their settings."""
     numbers = (s["backup_workers"], s["staleness"] or 0, s["local_steps"] or 0)
     return (MODES[s["mode"]].order, *numbers, s["merge"] == Merge.EACH, label)

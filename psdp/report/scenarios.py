@@ -135,15 +135,21 @@ def _scenario(
         target, target_from = _usual_target(list(groups.values()))
     ends = [run.evaluations[-1].tokens for run in runs if run.evaluations]
     equal_tokens = min(ends, default=None)
-    called = _called([*runs, *lost], tuned)
+    every: list[Run | Lost] = [*runs, *lost]
+    best = {_row_key(run) for run in every if run.name in tuned}
     rows = [
-        replace(row_of(group, lost_of.get(own, ()), target, equal_tokens), **called[own])
+        replace(row_of(group, lost_of.get(own, ()), target, equal_tokens), tuned=own in best)
         for own, group in groups.items()
     ]
-    rows.sort(key=lambda row: sort_key(row.settings, row.label))
     all_lost = [
-        replace(lost_row(them), **called[own]) for own, them in lost_of.items() if own not in groups
+        replace(lost_row(them), tuned=own in best)
+        for own, them in lost_of.items()
+        if own not in groups
     ]
+    called = iter(labels([*rows, *all_lost]))
+    rows = [replace(row, label=next(called)) for row in rows]
+    rows.sort(key=lambda row: sort_key(row.settings, row.label))
+    all_lost = [replace(row, label=next(called)) for row in all_lost]
     return Scenario(
         workers=workers,
         stragglers={n: max(each.factor for each in slowings) for n, slowings in slow},
@@ -190,18 +196,6 @@ def _by_row(runs: Sequence[_Of]) -> dict[_Key, list[_Of]]:
     for run in runs:
         groups[_row_key(run)].append(run)
     return dict(groups)
-
-
-def _called(runs: Sequence[Run | Lost], tuned: Collection[str]) -> dict[_Key, dict[str, Any]]:
-    """Return the label of each row, and whether it is tuned."""
-    settings = {_row_key(run): run.settings for run in runs}
-    keys = {_row_key(run) for run in runs if run.name in tuned}
-    flags = [key in keys for key in settings]
-    found = labels(list(settings.values()), flags)
-    return {
-        key: {"label": label, "tuned": flag}
-        for key, label, flag in zip(settings, found, flags, strict=True)
-    }
 
 
 def _row_key(run: Run | Lost) -> _Key:

@@ -142,4 +142,4 @@ def hashable(value: Any) -> Any:
 
 def said(name: str, value: Any = "") -> str:
     """Return a setting as a title or a label says it, with its value if that is given."""
-    return f"{name.replace('_', '-')} {value}".rstrip()
+    return f"{name.replace('_', '-')} {shown(value)}".rstrip()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 from psdp.report.formats import loss, size
 from psdp.report.rows import lag_percentiles
@@ -14,7 +16,10 @@ from psdp.report.tables import Table, tables
 from psdp.report.verdict import unserved_line, verdict
 
 WIDTH = 80
-"""Columns of a terminal, which tables keep to."""
+"""Columns of a terminal that does not say how many it has, in COLUMNS."""
+
+LEAST = 40
+"""Columns without which a table cannot be read."""
 
 
 def short_version(
@@ -24,21 +29,36 @@ def short_version(
     left_out: Sequence[LeftOut],
     beside: Sequence[Table] = (),
 ) -> str:
-    """Return the tables and the verdict as text."""
+    """Return the tables and the verdict as text, for a terminal as wide as COLUMNS says."""
+    width = _width()
     runs = sum(len(row.names) for scenario in scenarios for row in scenario.rows)
     lines = [f"{title}: {runs} run{'s' if runs > 1 else ''}", *([about] if about else [])]
     for scenario in scenarios:
         lines += ["", f"== {scenario.title}"]
         lines += [f"{about}: {told}" for about, told in setup(scenario)]
         for table in tables(scenario):
-            lines += ["", f"{table.heading}:", *fitted(table)]
+            lines += ["", f"{table.heading}:", *fitted(table, width)]
         lines += ["", *facts(scenario), "", "Verdict"]
         lines += [f"- {sentence}" for sentence in verdict(scenario)]
     for table in beside:
-        lines += ["", f"{table.heading}:", *fitted(table)]
+        lines += ["", f"{table.heading}:", *fitted(table, width)]
     if left_out:
         lines += ["", "Left out:", *(f"- {run.name}: {run.why}" for run in left_out)]
-    return "\n".join(lines)
+    return "\n".join(folded for line in lines for folded in _folded(line, width))
+
+
+def _width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    return max(int(columns), LEAST) if columns.isdecimal() else WIDTH
+
+
+def _folded(line: str, width: int) -> list[str]:
+    """Return a line as several that are no longer than the terminal is wide, if its words allow."""
+    if len(line) <= width:
+        return [line]
+    return textwrap.wrap(
+        line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def facts(scenario: Scenario) -> list[str]:
@@ -68,34 +88,41 @@ def facts(scenario: Scenario) -> list[str]:
 
 
 def fitted(table: Table, width: int = WIDTH) -> list[str]:
-    """Return the lines of a table, none longer than ``width`` if its cells allow it: columns that
-    do not fit beside the first follow below it, which is then told again."""
+    """Return the lines of a table, none longer than ``width``: columns that do not fit beside the
+    first follow below it, which is then told again, and long cells go over several lines."""
     names = [_wrapped(line[0], width // 3) for line in (table.columns, *table.rows)]
     first = max(len(part) for name in names for part in name)
-    columns = list(zip(table.columns, *table.rows, strict=True))[1:]
-    blocks: list[list[tuple[str, ...]]] = [[]]
+    columns = [
+        [_wrapped(cell, width - first - 2) for cell in column]
+        for column in list(zip(table.columns, *table.rows, strict=True))[1:]
+    ]
+    blocks: list[list[list[list[str]]]] = [[]]
     left = width - first
     for column in columns:
-        needed = 2 + max(map(len, column))
+        needed = 2 + _widest(column)
         if blocks[-1] and needed > left:
             blocks.append([])
             left = width - first
         blocks[-1].append(column)
         left -= needed
-    lines = [line for block in blocks for line in ["", *_aligned(names, first, block)]]
+    lines = [line for block in blocks for line in ["", *_aligned(names, block)]]
     return lines[1:]
 
 
+def _widest(column: Sequence[Sequence[str]]) -> int:
+    return max(len(part) for cell in column for part in cell)
+
+
 def _aligned(
-    names: Sequence[Sequence[str]], first: int, columns: Sequence[Sequence[str]]
+    names: Sequence[Sequence[str]], columns: Sequence[Sequence[Sequence[str]]]
 ) -> Iterator[str]:
-    """Yield the lines of some columns behind the names of their rows, which may have several."""
-    widths = [max(map(len, column)) for column in columns]
-    for number, name in enumerate(names):
-        cells = [column[number].rjust(width) for column, width in zip(columns, widths, strict=True)]
-        yield "  ".join([name[0].ljust(first), *cells]).rstrip()
-        yield from name[1:]
+    """Yield the lines of some columns behind the names of their rows; a cell may have several."""
+    first, widths = _widest(names), [_widest(column) for column in columns]
+    for name, *cells in zip(names, *columns, strict=True):
+        for own, *others in zip_longest(name, *cells, fillvalue=""):
+            told = [part.rjust(width) for part, width in zip(others, widths, strict=True)]
+            yield "  ".join([own.ljust(first), *told]).rstrip()
 
 
-def _wrapped(name: str, width: int) -> list[str]:
-    return textwrap.wrap(name, width, subsequent_indent="  ") or [name]
+def _wrapped(cell: str, width: int) -> list[str]:
+    return textwrap.wrap(cell, width, subsequent_indent="  ") or [cell]

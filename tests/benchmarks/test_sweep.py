@@ -162,7 +162,7 @@ def test_a_failure_is_recorded_and_the_sweep_goes_on(
     assert cells[NAMES[2]]["why"].startswith("still running after 77 s; see ")
     assert cells[NAMES[3]]["why"].startswith("it left no summary of a finished run; see ")
     captured = capsys.readouterr()
-    assert f"- {NAMES[1]}: failed: {why}\n" in captured.out
+    assert f"- {NAMES[1]}: failed: {why} -" in " ".join(captured.out.split())
     assert f"{NAMES[1]}: FAILED, {why}\n" in captured.err
     assert "line 39" not in captured.err
     assert "3 of 4 cells failed" in captured.err

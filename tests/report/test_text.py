@@ -34,6 +34,15 @@ def test_a_long_name_goes_over_several_lines() -> None:
     assert fitted(table, 30) == ["mode        loss", "local H=8,   2.0", "  lr 0.1"]
 
 
+def test_a_long_cell_goes_over_several_lines_too() -> None:
+    table = Table("", ("mode", "against"), (("ssp", "sync, lr 0.001, warmup-steps 20"),))
+    assert fitted(table, 24) == [
+        "mode            against",
+        "ssp     sync, lr 0.001,",
+        "        warmup-steps 20",
+    ]
+
+
 @given(st.lists(WORDS, min_size=2, max_size=12), st.integers(1, 4))
 def test_no_line_is_longer_than_the_terminal_and_no_cell_is_lost(
     columns: list[str], rows: int
