@@ -108,7 +108,11 @@ def compare(
 def _scenario_key(run: Run | Lost) -> tuple[Any, ...]:
     # Workers have numbers, since the rank of one depends on how many servers there are.
     stragglers = parse_stragglers(run.settings["straggler"])
-    slow = tuple((rank - run.servers + 1, stragglers[rank]) for rank in sorted(stragglers))
+    slow = tuple(
+        (rank - run.servers + 1, slowings)
+        for rank, slowings in sorted(stragglers.items())
+        if any(each.factor > 1 for each in slowings)
+    )
     link = run.settings["link_mbps"], parse_slow_link(run.settings["slow_link"])
     conditions = (run.workers, slow, run.settings["jitter"], *link)
     return (*conditions, tuple(_setup(run).items()))

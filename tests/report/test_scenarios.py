@@ -95,6 +95,13 @@ def test_a_straggler_is_a_worker_not_a_rank(folder: Folder) -> None:
     assert [row.label for row in folder.scenario().rows] == ["sync, servers 1", "sync, servers 2"]
 
 
+def test_a_worker_that_is_slowed_by_nothing_is_not_slow(folder: Folder) -> None:
+    folder.run(straggler="2:1")
+    folder.run(mode="async")
+    scenario = folder.scenario()
+    assert (scenario.title, len(scenario.rows)) == ("2 workers", 2)
+
+
 def test_who_is_slow_for_a_while_is_another_scenario_and_its_title_says_when(
     folder: Folder,
 ) -> None:
