@@ -29,8 +29,9 @@ VECTOR_BYTES = 100_000
 """From so many bytes of a vector on it is slow for its size over a link; what is smaller, for being
 sent at all."""
 
-STRAGGLER, RANDOM, LINK, EQUAL = (
+STRAGGLER, PASSING, RANDOM, LINK, EQUAL = (
     "constant straggler",
+    "passing straggler",
     "random stragglers",
     "slow link",
     "equal workers",
@@ -83,7 +84,7 @@ def _measured(scenario: Scenario, row: Row) -> list[Cause]:
     assert parts is not None
     found = [
         *_short_of_cores(scenario, row, parts),
-        *_stragglers(parts),
+        *_stragglers(scenario, parts),
         *_by_chance(scenario, row, parts),
         *_update(row, parts),
         *_exchange(scenario, row, parts),
@@ -96,14 +97,19 @@ def _measured(scenario: Scenario, row: Row) -> list[Cause]:
     return sorted(found, key=lambda cause: -cause.takes_s)
 
 
-def _stragglers(parts: Breakdown) -> list[Cause]:
+def _stragglers(scenario: Scenario, parts: Breakdown) -> list[Cause]:
     slowest, fastest = max(parts.steps_s), min(parts.steps_s)
     if slowest < SLOWER * fastest:
         return []
     worker = parts.steps_s.index(slowest) + 1
     times = number(slowest / fastest)
     why = f"worker {worker} takes {times} times as long as the fastest"
-    return [Cause(STRAGGLER, parts.behind_s, why)]
+    return [Cause(_straggler(scenario, worker), parts.behind_s, why)]
+
+
+def _straggler(scenario: Scenario, worker: int) -> str:
+    """Return what a slow worker is called, by whether it was slowed for a while alone."""
+    return PASSING if worker in scenario.spells else STRAGGLER
 
 
 def _by_chance(scenario: Scenario, row: Row, parts: Breakdown) -> list[Cause]:
@@ -166,13 +172,15 @@ def _on_purpose(scenario: Scenario) -> list[tuple[str, str]]:
     """Return what was slowed on purpose, by regime, in words."""
     found = []
     slow = {n: factor for n, factor in scenario.stragglers.items() if factor > 1}
-    if slow:
+    for name in (STRAGGLER, PASSING):
+        spell = " for a while" if name == PASSING else ""
         each = [
-            f"worker {n} takes {factor:g} times as long a step"
-            f"{' for a while' if n in scenario.spells else ''}"
+            f"worker {n} takes {factor:g} times as long a step{spell}"
             for n, factor in slow.items()
+            if _straggler(scenario, n) == name
         ]
-        found.append((STRAGGLER, listed(each)))
+        if each:
+            found.append((name, listed(each)))
     jitter = parse_jitter(scenario.jitter)
     if jitter.varies:
         found.append((RANDOM, f"steps are slowed by chance, {scenario.jitter}"))
@@ -194,7 +202,7 @@ def _of_older(scenario: Scenario, rows: list[Row]) -> list[Cause]:
             worker = row.step_s.index(max(row.step_s)) + 1
             times = number(max(row.step_s) / min(row.step_s))
             why = f"worker {worker} takes {times} times as long as the fastest"
-            return [Cause(STRAGGLER, 0.0, why)]
+            return [Cause(_straggler(scenario, worker), 0.0, why)]
     exact = [row for row in rows if row.kind.exact and row.shares]
     idle = [sum(row.mean_share(part) for part in ("push", "wait", "pull")) for row in exact[:1]]
     if scenario.workers > 1 and (not idle or idle[0] >= EXCHANGE):

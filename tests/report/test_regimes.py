@@ -88,6 +88,18 @@ def test_a_tiny_model_whose_steps_are_even_is_bound_by_its_exchanges() -> None:
     assert regimes(scenario(row("sync", 10.0, breakdown=tiny), workers=2)) == ["exchange-bound"]
 
 
+def test_a_worker_that_is_slow_for_a_while_is_no_constant_straggler() -> None:
+    spell: dict[str, Any] = {
+        "stragglers": {4: 4.0},
+        "spells": {4: "4 times slower from step 5 to 8"},
+    }
+    slow = row("sync", 10.0, breakdown=parts((0.1, 0.1, 0.1, 0.2)))
+    assert regimes(scenario(slow, **spell)) == ["passing straggler"]
+    older = scenario(row("sync", 10.0, breakdown=None), **spell)
+    assert regimes(older) == ["passing straggler"]
+    assert "worker 4 takes 4 times as long a step for a while" in regime_sentence(older)
+
+
 def test_a_worker_that_has_had_less_luck_is_no_straggler() -> None:
     unlucky = parts((0.10, 0.11, 0.12, 0.12), chance_s=0.006, varies=0.4)
     assert regimes(scenario(row("sync", 10.0, breakdown=unlucky))) == ["random stragglers"]
