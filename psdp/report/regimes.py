@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from psdp.config.handicap import parse_jitter
 from psdp.report.breakdown import Breakdown
 from psdp.report.formats import listed, number, percent, size
@@ -24,6 +26,9 @@ UPDATE, EXCHANGE, CORES = 0.25, 0.3, 0.25
 EXCHANGE_WHEN_SHORT = 0.5
 """The same of exchanges in shared memory where cores are short: each needs that several ranks have
 one in turn, so that they suffer more from it than steps do."""
+
+ROUNDS = 1000
+"""Rounds that are drawn to see what a jitter does that was set and not measured."""
 
 VECTOR_BYTES = 100_000
 """From so many bytes of a vector on it is slow for its size over a link; what is smaller, for being
@@ -194,7 +199,7 @@ def _on_purpose(scenario: Scenario) -> list[tuple[str, str]]:
 
 
 def _of_older(scenario: Scenario, rows: list[Row]) -> list[Cause]:
-    purpose = [(name, reason) for name, reason in _on_purpose(scenario) if name != EQUAL]
+    purpose = [each for each in _on_purpose(scenario) if _is_enough(scenario, each[0])]
     if purpose:
         return [Cause(name, 0.0, f"set on purpose: {reason}") for name, reason in purpose]
     for row in rows:
@@ -212,4 +217,22 @@ def _of_older(scenario: Scenario, rows: list[Row]) -> list[Cause]:
                 f": in {exact[0].label} workers do not compute for {percent(idle[0])} of the time"
             )
         return [Cause(UNKNOWN, 0.0, why)]
-    return [Cause(EQUAL, 0.0, "nothing is slowed on purpose")]
+    why = "what is slowed on purpose is too little to matter"
+    return [Cause(EQUAL, 0.0, why if _on_purpose(scenario) else "nothing is slowed on purpose")]
+
+
+def _is_enough(scenario: Scenario, name: str) -> bool:
+    """Say whether what was slowed on purpose makes a regime, by what is asked of measured ones."""
+    if name in (STRAGGLER, PASSING):
+        return max(scenario.stragglers.values()) >= SLOWER
+    if name == RANDOM:
+        return scenario.workers > 1 and _waiting(scenario) >= CHANCE
+    return name == LINK
+
+
+def _waiting(scenario: Scenario) -> float:
+    """Return the part of the time for which workers wait for the slowest step of a round, by its
+    jitter alone, as some rounds that are drawn have it."""
+    draw, rng = parse_jitter(scenario.jitter).draw, np.random.default_rng(0)
+    rounds = np.array([[draw(rng) for _ in range(scenario.workers)] for _ in range(ROUNDS)])
+    return float(1 - rounds.mean() / rounds.max(axis=1).mean())

@@ -163,6 +163,9 @@ def test_what_was_set_on_purpose_is_said_whether_it_shows_or_not(
     [
         ({"stragglers": {4: 3.0}}, {}, ["constant straggler"], "worker 4 takes 3 times as long"),
         ({"link_mbps": 10.0}, {}, ["slow link"], "links have 10 Mbit/s"),
+        ({"stragglers": {4: 1.2}}, {}, ["equal workers"], "too little to matter"),
+        ({"jitter": "exponential:1"}, {}, ["random stragglers"], "by chance, exponential:1"),
+        ({"jitter": "exponential:0.001"}, {}, ["equal workers"], "too little to matter"),
         ({}, {"step_s": (0.1, 0.1, 0.3, 0.1)}, ["constant straggler"], "worker 3 takes 3.00 times"),
         ({}, {"shares": (share(0.6),) * 4}, ["not known"], "do not compute for 40 % of the time"),
         ({}, {"shares": (share(0.8),) * 4}, ["equal workers"], "nothing is slowed on purpose"),
