@@ -54,8 +54,8 @@ class Curve:
 def draw_losses(
     axes: Axes, scenario: Scenario, runs: Mapping[str, Run], colours: Colours, x_of: XOf
 ) -> None:
-    """Draw the mean over seeds of each row and a band from the least to the greatest; and beside
-    them, where rows come down to the target, the same again."""
+    """Draw each seed, and of what all seeds of a row share their mean and a band from the least to
+    the greatest; and beside them, where rows come down to the target, the same again."""
     drawn = [
         (colours[row.label], [Curve(runs[name], x_of) for name in row.names])
         for row in scenario.rows
@@ -69,16 +69,19 @@ def draw_losses(
     if known:
         inset = axes.inset_axes(INSET)
         _draw(inset, drawn, target)
-        low, high = axes.get_xlim()
+        # What lies outside of the axes would be marked across others.
+        (low, high), (least, most) = axes.get_xlim(), axes.get_ylim()
         margin = 0.25 * (max(known) - min(known)) + 0.04 * (high - low)
-        inset.set_xlim(min(known) - margin, max(known) + margin)
-        inset.set_ylim(BELOW * target, ABOVE * target)
+        inset.set_xlim(max(low, min(known) - margin), min(high, max(known) + margin))
+        inset.set_ylim(max(least, BELOW * target), min(most, ABOVE * target))
         inset.tick_params(labelsize=6)
         axes.indicate_inset_zoom(inset, edgecolor="black")
 
 
 def _draw(axes: Axes, drawn: Sequence[tuple[Any, Sequence[Curve]]], target: float | None) -> None:
     for colour, curves in drawn:
+        for curve in curves:
+            axes.plot(curve.x, curve.losses, linewidth=0.5, color=colour, alpha=0.6)
         x, losses = over_seeds([curve for curve in curves if curve.x])
         axes.plot(x, losses.mean(axis=0), marker=".", linewidth=1.1, color=colour)
         axes.fill_between(
@@ -114,6 +117,11 @@ def draw_differences(
         seeds = list(found.by_seed.values())
         axes.plot(seeds, [y + 0.2] * len(seeds), ".", color=colour, alpha=0.7)
         ticks.append(f"{row.label}\n- {base.label}")
+    if not ticks:
+        axes.text(0.5, 0.5, "nothing to compare", ha="center", transform=axes.transAxes)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
     axes.axvline(0, color="black", linestyle="--", linewidth=0.8)
     axes.set_yticks(range(len(ticks)), ticks, fontsize=7)
-    axes.set_ylim(max(len(ticks), 1) - 0.5, -0.5)
+    axes.set_ylim(len(ticks) - 0.5, -0.5)

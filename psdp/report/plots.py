@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,9 @@ from psdp.report.scenarios import Scenario
 ACROSS = 3
 """Scenarios side by side."""
 
+TITLE, LETTERS = 60, 14
+"""Letters of a title above its axes, and of a key to colours in an inch."""
+
 FEW = 50
 """Numbers of a histogram up to which each has a dot, on an even scale."""
 
@@ -43,7 +47,7 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class _Sketch:
+class Sketch:
     """How to draw a plot: what goes into each scenario's axes, their height in inches, and the key
     to its colours where axes have none of their own."""
 
@@ -61,12 +65,13 @@ def write_plots(scenarios: Sequence[Scenario], runs: Sequence[Run], folder: Path
     """
     pen = _Pen(scenarios, runs)
     for sketch in pen.sketches():
-        figure = _figure(scenarios, sketch)
+        figure = figure_of(scenarios, sketch)
         figure.savefig(folder / sketch.plot.file, dpi=110)
         yield sketch.plot
 
 
-def _figure(scenarios: Sequence[Scenario], sketch: _Sketch) -> Figure:
+def figure_of(scenarios: Sequence[Scenario], sketch: Sketch) -> Figure:
+    """Return a plot of all scenarios, with the key below it."""
     across = min(ACROSS, len(scenarios))
     down = -(-len(scenarios) // across)
     size = (max(7.5, 5.2 * across), down * sketch.height)
@@ -80,14 +85,15 @@ def _figure(scenarios: Sequence[Scenario], sketch: _Sketch) -> Figure:
         axes.set_visible(False)
     if sketch.key:
         patches = [Patch(color=colour, label=name) for name, colour in sketch.key.items()]
-        ncols = min(5, len(patches))
+        longest = max(len(name) for name in sketch.key)
+        ncols = max(1, min(5, len(patches), int(LETTERS * size[0] / (longest + 6))))
         figure.legend(handles=patches, fontsize=8, ncols=ncols, loc="outside lower center")
     return figure
 
 
 def _wrapped(title: str) -> str:
     first, *rest = title.split(", ")
-    return "\n".join([first, ", ".join(rest)]) if rest else first
+    return "\n".join([first, *textwrap.wrap(", ".join(rest), TITLE)])
 
 
 class _Pen:
@@ -104,7 +110,7 @@ class _Pen:
             sum(len(row.shares) for row in scenario.rows) for scenario in scenarios
         )
 
-    def sketches(self) -> list[_Sketch]:
+    def sketches(self) -> list[Sketch]:
         """Return all plots, in the order of the report."""
         return [
             *self._curves(),
@@ -114,9 +120,10 @@ class _Pen:
             self._times(),
         ]
 
-    def _curves(self) -> Iterator[_Sketch]:
+    def _curves(self) -> Iterator[Sketch]:
         seeds = (
-            "Lines are means over seeds, bands reach from the least to the greatest, dashes are "
+            "Thin lines are seeds; thick ones are means over what all seeds of a row share, bands "
+            "reach from the least to the greatest; dashes are "
         )
         seeds += "the target loss; beside them, what is near it."
         units = self._units
@@ -126,27 +133,27 @@ class _Pen:
             (units, seeds, units, _tokens),
             ("bytes", f"{seeds} {spread}", "MB pushed and pulled", _mb),
         ):
-            yield _Sketch(
+            yield Sketch(
                 Plot(f"loss_{name}.png", f"Validation loss against {name}", caption),
                 partial(self._loss, unit=unit, x_of=x_of),
                 height=4.2,
                 key=self._colours,
             )
 
-    def _differences(self) -> Iterator[_Sketch]:
+    def _differences(self) -> Iterator[Sketch]:
         caption = "Diamonds are mean differences with their 95 % intervals, dots are seeds."
         for name, title, unit, choose in (
             ("loss", f"Validation loss at equal {self._units}", "nats", _loss_at_equal),
             ("time", "Time to the target loss, of rows whose runs all reached it", "s", _to_target),
         ):
-            yield _Sketch(
+            yield Sketch(
                 Plot(f"{name}_differences.png", f"{title}: against the baseline", caption),
                 partial(self._difference, unit=unit, choose=choose),
                 height=1.3 + 0.45 * self._most_rows,
             )
 
-    def _bars(self) -> _Sketch:
-        return _Sketch(
+    def _bars(self) -> Sketch:
+        return Sketch(
             Plot(
                 "throughput.png",
                 "Throughput",
@@ -156,8 +163,8 @@ class _Pen:
             height=1.3 + 0.32 * self._most_rows,
         )
 
-    def _histograms(self) -> Iterator[_Sketch]:
-        yield _Sketch(
+    def _histograms(self) -> Iterator[Sketch]:
+        yield Sketch(
             Plot(
                 "version_lag.png",
                 "Version lag",
@@ -168,7 +175,7 @@ class _Pen:
                 self._histogram, unit="version lag", of="gradients", choose=lambda row: row.lags
             ),
         )
-        yield _Sketch(
+        yield Sketch(
             Plot(
                 "clock_gap.png",
                 "Clock gap",
@@ -178,8 +185,8 @@ class _Pen:
             partial(self._histogram, unit="clock gap", of="answers", choose=lambda row: row.gaps),
         )
 
-    def _times(self) -> _Sketch:
-        return _Sketch(
+    def _times(self) -> Sketch:
+        return Sketch(
             Plot(
                 "worker_time.png",
                 "Where each worker's time went",
