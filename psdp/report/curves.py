@@ -23,8 +23,9 @@ Colours = Mapping[str, Any]
 XOf = Callable[[Run, Evaluation], float]
 """Where an evaluation stands on the horizontal axis."""
 
-INSET = (0.52, 0.5, 0.46, 0.46)
-"""Where the neighbourhood of the target is shown, in parts of the axes: curves fall."""
+ROOM, INSET = 0.9, (0.56, 0.12, 0.43, 0.83)
+"""The axes are made so much wider than the curves, and where in them, in their parts, the
+neighbourhood of the target is shown, so that it hides no curve."""
 
 BELOW, ABOVE = 0.98, 1.04
 """The losses that are shown there, over the target."""
@@ -67,10 +68,11 @@ def draw_losses(
     crossings = [curve.crosses(target) for _, curves in drawn for curve in curves]
     known = [x for x in crossings if x is not None and math.isfinite(x)]
     if known:
+        (low, high), (least, most) = axes.get_xlim(), axes.get_ylim()
+        axes.set_xlim(low, high + ROOM * (high - low))
         inset = axes.inset_axes(INSET)
         _draw(inset, drawn, target)
         # What lies outside of the axes would be marked across others.
-        (low, high), (least, most) = axes.get_xlim(), axes.get_ylim()
         margin = 0.25 * (max(known) - min(known)) + 0.04 * (high - low)
         inset.set_xlim(max(low, min(known) - margin), min(high, max(known) + margin))
         inset.set_ylim(max(least, BELOW * target), min(most, ABOVE * target))

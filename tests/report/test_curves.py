@@ -9,7 +9,7 @@ from made_rows import row, scenario
 from made_runs import write_run
 from matplotlib.figure import Figure
 
-from psdp.report.curves import draw_differences, draw_losses
+from psdp.report.curves import INSET, draw_differences, draw_losses
 from psdp.report.plots import Plot, Sketch, figure_of
 from psdp.report.runs import read_runs
 from psdp.report.scenarios import compare
@@ -33,6 +33,17 @@ def test_a_row_whose_seeds_share_no_time_is_drawn_all_the_same(tmp_path: Path) -
     low, high = axes.get_xlim()
     inset = axes.child_axes[0].get_xlim()
     assert low <= inset[0] < inset[1] <= high
+
+
+def test_what_is_near_the_target_hides_no_curve(tmp_path: Path) -> None:
+    late = ((1.0, 160, 4.0), (9.0, 320, 3.9), (10.0, 480, 2.0))
+    runs, _ = read_runs([write_run(tmp_path / "sync", evaluations=late)])
+    axes = Figure().subplots()
+    (shown,) = compare(runs)
+    by_name = {run.name: run for run in runs}
+    draw_losses(axes, shown, by_name, {"sync": "red"}, lambda _, one: one.time_s)
+    low, high = axes.get_xlim()
+    assert (10.0 - low) / (high - low) < INSET[0]
 
 
 def test_where_there_is_nothing_to_compare_the_panel_says_so() -> None:
