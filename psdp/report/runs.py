@@ -236,8 +236,8 @@ def _stopped(path: Path, name: str, config: Mapping[str, Any], stopped_by: str, 
         Unusable: the run was but interrupted.
     """
     if stopped_by in DIVERGED:
-        why = f"diverged: {stopped_by} after {after}; a lower --lr, a longer --warmup-steps or a "
-        return _lost(name, f"{why}lower --grad-clip may keep it from that", config)
+        why = f"diverged: {stopped_by} after {after}; a lower --lr, a longer --warmup-steps or "
+        return _lost(name, f"{why}--grad-clip may keep it from that", config)
     why = f"stopped by {stopped_by} after {after}; --resume {path} goes on with it"
     if stopped_by in INTERRUPTED:
         raise Unusable(f"unfinished: {why}")
