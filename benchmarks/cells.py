@@ -305,7 +305,7 @@ def _made_virtual(cell: Cell, virtual: tuple[str, ...]) -> Cell:
     Raises:
         ConfigError: it cannot be one.
     """
-    check(cell.given)
+    check(cell.given, cell.workers)
     given = {**cell.given, "record": True}
     return replace(cell, given=given, config=_checked(given, cell.workers), virtual=virtual)
 

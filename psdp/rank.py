@@ -31,7 +31,7 @@ from psdp.startup.step import Nothing, Step, take
 from psdp.transport import Endpoint
 from psdp.transport.link import Link, LinkSpeed
 from psdp.transport.reducer import Reducer
-from psdp.transport.world import World
+from psdp.transport.world import Gone, World
 from psdp.workers.listening import Listening
 from psdp.workers.spare import Joins, Spare
 
@@ -131,21 +131,16 @@ def live_in(
             ready = replace(ready, job=ready.job.at_full_speed())
         limit = partial(within, ready.cast.config.run.max_time, line.began_s)
         folder = str(ready.folder.path)
-        leads_now = partial(line.training, folder)
+        leads = partial(line.training, folder)
         asking = Asking(
-            asked,
-            line.gone,
-            limit,
-            leads_now,
-            line.stands_by,
-            world.survives,
-            line.lease_s,
-            as_told,
+            asked, line.gone, limit, leads, line.stands_by, world.survives, line.lease_s, as_told
         )
         role, endpoint = take_role(world, ready, asking)
     except StartRefused as refusal:
         line.ended(refusal.exit_code)
         return refusal.exit_code
+    except Gone:
+        raise
     except BaseException as error:  # whatever it is, no rank may be left waiting for this one
         status = tell(world.rank, error)
         line.ended(status)
@@ -172,6 +167,8 @@ def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
         if world.survives:
             leave_last(endpoint, role.job.leader)
         endpoint.close()
+    except Gone:
+        raise
     except BaseException as error:
         lost = isinstance(error, PeerLost) and world.rank != role.job.leader
         if lost and (over := line.over()) is not None:  # and has said why

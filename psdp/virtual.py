@@ -44,6 +44,8 @@ WITHOUT = {
     "resume": "it begins at the beginning",
     "replay": "a simulation says what happens when",
     "standby": "no rank is lost",
+    "spares": "no rank is lost",
+    "max_failures": "no rank is lost",
     "checkpoint_to": "it is on one machine",
     "early_stop_patience": "a simulation says when it ends, and knows no loss",
     "device": "it computes on cores",
@@ -97,7 +99,7 @@ def parse(argv: Sequence[str]) -> Plan:
     """
     own, flags = build_parser().parse_known_args(argv)
     given, costs = given_settings(flags), costs_given(own)
-    check(given)
+    check(given, own.workers)
     calibration = None
     if own.calibrate is not None:
         calibration = calibrated(own.calibrate, costs)
@@ -106,14 +108,20 @@ def parse(argv: Sequence[str]) -> Plan:
     return Plan(given | {"record": True}, own.workers, costs, calibration)
 
 
-def check(given: Mapping[str, Any]) -> None:
+def check(given: Mapping[str, Any], workers: int) -> None:
     """
     Raises:
-        ConfigError: no virtual job can have these settings.
+        ConfigError: no virtual job of so many workers can have these settings.
     """
     for name, why in WITHOUT.items():
         if name in given:
             raise ConfigError(f"{flag_of(name)} does not go with a virtual job: {why}; drop it")
+    virtual = given.get("virtual_workers")
+    if virtual not in (None, workers):
+        raise ConfigError(
+            f"--virtual-workers {virtual} does not go with a virtual job of {workers} worker(s), "
+            f"each of which has a rank of its own; drop it, or say --workers {virtual}"
+        )
     mode = MODES[Config.from_flat(given).run.mode]
     if not mode.served:
         known = [one.name for one in MODES.values() if one.served]

@@ -22,13 +22,14 @@ from psdp.transport.headers import decode, has_payload
 from psdp.transport.link import Link
 from psdp.transport.reducer import Reducer
 from psdp.transport.shared import Neighbours
+from psdp.transport.world import Gone
 
 
-class Killed(BaseException):
-    """This rank is dead, as if by SIGKILL: whatever it does next, it is told so."""
+class Killed(Gone):
+    """This rank is dead, as if by SIGKILL."""
 
 
-class Aborted(BaseException):
+class Aborted(Gone):
     """A rank has ended the whole job."""
 
 

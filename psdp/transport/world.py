@@ -16,6 +16,11 @@ from psdp.transport.reducer import Reducer
 from psdp.transport.shared import Neighbours
 
 
+class Gone(BaseException):
+    """This rank is no more, where ranks are threads and none can be ended from outside: whatever it
+    does next, it is told so, and is to do and say nothing else."""
+
+
 class World(Protocol):
     """All ranks of the job; while they train, only endpoints and reducers speak."""
 

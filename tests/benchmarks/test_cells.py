@@ -136,6 +136,14 @@ def test_the_flags_of_a_cell_make_its_settings(tmp_path: Path, settings: str) ->
         ("grid = {workers = 2}\nvirtual = {mtbf-s = 3}", "unknown cost 'mtbf-s'"),
         ("grid = {workers = 2}\nvirtual = {cores = 0}", "expected whole numbers from 1 on"),
         ("grid = {workers = 2, mode = 'allreduce'}\nvirtual = {}", "a virtual job needs --mode"),
+        (
+            "settings = {workers = 2, spares = 1}\nvirtual = {}",
+            "--spares does not go with a virtual",
+        ),
+        (
+            "settings = {workers = 2, virtual-workers = 4}\nvirtual = {}",
+            "--virtual-workers 4 does not go with a virtual job of 2",
+        ),
         ("grid = {workers = 2, seed = [1, 1]}", "two cells are called sync-workers=2-seed=1"),
         ("grid = {workers = 2, straggler = ['last:4', '2:4']}", "cells .* and .* are the same job"),
         ("grid = {seed = 1}", "cell sync-seed=1: workers expects a number of at least 1, got None"),

@@ -127,6 +127,12 @@ def test_a_straggler_is_slow_in_virtual_time(tmp_path: Path, corpus: Path) -> No
     [
         ("--resume x", "--resume does not go with a virtual job: it begins at the beginning"),
         ("--mode allreduce", "a virtual job needs --mode .*, got allreduce"),
+        ("--spares 1", "--spares does not go with a virtual job: no rank is lost; drop it"),
+        (
+            "--virtual-workers 4",
+            "--virtual-workers 4 does not .* of 2 worker.*, or say --workers 4",
+        ),
+        ("--virtual-workers 1", "--virtual-workers 1 does not .*, or say --workers 1"),
         ("--mtbf-s 5", "unrecognized arguments: --mtbf-s"),
         ("--step-ms -1", "expected a number of at least 0"),
         ("--calibrate nowhere", "nowhere: config.json: No such file"),
@@ -135,6 +141,41 @@ def test_a_straggler_is_slow_in_virtual_time(tmp_path: Path, corpus: Path) -> No
 def test_what_cannot_be_is_refused(flags: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         virtual.parse(["--workers", "2", *flags.split()])
+
+
+def test_as_many_virtual_workers_as_there_are_make_no_difference(
+    tmp_path: Path, corpus: Path
+) -> None:
+    virtual.parse(["--workers", "3", "--virtual-workers", "3"])
+    made = train(tmp_path / "run", corpus, mode="sync")
+    same = train(tmp_path / "same", corpus, mode="sync", virtual_workers=3)
+    assert same["weights_sha256"] == made["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "signal", "status", "said"),
+    [
+        ({"lr": 1e30, "warmup_steps": 0, "max_steps": 50}, None, 7, "NaN or Inf at step"),
+        ({}, "SIGINT", 130, "psdp: stopped by SIGINT"),
+    ],
+)
+def test_how_it_ended_is_said_once(
+    tmp_path: Path,
+    corpus: Path,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    signal: str | None,
+    status: int,
+    said: str,
+) -> None:
+    given = TINY | {"corpus": (str(corpus),), "out": str(tmp_path / "run"), "mode": "async"}
+
+    def script(job: Job) -> Script:
+        return virtual.script_of(job, COSTS)
+
+    assert virtual.live(given | settings, 4, script, lambda: signal) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 def test_steps_of_another_shape_say_nothing(
