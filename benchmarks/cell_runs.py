@@ -7,12 +7,12 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cells import Cell, differences
+from cells import OWN, Cell
 from session import Ended
 
 from psdp.errors import ConfigError
@@ -92,15 +92,35 @@ def see_what_is_there(cells: Sequence[Cell], out: Path) -> list[Cell]:
         if config is None or not is_finished(folder):
             ahead.append(cell)
             continue
-        apart = differences(cell, config.get("settings", {}), config.get("workers"))
-        if apart:
-            others.append(f"\n  {folder}: {'; '.join(apart)}")
+        if differences := differences_of(config, cell):
+            others.append(f"\n  {folder}: {differences}")
     if others:
         raise ConfigError(
             "finished runs are of other settings than the spec now says; choose another --out, or "
             f"remove them:{''.join(others)}"
         )
     return ahead
+
+
+def differences_of(config: Mapping[str, Any], cell: Cell) -> str:
+    """Return in which settings and costs a run's config.json is not of a cell, in words; nothing if
+    it is."""
+    wanted = cell.config.flat() | {"workers": cell.workers}
+    found = config.get("settings", {}) | {"workers": config.get("workers")}
+    if cell.cluster is not None:
+        wanted |= cell.cluster.record(config.get("parameters", 0))
+    found |= config.get("costs", {})
+    return apart(*({name: of[name] for name in of.keys() - OWN} for of in (found, wanted)))
+
+
+def apart(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return what differs from what is now wanted, in words; nothing if nothing does. From which
+    runs costs were fitted does not matter where these are the same."""
+    return "; ".join(
+        f"{name.replace('_', '-')} {found.get(name)}, now {wanted.get(name)}"
+        for name in sorted((wanted.keys() | found.keys()) - {"calibrate"})
+        if found.get(name) != wanted.get(name)
+    )
 
 
 def clear(folder: Path) -> None:

@@ -22,7 +22,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -36,7 +36,7 @@ from psdp.config import Config, flag_of, settings
 from psdp.errors import ConfigError
 from psdp.simulate.options import COSTS
 from psdp.terminal import path_of, shown
-from psdp.virtual import FAILURES, check, parse
+from psdp.virtual import FAILURES, Cluster, check, parse
 
 SHIPPED = Path(__file__).parent / "specs"
 
@@ -44,7 +44,7 @@ TIMEOUT_S = 1800.0
 """How long a cell may take, unless the spec says otherwise."""
 
 _FIELDS = {field.name: field for _, field in settings()}
-_OWN = ("out", "quiet", "resume", "replay", "profile")
+OWN = ("out", "quiet", "resume", "replay", "profile")
 """Settings that a sweep has no use for, or chooses itself."""
 
 _TOP = (
@@ -66,6 +66,7 @@ class Cell:
         config: the same, resolved.
         tune: whether its family is tuned, if the spec tunes.
         virtual: flags of the costs of a virtual job; None: the job is a real one.
+        cluster: what these say.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Cell:
     config: Config
     tune: bool
     virtual: tuple[str, ...] | None = None
+    cluster: Cluster | None = None
 
     @property
     def ranks(self) -> int:
@@ -178,7 +180,8 @@ def _cells(top: Mapping[str, Any]) -> list[Cell]:
         for values in product(*choices.values())
     ]
     if virtual is not None:
-        parse(cells[0].command()[1:])  # its costs, of which some take a while to find
+        cluster = parse(cells[0].command()[1:]).cluster  # some costs take a while to find
+        cells = [replace(cell, cluster=cluster) for cell in cells]
     named: dict[str, Cell] = {}
     for cell in cells:
         if named.setdefault(cell.name, cell) is not cell:
@@ -220,7 +223,7 @@ def _section(title: str, table: Any) -> dict[str, Any]:
         raise ConfigError(f"{title} expects a table, got {shown(table)}")
     section = _spelled(table, title)
     for name in section:
-        if name in _OWN:
+        if name in OWN:
             raise ConfigError(f"{title}: {name} is not for a spec to say")
         if name != "workers" and name not in _FIELDS:
             raise ConfigError(
@@ -380,15 +383,3 @@ def _flags(name: str, value: Any) -> Iterator[str]:
             yield from (flag_of(name), *value)
         case _:
             yield f"{flag_of(name)}={value}"
-
-
-def differences(cell: Cell, settings: Mapping[str, Any], workers: Any) -> Sequence[str]:
-    """Return in which settings a run's config.json is not of this cell, in words."""
-    wanted, found = cell.config.flat() | {"workers": cell.workers}, dict(settings)
-    found["workers"] = workers
-    names = sorted((wanted.keys() | found.keys()) - set(_OWN))
-    return [
-        f"{name.replace('_', '-')} {found.get(name)}, now {wanted.get(name)}"
-        for name in names
-        if found.get(name) != wanted.get(name)
-    ]

@@ -37,6 +37,7 @@ from psdp.report.scenarios import Scenario, compare
 from psdp.simulate.calibrate import calibrate
 from psdp.simulate.costs import Costs
 from psdp.terminal import path_of, show_any_text
+from psdp.virtual import Cluster
 
 # With `python -m` the folder above is on the path; the other benchmarks are run by their file.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -203,8 +204,9 @@ class Network:
         cores = len(os.sched_getaffinity(0))
         calibration = calibrate(fitted, Costs(cores=cores))
         print(f"{self.name}: {calibration}", file=sys.stderr, flush=True)
-        costs = ("--calibrate", *map(str, fitted), "--cores", str(cores), "--hosts", "1")
-        virtual = [replace(cell, virtual=costs) for cell in self.cells]
+        flags = ("--calibrate", *map(str, fitted), "--cores", str(cores), "--hosts", "1")
+        cluster = Cluster({"cores": cores, "hosts": 1}, calibration)
+        virtual = [replace(cell, virtual=flags, cluster=cluster) for cell in self.cells]
         real = [without_link(cell) for cell in self.cells if cell.config.run.seed in seeds]
         for part, cells in (("forecast", virtual), ("measured", real)):
             with alone_in(folders[part]):

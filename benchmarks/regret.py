@@ -34,13 +34,10 @@ import numpy as np
 
 from psdp import virtual
 from psdp.config import Config
-from psdp.job import Job
 from psdp.modes import CANDIDATES, MODES, Candidate
-from psdp.records.replay import Script
-from psdp.simulate.costs import Costs
 
-COSTS = Costs(step_s=(0.05,), latency_s=1e-4, apply_s=1e-3, average_s=1e-4)
-"""Of the cluster: a step takes 50 ms, an update 1 ms."""
+CLUSTER = virtual.Cluster({"step_s": 0.05, "latency_s": 1e-4, "apply_s": 1e-3, "average_s": 1e-4})
+"""A step takes 50 ms, an update 1 ms."""
 GRADIENTS = 1600
 """The budget of each run, whatever the number of workers."""
 EVALUATIONS = 20
@@ -147,12 +144,8 @@ def train(out: Path, cell: Cell, row: Mapping[str, Any], seed: int) -> None:
     if (out / "summary.json").exists():
         return
     shutil.rmtree(out, ignore_errors=True)
-
-    def script(job: Job) -> Script:
-        return virtual.script_of(job, COSTS)
-
     given = cell.settings() | dict(row) | {"seed": seed, "out": str(out)}
-    status = virtual.live(given, 1 + cell.workers, script)
+    status = virtual.live(given, 1 + cell.workers, CLUSTER)
     if status:
         raise SystemExit(f"{out}: the run ended with status {status}")
 

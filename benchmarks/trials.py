@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from cell_runs import Outcome, clear, read_record, see_what_is_there, write_record
+from cell_runs import Outcome, apart, clear, read_record, see_what_is_there, write_record
 from cells import Cell, Spec, changed
 from space import Space, Tuning, next_settings
 
@@ -26,6 +26,7 @@ from psdp.errors import ConfigError, NumericsError
 from psdp.modes import MODES, ONLY_WITH
 from psdp.report.runs import Run, read_runs
 from psdp.report.tables import Table
+from psdp.simulate.scenario import job_of
 
 FINISHED, DIVERGED = "finished", "diverged"
 
@@ -163,11 +164,13 @@ class Trials:
         before = read_record(self._path) or {}
         self._done: dict[str, list[Trial]] = {}
         for family in families:
-            record = before.get(family.name, {"about": self._about(family), "trials": []})
-            if record["about"] != self._about(family):
+            about = self._about(family)
+            record = before.get(family.name, {"about": about, "trials": []})
+            if differences := apart(_flat(record["about"]), _flat(about)):
                 raise ConfigError(
                     f"{self._path}: the trials of {family.name} are of other settings than the "
-                    f"spec now says; choose another --out, or remove {self._path.parent}"
+                    f"spec now says: {differences}; choose another --out, or remove "
+                    f"{self._path.parent}"
                 )
             self._done[family.name] = [
                 Trial(**one | {"losses": tuple(one["losses"])}) for one in record["trials"]
@@ -293,6 +296,9 @@ class Trials:
         space = {name: asdict(values) for name, values in family.space.items()}
         compared = {"seeds": self._tuning.seeds, "after_s": self._tuning.after_s}
         about = {"workers": cell.workers, "settings": settings, "space": space, **compared}
+        if cell.cluster is not None:
+            size = job_of(cell.given, cell.workers).table.size
+            about["costs"] = cell.cluster.record(size)
         return json.loads(json.dumps(about))  # type: ignore[no-any-return]
 
     def _write(self) -> None:
@@ -327,6 +333,12 @@ class Trials:
                     "status": trial.status,
                     "best": int(trial is best),
                 }
+
+
+def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what trials have in common by name, settings and costs beside the rest."""
+    rest = {name: value for name, value in about.items() if name not in ("settings", "costs")}
+    return {**rest, **about["settings"], **about.get("costs", {})}
 
 
 def _cell(value: Any) -> str:

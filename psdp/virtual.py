@@ -12,7 +12,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psdp.arguments import Parser
@@ -27,10 +27,10 @@ from psdp.records.events import Happened
 from psdp.records.replay import Script
 from psdp.report.runs import VIRTUAL
 from psdp.simulate.calibrate import SHAPE, Calibration
-from psdp.simulate.costs import Costs
-from psdp.simulate.options import add_costs, costs_given, whole_from
+from psdp.simulate.options import add_costs, by_flag, costs_given, whole_from
 from psdp.simulate.plan import calibrated, costs_of
 from psdp.simulate.world import World
+from psdp.startup.program import LANGUAGE
 from psdp.terminal import show_any_text
 from psdp.transport.in_memory_world import InMemoryWorlds
 
@@ -56,38 +56,48 @@ WITHOUT = {
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a command line asks for.
+class Cluster:
+    """What everything takes where a virtual job is.
 
     Attributes:
-        given: settings of the job.
-        costs: that were said, by field.
-        calibration: what a recorded run says of the others.
+        said: costs that were said, by field.
+        calibration: what recorded runs say of the others.
     """
+
+    said: Mapping[str, Any]
+    calibration: Calibration | None = None
+
+    def record(self, parameters: int) -> dict[str, Any]:
+        """Return the costs of a job of so many parameters, and which runs they are fitted from, for
+        config.json."""
+        costs: dict[str, Any] = by_flag(costs_of(self.said, parameters, self.calibration))
+        costs = {name: value for name, value in costs.items() if name not in FAILURES}
+        if self.calibration is not None:
+            costs["calibrate"] = [str(folder) for folder in self.calibration.folders]
+        return costs
+
+    def script(self, job: Job) -> Script:
+        """Return what happens in a job, and when, in virtual seconds; say at what costs."""
+        costs = costs_of(self.said, job.table.size, self.calibration)
+        if self.calibration is not None:
+            print(self.calibration, file=sys.stderr)
+        print(f"virtual time: {costs}", file=sys.stderr, flush=True)
+        happened: list[Happened] = []
+        World(job, costs, happened.append).run()
+        return Script(happened, "the simulation", range(1, len(happened) + 1))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line asks for: a job of these settings on a cluster."""
 
     given: dict[str, Any]
     workers: int
-    costs: dict[str, Any]
-    calibration: Calibration | None
+    cluster: Cluster
 
     @property
     def ranks(self) -> int:
         return Config.from_flat(self.given).run.servers + self.workers
-
-    def script(self, job: Job) -> Script:
-        """Return what happens in a job, and when; say at what costs."""
-        costs = costs_of(self.costs, job.table.size, self.calibration)
-        if self.calibration is not None:
-            print(self.calibration, file=sys.stderr)
-        print(f"virtual time: {costs}", file=sys.stderr, flush=True)
-        return script_of(job, costs)
-
-
-def script_of(job: Job, costs: Costs) -> Script:
-    """Return what happens in a job at these costs, and when, in virtual seconds."""
-    happened: list[Happened] = []
-    World(job, costs, happened.append).run()
-    return Script(happened, "the simulation", range(1, len(happened) + 1))
 
 
 def parse(argv: Sequence[str]) -> Plan:
@@ -105,7 +115,7 @@ def parse(argv: Sequence[str]) -> Plan:
         calibration = calibrated(own.calibrate, costs)
         if "step_s" not in costs:
             _check_shape(given, calibration.settings)
-    return Plan(given | {"record": True}, own.workers, costs, calibration)
+    return Plan(given | {"record": True}, own.workers, Cluster(costs, calibration))
 
 
 def check(given: Mapping[str, Any], workers: int) -> None:
@@ -165,20 +175,20 @@ def build_parser() -> argparse.ArgumentParser:
 def live(
     given: Mapping[str, Any],
     ranks: int,
-    script: Callable[[Job], Script],
+    cluster: Cluster,
     asked: Callable[[], str | None] = lambda: None,
 ) -> int:
     """Run a job on threads of this process; return its exit status.
 
     Args:
         given: its settings.
-        script: returns what happens in it, and when.
         asked: returns the name of a signal by which somebody asked it to end, or None.
     """
     gc.collect()  # the files of an earlier job, whose ranks refer to one another
     worlds = InMemoryWorlds([VIRTUAL] * ranks)
+    program = replace(LANGUAGE, more=lambda job: {"costs": cluster.record(job.table.size)})
     ends = worlds.run(
-        lambda world: live_in(world, given, None, asked, Line(), script=script), LONGEST_S
+        lambda world: live_in(world, given, None, asked, Line(), program, cluster.script), LONGEST_S
     )
     if worlds.status is not None:
         return worlds.status
@@ -193,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PsdpError as error:
         print(f"psdp.virtual: {error}", file=sys.stderr)
         return error.exit_code
-    return live(plan.given, plan.ranks, plan.script, Signals(Line()))
+    return live(plan.given, plan.ranks, plan.cluster, Signals(Line()))
 
 
 if __name__ == "__main__":

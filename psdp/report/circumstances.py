@@ -1,4 +1,5 @@
-"""Where and by what a run was made, as its config.json tells: machines, MPI, versions."""
+"""Where and by what a run was made, as its config.json tells: machines, or what they would cost,
+MPI, versions."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ SOFTWARE = {"psdp": "psdp", "mpi": "MPI", "python": "Python", "numpy": "NumPy"}
 
 def circumstances_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Return them in words, by name, of a run's config.json."""
-    versions = config.get("versions", {})
+    versions, costs = config.get("versions", {}), config.get("costs")
     return {
-        "machine": _machines(config),
+        "machine": _machines(config) if costs is None else _virtual(costs),
         "threads used": _each(config.get("threads")),
         "kernels used": _each(config.get("kernels")),
         "vectors": str(config.get("transport", UNKNOWN)),
@@ -37,6 +38,16 @@ def _machines(config: Mapping[str, Any]) -> str:
             text += f" ({machines[host]['processor']}, {cores:g} core{'s' if cores != 1 else ''})"
         found.append(text)
     return ", ".join(found)
+
+
+def _virtual(costs: Mapping[str, Any]) -> str:
+    """Return the cluster of a virtual job, by those of its costs that are any."""
+    said = [f"{name.replace('_', '-')} {_cost(value)}" for name, value in costs.items() if value]
+    return f"a virtual cluster ({', '.join(said)})"
+
+
+def _cost(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, int | float) else " ".join(map(str, value))
 
 
 def _each(of_ranks: Any) -> str:

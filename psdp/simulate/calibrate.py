@@ -68,6 +68,7 @@ class Calibration:
 
     Attributes:
         costs: fitted; of several runs, the mean of what each says.
+        folders: of the runs.
         fits: of each run.
         settings: of the first run, ``{field name: value}``.
         workers: of that.
@@ -76,6 +77,7 @@ class Calibration:
     """
 
     costs: Costs
+    folders: Sequence[Path]
     fits: Sequence[Fit]
     settings: dict[str, Any]
     workers: int
@@ -129,6 +131,7 @@ def calibrate(folders: Sequence[Path], costs: Costs) -> Calibration:
     first = runs[0]
     return Calibration(
         costs=fitted,
+        folders=folders,
         fits=fits,
         settings=first.config["settings"],
         workers=len(first.job.workers),

@@ -6,9 +6,12 @@ import argparse
 from collections.abc import Callable, Collection
 from typing import Any
 
+import numpy as np
+
 from psdp.arguments import Parser, whole
 from psdp.config import either, settings
 from psdp.modes import MODES, ONLY_WITH
+from psdp.simulate.costs import Costs
 
 USUAL_STEPS = 50
 """Steps that are simulated, unless --max-steps says otherwise."""
@@ -51,6 +54,15 @@ COSTS: dict[str, tuple[float, str, str]] = {
     "restart_s": (1.0, "--restart-s", "after which a worker that failed is back (default: never)"),
 }
 """By field of the costs: the flag's unit in seconds, the flag, and what it says."""
+
+_NAMED = {
+    **{
+        name: (flag.removeprefix("--").replace("-", "_"), unit)
+        for name, (unit, flag, _) in COSTS.items()
+    },
+    **{name: (name, 1) for name in ("cores", "hosts")},
+}
+"""By field of the costs: the name of the flag, as a setting's, and its unit."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -121,9 +133,26 @@ def add_costs(
 
 def costs_given(own: argparse.Namespace) -> dict[str, Any]:
     """Return the costs that were said, ``{field name: value}``."""
-    units = {name: unit for name, (unit, _, _) in COSTS.items()} | {"cores": 1, "hosts": 1}
-    said = {name: getattr(own, name, None) for name in units}
-    return {name: value * units[name] for name, value in said.items() if value is not None}
+    said = {name: getattr(own, name, None) for name in _NAMED}
+    return {name: value * _NAMED[name][1] for name, value in said.items() if value is not None}
+
+
+def by_flag(costs: Costs) -> dict[str, float | None]:
+    """Return costs by the names of their flags, in the units of these; of the times of steps the
+    mean, and beside it their standard deviation."""
+    values = {name: getattr(costs, name) for name in _NAMED} | {"step_s": costs.mean_step_s}
+    found = {}
+    for name, value in values.items():
+        flag, unit = _NAMED[name]
+        found[flag] = _in(unit, value)
+        if name == "step_s":
+            found["step_ms_std"] = _in(unit, float(np.std(costs.step_s)))
+    return found
+
+
+def _in(unit: float, value: float | None) -> float | None:
+    # Where the unit is a flag's own, so is the number; else the last bits are those of a division.
+    return value if value is None or unit == 1 else float(f"{value / unit:.12g}")
 
 
 def _of_modes(setting: str) -> str:

@@ -64,7 +64,7 @@ def build(
         meeting = meet(world, job, locations, memory, cards, why_not)
     _adopt(job, rank, part, meeting)
     kernels = [made[at].kernels if at in made else None for at in range(world.size)]
-    how = meeting.links.name, world.library
+    how = meeting.links.name, world.library, program.more(job)
     kept = program.kept(config.flat())
     opening = OpenFolder(job, rank, kept, manifest, lock, locations, kernels, *how)
     own, others = take(world, opening)

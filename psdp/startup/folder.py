@@ -52,6 +52,7 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
         locations, kernels: of every rank.
         transport: how vectors go between servers and workers.
         library: that carries the messages.
+        more: what config.json is to say of this job alone.
     """
 
     job: Job
@@ -63,6 +64,7 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
     kernels: Sequence[str | None]
     transport: str
     library: str
+    more: Mapping[str, Any]
 
     facts = FolderMade
 
@@ -110,6 +112,7 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
             "unit": job.task.unit,
             "units_per_batch": job.task.units_per_batch,
             **job.task.record(),
+            **self.more,
             "versions": {
                 "psdp": psdp.__version__,
                 "python": sys.version.split()[0],

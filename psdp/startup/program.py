@@ -26,6 +26,10 @@ def _nothing(run: Path) -> None:
     pass
 
 
+def _no_more(job: Job) -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Program:
     """What a person started.
@@ -35,12 +39,14 @@ class Program:
         begin: makes the job.
         settings: that have a meaning in it; None: all.
         finished: called on rank 0 with the run folder, when the run has come to its end.
+        more: returns what config.json says beside what it says of every job.
     """
 
     command: str = "python -m psdp.worker"
     begin: Begin = _read_corpus
     settings: frozenset[str] | None = None
     finished: Callable[[Path], None] = _nothing
+    more: Callable[[Job], Mapping[str, Any]] = _no_more
 
     def kept(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return those of these settings that have a meaning in it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cell_runs import differences_of
 from cells import SHIPPED, Spec, find_spec, read_spec
 from trials import families_of
 
@@ -59,6 +60,21 @@ def test_cells_may_be_jobs_of_a_cluster_that_one_does_not_have(tmp_path: Path) -
     assert tuple(cell.command()) == (*words, "--mode=ssp", "--record")
     (real,) = spec(tmp_path, "settings = {workers = 9, mode = 'ssp'}").cells
     assert real.command() == ["psdp.launch", "-n", "10", "--mode=ssp"]
+
+
+def test_runs_of_another_cluster_are_told_from_those_of_a_cell(tmp_path: Path) -> None:
+    text = "settings = {workers = 2}\n"
+    (cell,) = spec(tmp_path, f"{text}[virtual]\nstep-ms = 20").cells
+    (same,) = spec(tmp_path, f"{text}[virtual]\nstep-ms = 20\nlatency-us = 20").cells
+    (other,) = spec(tmp_path, f"{text}[virtual]\nstep-ms = 200\ncores = 2").cells
+    (real,) = spec(tmp_path, text).cells
+    assert cell.cluster is not None
+    costs = cell.cluster.record(1000)
+    config = {"settings": cell.config.flat(), "workers": 2, "parameters": 1000, "costs": costs}
+    assert differences_of(config, cell) == differences_of(config, same) == ""
+    assert differences_of(config, other) == "cores None, now 2; step-ms 20.0, now 200.0"
+    assert "step-ms 20.0, now None" in differences_of(config, real)
+    assert "step-ms None, now 20.0" in differences_of(config | {"costs": {}}, cell)
 
 
 def test_several_grids_are_crossed_with_the_cells_each(tmp_path: Path) -> None:

@@ -235,12 +235,14 @@ threads = 1""",
     def train(command: Sequence[str], timeout_s: float) -> Ended:
         assert command[1:3] == ["-m", "psdp.virtual"]
         plan = virtual.parse(command[3:])
-        return Ended(virtual.live(plan.given, plan.ranks, plan.script), "")
+        return Ended(virtual.live(plan.given, plan.ranks, plan.cluster), "")
 
     twin = Sweeping(tmp_path_factory.mktemp("twin"))
     for each in (sweeping, twin):
         each.launch = train
         assert each(text) == 0
+    with pytest.raises(ConfigError, match=r"says: step-ms 50\.0, now 5\.0; choose another --out"):
+        sweeping(text.replace("step-ms = 50", "step-ms = 5"))
     assert {trial["status"] for trial in sweeping.trials()} == {"finished"}
     assert len({trial["loss"] for trial in sweeping.trials()}) == 4
     assert sweeping.trials() == twin.trials()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from made_runs import change_json, write_run
 
+from psdp.report.comparing import what_differs
 from psdp.report.runs import read_runs
 from psdp.report.scenarios import compare
 from psdp.report.setup import setup
@@ -58,6 +59,21 @@ def test_of_what_differs_it_is_said_in_which_rows(runs: Runs) -> None:
     assert "weight-decay 0.1 (sync) or 0.2 (ssp S=4 and async)" in lines["Optimizer"]
     machine = "on here (a processor, 2 cores) (sync and async) or there (ssp S=4),"
     assert machine in lines["Machine"]
+
+
+def test_a_cluster_that_one_does_not_have_is_told_by_its_costs(runs: Runs) -> None:
+    costs = {"step_ms": 50.0, "step_ms_std": 0.0, "cores": None, "calibrate": ["a", "b"]}
+    change_json(runs.run() / "config.json", costs=costs)
+    same = "a virtual cluster (step-ms 50, calibrate a b)"
+    assert f"1 server on {same}, threads" in runs.lines()["Machine"]
+    change_json(runs.run(mode="async") / "config.json", costs=costs | {"step_ms": 5.0})
+    other = same.replace("50", "5")
+    assert f"on {same} (sync) or {other} (async), threads" in runs.lines()["Machine"]
+    runs.run(mode="ssp")
+    (scenario,) = compare(read_runs(runs.made)[0])
+    assert f"machine {same} (sync) or here (a processor, 2 cores) (ssp S=4) or {other} (async)" in (
+        what_differs(scenario.rows)
+    )
 
 
 def test_without_servers_none_are_counted(runs: Runs) -> None:

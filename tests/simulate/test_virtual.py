@@ -12,16 +12,12 @@ import pytest
 from psdp import virtual
 from psdp.audit.replaying import live as replayed
 from psdp.errors import ConfigError
-from psdp.job import Job
 from psdp.modes import CANDIDATES
 from psdp.records.events import Push, events_file, read_record
-from psdp.records.replay import Script
-from psdp.simulate.costs import Costs
 
 STEP_S, LATENCY_S = 0.5, 0.125
-COSTS = Costs(
-    step_s=(STEP_S,), latency_s=LATENCY_S, server_message_s=0.0, worker_message_s=0.0, apply_s=0.25
-)
+FREE = {"server_message_s": 0.0, "worker_message_s": 0.0, "average_s": 0.0}
+CLUSTER = virtual.Cluster({"step_s": STEP_S, "latency_s": LATENCY_S, "apply_s": 0.25, **FREE})
 TINY: dict[str, Any] = {
     "n_layer": 1,
     "n_head": 2,
@@ -48,11 +44,7 @@ def corpus(tmp_path: Path) -> Path:
 def train(out: Path, corpus: Path, workers: int = 3, **settings: Any) -> dict[str, Any]:
     """Return the summary of a virtual job."""
     given = TINY | {"corpus": (str(corpus),), "out": str(out)} | settings
-
-    def script(job: Job) -> Script:
-        return virtual.script_of(job, COSTS)
-
-    assert virtual.live(given, workers + settings.get("servers", 1), script) == 0
+    assert virtual.live(given, workers + settings.get("servers", 1), CLUSTER) == 0
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     return summary
 
@@ -109,6 +101,19 @@ def test_a_mode_that_chooses_goes_over_where_the_simulation_does(
     # After the first round, of which little is known, four of the slowest worker.
     assert change["version"] == 5
     assert told["time_s"] == pytest.approx(5 * (4 * STEP_S + 2 * LATENCY_S + 0.25), rel=0.03)
+
+
+def test_its_costs_are_recorded(tmp_path: Path, corpus: Path) -> None:
+    train(tmp_path / "run", corpus, mode="async", max_steps=12)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["costs"] == CLUSTER.record(config["parameters"])
+    assert {name: config["costs"][name] for name in ("step_ms", "latency_us", "apply_ms")} == {
+        "step_ms": 500.0,
+        "latency_us": 125000.0,
+        "apply_ms": 250.0,
+    }
+    assert "calibrate" not in config["costs"]
+    assert "mtbf_s" not in config["costs"]
 
 
 def test_a_straggler_is_slow_in_virtual_time(tmp_path: Path, corpus: Path) -> None:
@@ -169,12 +174,9 @@ def test_how_it_ended_is_said_once(
     said: str,
 ) -> None:
     given = TINY | {"corpus": (str(corpus),), "out": str(tmp_path / "run"), "mode": "async"}
-
-    def script(job: Job) -> Script:
-        return virtual.script_of(job, COSTS)
-
-    assert virtual.live(given | settings, 4, script, lambda: signal) == status
-    (line,) = capsys.readouterr().err.splitlines()
+    assert virtual.live(given | settings, 4, CLUSTER, lambda: signal) == status
+    costs, line = capsys.readouterr().err.splitlines()
+    assert costs.startswith("virtual time: step 500 ms")
     assert said in line
 
 
@@ -189,6 +191,9 @@ def test_steps_of_another_shape_say_nothing(
     own = f"--corpus {corpus} --eval-batches 1 --quiet --out {tmp_path / 'again'}"
     flags = f"--workers 2 --mode async --calibrate {run} {shape} {own}"
     assert virtual.main(flags.split()) == 0
+    costs = json.loads((tmp_path / "again" / "config.json").read_text())["costs"]
+    assert costs["calibrate"] == [str(run)]
     said = capsys.readouterr().err
+    said = said.partition("\n")[2]
     assert said.startswith("fitted from")
     assert "\nvirtual time: step " in said

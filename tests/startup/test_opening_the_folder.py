@@ -28,7 +28,7 @@ def opening(case: SavedRun, rank: int = 0, **changes: Any) -> OpenFolder:
     kernels = ["compiled"] * 3
     job = case.job_of(3, **changes)
     return OpenFolder(
-        job, rank, job.config.flat(), None, None, locations, kernels, "mixed", "MPI 5"
+        job, rank, job.config.flat(), None, None, locations, kernels, "mixed", "MPI 5", {"more": 3}
     )
 
 
@@ -111,6 +111,7 @@ def test_the_best_is_known_as_that_though_its_run_ended_before_it_was(tmp_path: 
 def test_config_json_says_all_that_repeats_a_run(case: SavedRun) -> None:
     record = json.loads(json.dumps(opening(case).config_record(RunFolder(case.folder))))
     assert record["transport"] == "mixed"
+    assert record["more"] == 3
     assert Config.from_flat(record["settings"]) == case.config
     assert record["threads"] == [2, 1, 1]
     assert (record["workers"], record["servers"], record["hosts"]) == (2, 1, ["a", "b", "b"])
