@@ -67,8 +67,10 @@ class Calibration:
     """What recorded runs say.
 
     Attributes:
-        costs: fitted; of several runs, the mean of what each says.
+        costs: fitted; of several runs, the mean of what each says, with the cores and hosts of the
+            first.
         folders: of the runs.
+        cores: of a host, and whence that is known.
         fits: of each run.
         settings: of the first run, ``{field name: value}``.
         workers: of that.
@@ -78,6 +80,7 @@ class Calibration:
 
     costs: Costs
     folders: Sequence[Path]
+    cores: str
     fits: Sequence[Fit]
     settings: dict[str, Any]
     workers: int
@@ -95,7 +98,8 @@ class Calibration:
         if len(errors) > 1:
             trust = f"so they are off by {min(errors):+.1%} to {max(errors):+.1%}"
         return (
-            f"fitted from {len(self.costs.step_s)} steps of {len(errors)} run(s): {runs}; {trust}"
+            f"fitted from {len(self.costs.step_s)} steps of {len(errors)} run(s) on {self.cores}: "
+            f"{runs}; {trust}"
         )
 
     def record(self) -> list[dict[str, Any]]:
@@ -107,7 +111,8 @@ def calibrate(folders: Sequence[Path], costs: Costs) -> Calibration:
     """Fit the costs from runs that were made with ``--record``.
 
     Args:
-        costs: those that a record does not tell: cores, slices, failures.
+        costs: those that a record does not tell: slices, failures; and cores, where these are not
+            to be what it says.
 
     Raises:
         ConfigError: a folder holds no such run, or one that cannot be simulated; or they are of
@@ -117,7 +122,7 @@ def calibrate(folders: Sequence[Path], costs: Costs) -> Calibration:
     for folder, run in zip(folders, runs, strict=True):
         _check_enough(folder, run)
         _check_same_steps(folders[0], runs[0], folder, run)
-    hosted = [replace(costs, hosts=run.hosts) for run in runs]
+    hosted = [replace(costs, hosts=run.hosts, cores=costs.cores or run.cores) for run in runs]
     measured = [run.gradients_per_s() for run in runs]
     own = [
         _fit_latency(run.job, _read_off(run, run.job, there), speed)
@@ -125,13 +130,20 @@ def calibrate(folders: Sequence[Path], costs: Costs) -> Calibration:
     ]
     fitted = _mean(own)
     fits = [
-        Fit(len(run.job.workers), speed, _simulated(run.job, replace(fitted, hosts=run.hosts)))
-        for run, speed in zip(runs, measured, strict=True)
+        Fit(
+            len(run.job.workers),
+            speed,
+            _simulated(run.job, replace(fitted, hosts=there.hosts, cores=there.cores)),
+        )
+        for run, there, speed in zip(runs, hosted, measured, strict=True)
     ]
     first = runs[0]
     return Calibration(
         costs=fitted,
         folders=folders,
+        cores=_cores(
+            [there.cores for there in hosted], "recorded" if costs.cores is None else "said"
+        ),
         fits=fits,
         settings=first.config["settings"],
         workers=len(first.job.workers),
@@ -142,6 +154,13 @@ def calibrate(folders: Sequence[Path], costs: Costs) -> Calibration:
 
 def _simulated(job: Job, costs: Costs) -> float:
     return World(job, costs).run().gradients_per_s()
+
+
+def _cores(of_runs: Sequence[int | None], how: str) -> str:
+    """Return of how many cores of a host each run was, and how that is known."""
+    if None in of_runs:
+        return "cores that are not recorded, taken as one for each rank (say --cores)"
+    return f"{' and '.join(map(str, dict.fromkeys(of_runs)))} core(s) of a host, as {how}"
 
 
 def _mean(several: Sequence[Costs]) -> Costs:

@@ -38,6 +38,12 @@ class Recorded:
         return len({*self.config.get("hosts", ())}) or 1
 
     @property
+    def cores(self) -> int | None:
+        """How many its ranks had on each host, of several the fewest; None if it does not say."""
+        known = [machine["cores"] for machine in self.config.get("machines", {}).values()]
+        return max(1, int(min(known))) if known else None
+
+    @property
     def pushes(self) -> list[Push]:
         return [each.event for each in self.happened if isinstance(each.event, Push)]
 

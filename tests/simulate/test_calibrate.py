@@ -136,6 +136,27 @@ def test_the_ranks_of_several_hosts_do_not_share_cores(tmp_path: Path) -> None:
     assert (own, shared) == (pytest.approx(2 / 0.4, rel=0.01), pytest.approx(2 / 0.5, rel=0.01))
 
 
+def test_cores_are_those_that_the_run_recorded_unless_they_are_said(tmp_path: Path) -> None:
+    run, other = write_run(tmp_path / "run"), write_run(tmp_path / "other")
+    unknown = calibrate([run], Costs())
+    assert unknown.costs.cores is None
+    assert "run(s) on cores that are not recorded, taken as one for each rank" in str(unknown)
+    config = json.loads((run / "config.json").read_text())
+    of = {"here": {"processor": "any", "cores": 1.5}, "there": {"processor": "any", "cores": 4}}
+    (run / "config.json").write_text(json.dumps(config | {"machines": of}))
+    recorded = calibrate([run], Costs())
+    assert recorded.costs == calibrate([run], Costs(cores=1)).costs
+    assert recorded.costs.latency_s < unknown.costs.latency_s, "ranks that wait for a core"
+    assert "run(s) on 1 core(s) of a host, as recorded: 2 worker(s)" in str(recorded)
+    said = parse(["--calibrate", str(run), "--cores", "2"])
+    assert said.costs.cores == 2
+    assert "on 2 core(s) of a host, as said" in str(said.calibration)
+    (other / "config.json").write_text(json.dumps(config | {"machines": {"there": of["there"]}}))
+    both = calibrate([other, run], Costs())
+    assert both.costs.cores == 4
+    assert "on 4 and 1 core(s) of a host, as recorded" in str(both)
+
+
 def test_a_record_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     events = run / "events-000000.jsonl"

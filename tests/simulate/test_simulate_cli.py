@@ -100,8 +100,9 @@ def test_a_calibrated_simulation_starts_from_the_run(
     assert main(["--calibrate", run]) == 0
     fitted, costs, _, own, _ = capsys.readouterr().out.splitlines()
     assert fitted == (
-        "fitted from 48 steps of 1 run(s): 2 worker(s), 10.0 gradients/s measured, 10.0 simulated; "
-        "give several runs to see how far other jobs may be off"
+        "fitted from 48 steps of 1 run(s) on cores that are not recorded, taken as one for each "
+        "rank (say --cores): 2 worker(s), 10.0 gradients/s measured, 10.0 simulated; give several "
+        "runs to see how far other jobs may be off"
     )
     assert costs.startswith("1,000 parameters; step 40 ms of a core, unlimited cores;")
     assert own.split()[:4] == ["sync", "2", "1", "5"]
