@@ -19,14 +19,18 @@ USUAL_STEPS = 50
 VARIED = ("mode", "servers", "local_steps", "staleness")
 """Settings of which several values may be given."""
 
-MEANT = {
-    *{field.name for topic, field in settings() if topic == "model"},
-    *("vocab_size", "partition", "optimizer", "outer_optimizer", "mode", "local_steps", "merge"),
-    *("staleness", "backup_workers", "overlap", "balance", "straggler", "jitter", "link_mbps"),
-    "slow_link",
-    *("servers", "max_steps", "batch_size", "grad_accum", "seed", "dtype", "wire_dtype"),
+OF_SIZE = {field.name for topic, field in settings() if topic == "model"} | {"vocab_size"}
+OF_SIZE -= {"block_size", "dropout", "activation", "init"}
+"""A worker's settings that say how many parameters there are; the number of heads, since the width
+is to be a multiple of it."""
+
+MEANT = OF_SIZE | {
+    *("mode", "local_steps", "merge", "staleness", "backup_workers", "overlap"),
+    *("straggler", "jitter", "link_mbps", "slow_link"),
+    *("servers", "max_steps", "block_size", "batch_size", "grad_accum"),
+    *("seed", "dtype", "wire_dtype"),
 }
-"""A worker's settings that may bear on how fast a job is. The others have no meaning here."""
+"""Those that bear on how fast a job is. The others have no meaning here."""
 
 COSTS: dict[str, tuple[float, str, str]] = {
     "step_s": (1e-3, "--step-ms", "processor time of a step (default 50)"),
@@ -75,9 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Of a job's flags, see python -m psdp.worker --help, those are taken that bear on "
         "how fast it is: the size of the model and of a batch, --max-steps (default "
         f"{USUAL_STEPS}), --link-mbps (of each rank's network port, both ways; 0: one host), "
-        "--merge, --backup-workers, --overlap, --balance, --wire-dtype, --straggler, --jitter "
-        "(slept, beside the processor time of a step) and --seed. Example: python -m psdp.simulate "
-        "--workers "
+        "--merge, --backup-workers, --overlap, --wire-dtype, --straggler, --jitter (slept, beside "
+        "the processor time of a step) and --seed. Example: python -m psdp.simulate --workers "
         f"8,64,512 --mode {','.join(MODES)} --step-ms 50 --latency-us 20 --link-mbps 10000 "
         "--apply-ms 1 --jitter exponential:0.1",
     )
@@ -161,7 +164,7 @@ def _of_modes(setting: str) -> str:
 
 def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     def parse(text: str) -> list[Any]:
-        return [kind(entry) for entry in text.split(",")]
+        return list(dict.fromkeys(kind(entry) for entry in text.split(",")))
 
     return parse
 

@@ -17,6 +17,7 @@ from psdp.simulate.calibrate import SHAPE, Calibration, calibrate
 from psdp.simulate.costs import Costs, usual_apply_s, usual_average_s
 from psdp.simulate.options import (
     MEANT,
+    OF_SIZE,
     USUAL_STEPS,
     VARIED,
     build_parser,
@@ -102,6 +103,12 @@ def parse(argv: Sequence[str]) -> Plan:
     moot = [flag_of(name) for name in settings if name not in MEANT]
     if moot:
         raise ConfigError(f"in a simulation {', '.join(moot)} would change nothing; drop it")
+    sizes = [flag_of(name) for name in settings if name in OF_SIZE]
+    if own.parameters is not None and sizes:
+        raise ConfigError(
+            f"beside --parameters {own.parameters}, {', '.join(sizes)} would change nothing; drop "
+            "one of the two"
+        )
     grid = {name: getattr(own, name) for name in VARIED if getattr(own, name) is not None}
     costs = costs_given(own)
     if "restart_s" in costs and "mtbf_s" not in costs:

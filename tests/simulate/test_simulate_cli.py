@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_runs import change_json
@@ -17,7 +18,7 @@ from psdp.modes import MODES
 from psdp.simulate.__main__ import main
 from psdp.simulate.costs import Costs
 from psdp.simulate.plan import parse
-from psdp.simulate.scenario import Prediction, predict
+from psdp.simulate.scenario import Prediction, job_of, predict
 from psdp.simulate.table import table
 
 SMALL = ("--parameters", "1000", "--max-steps", "10")
@@ -44,6 +45,30 @@ def test_a_row_for_every_combination_that_has_a_meaning(
     ssp = [tuple(row[1:4]) for row in rows if row[0] == "ssp"]
     assert len(ssp) == 8
     assert {row[2] for row in ssp} == {"1", "3"}
+
+
+def test_a_value_that_is_given_twice_makes_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--workers", "4,4,2,4", "--mode", "ssp,ssp", "--staleness", "1,1")
+    _, _, *rows, _ = lines_of(capsys, *flags)
+    assert [row[:2] for row in rows] == [["ssp", "4"], ["ssp", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *((name, (1, 2)) for name in ("n_layer", "servers", "batch_size", "grad_accum", "seed")),
+        *((name, (8, 16)) for name in ("n_embd", "block_size", "vocab_size", "max_steps")),
+        ("position", ("learned", "rotary")),
+        *((name, (False, True)) for name in ("bias", "overlap")),
+        ("dtype", ("float32", "float64")),
+        ("wire_dtype", ("float32", "bf16")),
+    ],
+)
+def test_what_is_taken_changes_something(name: str, values: tuple[Any, Any]) -> None:
+    small = {"n_layer": 1, "n_embd": 8, "n_head": 1, "max_steps": 6, "jitter": "exponential:0.2"}
+    own = small | {"mode": "async", "link_mbps": 10.0}
+    one, other = (predict(job_of({**own, name: value}, 3), Costs()) for value in values)
+    assert one != other
 
 
 def test_the_speed_up_of_all_rows_is_over_a_worker_without_a_server(
@@ -141,6 +166,15 @@ def test_a_calibrated_simulation_starts_from_the_run(
         ("--servers 1001", "--servers 1001 leaves servers without a parameter: there are 1,000"),
         ("--resume runs/one", "in a simulation --resume would change nothing; drop it"),
         ("--corpus a b --lr 1 --quiet", "--corpus, --lr, --quiet would change nothing"),
+        ("--dropout 0.3", "--dropout would change nothing"),
+        ("--activation relu --init normal", "--activation, --init would change nothing"),
+        ("--partition contiguous", "--partition would change nothing"),
+        ("--balance dynamic --optimizer sgd", "--balance, --optimizer would change nothing"),
+        ("--mode local --outer-optimizer nesterov", "--outer-optimizer would change nothing"),
+        (
+            "--parameters 9 --n-layer 2",
+            "beside --parameters 9, --n-layer would change nothing; drop one",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(
