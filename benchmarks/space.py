@@ -24,7 +24,6 @@ import numpy as np
 from psdp.config import flag_of, settings
 from psdp.errors import ConfigError
 from psdp.fields import base_type
-from psdp.report.settings import CONDITIONS, NOT_COMPARED, SETUP
 from psdp.terminal import shown
 
 RANDOM_TRIALS = 4
@@ -34,8 +33,12 @@ DIGITS = 3
 """To which numbers of a range are rounded, so that people can repeat them."""
 
 _FIELDS = {field.name: field for _, field in settings()}
-_OTHER_COMPARISON = {"mode", "max_steps", "servers", *SETUP, *CONDITIONS, *NOT_COMPARED}
-"""Settings that change what is compared, not how well it is done."""
+_TUNED = {
+    *(field.name for topic, field in settings() if topic == "optim"),
+    *("local_steps", "merge", "staleness", "overlap", "balance", "wire_dtype"),
+}
+"""Settings that change how well a job does. All others change what is compared, such as the budget
+(which backup workers have no part in), or how that is measured, or no loss at all."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,11 @@ def _dimension(name: str, values: Any) -> Range | Choice:
     key = f"[tune.settings] {name.replace('_', '-')}"
     if name not in _FIELDS:
         raise ConfigError(f"{key}: unknown setting; see python -m psdp.worker --help")
-    if name in _OTHER_COMPARISON:
-        raise ConfigError(f"{key} cannot be tuned: runs that differ in it are not to be compared")
+    if name not in _TUNED:
+        raise ConfigError(
+            f"{key} cannot be tuned: it changes what is compared or how that is measured, or no "
+            "loss at all"
+        )
     if isinstance(values, list):
         if len(values) < 2 or not all(isinstance(v, bool | int | float | str) for v in values):
             raise ConfigError(f"{key} expects at least two values, got {shown(values)}")
