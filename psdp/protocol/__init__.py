@@ -5,7 +5,7 @@ The same classes run under MPI and in property tests.
 """
 
 from psdp.protocol.adaptive import Adaptive, Phase
-from psdp.protocol.choice import Choice, Chooser
+from psdp.protocol.choice import Choice, Chooser, Forecast
 from psdp.protocol.deal import Deck, Ranges
 from psdp.protocol.evaluation import Evaluations, Portion, Sums
 from psdp.protocol.events import (
@@ -41,6 +41,7 @@ __all__ = [
     "Effect",
     "Evaluations",
     "Event",
+    "Forecast",
     "Hosting",
     "Leave",
     "Lockstep",

@@ -23,11 +23,11 @@ class Changes:
         self._choosing.answered(worker)
 
     def after(self, event: Pull | Push | Leave, policy: Policy | Adaptive) -> Choice | None:
-        """Return why another mode, if any, follows an event on which the policy has decided."""
+        """Return the mode that follows an event on which the policy has decided, another one or the
+        same, and why; None where nothing was compared."""
         if isinstance(event, Leave):
             self._choosing.left(event.worker)
         if not isinstance(event, Push) or not isinstance(policy, Adaptive) or policy.drained:
             return None
         self._choosing.pushed(event.worker, event.work)
-        choice = self._choosing.choose(policy.mode, len(policy.clocks))
-        return None if choice is None or choice.mode == policy.mode else choice
+        return self._choosing.choose(policy.mode, len(policy.clocks))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from psdp.protocol import Choice
 from psdp.records.events import Happened
 from psdp.records.metrics import Histogram
 from psdp.simulate.worker import State
@@ -22,6 +23,7 @@ class Course:
         pushed_bytes, pulled_bytes: of all workers.
         drained: whether the budget was spent before the last worker was gone for good.
         changes: those of mode, with their virtual times.
+        choice: when the modes were last compared, and what was chosen, be it to stay.
     """
 
     updates: list[tuple[float, int]] = field(default_factory=list)
@@ -35,6 +37,7 @@ class Course:
     virtual_s: float = 0.0
     drained: bool = False
     changes: list[Happened] = field(default_factory=list)
+    choice: tuple[float, Choice] | None = None
 
     @property
     def gradients(self) -> int:

@@ -14,6 +14,7 @@ from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.language import Language
 from psdp.params import ParamSpec, ParamTable
+from psdp.protocol import Choice
 from psdp.records.metrics import percentile
 from psdp.simulate.costs import Costs
 from psdp.simulate.course import Course
@@ -36,6 +37,7 @@ class Prediction:
         drained: whether the budget was spent. If not, failures ended the run.
         virtual_s: how long it took.
         changes: of a mode that chooses, when it went over to which other, and why.
+        choice: the last one, as a summary has it; None if nothing was compared.
     """
 
     mode: str
@@ -60,6 +62,7 @@ class Prediction:
     drained: bool
     virtual_s: float
     changes: list[dict[str, Any]]
+    choice: dict[str, Any] | None
 
     def record(self) -> dict[str, Any]:
         """Return everything for JSON."""
@@ -126,11 +129,14 @@ def summarise(job: Job, costs: Costs, course: Course) -> Prediction:
         drained=course.drained,
         virtual_s=course.virtual_s,
         changes=[
-            {"time_s": each.time_s, **each.choice.record()}
-            for each in course.changes
-            if each.choice is not None
+            _chosen(each.time_s, each.choice) for each in course.changes if each.choice is not None
         ],
+        choice=None if course.choice is None else _chosen(*course.choice),
     )
+
+
+def _chosen(time_s: float, choice: Choice) -> dict[str, Any]:
+    return {"time_s": time_s, **choice.record()}
 
 
 def quantile(counts: Mapping[int, int], part: float) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 
+from psdp.protocol import Forecast
 from psdp.simulate.scenario import Prediction
 
 Column = tuple[str, int, Callable[[Prediction], str]]
@@ -65,13 +67,27 @@ def table(
     for prediction in predictions:
         drained &= prediction.drained
         yield "".join(_cell(of(prediction), width) for _, width, of in columns).rstrip()
-        for change in prediction.changes:
-            yield f"  from {change['time_s']:.4g} s on {change['mode']}"
+        yield from _choices(prediction, room)
     yield LEGEND
     if left_out:
         yield f"No room for {', '.join(left_out)}: a wider terminal, or --json, shows all."
     if not drained:
         yield UNFINISHED
+
+
+def _choices(prediction: Prediction, room: int | None) -> Iterator[str]:
+    """Yield when a mode that chooses went over to which other, and whether it stayed there when it
+    last looked, each time with what was compared: gradients/s, times what one is worth."""
+    told = [("goes over to", choice) for choice in prediction.changes]
+    if prediction.choice is not None and prediction.choice not in prediction.changes:
+        told.append(("stays in", prediction.choice))
+    for does, choice in told:
+        compared = ", ".join(str(Forecast(**one)) for one in choice["compared"])
+        line = (
+            f"  {choice['time_s']:.4g} s: {does} {choice['mode']}: {compared}; to change takes "
+            f"{choice['margin']:.3g} times the measured one's"
+        )
+        yield from [line] if room is None else textwrap.wrap(line, room, subsequent_indent="    ")
 
 
 def _cell(text: str, width: int) -> str:

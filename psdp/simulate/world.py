@@ -14,6 +14,7 @@ from psdp.config.handicap import parse_jitter, parse_stragglers
 from psdp.job import Job
 from psdp.policies import make_policy
 from psdp.protocol import (
+    Adaptive,
     Apply,
     Choice,
     Drained,
@@ -235,7 +236,11 @@ class World:
             self._evaluations.report(event.worker, portion.version, portion.part, Sums(0.0, 0, 0))
         self._follow(event)
         choice = self._changes and self._changes.after(event, self._policy)
-        if choice:
+        if not choice:
+            return
+        assert isinstance(self._policy, Adaptive), "who else chooses"
+        self._course.choice = self.clock.now_s, choice
+        if choice.mode != self._policy.mode:
             change = Switch(choice.mode)
             self._course.changes.append(Happened(change, self.clock.now_s, choice))
             self._follow(change, choice)

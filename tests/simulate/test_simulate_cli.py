@@ -14,7 +14,7 @@ from made_runs import change_json
 from test_calibrate import write_run
 
 from psdp.job import Job
-from psdp.modes import MODES
+from psdp.modes import CANDIDATES, MODES
 from psdp.simulate.__main__ import main
 from psdp.simulate.costs import Costs
 from psdp.simulate.plan import parse
@@ -102,8 +102,33 @@ def test_a_mode_that_chooses_says_when_it_went_over_to_which(
     assert row[:5] == ["auto", "4", "1", "16", "4"]
     (prediction,) = json.loads(out.read_text())["predictions"]
     (told,) = prediction["changes"]
-    assert change == ["from", f"{told['time_s']:.4g}", "s", "on", told["mode"]]
-    assert next(one["mode"] for one in told["compared"]) == "sync"
+    assert change[:6] == [f"{told['time_s']:.4g}", "s:", "goes", "over", "to", f"{told['mode']}:"]
+    assert change[6] == next(one["mode"] for one in told["compared"]) == "sync"
+    assert prediction["choice"] == told
+
+
+def test_a_mode_that_chooses_says_what_it_compared_where_it_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json"
+    flags = ("--mode", "auto", "--workers", "1", "--max-steps", "40", "--json", str(out))
+    _, _, _, stays, _ = lines_of(capsys, *flags)
+    (prediction,) = json.loads(out.read_text())["predictions"]
+    assert prediction["changes"] == []
+    choice = prediction["choice"]
+    assert [one["mode"] for one in choice["compared"]] == list(CANDIDATES)
+    assert stays[:4] == [f"{choice['time_s']:.4g}", "s:", "stays", "in"]
+    assert " ".join(stays).endswith("to change takes 1.15 times the measured one's")
+    lines_of(capsys, "--mode", "auto", "--max-steps", "1", "--json", str(out))
+    assert json.loads(out.read_text())["predictions"][0]["choice"] is None
+
+
+def test_what_was_compared_is_wrapped_to_the_terminal() -> None:
+    (job,) = parse([*SMALL, "--mode", "auto", "--workers", "1", "--max-steps", "40"]).jobs()
+    lines = list(table([predict(job, Costs())], ["auto"], 80))
+    (first,) = (n for n, line in enumerate(lines) if "stays in" in line)
+    assert all(len(line) <= 80 for line in lines[: first + 3])
+    assert lines[first + 1].startswith("    ")
 
 
 def test_everything_is_in_the_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
