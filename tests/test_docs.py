@@ -27,7 +27,7 @@ import psdp.launch.options
 import psdp.report.__main__
 import psdp.simulate.__main__
 import psdp.virtual
-from benchmarks import regret, sweep
+from benchmarks import forecast, regret, sweep
 from psdp.cli import given_settings
 from psdp.config import Config, flag_of, settings
 from psdp.modes import MODES
@@ -116,6 +116,10 @@ def parse_sweep(argv: Sequence[str]) -> None:
     sweep.read_spec(sweep.find_spec(sweep.parse(argv).spec))
 
 
+def parse_forecast(argv: Sequence[str]) -> None:
+    sweep.read_spec(sweep.find_spec(forecast.parse(argv).spec))
+
+
 MODULES: dict[str, Callable[[list[str]], object]] = {
     "psdp.worker": parse_worker,
     "psdp.launch": parse_launch,
@@ -124,6 +128,7 @@ MODULES: dict[str, Callable[[list[str]], object]] = {
     "psdp.audit": psdp.audit.__main__.parse,
     "psdp.simulate": psdp.simulate.__main__.parse,
     "psdp.virtual": psdp.virtual.parse,
+    "benchmarks.forecast": parse_forecast,
     "benchmarks.regret": regret.parse,
     "benchmarks.sweep": parse_sweep,
 }
