@@ -23,6 +23,7 @@ from psdp.job import Job
 from psdp.line import Line
 from psdp.modes import MODES
 from psdp.rank import Signals, live_in
+from psdp.records.changes import Stayed
 from psdp.records.events import Happened
 from psdp.records.replay import Script
 from psdp.report.runs import VIRTUAL
@@ -83,8 +84,13 @@ class Cluster:
             print(self.calibration, file=sys.stderr)
         print(f"virtual time: {costs}", file=sys.stderr, flush=True)
         happened: list[Happened] = []
-        World(job, costs, happened.append).run()
-        return Script(happened, "the simulation", range(1, len(happened) + 1))
+        stayed = World(job, costs, happened.append).run().stayed
+        return Script(
+            happened,
+            "the simulation",
+            range(1, len(happened) + 1),
+            None if stayed is None else Stayed(stayed.version, stayed.choice),
+        )
 
 
 @dataclass(frozen=True)

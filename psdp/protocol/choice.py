@@ -74,6 +74,16 @@ class Choice:
         """Return everything for JSON."""
         return asdict(self) | {"compared": [asdict(one) for one in self.compared]}
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Choice | None:
+        """Return what :meth:`record` described, whatever stands beside it; None if that is
+        something else."""
+        try:
+            compared = tuple(Forecast(**one) for one in record["compared"])
+            return cls(record["mode"], record["reason"], compared, record["margin"])
+        except (KeyError, TypeError):
+            return None
+
 
 @dataclass
 class _Seen:

@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from psdp.protocol import Choice
+from psdp.records.folder import METRICS, SUMMARY
 
 CHOICE = tuple(field.name for field in fields(Choice))
 """What a record of a change says of it."""
+
+
+@dataclass(frozen=True)
+class Stayed:
+    """That it was chosen to change nothing, at this version, for the last time."""
+
+    version: int
+    choice: Choice
+
+
+def read_choices(run: Path, version: int) -> tuple[Sequence[Choice | None], Stayed | None]:
+    """Return how the start of a run from a version has chosen each change of its mode, None where
+    that is not known; and that it stayed in the last one, if it has told why."""
+    made: list[Choice | None] = []
+    begun = 0
+    try:
+        records = list(map(json.loads, (run / METRICS).read_text(encoding="utf-8").splitlines()))
+        for record in records:
+            if record["kind"] == "resume":
+                begun = record["version"]
+                made = [] if begun == version else made
+            elif record["kind"] == "mode" and begun == version:
+                made.append(Choice.from_record(record))
+        summary = json.loads((run / SUMMARY).read_bytes())
+        last = summary["choice"]
+        if begun != version or last is None:  # a summary is of the last start
+            return made, None
+        choice, at = Choice.from_record(last), last["version"]
+        if choice is None or {"version": at, "mode": choice.mode} in summary["modes"]:
+            return made, None
+        return made, Stayed(at, choice)
+    except (OSError, ValueError, KeyError, TypeError):
+        return made, None  # it was cut off, or is of an older psdp
 
 
 class Changes:

@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from psdp.errors import ReplayError
-from psdp.protocol import Event, Leave, Move, Pull, Push, Stop, Switch
+from psdp.protocol import Choice, Event, Leave, Move, Pull, Push, Stop, Switch
+from psdp.records.changes import Stayed, read_choices
 from psdp.records.events import Events, Happened, NewTerm, Seal, line_of, read_record
 from psdp.records.folder import CONFIG, SUMMARY
 
@@ -33,12 +34,20 @@ class Script:
         expected: what that is. Of a push it says which gradient that is and how fast it was.
         source: where that stands.
         numbers: of the lines there.
+        stayed: the last time that it was chosen there to change no mode.
     """
 
-    def __init__(self, expected: Sequence[Happened], source: str, numbers: Sequence[int]) -> None:
+    def __init__(
+        self,
+        expected: Sequence[Happened],
+        source: str,
+        numbers: Sequence[int],
+        stayed: Stayed | None = None,
+    ) -> None:
         self.source = source
         self._expected = expected
         self._numbers = numbers
+        self._stayed = stayed
         self._done = 0
         self._held: dict[int, Happened] = {}
 
@@ -56,6 +65,14 @@ class Script:
     def now(self) -> float:
         """Return when the latest event came there, in seconds; 0 before the first."""
         return self._expected[self._done - 1].time_s if self._done else 0.0
+
+    def stays(self, version: int, mode: str) -> Choice | None:
+        """Return why this mode is not changed at this version, once, where that is known."""
+        stayed = self._stayed
+        if stayed is None or version < stayed.version or mode != stayed.choice.mode:
+            return None
+        self._stayed = None
+        return stayed.choice
 
     def hold(self, worker: int, happened: Happened) -> None:
         """Keep what a worker did until its turn. It waits for an answer, so it does one thing."""
@@ -146,7 +163,12 @@ class Replay(Script):
         self._of_before = version == BEFORE
         if self._of_before:
             expected = [_numbered(happened, 1 - servers) for happened in expected]
-        super().__init__(expected, str(path), events.numbers)
+        made, stayed = read_choices(path.parent, int(path.stem.rpartition("-")[2]))
+        switches = [n for n, each in enumerate(expected) if isinstance(each.event, Switch)]
+        if len(switches) == len(made):  # else a server was lost, and some of them are void
+            for n, choice in zip(switches, made, strict=True):
+                expected[n] = replace(expected[n], choice=choice)
+        super().__init__(expected, str(path), events.numbers, stayed)
 
     def allows(self, expected: Happened, happened: Happened) -> bool:
         """Say whether what happened is what the record says, the numbers of pushes included."""

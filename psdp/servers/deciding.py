@@ -229,11 +229,14 @@ class Deciding:
             self._choose()
 
     def _choose(self) -> None:
-        """Go over to another mode where that is clearly better."""
-        policy = self.policy
-        if self.choosing is None or not isinstance(policy, Adaptive) or policy.drained:
+        """Go over to another mode where that is clearly better; in a replay that is an event."""
+        policy, choice = self.policy, None
+        if not isinstance(policy, Adaptive) or policy.drained:
             return
-        choice = self.choosing.choose(policy.mode, len(self._answering.live))
+        if self._replay is not None:
+            choice = self._replay.stays(policy.version, policy.mode)
+        elif self.choosing is not None:
+            choice = self.choosing.choose(policy.mode, len(self._answering.live))
         if choice is None:
             return
         if choice.mode == policy.mode:

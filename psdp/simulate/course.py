@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from psdp.protocol import Choice
-from psdp.records.events import Happened
 from psdp.records.metrics import Histogram
 from psdp.simulate.worker import State
 
 WARM_UP = 0.2
 """The part of a run's gradients after which its throughput is measured."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """When modes were compared, at which version, and what was chosen."""
+
+    time_s: float
+    version: int
+    choice: Choice
+
+    def record(self) -> dict[str, Any]:
+        """Return everything for JSON."""
+        return {"time_s": self.time_s, "version": self.version, **self.choice.record()}
 
 
 @dataclass
@@ -22,8 +35,8 @@ class Course:
         spent_s: seconds of all workers by what they went into.
         pushed_bytes, pulled_bytes: of all workers.
         drained: whether the budget was spent before the last worker was gone for good.
-        changes: those of mode, with their virtual times.
-        choice: when the modes were last compared, and what was chosen, be it to stay.
+        changes: those of mode.
+        stayed: the last time that it was chosen to stay in the last mode, if it was.
     """
 
     updates: list[tuple[float, int]] = field(default_factory=list)
@@ -36,8 +49,8 @@ class Course:
     failures: int = 0
     virtual_s: float = 0.0
     drained: bool = False
-    changes: list[Happened] = field(default_factory=list)
-    choice: tuple[float, Choice] | None = None
+    changes: list[Chosen] = field(default_factory=list)
+    stayed: Chosen | None = None
 
     @property
     def gradients(self) -> int:

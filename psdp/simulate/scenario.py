@@ -14,7 +14,6 @@ from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.language import Language
 from psdp.params import ParamSpec, ParamTable
-from psdp.protocol import Choice
 from psdp.records.metrics import percentile
 from psdp.simulate.costs import Costs
 from psdp.simulate.course import Course
@@ -37,7 +36,7 @@ class Prediction:
         drained: whether the budget was spent. If not, failures ended the run.
         virtual_s: how long it took.
         changes: of a mode that chooses, when it went over to which other, and why.
-        choice: the last one, as a summary has it; None if nothing was compared.
+        stayed: the last time that it compared modes and stayed in the last one, if it did.
     """
 
     mode: str
@@ -62,7 +61,7 @@ class Prediction:
     drained: bool
     virtual_s: float
     changes: list[dict[str, Any]]
-    choice: dict[str, Any] | None
+    stayed: dict[str, Any] | None
 
     def record(self) -> dict[str, Any]:
         """Return everything for JSON."""
@@ -128,15 +127,9 @@ def summarise(job: Job, costs: Costs, course: Course) -> Prediction:
         failures=course.failures,
         drained=course.drained,
         virtual_s=course.virtual_s,
-        changes=[
-            _chosen(each.time_s, each.choice) for each in course.changes if each.choice is not None
-        ],
-        choice=None if course.choice is None else _chosen(*course.choice),
+        changes=[each.record() for each in course.changes],
+        stayed=None if course.stayed is None else course.stayed.record(),
     )
-
-
-def _chosen(time_s: float, choice: Choice) -> dict[str, Any]:
-    return {"time_s": time_s, **choice.record()}
 
 
 def quantile(counts: Mapping[int, int], part: float) -> int:

@@ -79,8 +79,8 @@ def _choices(prediction: Prediction, room: int | None) -> Iterator[str]:
     """Yield when a mode that chooses went over to which other, and whether it stayed there when it
     last looked, each time with what was compared: gradients/s, times what one is worth."""
     told = [("goes over to", choice) for choice in prediction.changes]
-    if prediction.choice is not None and prediction.choice not in prediction.changes:
-        told.append(("stays in", prediction.choice))
+    if prediction.stayed is not None:
+        told.append(("stays in", prediction.stayed))
     for does, choice in told:
         compared = ", ".join(str(Forecast(**one)) for one in choice["compared"])
         line = (

@@ -35,7 +35,7 @@ from psdp.records.events import Happened
 from psdp.simulate.changes import Changes
 from psdp.simulate.clock import Clock, Cores, Network, Ring
 from psdp.simulate.costs import Costs
-from psdp.simulate.course import Course
+from psdp.simulate.course import Chosen, Course
 from psdp.simulate.failures import Failures
 from psdp.simulate.server import Group, Order, Server, Shard
 from psdp.simulate.worker import Worker
@@ -239,11 +239,13 @@ class World:
         if not choice:
             return
         assert isinstance(self._policy, Adaptive), "who else chooses"
-        self._course.choice = self.clock.now_s, choice
-        if choice.mode != self._policy.mode:
-            change = Switch(choice.mode)
-            self._course.changes.append(Happened(change, self.clock.now_s, choice))
-            self._follow(change, choice)
+        chosen = Chosen(self.clock.now_s, self._policy.version, choice)
+        if choice.mode == self._policy.mode:
+            self._course.stayed = chosen
+        else:
+            self._course.changes.append(chosen)
+            self._course.stayed = None
+            self._follow(Switch(choice.mode), choice)
 
     def _follow(self, event: Event, choice: Choice | None = None) -> None:
         """Do what the policy says to this."""

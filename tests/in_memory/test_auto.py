@@ -118,10 +118,22 @@ def test_a_replay_changes_modes_where_the_run_did(
     again = train(tmp_path / "again", replay=str(run.folder), record=True, **settings)
     np.testing.assert_array_equal(again.weights, run.weights)
     assert again.summary["modes"] == run.summary["modes"]
-    assert {change["reason"] for change in again.metrics("mode")} == {"as recorded"}
+    assert {change["reason"] for change in again.metrics("mode")} == {"the test says so"}
+    assert again.summary["choice"] == run.summary["choice"]
     lines = [(r.folder / "events-000000.jsonl").read_text().splitlines()[1:] for r in (run, again)]
     first, second = ([json.loads(line)[:-1][:3] for line in own] for own in lines)
     assert first == second
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_a_replay_says_why_the_run_stayed_in_its_mode(tmp_path: Path, servers: int) -> None:
+    settings = COMMON | {"servers": servers, "record": True}
+    stays = scripted({9: "ssp", 30: "ssp", 60: "ssp"})
+    run = train(tmp_path / "run", prepare=stays, **settings)
+    again = train(tmp_path / "again", replay=str(run.folder), **settings)
+    choice = run.summary["choice"]
+    assert run.summary["modes"][-1]["version"] < choice["version"]
+    assert again.summary["choice"] == choice
 
 
 def test_a_worker_that_dies_is_missed_in_no_phase(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_mode_that_chooses_says_when_it_went_over_to_which(
     (told,) = prediction["changes"]
     assert change[:6] == [f"{told['time_s']:.4g}", "s:", "goes", "over", "to", f"{told['mode']}:"]
     assert change[6] == next(one["mode"] for one in told["compared"]) == "sync"
-    assert prediction["choice"] == told
+    assert prediction["stayed"] is None
 
 
 def test_a_mode_that_chooses_says_what_it_compared_where_it_stays(
@@ -115,12 +115,12 @@ def test_a_mode_that_chooses_says_what_it_compared_where_it_stays(
     _, _, _, stays, _ = lines_of(capsys, *flags)
     (prediction,) = json.loads(out.read_text())["predictions"]
     assert prediction["changes"] == []
-    choice = prediction["choice"]
+    choice = prediction["stayed"]
     assert [one["mode"] for one in choice["compared"]] == list(CANDIDATES)
     assert stays[:4] == [f"{choice['time_s']:.4g}", "s:", "stays", "in"]
     assert " ".join(stays).endswith("to change takes 1.15 times the measured one's")
     lines_of(capsys, "--mode", "auto", "--max-steps", "1", "--json", str(out))
-    assert json.loads(out.read_text())["predictions"][0]["choice"] is None
+    assert json.loads(out.read_text())["predictions"][0]["stayed"] is None
 
 
 def test_what_was_compared_is_wrapped_to_the_terminal() -> None:

@@ -103,6 +103,14 @@ def test_a_mode_that_chooses_goes_over_where_the_simulation_does(
     assert told["time_s"] == pytest.approx(5 * (4 * STEP_S + 2 * LATENCY_S + 0.25), rel=0.03)
 
 
+def test_a_mode_that_chooses_says_why_it_stays(tmp_path: Path, corpus: Path) -> None:
+    made = train(tmp_path / "run", corpus, mode="auto", max_steps=120, eval_every=0)
+    (change,) = made["modes"]
+    assert made["choice"]["mode"] == change["mode"]
+    assert made["choice"]["version"] > change["version"]
+    assert [one["mode"] for one in made["choice"]["compared"]] == list(CANDIDATES)
+
+
 def test_its_costs_are_recorded(tmp_path: Path, corpus: Path) -> None:
     train(tmp_path / "run", corpus, mode="async", max_steps=12)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
