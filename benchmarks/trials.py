@@ -224,9 +224,11 @@ class Trials:
         if not chosen:
             return ""
         seeds = ", ".join(map(str, self._tuning.seeds))
+        after_s = self._tuning.after_s
+        when = "" if after_s is None else f", by the loss after {after_s:g} s"
         return (
             f"Tuned by {self._tuning.trials} trials of each, all of which are in "
-            f"{self.table.name}, on other seeds ({seeds}). Best there: {'; '.join(chosen)}."
+            f"{self.table.name}, on other seeds ({seeds}){when}. Best there: {'; '.join(chosen)}."
         )
 
     def shown(self) -> list[Table]:

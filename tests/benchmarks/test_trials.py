@@ -308,8 +308,11 @@ def test_trials_of_other_settings_are_refused(sweeping: Sweeping, old: str, new:
     assert len(sweeping.launcher.ran) == 28
 
 
-def test_losses_may_be_compared_at_equal_time(sweeping: Sweeping) -> None:
+def test_losses_may_be_compared_at_equal_time(
+    sweeping: Sweeping, capsys: pytest.CaptureFixture[str]
+) -> None:
     sweeping(SPEC.replace("trials = 5", "trials = 1\nafter-s = 5"))
+    assert "by the loss after 5 s" in " ".join(capsys.readouterr().out.split())
     # Half of the way from 4 to what it ends with.
     assert float(sweeping.trials()[1]["loss"]) == pytest.approx((4 + 3.4115) / 2)
     sweeping.out = sweeping.out.with_name("later")
