@@ -151,7 +151,7 @@ def test_a_signal_to_one_worker_is_a_notice_and_the_others_finish(folder: Path) 
 
 
 def test_a_time_limit_ends_the_run_saved_and_asks_to_be_started_again(folder: Path) -> None:
-    flags = ("--max-steps", "10000000", "--max-time", "8s", "--log-every", "1000")
+    flags = ("--max-steps", "10000000", "--max-time", "14s", "--log-every", "1000")
     job = train(folder, 2, *flags, "--out", "run")
     assert job.returncode == 75, job.stdout
     assert summary(folder / "run")["stopped_by"] == "time limit"
