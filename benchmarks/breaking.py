@@ -147,12 +147,7 @@ def running(shape: Shape, words: Sequence[str], output: Path) -> Iterator[Runnin
         hosts, environment = None, dict(os.environ)
         if shape.hosts:
             hosts = stack.enter_context(Hosts(shape.hosts + 1))
-            file = output.with_name("hosts")
-            slots = enumerate(shape.slots, 1)
-            lines = (f"{hosts.address(host)} slots={some}\n" for host, some in slots)
-            file.write_text("".join(lines))
-            words = hosts.on(0, [*words[:3], "--hostfile", str(file), *words[3:]])
-            environment["OMPI_MCA_plm_ssh_agent"] = str(hosts.agent)
+            words, environment = hosts.launched(words, shape.slots)
         said = stack.enter_context(output.open("ab"))
         process = start_session(words, said, env=environment)
         stack.callback(end_session, process)

@@ -164,12 +164,8 @@ class Network:
                 return run_session(command, timeout_s=timeout_s)
             ranks = int(command[command.index("-n") + 1])
             with Hosts(ranks + 1, self.mbps if limited else 0.0) as hosts:
-                file = hosts.agent.with_name("hosts")
-                lines = (f"{hosts.address(1 + rank)} slots=1\n" for rank in range(ranks))
-                file.write_text("".join(lines))
-                words = hosts.on(0, [*command, "--hostfile", str(file)])
-                agent = {"OMPI_MCA_plm_ssh_agent": str(hosts.agent)}
-                return run_session(words, timeout_s=timeout_s, env=os.environ | agent)
+                words, environment = hosts.launched(command, [1] * ranks)
+                return run_session(words, timeout_s=timeout_s, env=environment)
 
         return start
 
@@ -180,8 +176,8 @@ class Network:
             ConfigError: one failed.
         """
         folders = []
+        shared = set.intersection(*({*cell.given.items()} for cell in self.cells))
         for mode, workers in FITTED:
-            shared = set.intersection(*({*cell.given.items()} for cell in self.cells))
             own = {"mode": mode, "seed": 0, "record": True, "jitter": self.cells[0].given["jitter"]}
             cell = replace(self.cells[0], given={}, workers=workers)
             cell = changed(cell, f"{mode}-{workers}", dict(shared) | own)

@@ -98,6 +98,17 @@ class Hosts:
             *("unshare", "--uts", "sh", "-c", started),
         ]
 
+    def launched(
+        self, command: Sequence[str], slots: Sequence[int]
+    ) -> tuple[list[str], dict[str, str]]:
+        """Return how to run ``python -m psdp.launch ...`` on the first host, with so many slots on
+        each of the others from the second on: the command, and its environment."""
+        file = self.agent.with_name("hosts")
+        lines = (f"{self.address(host)} slots={some}\n" for host, some in enumerate(slots, 1))
+        file.write_text("".join(lines))
+        words = self.on(0, [*command[:3], "--hostfile", str(file), *command[3:]])
+        return words, os.environ | {"OMPI_MCA_plm_ssh_agent": str(self.agent)}
+
     def processes(self, host: int) -> list[int]:
         """Return the processes of a host."""
         return [int(pid) for pid in _ip(f"netns pids {self._name(host)}").split()]
