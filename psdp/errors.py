@@ -54,6 +54,14 @@ class PeerLost(PsdpError):
     exit_code = 5
 
 
+class RunEnded(PeerLost):
+    """Who leads the run has ended it, with this exit status, and has said why."""
+
+    def __init__(self, leader: int, status: int) -> None:
+        super().__init__(f"rank {leader} has ended the run")
+        self.exit_code = status
+
+
 class RankFailed(PsdpError):
     """Another rank failed; the job ends with that rank's exit status."""
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from psdp.cast import Cast
 from psdp.config.duration import seconds_in
-from psdp.errors import ConfigError, PeerLost, PsdpError, StartRefused
+from psdp.errors import ConfigError, PeerLost, PsdpError, RunEnded, StartRefused
 from psdp.line import Line
 from psdp.servers.ending import TIME_LIMIT, Ended
 from psdp.signals import heeded
@@ -171,13 +171,15 @@ def play(world: World, role: Role, endpoint: Endpoint, line: Line) -> int:
         raise
     except BaseException as error:
         lost = isinstance(error, PeerLost) and world.rank != role.job.leader
-        if lost and (over := line.over()) is not None:  # and has said why
+        over = error.exit_code if isinstance(error, RunEnded) else line.over()
+        if lost and over is not None:  # and who leads has said why
             world.abort(over, known=True)
         status = tell(world.rank, error)
-        if role.leaves_it_to_another(error):
-            world.die()
-        replaced = world.survives and role.replaceable  # others do its work
+        left = role.leaves_it_to_another(error)
+        replaced = left or (world.survives and role.replaceable)  # others do its work
         line.ended(status, f"{type(error).__name__}: {error}" if replaced and not lost else None)
+        if left:
+            world.die()
         with suppress(BaseException):
             if not replaced:
                 role.fail(error, status)

@@ -18,6 +18,10 @@ class Verdict(StrEnum):
     CONTRADICTED = "CONTRADICTED"
 
 
+UNTOLD = "no push tells of it"
+"""Why something can be checked of no run."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where something stands: in a file, at a line from 1 if it has lines."""

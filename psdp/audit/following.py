@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psdp.audit.deciding import Chain, Deciding
-from psdp.audit.findings import Contradiction, Findings, Place, expect, many
+from psdp.audit.findings import UNTOLD, Contradiction, Findings, Place, expect, many
 from psdp.audit.jobs import Header
 from psdp.audit.ledger import Ledger, Used, in_rounds, mode_at_first
 from psdp.audit.starts import Part, read_metrics
@@ -231,3 +231,7 @@ class Following:
             f"metrics.jsonl: {many(self._training.count, 'record')}; loss, learning rate, lag and "
             "clocks are those of the events to the last bit",
         )
+        means = self._training.count - self._training.norms
+        if means:
+            what = f"grad_norm of {many(means, 'record')}, of means of several gradients"
+            findings.unchecked("train records", what, UNTOLD)

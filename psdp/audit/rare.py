@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdp.audit.findings import Contradiction, Findings, expect, many
+from psdp.audit.findings import UNTOLD, Contradiction, Findings, expect, many
 from psdp.audit.following import Following
 from psdp.audit.starts import Part, Record, Start, read_metrics
 from psdp.records.folder import METRICS
+from psdp.records.metrics import perplexity
 
 KINDS = ("eval", "move", "mode", "failure", "join", "takeover", "standby")
 
@@ -110,6 +111,8 @@ class Rare:
                     f"{many(len(self.evaluations), 'record')} of versions that were to be "
                     "evaluated, with the units that were in them",
                 )
+                what = "the validation losses, and what was measured beside them"
+                findings.unchecked("evaluations", what, UNTOLD)
 
     def _compare_losses(self, findings: Findings, lost: Sequence[int], *, whole: bool) -> None:
         """See that the ranks that held a shard and are lost are those of the events."""
@@ -134,6 +137,11 @@ class Rare:
                 f"evaluated were {record.units}",
                 record.place,
             )
+            if "perplexity" in record.content:
+                loss, told = record.number("val_loss"), record.number("perplexity")
+                made = None if loss is None else perplexity(loss)
+                text = f"perplexity is {told}, a validation loss of {loss} makes it {made}"
+                expect(told == made, text, record.place)
         done = {record.version for record in self.evaluations}
         missing = [version for version in following.due if version not in done]
         if whole and done and missing:

@@ -36,10 +36,11 @@ class TrainRecords:
 
     Attributes:
         count: records that agree.
+        norms: of these, those whose grad_norm is that of one gradient, which its push tells.
     """
 
     def __init__(self, job: Job, records: Iterator[Record], ledger: Ledger) -> None:
-        self.count = 0
+        self.count = self.norms = 0
         self._job = job
         self._ledger = ledger
         self._records = records
@@ -73,7 +74,9 @@ class TrainRecords:
         if record.version != version:
             text = f"a train record is of version {record.version}, which comes before {version}"
             raise Contradiction(text, record.place)
-        self._compare(record, self._expected(apply, event, before))
+        expected = self._expected(apply, event, before)
+        self._compare(record, expected)
+        self.norms += "grad_norm" in expected
         self._interval = Interval(0.0)
         self._next = next(self._records, None)
         self.count += 1

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from psdp.checkpoint.layout import MANIFEST, shard_name, worker_name
+from psdp.checkpoint.opening import open_regular
 from psdp.errors import CheckpointError
 
 FORMAT = 1
@@ -80,7 +81,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        raw = path.read_bytes()
+        with open_regular(path) as file:
+            raw = file.read()
     except OSError as error:
         raise CheckpointError(f"could not read {path}: {error.strerror}") from error
     return manifest_in(raw, folder, path)

@@ -21,6 +21,7 @@ from psdp.checkpoint.layout import (
     complete_checkpoints,
 )
 from psdp.checkpoint.manifest import CheckpointFile, Manifest, read_manifest
+from psdp.checkpoint.opening import open_regular
 from psdp.errors import CheckpointError
 from psdp.params import Array
 
@@ -45,7 +46,7 @@ def find_checkpoint(path: Path, tell: Callable[[str], object] = lambda _: None) 
         try:
             verify(read_manifest(folder))
         except CheckpointError as error:
-            if folder.exists():  # a job that is running may have let go of it meanwhile
+            if os.path.lexists(folder):  # a job that is running may have let go of it meanwhile
                 damages.append(str(error))
             continue
         for damage in damages:
@@ -86,7 +87,8 @@ def read_best(root: Path) -> CheckpointId | None:
     """
     path = root / BEST
     try:
-        raw = path.read_bytes()
+        with open_regular(path) as file:
+            raw = file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -192,7 +194,7 @@ def _sizes(manifest: Manifest) -> list[int]:
     for file in manifest.files:
         path = manifest.folder / file.name
         try:
-            with safe_open(path, framework="np") as tensors:
+            with open_regular(path), safe_open(path, framework="np") as tensors:
                 (size,) = tensors.get_slice(WEIGHTS).get_shape()
         except (SafetensorError, OSError, ValueError) as error:
             _verify(manifest, file)  # which may know more of it
@@ -255,7 +257,7 @@ def _verify_shard(manifest: Manifest, shard: int) -> Path:
 def _verify(manifest: Manifest, expected: CheckpointFile) -> Path:
     path = manifest.folder / expected.name
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected.bytes:
                 raise CheckpointError(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from psdp.errors import PeerLost
+from psdp.errors import PeerLost, RunEnded
 from psdp.protocol import Move
 from psdp.protocol import order as o
 from psdp.records.events import event_in
@@ -19,7 +19,7 @@ from psdp.servers.changing import TermEnds, bearing
 from psdp.servers.ending import LAST_SAVE_S
 from psdp.servers.means import works_of
 from psdp.servers.noting import Noting
-from psdp.servers.relief import Relief
+from psdp.servers.relief import Excused, Relief
 from psdp.servers.saving import Refused, Saved
 from psdp.servers.serving import TICK_S, WRITE_S, Serving
 from psdp.servers.updates import Hearing
@@ -77,6 +77,7 @@ class Follower:
 
         Raises:
             PsdpError: it cannot go on; the text says why.
+            Excused: it is to leave, and others go on with its shard.
             TermEnds: others hold the shards from now on.
         """
         while not self.finished:
@@ -129,8 +130,10 @@ class Follower:
                 self.told.add(rank)
             case m.Halt():
                 raise TermEnds(peer, message)
-            case m.Failed() if peer == self.job.leader:
-                raise PeerLost(f"rank {peer} has ended the run")
+            case m.Excused(number) if peer == self.job.leader:
+                raise Excused(number)
+            case m.Failed(status) if peer == self.job.leader:
+                raise RunEnded(peer, status)
             case m.Void(worker) if peer == self.job.leader:
                 self.serving.void(worker)
             case m.Include() | m.ApplyMean() if peer == self.job.leader:

@@ -113,7 +113,7 @@ class Leader:
         own = self.membership, self.copies
         self.course: Course = Course(job, serving, *helpers, *own, recorder, telling, earlier)
         self.recruiting = Recruiting(job, serving, self.membership, *helpers, self.keeping)
-        self.leaving = Leaving(job, self.membership, self.deciding, recorder.console)
+        self.leaving = Leaving(job, serving, self.membership, self.deciding, recorder.console)
         save, copied = self.keeping.save_now, self.copying.finish
         self.ending = Ending(self.keeping.settle, self._write_summary, save, copied)
         self.relief = Relief(job, serving)

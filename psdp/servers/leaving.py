@@ -1,5 +1,6 @@
-"""Signals to other ranks than rank 0: one to all of them ends the run, one to a single rank that
-works is a notice that its machine is wanted, and it hands over its workers and leaves."""
+"""Signals to other ranks than rank 0: one to all of them ends the run, one to a single rank is a
+notice that its machine is wanted, and it leaves: a rank that works hands over its workers, one that
+holds a shard leaves it to who holds it too."""
 
 from __future__ import annotations
 
@@ -8,11 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from psdp.errors import PeerLost
 from psdp.job import Job
 from psdp.records.console import Console
 from psdp.servers.deciding import Deciding
 from psdp.servers.ending import asked_to_end
 from psdp.servers.membership import Membership
+from psdp.servers.serving import Serving
+from psdp.transport import messages as m
 
 NOTICE_S = 0.3
 """How long a signal to a rank waits for rank 0's own: launchers signal all ranks at once."""
@@ -36,28 +40,33 @@ class Leaving:
     def __init__(
         self,
         job: Job,
+        serving: Serving,
         membership: Membership,
         deciding: Deciding,
         console: Console,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job = job
+        self._serving = serving
         self._membership = membership
         self._deciding = deciding
         self._console = console
         self._now = now
         self._notices: dict[int, Notice] = {}
+        self._excused: set[int] = set()
+        """Ranks that hold a shard, and are to leave."""
 
     def asked(self, rank: int, number: int) -> None:
         """Another rank was asked to end by a signal.
 
         Raises:
-            Stopped: it is a server.
+            Stopped: it alone holds a shard.
         """
-        by = signal.Signals(number).name
-        if rank in self._job.holding:
+        by, job = signal.Signals(number).name, self._job
+        holds = rank in job.holding
+        if holds and len(job.holders[job.shard_of(rank)]) == 1:
             raise asked_to_end(by, rank)
-        if self._membership.has(rank):
+        if holds or self._membership.has(rank):
             self._notices[rank] = Notice(by, self._now() + NOTICE_S)
 
     def heed(self) -> None:
@@ -68,9 +77,29 @@ class Leaving:
         """
         for rank in [rank for rank, notice in self._notices.items() if notice.due_s <= self._now()]:
             by = self._notices.pop(rank).by
-            if not self._membership.has(rank):
+            holds = rank in self._job.holding
+            if not holds and not self._membership.has(rank):
                 continue
-            bearable = self._job.mode.survives_loss and not self._deciding.replays
-            if not bearable or not self._membership.let_go(rank):
+            if not self._lets_go(rank, by):
                 raise asked_to_end(by, rank)
-            self._console.say(f"rank {rank} alone got {by}: it hands over its workers and leaves")
+            how = "leaves its shard to another" if holds else "hands over its workers and leaves"
+            self._console.say(f"rank {rank} alone got {by}: it {how}")
+
+    def _lets_go(self, rank: int, by: str) -> bool:
+        """Have a rank leave; say whether the others can go on without it."""
+        if not self._job.mode.survives_loss or self._deciding.replays:
+            return False
+        if rank in self._job.holding:
+            return self._excuse(rank, by)
+        return self._membership.let_go(rank)
+
+    def _excuse(self, rank: int, by: str) -> bool:
+        """Let a rank end that holds a shard; say whether another one holds the same."""
+        endpoint = self._serving.endpoint
+        try:
+            self._job.without({rank, *self._excused, *endpoint.lost})
+        except PeerLost:
+            return False
+        self._excused.add(rank)
+        endpoint.send(rank, m.Excused(signal.Signals[by]))
+        return True

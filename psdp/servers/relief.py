@@ -1,8 +1,10 @@
 """Errors that nobody has meant, at a rank that holds a shard with another one: that one goes on, as
-if this rank were lost, unless it has come to the same error."""
+if this rank were lost, unless it has come to the same error. And as if it were lost if this rank is
+to leave."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,8 +13,19 @@ from psdp.errors import PsdpError
 from psdp.job import Job
 from psdp.servers.ending import Ended, Stopped
 from psdp.servers.serving import Serving
+from psdp.signals import status_after
 from psdp.transport import Arrival, Lost
 from psdp.transport import messages as m
+
+
+class Excused(Ended):
+    """This rank was asked to end by a signal, and others go on with its shard."""
+
+    def __init__(self, number: int) -> None:
+        by = signal.Signals(number).name
+        text = f"got {by} alone, and leaves its shard to another rank"
+        super().__init__(text, status_after(number))
+
 
 PATIENCE_S = 2.0
 """How long a server waits for the word of who stands by for it."""
@@ -39,6 +52,8 @@ class Relief:
 
     def found(self, error: BaseException) -> bool:
         """Say whether the run goes on without this rank, after an error here."""
+        if isinstance(error, Excused):
+            return True
         if id(error) not in self._found:
             unmeant = isinstance(error, Exception | SystemExit)
             meant = isinstance(error, PsdpError | Stopped | Ended)

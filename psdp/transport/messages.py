@@ -280,6 +280,14 @@ class Signalled:
 
 
 @dataclass(frozen=True, slots=True)
+class Excused:
+    """The receiver, which holds a shard and was asked to end by the signal of this number, is to
+    leave: another rank goes on with its shard."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The sender cannot go on, and has said why; the job is to end with this exit status."""
 
@@ -320,6 +328,7 @@ Message = (
     | ShardRefused
     | Finish
     | Signalled
+    | Excused
     | Failed
     | Left
     | Follows

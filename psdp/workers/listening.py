@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from psdp.cast import Cast, Term
-from psdp.errors import PeerLost, ProtocolError
+from psdp.errors import PeerLost, ProtocolError, RunEnded
 from psdp.transport import Arrival, Endpoint, Lost
 from psdp.transport import messages as m
 
@@ -63,8 +63,8 @@ class Listening:
         match self._heard(event):
             case Lost(peer, why):
                 self._bear(peer, why)
-            case Arrival(peer, m.Failed()):
-                raise PeerLost(f"rank {peer} has ended the run")
+            case Arrival(peer, m.Failed(status)):
+                raise RunEnded(peer, status)
             case Arrival(_, m.Rehost(workers, ranks)):
                 self._moved += zip(workers, ranks, strict=True)
             case Arrival(_, m.Begin(number, lost, _, joined) as begin):

@@ -136,7 +136,7 @@ def test_a_change_of_the_metrics_is_found(run: Path, data: st.DataObject) -> Non
             del lines[index]
         else:
             names = ["tokens", "version"]
-            names += ["loss", "lr", "version_lag"] if kind == "train" else []
+            names += ["loss", "lr", "version_lag"] if kind == "train" else ["perplexity"]
             name = data.draw(st.sampled_from(names))
             content[name] = another(data, content[name])
             lines[index] = json.dumps(content) + "\n"

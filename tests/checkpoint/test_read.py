@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,15 @@ def test_a_folder_in_a_shards_place(folder: Path) -> None:
     (folder / "shard-00-of-02.safetensors").mkdir()
     with pytest.raises(CheckpointError, match=r"shard-00-of-02\.safetensors: Is a directory"):
         read_weights(read_manifest(folder))
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "shard-00-of-02.safetensors"])
+def test_a_pipe_in_a_files_place_keeps_nobody_waiting(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    for read in (read_weights, lambda manifest: read_span(manifest, range(3))):
+        with pytest.raises(CheckpointError, match=re.escape(f"{name}: not a regular file")):
+            read(read_manifest(folder))
 
 
 def test_a_shard_that_was_never_there(folder: Path) -> None:
@@ -345,6 +355,11 @@ def _flip(folder: Path, shard: int = 0) -> None:
     path.write_bytes(content)
 
 
+def _leave_a_link_to_nothing(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to(folder.with_name("gone"))
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -353,6 +368,7 @@ def _flip(folder: Path, shard: int = 0) -> None:
         (lambda f: (f / "shard-00-of-02.safetensors").unlink(), "00-of-02.safetensors: No such"),
         (lambda f: (f / "checkpoint.json").unlink(), "checkpoint.json: No such file"),
         (lambda f: (f / "checkpoint.json").write_text("{"), "checkpoint.json is damaged"),
+        (_leave_a_link_to_nothing, "checkpoint.json: No such file"),
     ],
 )
 def test_the_latest_that_is_whole_is_found_and_why_not_a_later_one_is_said(

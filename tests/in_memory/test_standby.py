@@ -15,6 +15,7 @@ from losses import WHERE, check, die_at_message, die_with, told
 
 from psdp.checkpoint import find_checkpoint, read_manifest
 from psdp.errors import CheckpointError, ConfigError, PeerLost, RankFailed
+from psdp.servers.ending import Ended
 from psdp.transport import messages as m
 from psdp.workers.worker import Worker
 
@@ -175,6 +176,40 @@ def test_an_error_that_is_meant_ends_the_run_at_once(tmp_path: Path, rank: int) 
     error = CheckpointError("the disk is full")
     with pytest.raises((CheckpointError, RankFailed)):
         train(tmp_path, prepare=lambda run: fail_at(run, rank, 4, error), workers=2, standby=True)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 5])
+def test_a_signal_to_one_alone_is_a_notice_and_the_others_go_on(
+    tmp_path: Path, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psdp.servers.leaving.NOTICE_S", 0.0)
+    job: list[Training] = []
+
+    def signalled(asked: int) -> str | None:
+        return "SIGTERM" if asked == rank and job[0].progress.version >= 3 else None
+
+    common = {"workers": 2, "servers": 2, "eval_every": 2}
+    asked = {"prepare": job.append, "signalled": signalled, "standby": True}
+    run = train(tmp_path / "run", **asked, **common)
+    check(run)
+    assert told(run) == told(train(tmp_path / "undisturbed", **common))
+    assert run.last_job.term.lost == {rank}
+    assert run.summary["stopped_by"] == "budget"
+
+
+def test_a_signal_to_all_that_hold_a_shard_ends_the_run_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psdp.servers.leaving.NOTICE_S", 0.0)
+    job: list[Training] = []
+
+    def signalled(asked: int) -> str | None:
+        return "SIGTERM" if asked in (1, 5) and job[0].progress.version >= 3 else None
+
+    common = {"workers": 2, "servers": 2, "standby": True, "max_steps": 40}
+    with pytest.raises(Ended, match=r"stopped by a signal to rank [15]\nthe weights so far are in"):
+        train(tmp_path, prepare=job.append, signalled=signalled, **common)
+    assert job[0].summary["stopped_by"] == "signal"
 
 
 def test_early_stopping_is_not_forgotten(tmp_path: Path) -> None:
