@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.records.events import events_file
 from psdp.records.folder import CONFIG, METRICS
-from psdp.startup.resume import CHANGEABLE, ranks_that_work
+from psdp.startup.resume import CHANGEABLE, OF_A_START, ranks_that_work
 
 
 class Audit:
@@ -121,7 +121,8 @@ class Audit:
                     best = best_before(self.run, self._unit, starts, part.start)
                 rare = read_rare(self.run, self._unit, part, best)
                 if following is not None:
-                    self._check_events(following, rare, ended=ended)
+                    latest = part.start is starts[-1]
+                    self._check_events(following, rare, ended=ended, latest=latest)
                 else:
                     self._check_records(Unrecorded(self.run, part, self.job, wanted), why)
         checkpoints.verify()
@@ -167,21 +168,22 @@ class Audit:
                 )
         return own
 
-    def _check_events(self, following: Following, rare: Rare, *, ended: bool) -> None:
+    def _check_events(self, following: Following, rare: Rare, *, ended: bool, latest: bool) -> None:
         following.follow(self.findings, ended=ended)
         self.followed.append(following)
         if following.sound:
             rare.compare(self.findings, following, whole=ended)
         if following.part.until is None:
-            self._check_settings(following)
+            self._check_settings(following, OF_A_START if latest else CHANGEABLE)
 
-    def _check_settings(self, following: Following) -> None:
-        """See that config.json has the settings that a run has from start to start."""
+    def _check_settings(self, following: Following, free: Container[str]) -> None:
+        """See that config.json, which is of the latest start, has the settings of these events; but
+        for what that one may have changed."""
         with self.findings.checking("settings", self.run / CONFIG):
             told = self.config["settings"]
             for name, value in following.header.settings.items():
                 expect(
-                    name in CHANGEABLE or told.get(name) == value,
+                    name in free or told.get(name) == value,
                     f"{name} is {told.get(name)!r}, the events are of a run with {value!r}",
                 )
 

@@ -6,7 +6,7 @@ from psdp import __version__
 from psdp.config import RunConfig
 from psdp.job import Job
 from psdp.startup.ready import Ready
-from psdp.startup.resume import change_of_schedule, who_begins_afresh
+from psdp.startup.resume import describe_changes, who_begins_afresh
 
 _HOST = " nor the host of mpirun"
 _NOR = ", but not without the host of mpirun"
@@ -40,7 +40,7 @@ def describe(ready: Ready, survives: bool, lease_s: float | None) -> str:
         text += f"\nSLOWED DOWN ON PURPOSE: {slow}"
     if ready.manifest is not None:
         text += f"\ngoing on from {ready.manifest.folder}"
-        told = change_of_schedule(job, ready.manifest), who_begins_afresh(job, ready.manifest)
+        told = describe_changes(job, ready.manifest), who_begins_afresh(job, ready.manifest)
         text += "".join(f"\n{line}" for line in told if line is not None)
     return text
 

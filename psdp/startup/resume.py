@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
-from operator import itemgetter
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ from psdp.checkpoint import (
     read_span,
     read_worker,
 )
-from psdp.config import Config, flag_of
+from psdp.config import Config, OptimConfig, flag_of
 from psdp.errors import CheckpointError, PsdpError, ReplayError
 from psdp.job import Job
 from psdp.optim.schedule import Schedule
+from psdp.records.events import Line, events_file, read_lines
 from psdp.records.folder import CONFIG
 from psdp.startup.elsewhere import RUN
 from psdp.startup.step import Nothing, Step
 
-CHANGEABLE = frozenset(
+UNSEEN = frozenset(
     {
         "max_steps", "eval_every", "eval_batches", "early_stop_patience", "out",
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
@@ -35,13 +36,26 @@ CHANGEABLE = frozenset(
         "checkpoint_to", "keep_inner", "max_failures", "standby",
     }
 )  # fmt: skip
-"""Settings that a resumed run may change; all others decide what its weights become."""
+"""Settings that decide how long a run is, who computes it, and what is kept and told of it."""
 
-FIXED_IN_REPLAY = frozenset(
-    {"max_steps", "eval_every", "eval_batches", "early_stop_patience", "servers", "spares"}
-)
+STEERING = frozenset(field.name for field in fields(OptimConfig)) - {
+    "optimizer", "outer_optimizer", "lag_compensation",
+}  # fmt: skip
+"""Settings that decide what the weights become from now on, whatever a checkpoint holds."""
+
+CHANGEABLE = UNSEEN | STEERING
+"""Settings that a resumed run may change; all others decide what its past was."""
+
+FIXED_IN_REPLAY = STEERING | {
+    "max_steps", "eval_every", "eval_batches", "early_stop_patience", "servers", "spares",
+}  # fmt: skip
 """Of these, what a replayed run may not change: they decide what happens when, and the numbers of
 servers and of spares by which rank."""
+
+OF_A_START = frozenset(
+    {"out", "resume", "replay", "quiet", "record", "max_time", "checkpoint_to", "standby", "spares"}
+)
+"""Settings that each start has for itself."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ class GoOn(Step[GoneOnFrom, Nothing, None]):
     def act(self) -> tuple[GoneOnFrom, Nothing]:
         job, manifest = self.job, self.manifest
         if job.config.run.replay is not None:
-            check_replayable(job, Path(job.config.run.replay))
+            check_replayable(job, Path(job.config.run.replay), manifest)
         if manifest is None:
             return GoneOnFrom(), Nothing()
         check_resumable(job, manifest)
@@ -97,8 +111,8 @@ def settle(
     resume, replay = given.get("resume"), given.get("replay")
     manifest = None if checkpoint is None else read_manifest(checkpoint)
     if replay is not None:
-        told = _told_by(Path(replay), itemgetter("settings", "workers"))
-        values = _with_workers(*told)
+        told = _start_of(Path(replay), manifest)
+        values = _with_workers(told["settings"], told["workers"])
         changeable = CHANGEABLE - FIXED_IN_REPLAY
         _check_unchanged(given, values, changeable, Path(replay), "--replay", ReplayError)
     elif resume is not None and manifest is not None:
@@ -152,6 +166,22 @@ def _told_by(run: Path, find: Callable[[Any], Any]) -> Any:
         ) from error
 
 
+def _start_of(run: Path, manifest: Manifest | None) -> Mapping[str, Any]:
+    """Return what a run says of its start from a checkpoint, or its first one: its record does,
+    which config.json is of the last alone.
+
+    Raises:
+        ReplayError: config.json cannot be read.
+    """
+    config = _told_by(run, lambda told: {"ranks": ranks_that_work(told), **told})
+    path = events_file(run, 0 if manifest is None else kept(manifest, "version"))
+    with suppress(OSError), closing(read_lines(path)) as lines:  # a replay says what is wrong
+        match next(lines, None):
+            case Line(content=["start", {"settings": {}, "workers": _, "ranks": _} as told]):
+                return {**config, **told}
+    return config
+
+
 def kept(manifest: Manifest, name: str) -> Any:
     """Return what a checkpoint says of its job under ``name`` (see :func:`identity_of`).
 
@@ -195,18 +225,38 @@ def check_resumable(job: Job, manifest: Manifest) -> None:
         raise CheckpointError(f"{folder} holds other parameters than this version of psdp makes")
 
 
-def change_of_schedule(job: Job, manifest: Manifest) -> str | None:
-    """Return what another ``--max-steps`` than the run had makes of its learning rate, in a line;
-    None where it makes nothing of it."""
-    was, now = kept(manifest, "settings")["max_steps"], job.config.run.max_steps
-    steps = kept(manifest, job.units_name) / job.units_per_step
-    before, after = (Schedule(job.config.optim, end).lr(steps) for end in (was, now))
-    if before == after:
+def changes(job: Job, manifest: Manifest) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that a resumed run has changed: what each was, and is."""
+    was, now = _config_of(manifest).flat(), job.config.flat()
+    return {
+        name: (was[name], value)
+        for name, value in now.items()
+        if name in CHANGEABLE - OF_A_START and was[name] != value
+    }
+
+
+def describe_changes(job: Job, manifest: Manifest) -> str | None:
+    """Return what a resumed run has changed that decides what its weights become, and what that
+    makes of its learning rate, in a line; None where it has changed nothing of the kind."""
+    told = [
+        f"{flag_of(name)} {now} (was {was})"
+        for name, (was, now) in changes(job, manifest).items()
+        if name in STEERING or name == "max_steps"
+    ]
+    if not told:
         return None
-    return (
-        f"--max-steps {now} {'stretches' if now > was else 'shortens'} the schedule, which was one "
-        f"of {was} steps: the learning rate jumps from {before:.2e} to {after:.2e}"
+    steps = kept(manifest, job.units_name) / job.units_per_step
+    before, after = (
+        Schedule(config.optim, config.run.max_steps).lr(steps)
+        for config in (_config_of(manifest), job.config)
     )
+    jumps = f": the learning rate jumps from {before:.2e} to {after:.2e}"
+    return f"changed: {', '.join(told)}{jumps if before != after else ''}"
+
+
+def _config_of(manifest: Manifest) -> Config:
+    """Return the settings that the run of a checkpoint had."""
+    return Config.from_flat(dict(kept(manifest, "settings"))).resolved()
 
 
 def who_begins_afresh(job: Job, manifest: Manifest) -> str | None:
@@ -231,12 +281,12 @@ def ranks_that_work(record: Mapping[str, Any]) -> int:
     return int(len(record["hosts"]) - record["servers"] - record.get("standbys", 0))
 
 
-def check_replayable(job: Job, run: Path) -> None:
+def check_replayable(job: Job, run: Path, manifest: Manifest | None) -> None:
     """
     Raises:
         ReplayError: the run to replay is of another job; the text says what differs.
     """
-    ranks = _told_by(run, ranks_that_work)
+    ranks = int(_start_of(run, manifest)["ranks"])
     if ranks != len(job.worker_ranks):
         raise ReplayError(
             f"--replay {run}: that run had {ranks} ranks that worked, this job has "

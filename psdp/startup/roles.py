@@ -31,6 +31,7 @@ from psdp.startup.asking import Asking
 from psdp.startup.describing import describe
 from psdp.startup.ready import Ready, store_of
 from psdp.startup.recording import record_of, start_of
+from psdp.startup.resume import changes
 from psdp.transport import Endpoint
 from psdp.transport.reducer import Reducer
 from psdp.workers.worker import Worker
@@ -89,7 +90,8 @@ class Holding:
         if run.profile and isinstance(serving.profile, Profile):
             recorder.profiles[self._endpoint.rank] = serving.profile
         if ready.manifest is not None:
-            recorder.resumed(None if record is None else record.start)
+            changed = changes(job, ready.manifest)
+            recorder.resumed(None if record is None else record.start, changed)
         return Leader(
             job,
             serving,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jobs import Training, before_gradient, die, die_at, train
 
+from psdp.audit.auditing import Audit
 from psdp.errors import ReplayError
 from psdp.servers.ending import Ended
 
@@ -271,6 +272,29 @@ def test_a_resumed_start_has_a_record_of_its_own(tmp_path: Path) -> None:
         prepare=at_random(5, slow=1), **settings,
     )  # fmt: skip
     np.testing.assert_array_equal(again.weights, rest.weights)
+
+
+def test_each_start_is_replayed_with_the_settings_that_it_had(tmp_path: Path) -> None:
+    """A resumed run may have another learning rate, and other numbers of ranks and servers."""
+    first = COMMON | {"mode": "async", "max_steps": 5, "record": True}
+    run = train(tmp_path / "run", **first)
+    kept = run.weights.copy()
+    changed = {"lr": 1e-3, "max_steps": 10}
+    ranks = {"workers": 2, "servers": 2}
+    more = train(tmp_path / "run", resume=tmp_path / "run", **(first | changed | ranks))
+    (resumed,) = more.metrics("resume")
+    assert resumed["changed"] == {
+        "lr": [COMMON["lr"], 1e-3],
+        "max_steps": [5, 10],
+        "servers": [1, 2],
+    }
+    assert not Audit(tmp_path / "run").check().contradicted
+    own = {"replay": str(run.folder), "record": False}
+    again = train(tmp_path / "first", **(first | own))
+    np.testing.assert_array_equal(again.weights, kept)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000005-v000015"
+    again = train(tmp_path / "second", resume=checkpoint, **(first | changed | ranks | own))
+    np.testing.assert_array_equal(again.weights, more.weights)
 
 
 @pytest.mark.parametrize(

@@ -128,10 +128,10 @@ def test_a_resumed_run_writes_its_first_update_too_and_appends(tmp_path: Path) -
 
 def test_a_run_that_goes_on_says_where_before_its_records(tmp_path: Path) -> None:
     run = Run(tmp_path, version=6, units=96)
-    run.recorder.resumed("abc")
+    run.recorder.resumed("abc", {"lr": (0.1, 0.2)})
     run.update(7, 3.0)
     resumed = {"kind": "resume", "time_s": 0.0, "tokens": 96, "version": 6, "events": "abc"}
-    assert run.metrics()[0] == resumed
+    assert run.metrics()[0] == resumed | {"changed": {"lr": [0.1, 0.2]}}
     assert [record["kind"] for record in run.metrics()] == ["resume", "train"]
 
 

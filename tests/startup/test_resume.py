@@ -17,8 +17,9 @@ from psdp.generation import load_model
 from psdp.job import Job
 from psdp.startup.resume import (
     CHANGEABLE,
-    change_of_schedule,
+    changes,
     check_resumable,
+    describe_changes,
     identity_of,
     settle,
 )
@@ -89,9 +90,7 @@ NEEDED: dict[str, dict[str, Any]] = {"slow_link": {"link_mbps": 7.0}}
 @pytest.mark.parametrize(
     "name", [f.name for _, f in settings() if f.name not in ("resume", "replay")]
 )
-def test_a_resumed_run_may_change_what_does_not_change_its_weights(
-    case: SavedRun, name: str
-) -> None:
+def test_a_resumed_run_may_change_what_does_not_change_its_past(case: SavedRun, name: str) -> None:
     given = {"resume": str(case.folder), name: OTHER[name], **NEEDED.get(name, {})}
     if name in CHANGEABLE:
         config, _ = resume(given)
@@ -144,30 +143,42 @@ def test_another_model_is_refused(case: SavedRun) -> None:
         check_resumable(case.job_of(3, n_layer=2), case.manifest())
 
 
-def change(case: SavedRun, **given: Any) -> str | None:
+def described(case: SavedRun, **given: Any) -> str | None:
     config, manifest = resume({"resume": str(case.folder), **given})
     assert manifest is not None
-    return change_of_schedule(replace(case.job, config=config), manifest)
+    return describe_changes(replace(case.job, config=config), manifest)
 
 
-def test_what_another_number_of_steps_makes_of_the_learning_rate_is_said(tmp_path: Path) -> None:
+def test_what_a_change_makes_of_the_learning_rate_is_said(tmp_path: Path) -> None:
     linear = {"lr_schedule": "linear", "lr": 1.0, "min_lr": 0.0, "warmup_steps": 0}
     case = SavedRun(tmp_path / "run", max_steps=20, **linear)  # of which 10 are done
-    assert change(case, max_steps=40) == (
-        "--max-steps 40 stretches the schedule, which was one of 20 steps: the learning rate jumps "
-        "from 5.00e-01 to 7.50e-01"
+    assert described(case, max_steps=40) == (
+        "changed: --max-steps 40 (was 20): the learning rate jumps from 5.00e-01 to 7.50e-01"
     )
-    assert change(case, max_steps=16) == (
-        "--max-steps 16 shortens the schedule, which was one of 20 steps: the learning rate jumps "
-        "from 5.00e-01 to 3.75e-01"
+    assert described(case, max_steps=16, lr=2.0, weight_decay=0.5) == (
+        "changed: --lr 2.0 (was 1.0), --weight-decay 0.5 (was 0.1), --max-steps 16 (was 20): the "
+        "learning rate jumps from 5.00e-01 to 7.50e-01"
     )
-    assert change(case) is None
-    assert change(case, max_steps=20) is None
+    assert described(case, beta1=0.8) == "changed: --beta1 0.8 (was 0.5)"
+    assert described(case, eval_every=7) is None
+    assert described(case) is None
+    assert described(case, max_steps=20) is None
 
 
-def test_a_schedule_without_an_end_does_not_change(tmp_path: Path) -> None:
+def test_a_schedule_without_an_end_does_not_jump(tmp_path: Path) -> None:
     case = SavedRun(tmp_path / "run", max_steps=20, lr_schedule="constant")
-    assert change(case, max_steps=40) is None
+    assert described(case, max_steps=40) == "changed: --max-steps 40 (was 20)"
+
+
+def test_all_that_a_resumed_run_changes_is_recorded(tmp_path: Path) -> None:
+    case = SavedRun(tmp_path / "run", max_steps=20)
+    given = {"resume": str(case.folder), "lr": 0.5, "eval_every": 7, "quiet": True}
+    config, manifest = resume(given)
+    assert manifest is not None
+    assert changes(replace(case.job, config=config), manifest) == {
+        "lr": (case.config.optim.lr, 0.5),
+        "eval_every": (case.config.run.eval_every, 7),
+    }
 
 
 def test_what_a_checkpoint_says_of_its_job_is_all_that_generate_needs(case: SavedRun) -> None:
