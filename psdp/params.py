@@ -46,6 +46,7 @@ class ParamSpec:
         decay: whether weight decay and l1 act on it, as they do on matrices.
         embedding: whether its rows are vectors of their own, looked up or compared one by one, so
             that it is no matrix of a linear map.
+        maps: columns of each linear map, where several lie side by side in a matrix.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ParamSpec:
     init: Init = Init("zeros")
     decay: bool = False
     embedding: bool = False
+    maps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.shape, tuple) or not all(isinstance(n, int) for n in self.shape):

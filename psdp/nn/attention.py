@@ -26,7 +26,7 @@ class Attention(Layer, kind="attention"):
     def specs(name: str, config: ModelConfig, qkv: Init, out: Init) -> list[ParamSpec]:
         width = config.n_embd
         return [
-            *Linear.specs(f"{name}.qkv", width, 3 * width, qkv, config.bias),
+            *Linear.specs(f"{name}.qkv", width, 3 * width, qkv, config.bias, maps=3 * (width,)),
             *Linear.specs(f"{name}.out", width, width, out, config.bias),
         ]
 

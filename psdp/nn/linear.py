@@ -17,8 +17,10 @@ class Linear(Layer, kind="linear"):
     """
 
     @staticmethod
-    def specs(name: str, inputs: int, outputs: int, init: Init, bias: bool) -> list[ParamSpec]:
-        weight = ParamSpec(f"{name}.weight", (inputs, outputs), init, decay=True)
+    def specs(
+        name: str, inputs: int, outputs: int, init: Init, bias: bool, maps: tuple[int, ...] = ()
+    ) -> list[ParamSpec]:
+        weight = ParamSpec(f"{name}.weight", (inputs, outputs), init, decay=True, maps=maps)
         if not bias:
             return [weight]
         return [weight, ParamSpec(f"{name}.bias", (outputs,), Init("zeros"), decay=False)]

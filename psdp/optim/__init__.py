@@ -17,6 +17,7 @@ from psdp.optim.adam import Adam, AdamW
 from psdp.optim.base import Optimizer
 from psdp.optim.delay import DelayCompensation
 from psdp.optim.momentum import Momentum
+from psdp.optim.muon import Muon
 from psdp.optim.on_device import OnDevice
 from psdp.optim.outer import Elastic, Outer
 from psdp.optim.schedule import Schedule
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
-    {rule.name: rule for rule in (AdamW, Adam, SGD, Momentum, Adagrad)}
+    {rule.name: rule for rule in (AdamW, Adam, SGD, Momentum, Adagrad, Muon)}
 )
 """The rules that ``--optimizer`` names, the default first. A new one is a file and its line here:
 its flags and its defaults are what it says of itself."""

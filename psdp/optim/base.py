@@ -143,9 +143,9 @@ class Optimizer(ABC):
 
     def _matrices(
         self, weights: Array, gradient: Array, scale: Scalar, clip_value: float
-    ) -> Iterator[tuple[slice, Array, Array, bool]]:
-        """Yield (span, weights, gradient, decayed) of each parameter that is updated as one, in its
-        shape; the gradient as :meth:`_blocks` has it, and the rule's to overwrite."""
+    ) -> Iterator[tuple[Piece, Array, Array]]:
+        """Yield (piece, weights, gradient) of each parameter that is updated as one, in its shape;
+        the gradient as :meth:`_blocks` has it, and the rule's to overwrite."""
         self._check(weights, gradient)
         for piece in self._whole:
             spec, span = piece.spec, piece.span
@@ -155,7 +155,7 @@ class Optimizer(ABC):
                 if spec.decay:
                     g = self._penalised(w[block], g, self._scratch_block[: g.size])
                 whole[block] = g
-            yield span, w.reshape(spec.shape), whole.reshape(spec.shape), spec.decay
+            yield piece, w.reshape(spec.shape), whole.reshape(spec.shape)
 
     def _check(self, weights: Array, gradient: Array) -> None:
         assert weights.shape == gradient.shape == (self.size,), (weights.shape, gradient.shape)
