@@ -22,8 +22,12 @@ class ScheduleConfig:
     lr_schedule: str = setting(
         "cosine",
         "shape after the warm-up",
-        choices=("constant", "linear", "cosine", "inverse-sqrt"),
+        choices=("constant", "linear", "cosine", "inverse-sqrt", "wsd"),
     )
+    decay_fraction: float = setting(
+        0.2, "of the steps, the last ones, in which wsd falls (else it is stable)", low=0, below=1
+    )
+    decay_shape: str = setting("linear", "of that fall", choices=("linear", "1-sqrt"))
     warmup_steps: int | None = setting(
         None, "steps of linear warm-up (default a twentieth of --max-steps, at most 100)", low=0
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,19 @@ from hypothesis import strategies as st
 from psdp.config import OptimConfig
 from psdp.optim import Schedule
 
-SHAPES = ("constant", "linear", "cosine", "inverse-sqrt")
+SHAPES = ("constant", "linear", "cosine", "inverse-sqrt", "wsd")
 
 
 def schedule(
-    shape: str, *, warmup: int = 10, max_steps: int = 100, lr: float = 1.0, min_lr: float = 0.1
+    shape: str,
+    *,
+    warmup: int = 10,
+    max_steps: int = 100,
+    lr: float = 1.0,
+    min_lr: float = 0.1,
+    **more: Any,
 ) -> Schedule:
-    config = OptimConfig(lr=lr, min_lr=min_lr, lr_schedule=shape, warmup_steps=warmup)
+    config = OptimConfig(lr=lr, min_lr=min_lr, lr_schedule=shape, warmup_steps=warmup, **more)
     return Schedule(config, max_steps)
 
 
@@ -67,6 +74,17 @@ def test_decays_equal_pytorchs(shape: str) -> None:
         assert ours.lr(step) == pytest.approx(reference.get_last_lr()[0], rel=1e-9)
         optimizer.step()
         reference.step()
+
+
+@pytest.mark.parametrize(("shape", "half_way"), [("linear", 0.55), ("1-sqrt", 1 - 0.9 / 2**0.5)])
+def test_wsd_is_stable_until_it_falls_at_the_end(shape: str, half_way: float) -> None:
+    lr = schedule("wsd", decay_fraction=0.2, decay_shape=shape).lr
+    assert lr(10) == lr(50) == lr(80) == 1.0
+    assert lr(90) == pytest.approx(half_way)
+    assert lr(100) == lr(1000) == 0.1
+    assert schedule("wsd", decay_fraction=0.0).lr(99.9) == 1.0
+    always = schedule("wsd", decay_fraction=0.95)  # but for the warm-up
+    assert always.lr(55) == pytest.approx(schedule("linear").lr(55))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -64,6 +64,7 @@ OTHER: dict[str, Any] = {
     "architecture": "other", "norm": "other",
     "activation": "relu", "position": "rotary", "init": "normal", "tokenizer": "char",
     "vocab_size": 300, "clean": "html", "val_fraction": 0.2, "partition": "hash",
+    "decay_fraction": 0.5, "decay_shape": "1-sqrt", "muon_momentum": 0.5, "adamw_lr_ratio": 0.5,
     "optimizer": "sgd", "lr": 0.5, "min_lr": 0.1, "lr_schedule": "linear", "warmup_steps": 1,
     "beta1": 0.7, "beta2": 0.5, "momentum": 0.5, "weight_decay": 0.5, "l1": 0.5, "grad_clip": 0.5,
     "grad_clip_value": 0.5, "mode": "ssp", "staleness": 1, "servers": 2, "max_steps": 7,
