@@ -111,8 +111,8 @@ class Rare:
                     f"{many(len(self.evaluations), 'record')} of versions that were to be "
                     "evaluated, with the units that were in them",
                 )
-                what = "the validation losses, and what was measured beside them"
-                findings.unchecked("evaluations", what, UNTOLD)
+                losses = "the validation losses, and what was measured beside them"
+                findings.unchecked("evaluations", losses, UNTOLD)
 
     def _compare_losses(self, findings: Findings, lost: Sequence[int], *, whole: bool) -> None:
         """See that the ranks that held a shard and are lost are those of the events."""

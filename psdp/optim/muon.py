@@ -20,7 +20,7 @@ ITERATIONS = 5
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """Of their quintic: the singular values come to about 1, rather quickly than exactly."""
 EPS = 1e-7
-"""Beside a norm."""
+"""The least norm that is divided by."""
 RMS = 0.2
 """Of an update's elements, as AdamW's have it."""
 
@@ -94,19 +94,18 @@ class Muon(AdamW):
     def _orthogonal(self, u: Array, spare: Array) -> Array:
         """Return ``u`` (I, O), whose singular values have all come near 1, in one of the two."""
         backend, (first, second, third) = self.backend, COEFFICIENTS
-        rows, columns = u.shape
-        side = min(rows, columns)
+        side, wide = min(u.shape), u.shape[0] <= u.shape[1]
         gram, squared = (flat[: side * side].reshape(side, side) for flat in self._squares_of)
         np.multiply(u, u, out=spare)
-        u *= 1.0 / (np.sqrt(spare.sum()) + EPS)
+        u /= np.maximum(np.sqrt(spare.sum()), EPS)
         for _ in range(ITERATIONS):
-            backend.matmul(*((u, u.T) if rows <= columns else (u.T, u)), gram)
+            backend.matmul(u if wide else u.T, u.T if wide else u, gram)
             backend.matmul(gram, gram, squared)
             gram *= second
             squared *= third
             gram += squared
             np.multiply(u, first, out=spare)
-            backend.add_matmul(*((gram, u) if rows <= columns else (u, gram)), spare)
+            backend.add_matmul(gram if wide else u, u if wide else gram, spare)
             u, spare = spare, u
         return u
 

@@ -53,8 +53,8 @@ class Leaving:
         self._console = console
         self._now = now
         self._notices: dict[int, Notice] = {}
-        self._excused: set[int] = set()
-        """Ranks that hold a shard, and are to leave."""
+        self._excused = False
+        """Whether a rank that holds a shard is leaving. Others tell again in the term after it."""
 
     def asked(self, rank: int, number: int) -> None:
         """Another rank was asked to end by a signal.
@@ -66,7 +66,7 @@ class Leaving:
         holds = rank in job.holding
         if holds and len(job.holders[job.shard_of(rank)]) == 1:
             raise asked_to_end(by, rank)
-        if holds or self._membership.has(rank):
+        if (holds and not self._excused) or self._membership.has(rank):
             self._notices[rank] = Notice(by, self._now() + NOTICE_S)
 
     def heed(self) -> None:
@@ -76,14 +76,14 @@ class Leaving:
             Stopped: the others cannot go on without them.
         """
         for rank in [rank for rank, notice in self._notices.items() if notice.due_s <= self._now()]:
-            by = self._notices.pop(rank).by
-            holds = rank in self._job.holding
-            if not holds and not self._membership.has(rank):
-                continue
-            if not self._lets_go(rank, by):
+            by, holds = self._notices[rank].by, rank in self._job.holding
+            here = not self._excused if holds else self._membership.has(rank)
+            if here and not self._lets_go(rank, by):
                 raise asked_to_end(by, rank)
+            del self._notices[rank]
             how = "leaves its shard to another" if holds else "hands over its workers and leaves"
-            self._console.say(f"rank {rank} alone got {by}: it {how}")
+            if here:
+                self._console.say(f"rank {rank} alone got {by}: it {how}")
 
     def _lets_go(self, rank: int, by: str) -> bool:
         """Have a rank leave; say whether the others can go on without it."""
@@ -94,12 +94,13 @@ class Leaving:
         return self._membership.let_go(rank)
 
     def _excuse(self, rank: int, by: str) -> bool:
-        """Let a rank end that holds a shard; say whether another one holds the same."""
+        """Let a rank end that holds a shard; say whether another one holds the same, which nobody
+        has asked to end."""
         endpoint = self._serving.endpoint
         try:
-            self._job.without({rank, *self._excused, *endpoint.lost})
+            self._job.without({*self._notices, *endpoint.lost})
         except PeerLost:
             return False
-        self._excused.add(rank)
+        self._excused = True
         endpoint.send(rank, m.Excused(signal.Signals[by]))
         return True

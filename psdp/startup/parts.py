@@ -55,7 +55,9 @@ class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, Mapping[int, Par
             part = self._make(self.on_devices.zeros)
             return (part, None), PartMade(part.backend.kernels, None)
         check_room(self.needs, [at.host for at in self.locations], self.rank)
-        memory = make_memory(self.job, self.rank)
+        job, rank = self.job, self.rank
+        shard = job.shard_of(rank) if rank in job.holding else None
+        memory = make_memory(job, rank, shard=shard, hosted=len(job.hosted(rank)))
         if memory is None:
             part = self._make(np.zeros)
             return (part, None), PartMade(part.backend.kernels, None)

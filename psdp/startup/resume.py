@@ -173,7 +173,7 @@ def _start_of(run: Path, manifest: Manifest | None) -> Mapping[str, Any]:
     Raises:
         ReplayError: config.json cannot be read.
     """
-    config = _told_by(run, lambda told: {"ranks": ranks_that_work(told), **told})
+    config: dict[str, Any] = _told_by(run, lambda told: {"ranks": ranks_that_work(told), **told})
     path = events_file(run, 0 if manifest is None else kept(manifest, "version"))
     with suppress(OSError), closing(read_lines(path)) as lines:  # a replay says what is wrong
         match next(lines, None):

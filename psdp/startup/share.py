@@ -88,16 +88,22 @@ class Meeting:
     links: Links
 
 
-def make_memory(job: Job, rank: int) -> SharedMemory | None:
+def make_memory(
+    job: Job, rank: int, *, shard: int | None = None, hosted: int = 1
+) -> SharedMemory | None:
     """Return the memory that this rank may share; None where the settings or the system want
-    none."""
+    none.
+
+    Args:
+        shard: that it holds; ``hosted``: workers that it computes for, if it holds none.
+    """
     if job.config.run.transport == "messages":
         return None
-    if rank in job.holding:
-        count, size = COPIES + len(job.workers), len(job.shards[job.shard_of(rank)])
+    if shard is not None:
+        count, size = COPIES + len(job.workers), len(job.shards[shard])
         dtype = np.dtype(job.config.run.dtype)
     else:
-        count, size, dtype = 1, job.boxes_of(rank)[-1].stop, job.codec.item
+        count, size, dtype = 1, job.boxes(hosted)[-1].stop, job.codec.item
 
     def say(text: str) -> None:
         print(f"psdp: rank {rank}: {text}", file=sys.stderr, flush=True)

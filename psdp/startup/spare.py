@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +22,9 @@ from psdp.startup.facts import read
 from psdp.startup.ready import Ready, Waiting, sense_of, store_of
 from psdp.startup.resume import identity_of
 from psdp.startup.roles import Holding
+from psdp.startup.share import make_memory
 from psdp.transport import Endpoint
-from psdp.transport.shared import Neighbours
+from psdp.transport.shared import Neighbours, SharedMemory
 from psdp.workers.listening import Listening
 from psdp.workers.worker import Worker
 
@@ -49,10 +51,15 @@ def take_part(
         assert isinstance(backend, GpuBackend)
         endpoint.vectors = backend.device
 
+    memory = _memory(waiting, endpoint, job)
+
     def zeros(size: int, dtype: Any) -> Array:
+        if memory is not None:
+            return memory.zeros(size, dtype)
         return backend.zeros(size, dtype=dtype) if on_device else np.zeros(size, dtype)
 
     replica = make_replica(job, backend, zeros, hosted=1, on_device=on_device)
+    _share(waiting, endpoint, memory, job.holding)
     return Worker(
         job,
         endpoint,
@@ -74,7 +81,9 @@ def join(
     threads = waiting.locations[waiting.rank].threads
     limit_blas(threads)
     job, told = make_job(waiting, endpoint), waiting.told
-    shard = Shard.initial(job, number, threads=threads)
+    memory = _memory(waiting, endpoint, job, number)
+    zeros = np.zeros if memory is None else memory.zeros
+    shard = Shard.initial(job, number, zeros, threads=threads)
     kept = waiting.program.kept(job.config.flat())
     ready = Ready(
         job=job,
@@ -94,8 +103,29 @@ def join(
         hosts=[at.host for at in waiting.locations],
     )
     endpoint.meet(range(job.world_size))
+    _share(waiting, endpoint, memory, range(job.world_size))
     making = Holding(ready, endpoint, asking)
     return Joining(job, number, shard, endpoint, listening.take_moved, making.join)
+
+
+def _memory(
+    waiting: Waiting, endpoint: Endpoint, job: Job, shard: int | None = None
+) -> SharedMemory | None:
+    """Return the memory of what is made for a shard, or for a worker, for others to see; None where
+    it is seen by nobody: a rank shares once."""
+    if waiting.told.on_devices or endpoint.shares:
+        return None
+    return make_memory(job, waiting.rank, shard=shard)
+
+
+def _share(
+    waiting: Waiting, endpoint: Endpoint, memory: SharedMemory | None, ranks: Iterable[int]
+) -> None:
+    """Share it with those of these ranks that are on this rank's host."""
+    here = waiting.locations[waiting.rank].host
+    near = [at for at in ranks if waiting.locations[at].host == here and at != waiting.rank]
+    if memory is not None:
+        endpoint.share(memory, near)
 
 
 def make_job(waiting: Waiting, endpoint: Endpoint) -> Job:

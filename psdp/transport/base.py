@@ -14,12 +14,13 @@ import numpy as np
 from psdp.errors import ProtocolError
 from psdp.params import Array
 from psdp.transport.backoff import Backoff
+from psdp.transport.bell import BellCard
 from psdp.transport.devices import HostMemory, MemorySpace
 from psdp.transport.headers import FOLLOWS, MAX_HEADER_BYTES, Header, encode
 from psdp.transport.link import Link
-from psdp.transport.messages import OF_ANY_TERM, Answer, Begun, Message, Taken
+from psdp.transport.messages import OF_ANY_TERM, Answer, Begun, Message, Shares, Taken
 from psdp.transport.sense import Sense
-from psdp.transport.shared import Neighbours, same_memory
+from psdp.transport.shared import MemoryCard, Neighbours, SharedMemory, same_memory
 
 
 class Room:
@@ -110,7 +111,9 @@ class Endpoint(ABC):
         self._neighbours = neighbours or Neighbours()
         self._link = link
         self.vectors = vectors or HostMemory()
-        self._all_ring = self._neighbours.listen is not None
+        self._silent: set[int] = set()
+        """Peers that do not ring when they send. Who has sent nothing so far, as a spare rank, need
+        not ring."""
         self._terms = dict.fromkeys(peers, 0)
         """Of each peer, the term that it has begun."""
         self._ahead = defaultdict[int, list[tuple[Message, Array | None, Sending]]](list)
@@ -189,6 +192,36 @@ class Endpoint(ABC):
     def _listen_to(self, peer: int) -> None:
         """Take what a peer sends from now on, or has sent."""
 
+    @property
+    def shares(self) -> bool:
+        """Whether this rank shares memory with any."""
+        return self._neighbours.shares
+
+    def share(self, memory: SharedMemory, peers: Iterable[int]) -> None:
+        """Share this rank's memory from now on, with those of these peers that can open it and
+        whose memory can be opened here; vectors travel until both have."""
+        self._neighbours.share(memory)
+        for peer in peers:
+            self._tell_card(peer, opened=False)
+
+    def _tell_card(self, peer: int, *, opened: bool) -> None:
+        card = self._neighbours.card
+        assert card is not None
+        bell = card.bell
+        how = bell.pid, bell.file, bell.pipe, card.file, card.name, card.capacity
+        self.send(peer, Shares(*how, opened))
+
+    def _shared_by(self, peer: int, told: Shares) -> None:
+        """A peer shares its memory. Each of both says once that it has opened the other's."""
+        bell = BellCard(told.pid, told.bell, told.pipe)
+        card = MemoryCard(bell, told.file, told.name, told.capacity, 0)
+        if self._neighbours.open(peer, card):
+            self._tell_card(peer, opened=True)
+        if told.opened:
+            self._neighbours.seen_by(peer)
+            if self._neighbours.rings(peer):
+                self._silent.discard(peer)
+
     def begin(self, term: int, most_bytes: int) -> None:
         """Begin a term: what was sent in earlier ones, with payloads of so many bytes at most, is
         void, here and at all peers that begin it."""
@@ -243,12 +276,15 @@ class Endpoint(ABC):
         """Take a message whose payload, if any, lies in shared memory; None if it was between
         the endpoints only."""
         message, payload_bytes, offset = header
-        # Who has sent nothing so far, as a spare rank, need not ring.
-        self._all_ring = self._all_ring and self._neighbours.rings(peer)
+        if not self._neighbours.rings(peer):
+            self._silent.add(peer)
         if isinstance(message, Begun):
             self._terms[peer] = message.term
             for kept in self._ahead.pop(peer, ()):
                 self._dispatch(peer, *kept)
+            return None
+        if isinstance(message, Shares):
+            self._shared_by(peer, message)
             return None
         if self._is_void(peer, message):
             return None
@@ -304,6 +340,7 @@ class Endpoint(ABC):
     def _forget(self, peer: int) -> None:
         """A peer is gone: it reads nothing any more."""
         self._gone.add(peer)
+        self._silent.discard(peer)
         self._drop(peer)
 
     def _drop(self, peer: int) -> None:
@@ -316,7 +353,8 @@ class Endpoint(ABC):
         return math.inf if self._link is None else self._link.next_s()
 
     def _backoff(self) -> Backoff:
-        return Backoff(self._neighbours.listen, all_ring=self._all_ring)
+        listen = self._neighbours.listen
+        return Backoff(listen, all_ring=listen is not None and not self._silent)
 
 
 def landing_bytes(landing: Landing, peer: int, message: Message, payload_bytes: int) -> Array:

@@ -139,6 +139,20 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
+class Shares:
+    """Between endpoints of one host: how to open the memory that the sender shares from now on;
+    ``opened``: it has opened the receiver's."""
+
+    pid: int
+    bell: int
+    pipe: str
+    file: int
+    name: str
+    capacity: int
+    opened: bool
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """To rank 0, with the weights that all workers share (``index`` 0), or a vector of their
     optimizer, in the order of :meth:`psdp.optim.Optimizer.state`."""
@@ -316,6 +330,7 @@ Message = (
     | HasLanded
     | Void
     | Moved
+    | Shares
     | Include
     | ApplyMean
     | Discard
@@ -354,6 +369,6 @@ WITH_PAYLOAD = (*PUSHES.values(), State, Answer, Vector)
 
 OF_ANY_TERM = (
     *(Include, ApplyMean, Halt, Halted, Close, Closed, Rehost, Begin, Begun, Left, Noted),
-    *(Account, Vector, Signalled, Failed),
+    *(Account, Vector, Signalled, Failed, Shares),
 )
 """Kinds that count whenever they come; all others are void when a later term has begun."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import secrets
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +24,8 @@ from psdp.errors import ProtocolError
 from psdp.params import Array
 from psdp.transport.bell import Bell, BellCard, Ringer
 from psdp.transport.headers import FOLLOWS
+
+_NAME = re.compile(r"psdp-[0-9a-f]{32}")
 
 
 class SharedRegion:
@@ -124,6 +128,11 @@ class SharedMemory(SharedRegion):
             return None
         return MemoryCard(self._bell.card(), self._file, self._name, self._capacity, offset)
 
+    @property
+    def whole(self) -> MemoryCard:
+        """What a peer needs to open this memory, where it need find nothing in it by itself."""
+        return MemoryCard(self._bell.card(), self._file, self._name, self._capacity, 0)
+
 
 class Window:
     """The memory of a peer on the same host.
@@ -166,10 +175,12 @@ def open_memory(card: MemoryCard) -> Window:
     path = f"/proc/{card.bell.pid}/fd/{card.file}"
     # Read the link before opening: elsewhere this number may be of any process and file.
     link = os.readlink(path)
-    if card.name not in link:
+    if not _NAME.fullmatch(card.name) or card.name not in link:
         raise OSError(0, f"{path} is {link}, not {card.name}")
     file = os.open(path, os.O_RDWR)
     try:
+        if os.fstat(file).st_size < card.capacity:  # beyond its end a read is the end of this rank
+            raise OSError(0, f"{path} has less than {card.capacity} bytes")
         seen = np.frombuffer(mmap.mmap(file, card.capacity), np.uint8)
     finally:
         os.close(file)
@@ -185,6 +196,39 @@ class Neighbours:
         assert memory is not None or not windows
         self._memory = memory
         self._windows = dict(windows or {})
+        self._opened: dict[int, Window] = {}
+        """Of peers that may not have opened this rank's yet."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether this rank shares memory."""
+        return self._memory is not None
+
+    def share(self, memory: SharedRegion) -> None:
+        """Share this memory from now on, at a rank that has shared none."""
+        assert self._memory is None
+        self._memory = memory
+
+    @property
+    def card(self) -> MemoryCard | None:
+        """What a peer needs to open this rank's memory, if that is the host's."""
+        return self._memory.whole if isinstance(self._memory, SharedMemory) else None
+
+    def open(self, peer: int, card: MemoryCard) -> bool:
+        """Open a peer's memory, for when it has opened this rank's; say whether that was done.
+
+        Nothing is opened twice, or by a rank that shares none.
+        """
+        if self.card is None or peer in self._opened or peer in self._windows:
+            return False
+        with suppress(OSError, ValueError):  # it may be on another host, or no more
+            self._opened[peer] = open_memory(card)
+        return peer in self._opened
+
+    def seen_by(self, peer: int) -> None:
+        """A peer has opened this rank's memory: vectors need not travel if its own is open here."""
+        if peer in self._opened:
+            self._windows[peer] = self._opened.pop(peer)
 
     def offset(self, peer: int, raw: Array) -> int:
         """Return where a peer finds these bytes, or FOLLOWS if it cannot see them."""

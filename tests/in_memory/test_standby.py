@@ -200,13 +200,13 @@ def test_a_signal_to_one_alone_is_a_notice_and_the_others_go_on(
 def test_a_signal_to_all_that_hold_a_shard_ends_the_run_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psdp.servers.leaving.NOTICE_S", 0.0)
+    monkeypatch.setattr("psdp.servers.leaving.NOTICE_S", 0.1)
     job: list[Training] = []
 
     def signalled(asked: int) -> str | None:
         return "SIGTERM" if asked in (1, 5) and job[0].progress.version >= 3 else None
 
-    common = {"workers": 2, "servers": 2, "standby": True, "max_steps": 40}
+    common = {"workers": 2, "servers": 2, "standby": True, "max_steps": 10000}
     with pytest.raises(Ended, match=r"stopped by a signal to rank [15]\nthe weights so far are in"):
         train(tmp_path, prepare=job.append, signalled=signalled, **common)
     assert job[0].summary["stopped_by"] == "signal"

@@ -356,9 +356,8 @@ def test_a_resumed_run_says_in_its_metrics_where_it_went_on(tmp_path: Path) -> N
     assert first.metrics("resume") == []
     rest = train(tmp_path, max_steps=6, resume=tmp_path, **common)
     tokens = 4 * rest.job.units_per_step
-    assert rest.metrics("resume") == [
-        {"kind": "resume", "time_s": 0.0, "tokens": tokens, "version": 4, "events": None}
-    ]
+    at = {"kind": "resume", "time_s": 0.0, "tokens": tokens, "version": 4}
+    assert rest.metrics("resume") == [at | {"events": None, "changed": {"max_steps": [4, 6]}}]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     kinds = [json.loads(line)["kind"] for line in lines]
     assert kinds == [*["train"] * 4, "eval", "resume", *["train"] * 2, "eval"]

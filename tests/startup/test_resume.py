@@ -72,7 +72,7 @@ OTHER: dict[str, Any] = {
     "early_stop_patience": 7, "out": "elsewhere", "checkpoint_every": 7, "keep_checkpoints": 7,
     "seed": 7, "threads": 7, "transport": "messages", "device": "gpu", "kernels": "numpy",
     "server_device": "gpu", "precision": "bf16", "dtype": "float64", "wire_dtype": "bf16",
-    "outer_optimizer": "nesterov", "outer_lr": 0.5, "outer_momentum": 0.5, "elastic_rate": 0.5,
+    "outer_optimizer": "nesterov", "outer_lr": 0.5, "outer_momentum": 0.25, "elastic_rate": 0.5,
     "local_steps": 7, "merge": "async",
     "keep_inner": True,  # of what has a meaning in other modes alone it is all that can be changed
     "backup_workers": 1, "straggler": "2:4", "jitter": "pareto:2", "link_mbps": 7.0,
@@ -84,14 +84,22 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 
 
-NEEDED: dict[str, dict[str, Any]] = {"slow_link": {"link_mbps": 7.0}}
+NEEDED: dict[str, dict[str, Any]] = {"slow_link": {"link_mbps": 7.0}, "min_lr": {"lr": 0.5}}
 """With which a setting has a meaning."""
+
+MEANT: dict[str, dict[str, Any]] = {
+    "outer_lr": {"mode": "local"},
+    "outer_momentum": {"mode": "local"},
+    "elastic_rate": {"mode": "easgd"},
+}
+"""In which runs alone one has."""
 
 
 @pytest.mark.parametrize(
     "name", [f.name for _, f in settings() if f.name not in ("resume", "replay")]
 )
-def test_a_resumed_run_may_change_what_does_not_change_its_past(case: SavedRun, name: str) -> None:
+def test_a_resumed_run_may_change_what_does_not_change_its_past(tmp_path: Path, name: str) -> None:
+    case = SavedRun(tmp_path / "run", **MEANT.get(name, {}))
     given = {"resume": str(case.folder), name: OTHER[name], **NEEDED.get(name, {})}
     if name in CHANGEABLE:
         config, _ = resume(given)

@@ -48,7 +48,7 @@ def test_insisting_on_shared_memory_where_there_is_none_is_an_error(case: SavedR
 
 def test_only_ranks_of_the_same_host_name_look_at_one_anothers_memory(case: SavedRun) -> None:
     job = case.job_of(3)
-    memories = [make_memory(job, rank) for rank in range(3)]
+    memories = [make_memory(job, rank, shard=None if rank else 0) for rank in range(3)]
     cards = []
     for rank, memory in enumerate(memories):
         assert memory is not None
@@ -66,12 +66,12 @@ def test_only_ranks_of_the_same_host_name_look_at_one_anothers_memory(case: Save
 def test_another_container_of_the_same_name_is_told_apart(case: SavedRun) -> None:
     """Its process numbers mean other processes here, or none."""
     job = case.job_of(2)
-    memory = make_memory(job, 0)
+    memory = make_memory(job, 0, shard=0)
     assert memory is not None
     card = memory.card(memory.zeros(10, "float32"))
     assert card is not None
     another_process = replace(card, bell=replace(card.bell, pid=1 << 22))
-    for elsewhere in (another_process, replace(card, name="psdp-another")):
+    for elsewhere in (another_process, replace(card, name=f"psdp-{0:032x}")):
         step = OpenMemory(job, 1, ["a", "a"], [elsewhere, card], open_memory, must=False)
         windows, opened = step.act()
         assert windows == {}

@@ -256,6 +256,75 @@ def test_a_place_is_refused_where_nothing_is_shared() -> None:
         network.endpoints[1].poll()
 
 
+class Late(Pair):
+    """The same, where the worker shares its memory only when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        neighbours = {SERVER: Neighbours(self.memories[SERVER])}
+        self.network = InMemoryNetwork(2, neighbours)
+        self.server, self.worker = self.network.endpoints
+        lands_in(self.server, np.zeros(4))
+        lands_in(self.worker, self.pulled)
+
+    def travelled(self) -> tuple[int, int]:
+        """Send a vector each way; return the bytes that travel."""
+        assert self.network.payload_bytes == 0
+        self.worker.send(SERVER, GRADIENT, self.gradient[2:6])
+        pushed = self.network.payload_bytes
+        assert self.server.poll() == Arrival(WORKER, GRADIENT)
+        self.server.send(WORKER, weights(1), self.weights)
+        pulled = self.network.payload_bytes
+        self.pulled[...] = 0
+        assert self.worker.poll() == Arrival(SERVER, weights(1))
+        assert self.pulled.tolist() == self.weights.tolist()
+        assert self.server.poll() is None
+        return pushed, pulled
+
+
+@pytest.mark.parametrize("both_at_once", [False, True])
+def test_memory_may_be_shared_later(both_at_once: bool) -> None:
+    pair = Late()
+    pair.weights[...] = 3
+    assert pair.travelled() == (32, 80)
+    pair.worker.share(pair.memories[WORKER], [SERVER])
+    assert pair.worker.shares
+    if both_at_once:
+        card = pair.memories[SERVER].whole
+        pair.server.send(WORKER, shares(card))
+    pair.worker.send(SERVER, GRADIENT, pair.gradient[2:6])
+    assert pair.network.payload_bytes == 32, "the server has not opened it yet"
+    for _ in range(4):
+        assert pair.server.poll() in (None, Arrival(WORKER, GRADIENT))
+        assert pair.worker.poll() is None
+    assert pair.travelled() == (0, 0)
+    assert pair.travelled() == (0, 0)
+
+
+def shares(card: MemoryCard) -> m.Shares:
+    bell = card.bell.pid, card.bell.file, card.bell.pipe
+    return m.Shares(*bell, card.file, card.name, card.capacity, opened=False)
+
+
+def test_what_cannot_be_opened_travels_as_before(tmp_path: Path) -> None:
+    """It may be on another host; or no memory of this kind at all."""
+    (tmp_path / "file").write_bytes(b"secret" * 100)
+    with (tmp_path / "file").open("r+b") as file:
+        pair = Late()
+        pair.worker.share(pair.memories[WORKER], [])
+        card = pair.memories[SERVER].whole
+        for wrong in (
+            replace(card, bell=replace(card.bell, pid=1 << 22)),
+            replace(card, file=file.fileno(), name="file"),
+            replace(card, name=""),
+            replace(card, capacity=card.capacity + 4096),
+        ):
+            pair.server.send(WORKER, shares(wrong))
+            pair.server.send(WORKER, replace(shares(wrong), opened=True))
+            assert pair.worker.poll() is None
+            assert pair.travelled() == (32, 80)
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["answer", "update", "copy", "confirm"]), max_size=60))
 def test_a_pull_out_of_shared_memory_is_never_torn(actions: list[str]) -> None:
