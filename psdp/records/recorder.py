@@ -216,12 +216,11 @@ class Recorder(Accounts):
         if said is not None:
             self.console.say(f"step {self._step(self._units):6d}  {said}")
 
-    def resumed(self, events: str | None, changed: Mapping[str, Any]) -> None:
+    def resumed(self, events: str | None, changed: dict[str, Any]) -> None:
         """Note that the run goes on here, with these settings changed, and its record of events, if
         it has one, begins with this hash: records of later versions above are not of it."""
-        at = {self._name: self._units, "version": self._version}
-        more = {"events": events, "changed": dict(changed)}
-        self._folder.append_metrics({"kind": "resume", "time_s": 0.0, **at, **more})
+        at = {"time_s": 0.0, self._name: self._units, "version": self._version}
+        self._folder.append_metrics({"kind": "resume", **at, "events": events, "changed": changed})
 
     def reached(self, version: int, units: int) -> None:
         """Note how far the run has come, whatever was noted before."""

@@ -6,7 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,33 +17,11 @@ from psdp.transport.backoff import Backoff
 from psdp.transport.bell import BellCard
 from psdp.transport.devices import HostMemory, MemorySpace
 from psdp.transport.headers import FOLLOWS, MAX_HEADER_BYTES, Header, encode
+from psdp.transport.landing import Landing, as_bytes, landing_bytes, no_landing
 from psdp.transport.link import Link
 from psdp.transport.messages import OF_ANY_TERM, Answer, Begun, Message, Shares, Taken
 from psdp.transport.sense import Sense
 from psdp.transport.shared import MemoryCard, Neighbours, SharedMemory, same_memory
-
-
-class Room:
-    """Where payloads land that may be shorter than it: at the beginning of a vector (N,).
-
-    Attributes:
-        payload: what landed last, a part of ``vector``; all of it before anything has.
-    """
-
-    def __init__(self, vector: Array) -> None:
-        self.vector = self.payload = vector
-
-    def take(self, payload_bytes: int) -> bool:
-        """Make ``payload`` so large; say whether it can be."""
-        items, rest = divmod(payload_bytes, self.vector.itemsize)
-        if rest or items > self.vector.size:
-            return False
-        self.payload = self.vector[:items]
-        return True
-
-
-Landing = Callable[[int, Message], Array | Room]
-"""Names the vector into which the payload of a peer's message is received, or the room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +82,7 @@ class Endpoint(ABC):
         vectors: MemorySpace | None = None,
     ) -> None:
         self.rank = rank
-        self.landing: Landing = _no_landing
+        self.landing: Landing = no_landing
         self.sense: Sense | None = None
         self.landing_s = 0.0
         self.term = 0
@@ -355,34 +333,3 @@ class Endpoint(ABC):
     def _backoff(self) -> Backoff:
         listen = self._neighbours.listen
         return Backoff(listen, all_ring=listen is not None and not self._silent)
-
-
-def landing_bytes(landing: Landing, peer: int, message: Message, payload_bytes: int) -> Array:
-    """Return the bytes (payload_bytes,) of the vector into which a payload may land.
-
-    Raises:
-        ProtocolError: the payload is not of the size that is expected there.
-    """
-    target = landing(peer, message)
-    if isinstance(target, Room):
-        fits, expected = target.take(payload_bytes), f"at most {target.vector.nbytes}"
-        target = target.payload
-    else:
-        fits, expected = target.nbytes == payload_bytes, str(target.nbytes)
-    if not fits:
-        raise ProtocolError(
-            f"rank {peer} announced {payload_bytes} bytes with {type(message).__name__}, "
-            f"expected {expected}: do all ranks run the same settings?"
-        )
-    return as_bytes(target)
-
-
-def as_bytes(vector: Array) -> Array:
-    """Return a contiguous vector's memory as uint8, without a copy."""
-    assert vector.flags.c_contiguous
-    assert vector.ndim == 1
-    return vector.view(np.uint8)
-
-
-def _no_landing(peer: int, message: Message) -> Array | Room:
-    raise ProtocolError(f"rank {peer} sent a payload with {type(message).__name__}; none expected")

@@ -263,10 +263,3 @@ class Vector:
 
     term: int
     place: int
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """Between endpoints: what follows is of this term."""
-
-    term: int

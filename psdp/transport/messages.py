@@ -12,13 +12,22 @@ from psdp.modes import Pushed
 from psdp.protocol import Sums, Work
 from psdp.protocol.order import Discard
 
-# One import, whose names are this module's too.
+# Imports whose names are this module's too.
 # isort: off
+from psdp.transport.between_endpoints import (
+    Begun as Begun,
+    Shares as Shares,
+    Taken as Taken,
+)
+from psdp.transport.endings import (
+    Excused as Excused,
+    Failed as Failed,
+    Signalled as Signalled,
+)
 from psdp.transport.between_servers import (
     Account as Account,
     ApplyMean as ApplyMean,
     Begin as Begin,
-    Begun as Begun,
     Close as Close,
     Closed as Closed,
     DropSnapshot as DropSnapshot,
@@ -130,26 +139,6 @@ class AskSnapshot:
     snapshot."""
 
     version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """Between endpoints: the oldest weights that this worker saw in the server's shared memory and
-    had not confirmed are copied; that memory may be written again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shares:
-    """Between endpoints of one host: how to open the memory that the sender shares from now on;
-    ``opened``: it has opened the receiver's."""
-
-    pid: int
-    bell: int
-    pipe: str
-    file: int
-    name: str
-    capacity: int
-    opened: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,29 +272,6 @@ class SaveWorker:
 
 
 # Any rank to rank 0
-
-
-@dataclass(frozen=True, slots=True)
-class Signalled:
-    """The signal of this number asked the sender to end. Of a worker it may be a notice, that its
-    machine alone goes: it goes on until rank 0 has decided."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Excused:
-    """The receiver, which holds a shard and was asked to end by the signal of this number, is to
-    leave: another rank goes on with its shard."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The sender cannot go on, and has said why; the job is to end with this exit status."""
-
-    status: int
 
 
 Message = (

@@ -206,7 +206,7 @@ def test_what_was_not_recorded_is_proved_as_far_as_that_goes(tmp_path: Path) -> 
     findings = audit(run.folder)
     assert not findings.contradicted
     whys = {finding.why for finding in of(findings, Verdict.UNCHECKED)}
-    assert whys == {"it was not made with --record", "no events of it are here"}
+    assert whys == {"it was not made with --record", "no events of it are here", UNTOLD}
 
 
 def test_events_that_are_gone_are_missed_after_a_resume_too(tmp_path: Path) -> None:
@@ -277,10 +277,14 @@ def test_lines_for_people_and_for_machines(
     run = record(tmp_path / "run")
     assert main([str(run.folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert all(line.startswith("proved: ") for line in lines)
     assert main([str(run.folder), "--json"]) == 0
     findings = json.loads(capsys.readouterr().out)
-    assert [f"proved: {found['check']}: {found['text']}" for found in findings] == lines
+    whys = [f", because {found['why']}" if found["why"] else "" for found in findings]
+    assert lines == [
+        f"{found['verdict']}: {found['check']}: {found['text']}{why}"
+        for found, why in zip(findings, whys, strict=True)
+    ]
+    assert {found["verdict"] for found in findings} == {"proved", "could not be checked"}
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "name the folder of a run, as --out had it" in capsys.readouterr().err
     assert main([str(run.folder), "--recompute", "-1"]) == 2
