@@ -70,18 +70,26 @@ def test_a_process_fails_as_it_is_told(
     assert says in failed.stderr
 
 
+def at_work(rank: int) -> subprocess.Popen[bytes]:
+    """Return a process of a session of its own that is a rank. It has answered: until it runs, its
+    environment cannot be read."""
+    process = subprocess.Popen(
+        ["cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
+        env=os.environ | {"OMPI_COMM_WORLD_RANK": str(rank)},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"?")
+    assert process.stdout.read(1) == b"?"
+    return process
+
+
 def test_a_failure_meets_the_rank_of_its_own_job() -> None:
-    jobs = [
-        Running(
-            subprocess.Popen(
-                ["sleep", "30"],
-                start_new_session=True,
-                env=os.environ | {"OMPI_COMM_WORLD_RANK": str(rank)},
-            ),
-            SHAPES[0],
-        )
-        for rank in (1, 2)
-    ]
+    jobs = [Running(at_work(rank), SHAPES[0]) for rank in (1, 2)]
     killed = Failure(Phase.TRAINING, 0.5, Kind.KILL, 2)
     try:
         assert jobs[0].aim(killed) is None
@@ -96,6 +104,7 @@ def test_a_failure_meets_the_rank_of_its_own_job() -> None:
     finally:
         for job in jobs:
             end_session(job.process)
+            job.process.communicate()
 
 
 def test_what_a_job_has_written_tells_how_far_it_is(tmp_path: Path) -> None:
