@@ -63,7 +63,7 @@ def write_plots(scenarios: Sequence[Scenario], runs: Sequence[Run], folder: Path
     Raises:
         OSError: one cannot be written.
     """
-    pen = _Pen(scenarios, runs)
+    pen = Pen(scenarios, runs)
     for sketch in pen.sketches():
         figure = figure_of(scenarios, sketch)
         figure.savefig(folder / sketch.plot.file, dpi=110)
@@ -96,7 +96,7 @@ def _wrapped(title: str) -> str:
     return "\n".join([first, *textwrap.wrap(", ".join(rest), TITLE)])
 
 
-class _Pen:
+class Pen:
     """Draws with one colour a label, in all plots and scenarios alike."""
 
     def __init__(self, scenarios: Sequence[Scenario], runs: Sequence[Run]) -> None:
@@ -164,26 +164,21 @@ class _Pen:
         )
 
     def _histograms(self) -> Iterator[Sketch]:
-        yield Sketch(
-            Plot(
-                "version_lag.png",
-                "Version lag",
-                "Version at which a gradient was applied minus the one that it was computed "
-                "on; all gradients of all runs.",
-            ),
-            partial(
-                self._histogram, unit="version lag", of="gradients", choose=lambda row: row.lags
-            ),
-        )
-        yield Sketch(
-            Plot(
-                "clock_gap.png",
-                "Clock gap",
-                "By how many clocks a worker was ahead of the slowest one whenever it was told "
-                "to go on.",
-            ),
-            partial(self._histogram, unit="clock gap", of="answers", choose=lambda row: row.gaps),
-        )
+        lag = "Version at which a gradient was applied minus the one that it was computed on; all "
+        lag += "gradients of all runs."
+        gap = "By how many clocks a worker was ahead of the slowest one whenever it was told to go "
+        gap += "on."
+        for title, caption, of, choose in (
+            ("Version lag", lag, "gradients", _lags),
+            ("Clock gap", gap, "answers", _gaps),
+        ):
+            unit = title.lower()
+            yield Sketch(
+                Plot(f"{unit.replace(' ', '_')}.png", title, caption),
+                partial(self._histogram, unit=unit, of=of, choose=choose),
+                height=4.2,
+                key=self._colours,
+            )
 
     def _times(self) -> Sketch:
         return Sketch(
@@ -244,12 +239,10 @@ class _Pen:
                 drawstyle="steps-mid",
                 linewidth=1.1,
                 color=self._colours[row.label],
-                label=row.label,
             )
         if greatest > FEW:
             axes.set_xscale("symlog", linthresh=10)
         if axes.lines:
-            axes.legend(fontsize=7)
             axes.set_yscale("log")
         axes.set_xlabel(unit)
         axes.set_ylabel(f"% of {of}")
@@ -291,3 +284,11 @@ def _loss_at_equal(row: Row) -> Stat | None:
 
 def _to_target(row: Row) -> Stat | None:
     return row.target_s if row.all_reached else None
+
+
+def _lags(row: Row) -> Mapping[int, int] | None:
+    return row.lags
+
+
+def _gaps(row: Row) -> Mapping[int, int] | None:
+    return row.gaps

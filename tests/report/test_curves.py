@@ -10,7 +10,7 @@ from made_runs import write_run
 from matplotlib.figure import Figure
 
 from psdp.report.curves import INSET, draw_differences, draw_losses
-from psdp.report.plots import Plot, Sketch, figure_of
+from psdp.report.plots import Pen, Plot, Sketch, figure_of
 from psdp.report.runs import read_runs
 from psdp.report.scenarios import compare
 
@@ -61,3 +61,18 @@ def test_a_key_with_long_names_is_inside_its_figure() -> None:
     box, whole = legend.get_window_extent(), figure.bbox
     assert whole.x0 <= box.x0
     assert box.x1 <= whole.x1
+
+
+def test_keys_of_lags_and_gaps_cover_no_curve_and_name_every_row() -> None:
+    names = [f"ssp S={bound}, lr 0.001, warmup-steps 100, beta1 0.9" for bound in range(8)]
+    of = scenario(*(row(name, 1.0, lags={0: 1, 2: 3}, gaps={1: 2}) for name in names))
+    sketches = {sketch.plot.file: sketch for sketch in Pen([of], []).sketches()}
+    for file in ("version_lag.png", "clock_gap.png"):
+        figure: Any = figure_of([of], sketches[file])
+        (axes,) = figure.axes
+        assert len(axes.lines) == len(names)
+        assert axes.get_legend() is None
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == names
+        figure.draw_without_rendering()
+        assert legend.get_window_extent().y1 <= axes.get_tightbbox().y0
