@@ -25,9 +25,9 @@ from psdp.modes import MODES
 from psdp.rank import Signals, live_in
 from psdp.records.changes import Stayed
 from psdp.records.events import Happened
+from psdp.records.folder import VIRTUAL
 from psdp.records.replay import Script
-from psdp.report.runs import VIRTUAL
-from psdp.simulate.calibrate import SHAPE, Calibration
+from psdp.simulate.calibrate import Calibration
 from psdp.simulate.options import add_costs, by_flag, costs_given, whole_from
 from psdp.simulate.plan import calibrated, costs_of
 from psdp.simulate.world import World
@@ -120,7 +120,7 @@ def parse(argv: Sequence[str]) -> Plan:
     if own.calibrate is not None:
         calibration = calibrated(own.calibrate, costs)
         if "step_s" not in costs:
-            _check_shape(given, calibration.settings)
+            calibration.check_same_steps(given)
     return Plan(given | {"record": True}, own.workers, Cluster(costs, calibration))
 
 
@@ -142,21 +142,6 @@ def check(given: Mapping[str, Any], workers: int) -> None:
     if not mode.served:
         known = [one.name for one in MODES.values() if one.served]
         raise ConfigError(f"a virtual job needs --mode {either(known)}, got {mode.name}")
-
-
-def _check_shape(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """
-    Raises:
-        ConfigError: a step takes another time than in the recorded run.
-    """
-    flat = Config.from_flat(dict(given)).flat()
-    for name in sorted(SHAPE):
-        if name in recorded and recorded[name] != flat[name]:
-            raise ConfigError(
-                f"{flag_of(name)} is {flat[name]} here, and {recorded[name]} in the run of "
-                "--calibrate, whose steps say nothing of these: give it the same value, or say "
-                "--step-ms"
-            )
 
 
 def build_parser() -> argparse.ArgumentParser:

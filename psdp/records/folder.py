@@ -18,6 +18,9 @@ from psdp.records.lock import LOCK, RunLock
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 PROFILE = "profile.json"
 
+VIRTUAL = "virtual"
+"""The host of all ranks of a virtual job, whose times were simulated."""
+
 _BLOCK_BYTES = 65536
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from psdp.config import Config
 from psdp.errors import ConfigError
 from psdp.modes import MODES, Mode
-from psdp.records.folder import CONFIG, METRICS, SUMMARY
+from psdp.records.folder import CONFIG, METRICS, SUMMARY, VIRTUAL
 from psdp.records.reasons import StoppedBy
 from psdp.report.circumstances import circumstances_of
 from psdp.report.folders import check_folders, names_of
@@ -168,10 +168,6 @@ class Lost(LeftOut):
     @property
     def seed(self) -> int:
         return int(self.settings["seed"])
-
-
-VIRTUAL = "virtual"
-"""The host of all ranks of a virtual job."""
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:

@@ -8,13 +8,13 @@ is as fast as the real one was.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from psdp.config import flag_of
+from psdp.config import Config, flag_of
 from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.modes import Pushed
@@ -44,8 +44,8 @@ IDLE_SHARE = 0.01
 
 
 SHAPE = {"n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum", "vocab_size"}
-SHAPE |= {"bias", "position", "dtype"}
-"""Settings on which the time of a step depends."""
+SHAPE |= {"bias", "position", "dtype", "parameters"}
+"""Settings on which the time of a step depends, and the number of parameters where one says it."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,18 @@ class Calibration:
             f"{runs}; {trust}"
         )
 
+    def check_same_steps(self, settings: Mapping[str, Any]) -> None:
+        """
+        Args:
+            settings: of a job that is to have these costs, where they are said or not the default.
+
+        Raises:
+            ConfigError: its steps take another time than those of the runs.
+        """
+        recorded = {**self.settings, "parameters": self.parameters}
+        remedy = "give it the same value, or say --step-ms"
+        _check_same_steps("here", settings, self.folders[0], recorded, remedy)
+
     def record(self) -> list[dict[str, Any]]:
         """Return how well the costs fit, for JSON."""
         return [asdict(fit) | {"error": fit.error} for fit in self.fits]
@@ -121,7 +133,13 @@ def calibrate(folders: Sequence[Path], costs: Costs) -> Calibration:
     runs = [read_run(folder) for folder in folders]
     for folder, run in zip(folders, runs, strict=True):
         _check_enough(folder, run)
-        _check_same_steps(folders[0], runs[0], folder, run)
+        _check_same_steps(
+            f"in {folders[0]}",
+            _steps_of(runs[0]),
+            folder,
+            _steps_of(run),
+            "runs that are fitted together are to be of the same model and batches",
+        )
     hosted = [replace(costs, hosts=run.hosts, cores=costs.cores or run.cores) for run in runs]
     measured = [run.gradients_per_s() for run in runs]
     own = [
@@ -186,17 +204,30 @@ def _check_enough(folder: Path, run: Recorded) -> None:
         )
 
 
-def _check_same_steps(first: Path, one: Recorded, folder: Path, other: Recorded) -> None:
+def _steps_of(run: Recorded) -> dict[str, Any]:
+    """Return the settings of a run with what its steps depend on besides."""
+    return {**run.config["settings"], "parameters": run.config["parameters"]}
+
+
+def _check_same_steps(
+    where: str,
+    settings: Mapping[str, Any],
+    folder: Path,
+    recorded: Mapping[str, Any],
+    remedy: str,
+) -> None:
     """
     Raises:
-        ConfigError: steps of two runs take different times, since they are not of the same shape.
+        ConfigError: steps of some settings take another time than those of a recorded run, since
+            they are not of the same shape.
     """
+    usual = Config().flat()
+    here, there = usual | dict(settings), usual | dict(recorded)
     for name in sorted(SHAPE):
-        own, there = (run.config["settings"].get(name) for run in (one, other))
-        if own != there:
+        if name in here and here[name] != there[name]:
             raise ConfigError(
-                f"--calibrate {folder}: {flag_of(name)} is {there} there, and {own} in {first}; "
-                "runs that are fitted together are to be of the same model and batches"
+                f"--calibrate {folder}: {flag_of(name)} is {there[name]} there, and {here[name]} "
+                f"{where}, where steps take another time; {remedy}"
             )
 
 

@@ -117,7 +117,8 @@ def parse(argv: Sequence[str]) -> Plan:
     if own.calibrate is not None:
         calibration = calibrated(own.calibrate, costs)
         if "step_s" not in costs:
-            _check_shape(settings, parameters)
+            size = {} if parameters is None else {"parameters": parameters}
+            calibration.check_same_steps({**calibration.settings, **settings, **size})
         settings, grid = _of_run(calibration.settings, settings, grid)
         workers = own.workers or [calibration.workers]
         if not (calibration.is_language and SHAPE & settings.keys()):
@@ -152,21 +153,6 @@ def _see_if_writable(path: Path) -> None:
         path.open("a").close()
     except OSError as error:
         raise ConfigError(f"--json {path}: {error.strerror}") from error
-
-
-def _check_shape(settings: Mapping[str, Any], parameters: int | None) -> None:
-    """
-    Raises:
-        ConfigError: the steps of a recorded run say nothing about those of these settings.
-    """
-    other = [flag_of(name) for name in settings if name in SHAPE]
-    if parameters is not None:
-        other.append("--parameters")
-    if other:
-        raise ConfigError(
-            f"{other[0]} changes what a step takes, which --calibrate found for the model and the "
-            "batches of its run; say --step-ms too, or drop it"
-        )
 
 
 def _of_run(

@@ -14,7 +14,7 @@ from psdp.modes import MODES
 from psdp.policies import make_policy
 from psdp.protocol import Apply, Push, SendWeights
 from psdp.records.events import Happened, NewTerm, events_file, read_record
-from psdp.records.folder import CONFIG, SUMMARY
+from psdp.records.folder import CONFIG, SUMMARY, VIRTUAL
 from psdp.records.replay import check_end
 from psdp.simulate.course import rate
 from psdp.simulate.scenario import job_of
@@ -87,6 +87,11 @@ def read_run(folder: Path) -> Recorded:
     _check_holds(folder, SUMMARY, summary, _OF_SUMMARY)
     _check_holds(folder, f"server_cpu_s of {SUMMARY}", summary["server_cpu_s"], {"0": float})
     _check_holds(folder, f"settings of {CONFIG}", config["settings"], {"mode": str})
+    if {*config.get("hosts", ())} == {VIRTUAL}:
+        raise ConfigError(
+            f"--calibrate {folder}: it is a virtual job, whose times were simulated, not measured; "
+            "record a real one"
+        )
     path = events_file(folder, 0)
     try:
         events = read_record(path)

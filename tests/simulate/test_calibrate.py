@@ -103,7 +103,9 @@ def test_runs_of_other_steps_are_not_fitted_together(tmp_path: Path) -> None:
     config = json.loads((two / "config.json").read_text())
     config["settings"]["n_layer"] = 9
     (two / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"two: --n-layer is 9 there, and \d+ in .*one; runs"):
+    with pytest.raises(
+        ConfigError, match=r"two: --n-layer is 9 there, and \d+ in .*one, where .*; runs"
+    ):
         calibrate([one, two], Costs())
 
 
@@ -211,6 +213,11 @@ def test_what_is_no_recorded_run_is_refused(tmp_path: Path) -> None:
         (other / "config.json").write_text(json.dumps(config))
         with pytest.raises(ConfigError, match=why):
             calibrate([other], Costs())
+    virtual = write_run(tmp_path / "virtual")
+    config = json.loads((virtual / "config.json").read_text())
+    (virtual / "config.json").write_text(json.dumps(config | {"hosts": ["virtual"] * 3}))
+    with pytest.raises(ConfigError, match=r"virtual: it is a virtual job, whose times were simul"):
+        calibrate([virtual], Costs())
     short = write_run(tmp_path / "short")
     (short / "events-000000.jsonl").write_text('["pull", 1]\n')
     with pytest.raises(ConfigError, match="record a run of more steps"):

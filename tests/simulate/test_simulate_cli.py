@@ -216,9 +216,17 @@ def test_what_cannot_be_is_one_line(
 def test_a_model_that_was_not_recorded_needs_the_time_of_its_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--calibrate", str(write_run(tmp_path / "run")), "--n-embd", "256"]
-    assert main(flags) == 2
-    assert "--n-embd changes what a step takes" in capsys.readouterr().err
+    run = str(write_run(tmp_path / "run"))
+    flags = ["--calibrate", run, "--n-embd", "256"]
+    for other, own in (("--n-embd 256", "128"), ("--parameters 99", "1000")):
+        assert main(["--calibrate", run, *other.split()]) == 2
+        flag, here = other.split()
+        told = f"--calibrate {run}: {flag} is {own} there, and {here} here, where steps take"
+        assert told in capsys.readouterr().err
+    assert main(["--calibrate", run, "--n-embd", "128", "--parameters", "1000"]) == 2
+    assert "beside --parameters 1000, --n-embd would change nothing" in capsys.readouterr().err
+    assert main(["--calibrate", run, "--n-embd", "128"]) == 0, "which is what it had"
+    capsys.readouterr()
     assert main([*flags, "--step-ms", "200"]) == 0
     costs = capsys.readouterr().out.splitlines()[1]
     assert costs.startswith("3,241,472 parameters; step 200 ms of a core")

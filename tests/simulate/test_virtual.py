@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_calibrate import write_run
 
 from psdp import virtual
 from psdp.audit.replaying import live as replayed
 from psdp.errors import ConfigError
 from psdp.modes import CANDIDATES
 from psdp.records.events import Push, events_file, read_record
+from psdp.simulate.calibrate import SHAPE
 
 STEP_S, LATENCY_S = 0.5, 0.125
 FREE = {"server_message_s": 0.0, "worker_message_s": 0.0, "average_s": 0.0}
@@ -191,9 +193,11 @@ def test_how_it_ended_is_said_once(
 def test_steps_of_another_shape_say_nothing(
     tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    train(run, corpus, mode="async", max_steps=12)
-    with pytest.raises(ConfigError, match="--batch-size is 12 here, and 2 in the run of --calib"):
+    run = write_run(tmp_path / "run")
+    recorded = json.loads((run / "config.json").read_text())
+    recorded["settings"] |= {name: TINY[name] for name in SHAPE & TINY.keys()}
+    (run / "config.json").write_text(json.dumps(recorded))
+    with pytest.raises(ConfigError, match="--batch-size is 2 there, and 12 here, where steps"):
         virtual.parse(["--workers", "2", "--calibrate", str(run)])
     shape = "--n-layer 1 --n-head 2 --n-embd 16 --block-size 16 --batch-size 2 --max-steps 2"
     own = f"--corpus {corpus} --eval-batches 1 --quiet --out {tmp_path / 'again'}"
@@ -202,6 +206,5 @@ def test_steps_of_another_shape_say_nothing(
     costs = json.loads((tmp_path / "again" / "config.json").read_text())["costs"]
     assert costs["calibrate"] == [str(run)]
     said = capsys.readouterr().err
-    said = said.partition("\n")[2]
     assert said.startswith("fitted from")
     assert "\nvirtual time: step " in said
