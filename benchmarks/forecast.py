@@ -28,8 +28,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psdp.errors import ConfigError, PsdpError
+from psdp.intervals import t_quantile, widened
 from psdp.report.files import check_extra
-from psdp.report.intervals import t_quantile
 from psdp.report.measures import Stat, time_to_loss
 from psdp.report.rows import Row
 from psdp.report.runs import Run, read_runs
@@ -48,8 +48,8 @@ from namespaces import Hosts
 from session import Ended, run_session
 from sweep import Sweep, alone_in
 
-LEVEL, NORMAL = 0.9, 1.645
-"""How many of the intervals are to hold, and how far this part of a normal distribution reaches."""
+LEVEL = 0.9
+"""How many of the intervals are to hold."""
 RIGHT = 10 / 12
 WIDEST = 0.2
 FITTED = ("async", 3), ("sync", 5)
@@ -95,12 +95,11 @@ class Forecast:
         )
 
 
-def forecast_of(scenario: Scenario, measured: Mapping[str, Run], off: float) -> Forecast:
+def forecast_of(scenario: Scenario, measured: Mapping[str, Run]) -> Forecast:
     """Return what a cluster's virtual runs foretold.
 
     Args:
         measured: its real runs, by name.
-        off: by how much the costs are off, of 1.
 
     Raises:
         ConfigError: no mode was foretold to come to a target in all runs.
@@ -117,7 +116,7 @@ def forecast_of(scenario: Scenario, measured: Mapping[str, Run], off: float) -> 
         scenario.title,
         winner,
         own.mean,
-        half_s(own, 1 if there is None else there.n, off),
+        half_s(own, 1 if there is None else there.n),
         min(reached, key=lambda label: reached[label], default=None),
         reached.get(winner),
     )
@@ -132,13 +131,13 @@ def measured_s(row: Row, measured: Mapping[str, Run], target: float | None) -> S
     return None if any(time_s is None for _, time_s in found) else Stat.of(found)
 
 
-def half_s(foretold: Stat, seeds: int, off: float) -> float:
+def half_s(foretold: Stat, seeds: int) -> float:
     """Return half the width of the interval that is to hold the mean of so many real runs."""
     values = list(foretold.by_seed.values())
     if len(values) < 2:
         return math.inf
     own = statistics.stdev(values) * math.sqrt(1 / len(values) + 1 / seeds)
-    return math.hypot(t_quantile(len(values) - 1, LEVEL) * own, NORMAL * off * foretold.mean)
+    return widened(t_quantile(len(values) - 1, LEVEL) * own, foretold.error, LEVEL)
 
 
 @dataclass(frozen=True)
@@ -211,8 +210,7 @@ class Network:
         foretold, _ = read_runs(folders["forecast"] / "runs" / cell.name for cell in virtual)
         measured, _ = read_runs(folders["measured"] / "runs" / cell.name for cell in real)
         by_name = {run.name: run for run in measured}
-        off = math.sqrt(statistics.fmean(fit.error**2 for fit in calibration.fits))
-        return [forecast_of(scenario, by_name, off) for scenario in compare(foretold)]
+        return [forecast_of(scenario, by_name) for scenario in compare(foretold)]
 
 
 PARTS = "fitted", "forecast", "measured"

@@ -69,12 +69,13 @@ class Cluster:
     calibration: Calibration | None = None
 
     def record(self, parameters: int) -> dict[str, Any]:
-        """Return the costs of a job of so many parameters, and which runs they are fitted from, for
-        config.json."""
+        """Return the costs of a job of so many parameters, for config.json, and which runs they are
+        fitted from, and by which part they are off there."""
         costs: dict[str, Any] = by_flag(costs_of(self.said, parameters, self.calibration))
         costs = {name: value for name, value in costs.items() if name not in FAILURES}
         if self.calibration is not None:
             costs["calibrate"] = [str(folder) for folder in self.calibration.folders]
+            costs["calibrate_error"] = self.calibration.error
         return costs
 
     def script(self, job: Job) -> Script:

@@ -20,7 +20,7 @@ FLOORS = (
     ("errors", "processes", "signals"),
     ("line",),
     ("cores", "terminal"),
-    ("arguments", "fields"),
+    ("arguments", "fields", "intervals"),
     ("architectures", "modes"),
     ("protocol", "params"),
     ("backend",),

@@ -3,8 +3,8 @@
 runs.py       run folders -> frozen records of what they say
               (folders.py: which paths those are; points.py: of curves; circumstances.py: where and
               by what they ran)
-measures.py   numbers of one run: time to a loss, loss at some tokens; of several, as intervals.py
-              says, the mean and how far it can be trusted
+measures.py   numbers of one run: time to a loss, loss at some tokens; of several, as
+              psdp/intervals.py says, the mean and how far it can be trusted
 breakdown.py  what the time of a gradient is made of
 rows.py       runs that differ in their seed alone -> a row: mean and interval of each number
 scenarios.py  rows -> scenarios: what may be compared (by settings.py), under names (labels.py), and

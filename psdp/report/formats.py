@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from psdp.report.intervals import Difference
+from psdp.intervals import Difference
 from psdp.report.measures import Stat
 
 NONE = "–"

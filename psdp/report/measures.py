@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from psdp.report.intervals import Difference, difference, half_width
+from psdp.intervals import Difference, difference, half_width, widened
 from psdp.report.points import Evaluation
 
 
@@ -22,12 +23,14 @@ class Stat:
             none.
         n: how many seeds.
         by_seed: of each seed.
+        error: by how much the mean is off whatever the seeds, root mean square; part of ``half``.
     """
 
     mean: float
     half: float | None
     n: int
     by_seed: Mapping[int, float]
+    error: float = 0.0
 
     @classmethod
     def of(cls, values: Iterable[tuple[int, float | None]]) -> Stat | None:
@@ -43,9 +46,15 @@ class Stat:
         half = half_width(means) if len(means) > 1 else None
         return cls(statistics.fmean(means), half, len(means), by_seed)
 
+    def with_error(self, error: float) -> Stat:
+        """Return the same where it is off by so much besides, root mean square."""
+        half = None if self.half is None else widened(self.half, error)
+        return replace(self, half=half, error=error)
+
     def minus(self, other: Stat) -> Difference:
         """Return by how much this is more."""
-        return difference(self.by_seed, other.by_seed)
+        # One is as likely to be too high where the other is too low: jobs differ in what is off.
+        return difference(self.by_seed, other.by_seed, math.hypot(self.error, other.error))
 
     def apart(self, other: Stat, floor: float = 0.0) -> bool:
         """Say whether two means differ: the interval of their difference holds no zero, and it is

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from psdp.modes import MODES, Mode
@@ -38,6 +39,7 @@ class Row:
         follows: settings that only follow from its mode or from others.
         lost: the seeds of its runs that diverged or failed: of these there is no number.
         tuned: whether its settings came out best of a search, for its mode.
+        virtual, costs_error: as of a run; of several runs the greatest error.
         steps_ratio, tokens_ratio: to the served baseline of this scenario; None without.
         allreduce_ratio: steps/s over those of the baseline without servers; None without.
     """
@@ -72,6 +74,8 @@ class Row:
     follows: tuple[str, ...] = ()
     lost: tuple[int, ...] = ()
     tuned: bool = False
+    virtual: bool = False
+    costs_error: float | None = None
     steps_ratio: float | None = None
     tokens_ratio: float | None = None
     allreduce_ratio: float | None = None
@@ -140,28 +144,26 @@ def row_of(
         None if equal_tokens is None else loss_at(run.evaluations, equal_tokens) for run in runs
     ]
     gaps = [run.gaps for run in runs if run.gaps is not None]
+    stat, known = partial(_stat, runs), partial(_known, runs)
+    costs_error = _costs_error(runs)
 
-    def stat(values: Iterable[float | None]) -> Stat | None:
-        return Stat.of(zip((run.seed for run in runs), values, strict=True))
+    def timed(found: Stat) -> Stat:
+        return found.with_error((costs_error or 0.0) * found.mean)
 
-    def known(values: Iterable[float]) -> Stat:
-        found = stat(values)
-        assert found is not None, "a row has runs"
-        return found
-
+    target_s = stat(reached_s)
     return Row(
         label="",
         mode=runs[0].mode,
         settings=runs[0].settings,
         names=tuple(run.name for run in runs),
         seeds=tuple(dict.fromkeys(run.seed for run in runs)),
-        steps_per_s=known(run.steps_per_s for run in runs),
-        tokens_per_s=known(run.tokens_per_s for run in runs),
+        steps_per_s=timed(known(run.steps_per_s for run in runs)),
+        tokens_per_s=timed(known(run.tokens_per_s for run in runs)),
         val_loss=stat(run.val_loss for run in runs),
         best_val_loss=stat(run.best_val_loss for run in runs),
         equal_tokens_loss=stat(losses),
         reached=sum(time_s is not None for time_s in reached_s),
-        target_s=stat(reached_s),
+        target_s=None if target_s is None else timed(target_s),
         lags=_together(run.lags for run in runs),
         gaps=_together(gaps) if len(gaps) == len(runs) else None,
         max_gap=max(run.max_gap for run in runs),
@@ -179,7 +181,26 @@ def row_of(
         circumstances=_of_all(runs),
         follows=following(runs[0].settings),
         lost=tuple(run.seed for run in lost),
+        virtual=any(run.virtual for run in runs),
+        costs_error=costs_error,
     )
+
+
+def _stat(runs: Sequence[Run], values: Iterable[float | None]) -> Stat | None:
+    return Stat.of(zip((run.seed for run in runs), values, strict=True))
+
+
+def _known(runs: Sequence[Run], values: Iterable[float]) -> Stat:
+    found = _stat(runs, values)
+    assert found is not None, "a row has runs"
+    return found
+
+
+def _costs_error(runs: Sequence[Run]) -> float | None:
+    """Return by which part the costs of virtual runs are off at most; None where that is not known
+    of all."""
+    errors = [run.costs_error for run in runs if run.costs_error is not None]
+    return max(errors) if len(errors) == len(runs) else None
 
 
 def lost_row(lost: Sequence[Lost]) -> LostRow:

@@ -58,6 +58,9 @@ class Run:
         parameters: of the model; None if that is not known.
         data: the corpus in words.
         circumstances: where and by what it was run, by name.
+        virtual: whether its times were simulated.
+        costs_error: by which part the costs of a virtual one are off, root mean square; None where
+            that is not known.
     """
 
     path: Path
@@ -90,6 +93,8 @@ class Run:
     parameters: int | None
     data: str
     circumstances: Mapping[str, str]
+    virtual: bool
+    costs_error: float | None
 
     @property
     def mode(self) -> str:
@@ -305,6 +310,8 @@ def _run(
         parameters=config.get("parameters"),
         data=str(config.get("corpus", {}).get("description", "not recorded")),
         circumstances=circumstances_of(config),
+        virtual=virtual,
+        costs_error=number_of(config.get("costs", {}).get("calibrate_error")),
     )
 
 

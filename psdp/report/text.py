@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from psdp.report.formats import loss, size
-from psdp.report.rows import lag_percentiles
+from psdp.report.formats import listed, loss, size
+from psdp.report.rows import Row, lag_percentiles
 from psdp.report.runs import LeftOut
 from psdp.report.scenarios import Scenario
 from psdp.report.setup import setup
@@ -63,7 +63,7 @@ def _folded(line: str, width: int) -> list[str]:
 
 def facts(scenario: Scenario) -> list[str]:
     """Return the lines that every report has: the baseline without servers, time to the target
-    loss, percentiles of version lag, bytes."""
+    loss, percentiles of version lag, bytes; and what intervals hold where times were simulated."""
     target = f"Target loss: none ({scenario.target_from})."
     if scenario.target is not None:
         target = f"Target loss: {loss(scenario.target)} ({scenario.target_from})."
@@ -78,6 +78,7 @@ def facts(scenario: Scenario) -> list[str]:
         f"Version lag, 50th / 95th percentile / greatest: {'; '.join(lags)}.",
         f"Bytes pushed and pulled, mean of a run: {'; '.join(sent)}.",
     ]
+    lines += _intervals(scenario.rows)
     resumed = [row.label for row in scenario.rows if row.resumed]
     if resumed:
         lines.append(
@@ -85,6 +86,25 @@ def facts(scenario: Scenario) -> list[str]:
             "the last start alone, their times of all starts together."
         )
     return lines
+
+
+def _intervals(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what intervals of virtual jobs hold, and what not."""
+    virtual = [row for row in rows if row.virtual]
+    for error in dict.fromkeys(row.costs_error for row in virtual):
+        own = [row.label for row in virtual if row.costs_error == error]
+        whose = "Intervals" if len(own) == len(rows) else f"Intervals of {listed(own)}"
+        if error is None:
+            yield (
+                f"{whose} are over seeds alone: by how much the costs of these virtual jobs are "
+                "off is not known, since they were said, or fitted from one run."
+            )
+        else:
+            yield (
+                f"{whose} are over seeds, and those of speeds and times also over how much the "
+                f"costs of these virtual jobs are off: {100 * error:.1f} %, in the runs that they "
+                "were fitted from."
+            )
 
 
 def fitted(table: Table, width: int = WIDTH) -> list[str]:

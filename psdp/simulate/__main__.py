@@ -58,6 +58,7 @@ def _write(plan: Plan, predictions: Sequence[Prediction]) -> None:
     record = {
         "costs": plan.costs.record(),
         "fits": [] if plan.calibration is None else plan.calibration.record(),
+        "error": None if plan.calibration is None else plan.calibration.error,
         "settings": plan.settings,
         "predictions": [prediction.record() for prediction in predictions],
     }

@@ -7,6 +7,7 @@ is as fast as the real one was.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any
 
 from psdp.config import Config, flag_of
 from psdp.errors import ConfigError
+from psdp.intervals import LEVEL, widened
 from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.protocol import Push, Work
@@ -95,12 +97,21 @@ class Calibration:
         )
         errors = [fit.error for fit in self.fits]
         trust = "give several runs to see how far other jobs may be off"
-        if len(errors) > 1:
-            trust = f"so they are off by {min(errors):+.1%} to {max(errors):+.1%}"
+        if self.error is not None:
+            trust = f"so they are off by {min(errors):+.1%} to {max(errors):+.1%}, and speeds of "
+            trust += f"other jobs known to +- {widened(0.0, self.error):.1%} ({LEVEL:.0%} interval)"
         return (
             f"fitted from {len(self.costs.step_s)} steps of {len(errors)} run(s) on {self.cores}: "
             f"{runs}; {trust}"
         )
+
+    @property
+    def error(self) -> float | None:
+        """By which part of them the speeds of the runs are off, root mean square; None of a single
+        run, which has any speed that its costs are fitted to."""
+        if len(self.fits) < 2:
+            return None
+        return math.sqrt(fmean(fit.error**2 for fit in self.fits))
 
     def check_same_steps(self, settings: Mapping[str, Any]) -> None:
         """

@@ -8,7 +8,7 @@ from pathlib import Path
 import forecast
 import pytest
 from cells import find_spec, read_spec
-from made_runs import write_run
+from made_runs import change_json, write_run
 
 from psdp.report.measures import Stat
 from psdp.report.runs import Run, read_runs
@@ -21,13 +21,17 @@ def stat(*values: float) -> Stat:
     return found
 
 
-def runs(folder: Path, end_s: dict[str, float], seeds: int) -> list[Run]:
-    """Return runs whose losses fall evenly from 4 to 2 until these seconds, or a few more."""
+def runs(folder: Path, end_s: dict[str, float], seeds: int, off: float | None = None) -> list[Run]:
+    """Return runs whose losses fall evenly from 4 to 2 until these seconds, or a few more; virtual
+    ones where costs are ``off``."""
     for mode, seconds in end_s.items():
         for seed in range(seeds):
             ends = seconds * (1 + 0.01 * seed)
             losses = [(0.0, 0, 4.0), (ends, 320, 2.0)]
-            write_run(folder / f"{mode}-{seed}", mode=mode, seed=seed, evaluations=losses)
+            run = write_run(folder / f"{mode}-{seed}", mode=mode, seed=seed, evaluations=losses)
+            if off is not None:
+                virtual = {"hosts": ["virtual"], "costs": {"calibrate_error": off}}
+                change_json(run / "config.json", **virtual)
     found, left_out = read_runs(folder.iterdir())
     assert not left_out
     return found
@@ -35,9 +39,9 @@ def runs(folder: Path, end_s: dict[str, float], seeds: int) -> list[Run]:
 
 def foretold(folder: Path, measured: dict[str, float], off: float = 0.01) -> forecast.Forecast:
     """Return a forecast of which async wins after 5 s and a bit."""
-    (scenario,) = compare(runs(folder / "forecast", {"sync": 10.0, "async": 5.0}, 3))
+    (scenario,) = compare(runs(folder / "forecast", {"sync": 10.0, "async": 5.0}, 3, off))
     real = {run.name: run for run in runs(folder / "measured", measured, 2)}
-    return forecast.forecast_of(scenario, real, off)
+    return forecast.forecast_of(scenario, real)
 
 
 def test_the_first_at_the_target_is_foretold_with_when(tmp_path: Path) -> None:
@@ -59,16 +63,16 @@ def test_another_winner_is_wrong_and_another_time_outside(tmp_path: Path) -> Non
 
 def test_one_that_never_comes_there_is_outside(tmp_path: Path) -> None:
     (scenario,) = compare(runs(tmp_path / "forecast", {"sync": 10.0, "async": 5.0}, 3))
-    found = forecast.forecast_of(scenario, {}, 0.01)
+    found = forecast.forecast_of(scenario, {})
     assert (found.measured_winner, found.measured_s, found.is_inside) == (None, None, False)
 
 
 def test_the_interval_grows_with_what_is_not_known() -> None:
     own = stat(9.0, 10.0, 11.0)
     # Student's t of 2 degrees of freedom reaches 2.920 to either side with 90 %.
-    assert forecast.half_s(own, 2, 0.0) == pytest.approx(2.920 * math.sqrt(1 / 3 + 1 / 2), 1e-3)
-    assert forecast.half_s(stat(10.0, 10.0), 2, 0.1) == pytest.approx(1.645)
-    assert forecast.half_s(stat(10.0), 2, 0.0) == math.inf
+    assert forecast.half_s(own, 2) == pytest.approx(2.920 * math.sqrt(1 / 3 + 1 / 2), 1e-3)
+    assert forecast.half_s(stat(10.0, 10.0).with_error(1.0), 2) == pytest.approx(1.645, 1e-3)
+    assert forecast.half_s(stat(10.0), 2) == math.inf
 
 
 def test_the_shipped_forecast_is_of_twelve_clusters() -> None:

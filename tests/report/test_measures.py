@@ -38,6 +38,17 @@ def test_a_seed_that_was_run_twice_counts_as_the_mean_of_its_runs() -> None:
     assert Stat.of([(1, 2.0), (1, 4.0)]) == Stat(3.0, None, 1, {1: 3.0})
 
 
+def test_what_a_mean_is_off_besides_is_in_its_interval_and_in_differences() -> None:
+    found = stat(10.0, 10.0).with_error(0.5)
+    assert (found.mean, found.error) == (10.0, 0.5)
+    assert found.half == pytest.approx(1.959964 * 0.5)
+    assert found.minus(stat(9.0, 9.0)).half == pytest.approx(found.half)
+    both = found.minus(stat(8.0, 8.0).with_error(1.2))
+    assert both.half == pytest.approx(1.959964 * 1.3)
+    assert not both.is_one
+    assert stat(10.0).with_error(0.5).half is None
+
+
 @pytest.mark.parametrize(
     ("one", "other", "floor", "apart"),
     [

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_runs import change_json, write_run
 
+from psdp.intervals import half_width
 from psdp.report.measures import Stat
 from psdp.report.regimes import regime_sentence
 from psdp.report.rows import lag_percentiles
 from psdp.report.runs import Lost, read_runs
 from psdp.report.scenarios import Scenario, compare
 from psdp.report.settings import differing
+from psdp.report.text import facts
 from psdp.report.verdict import verdict
 
 
@@ -54,6 +58,41 @@ def test_runs_that_differ_in_their_seed_are_a_row_with_mean_and_spread(folder: F
     assert row.bytes.mean == 480
     assert row.bytes_per_step is not None
     assert row.bytes_per_step.mean == 48.0
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (0.1, "over seeds, and those of speeds and times also over .* off: 10.0 %, in the runs"),
+        (None, "over seeds alone: by how much the costs of these virtual jobs are off is not"),
+    ],
+)
+def test_times_of_virtual_jobs_are_as_sure_as_their_costs(
+    folder: Folder, error: float | None, known: str
+) -> None:
+    for mode in ("sync", "async"):
+        for seed, ends_s in ((1, 10.0), (2, 10.2)):
+            ends = [(0.0, 0, 4.0), (ends_s, 320, 2.0)]
+            run = folder.run(mode=mode, seed=seed, evaluations=ends)
+            costs = {"step_ms": 50.0, "calibrate_error": error}
+            change_json(run / "config.json", hosts=["virtual"] * 3, costs=costs)
+    scenario = folder.scenario(target=3.0)
+    row = scenario.rows[0]
+    for timed in (row.steps_per_s, row.tokens_per_s, row.target_s):
+        assert timed is not None
+        assert timed.half is not None
+        by_seeds = half_width(list(timed.by_seed.values()))
+        off = 1.959964 * (error or 0.0) * timed.mean
+        assert timed.half == pytest.approx(math.hypot(by_seeds, off))
+    assert row.val_loss is not None
+    assert row.val_loss.half == 0.0
+    (line,) = (line for line in facts(scenario) if line.startswith("Intervals"))
+    assert re.search(f"^Intervals are {known}", line)
+
+
+def test_intervals_of_measured_times_need_no_word(folder: Folder) -> None:
+    folder.run()
+    assert not [line for line in facts(folder.scenario()) if "Intervals" in line]
 
 
 def test_ratios_are_to_sync_and_allreduce_of_the_same_scenario(folder: Folder) -> None:

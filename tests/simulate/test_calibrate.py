@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,11 @@ def test_several_runs_show_how_far_off_the_costs_are(tmp_path: Path) -> None:
     assert f"off by {fast.error:+.1%} to {late.error:+.1%}" in str(both)
     assert "give several runs" in str(alone)
     assert [fit["error"] for fit in both.record()] == [fast.error, late.error]
+    assert both.error == pytest.approx(math.sqrt((fast.error**2 + late.error**2) / 2))
+    assert f"and speeds of other jobs known to +- {1.959964 * both.error:.1%} (95% inter" in str(
+        both
+    )
+    assert alone.error is None
 
 
 def test_runs_of_other_steps_are_not_fitted_together(tmp_path: Path) -> None:

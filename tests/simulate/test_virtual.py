@@ -204,7 +204,7 @@ def test_steps_of_another_shape_say_nothing(
     flags = f"--workers 2 --mode async --calibrate {run} {shape} {own}"
     assert virtual.main(flags.split()) == 0
     costs = json.loads((tmp_path / "again" / "config.json").read_text())["costs"]
-    assert costs["calibrate"] == [str(run)]
+    assert (costs["calibrate"], costs["calibrate_error"]) == ([str(run)], None)
     said = capsys.readouterr().err
     assert said.startswith("fitted from")
     assert "\nvirtual time: step " in said

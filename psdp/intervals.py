@@ -1,7 +1,8 @@
 """How far means of a few runs can be trusted: Student's intervals of means and of differences.
 
 Pure, and of numbers alone. Where runs share seeds, a difference is the mean of those by seed: what
-a seed makes easy or hard for both is no part of it (Student 1908).
+a seed makes easy or hard for both is no part of it (Student 1908). What is off by more than seeds
+say has that added to its interval.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 LEVEL = 0.95
 """How many of such intervals hold what they are of."""
@@ -50,17 +52,25 @@ def half_width(values: Sequence[float]) -> float:
     return t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def difference(ones: Mapping[int, float], others: Mapping[int, float]) -> Difference:
+def widened(half: float, error: float, level: float = LEVEL) -> float:
+    """Return half the width of an interval whose mean is off besides, by an error of its own of
+    that root mean square."""
+    return math.hypot(half, NormalDist().inv_cdf((1 + level) / 2) * error)
+
+
+def difference(
+    ones: Mapping[int, float], others: Mapping[int, float], error: float = 0.0
+) -> Difference:
     """Return how much more ``ones`` are than ``others``, both by seed: paired where they share at
     least two seeds, of these seeds alone; otherwise as two samples of unequal variance (Welch
-    1947)."""
+    1947). ``error``: by how much that is off besides, root mean square."""
     by_seed = {seed: ones[seed] - others[seed] for seed in sorted(ones.keys() & others.keys())}
     if len(by_seed) > 1:
         values = list(by_seed.values())
-        return Difference(statistics.fmean(values), half_width(values), by_seed)
+        return Difference(statistics.fmean(values), widened(half_width(values), error), by_seed)
     samples = list(ones.values()), list(others.values())
     mean = statistics.fmean(samples[0]) - statistics.fmean(samples[1])
-    return Difference(mean, _welch(*samples), {})
+    return Difference(mean, widened(_welch(*samples), error), {})
 
 
 def _welch(one: Sequence[float], other: Sequence[float]) -> float:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from psdp.report.intervals import LEVEL, difference, half_width, t_quantile
+from psdp.intervals import LEVEL, difference, half_width, t_quantile, widened
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,15 @@ def test_equal_values_leave_no_doubt() -> None:
     assert difference({1: 3.0, 2: 4.0}, {1: 2.0, 2: 3.0}).half == 0.0
     assert difference({1: 3.0, 2: 3.0}, {3: 2.0, 4: 2.0}).is_one
     assert not difference({1: 3.0, 2: 3.0}, {1: 3.0, 2: 3.0}).is_one
+
+
+def test_an_error_that_seeds_do_not_show_widens_what_they_say() -> None:
+    held = np.random.default_rng(0).normal(5.0, 2.0, 100_000)
+    assert np.mean(abs(held - 5.0) <= widened(0.0, 2.0)) == pytest.approx(LEVEL, abs=0.005)
+    assert widened(3.0, 4.0 / 1.959964) == pytest.approx(5.0)
+    assert widened(3.0, 0.0) == 3.0
+    assert widened(0.0, 1.0, 0.9) == pytest.approx(1.644854)
+    sure = {1: 3.0, 2: 4.0}, {1: 2.0, 2: 3.0}
+    assert difference(*sure, 0.5).is_one
+    assert not difference(*sure, 0.6).is_one
+    assert difference({1: 3.0}, {2: 2.0}, 0.1).half == math.inf
