@@ -26,11 +26,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from tqdm import tqdm
 
 from psdp.errors import ConfigError, PsdpError
+from psdp.records.search import SEARCH, Search
 from psdp.report.files import check_extra, write_report
 from psdp.terminal import nobody_reads, path_of, show_any_text
 
@@ -67,9 +67,9 @@ class Sweep:
         self._trials = Trials(self._families, spec.tuning, out)
         self._cells = list(spec.cells)
         """Those that there will be, as soon as their settings are known."""
-        self._tuned: dict[str, Mapping[str, Any]] = {}
-        """The settings that came out best, by the names of the cells that have them; where these
-        are what the spec gives, the spec's own."""
+        self._tuned: dict[str, Search] = {}
+        """What is known of cells whose settings came out best, by their names; where these are what
+        the spec gives, the spec's own."""
         self._before = (read_record(out / "sweep.json") or {}).get("cells", {})
         self._outcomes: dict[str, Outcome] = {}
         self._see_what_is_there()
@@ -86,9 +86,13 @@ class Sweep:
         with tqdm(total=total, initial=self._done, unit="job", file=sys.stderr) as self._bar:
             self._tune()
             self._bar.total = len(self._cells) + self._trials.jobs
-            for cell in self._see_what_is_there():
+            ahead = self._see_what_is_there()
+            for cell in self._cells:
+                self._mark(cell)
+            for cell in ahead:
                 clear(self._out / "runs" / cell.name)
                 self._outcomes[cell.name] = self._run_cell(cell, self._out)
+                self._mark(cell)
                 self._write_record()
                 self._show_progress()
         self._write_record()
@@ -101,13 +105,25 @@ class Sweep:
             best = self._trials.best(family)
             if best is not None and family.name not in failed:
                 cells = family.tuned(best)
-                self._tuned |= {cell.name: {**family.given, **best.settings} for cell in cells}
+                self._tuned |= dict.fromkeys(
+                    (cell.name for cell in cells), self._trials.search(family, best)
+                )
                 self._cells += [cell for cell in cells if cell not in self._cells]
                 continue
             why = failed.get(family.name, f"all its trials diverged; see {self._trials.table}")
             self._outcomes |= dict.fromkeys(family.tuned_names(), Outcome("failed", why=why))
         seeds = list(dict.fromkeys(cell.config.run.seed for cell in self._cells))
         self._cells.sort(key=lambda cell: seeds.index(cell.config.run.seed))
+
+    def _mark(self, cell: Cell) -> None:
+        """Have the folder of a cell, if there is one, say of which search its settings came, to
+        whoever reads it alone."""
+        folder = self._out / "runs" / cell.name
+        search = self._tuned.get(cell.name)
+        if search is None:
+            (folder / SEARCH).unlink(missing_ok=True)
+        elif folder.is_dir():
+            write_record(folder / SEARCH, asdict(search))
 
     def _see_what_is_there(self) -> list[Cell]:
         """Return the cells that are still to be run; note those that are done."""
@@ -142,7 +158,7 @@ class Sweep:
         record = {
             "name": self._spec.name,
             "spec": str(self._spec.path),
-            "tuned": self._tuned,
+            "tuned": {name: search.best for name, search in self._tuned.items()},
             "cells": {name: asdict(outcome) for name, outcome in outcomes.items()},
         }
         write_record(self._out / "sweep.json", record)
@@ -160,10 +176,9 @@ class Sweep:
                 [self._out / "runs" / cell.name for cell in finished],
                 self._out,
                 title=spec.name,
-                about=" ".join(filter(None, (spec.description, self._trials.choices()))),
+                about=spec.description,
                 target=spec.target_loss,
                 failed=failed,
-                tuned=self._tuned,
                 beside=self._trials.shown(),
             )
             print(said, flush=True)

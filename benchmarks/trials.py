@@ -24,6 +24,7 @@ from space import Space, Tuning, next_settings
 
 from psdp.errors import ConfigError, NumericsError
 from psdp.modes import MODES, ONLY_WITH
+from psdp.records.search import Search
 from psdp.report.runs import Run, read_runs
 from psdp.report.tables import Table
 from psdp.simulate.scenario import job_of
@@ -217,18 +218,17 @@ class Trials:
         good = [trial for trial in done if trial.status == FINISHED]
         return min(good, key=lambda trial: trial.loss, default=None)
 
-    def choices(self) -> str:
-        """Return what was chosen, in sentences for a report; nothing if nothing was."""
-        bests = [(family, self.best(family)) for family in self._families]
-        chosen = [self._choice(family, best) for family, best in bests if best is not None]
-        if not chosen:
-            return ""
-        seeds = ", ".join(map(str, self._tuning.seeds))
-        after_s = self._tuning.after_s
-        when = "" if after_s is None else f", by the loss after {after_s:g} s"
-        return (
-            f"Tuned by {self._tuning.trials} trials of each, all of which are in "
-            f"{self.table.name}, on other seeds ({seeds}){when}. Best there: {'; '.join(chosen)}."
+    def search(self, family: Family, best: Trial) -> Search:
+        """Return what is to be known of runs that have the settings of a family's best trial."""
+        given = self._done[family.name][0].loss
+        return Search(
+            best={**family.given, **best.settings},
+            number=best.number,
+            trials=self._tuning.trials,
+            seeds=tuple(self._tuning.seeds),
+            after_s=self._tuning.after_s,
+            loss=best.loss,
+            loss_given=given if math.isfinite(given) else None,
         )
 
     def shown(self) -> list[Table]:
@@ -247,16 +247,8 @@ class Trials:
             for line in lines
         )
         columns = ("trial", *(name.replace("_", "-") for name in names), "loss", "status")
-        return [Table("all trials; * is the best of its family", columns, rows)]
-
-    def _choice(self, family: Family, best: Trial) -> str:
-        settings = ", ".join(
-            f"{name.replace('_', '-')} {value}"
-            for name, value in {**family.given, **best.settings}.items()
-        )
-        given = self._done[family.name][0].loss
-        beside = f"{given:.3f} as given" if best.settings else "which is as given"
-        return f"{family.name} with {settings}: loss {best.loss:.3f}, {beside}"
+        heading = f"all trials, as in {self.table.name}; * is the best of its family"
+        return [Table(heading, columns, rows)]
 
     def _try(
         self, family: Family, number: int, settings: dict[str, Any], run: RunCell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -47,7 +47,6 @@ def write_report(
     target: float | None = None,
     failed: Mapping[Path, str] = MappingProxyType({}),
     beside: Sequence[Table] = (),
-    tuned: Collection[str] = (),
 ) -> str:
     """Write the report on some run folders to ``out``; return its short version and where it is.
 
@@ -56,7 +55,6 @@ def write_report(
         target: a loss, of which the time until it is reached is reported.
         failed: the folders of runs that are known to have failed, if these are there at all, and
             why.
-        tuned: the names of runs whose settings came out best of a search.
         beside: tables of what is behind the runs, to be shown after what they are.
 
     Raises:
@@ -70,7 +68,7 @@ def write_report(
     runs, left_out = read_runs(folders)
     left_out = [*(failed_run(path, why) for path, why in failed.items()), *left_out]
     lost = [run for run in left_out if isinstance(run, Lost)]
-    scenarios = compare(runs, target, lost, tuned)
+    scenarios = compare(runs, target, lost)
     try:
         out.mkdir(parents=True, exist_ok=True)
         _write_csv(out / "runs.csv", run_records(scenarios, runs))

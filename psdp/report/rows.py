@@ -10,6 +10,7 @@ from typing import Any
 
 from psdp.modes import MODES, Mode
 from psdp.records.metrics import percentile
+from psdp.records.search import Search
 from psdp.report.breakdown import Breakdown, breakdown_of
 from psdp.report.measures import Stat, loss_at, time_to_loss
 from psdp.report.runs import PARTS, Lost, Run
@@ -38,7 +39,7 @@ class Row:
         circumstances: where and by what its runs were made, by name; of several, all.
         follows: settings that only follow from its mode or from others.
         lost: the seeds of its runs that diverged or failed: of these there is no number.
-        tuned: whether its settings came out best of a search, for its mode.
+        search: of which its settings came out best, if they did of one.
         virtual, costs_error: as of a run; of several runs the greatest error.
         steps_ratio, tokens_ratio: to the served baseline of this scenario; None without.
         allreduce_ratio: steps/s over those of the baseline without servers; None without.
@@ -73,7 +74,7 @@ class Row:
     circumstances: Mapping[str, str] = field(default_factory=dict)
     follows: tuple[str, ...] = ()
     lost: tuple[int, ...] = ()
-    tuned: bool = False
+    search: Search | None = None
     virtual: bool = False
     costs_error: float | None = None
     steps_ratio: float | None = None
@@ -93,6 +94,11 @@ class Row:
     def plain(self) -> bool:
         """Whether nothing changes what its mode means."""
         return is_plain(self.settings)
+
+    @property
+    def tuned(self) -> bool:
+        """Whether its settings came out best of a search."""
+        return self.search is not None
 
     @property
     def runs(self) -> int:
@@ -118,11 +124,15 @@ class LostRow:
     follows: tuple[str, ...]
     circumstances: Mapping[str, str]
     lost: tuple[int, ...]
-    tuned: bool = False
+    search: Search | None = None
 
     @property
     def mode(self) -> str:
         return str(self.settings["mode"])
+
+    @property
+    def tuned(self) -> bool:
+        return self.search is not None
 
     @property
     def runs(self) -> int:
@@ -156,7 +166,7 @@ def row_of(
         mode=runs[0].mode,
         settings=runs[0].settings,
         names=tuple(run.name for run in runs),
-        seeds=tuple(dict.fromkeys(run.seed for run in runs)),
+        seeds=tuple(sorted({run.seed for run in runs})),
         steps_per_s=timed(known(run.steps_per_s for run in runs)),
         tokens_per_s=timed(known(run.tokens_per_s for run in runs)),
         val_loss=stat(run.val_loss for run in runs),
@@ -181,6 +191,7 @@ def row_of(
         circumstances=_of_all(runs),
         follows=following(runs[0].settings),
         lost=tuple(run.seed for run in lost),
+        search=_search_of([*runs, *lost]),
         virtual=any(run.virtual for run in runs),
         costs_error=costs_error,
     )
@@ -211,7 +222,12 @@ def lost_row(lost: Sequence[Lost]) -> LostRow:
         follows=following(lost[0].settings),
         circumstances=_of_all(lost),
         lost=tuple(run.seed for run in lost),
+        search=_search_of(lost),
     )
+
+
+def _search_of(runs: Sequence[Run | Lost]) -> Search | None:
+    return next((run.search for run in runs if run.search is not None), None)
 
 
 def _of_all(runs: Sequence[Run | Lost]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from psdp.errors import ConfigError
 from psdp.modes import MODES, Mode
 from psdp.records.folder import CONFIG, METRICS, SUMMARY, VIRTUAL
 from psdp.records.reasons import StoppedBy
+from psdp.records.search import SEARCH, Search, search_from
 from psdp.report.circumstances import circumstances_of
 from psdp.report.folders import check_folders, names_of
 from psdp.report.points import Evaluation, Point, Unusable, number_of, read_json, read_points
@@ -61,6 +62,7 @@ class Run:
         virtual: whether its times were simulated.
         costs_error: by which part the costs of a virtual one are off, root mean square; None where
             that is not known.
+        search: of which its settings came out best; None of none.
     """
 
     path: Path
@@ -95,6 +97,7 @@ class Run:
     circumstances: Mapping[str, str]
     virtual: bool
     costs_error: float | None
+    search: Search | None
 
     @property
     def mode(self) -> str:
@@ -169,6 +172,7 @@ class Lost(LeftOut):
     task: str
     corpus: str
     circumstances: Mapping[str, str]
+    search: Search | None
 
     @property
     def seed(self) -> int:
@@ -209,7 +213,7 @@ def failed_run(path: Path, why: str) -> LeftOut:
     """Return what there is to say of a run that is known to have failed: a :class:`Lost` one, if
     it got as far as to write its settings down."""
     try:
-        return _lost(path.name, why, read_json(path / CONFIG))
+        return _lost(path, path.name, why, read_json(path / CONFIG))
     except (Unusable, ConfigError, KeyError, TypeError, ValueError, AttributeError):
         return LeftOut(path.name, why)
 
@@ -238,25 +242,35 @@ def _stopped(path: Path, name: str, config: Mapping[str, Any], stopped_by: str, 
     """
     if stopped_by in DIVERGED:
         why = f"diverged: {stopped_by} after {after}; a lower --lr, a longer --warmup-steps or "
-        return _lost(name, f"{why}--grad-clip may keep it from that", config)
+        return _lost(path, name, f"{why}--grad-clip may keep it from that", config)
     why = f"stopped by {stopped_by} after {after}; --resume {path} goes on with it"
     if stopped_by in INTERRUPTED:
         raise Unusable(f"unfinished: {why}")
-    return _lost(name, f"failed: {why}", config)
+    return _lost(path, name, f"failed: {why}", config)
 
 
-def _lost(name: str, why: str, config: Mapping[str, Any]) -> Lost:
+def _lost(path: Path, name: str, why: str, config: Mapping[str, Any]) -> Lost:
     task, corpus = _task_of(config)
+    settings = Config.from_flat(config["settings"]).resolved().flat()
     return Lost(
         name,
         why,
-        settings=Config.from_flat(config["settings"]).resolved().flat(),
+        settings=settings,
         workers=int(config["workers"]),
         servers=int(config["servers"]),
         task=task,
         corpus=corpus,
         circumstances=circumstances_of(config),
+        search=_search(path, settings),
     )
+
+
+def _search(path: Path, settings: Mapping[str, Any]) -> Search | None:
+    """Return the search that the settings of a run came from, unless they were changed since."""
+    if not (path / SEARCH).exists():
+        return None
+    search = search_from(read_json(path / SEARCH))
+    return search if search.is_of(settings) else None
 
 
 def _run(
@@ -312,6 +326,7 @@ def _run(
         circumstances=circumstances_of(config),
         virtual=virtual,
         costs_error=number_of(config.get("costs", {}).get("calibrate_error")),
+        search=_search(path, resolved.flat()),
     )
 
 

@@ -5,7 +5,7 @@ workers or what slows them down.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -81,13 +81,11 @@ def compare(
     runs: Sequence[Run],
     target: float | None = None,
     lost: Sequence[Lost] = (),
-    tuned: Collection[str] = (),
 ) -> list[Scenario]:
     """Return the scenarios of some runs, in the order in which they come.
 
     Args:
         lost: runs that count against their rows.
-        tuned: names of those whose settings came out best of a search.
         target: loss that is waited for; by default 1 % above the mean of what the exact mode ends
             with.
     """
@@ -101,7 +99,7 @@ def compare(
         setup = _setup(group[0])
         differs = ", ".join(said(name, setup[name]) for name in differing)
         own = [run for run in lost if _scenario_key(run) == key]
-        scenarios.append(_scenario(key, differs, group, own, target, tuned))
+        scenarios.append(_scenario(key, differs, group, own, target))
     return scenarios
 
 
@@ -129,7 +127,6 @@ def _scenario(
     runs: Sequence[Run],
     lost: Sequence[Lost],
     target: float | None,
-    tuned: Collection[str],
 ) -> Scenario:
     workers, slow, jitter, link_mbps, slow_link, _ = key
     groups = _by_row(runs)
@@ -139,17 +136,10 @@ def _scenario(
         target, target_from = _usual_target(list(groups.values()))
     ends = [run.evaluations[-1].tokens for run in runs if run.evaluations]
     equal_tokens = min(ends, default=None)
-    every: list[Run | Lost] = [*runs, *lost]
-    best = {_row_key(run) for run in every if run.name in tuned}
     rows = [
-        replace(row_of(group, lost_of.get(own, ()), target, equal_tokens), tuned=own in best)
-        for own, group in groups.items()
+        row_of(group, lost_of.get(own, ()), target, equal_tokens) for own, group in groups.items()
     ]
-    all_lost = [
-        replace(lost_row(them), tuned=own in best)
-        for own, them in lost_of.items()
-        if own not in groups
-    ]
+    all_lost = [lost_row(them) for own, them in lost_of.items() if own not in groups]
     called = iter(labels([*rows, *all_lost]))
     rows = [replace(row, label=next(called)) for row in rows]
     rows.sort(key=lambda row: sort_key(row.settings, row.label))

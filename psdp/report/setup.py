@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
+from psdp.records.search import Search
 from psdp.report.circumstances import SOFTWARE
 from psdp.report.comparing import in_rows
+from psdp.report.formats import loss
 from psdp.report.rows import Row
 from psdp.report.scenarios import Scenario
 from psdp.report.settings import said
@@ -32,9 +35,37 @@ def setup(scenario: Scenario) -> list[tuple[str, str]]:
         "Machine": f"{_ranks(scenario)} {_settings(rows, CIRCUMSTANCES)}",
         "Software": _settings(rows, SOFTWARE.values()),
     }
+    if tuned := "; ".join(_searches(scenario)):
+        about["Tuned"] = tuned
     if unit != "token":
         del about["Model"]  # these settings are those of models of language
     return list(about.items())
+
+
+def _searches(scenario: Scenario) -> Iterator[str]:
+    """Yield how rows were tuned, and what came out; those of like searches together."""
+    like: defaultdict[str, list[str]] = defaultdict(list)
+    for row in scenario.all_rows:
+        if row.search is not None:
+            like[_how(row.search)].append(f"{row.label}: {_best(row.search)}")
+    for how, rows in like.items():
+        yield f"{how}: {'; '.join(rows)}"
+
+
+def _how(search: Search) -> str:
+    """Return how long was searched, on what, and by what was judged."""
+    seeds = f"seed{'s' if len(search.seeds) > 1 else ''} {', '.join(map(str, search.seeds))}"
+    after = "at the end" if search.after_s is None else f"after {search.after_s:g} s"
+    return f"the best of {search.trials} trials on {seeds}, by the loss {after}"
+
+
+def _best(search: Search) -> str:
+    settings = ", ".join(said(name, value) for name, value in search.best.items())
+    given = "which is as given"
+    if search.number:
+        known = "diverged" if search.loss_given is None else loss(search.loss_given)
+        given = f"as given {known}"
+    return f"{settings} (loss {loss(search.loss)}, {given})"
 
 
 def _ranks(scenario: Scenario) -> str:

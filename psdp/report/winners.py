@@ -51,8 +51,15 @@ def winners(scenario: Scenario) -> list[str]:
             sentences.append(comparing(sentence, rows))
     tuned = [row for row in everyone if row.tuned]
     if 1 < len(tuned) < len(everyone):
-        sentences.append(comparing(f"Each tuned: {_winner(scenario, tuned)}", tuned))
+        sentences.append(comparing(f"{_each(tuned)}: {_winner(scenario, tuned)}", tuned))
     return [*sentences, comparing(_winner(scenario, everyone), everyone)]
+
+
+def _each(tuned: Sequence[Row | LostRow]) -> str:
+    efforts = [
+        (row.search.trials, row.search.seeds, row.search.after_s) for row in tuned if row.search
+    ]
+    return "Each tuned" if len({*efforts}) == 1 else "Each tuned, though by unlike searches"
 
 
 def _of_equal_settings(rows: Sequence[Row | LostRow]) -> list[list[Row | LostRow]]:

@@ -22,6 +22,7 @@ from psdp import virtual
 from psdp.cli import given_settings
 from psdp.config import Config
 from psdp.errors import ConfigError
+from psdp.report.__main__ import main as report
 
 pytest.importorskip("optuna")
 
@@ -144,13 +145,23 @@ def test_each_family_has_its_trials_and_then_runs_as_given_and_at_its_best(
             assert config["settings"]["seed"] == seed
     assert {plain(name) for name in sweeping.record()["cells"]} == set(CELLS)
     told = " ".join(captured.out.split())
-    assert "all of which are in trials.csv, on other seeds (11, 12)" in told
-    assert f"sync-workers=2 with lr {best_of('sync', trials)['lr']}, beta1 " in told
-    assert "async, tuned" in told
+    assert "Tuned: the best of 5 trials on seeds 11, 12, by the loss at the end: sync, " in told
+    for mode in ("sync", "async"):
+        best = best_of(mode, trials)
+        settings = f"{mode}, tuned: lr {float(best['lr']):g}, beta1 {best['beta1']} (loss "
+        assert f"{settings}{float(best['loss']):.3f}, as given " in told
+    # So does any report on these folders, and one that was told of no sweep.
+    folders = [str(folder) for folder in (sweeping.out / "runs").iterdir()]
+    assert report([*folders, "--out", str(sweeping.out / "again")]) == 0
+    again = " ".join(capsys.readouterr().out.split())
+    start, end = (" Tuned: the best of 5", "Each tuned: "), (" Verdict", " [modes")
+    for first, last in zip(start, end, strict=True):
+        own, other = (text.partition(first)[2].partition(last)[0] for text in (told, again))
+        assert own == other != ""
     page = (sweeping.out / "report.html").read_text()
     assert "as given" in page
     for shown in (page, captured.out):
-        assert "all trials; * is the best of its family" in shown
+        assert "all trials, as in trials.csv; * is the best of its family" in shown
         for each in trials:
             mark = " *" if each["best"] == "1" else ""
             assert f"{each['family']}, {each['trial']}{mark}" in shown
@@ -167,7 +178,7 @@ def test_what_the_spec_gives_is_not_run_twice_where_it_comes_out_best(
     assert sweeping(text) == 0
     assert [name for name in sweeping.launcher.ran if "-tuned" in name] == []
     told = " ".join(capsys.readouterr().out.split())
-    assert "beta1 0.5: loss 2.011, which is as given." in told
+    assert "sync, tuned: lr 0.01, beta1 0.5 (loss 2.011, which is as given)" in told
     tuned = sweeping.record()["tuned"]
     assert tuned == {f"sync-workers=2-seed={seed}": {"lr": 0.01, "beta1": 0.5} for seed in (1, 2)}
 
@@ -185,6 +196,17 @@ def test_nothing_that_is_done_is_run_again_and_more_trials_go_on_from_there(
     assert ran[:2] == [f"sync-workers=2-trial=5-seed={seed}" for seed in (11, 12)]
     others = [name for name in ran if "trial=" not in name]
     assert others == ["sync-tuned=5-workers=2-seed=1", "async-tuned=5-workers=2-seed=1"]
+
+
+def test_what_is_no_longer_the_best_says_so(sweeping: Sweeping) -> None:
+    text = SPEC.replace('["sync", "async"]', '"sync"').replace("seed = [1, 2]", "seed = 1")
+    sweeping(text.replace("trials = 5", "trials = 1"))
+    given = sweeping.out / "runs" / "sync-workers=2-seed=1" / "search.json"
+    assert json.loads(given.read_text())["number"] == 0
+    sweeping(text)
+    assert not given.exists()
+    (tuned,) = (sweeping.out / "runs").glob("sync-tuned=*/search.json")
+    assert json.loads(tuned.read_text())["trials"] == 5
 
 
 def test_an_interrupted_sweep_goes_on_to_the_same_choices(
@@ -312,7 +334,7 @@ def test_losses_may_be_compared_at_equal_time(
     sweeping: Sweeping, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweeping(SPEC.replace("trials = 5", "trials = 1\nafter-s = 5"))
-    assert "by the loss after 5 s" in " ".join(capsys.readouterr().out.split())
+    assert "on seeds 11, 12, by the loss after 5 s" in " ".join(capsys.readouterr().out.split())
     # Half of the way from 4 to what it ends with.
     assert float(sweeping.trials()[1]["loss"]) == pytest.approx((4 + 3.4115) / 2)
     sweeping.out = sweeping.out.with_name("later")

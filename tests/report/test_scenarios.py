@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import change_json, write_run
+from made_runs import change_json, mark_as_tuned, write_run
 
 from psdp.intervals import half_width
 from psdp.report.measures import Stat
@@ -278,16 +278,28 @@ def test_runs_that_diverged_or_failed_count_against_their_rows(folder: Folder) -
 def test_rows_whose_runs_are_tuned_are_called_so(folder: Folder) -> None:
     folder.run(seed=1)
     folder.run(mode="async", seed=1)
-    best = folder.run(mode="async", seed=1, lr=0.002, tokens_per_s=64.0)
-    best_sync = folder.run(seed=1, lr=0.1, tokens_per_s=32.0)
-    runs, _ = read_runs(folder.made)
-    (scenario,) = compare(runs, tuned=[best.name, best_sync.name])
+    mark_as_tuned(folder.run(mode="async", seed=1, lr=0.002, tokens_per_s=64.0), lr=0.002)
+    mark_as_tuned(folder.run(seed=1, lr=0.1, tokens_per_s=32.0), lr=0.1)
+    scenario = folder.scenario()
     assert [(row.label, row.tuned, row.steps_ratio) for row in scenario.rows] == [
         ("sync", False, 1.0),
         ("sync, tuned", True, 1.0),
         ("async", False, 1.0),
         ("async, tuned", True, 2.0),
     ]
+
+
+def test_a_run_that_diverged_may_be_tuned_too(folder: Folder) -> None:
+    folder.run()
+    mark_as_tuned(folder.run(mode="async", stopped_by="non-finite weights"), beta1=0.5)
+    (lost,) = folder.scenario().lost
+    assert (lost.label, lost.tuned) == ("async, tuned", True)
+
+
+def test_settings_that_were_changed_since_are_not_those_of_the_search(folder: Folder) -> None:
+    mark_as_tuned(folder.run(lr=0.1), lr=0.2)
+    (row,) = folder.scenario().rows
+    assert (row.label, row.tuned) == ("sync", False)
 
 
 def test_without_sync_the_target_is_what_all_reach_and_it_can_be_chosen(folder: Folder) -> None:

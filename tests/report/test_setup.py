@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import change_json, write_run
+from made_runs import change_json, mark_as_tuned, write_run
 
 from psdp.report.comparing import what_differs
 from psdp.report.runs import read_runs
@@ -73,6 +73,22 @@ def test_a_cluster_that_one_does_not_have_is_told_by_its_costs(runs: Runs) -> No
     (scenario,) = compare(read_runs(runs.made)[0])
     assert f"machine {same} (sync) or here (a processor, 2 cores) (ssp S=4) or {other} (async)" in (
         what_differs(scenario.rows)
+    )
+
+
+def test_how_rows_were_tuned_is_said_with_what_came_out(runs: Runs) -> None:
+    runs.run(max_steps=11)
+    assert "Tuned" not in runs.lines()
+    mark_as_tuned(runs.run(lr=0.01), lr=0.01, beta1=0.5)
+    mark_as_tuned(runs.run(mode="async"), number=0, lr=0.001)
+    late = runs.run(mode="ssp", lr=0.02)
+    mark_as_tuned(late, lr=0.02)
+    change_json(late / "search.json", seeds=[11], after_s=20.0, loss_given=None)
+    assert runs.lines()["Tuned"] == (
+        "the best of 5 trials on seeds 11, 12, by the loss at the end: sync, tuned: lr 0.01, beta1 "
+        "0.5 (loss 1.500, as given 2.500); async, tuned: lr 0.001 (loss 1.500, which is as given); "
+        "the best of 5 trials on seed 11, by the loss after 20 s: ssp S=4, tuned: lr 0.02 (loss "
+        "1.500, as given diverged)"
     )
 
 

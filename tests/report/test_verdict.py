@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from made_rows import parts, row, scenario, stat
+from made_rows import parts, row, scenario, search, stat
 
 from psdp.modes import MODES, ONLY_WITH
 from psdp.report.measures import Stat
@@ -326,7 +326,7 @@ def test_rows_that_are_tuned_are_compared_with_each_other_and_the_others_too() -
         better = {"equal_tokens_loss": stat(loss, 0.01)}
         return (
             row(mode, 10.0, 20.0, lr=0.001),
-            row(f"{mode}, tuned", 10.0, took, lr=lr, tuned=True, **better),
+            row(f"{mode}, tuned", 10.0, took, lr=lr, search=search(lr=lr), **better),
         )
 
     text = said(*rows("sync", 0.09, 1.8, 15.0), *rows("async", 0.009, 1.9, 18.0))
@@ -335,6 +335,15 @@ def test_rows_that_are_tuned_are_compared_with_each_other_and_the_others_too() -
     assert "Not told apart from sync in validation loss" in text
     assert "At equal settings (lr 0.001): No winner is named: sync and async cannot" in text
     assert "Each tuned: Sync, tuned wins here" in text
+
+
+def test_searches_that_are_not_as_long_are_named() -> None:
+    text = said(
+        row("sync", 10.0, 20.0, lr=0.001),
+        row("sync, tuned", 10.0, 15.0, lr=0.09, search=search(lr=0.09)),
+        row("async, tuned", 10.0, 18.0, lr=0.009, search=search(50, lr=0.009)),
+    )
+    assert "Each tuned, though by unlike searches: Sync, tuned wins here" in text
 
 
 def test_another_machine_is_named_like_a_setting() -> None:
