@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from psdp.config.handicap import NO_JITTER, Jitter, Slowing, factor_at
 
 _STREAM = 0x736C6F77
@@ -38,10 +36,12 @@ class Handicap:
     ) -> None:
         self._slowings = stragglers.get(rank, ())
         self._jitter = jitter
-        # What numpy.random.default_rng((seed, worker, _STREAM, step)) draws, for half of its time.
-        self._words = np.array([*_words(seed), worker, _STREAM, 0], np.uint32)
         slows = any(slowing.factor != 1 for slowing in self._slowings)
         self.acts = slows or jitter is not NO_JITTER
+        if jitter is not NO_JITTER:
+            from psdp.workers.chance import Chance  # NumPy's part of it takes a while to load
+
+            self._chance = Chance(seed, worker, _STREAM)
 
     def extra_s(self, step: int, took_s: float, begin_s: float) -> float:
         """Return the seconds to add to step number ``step``, which took so many by itself.
@@ -53,13 +53,5 @@ class Handicap:
             return 0.0
         factor = factor_at(self._slowings, step, begin_s) if self._slowings else 1.0
         if self._jitter is not NO_JITTER:
-            self._words[-1] = step
-            bits = np.random.PCG64(np.random.SeedSequence(self._words))
-            factor *= self._jitter.draw(np.random.Generator(bits))
+            factor *= self._jitter.draw(self._chance.at(step))
         return took_s * (factor - 1)
-
-
-def _words(number: int) -> list[int]:
-    """Return the 32-bit words of a number, the lowest first, as NumPy cuts a seed."""
-    bits = max(1, number.bit_length())
-    return [number >> lowest & 0xFFFFFFFF for lowest in range(0, bits, 32)]
