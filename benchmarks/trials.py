@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 from cell_runs import Outcome, apart, clear, read_record, see_what_is_there, write_record
 from cells import Cell, Spec, changed
 from space import Space, Tuning, next_settings
@@ -25,6 +24,7 @@ from space import Space, Tuning, next_settings
 from psdp.errors import ConfigError, NumericsError
 from psdp.modes import MODES, ONLY_WITH
 from psdp.records.search import Search
+from psdp.report.measures import loss_after
 from psdp.report.runs import Run, read_runs
 from psdp.report.tables import Table
 from psdp.simulate.scenario import job_of
@@ -279,9 +279,8 @@ class Trials:
             return math.inf
         if self._tuning.after_s is None:
             return run.val_loss
-        times_s, losses = zip(*((it.time_s, it.loss) for it in run.evaluations), strict=True)
-        # A run that was over before has its last loss still.
-        return float(np.interp(self._tuning.after_s, times_s, losses))
+        found = loss_after(run.evaluations, self._tuning.after_s)
+        return math.inf if found is None else found
 
     def _about(self, family: Family) -> dict[str, Any]:
         """Return what all trials of a family have in common, as JSON has it."""

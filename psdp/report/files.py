@@ -13,7 +13,7 @@ from typing import Any
 from psdp.errors import ConfigError
 from psdp.records.metrics import percentile
 from psdp.report.baselines import UNSERVED
-from psdp.report.measures import loss_at, time_to_loss
+from psdp.report.measures import loss_after, loss_at, time_to_loss
 from psdp.report.regimes import regimes
 from psdp.report.rows import Row, worker_shares
 from psdp.report.runs import PARTS, LeftOut, Lost, Run, failed_run, read_runs
@@ -97,7 +97,7 @@ def run_records(scenarios: Sequence[Scenario], runs: Sequence[Run]) -> list[dict
 
 def _run_record(scenario: Scenario, row: Row, run: Run) -> dict[str, Any]:
     target, tokens, units = scenario.target, scenario.equal_tokens, f"{run.unit}s"
-    shares = worker_shares(run)
+    shares, time_s = worker_shares(run), scenario.equal_time_s
     parts = (*PARTS, "other")
     return {
         "run": run.name,
@@ -114,6 +114,8 @@ def _run_record(scenario: Scenario, row: Row, run: Run) -> dict[str, Any]:
         "best_val_loss": run.best_val_loss,
         f"equal_{units}": tokens,
         f"equal_{units}_loss": None if tokens is None else loss_at(run.evaluations, tokens),
+        "equal_time_s": time_s,
+        "equal_time_loss": None if time_s is None else loss_after(run.evaluations, time_s),
         "target_loss": target,
         "target_s": None if target is None else time_to_loss(run.evaluations, target),
         "version_lag_p50": percentile(run.lags, 0.5),

@@ -75,6 +75,18 @@ def time_to_loss(evaluations: Sequence[Evaluation], target: float) -> float | No
     return None
 
 
+def loss_after(evaluations: Sequence[Evaluation], time_s: float) -> float | None:
+    """Return the validation loss after so many seconds, interpolated between evaluations; after the
+    last one, that of the last, as a run that is over has it still; None before the first."""
+    if not evaluations or time_s < evaluations[0].time_s:
+        return None
+    for before, after in pairwise(evaluations):
+        if time_s < after.time_s:
+            share = (time_s - before.time_s) / (after.time_s - before.time_s)
+            return before.loss + share * (after.loss - before.loss)
+    return evaluations[-1].loss
+
+
 def loss_at(evaluations: Sequence[Evaluation], tokens: int) -> float | None:
     """Return the validation loss after so many tokens, interpolated between evaluations; None
     outside of them."""

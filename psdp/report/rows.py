@@ -12,7 +12,7 @@ from psdp.modes import MODES, Mode
 from psdp.records.metrics import percentile
 from psdp.records.search import Search
 from psdp.report.breakdown import Breakdown, breakdown_of
-from psdp.report.measures import Stat, loss_at, time_to_loss
+from psdp.report.measures import Stat, loss_after, loss_at, time_to_loss
 from psdp.report.runs import PARTS, Lost, Run
 from psdp.report.settings import following, is_plain
 
@@ -27,6 +27,8 @@ class Row:
         reached: runs that reached the target loss.
         target_s: seconds until then, of those that did.
         equal_tokens_loss: validation loss at the tokens to which all runs of the scenario came.
+        equal_time_loss: validation loss at the time at which the first row of the scenario was
+            done.
         lags: version lags of all runs together, how many of each.
         gaps: clock gaps of all runs together; None if not all counted them.
         shares: of each worker: where its time went (``PARTS`` and ``other``), parts of 1.
@@ -75,6 +77,7 @@ class Row:
     follows: tuple[str, ...] = ()
     lost: tuple[int, ...] = ()
     search: Search | None = None
+    equal_time_loss: Stat | None = None
     virtual: bool = False
     costs_error: float | None = None
     steps_ratio: float | None = None
@@ -139,20 +142,30 @@ class LostRow:
         return len(self.lost)
 
 
-def row_of(
-    runs: Sequence[Run], lost: Sequence[Lost], target: float | None, equal_tokens: int | None
-) -> Row:
+@dataclass(frozen=True)
+class Marks:
+    """Where the rows of a scenario are compared; None where they cannot be.
+
+    Attributes:
+        target: the target loss.
+        tokens: to which all runs came with an evaluation.
+        time_s: at which the first row was done.
+    """
+
+    target: float | None = None
+    tokens: int | None = None
+    time_s: float | None = None
+
+
+def row_of(runs: Sequence[Run], lost: Sequence[Lost], at: Marks) -> Row:
     """Return the row of some runs, without a label and ratios.
 
     Args:
         lost: runs that would be among them.
-        target: the target loss.
-        equal_tokens: to which all runs of the scenario came.
     """
+    target, tokens = at.target, at.tokens
     reached_s = [None if target is None else time_to_loss(run.evaluations, target) for run in runs]
-    losses = [
-        None if equal_tokens is None else loss_at(run.evaluations, equal_tokens) for run in runs
-    ]
+    losses = [None if tokens is None else loss_at(run.evaluations, tokens) for run in runs]
     gaps = [run.gaps for run in runs if run.gaps is not None]
     stat, known = partial(_stat, runs), partial(_known, runs)
     costs_error = _costs_error(runs)
@@ -172,6 +185,7 @@ def row_of(
         val_loss=stat(run.val_loss for run in runs),
         best_val_loss=stat(run.best_val_loss for run in runs),
         equal_tokens_loss=stat(losses),
+        equal_time_loss=_loss_after(runs, at.time_s, costs_error or 0.0),
         reached=sum(time_s is not None for time_s in reached_s),
         target_s=None if target_s is None else timed(target_s),
         lags=_together(run.lags for run in runs),
@@ -205,6 +219,20 @@ def _known(runs: Sequence[Run], values: Iterable[float]) -> Stat:
     found = _stat(runs, values)
     assert found is not None, "a row has runs"
     return found
+
+
+def _loss_after(runs: Sequence[Run], time_s: float | None, error: float) -> Stat | None:
+    """Return the loss after so many seconds, which are off by that part of them."""
+    if time_s is None:
+        return None
+    found, sooner, later = (
+        _stat(runs, (loss_after(run.evaluations, time_s * (1 + off)) for run in runs))
+        for off in (0.0, -error, error)
+    )
+    if found is None:
+        return None
+    others = [each.mean for each in (sooner, later) if each is not None]
+    return found.with_error(max(abs(other - found.mean) for other in others))
 
 
 def _costs_error(runs: Sequence[Run]) -> float | None:

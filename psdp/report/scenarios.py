@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any, TypeVar
 
 from psdp.config.handicap import ALWAYS, in_words, parse_slow_link, parse_stragglers
 from psdp.report.baselines import SERVED, with_ratios
 from psdp.report.labels import labels, sort_key
 from psdp.report.measures import Stat
-from psdp.report.rows import LostRow, Row, lost_row, row_of
+from psdp.report.rows import LostRow, Marks, Row, lost_row, row_of
 from psdp.report.runs import Lost, Run
 from psdp.report.settings import CONDITIONS, NOT_COMPARED, SETUP, hashable, is_plain, said
 
@@ -38,6 +39,8 @@ class Scenario:
         target: the target loss; None without evaluations.
         target_from: where the target comes from, in words.
         equal_tokens: to which all its runs came with an evaluation; None without evaluations.
+        equal_time_s: at which the first of its rows was done, on the average of its runs; None
+            without evaluations.
         lost: rows none of whose runs came to its end.
         unit: what all its runs count.
     """
@@ -52,6 +55,7 @@ class Scenario:
     equal_tokens: int | None
     rows: tuple[Row, ...]
     unit: str = "token"
+    equal_time_s: float | None = None
     spells: Mapping[int, str] = field(default_factory=dict)
     link_spells: str = ""
     lost: tuple[LostRow, ...] = ()
@@ -134,11 +138,8 @@ def _scenario(
     target_from = "as asked for"
     if target is None:
         target, target_from = _usual_target(list(groups.values()))
-    ends = [run.evaluations[-1].tokens for run in runs if run.evaluations]
-    equal_tokens = min(ends, default=None)
-    rows = [
-        row_of(group, lost_of.get(own, ()), target, equal_tokens) for own, group in groups.items()
-    ]
+    at = Marks(target, _equal_tokens(runs), _equal_time_s(list(groups.values())))
+    rows = [row_of(group, lost_of.get(own, ()), at) for own, group in groups.items()]
     all_lost = [lost_row(them) for own, them in lost_of.items() if own not in groups]
     called = iter(labels([*rows, *all_lost]))
     rows = [replace(row, label=next(called)) for row in rows]
@@ -155,10 +156,22 @@ def _scenario(
         differs=differs,
         target=target,
         target_from=target_from,
-        equal_tokens=equal_tokens,
+        equal_tokens=at.tokens,
+        equal_time_s=at.time_s,
         rows=tuple(with_ratios(row, rows) for row in rows),
         lost=tuple(sorted(all_lost, key=lambda row: sort_key(row.settings, row.label))),
     )
+
+
+def _equal_tokens(runs: Sequence[Run]) -> int | None:
+    return min((run.evaluations[-1].tokens for run in runs if run.evaluations), default=None)
+
+
+def _equal_time_s(groups: Sequence[Sequence[Run]]) -> float | None:
+    """Return the time at which the first row was done of those whose runs were all evaluated."""
+    ends = [[run.evaluations[-1].time_s for run in runs if run.evaluations] for runs in groups]
+    whole = [own for own, runs in zip(ends, groups, strict=True) if len(own) == len(runs)]
+    return min(map(fmean, whole), default=None)
 
 
 def _usual_target(groups: Sequence[Sequence[Run]]) -> tuple[float | None, str]:

@@ -41,6 +41,7 @@ def tables(scenario: Scenario) -> list[Table]:
         "val loss": lambda row: spread(row.val_loss, loss),
         "best": lambda row: spread(row.best_val_loss, loss),
         f"at equal {units}": lambda row: spread(row.equal_tokens_loss, loss),
+        "at equal time": lambda row: spread(row.equal_time_loss, loss),
         target: _time_to_target,
     }
     traffic: dict[str, Cell] = {
@@ -92,6 +93,7 @@ def _differences(scenario: Scenario) -> Table | None:
         "steps/s": cell(lambda row: row.steps_per_s, number),
         "val loss": cell(lambda row: row.val_loss, loss),
         f"at equal {scenario.unit}s": cell(lambda row: row.equal_tokens_loss, loss),
+        "at equal time": cell(lambda row: row.equal_time_loss, loss),
         "time to target": cell(lambda row: row.target_s if row.all_reached else None, seconds),
     }
     return _table("differences from the baseline, with their 95 % intervals", columns, rows)

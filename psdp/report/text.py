@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from psdp.report.formats import listed, loss, size
+from psdp.report.formats import listed, loss, seconds, size
 from psdp.report.rows import Row, lag_percentiles
 from psdp.report.runs import LeftOut
 from psdp.report.scenarios import Scenario
@@ -62,8 +62,8 @@ def _folded(line: str, width: int) -> list[str]:
 
 
 def facts(scenario: Scenario) -> list[str]:
-    """Return the lines that every report has: the baseline without servers, time to the target
-    loss, percentiles of version lag, bytes; and what intervals hold where times were simulated."""
+    """Return the lines that every report has: the baseline without servers, the target loss, equal
+    time, percentiles of version lag, bytes; and what intervals hold where times were simulated."""
     target = f"Target loss: none ({scenario.target_from})."
     if scenario.target is not None:
         target = f"Target loss: {loss(scenario.target)} ({scenario.target_from})."
@@ -75,6 +75,7 @@ def facts(scenario: Scenario) -> list[str]:
     lines = [
         unserved_line(scenario),
         target,
+        *_equal_time(scenario),
         f"Version lag, 50th / 95th percentile / greatest: {'; '.join(lags)}.",
         f"Bytes pushed and pulled, mean of a run: {'; '.join(sent)}.",
     ]
@@ -86,6 +87,12 @@ def facts(scenario: Scenario) -> list[str]:
             "the last start alone, their times of all starts together."
         )
     return lines
+
+
+def _equal_time(scenario: Scenario) -> Iterator[str]:
+    if scenario.equal_time_s is not None:
+        after = seconds(scenario.equal_time_s)
+        yield f"Equal time: {after}, at which the first row was done, on the average of its runs."
 
 
 def _intervals(rows: Sequence[Row]) -> Iterator[str]:

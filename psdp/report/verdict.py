@@ -8,7 +8,7 @@ differ in their modes alone, or in settings as well.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from psdp.modes import MODES, Pushed
@@ -32,6 +32,9 @@ EAGER = tuple(
 UNBOUNDED = next(mode for mode in EAGER if not mode.has("staleness"))
 """Of these, the one that never lets a worker wait."""
 
+STANDS = {1: "Worse than", -1: "Better than", 0: "Not told apart from"}
+"""How a loss stands to that of a baseline, by the sign of the difference if it is one."""
+
 FEWER = 0.8
 """Bytes of a token, over those of the baseline, from which on saving is worth a sentence."""
 
@@ -52,7 +55,7 @@ def verdict(scenario: Scenario) -> list[str]:
     if len(sound.rows) > 1:
         sentences += _throughput(sound)
         sentences += _target(sound)
-        sentences += _equal_tokens(sound)
+        sentences += _losses(sound)
         sentences += _bounds(sound)
         sentences += _bytes(sound, base)
     return [*sentences, *winners(scenario)]
@@ -147,43 +150,56 @@ def _against(base: Row, time: Stat) -> str:
 # Loss
 
 
-def _equal_tokens(scenario: Scenario) -> list[str]:
+def _losses(scenario: Scenario) -> list[str]:
+    """Compare at equal tokens, and at equal time."""
+    sentences = []
+    if scenario.equal_tokens is not None:
+        at = f"at equal {scenario.unit}s ({scenario.equal_tokens:,})"
+        sentences += _beside_baselines(scenario, lambda row: row.equal_tokens_loss, at, why=True)
+    if scenario.equal_time_s is not None:
+        at = f"at equal time ({seconds(scenario.equal_time_s)})"
+        sentences += _beside_baselines(scenario, lambda row: row.equal_time_loss, at)
+    return sentences
+
+
+def _beside_baselines(
+    scenario: Scenario, of: Callable[[Row], Stat | None], at: str, *, why: bool = False
+) -> list[str]:
     """Compare each row with its own baseline; those together that stand alike to the same one."""
     alike: defaultdict[tuple[str, int, tuple[str, ...]], list[Row]] = defaultdict(list)
     bases = {}
     for row in scenario.rows:
         base = baseline(scenario.rows, row)
-        if base is None or base is row or row.equal_tokens_loss is None:
+        if base is None or base is row:
             continue
-        if base.equal_tokens_loss is None:
+        own, other = of(row), of(base)
+        if own is None or other is None:
             continue
-        found = row.equal_tokens_loss.minus(base.equal_tokens_loss)
-        apart = row.equal_tokens_loss.apart(base.equal_tokens_loss, LOSS)
-        stands = 0 if not apart else 1 if found.mean > 0 else -1
+        found = own.minus(other)
+        stands = 0 if not own.apart(other, LOSS) else 1 if found.mean > 0 else -1
         bases[base.label] = base
         alike[base.label, -stands, tuple(differing([base, row]))].append(row)
     return [
-        comparing(_beside(scenario, bases[label], rows, -stands), [bases[label], *rows])
+        comparing(
+            f"{STANDS[-stands]} {label} in validation loss {at}, where {label} has "
+            f"{spread(of(bases[label]), loss)}: "
+            f"{listed([f'{row.label} {spread(of(row), loss)}' for row in rows])}."
+            f"{_why(scenario, label, rows) if why and stands > 0 else ''}",
+            [bases[label], *rows],
+        )
         for (label, stands, _), rows in sorted(alike.items(), key=lambda item: item[0][:2])
     ]
 
 
-def _beside(scenario: Scenario, base: Row, rows: Sequence[Row], stands: int) -> str:
-    """Return how rows stand to a baseline: worse (1), better (-1) or not told apart (0)."""
-    equal = f"at equal {scenario.unit}s ({scenario.equal_tokens:,})"
-    at = f"{equal}, where {base.label} has {spread(base.equal_tokens_loss, loss)}"
-    losses = listed([f"{row.label} {spread(row.equal_tokens_loss, loss)}" for row in rows])
-    if stands == 0:
-        return f"Not told apart from {base.label} in validation loss {at}: {losses}."
-    sentence = f"{'Worse' if stands > 0 else 'Better'} than {base.label} in validation loss {at}: "
-    sentence += f"{losses}."
-    if stands < 0 and any(row.kind in EAGER for row in rows):
-        names = listed([mode.name for mode in EAGER])
-        sentence += (
-            f" {names} make an update of every gradient, {scenario.workers} where {base.label} "
-            "makes one of their average."
-        )
-    return sentence
+def _why(scenario: Scenario, base: str, rows: Sequence[Row]) -> str:
+    """Return why rows may do better than a baseline, where that follows from what they are."""
+    if not any(row.kind in EAGER for row in rows):
+        return ""
+    names = listed([mode.name for mode in EAGER])
+    return (
+        f" {names} make an update of every gradient, {scenario.workers} where {base} makes one of "
+        "their average."
+    )
 
 
 # The bound on staleness

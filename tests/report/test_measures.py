@@ -7,7 +7,7 @@ import math
 import pytest
 
 from psdp.records.metrics import percentile
-from psdp.report.measures import Stat, loss_at, time_to_loss
+from psdp.report.measures import Stat, loss_after, loss_at, time_to_loss
 from psdp.report.points import Evaluation
 
 CURVE = [Evaluation(0, 0, 4.0), Evaluation(10, 100, 3.0), Evaluation(20, 300, 2.0)]
@@ -91,6 +91,20 @@ def test_without_evaluations_no_loss_is_reached() -> None:
 )
 def test_loss_at_tokens_is_interpolated_and_never_guessed(tokens: int, loss: float | None) -> None:
     assert loss_at(CURVE, tokens) == loss
+
+
+@pytest.mark.parametrize(
+    ("time_s", "loss"), [(0.0, 4.0), (5.0, 3.5), (15.0, 2.5), (20.0, 2.0), (99.0, 2.0)]
+)
+def test_loss_after_seconds_is_interpolated_and_stays_what_it_was_at_the_end(
+    time_s: float, loss: float
+) -> None:
+    assert loss_after(CURVE, time_s) == loss
+
+
+def test_before_the_first_evaluation_no_loss_is_known() -> None:
+    assert loss_after(CURVE[1:], 9.0) is None
+    assert loss_after([], 9.0) is None
 
 
 @pytest.mark.parametrize(

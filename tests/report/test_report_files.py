@@ -116,6 +116,7 @@ def test_every_mean_of_the_report_is_that_of_runs_csv(report: Path) -> None:
         "val_loss": "val_loss",
         "best_val_loss": "best_val_loss",
         "equal_tokens_loss": "equal_tokens_loss",
+        "equal_time_loss": "equal_time_loss",
         "target_s": "target_s",
         "bytes": "bytes",
         "bytes_per_step": "bytes_per_step",

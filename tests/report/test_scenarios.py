@@ -321,6 +321,39 @@ def test_losses_are_compared_at_tokens_that_all_have(folder: Folder) -> None:
     assert losses == [Stat(2.5, None, 1, {1337: 2.5})] * 2
 
 
+def test_losses_are_compared_at_the_time_at_which_the_first_row_is_done(folder: Folder) -> None:
+    for seed, later in ((1, 0.0), (2, 2.0)):
+        ends = [(0.0, 0, 4.0), (20.0, 320, 2.0)]
+        folder.run(seed=seed, evaluations=ends)
+        ends = [(0.0, 0, 4.0), (9.0 + later, 320, 3.0)]
+        folder.run(mode="async", seed=seed, evaluations=ends)
+    scenario = folder.scenario()
+    assert scenario.equal_time_s == 10.0
+    losses = [row.equal_time_loss for row in scenario.rows]
+    assert losses[0] == Stat(3.0, 0.0, 2, {1: 3.0, 2: 3.0})
+    # Of its second run a loss between two evaluations; of the first, which is over, the last one.
+    assert losses[1] is not None
+    assert losses[1].by_seed == pytest.approx({1: 3.0, 2: 4 - 10 / 11})
+    (line,) = (line for line in facts(scenario) if line.startswith("Equal time"))
+    assert line.startswith("Equal time: 10.0 s, at which the first row was done, on the average")
+
+
+def test_a_loss_at_equal_time_is_as_sure_as_the_costs(folder: Folder) -> None:
+    ends = [(0.0, 0, 4.0), (10.0, 160, 3.0), (20.0, 320, 2.0)]
+    for mode, off in (("sync", 2), ("async", 1)):
+        for seed in (1, 2):
+            own = [(time_s / off, tokens, loss) for time_s, tokens, loss in ends]
+            run = folder.run(mode=mode, seed=seed, evaluations=own)
+            costs = {"calibrate_error": 0.1}
+            change_json(run / "config.json", hosts=["virtual"] * 3, costs=costs)
+    sync, free = folder.scenario().rows
+    assert sync.equal_time_loss is not None
+    # It is done then: a second sooner it is 0.2 more, a second later no less.
+    assert (sync.equal_time_loss.mean, sync.equal_time_loss.error) == (2.0, pytest.approx(0.2))
+    assert free.equal_time_loss is not None
+    assert (free.equal_time_loss.mean, free.equal_time_loss.error) == (3.0, pytest.approx(0.1))
+
+
 def test_what_only_follows_from_the_mode_or_another_setting_is_no_difference(
     folder: Folder,
 ) -> None:

@@ -188,6 +188,19 @@ def test_why_async_can_be_better_at_equal_tokens() -> None:
     assert "async and ssp make an update of every gradient, 4 where sync makes one" in text
 
 
+def test_losses_at_equal_time_are_compared_too() -> None:
+    rows = (
+        row("sync", 10.0, 20.0, equal_time_loss=stat(2.4, 0.0)),
+        row("async", 10.0, 5.0, equal_time_loss=stat(2.1, 0.02)),
+        row("easgd H=8", 10.0, 5.0, equal_time_loss=None),
+    )
+    text = said(*rows, equal_time_s=12.34)
+    assert (
+        "Better than sync in validation loss at equal time (12.3 s), where sync has 2.400 ± 0.000: "
+        "async 2.100 ± 0.050. [modes alone]"
+    ) in text
+
+
 # Runs that diverged or failed
 
 
