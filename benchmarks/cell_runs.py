@@ -17,7 +17,7 @@ from session import Ended
 
 from psdp.errors import ConfigError
 from psdp.records.folder import CONFIG, SUMMARY
-from psdp.report.runs import FINISHED
+from psdp.report.lost import FINISHED
 
 Start = Callable[[Sequence[str], float], Ended]
 """Runs a command for so many seconds at most; returns what it left."""

@@ -1,8 +1,8 @@
 """What runs were like beside one another: tables, plots, a page, and a verdict in plain words.
 
 runs.py       run folders -> frozen records of what they say
-              (folders.py: which paths those are; points.py: of curves; circumstances.py: where and
-              by what they ran)
+              (folders.py: which paths those are; lost.py: of runs that are not compared; points.py:
+              of curves; circumstances.py: what, where and by what they ran)
 measures.py   numbers of one run: time to a loss, loss at some tokens; of several, as
               psdp/intervals.py says, the mean and how far it can be trusted
 breakdown.py  what the time of a gradient is made of

@@ -1,10 +1,14 @@
-"""Where and by what a run was made, as its config.json tells: machines, or what they would cost,
-MPI, versions."""
+"""Of what a run is, and where and by what it was made, as its folder tells: its task, machines, or
+what they would cost, MPI, versions, a search."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from psdp.records.search import SEARCH, Search, search_from
+from psdp.report.points import read_json
 
 UNKNOWN = "not recorded"
 """What an older run says of what it did not write down."""
@@ -53,3 +57,20 @@ def _cost(value: Any) -> str:
 def _each(of_ranks: Any) -> str:
     """Return what the ranks have; of several values all."""
     return " and ".join(dict.fromkeys(map(str, of_ranks))) if of_ranks else UNKNOWN
+
+
+def task_of(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what tells the task of a run, by its config.json, from others, and its corpus."""
+    if "task" not in config:
+        return "language", str(config["corpus"]["sha256"])[:12]
+    task = config["task"]
+    about = [f"{key} {value}" for key, value in sorted(task["about"].items())]
+    return " ".join([task["name"], *about]), "none"
+
+
+def search_of(path: Path, settings: Mapping[str, Any]) -> Search | None:
+    """Return the search that the settings of a run came from, unless they were changed since."""
+    if not (path / SEARCH).exists():
+        return None
+    search = search_from(read_json(path / SEARCH))
+    return search if search.is_of(settings) else None

@@ -13,10 +13,11 @@ from typing import Any
 from psdp.errors import ConfigError
 from psdp.records.metrics import percentile
 from psdp.report.baselines import UNSERVED
+from psdp.report.lost import LeftOut, Lost, failed_run
 from psdp.report.measures import loss_after, loss_at, time_to_loss
 from psdp.report.regimes import regimes
 from psdp.report.rows import Row, worker_shares
-from psdp.report.runs import PARTS, LeftOut, Lost, Run, failed_run, read_runs
+from psdp.report.runs import PARTS, Run, read_runs
 from psdp.report.scenarios import Scenario, compare
 from psdp.report.settings import differing, value_in
 from psdp.report.setup import setup

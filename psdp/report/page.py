@@ -9,9 +9,10 @@ from pathlib import Path
 import jinja2
 
 from psdp import __version__
+from psdp.report.lost import LeftOut
 from psdp.report.plots import Plot
 from psdp.report.regimes import regimes
-from psdp.report.runs import LeftOut, Run
+from psdp.report.runs import Run
 from psdp.report.scenarios import Scenario
 from psdp.report.setup import setup
 from psdp.report.tables import Table, tables

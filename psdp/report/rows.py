@@ -12,8 +12,9 @@ from psdp.modes import MODES, Mode
 from psdp.records.metrics import percentile
 from psdp.records.search import Search
 from psdp.report.breakdown import Breakdown, breakdown_of
+from psdp.report.lost import Lost
 from psdp.report.measures import Stat, loss_after, loss_at, time_to_loss
-from psdp.report.runs import PARTS, Lost, Run
+from psdp.report.runs import PARTS, Run
 from psdp.report.settings import following, is_plain
 
 

@@ -14,24 +14,11 @@ from psdp.config import Config
 from psdp.errors import ConfigError
 from psdp.modes import MODES, Mode
 from psdp.records.folder import CONFIG, METRICS, SUMMARY, VIRTUAL
-from psdp.records.reasons import StoppedBy
-from psdp.records.search import SEARCH, Search, search_from
-from psdp.report.circumstances import circumstances_of
+from psdp.records.search import Search
+from psdp.report.circumstances import circumstances_of, search_of, task_of
 from psdp.report.folders import check_folders, names_of
+from psdp.report.lost import FINISHED, LeftOut, Lost, stopped_run
 from psdp.report.points import Evaluation, Point, Unusable, number_of, read_json, read_points
-
-FINISHED = ("budget", "early_stop")
-"""What stops a run that came to its end (``stopped_by`` of a summary)."""
-
-INTERRUPTED = (
-    StoppedBy.SIGNAL,
-    StoppedBy.PREEMPTED,
-    StoppedBy.TIME_LIMIT,
-    StoppedBy.END_OF_RECORD,
-)
-"""What stops a run for some other reason than its own; anything else is a failure."""
-
-DIVERGED = (StoppedBy.NON_FINITE, StoppedBy.NON_FINITE_STATE)
 
 PARTS = ("compute", "push", "wait", "pull")
 """Where a worker's time goes, as a summary tells it (``compute_s``, ...)."""
@@ -154,31 +141,6 @@ class Run:
         return sorted(found, key=lambda evaluation: evaluation.tokens)
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A run that is not among those compared, and why."""
-
-    name: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Lost(LeftOut):
-    """A run that diverged or failed, and so counts against its row; attributes as of a run."""
-
-    settings: Mapping[str, Any]
-    workers: int
-    servers: int
-    task: str
-    corpus: str
-    circumstances: Mapping[str, str]
-    search: Search | None
-
-    @property
-    def seed(self) -> int:
-        return int(self.settings["seed"])
-
-
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
     """Return the finished runs among some folders, and the others with the reason. A folder that is
     named twice counts once.
@@ -209,15 +171,6 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
     return runs, left_out
 
 
-def failed_run(path: Path, why: str) -> LeftOut:
-    """Return what there is to say of a run that is known to have failed: a :class:`Lost` one, if
-    it got as far as to write its settings down."""
-    try:
-        return _lost(path, path.name, why, read_json(path / CONFIG))
-    except (Unusable, ConfigError, KeyError, TypeError, ValueError, AttributeError):
-        return LeftOut(path.name, why)
-
-
 def _read(path: Path, name: str) -> Run | Lost:
     config = read_json(path / CONFIG)
     if not (path / SUMMARY).is_file():
@@ -227,50 +180,12 @@ def _read(path: Path, name: str) -> Run | Lost:
         stopped_by = summary["stopped_by"]
         units = f"{_unit_of(config)}s"
         if stopped_by not in FINISHED:
-            return _stopped(path, name, config, stopped_by, f"{summary[units]} {units}")
+            return stopped_run(path, name, config, stopped_by, f"{summary[units]} {units}")
         points, began = read_points(path / METRICS, units)
         return _run(path, name, config, summary, points, began)
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise Unusable(f"damaged, or not of this version of psdp: {what}") from error
-
-
-def _stopped(path: Path, name: str, config: Mapping[str, Any], stopped_by: str, after: str) -> Lost:
-    """
-    Raises:
-        Unusable: the run was but interrupted.
-    """
-    if stopped_by in DIVERGED:
-        why = f"diverged: {stopped_by} after {after}; a lower --lr, a longer --warmup-steps or "
-        return _lost(path, name, f"{why}--grad-clip may keep it from that", config)
-    why = f"stopped by {stopped_by} after {after}; --resume {path} goes on with it"
-    if stopped_by in INTERRUPTED:
-        raise Unusable(f"unfinished: {why}")
-    return _lost(path, name, f"failed: {why}", config)
-
-
-def _lost(path: Path, name: str, why: str, config: Mapping[str, Any]) -> Lost:
-    task, corpus = _task_of(config)
-    settings = Config.from_flat(config["settings"]).resolved().flat()
-    return Lost(
-        name,
-        why,
-        settings=settings,
-        workers=int(config["workers"]),
-        servers=int(config["servers"]),
-        task=task,
-        corpus=corpus,
-        circumstances=circumstances_of(config),
-        search=_search(path, settings),
-    )
-
-
-def _search(path: Path, settings: Mapping[str, Any]) -> Search | None:
-    """Return the search that the settings of a run came from, unless they were changed since."""
-    if not (path / SEARCH).exists():
-        return None
-    search = search_from(read_json(path / SEARCH))
-    return search if search.is_of(settings) else None
 
 
 def _run(
@@ -287,7 +202,7 @@ def _run(
     trained = [point.record["clocks"] for point in points if point.kind == "train"]
     gap = summary.get("clock_gap")
     unit, resolved = _unit_of(config), Config.from_flat(config["settings"]).resolved()
-    task, corpus = _task_of(config)
+    task, corpus = task_of(config)
     # Of a text, older runs do not say it.
     sequences = resolved.run.batch_size * resolved.model.block_size
     return Run(
@@ -326,21 +241,12 @@ def _run(
         circumstances=circumstances_of(config),
         virtual=virtual,
         costs_error=number_of(config.get("costs", {}).get("calibrate_error")),
-        search=_search(path, resolved.flat()),
+        search=search_of(path, resolved.flat()),
     )
 
 
 def _unit_of(config: Mapping[str, Any]) -> str:
     return str(config.get("unit", "token"))
-
-
-def _task_of(config: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what tells the task of a run, by its config.json, from others, and its corpus."""
-    if "task" not in config:
-        return "language", str(config["corpus"]["sha256"])[:12]
-    task = config["task"]
-    about = [f"{key} {value}" for key, value in sorted(task["about"].items())]
-    return " ".join([task["name"], *about]), "none"
 
 
 def _histogram(record: Mapping[str, int]) -> dict[int, int]:

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 from psdp.config.handicap import ALWAYS, in_words, parse_slow_link, parse_stragglers
 from psdp.report.baselines import SERVED, with_ratios
 from psdp.report.labels import labels, sort_key
+from psdp.report.lost import Lost
 from psdp.report.measures import Stat
 from psdp.report.rows import LostRow, Marks, Row, lost_row, row_of
-from psdp.report.runs import Lost, Run
+from psdp.report.runs import Run
 from psdp.report.settings import CONDITIONS, NOT_COMPARED, SETUP, hashable, is_plain, said
 
 TOLERANCE = 1.01

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 from psdp.report.formats import listed, loss, seconds, size
+from psdp.report.lost import LeftOut
 from psdp.report.rows import Row, lag_percentiles
-from psdp.report.runs import LeftOut
 from psdp.report.scenarios import Scenario
 from psdp.report.setup import setup
 from psdp.report.tables import Table, tables

@@ -9,7 +9,8 @@ import pytest
 from made_runs import change_json, write_run
 
 from psdp.errors import ConfigError
-from psdp.report.runs import LeftOut, Lost, failed_run, read_runs
+from psdp.report.lost import LeftOut, Lost, failed_run
+from psdp.report.runs import read_runs
 
 
 def only_reason(*folders: Path) -> str:

@@ -11,10 +11,11 @@ import pytest
 from made_runs import change_json, mark_as_tuned, write_run
 
 from psdp.intervals import half_width
+from psdp.report.lost import Lost
 from psdp.report.measures import Stat
 from psdp.report.regimes import regime_sentence
 from psdp.report.rows import lag_percentiles
-from psdp.report.runs import Lost, read_runs
+from psdp.report.runs import read_runs
 from psdp.report.scenarios import Scenario, compare
 from psdp.report.settings import differing
 from psdp.report.text import facts
