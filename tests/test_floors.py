@@ -17,9 +17,9 @@ ROOT = Path(psdp.__file__).parent
 
 # From the ground up. A unit is a file of psdp/ or a folder of it.
 FLOORS = (
-    ("errors", "processes", "signals"),
+    ("control_groups", "errors", "processes", "signals"),
     ("line",),
-    ("cores", "terminal"),
+    ("cores", "memory", "terminal"),
     ("arguments", "fields", "intervals"),
     ("architectures", "modes"),
     ("protocol", "params"),

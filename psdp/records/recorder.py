@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from psdp.job import Job
+from psdp.memory import OwnMemory, Usage
 from psdp.protocol import Apply, Choice, Sums
 from psdp.records.accounts import Accounts
 from psdp.records.changes import Changes
@@ -32,6 +33,7 @@ class Recorder(Accounts):
         transport: how vectors go between servers and workers.
         kernels: of each rank, by name.
         val_split_units: of the whole validation split, in the task's unit.
+        memory: of this process.
         now: a clock in seconds.
 
     Attributes:
@@ -57,6 +59,7 @@ class Recorder(Accounts):
         transport: str = "messages",
         kernels: Sequence[str | None],
         val_split_units: int = 0,
+        memory: OwnMemory | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console
@@ -69,14 +72,12 @@ class Recorder(Accounts):
         if job.stands_by:
             self.counts |= {"takeovers": 0, "joins": 0}
         self.events: Seal | None = None
-        self._job = job
-        self._name = job.units_name
-        self._transport = transport
-        self._kernels = kernels
+        self._job, self._name = job, job.units_name
+        self._transport, self._kernels = transport, kernels
         self._val_split_units = val_split_units
         self._val_units: int | None = None
-        self._folder = folder
-        self._now = now
+        self._memory = memory or OwnMemory()
+        self._folder, self._now = folder, now
         self._start_s = now()
         self._stop_s: float | None = None
         self._start_version, self._version = version, version
@@ -259,11 +260,11 @@ class Recorder(Accounts):
             "dropped": {str(worker): self.late[worker] for worker in sorted(self.late)},
             **self.counts,
             **_seconds_of(totals),
+            **_memory_of({self._job.leader: self._memory.usage()}, totals),
             "step_times": self.step_times.record(),
             "server_cpu_s": _rounded(self.server_cpu_s),
             "apply_s": round(self.apply_s, 4),
-            "bytes_pushed": sum(total.pushed_bytes for total in totals.values()),
-            "bytes_pulled": sum(total.pulled_bytes for total in totals.values()),
+            **_bytes_of(totals),
             **self.changes.summary(),
             "stopped_by": stopped_by,
             "weights_sha256": self.weights_sha256,
@@ -292,6 +293,24 @@ def _seconds_of(totals: Mapping[str, Totals]) -> dict[str, dict[str, float]]:
     return {
         kind: {rank: round(getattr(total, kind), 3) for rank, total in totals.items()}
         for kind in kinds
+    }
+
+
+def _bytes_of(totals: Mapping[str, Totals]) -> dict[str, int]:
+    """Return the bytes that moved, of all ranks together."""
+    return {
+        "bytes_pushed": sum(total.pushed_bytes for total in totals.values()),
+        "bytes_pulled": sum(total.pulled_bytes for total in totals.values()),
+    }
+
+
+def _memory_of(own: Mapping[int, Usage], totals: Mapping[str, Totals]) -> dict[str, dict[str, int]]:
+    """Return what the process of each rank, as far as that is known, has had of memory."""
+    of = {str(rank): usage for rank, usage in own.items()}
+    of |= {rank: total.memory for rank, total in totals.items()}
+    return {
+        "peak_bytes": {rank: usage.peak_bytes for rank, usage in of.items()},
+        "page_faults": {rank: usage.page_faults for rank, usage in of.items()},
     }
 
 

@@ -104,7 +104,12 @@ class OpenFolder(Step[RunFolder | None, FolderMade, RunFolder]):
             "parameters": job.table.size,
             "hosts": [at.host for at in self.locations],
             "machines": {
-                at.host: {"processor": at.processor, "cores": at.cores} for at in self.locations
+                at.host: {
+                    "processor": at.processor,
+                    "cores": at.cores,
+                    "memory_bytes": at.memory_bytes,
+                }
+                for at in self.locations
             },
             "transport": self.transport,
             "kernels": list(self.kernels),

@@ -14,6 +14,7 @@ from psdp.checkpoint import Manifest
 from psdp.config import Config, flag_of
 from psdp.cores import cpu_quota, own_cores, processor_name
 from psdp.errors import ConfigError
+from psdp.memory import memory_bytes
 from psdp.startup.resume import settle
 from psdp.startup.step import Step
 from psdp.transport.launchers import check_not_alone
@@ -25,12 +26,13 @@ PER_RANK = frozenset({"threads", "device", "kernels", "corpus"})
 
 @dataclass(frozen=True)
 class Settled:
-    """What one rank tells: its settings, its host and the processor there, the cores that it may
-    use, and how many of them its container may keep busy; None if all."""
+    """What one rank tells: its settings, its host with the processor and the memory there, the
+    cores that it may use, and how many of them its container may keep busy; None if all."""
 
     settings: dict[str, Any]
     host: str
     processor: str
+    memory_bytes: int
     cores: tuple[int, ...]
     cpu_quota: float | None
 
@@ -38,13 +40,14 @@ class Settled:
 @dataclass(frozen=True)
 class Location:
     """Where a rank runs: its host, its number among the ranks there, and its threads; the processor
-    of the host, and the cores' worth of time that its ranks have there together."""
+    of the host, and the cores' worth of time and the memory that its ranks have there together."""
 
     host: str
     local_rank: int
     threads: int
     processor: str
     cores: float
+    memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Locatio
         check_not_alone(self.world.size, self.world.library, os.environ)
         config, manifest = settle(self.given, self.checkpoint)
         check_world(config, self.world.size, self.command)
-        at = self.world.host, processor_name(), tuple(own_cores()), cpu_quota()
+        at = self.world.host, processor_name(), memory_bytes(), tuple(own_cores()), cpu_quota()
         return (config, manifest), Settled(config.flat(), *at)
 
     def agree(self, facts: Mapping[int, Settled]) -> list[Location]:
@@ -114,4 +117,5 @@ def locate(facts: Sequence[Settled], rank: int, spares: Container[int] = ()) -> 
         own.settings["threads"] or threads,
         own.processor,
         node_cores(cores, own.cpu_quota),
+        own.memory_bytes,
     )

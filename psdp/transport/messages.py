@@ -57,19 +57,8 @@ from psdp.transport.between_servers import (
     Void as Void,
     joined_by as joined_by,
 )
+from psdp.transport.totals import Totals as Totals
 # isort: on
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What a worker has spent and moved so far, in seconds and bytes; part of several messages."""
-
-    compute_s: float
-    push_s: float
-    wait_s: float
-    pull_s: float
-    pushed_bytes: int
-    pulled_bytes: int
 
 
 # Worker to every server: pushes

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from psdp.errors import ProtocolError
 from psdp.job import Job
+from psdp.memory import OwnMemory
 from psdp.modes import Pushed
 from psdp.params import Array
 from psdp.protocol import Sums, Work
@@ -54,6 +55,7 @@ class Exchange:
         self.compute_s = self.push_s = self.wait_s = self.pull_s = 0.0
         self.pushed_bytes = self.pulled_bytes = 0
         self.saving: Saving | None = None
+        self._memory = OwnMemory()
         self._signalled = signalled
         self._told = False
         self._now = now
@@ -255,6 +257,7 @@ class Exchange:
             pull_s=self.pull_s,
             pushed_bytes=self.pushed_bytes,
             pulled_bytes=self.pulled_bytes,
+            memory=self._memory.usage(),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from psdp.config import Config
 from psdp.errors import CheckpointError
 from psdp.job import Job
 from psdp.language import Language
+from psdp.memory import OwnMemory, Usage
 from psdp.protocol import Apply, Choice, Sums
 from psdp.protocol.choice import Forecast
 from psdp.records.console import Console
@@ -22,6 +24,9 @@ from psdp.records.profile import Profile
 from psdp.records.reasons import StoppedBy
 from psdp.records.recorder import Recorder
 from psdp.transport.messages import Spent, Totals
+
+PEAK_KB, PAGE_FAULTS = 2, 7
+"""Where they stand in what the system tells."""
 
 CHOICE = Choice("ssp", "it is faster", (Forecast("sync", 5.0, True, 1.0, 5.0),), 1.15)
 CHOSEN: dict[str, Any] = {
@@ -58,6 +63,7 @@ class Run:
         self.folder = folder
         self.now_s = 1000.0
         self.units = units
+        self.used: list[int] = [0] * 16
         self.recorder = Recorder(
             job,
             RunFolder(folder),
@@ -67,6 +73,7 @@ class Run:
             transport="shared",
             kernels=["numpy", "compiled", "numpy"],
             val_split_units=40,
+            memory=OwnMemory(lambda: resource.struct_rusage(self.used)),
             now=lambda: self.now_s,
         )
 
@@ -188,7 +195,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.evaluated(Sums(10.0, 5, 10), 0, 0, best=True)
     for version, lag in enumerate([0, 1, 1, 2], start=1):
         run.update(version, 1.0, lag)
-    run.recorder.totals(2, Totals(1.5, 0.125, 0.25, 0.375, 300, 400))
+    run.recorder.totals(2, Totals(1.5, 0.125, 0.25, 0.375, 300, 400, Usage(7000, 3)))
     run.recorder.totals(1, Totals(9.0, 9.0, 9.0, 9.0, 9, 9))
     run.recorder.totals(1, Totals(1.25, 0.25, 0.5, 0.75, 100, 200))
     run.recorder.dropped(2)
@@ -196,6 +203,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
     run.recorder.switched("ssp", CHOICE)
     run.recorder.counts["moves"] += 1
     run.recorder.apply_s = 0.125
+    run.used[PEAK_KB], run.used[PAGE_FAULTS] = 9, 5
     run.recorder.weights_sha256 = "abc"
     run.recorder.evaluated(Sums(20.0, 3, 10), 4, 64, best=False)
     run.recorder.stop_clock()
@@ -229,6 +237,8 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "push_s": {"1": 0.25, "2": 0.125},
         "wait_s": {"1": 0.5, "2": 0.25},
         "pull_s": {"1": 0.75, "2": 0.375},
+        "peak_bytes": {"0": 9 * 1024, "1": 0, "2": 7000},
+        "page_faults": {"0": 5, "1": 0, "2": 3},
         "step_times": {"workers": {}, "rounds": None},
         "server_cpu_s": {"0": 1.25, "1": 0.75},
         "apply_s": 0.125,

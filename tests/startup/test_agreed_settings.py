@@ -41,7 +41,7 @@ def test_every_other_setting_is_compared(name: str) -> None:
 
 
 def told(host: str, *cores: int, threads: int = 0) -> Settled:
-    return Settled({"threads": threads}, host, "a processor", cores, None)
+    return Settled({"threads": threads}, host, "a processor", 2**30, cores, None)
 
 
 def locations(*facts: Settled) -> list[tuple[int, int]]:
@@ -51,12 +51,13 @@ def locations(*facts: Settled) -> list[tuple[int, int]]:
     return [(at.local_rank, at.threads) for at in found]
 
 
-def test_the_processor_and_the_cores_of_a_host_are_those_of_all_its_ranks() -> None:
+def test_what_a_host_has_is_that_of_all_its_ranks() -> None:
     facts = told("a", 0, 1), told("a", 1, 2), told("b", 0)
     assert [locate(facts, rank).cores for rank in range(3)] == [3, 3, 1]
     limited = replace(facts[0], cpu_quota=1.5)
     assert locate([limited, *facts[1:]], 0).cores == 1.5
     assert locate(facts, 2).processor == "a processor"
+    assert locate(facts, 2).memory_bytes == 2**30
 
 
 def test_ranks_are_numbered_and_share_cores_on_each_host() -> None:

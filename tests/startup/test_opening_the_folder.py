@@ -23,7 +23,7 @@ from psdp.startup.settings import Location
 
 def opening(case: SavedRun, rank: int = 0, **changes: Any) -> OpenFolder:
     """Return the step of a rank of a job of three."""
-    a, b = ("Zen 5", 2), ("Zen 4", 1.5)
+    a, b = ("Zen 5", 2, 4096), ("Zen 4", 1.5, 8192)
     locations = [Location("a", 0, 2, *a), Location("b", 0, 1, *b), Location("b", 1, 1, *b)]
     kernels = ["compiled"] * 3
     job = case.job_of(3, **changes)
@@ -42,8 +42,8 @@ def test_config_json_can_be_written_whatever_bytes_the_name_of_a_corpus_has(case
     record = json.loads((case.folder / "config.json").read_text("utf-8"))
     assert record["hosts"] == ["a", "b", "b"]
     assert record["machines"] == {
-        "a": {"processor": "Zen 5", "cores": 2},
-        "b": {"processor": "Zen 4", "cores": 1.5},
+        "a": {"processor": "Zen 5", "cores": 2, "memory_bytes": 4096},
+        "b": {"processor": "Zen 4", "cores": 1.5, "memory_bytes": 8192},
     }
 
 
