@@ -117,8 +117,8 @@ def parse(argv: Sequence[str]) -> Plan:
     if own.calibrate is not None:
         calibration = calibrated(own.calibrate, costs)
         if "step_s" not in costs:
-            size = {} if parameters is None else {"parameters": parameters}
-            calibration.check_same_steps({**calibration.settings, **settings, **size})
+            said = settings if parameters is None else {**settings, "parameters": parameters}
+            calibration.check_same_steps({**calibration.settings, **said})
         settings, grid = _of_run(calibration.settings, settings, grid)
         workers = own.workers or [calibration.workers]
         if not (calibration.is_language and SHAPE & settings.keys()):

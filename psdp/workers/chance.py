@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.random.bit_generator import ISeedSequence
 
 AT_ONCE = 128
 """Steps whose seeds are worked out together."""
 
-Words = npt.NDArray[np.uint32]
+Words = npt.NDArray[Any]
+"""Of 32 bits each (uint32)."""
 
 _MASK, _SHIFT, _POOL = 0xFFFFFFFF, 16, 4
 _MIX_LEFT, _MIX_RIGHT = 0xCA01F9DD, 0x4973F715
@@ -43,18 +43,18 @@ class Chance:
             self._first = step - (offset := step % AT_ONCE)
             steps = np.arange(self._first, self._first + AT_ONCE, dtype=np.uint32)
             self._states = states(self._words, steps)
-        self._seeds.state = self._states[offset]
+        self._seeds.known = self._states[offset]
         return np.random.Generator(np.random.PCG64(self._seeds))
 
 
-class _Seeds(ISeedSequence):
+class _Seeds(np.random.SeedSequence):
     """Hands over a state that is known."""
 
-    state: npt.NDArray[np.uint64]
+    known: npt.NDArray[np.uint64]
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> npt.NDArray[Any]:
-        assert (n_words, dtype) == (len(self.state), self.state.dtype)
-        return self.state
+        assert (n_words, dtype) == (len(self.known), self.known.dtype)
+        return self.known
 
 
 def states(words: Sequence[int], last: Words) -> npt.NDArray[np.uint64]:
@@ -96,8 +96,9 @@ def _hash(first: int, factor: int) -> Callable[[Words], Words]:
 
 
 def _mixed(one: Words, other: Words) -> Words:
-    words = _MIX_LEFT * one - _MIX_RIGHT * other
-    return words ^ words >> _SHIFT
+    words: Words = _MIX_LEFT * one - _MIX_RIGHT * other
+    words ^= words >> _SHIFT
+    return words
 
 
 def _words(number: int) -> list[int]:
