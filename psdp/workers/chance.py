@@ -6,8 +6,7 @@ way takes ten times as long, half of what simulating a step does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, repeat
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,57 +47,54 @@ class Chance:
 
 
 class _Seeds(np.random.SeedSequence):
-    """Hands over a state that is known."""
+    """Hands over a state that is known: the four words of 64 bits that PCG64 asks for."""
 
     known: npt.NDArray[np.uint64]
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> npt.NDArray[Any]:
-        assert (n_words, dtype) == (len(self.known), self.known.dtype)
         return self.known
 
 
 def states(words: Sequence[int], last: Words) -> npt.NDArray[np.uint64]:
     """Return ``numpy.random.SeedSequence((*words, n)).generate_state(4, numpy.uint64)`` of each n
     of ``last`` (N,): (N, 4). By the hash of O'Neill 2015 that SeedSequence is specified by."""
-    entropy = [*(np.array([word], np.uint32) for word in words), last]
-    entropy += [np.zeros(1, np.uint32)] * (_POOL - len(entropy))
-    hashed = _hash(0x43B0D7E5, 0x931E8875)
-    pool = [hashed(word) for word in entropy[:_POOL]]
+    entropy = np.zeros((max(_POOL, len(words) + 1), last.size), np.uint32)
+    entropy[: len(words)] = np.array(words, np.uint32)[:, None]
+    entropy[len(words)] = last
+    hashed = _Hash(0x43B0D7E5, 0x931E8875)
+    pool = hashed(entropy[:_POOL])
     for source in range(_POOL):
-        for to in range(_POOL):
-            if to != source:
-                pool[to] = _mixed(pool[to], hashed(pool[source]))
-    for word in entropy[_POOL:]:
-        pool = [_mixed(own, hashed(word)) for own in pool]
-    hashed = _hash(0x8B51F9DD, 0x58F38DED)
-    halves = [hashed(word).astype(np.uint64) for word in chain.from_iterable(repeat(pool, 2))]
-    whole = [low | high << 32 for low, high in zip(halves[::2], halves[1::2], strict=True)]
-    return np.stack(whole, axis=-1)
+        others = [at for at in range(_POOL) if at != source]
+        pool[others] = _mixed(pool[others], hashed(pool[[source] * len(others)]))
+    for more in entropy[_POOL:]:
+        pool = _mixed(pool, hashed(np.stack([more] * _POOL)))
+    halves = _Hash(0x8B51F9DD, 0x58F38DED)(np.concatenate([pool, pool])).astype(np.uint64)
+    return (halves[::2] | halves[1::2] << np.uint64(32)).T.copy()
 
 
-def _hash(first: int, factor: int) -> Callable[[Words], Words]:
-    """Return a hash of words whose constants are others at each call."""
+class _Hash:
+    """A hash of words whose constant is another one each time."""
 
-    def constants() -> Iterator[tuple[int, int]]:
-        own = first
-        while True:
-            before, own = own, own * factor & _MASK
-            yield before, own
+    def __init__(self, first: int, factor: int) -> None:
+        self._constant, self._factor = first, factor
 
-    of = constants()
-
-    def hashed(words: Words) -> Words:
-        before, after = next(of)
-        words = (words ^ before) * after
-        return words ^ words >> _SHIFT
-
-    return hashed
+    def __call__(self, rows: Words) -> Words:
+        """Return the hashes of rows (R, N), one row after the other."""
+        constants = [self._constant]
+        for _ in rows:
+            constants.append(constants[-1] * self._factor & _MASK)
+        self._constant = constants[-1]
+        of = np.array(constants, np.uint32)[:, None]
+        return _folded((rows ^ of[:-1]) * of[1:])
 
 
-def _mixed(one: Words, other: Words) -> Words:
-    words: Words = _MIX_LEFT * one - _MIX_RIGHT * other
-    words ^= words >> _SHIFT
-    return words
+def _mixed(ones: Words, others: Words) -> Words:
+    return _folded(_MIX_LEFT * ones - _MIX_RIGHT * others)
+
+
+def _folded(rows: Words) -> Words:
+    rows ^= rows >> _SHIFT
+    return rows
 
 
 def _words(number: int) -> list[int]:
