@@ -27,6 +27,11 @@ EXCHANGE_WHEN_SHORT = 0.5
 """The same of exchanges in shared memory where cores are short: each needs that several ranks have
 one in turn, so that they suffer more from it than steps do."""
 
+FETCH_S, FETCHING, FULL = 1e-4, 0.1, 0.8
+"""Memory is short where waiting for pages from a disk takes such a part of the time, even if a page
+takes no longer than from a good disk, and the ranks of a host had such a part of its memory.
+Without the latter a corpus that is read for the first time would look like it."""
+
 ROUNDS = 1000
 """Rounds that are drawn to see what a jitter does that was set and not measured."""
 
@@ -41,10 +46,11 @@ STRAGGLER, PASSING, RANDOM, LINK, EQUAL = (
     "slow link",
     "equal workers",
 )
-SLOW_UPDATE, EXCHANGE_BOUND, SHORT, UNKNOWN = (
+SLOW_UPDATE, EXCHANGE_BOUND, SHORT, SHORT_OF_MEMORY, UNKNOWN = (
     "slow update",
     "exchange-bound",
     "short of cores",
+    "short of memory",
     "not known",
 )
 
@@ -88,7 +94,8 @@ def _measured(scenario: Scenario, row: Row) -> list[Cause]:
     parts = row.breakdown
     assert parts is not None
     found = [
-        *_short_of_cores(scenario, row, parts),
+        # A rank that waits for a page looks like one that waits for a core.
+        *(_short_of_memory(row, parts) or _short_of_cores(scenario, row, parts)),
         *_stragglers(scenario, parts),
         *_by_chance(scenario, row, parts),
         *_update(row, parts),
@@ -162,6 +169,20 @@ def _short_of_cores(scenario: Scenario, row: Row, parts: Breakdown) -> list[Caus
         ranks = scenario.workers + int(row.settings.get("servers") or 0)
         text += f": {ranks} ranks on {row.circumstances['machine']}"
     return [Cause(SHORT, parts.cores_s, text)]
+
+
+def _short_of_memory(row: Row, parts: Breakdown) -> list[Cause]:
+    memory = row.memory
+    if memory is None or memory.share < FULL:
+        return []
+    takes_s = FETCH_S * memory.faults
+    share = takes_s / parts.total_s
+    if share < FETCHING:
+        return []
+    had = f"{size(memory.peak_bytes)} of the {size(memory.whole_bytes)} of {memory.host}"
+    text = f"in {row.label} ranks had {had}, and waited for {number(memory.faults)} pages from a "
+    text += f"disk a gradient, which is {percent(share)} of the time if each takes but "
+    return [Cause(SHORT_OF_MEMORY, takes_s, f"{text}{_ms(FETCH_S)}")]
 
 
 def _ms(low_s: float, high_s: float | None = None) -> str:

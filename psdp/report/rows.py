@@ -14,6 +14,7 @@ from psdp.records.search import Search
 from psdp.report.breakdown import Breakdown, breakdown_of
 from psdp.report.lost import Lost
 from psdp.report.measures import Stat, loss_after, loss_at, time_to_loss
+from psdp.report.memory import Memory, together
 from psdp.report.runs import PARTS, Run
 from psdp.report.settings import following, is_plain
 
@@ -37,6 +38,7 @@ class Row:
         linked: whether vectors went over a link, not in shared memory alone.
         resumed: whether a run was.
         breakdown: what the time of a gradient is made of; None where that was not measured.
+        memory: what ranks had of their hosts' memory; None where that was not recorded.
         parameters: of the model; None if that is not known.
         data: the corpus in words.
         circumstances: where and by what its runs were made, by name; of several, all.
@@ -72,6 +74,7 @@ class Row:
     linked: bool = False
     resumed: bool = False
     breakdown: Breakdown | None = None
+    memory: Memory | None = None
     parameters: int | None = None
     data: str = ""
     circumstances: Mapping[str, str] = field(default_factory=dict)
@@ -201,6 +204,7 @@ def row_of(runs: Sequence[Run], lost: Sequence[Lost], at: Marks) -> Row:
         linked=any(run.linked for run in runs),
         resumed=any(run.resumed for run in runs),
         breakdown=breakdown_of(runs),
+        memory=together([run.memory for run in runs]),
         parameters=runs[0].parameters,
         data=runs[0].data,
         circumstances=_of_all(runs),

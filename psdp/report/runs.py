@@ -18,6 +18,7 @@ from psdp.records.search import Search
 from psdp.report.circumstances import circumstances_of, search_of, task_of
 from psdp.report.folders import check_folders, names_of
 from psdp.report.lost import FINISHED, LeftOut, Lost, stopped_run
+from psdp.report.memory import Memory, memory_of
 from psdp.report.points import Evaluation, Point, Unusable, number_of, read_json, read_points
 
 PARTS = ("compute", "push", "wait", "pull")
@@ -43,6 +44,7 @@ class Run:
         clocks: of each worker, by rank: gradients accepted; None without train records.
         apply_s: seconds that rank 0 took for its updates; None if that was not measured.
         step_times: as the summary has them; None of a run that did not time its steps.
+        memory: what its ranks had of their hosts' memory; None where that was not recorded.
         parameters: of the model; None if that is not known.
         data: the corpus in words.
         circumstances: where and by what it was run, by name.
@@ -79,6 +81,7 @@ class Run:
     bytes: int
     apply_s: float | None
     step_times: Mapping[str, Any] | None
+    memory: Memory | None
     parameters: int | None
     data: str
     circumstances: Mapping[str, str]
@@ -200,6 +203,7 @@ def _run(
     virtual = {*config.get("hosts", ())} == {VIRTUAL}
     ranks = [] if virtual else sorted(int(rank) for rank in summary["compute_s"])
     trained = [point.record["clocks"] for point in points if point.kind == "train"]
+    clocks = {int(worker): int(n) for worker, n in trained[-1].items()} if trained else None
     gap = summary.get("clock_gap")
     unit, resolved = _unit_of(config), Config.from_flat(config["settings"]).resolved()
     task, corpus = task_of(config)
@@ -230,12 +234,13 @@ def _run(
         parts_s={
             rank: {part: float(summary[f"{part}_s"][str(rank)]) for part in PARTS} for rank in ranks
         },
-        clocks={int(rank): int(n) for rank, n in trained[-1].items()} if trained else None,
+        clocks=clocks,
         dropped=sum(summary["dropped"].values()),
         bytes=int(summary["bytes_pushed"]) + int(summary["bytes_pulled"]),
         # Older runs do not tell what follows.
         apply_s=number_of(summary.get("apply_s")),
         step_times=None if virtual else summary.get("step_times"),
+        memory=None if virtual else memory_of(config, summary, sum((clocks or {}).values())),
         parameters=config.get("parameters"),
         data=str(config.get("corpus", {}).get("description", "not recorded")),
         circumstances=circumstances_of(config),

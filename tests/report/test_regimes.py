@@ -8,6 +8,7 @@ import pytest
 from made_rows import parts, row, scenario, share
 
 from psdp.report.breakdown import Breakdown
+from psdp.report.memory import Memory
 from psdp.report.regimes import regime_sentence, regimes
 
 
@@ -126,6 +127,32 @@ def test_that_threads_have_no_core_is_not_measured() -> None:
     several = {"machine": "here", "threads used": "4"}
     short = row("sync", 10.0, breakdown=parts(cores_s=0.11), circumstances=several)
     assert regimes(scenario(short)) == ["equal workers"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "peak_gb", "names"),
+    [
+        (1000.0, 15, ["short of memory"]),
+        (100.0, 15, ["short of cores"]),  # a tenth of the time would be 216
+        (1000.0, 12, ["short of cores"]),
+    ],
+)
+def test_memory_is_short_where_it_is_full_and_pages_from_a_disk_take_time(
+    faults: float, peak_gb: int, names: list[str]
+) -> None:
+    had = Memory(faults, "here", peak_gb * 10**9, 16 * 10**9)
+    # Who waits for a page does not compute, as who waits for a core.
+    slow = row("sync", 10.0, breakdown=parts(cores_s=0.11), memory=had)
+    assert regimes(scenario(slow)) == names
+
+
+def test_a_lack_of_memory_is_told_with_what_was_measured() -> None:
+    had = Memory(1000.0, "here", 15 * 10**9, 16 * 10**9)
+    told = regime_sentence(scenario(row("sync", 10.0, memory=had)))
+    assert told == (
+        "Regime: short of memory (in sync ranks had 15.0 GB of the 16.0 GB of here, and waited for "
+        "1,000 pages from a disk a gradient, which is 91 % of the time if each takes but 0.100 ms)."
+    )
 
 
 def test_the_row_in_lock_step_tells_the_regime() -> None:
