@@ -165,6 +165,23 @@ def test_a_calibrated_simulation_starts_from_the_run(
     assert free.split()[:3] == ["async", "3", "1"]
 
 
+def test_how_far_off_costs_are_is_told_and_written_down(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        str(write_run(tmp_path / name, period_s)) for name, period_s in (("a", 0.2), ("b", 0.25))
+    ]
+    file = tmp_path / "predictions.json"
+    assert main(["--calibrate", *runs, "--json", str(file)]) == 0
+    record = json.loads(file.read_text())
+    assert 0 < record["error"] < 0.2
+    assert len(record["fits"]) == 2
+    known = f"speeds of other jobs known to +- {1.959964 * record['error']:.1%} (95% interval)"
+    assert known in capsys.readouterr().out
+    assert main(["--calibrate", runs[0], "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["error"] is None
+
+
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
