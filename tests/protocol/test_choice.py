@@ -13,7 +13,7 @@ import pytest
 from psdp import modes
 from psdp.modes import CANDIDATES
 from psdp.protocol import Choice, Chooser
-from psdp.protocol.choice import LOOKS, MARGIN, RISE, ROUNDS, WINDOW, Speeds
+from psdp.protocol.choice import LOOKS, MARGIN, RISE, ROUNDS, WINDOW, Forecast, Speeds
 
 StepS = Callable[[int, int], float]
 """Seconds of a step, of a worker and the number of the step."""
@@ -134,10 +134,19 @@ def test_the_numbers_that_are_told_lead_to_the_choice() -> None:
         goes = best.progress_per_s > chosen.margin * now.progress_per_s
         assert chosen.mode == (best.mode if goes else "sync")
         assert [one.mode for one in chosen.compared] == list(CANDIDATES)
-        for one in chosen.compared:
-            assert str(one) in chosen.reason
-        assert f"to change takes {chosen.margin:.3g} times sync's, " in chosen.reason
-        assert (f"which {best.mode} has" if goes else "which none has") in chosen.reason
+        told = ", ".join(map(str, chosen.compared))
+        needed = f"{chosen.margin * now.progress_per_s:.3g}"
+        who = f"which {best.mode} has" if goes else "which none has"
+        assert chosen.reason.startswith(
+            f"gradients/s, times what one is worth: {told}; to change takes {chosen.margin:.3g} "
+            f"times sync's, {needed}, {who}; a step takes "
+        )
+
+
+@pytest.mark.parametrize(("measured", "told"), [(True, " (measured)"), (False, "")])
+def test_a_forecast_is_told_with_what_it_is_made_of(measured: bool, told: str) -> None:
+    forecast = Forecast("ssp", 12.3456, measured, 0.5, 6.1728)
+    assert str(forecast) == f"ssp 12.3 x 0.50 = 6.17{told}"
 
 
 def test_the_speed_of_the_present_mode_is_what_was_measured() -> None:
@@ -163,11 +172,11 @@ def turning(chooser: Chooser, period_s: float) -> Choice:
 
 def test_what_was_seen_is_told_in_milliseconds() -> None:
     speeds = Speeds(
-        {1: 0.12345, 2: 0.22345}, 1.5, 0.012345, 0.0041, 0.002, 0.0012345, 0.0012345, local_steps=8
+        {1: 0.12345, 2: 0.22345}, 1.5, 0.012345, 0.004994, 0.001994, 0.0012345, 0.0012345, 8
     )
     assert str(speeds) == (
         "a step takes 123 to 223 ms on average, the slowest of a turn 335 ms, an exchange 12.3 ms "
-        "and 4.1 ms more for each that goes on beside it, averaging 2 ms, an update 1.23 ms"
+        "and 4.99 ms more for each that goes on beside it, averaging 1.99 ms, an update 1.23 ms"
     )
 
 
