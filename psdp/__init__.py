@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from psdp.api import load, run
     from psdp.config import Config
     from psdp.params import Init, ParamSpec, ParamTable
+    from psdp.records.tracking import Tracker
     from psdp.task import Measured, Model, NumpyTask, Share, Step, Task
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Share",
     "Step",
     "Task",
+    "Tracker",
     "load",
     "run",
 ]
@@ -34,6 +36,7 @@ _HOMES = {
     "api": ("load", "run"),
     "config": ("Config",),
     "params": ("Init", "ParamSpec", "ParamTable"),
+    "records.tracking": ("Tracker",),
     "task": ("Measured", "Model", "NumpyTask", "Share", "Step", "Task"),
 }
 

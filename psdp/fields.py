@@ -65,11 +65,12 @@ def _check_type(f: Field[Any], value: Any) -> None:
         "bool": isinstance(value, bool),
         "str": isinstance(value, str),
         "tuple[str, ...]": isinstance(value, tuple | list)
-        and len(value) > 0
+        and len(value) >= len(f.default[:1])
         and all(isinstance(item, str) for item in value),
     }[expected]
     if not good:
-        expected = {"tuple[str, ...]": "a list of paths"}.get(expected, expected)
+        kind = "paths" if f.metadata["metavar"] == "PATH" else "names"
+        expected = {"tuple[str, ...]": f"a list of {kind}"}.get(expected, expected)
         raise ConfigError(f"{flag_of(f.name)} expects {expected}, got {shown(value)}")
 
 

@@ -58,8 +58,7 @@ class Config:
         flat: dict[str, Any] = {}
         for topic in asdict(self).values():
             flat.update(topic)
-        flat["corpus"] = list(flat["corpus"])
-        return flat
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}
 
     @property
     def mode(self) -> Mode:

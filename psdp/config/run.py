@@ -162,5 +162,11 @@ class RunConfig(ModeConfig):
         "exit with 75: 90 (seconds), 30m, 1h30m, 01:30:00",
         metavar="TIME",
     )
+    track: tuple[str, ...] = setting(
+        (),
+        "tell trackers of experiments what is recorded: tensorboard, wandb, or a class of one's "
+        "own as MODULE:CLASS",
+        metavar="NAME",
+    )
     profile: bool = setting(False, "measure where a step's time goes; a table at the end")
     quiet: bool = setting(False, "print nothing but errors")

@@ -10,10 +10,13 @@ import contextlib
 import json
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from psdp.errors import CheckpointError, ConfigError
 from psdp.records.lock import LOCK, RunLock
+
+if TYPE_CHECKING:  # of which a spare rank needs nothing
+    from psdp.records.tracking import Tracking
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 PROFILE = "profile.json"
@@ -31,6 +34,9 @@ class RunFolder:
         lock: of a folder that is there, which this process holds.
         token: of the job that holds it, where another process does.
 
+    Attributes:
+        tracking: is told of what is written, where it is.
+
     Raises:
         CheckpointError: anything that cannot be written, naming the file and the reason; or another
             job has taken the folder over.
@@ -40,6 +46,7 @@ class RunFolder:
         self.path = path
         self._lock = lock
         self._token = token
+        self.tracking: Tracking | None = None
         self._begun = False
         self._made: list[Path] = []
 
@@ -142,6 +149,8 @@ class RunFolder:
 
     def write_summary(self, record: dict[str, Any]) -> None:
         self._write_json(SUMMARY, record)
+        if self.tracking is not None:
+            self.tracking.end(record)
 
     def write_profile(self, record: dict[str, Any]) -> None:
         self._write_json(PROFILE, record)
@@ -166,6 +175,8 @@ class RunFolder:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
         except OSError as error:
             raise _unwritable(path, error) from error
+        if self.tracking is not None:
+            self.tracking.record(record)
 
     def _write_json(self, name: str, record: dict[str, Any]) -> None:
         path = self.path / name

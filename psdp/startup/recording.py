@@ -1,14 +1,19 @@
-"""The record of a start's events, with the line that it begins with."""
+"""The record of a start's events, with the line that it begins with; and who else is told of what
+is recorded."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import psdp
+from psdp.records.console import Console
 from psdp.records.events import digest_of, events_file
+from psdp.records.folder import CONFIG
 from psdp.records.record import Record
+from psdp.records.tracking import Tracking
 from psdp.servers.progress import Progress
 from psdp.startup.ready import Ready
 
@@ -25,6 +30,20 @@ def record_of(
         return None
     folder = ready.folder
     return Record(events_file(folder.path, version), version, folder.check, now)
+
+
+def track(ready: Ready, console: Console) -> None:
+    """Have trackers be told of what is written to the run folder from now on, if any are wanted.
+
+    Raises:
+        ConfigError: one cannot be made.
+    """
+    job, folder = ready.job, ready.folder
+    if job.config.run.track:
+        name = job.units_name
+        tracking = Tracking(job.config.run.track, lambda of: job.step_of(of[name]), console.say)
+        tracking.begin(folder.path, json.loads((folder.path / CONFIG).read_bytes()))
+        folder.tracking = tracking
 
 
 def start_of(ready: Ready, progress: Progress) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from psdp.checkpoint import Elsewhere, Objects
+from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.nn.profile import clock_of
 from psdp.records.console import Console
@@ -30,7 +31,7 @@ from psdp.servers.terms import Terms
 from psdp.startup.asking import Asking
 from psdp.startup.describing import describe
 from psdp.startup.ready import Ready, store_of
-from psdp.startup.recording import record_of, start_of
+from psdp.startup.recording import record_of, start_of, track
 from psdp.startup.resume import changes
 from psdp.transport import Endpoint
 from psdp.transport.reducer import Reducer
@@ -86,6 +87,7 @@ class Holding:
         units = serving.progress.units
         console = Console(job.units, units, name=job.units_name, quiet=run.quiet)
         console.say(describe(ready, self._asking.survives, self._asking.lease_s))
+        track(ready, console)
         recorder = self._recorder(serving, console, now)
         if run.profile and isinstance(serving.profile, Profile):
             recorder.profiles[self._endpoint.rank] = serving.profile
@@ -177,6 +179,12 @@ class Holding:
         folder, job, progress = self._ready.folder, serving.job, serving.progress
         assert isinstance(folder, Shadow)
         assert before.noting is not None
+        quiet = job.config.run.quiet
+        console = Console(job.units, progress.units, name=job.units_name, quiet=quiet)
+        try:
+            track(self._ready, console)
+        except ConfigError as error:  # it may be installed on rank 0's host alone
+            console.say(f"{error}; the run goes on without it")
         records = folder.take_over()
         if before.record is not None:
             before.record.take_over()
@@ -184,8 +192,6 @@ class Holding:
         for record in evaluations:
             loss = record["val_loss"]
             self._best.better(math.inf if loss is None else loss, record["version"])
-        quiet = job.config.run.quiet
-        console = Console(job.units, progress.units, name=job.units_name, quiet=quiet)
         before.noting.recorder.take_over(console, records)
         self._asking.leads()
         return {record["version"] for record in evaluations}
