@@ -37,7 +37,7 @@ FLOORS = (
     ("startup",),
     ("rank", "cli"),
     ("mpi_rank",),
-    ("api", "audit", "worker", "generate", "launch", "report", "simulate"),
+    ("api", "audit", "worker", "generate", "launch", "report", "simulate", "trace"),
     ("virtual",),
 )
 LEVEL = {unit: level for level, units in enumerate(FLOORS) for unit in units}

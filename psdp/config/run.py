@@ -162,6 +162,9 @@ class RunConfig(ModeConfig):
         "exit with 75: 90 (seconds), 30m, 1h30m, 01:30:00",
         metavar="TIME",
     )
+    trace: bool = setting(
+        False, "write down what each rank does when, for python -m psdp.trace to draw"
+    )
     track: tuple[str, ...] = setting(
         (),
         "tell trackers of experiments what is recorded: tensorboard, wandb, or a class of one's "

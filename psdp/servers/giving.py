@@ -3,6 +3,7 @@ that evaluate and to the disk."""
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 from psdp.checkpoint import BackgroundWriter, CheckpointStore, Snapshot
 from psdp.job import Job
+from psdp.records.timeline import NOBODY_LOOKS, Timeline
 from psdp.servers.gate import Gate
 from psdp.servers.progress import Progress
 from psdp.servers.saving import Saving
@@ -27,6 +29,7 @@ class Giving:
 
     Args:
         held: copies of the term before that are still needed.
+        timeline: takes note of what is done when.
 
     Attributes:
         gate: holds back what its standby does not know of.
@@ -42,12 +45,14 @@ class Giving:
         progress: Progress,
         store: CheckpointStore,
         held: Sequence[Snapshot] = (),
+        timeline: Timeline = NOBODY_LOOKS,
     ) -> None:
         number, rank = job.shard_of(endpoint.rank), endpoint.rank
         self.gate = Gate(closed=job.standby_of(rank) is not None)
         self.writer: BackgroundWriter[Any] = BackgroundWriter()
         self.snapshots = Snapshots(self.take, self._write, shard.recycle, held)
         self.before_writing: Callable[[Snapshot], None] = lambda snapshot: None
+        self._timeline = timeline
         self._job = job
         self._endpoint = endpoint
         self._shard = shard
@@ -115,14 +120,22 @@ class Giving:
 
     def take(self) -> Snapshot:
         """Return a copy of the shard as it is."""
-        progress = self._progress
-        return self._shard.snapshot(
+        progress, begin_s = self._progress, time.monotonic()
+        snapshot = self._shard.snapshot(
             progress.version, progress.units, progress.clocks, progress.batches.pairs()
         )
+        self._timeline.note("copy", begin_s, time.monotonic(), version=progress.version)
+        return snapshot
 
     def _write(self, snapshot: Snapshot) -> None:
         """Write this shard's file of a checkpoint in the background."""
         self.before_writing(snapshot)
         at, tensors = checkpoint_of(self._job, snapshot), snapshot.tensors()
-        write = partial(self._saving.save, at, tensors)
+
+        def write() -> Any:
+            begin_s = time.monotonic()
+            saved = self._saving.save(at, tensors)
+            self._timeline.note("save", begin_s, time.monotonic(), aside=True, version=at.version)
+            return saved
+
         self.gate.hold(lambda: self.writer.submit(write, ahead=WRITES_AHEAD))

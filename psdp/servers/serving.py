@@ -14,6 +14,7 @@ from psdp.errors import ProtocolError
 from psdp.job import Job
 from psdp.protocol import order as o
 from psdp.records.profile import UNPROFILED, Spans
+from psdp.records.timeline import NOBODY_LOOKS, Timeline
 from psdp.servers.giving import Giving
 from psdp.servers.means import ByMean, ByTakingOver, Maker, works_of
 from psdp.servers.progress import Progress
@@ -80,6 +81,7 @@ class Serving:
         before: Serving | None = None,
         held: Sequence[Snapshot] = (),
         profile: Spans = UNPROFILED,
+        timeline: Timeline = NOBODY_LOOKS,
         cpu_time: Callable[[], float] = time.process_time,
     ) -> None:
         self.job = job
@@ -92,7 +94,8 @@ class Serving:
         if before is not None:
             held = before.giving.snapshots.held()
             shard.begin_term()  # as at a rank that has been handed it
-        self.giving: Giving = Giving(job, endpoint, shard, self.progress, store, held)
+        self._timeline = timeline
+        self.giving: Giving = Giving(job, endpoint, shard, self.progress, store, held, timeline)
         number, count = job.shard_of(endpoint.rank), len(job.servers)
         self.order = o.ShardOrder(number, count, self.progress.version)
         # A worker's push is in one of them until all servers have answered it.
@@ -257,7 +260,11 @@ class Serving:
     def _perform(self, effect: o.Effect) -> None:
         match effect:
             case o.Average(update):
+                begin_s = time.monotonic()
                 self._events.append(o.Averaged(self._maker.average(update)))
+                if len(update.slots) > 1:
+                    about = {"version": update.version}
+                    self._timeline.note("average", begin_s, time.monotonic(), **about)
             case o.ShareNorm(version, squares):
                 own = self.job.shard_of(self.endpoint.rank)
                 for rank in self.job.holding:
@@ -272,10 +279,12 @@ class Serving:
                 self.owner.perform(decision)
 
     def _renew(self, update: o.Update, squares: o.Squares) -> None:
+        begin_s = time.monotonic()
         norm = self._maker.renew(update, squares, self.receiving.pushes)
-        self.progress.advance(
-            update.version, works_of(self.job, update.slots, self.receiving.pushes)
-        )
+        works = works_of(self.job, update.slots, self.receiving.pushes)
+        of = [(worker, work.clock) for worker, work in works.items()]
+        self._timeline.note("update", begin_s, time.monotonic(), of, version=update.version)
+        self.progress.advance(update.version, works)
         self._events.append(o.Updated())
         self.profile.step()
         # All servers copy their shards alike, where a checkpoint or an evaluation is due.

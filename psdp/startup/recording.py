@@ -13,9 +13,10 @@ from psdp.records.console import Console
 from psdp.records.events import digest_of, events_file
 from psdp.records.folder import CONFIG
 from psdp.records.record import Record
+from psdp.records.timeline import NOBODY_LOOKS, Timeline, WrittenTimeline
 from psdp.records.tracking import Tracking
 from psdp.servers.progress import Progress
-from psdp.startup.ready import Ready
+from psdp.startup.ready import Ready, Waiting
 
 
 def record_of(
@@ -44,6 +45,13 @@ def track(ready: Ready, console: Console) -> None:
         tracking = Tracking(job.config.run.track, lambda of: job.step_of(of[name]), console.say)
         tracking.begin(folder.path, json.loads((folder.path / CONFIG).read_bytes()))
         folder.tracking = tracking
+
+
+def timeline_of(ready: Ready | Waiting, rank: int) -> Timeline:
+    """Return what takes note of what a rank does when, if that is wanted."""
+    if not ready.cast.config.run.trace:
+        return NOBODY_LOOKS
+    return WrittenTimeline(ready.folder.path, rank)
 
 
 def start_of(ready: Ready, progress: Progress) -> dict[str, Any]:

@@ -33,7 +33,7 @@ UNSEEN = frozenset(
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
         "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "straggler",
         "jitter", "link_mbps", "slow_link", "record", "replay", "servers", "spares", "max_time",
-        "checkpoint_to", "keep_inner", "max_failures", "standby", "track",
+        "checkpoint_to", "keep_inner", "max_failures", "standby", "trace", "track",
     }
 )  # fmt: skip
 """Settings that decide how long a run is, who computes it, and what is kept and told of it."""

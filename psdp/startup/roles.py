@@ -31,7 +31,7 @@ from psdp.servers.terms import Terms
 from psdp.startup.asking import Asking
 from psdp.startup.describing import describe
 from psdp.startup.ready import Ready, store_of
-from psdp.startup.recording import record_of, start_of, track
+from psdp.startup.recording import record_of, start_of, timeline_of, track
 from psdp.startup.resume import changes
 from psdp.transport import Endpoint
 from psdp.transport.reducer import Reducer
@@ -52,6 +52,7 @@ def make_worker(
         inner=ready.inner,
         store=store_of(ready),
         signalled=asking.asked,
+        timeline=timeline_of(ready, endpoint.rank),
     )
 
 
@@ -69,6 +70,7 @@ class Holding:
         self._endpoint = endpoint
         self._asking = asking
         self._store = store_of(ready)
+        self._timeline = timeline_of(ready, endpoint.rank)
         self._gone: dict[int, str] = {}
         manifest = ready.manifest
         self._best = Best() if manifest is None else Best.from_record(manifest.state["best"])
@@ -222,6 +224,7 @@ class Holding:
             before=before,
             held=held,
             profile=profile if before is None else before.profile,
+            timeline=self._timeline,
         )
         if handed is not None:
             serving.known.extend(handed.known)

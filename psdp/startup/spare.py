@@ -20,6 +20,7 @@ from psdp.startup.asking import Asking
 from psdp.startup.device import OpenDevice, make_replica
 from psdp.startup.facts import read
 from psdp.startup.ready import Ready, Waiting, sense_of, store_of
+from psdp.startup.recording import timeline_of
 from psdp.startup.resume import identity_of
 from psdp.startup.roles import Holding
 from psdp.startup.share import make_memory
@@ -67,6 +68,7 @@ def take_part(
         store=store_of(waiting),
         listening=listening,
         signalled=asking.asked,
+        timeline=timeline_of(waiting, waiting.rank),
     )
 
 
@@ -113,7 +115,7 @@ def _memory(
 ) -> SharedMemory | None:
     """Return the memory of what is made for a shard, or for a worker, for others to see; None where
     it is seen by nobody: a rank shares once."""
-    if waiting.told.on_devices or endpoint.shares:
+    if waiting.told.on_devices or endpoint.sharing.begun:
         return None
     return make_memory(job, waiting.rank, shard=shard)
 
@@ -125,7 +127,7 @@ def _share(
     here = waiting.locations[waiting.rank].host
     near = [at for at in ranks if waiting.locations[at].host == here and at != waiting.rank]
     if memory is not None:
-        endpoint.share(memory, near)
+        endpoint.sharing.begin(memory, near)
 
 
 def make_job(waiting: Waiting, endpoint: Endpoint) -> Job:

@@ -13,15 +13,14 @@ import numpy as np
 
 from psdp.errors import ProtocolError
 from psdp.params import Array
-from psdp.transport.backoff import Backoff
-from psdp.transport.bell import BellCard
 from psdp.transport.devices import HostMemory, MemorySpace
 from psdp.transport.headers import FOLLOWS, MAX_HEADER_BYTES, Header, encode
 from psdp.transport.landing import Landing, as_bytes, landing_bytes, no_landing
 from psdp.transport.link import Link
 from psdp.transport.messages import OF_ANY_TERM, Answer, Begun, Message, Shares, Taken
 from psdp.transport.sense import Sense
-from psdp.transport.shared import MemoryCard, Neighbours, SharedMemory, same_memory
+from psdp.transport.shared import Neighbours, same_memory
+from psdp.transport.sharing import Sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +68,7 @@ class Endpoint(ABC):
         landing: set by the owner before the first payload can come.
         sense: set by the owner, who then hears nothing that makes none in its job.
         landing_s: seconds so far in which payloads were landing here.
+        sharing: what this rank shares with peers on its host.
         term: what peers have sent before they began it does not arrive any more, and what is sent
             to them now does not arrive before.
     """
@@ -86,12 +86,9 @@ class Endpoint(ABC):
         self.sense: Sense | None = None
         self.landing_s = 0.0
         self.term = 0
-        self._neighbours = neighbours or Neighbours()
+        self.sharing = Sharing(neighbours or Neighbours(), self.send)
         self._link = link
         self.vectors = vectors or HostMemory()
-        self._silent: set[int] = set()
-        """Peers that do not ring when they send. Who has sent nothing so far, as a spare rank, need
-        not ring."""
         self._terms = dict.fromkeys(peers, 0)
         """Of each peer, the term that it has begun."""
         self._ahead = defaultdict[int, list[tuple[Message, Array | None, Sending]]](list)
@@ -134,7 +131,7 @@ class Endpoint(ABC):
             else:
                 self._ahead[peer].append((message, raw, sending))
             return
-        offset = FOLLOWS if raw is None else self._neighbours.offset(peer, raw)
+        offset = FOLLOWS if raw is None else self.sharing.offset(peer, raw)
         header = encode(message, 0 if raw is None else raw.nbytes, offset)
         if offset != FOLLOWS and isinstance(message, Answer) and peer not in self._gone:
             self._lent[peer].append(sending)
@@ -170,36 +167,6 @@ class Endpoint(ABC):
     def _listen_to(self, peer: int) -> None:
         """Take what a peer sends from now on, or has sent."""
 
-    @property
-    def shares(self) -> bool:
-        """Whether this rank shares memory with any."""
-        return self._neighbours.shares
-
-    def share(self, memory: SharedMemory, peers: Iterable[int]) -> None:
-        """Share this rank's memory from now on, with those of these peers that can open it and
-        whose memory can be opened here; vectors travel until both have."""
-        self._neighbours.share(memory)
-        for peer in peers:
-            self._tell_card(peer, opened=False)
-
-    def _tell_card(self, peer: int, *, opened: bool) -> None:
-        card = self._neighbours.card
-        assert card is not None
-        bell = card.bell
-        how = bell.pid, bell.file, bell.pipe, card.file, card.name, card.capacity
-        self.send(peer, Shares(*how, opened))
-
-    def _shared_by(self, peer: int, told: Shares) -> None:
-        """A peer shares its memory. Each of both says once that it has opened the other's."""
-        bell = BellCard(told.pid, told.bell, told.pipe)
-        card = MemoryCard(bell, told.file, told.name, told.capacity, 0)
-        if self._neighbours.open(peer, card):
-            self._tell_card(peer, opened=True)
-        if told.opened:
-            self._neighbours.seen_by(peer)
-            if self._neighbours.rings(peer):
-                self._silent.discard(peer)
-
     def begin(self, term: int, most_bytes: int) -> None:
         """Begin a term: what was sent in earlier ones, with payloads of so many bytes at most, is
         void, here and at all peers that begin it."""
@@ -221,7 +188,7 @@ class Endpoint(ABC):
 
     def receive(self, timeout_s: float) -> Arrival | Lost | None:
         """Return the next thing that happens within ``timeout_s``, or None; sleep meanwhile."""
-        backoff = self._backoff()
+        backoff = self.sharing.backoff()
         deadline = time.monotonic() + timeout_s
         while (event := self._look()) is None:
             if time.monotonic() >= deadline:
@@ -234,7 +201,7 @@ class Endpoint(ABC):
     ) -> list[Arrival | Lost]:
         """Wait until these are done, or for so long; return what happened meanwhile, in order."""
         events: list[Arrival | Lost] = []
-        backoff = self._backoff()
+        backoff = self.sharing.backoff()
         deadline = time.monotonic() + timeout_s
         while not all(sending.done for sending in sendings) and time.monotonic() < deadline:
             event = self._look()
@@ -254,15 +221,14 @@ class Endpoint(ABC):
         """Take a message whose payload, if any, lies in shared memory; None if it was between
         the endpoints only."""
         message, payload_bytes, offset = header
-        if not self._neighbours.rings(peer):
-            self._silent.add(peer)
+        self.sharing.arrived(peer)
         if isinstance(message, Begun):
             self._terms[peer] = message.term
             for kept in self._ahead.pop(peer, ()):
                 self._dispatch(peer, *kept)
             return None
         if isinstance(message, Shares):
-            self._shared_by(peer, message)
+            self.sharing.told(peer, message)
             return None
         if self._is_void(peer, message):
             return None
@@ -270,7 +236,7 @@ class Endpoint(ABC):
             self._confirmed(peer)
             return None
         if offset != FOLLOWS:
-            source = self._neighbours.bytes_at(peer, offset, payload_bytes)
+            source = self.sharing.bytes_at(peer, offset, payload_bytes)
             target = landing_bytes(self.landing, peer, message, payload_bytes)
             if not same_memory(source, target):
                 begin_s = time.monotonic()
@@ -307,7 +273,7 @@ class Endpoint(ABC):
         if isinstance(event, Arrival) and self.sense is not None:
             self.sense.check(event.peer, event.message)
         while self._unrung:
-            self._neighbours.ring(self._unrung.pop())
+            self.sharing.ring(self._unrung.pop())
         return event
 
     def _confirmed(self, peer: int) -> None:
@@ -318,7 +284,7 @@ class Endpoint(ABC):
     def _forget(self, peer: int) -> None:
         """A peer is gone: it reads nothing any more."""
         self._gone.add(peer)
-        self._silent.discard(peer)
+        self.sharing.lost(peer)
         self._drop(peer)
 
     def _drop(self, peer: int) -> None:
@@ -329,7 +295,3 @@ class Endpoint(ABC):
 
     def _next_s(self) -> float:
         return math.inf if self._link is None else self._link.next_s()
-
-    def _backoff(self) -> Backoff:
-        listen = self._neighbours.listen
-        return Backoff(listen, all_ring=listen is not None and not self._silent)

@@ -14,6 +14,7 @@ from psdp.memory import OwnMemory
 from psdp.modes import Pushed
 from psdp.params import Array
 from psdp.protocol import Sums, Work
+from psdp.records.timeline import NOBODY_LOOKS, Timeline
 from psdp.transport import Arrival, Endpoint, Sending
 from psdp.transport import messages as m
 from psdp.transport.headers import MOST_INCLUDED
@@ -32,6 +33,7 @@ class Exchange:
         signalled: returns the name of a signal that asked this rank to end, or None.
         now: a clock in seconds.
         listening: has heard already.
+        timeline: takes note of what this rank does when.
 
     Attributes:
         compute_s: seconds in which this worker computed, for its owner to add to.
@@ -48,6 +50,7 @@ class Exchange:
         signalled: Callable[[], str | None] = lambda: None,
         now: Callable[[], float] = time.monotonic,
         listening: Listening | None = None,
+        timeline: Timeline = NOBODY_LOOKS,
     ) -> None:
         self.job = job
         self.endpoint = endpoint
@@ -58,7 +61,8 @@ class Exchange:
         self._memory = OwnMemory()
         self._signalled = signalled
         self._told = False
-        self._now = now
+        self._now, self._timeline = now, timeline
+        self._pushed: list[tuple[int, int]] = []
         self.listening = listening or Listening(job, endpoint, replica.weights.nbytes)
         # One that has workers stop may be followed by the next at once.
         self._answers: defaultdict[int, deque[m.Answer]] = defaultdict(deque)
@@ -72,6 +76,7 @@ class Exchange:
         """Begin a term, in which nothing counts that is under way."""
         self.job, self._told = job, False
         self._pushes.clear()
+        self._pushed.clear()
         self._answers.clear()
         self._unprofiled_bytes = 0
 
@@ -110,14 +115,17 @@ class Exchange:
     def push(self, kind: Pushed, worker: int, work: Work, payloads: Sequence[Array]) -> None:
         """Start sending all that hold a shard their part of what a worker made, which is of this
         kind."""
+        begin_s = self._now()
         message: m.Message = m.PUSHES[kind](worker, work, self._totals())
         for rank in self.job.holding:
             self._push(rank, message, payloads[self.job.shard_of(rank)])
+        self._note_push(begin_s, [(worker, work.clock)])
 
     def hand_over(self, works: Mapping[int, Work], state: Sequence[Array]) -> None:
         """Start telling rank 0 what all workers have reached by themselves, of each of this rank's:
         the hash and, where the first of all is among them, the weights and the optimizer's vectors
         (P,) themselves."""
+        begin_s = self._now()
         if self.job.workers[0] in works:
             for index, vector in enumerate(state):
                 self._push(self.job.leader, m.State(index), vector)
@@ -126,6 +134,11 @@ class Exchange:
             self._pushes.append(
                 self.endpoint.send(self.job.leader, m.Reached(worker, work, self._totals(), digest))
             )
+        self._note_push(begin_s, [(worker, work.clock) for worker, work in works.items()])
+
+    def _note_push(self, begin_s: float, gradients: Sequence[tuple[int, int]]) -> None:
+        self._timeline.note("push", begin_s, self._now(), gradients)
+        self._pushed += gradients
 
     def _push(self, server: int, message: m.Message, payload: Array) -> None:
         self._pushes.append(self.endpoint.send(server, message, payload))
@@ -186,7 +199,13 @@ class Exchange:
         self.wait_s += max(0.0, end_s - pushed_s - pull_s)
         self.pulled_bytes += self.replica.weights.nbytes
         answers = {server: self._answers[server].popleft() for server in self.job.servers}
-        return answers[self.job.leader]
+        answer, pushed, note = answers[self.job.leader], self._pushed, self._timeline.note
+        if pushed:
+            note("send", begin_s, pushed_s, pushed)
+        note("wait", pushed_s, loading_s, pushed)
+        note("pull", loading_s, end_s, pushed, version=answer.version)
+        pushed.clear()
+        return answer
 
     def _landing(self, peer: int, message: m.Message) -> Array:
         if not isinstance(message, m.Answer) or peer not in self.job.servers:

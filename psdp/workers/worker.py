@@ -15,6 +15,7 @@ from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.params import Array
 from psdp.protocol import Sums, Work
+from psdp.records.timeline import NOBODY_LOOKS, Timeline
 from psdp.task import Measured
 from psdp.transport import Endpoint
 from psdp.transport import messages as m
@@ -44,6 +45,7 @@ class Worker:
         store: of the run folder, where checkpoints hold what workers have for themselves.
         listening: has heard already, where this rank was spare until now.
         signalled: returns the name of a signal that asked this rank to end, or None.
+        timeline: takes note of what this rank does when.
     """
 
     leads = False
@@ -61,11 +63,13 @@ class Worker:
         listening: Listening | None = None,
         signalled: Callable[[], str | None] = lambda: None,
         now: Callable[[], float] = time.monotonic,
+        timeline: Timeline = NOBODY_LOOKS,
     ) -> None:
         self.job = job
         self.endpoint = endpoint
         self.replica = replica
-        self.exchange = Exchange(job, endpoint, replica, signalled, now, listening)
+        self._now, self._timeline = now, timeline
+        self.exchange = Exchange(job, endpoint, replica, signalled, now, listening, timeline)
         self.computing = Computing(job, endpoint.rank, replica, self.exchange, reducer, now)
         self._snapshot = snapshot
         self.hosted: dict[int, Hosted] = {}
@@ -218,7 +222,9 @@ class Worker:
         training = own.trainings[order.push]
         if self.exchange.saving is not None:
             self.exchange.saving.begin(own, order.clock)
+        begin_s = self._now()
         trained, took = self.computing.timed(lambda: training.train(order, version))
+        self._note_computing(begin_s, [order], trained.version)
         work = self._work(order, trained, took)
         self.exchange.push(order.push, own.worker, work, self.replica.payloads(own.box))
         own.pushed, own.clock = (training, order), order.clock + order.steps
@@ -228,11 +234,18 @@ class Worker:
     def _train_together(self, orders: Sequence[m.Train], version: int) -> None:
         """Train all workers as ordered, with those of other ranks; hand over what came of it."""
         training = self.hosted[orders[0].worker].trainings[Pushed.NOTHING]
+        begin_s = self._now()
         trained, took = self.computing.timed(lambda: training.train(orders[0], version))
+        self._note_computing(begin_s, orders, trained.version)
         works = {order.worker: self._work(order, trained, took) for order in orders}
         self.exchange.hand_over(works, training.state())
         for order in orders:
             self.hosted[order.worker].pushed = training, order
+
+    def _note_computing(self, begin_s: float, orders: Sequence[m.Train], version: int) -> None:
+        of = [(order.worker, order.clock) for order in orders]
+        steps = orders[0].steps
+        self._timeline.note("compute", begin_s, self._now(), of, version=version, steps=steps)
 
     def _work(self, order: m.Train, trained: Trained, took: Took) -> Work:
         return Work(
@@ -252,10 +265,11 @@ class Worker:
     def _evaluate(self, order: m.Evaluate) -> None:
         """Evaluate one part of the validation split on a snapshot; report it to rank 0."""
         self.exchange.pull_snapshot(order.version)
-        total = Measured(units=0, loss=0.0)
+        begin_s, total = self._now(), Measured(units=0, loss=0.0)
         for batch in self.job.task.validation(order.part, order.parts):
             self.exchange.look_up()
             total += self.replica.model.evaluate(batch)
         # As plain numbers, whatever array they come from.
         sums = Sums(float(total.loss), int(total.correct), int(total.units))
+        self._timeline.note("evaluate", begin_s, self._now(), version=order.version)
         self.exchange.report_evaluation(order, sums)

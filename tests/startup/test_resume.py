@@ -80,7 +80,8 @@ OTHER: dict[str, Any] = {
     "standby": True, "record": True, "lag_compensation": "inverse", "overlap": True,
     "balance": "dynamic", "virtual_workers": 7, "spares": 1,
     "checkpoint_to": "s3://elsewhere/run", "log_every": 7, "max_time": "7m", "max_failures": 7,
-    "profile": True, "quiet": True, "track": ["mine:Tracker"], "corpus": ["elsewhere"],
+    "profile": True, "quiet": True, "trace": True, "track": ["mine:Tracker"],
+    "corpus": ["elsewhere"],
 }  # fmt: skip
 
 

@@ -287,8 +287,8 @@ def test_memory_may_be_shared_later(both_at_once: bool) -> None:
     pair = Late()
     pair.weights[...] = 3
     assert pair.travelled() == (32, 80)
-    pair.worker.share(pair.memories[WORKER], [SERVER])
-    assert pair.worker.shares
+    pair.worker.sharing.begin(pair.memories[WORKER], [SERVER])
+    assert pair.worker.sharing.begun
     if both_at_once:
         card = pair.memories[SERVER].whole
         pair.server.send(WORKER, shares(card))
@@ -311,7 +311,7 @@ def test_what_cannot_be_opened_travels_as_before(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"secret" * 100)
     with (tmp_path / "file").open("r+b") as file:
         pair = Late()
-        pair.worker.share(pair.memories[WORKER], [])
+        pair.worker.sharing.begin(pair.memories[WORKER], [])
         card = pair.memories[SERVER].whole
         for wrong in (
             replace(card, bell=replace(card.bell, pid=1 << 22)),
