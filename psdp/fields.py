@@ -65,7 +65,7 @@ def _check_type(f: Field[Any], value: Any) -> None:
         "bool": isinstance(value, bool),
         "str": isinstance(value, str),
         "tuple[str, ...]": isinstance(value, tuple | list)
-        and len(value) >= len(f.default[:1])
+        and (len(value) > 0 or f.default == ())
         and all(isinstance(item, str) for item in value),
     }[expected]
     if not good:

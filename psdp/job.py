@@ -150,6 +150,14 @@ class Job(Cast):
         return self.mode.survives_loss and self.config.run.replay is None
 
     @property
+    def begins_anywhere(self) -> bool:
+        """Whether it can be taken up at any version as if nothing had happened: all that workers do
+        begins with the weights of that version, and nothing else is remembered."""
+        run = self.config.run
+        remembers = run.overlap or run.backup_workers or self.codec.memory_bytes(self.table.size)
+        return self.mode.pushes == (Pushed.GRADIENT,) and self.config.in_rounds and not remembers
+
+    @property
     def keeps_inner(self) -> bool:
         """Whether checkpoints hold what each worker has for itself."""
         return self.mode.has("keep_inner") and self.config.run.keep_inner

@@ -22,14 +22,13 @@ from psdp.audit.checkpoints import Kept
 from psdp.audit.deciding import Chain, Deciding
 from psdp.audit.findings import Contradiction, Findings, Place, many
 from psdp.audit.following import Following, State, ledger_of
-from psdp.audit.ledger import Used, in_rounds
+from psdp.audit.ledger import Used
 from psdp.audit.replaying import live, others_here
 from psdp.checkpoint import CHECKPOINTS, read_manifest
 from psdp.checkpoint.layout import complete_checkpoints
 from psdp.config.handicap import AT_FULL_SPEED
 from psdp.errors import PsdpError, ReplayError
 from psdp.job import Job
-from psdp.modes import Pushed
 from psdp.records.events import Line, NewTerm, events_file
 from psdp.records.folder import CONFIG
 
@@ -138,7 +137,7 @@ class Recomputing:
     def _begins(self, following: Following) -> list[int]:
         """Return the versions that a replay may begin from."""
         first = following.header.version
-        if not begins_anywhere(following.job):
+        if not following.job.begins_anywhere:
             return [first]
         kept = [v for v in self._kept if v in following.states and v > first]
         return [first, *kept]
@@ -250,15 +249,6 @@ _TOLD = 4
 def ranks_of(job: Job) -> int:
     """Return how many ranks compute a run once more: none needs to stand by."""
     return len(job.servers) + len(job.worker_ranks)
-
-
-def begins_anywhere(job: Job) -> bool:
-    """Say whether a job can be taken up at any version as if nothing had happened: where all that
-    workers do begins with the weights of that version, and nothing else is remembered."""
-    run = job.config.run
-    only_gradients = job.mode.pushes == (Pushed.GRADIENT,)
-    remembers = run.overlap or run.backup_workers or job.codec.memory_bytes(job.table.size)
-    return only_gradients and in_rounds(job, job.mode.name) and not remembers
 
 
 def _that_count(lines: Iterable[Line]) -> Iterator[list[Any]]:

@@ -29,10 +29,13 @@ class Gate:
         self._answers = self._followed = 0
         self._held: deque[_Held] = deque()
 
-    def answer(self, send: Callable[[], object]) -> None:
-        """Send an answer when the standby has come as far."""
+    def answer(self, send: Callable[[], object], *, at_once: bool = False) -> None:
+        """Send an answer when the standby has come as far, or at once."""
         self._answers += 1
-        self._hold(_Held(self._answers, send, is_answer=True))
+        if at_once:
+            send()
+        else:
+            self._hold(_Held(self._answers, send, is_answer=True))
 
     def hold(self, act: Callable[[], object]) -> None:
         """Do this when the standby has come to the next answer."""

@@ -59,6 +59,8 @@ class Giving:
         self._progress = progress
         self._server = job.servers[number]
         self._saving = Saving(store, number, len(job.servers))
+        # A round that is lost with its answer is computed again, and comes out the same.
+        self._at_once = job.begins_anywhere and not job.deals
         self._remembers = job.config.optim.lag_compensation == "dc-asgd"
         self._asked: defaultdict[int, list[int]] = defaultdict(list)
         self._followed = 0
@@ -82,7 +84,8 @@ class Giving:
             Sending(),
         )
         weights.reading(sending)
-        self.gate.answer(partial(self._endpoint.send, rank, answer, weights.values, sending))
+        send = partial(self._endpoint.send, rank, answer, weights.values, sending)
+        self.gate.answer(send, at_once=self._at_once)
 
     def follow(self) -> None:
         """Tell the server that this rank, which stands by for it, has come as far as an answer."""

@@ -260,11 +260,12 @@ class Serving:
     def _perform(self, effect: o.Effect) -> None:
         match effect:
             case o.Average(update):
+                self.endpoint.wake()  # other holders of shards do so meanwhile
                 begin_s = time.monotonic()
                 self._events.append(o.Averaged(self._maker.average(update)))
                 if len(update.slots) > 1:
-                    about = {"version": update.version}
-                    self._timeline.note("average", begin_s, time.monotonic(), **about)
+                    end_s = time.monotonic()
+                    self._timeline.note("average", begin_s, end_s, version=update.version)
             case o.ShareNorm(version, squares):
                 own = self.job.shard_of(self.endpoint.rank)
                 for rank in self.job.holding:

@@ -84,8 +84,7 @@ class Endpoint(ABC):
         self.rank = rank
         self.landing: Landing = no_landing
         self.sense: Sense | None = None
-        self.landing_s = 0.0
-        self.term = 0
+        self.landing_s, self.term = 0.0, 0
         self.sharing = Sharing(neighbours or Neighbours(), self.send)
         self._link = link
         self.vectors = vectors or HostMemory()
@@ -109,8 +108,8 @@ class Endpoint(ABC):
         """Start sending a header and the raw memory of a contiguous vector; never wait. Return
         ``sending``, or a new one.
 
-        A peer on this host is woken when this rank next looks for messages: a peer that runs while
-        others are still to be sent to could take this rank's core.
+        A peer on this host is woken when this rank next looks for messages, or by :meth:`wake`: a
+        peer that runs while others are still to be sent to could take this rank's core.
         """
         raw = None if payload is None else as_bytes(payload)
         if raw is not None:
@@ -139,6 +138,11 @@ class Endpoint(ABC):
         else:
             self._post(peer, header, raw if offset == FOLLOWS else None, sending)
         self._unrung.add(peer)
+
+    def wake(self) -> None:
+        """Wake the peers on this host that were sent something: this rank is to be busy."""
+        while self._unrung:
+            self.sharing.ring(self._unrung.pop())
 
     @abstractmethod
     def poll(self) -> Arrival | Lost | None:
@@ -272,8 +276,7 @@ class Endpoint(ABC):
         event = self.poll()
         if isinstance(event, Arrival) and self.sense is not None:
             self.sense.check(event.peer, event.message)
-        while self._unrung:
-            self.sharing.ring(self._unrung.pop())
+        self.wake()
         return event
 
     def _confirmed(self, peer: int) -> None:

@@ -52,9 +52,7 @@ class Exchange:
         listening: Listening | None = None,
         timeline: Timeline = NOBODY_LOOKS,
     ) -> None:
-        self.job = job
-        self.endpoint = endpoint
-        self.replica = replica
+        self.job, self.endpoint, self.replica = job, endpoint, replica
         self.compute_s = self.push_s = self.wait_s = self.pull_s = 0.0
         self.pushed_bytes = self.pulled_bytes = 0
         self.saving: Saving | None = None

@@ -39,8 +39,8 @@ def test_all_that_ranks_do_is_drawn_and_nothing_twice(tmp_path: Path, mode: dict
     counts = Counter(span["name"] for span in spans)
     steps = sum(span["args"]["steps"] for span in spans if span["name"] == "compute")
     assert steps == sum(run.progress.clocks.values())
-    made = run.progress.version if run.job.mode.served else len(run.metrics("eval"))
-    assert counts["update"] == made * len(run.job.servers)
+    if run.job.mode.served:
+        assert counts["update"] == run.progress.version * len(run.job.servers)
     answered = [span for span in spans if span["name"] == "pull" and span["args"]["gradients"]]
     assert counts["send"] == len(answered)
     assert counts["save"] >= len(run.job.servers)

@@ -34,6 +34,18 @@ def test_answers_leave_in_order_when_the_standby_has_come_as_far() -> None:
     assert told[-1] == "answer 3", "the standby was there first"
 
 
+def test_what_would_be_told_again_waits_for_nobody() -> None:
+    own, told, tell = gate(closed=True)
+    own.answer(tell("answer 1"), at_once=True)
+    own.hold(tell("update 1"))
+    own.answer(tell("the end"))
+    assert told == ["answer 1"]
+    own.followed(1)
+    assert told == ["answer 1"], "what is held waits for the next answer"
+    own.followed(2)
+    assert told == ["answer 1", "update 1", "the end"]
+
+
 def test_when_a_run_ends_early_all_leaves() -> None:
     own, told, tell = gate(closed=True)
     own.answer(tell("answer 1"))
