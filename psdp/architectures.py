@@ -43,10 +43,10 @@ _TABLE = (
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({row.name: row for row in _TABLE})
 """Every architecture by its name, the default first."""
 
-NORMS: Mapping[str, str] = MappingProxyType({"layer": "psdp.nn.layernorm:LayerNorm"})
+NORMS: Mapping[str, str] = MappingProxyType({"layernorm": "psdp.nn.layernorm:LayerNorm"})
 """The module and the class of each :class:`psdp.nn.parts.Norm`, the default first."""
 
 ACTIVATIONS: Mapping[str, str] = MappingProxyType(
-    {"gelu": "psdp.nn.mlp:MLP", "relu": "psdp.nn.mlp:MLP"}
+    dict.fromkeys(("gelu", "gelu-erf", "relu", "relu2"), "psdp.nn.mlp:MLP")
 )
 """Those of the :class:`psdp.nn.parts.FeedForward` with each activation, the default first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import Field, field
 from typing import Any
 
@@ -20,12 +21,15 @@ def setting(
     low: float | None = None,
     below: float | None = None,
     metavar: str | None = None,
+    formerly: Mapping[str, str] | None = None,
 ) -> Any:
-    """Return a field with what the parser and the validator need: bounds are low <= x < below."""
-    bounds = {"low": low, "below": below}
-    return field(
-        default=default, metadata={"help": help, "choices": choices, "metavar": metavar, **bounds}
-    )
+    """Return a field with what the parser and the validator need: bounds are low <= x < below.
+
+    Args:
+        formerly: what values were called by earlier versions, whose runs are read as ever.
+    """
+    told = {"help": help, "choices": choices, "metavar": metavar, "formerly": formerly or {}}
+    return field(default=default, metadata={**told, "low": low, "below": below})
 
 
 def flag_of(name: str) -> str:
@@ -47,6 +51,8 @@ def plain(f: Field[Any], value: Any) -> Any:
     _check_type(f, value)
     if isinstance(value, list):
         return tuple(value)
+    if isinstance(value, str):
+        return f.metadata["formerly"].get(value, value)
     if value is not None and base_type(f) == "float":
         try:
             return float(value)

@@ -133,6 +133,15 @@ class Arrays:
         """Return ``x`` in the compute dtype: itself, or cast into ``out``."""
         return x
 
+    def widened(self, x: Array, room: Array) -> Array:
+        """Return ``x`` itself, or if it is bfloat16 in ``room``, of its shape, as float32."""
+        if x.dtype != BF16:
+            return x
+        bits = room.view(np.uint32)
+        bits[...] = x
+        self.xp.left_shift(bits, 16, out=bits)
+        return room
+
     def new_cast_weights(self, weights: Array) -> Array:
         """Return the vector that weights are cast into: ``weights`` (P,) itself where they are of
         the compute dtype, or a new one."""

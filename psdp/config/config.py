@@ -93,6 +93,7 @@ class Config:
         rules.check_spares(run)
         rules.check_precision(run)
         rules.check_early_stop(data, run)
+        model = rules.fill_shape(model)
         optim, run = rules.fill_for_mode(optim, rules.drop_none(run))
         optim = rules.fill_outer(optim, run)
         optim = rules.fill_schedule(rules.fill_for_rule(optim), run)

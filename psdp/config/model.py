@@ -21,12 +21,23 @@ class ShapeConfig:
     dropout: float = setting(0.0, "probability of dropping an activation", low=0, below=1)
     bias: bool = setting(True, "biases in linear layers and layer norms")
     activation: str = setting(next(iter(ACTIVATIONS)), "of the MLP", choices=tuple(ACTIVATIONS))
+    mlp_width: int | None = setting(None, "width inside the MLP (default 4 times --n-embd)", low=1)
     position: str = setting(
         "learned", "position encoding", choices=("learned", "sinusoidal", "rotary")
     )
     init: str = setting("xavier", "initial weights", choices=("normal", "xavier"))
+    zero_init: bool = setting(
+        False, "attention and MLP begin with matrices of zeros at their ends, so adding nothing"
+    )
     norm: str = setting(
-        next(iter(NORMS)), "normalisation before attention and MLP", choices=tuple(NORMS)
+        next(iter(NORMS)),
+        "normalisation before attention and MLP",
+        choices=tuple(NORMS),
+        formerly={"layer": "layernorm"},
+    )
+    norm_eps: float = setting(1e-5, "added to the variance that a norm divides by", low=0)
+    tied_head: bool = setting(
+        True, "the head's matrix is the token embedding; else it has one of its own"
     )
     architecture: str = setting(
         next(iter(ARCHITECTURES)),
@@ -59,3 +70,8 @@ else:
         namespace={"__doc__": ShapeConfig.__doc__, "__module__": __name__},
         frozen=True,
     )
+
+
+def mlp_width(model: ShapeConfig) -> int:
+    """Return the width inside the MLP."""
+    return model.mlp_width or 4 * model.n_embd

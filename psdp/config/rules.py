@@ -14,7 +14,7 @@ from psdp.config.data import DataConfig
 from psdp.config.duration import seconds_in
 from psdp.config.handicap import NONE, parse_jitter, parse_slow_link, parse_stragglers
 from psdp.config.help import either
-from psdp.config.model import OWN, ModelConfig
+from psdp.config.model import OWN, ModelConfig, mlp_width
 from psdp.config.optim import OptimConfig
 from psdp.config.run import RunConfig
 from psdp.config.url import check_url
@@ -224,6 +224,11 @@ def check_early_stop(data: DataConfig, run: RunConfig) -> None:
             f"--early-stop-patience {run.early_stop_patience} needs evaluations on the way: "
             f"got --eval-every {run.eval_every} and --val-fraction {data.val_fraction}"
         )
+
+
+def fill_shape(model: ModelConfig) -> ModelConfig:
+    """Return the settings with what follows from others where it is left out."""
+    return replace(model, mlp_width=mlp_width(model))
 
 
 def fill_for_mode(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, RunConfig]:

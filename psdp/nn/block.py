@@ -34,9 +34,9 @@ class Block(Layer, kind=OTHER):
     ) -> None:
         """``attention``: of the parameters under "attention", over what it may see."""
         norm = norm_of(config)
-        self.norm1 = norm(parameters.under("norm1"), arena)
+        self.norm1 = norm(config.norm_eps, parameters.under("norm1"), arena)
         self.attention = attention
-        self.norm2 = norm(parameters.under("norm2"), arena)
+        self.norm2 = norm(config.norm_eps, parameters.under("norm2"), arena)
         self.mlp = feed_forward_of(config)(config, parameters.under("mlp"), arena)
         self.normed1 = arena.kept("normed1", arena.rows, config.n_embd)
         self.normed2 = arena.kept("normed2", arena.rows, config.n_embd)

@@ -9,7 +9,7 @@ from psdp.nn.arena import Arena, Parameters
 from psdp.nn.block import Block
 from psdp.nn.cached_attention import CachedAttention, Past
 from psdp.nn.embedding import Embedding, load_ids
-from psdp.nn.loss import TiedHead
+from psdp.nn.loss import Head
 from psdp.nn.parts import norm_of
 from psdp.nn.positions import Rotary
 from psdp.nn.transformer import parameter_table
@@ -42,8 +42,8 @@ class Decoder:
             own = parameters.under(f"block.{layer}")
             attention = CachedAttention(config, own.under("attention"), arena, rotary, self.past)
             self.blocks.append(Block(config, own, arena, attention))
-        self.norm = norm_of(config)(parameters.under("norm"), arena)
-        self.head = TiedHead(self.embedding.tokens, arena)
+        self.norm = norm_of(config)(config.norm_eps, parameters.under("norm"), arena)
+        self.head = Head(parameters.weight(Head.matrix(config)), arena)
         self.ids = backend.new_ids(config.block_size)
         self.stream = backend.empty(config.block_size, config.n_embd)
         self.last = backend.empty(1, config.n_embd)

@@ -20,8 +20,8 @@ class LayerNorm(Norm, kind="layer norm"):
             return [gain]
         return [gain, ParamSpec(f"{name}.bias", (width,), Init("zeros"), decay=False)]
 
-    def __init__(self, parameters: Parameters, arena: Arena) -> None:
-        self.parameters, self.backend = parameters, arena.backend
+    def __init__(self, eps: float, parameters: Parameters, arena: Arena) -> None:
+        self.eps, self.parameters, self.backend = eps, parameters, arena.backend
         self.gain = parameters.weight("gain")
         self.bias = parameters.optional_weight("bias")
         self.normal = arena.kept("normal", arena.rows, self.gain.size)
@@ -29,8 +29,8 @@ class LayerNorm(Norm, kind="layer norm"):
 
     def forward(self, x: Array, y: Array) -> None:
         """Write the normalised, scaled and shifted ``x`` to ``y``; keep what backward needs."""
-        count = x.shape[0]
-        self.backend.layer_norm(x, self.gain, self.bias, self.normal[:count], self.rstd[:count], y)
+        normal, rstd = self.normal[: len(x)], self.rstd[: len(x)]
+        self.backend.layer_norm(x, self.gain, self.bias, self.eps, normal, rstd, y)
 
     def backward(self, dy: Array, dx: Array) -> None:
         """Add dL/dgain and dL/dbias to their views; add dL/dx to ``dx``. ``dy`` is destroyed."""

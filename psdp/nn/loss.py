@@ -1,23 +1,38 @@
-"""The head, tied to the token embedding, and the cross-entropy of its logits."""
+"""The head, and the cross-entropy of its logits."""
 
 from __future__ import annotations
 
+from psdp.config import ModelConfig
 from psdp.nn.arena import Arena
 from psdp.nn.layer import Layer
-from psdp.params import Array
+from psdp.params import Array, Init, ParamSpec
 
+HEAD = "head.tokens"
 LEAST_ROWS = 256
 
 
-class TiedHead(Layer, kind="head and loss"):
-    """logits = x E^T with E the token embedding, and -log softmax(logits)[target] of each token.
+class Head(Layer, kind="head and loss"):
+    """logits = x E^T, and -log softmax(logits)[target] of each token, with E the token embedding
+    (Press and Wolf 2017, arXiv:1608.05859) or a matrix of the head's own.
 
     The (N, V) logits are never made whole: rows are taken a few at a time, and the logits of these
-    become their own gradient in place, which is used at once (Press and Wolf 2017,
-    arXiv:1608.05859, for the tying).
+    become their own gradient in place, which is used at once.
 
     Shapes: x, dx (N, C); E (V, C); targets (N,) integers; losses (N,), nats a token.
     """
+
+    @staticmethod
+    def specs(config: ModelConfig, vocab_size: int, init: Init) -> list[ParamSpec]:
+        """Return the parameters of its own."""
+        if config.tied_head:
+            return []
+        shape = (vocab_size, config.n_embd)
+        return [ParamSpec(HEAD, shape, init, decay=True, embedding=True)]
+
+    @staticmethod
+    def matrix(config: ModelConfig) -> str:
+        """Return the name of E."""
+        return "embedding.tokens" if config.tied_head else HEAD
 
     def __init__(self, embedding: Array, arena: Arena) -> None:
         self.embedding, self.backend = embedding, arena.backend

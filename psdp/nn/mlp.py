@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from psdp.config import ModelConfig
+from psdp.config import ModelConfig, mlp_width
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.linear import Linear, ResidualLinear
 from psdp.nn.parts import FeedForward
 from psdp.params import Array, Init, ParamSpec
 
-WIDENING = 4
-
 
 class MLP(FeedForward, kind="activation"):
-    """y += activation(x U + b) W + c, four times as wide inside.
+    """y += activation(x U + b) W + c.
 
-    Shapes: x, y (N, C); inside (N, 4C).
+    Shapes: x, y (N, C); inside (N, mlp_width).
     """
 
     @staticmethod
     def specs(name: str, config: ModelConfig, up: Init, down: Init) -> list[ParamSpec]:
-        narrow, wide = config.n_embd, WIDENING * config.n_embd
+        narrow, wide = config.n_embd, mlp_width(config)
         return [
             *Linear.specs(f"{name}.up", narrow, wide, up, config.bias),
             *Linear.specs(f"{name}.down", wide, narrow, down, config.bias),
@@ -33,10 +31,12 @@ class MLP(FeedForward, kind="activation"):
         self.down = ResidualLinear(config.dropout, parameters.under("down"), arena)
         self.activation, self.activation_backward = {
             "gelu": (arena.backend.gelu, arena.backend.gelu_backward),
+            "gelu-erf": (arena.backend.gelu_erf, arena.backend.gelu_erf_backward),
             "relu": (arena.backend.relu, arena.backend.relu_backward),
+            "relu2": (arena.backend.relu2, arena.backend.relu2_backward),
         }[config.activation]
         self.fused = config.activation == "gelu" and arena.backend.fuses_gelu
-        wide = WIDENING * config.n_embd
+        wide = mlp_width(config)
         self.inner = arena.kept("mlp inner", arena.rows, wide)
         self.hidden = arena.scratch("mlp hidden", arena.rows, wide)
         if arena.training:

@@ -29,7 +29,8 @@ class Norm(Layer, kind="layer norm"):
         """Return its parameters."""
 
     @abstractmethod
-    def __init__(self, parameters: Parameters, arena: Arena) -> None: ...
+    def __init__(self, eps: float, parameters: Parameters, arena: Arena) -> None:
+        """``eps`` is added to a variance."""
 
     @abstractmethod
     def forward(self, x: Array, y: Array) -> None:

@@ -7,14 +7,13 @@ import math
 import numpy as np
 
 from psdp.backend import Backend
-from psdp.config import ModelConfig
+from psdp.config import ModelConfig, mlp_width
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.attention import Attention
 from psdp.nn.block import Block
 from psdp.nn.embedding import Embedding, load_ids
 from psdp.nn.layer import Layer
-from psdp.nn.loss import TiedHead
-from psdp.nn.mlp import WIDENING
+from psdp.nn.loss import Head
 from psdp.nn.parts import norm_of
 from psdp.nn.positions import Rotary
 from psdp.params import Array, Init, ParamSpec, ParamTable
@@ -29,6 +28,7 @@ def parameter_table(config: ModelConfig, vocab_size: int) -> ParamTable:
     for layer in range(config.n_layer):
         specs += Block.specs(f"block.{layer}", config, init)
     specs += norm_of(config).specs("norm", config.n_embd, config.bias)
+    specs += Head.specs(config, vocab_size, init["tokens"])
     return ParamTable(specs)
 
 
@@ -37,21 +37,27 @@ def _initial(config: ModelConfig, vocab_size: int) -> dict[str, Init]:
 
     "normal" is GPT-2's: 0.02, and for the matrices that end a residual branch 0.02 / sqrt(their
     number), which keeps the variance of the residual stream (Radford et al. 2019). "xavier" is
-    uniform with half-width sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010).
+    uniform with half-width sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010). With --zero-init
+    branches end in zeros, so that a block begins as the identity (Zhang et al. 2019,
+    arXiv:1901.09321).
     """
-    width = config.n_embd
+    width, inner = config.n_embd, mlp_width(config)
     shapes = {
         "tokens": (vocab_size, width),
         "positions": (config.block_size, width),
         "qkv": (width, 3 * width),
         "out": (width, width),
-        "up": (width, WIDENING * width),
-        "down": (WIDENING * width, width),
+        "up": (width, inner),
+        "down": (inner, width),
     }
     if config.init == "xavier":
-        return {kind: Init("uniform", math.sqrt(6 / sum(shape))) for kind, shape in shapes.items()}
-    residual = Init("normal", 0.02 / math.sqrt(2 * config.n_layer))
-    return dict.fromkeys(shapes, Init("normal", 0.02)) | {"out": residual, "down": residual}
+        init = {kind: Init("uniform", math.sqrt(6 / sum(shape))) for kind, shape in shapes.items()}
+    else:
+        residual = Init("normal", 0.02 / math.sqrt(2 * config.n_layer))
+        init = dict.fromkeys(shapes, Init("normal", 0.02)) | {"out": residual, "down": residual}
+    if config.zero_init:
+        init |= {"out": Init("zeros"), "down": Init("zeros")}
+    return init
 
 
 class Transformer(Layer, kind=OTHER):
@@ -100,8 +106,8 @@ class Transformer(Layer, kind=OTHER):
             own = parameters.under(f"block.{layer}")
             attention = Attention(config, own.under("attention"), arena, rotary)
             self.blocks.append(Block(config, own, arena, attention))
-        self.norm = norm_of(config)(parameters.under("norm"), arena)
-        self.head = TiedHead(parameters.under("embedding").cast_weight("tokens"), arena)
+        self.norm = norm_of(config)(config.norm_eps, parameters.under("norm"), arena)
+        self.head = Head(parameters.cast_weight(Head.matrix(config)), arena)
         self.parameters = parameters
         # The gradient flows back through the memory that the residual stream came up in.
         self.stream = arena.kept("residual stream", rows, config.n_embd, dtype=backend.dtype)
@@ -136,10 +142,10 @@ class Transformer(Layer, kind=OTHER):
     def _step(self, batch: int, length: int, step: Step) -> None:
         count, backend, ready = batch * length, self.backend, step.ready
         scale = step.scale / count
-        targets, dembedding = self.targets[:count], self.parameters.gradient("embedding.tokens")
+        targets, dhead = self.targets[:count], self.parameters.gradient(Head.matrix(self.config))
         stream, dnormed, losses = self.stream[:count], self.dnormed[:count], self.losses[:count]
         normed = self._forward(batch, length, step)
-        self.head.forward_backward(normed, targets, scale, losses, dnormed, dembedding)
+        self.head.forward_backward(normed, targets, scale, losses, dnormed, dhead)
         backend.add_total(losses, scale, self.loss)
         backend.clear(stream)
         self.norm.backward(dnormed, stream)

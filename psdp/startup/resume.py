@@ -141,7 +141,8 @@ def _check_unchanged(
     refusal: type[PsdpError],
 ) -> None:
     # Of a setting that is newer than the run, it had the default.
-    known = Config.from_flat(dict(values)).resolved().flat() | dict(values)
+    had = Config.from_flat(dict(values))
+    known = had.resolved().flat() | {name: had.flat()[name] for name in values}
     for name, value in given.items():
         if name not in changeable and value != known.get(name, value):
             raise refusal(

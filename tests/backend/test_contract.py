@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 from emulated.bench import Bench, random_shapes, rows_and_width
 from hypothesis import given
@@ -18,7 +20,6 @@ from psdp.backend.costs import COSTS
 from psdp.backend.cpu.compiled import CompiledBackend
 from psdp.backend.cpu.numpy import NumpyBackend
 from psdp.backend.gpu.backend import GpuBackend
-from psdp.backend.kernels.normalization import LAYER_NORM_EPS
 
 
 def test_every_kernel_says_what_it_costs() -> None:
@@ -109,17 +110,22 @@ def test_sums_down_the_columns_and_of_all(
     bench.close(total, np.array([2.5 * wide.sum()]), rows)
 
 
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "gelu_erf": torch.nn.functional.gelu,
+    "relu": torch.relu,
+    "relu2": lambda x: torch.relu(x).square(),
+}
+
+
 @random_shapes
 @rows_and_width
 def test_activations(backend: Backend, rows: int, width: int, seed: int) -> None:
     bench = Bench(backend, seed)
-    for activation in ("gelu", "relu"):
+    for activation, formula in ACTIVATIONS.items():
         (x, wide), (dy, wide_dy) = bench.branch(rows, width), bench.branch(rows, width)
         tensor = torch.from_numpy(wide).requires_grad_()
-        if activation == "gelu":
-            expected = torch.nn.functional.gelu(tensor, approximate="tanh")
-        else:
-            expected = torch.relu(tensor)
+        expected = formula(tensor)
         expected.backward(torch.from_numpy(wide_dy))
         assert tensor.grad is not None
         y = bench.room(rows, width)
@@ -136,7 +142,7 @@ def test_nan_comes_through_activations_and_large_inputs_do_not_become_nan(
     bench = Bench(backend, 0)
     values = np.array([[math.nan, -1e12, -1e4, -30.0, 0.0, 30.0, 1e4, 1e12]])
     real = backend.empty(1, 8)
-    for activation in ("gelu", "relu"):
+    for activation in ACTIVATIONS:
         backend.to_device(values, real)
         x = backend.cast(real, bench.room(1, 8))
         dy, _ = bench.branch(1, 8)
@@ -157,7 +163,7 @@ def test_layer_norm_and_its_gradients(backend: Backend, rows: int, width: int, s
     expected = torch.nn.functional.layer_norm(tensors[0], (width,), *tensors[1:], eps=1e-5)
     expected.backward(torch.from_numpy(wide_dy))
     normal, rstd, y = bench.room(rows, width), backend.empty(rows), bench.room(rows, width)
-    backend.layer_norm(x, gain, bias, normal, rstd, y)
+    backend.layer_norm(x, gain, bias, 1e-5, normal, rstd, y)
     dx, before = bench.real(rows, width)
     (dgain, before_gain), (dbias, before_bias) = bench.real(width), bench.real(width)
     if width > 2:  # two columns, or one, are -1, 0 and 1: their gradient is next to nothing
@@ -172,13 +178,14 @@ def test_layer_norm_and_its_gradients(backend: Backend, rows: int, width: int, s
             np.testing.assert_allclose(bench.wide(got), expected_sum, atol=limit, rtol=0)
 
 
-def test_every_backend_adds_the_same_epsilon_to_a_variance(backend: Backend) -> None:
+@pytest.mark.parametrize("eps", [1e-5, 1e-3])
+def test_every_backend_adds_the_same_epsilon_to_a_variance(backend: Backend, eps: float) -> None:
     bench, values = Bench(backend, 0), np.tile([1e-3, -1e-3], (3, 8))
     x, rstd = backend.empty(3, 16), backend.empty(3)
     backend.to_device(values, x)
     gain, bias = bench.real(16)[0], bench.real(16)[0]
-    backend.layer_norm(x, gain, bias, bench.room(3, 16), rstd, bench.room(3, 16))
-    bench.close(rstd, np.full(3, (1e-6 + LAYER_NORM_EPS) ** -0.5))
+    backend.layer_norm(x, gain, bias, eps, bench.room(3, 16), rstd, bench.room(3, 16))
+    bench.close(rstd, np.full(3, (1e-6 + eps) ** -0.5))
 
 
 @random_shapes

@@ -80,7 +80,7 @@ def test_nan_and_inf_are_not_swallowed(backend: Backend, poison: float) -> None:
     with np.errstate(all="ignore"):
         backend.gelu(x, y)
         assert not np.isfinite(y[0, 0])
-        backend.layer_norm(x, np.ones(3, x.dtype), None, normal_, rstd, y)
+        backend.layer_norm(x, np.ones(3, x.dtype), None, 1e-5, normal_, rstd, y)
         assert not np.isfinite(y).any()
         backend.cross_entropy(x, np.array([1]), 1.0, losses)
         assert not np.isfinite(losses).any()
@@ -89,14 +89,14 @@ def test_nan_and_inf_are_not_swallowed(backend: Backend, poison: float) -> None:
 def test_layer_norm(backend: Backend) -> None:
     x, gain, bias = 4 + normal(backend, 21, 8), normal(backend, 8), normal(backend, 8) + 1
     out, y, rstd = backend.empty(21, 8), backend.empty(21, 8), backend.empty(21)
-    backend.layer_norm(x, gain, bias, out, rstd, y)
+    backend.layer_norm(x, gain, bias, 1e-5, out, rstd, y)
     wide = x.astype("float64")
     std = np.sqrt(wide.var(axis=1) + 1e-5)
     expected = (wide - wide.mean(axis=1, keepdims=True)) / std[:, None]
     assert_close(rstd, 1 / std, backend)
     assert_close(out, expected, backend)
     assert_close(y, expected * gain + bias, backend)
-    backend.layer_norm(x, gain, None, out, rstd, y)
+    backend.layer_norm(x, gain, None, 1e-5, out, rstd, y)
     assert_close(y, expected * gain, backend)
 
 

@@ -227,6 +227,8 @@ def test_an_integer_is_a_number_too_and_none_where_it_means_by_default() -> None
         ({"mode": "auto", "wire_dtype": "bf16"}, "wire_dtype", "bf16"),
         ({"dtype": "float64"}, "wire_dtype", None),
         ({"mode": "allreduce"}, "wire_dtype", None),
+        ({"n_embd": 64}, "mlp_width", 256),
+        ({"mlp_width": 100}, "mlp_width", 100),
     ],
 )
 def test_what_depends_on_other_settings_is_filled(
@@ -255,6 +257,10 @@ def test_settings_survive_json() -> None:
     config = resolved(mode="ssp", corpus=["a", "b"], lr=0.1, bias=False, out="runs/x")
     assert Config.from_flat(json.loads(json.dumps(config.flat()))) == config
     assert list(config.flat()) == list(FIELDS), "in the order of --help"
+
+
+def test_what_a_value_was_called_is_read_as_what_it_is_called() -> None:
+    assert Config.from_flat({"norm": "layer"}).resolved() == Config().resolved()
 
 
 def test_only_one_deck_can_be_dealt_out() -> None:

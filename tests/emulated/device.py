@@ -15,7 +15,7 @@ import re
 import subprocess
 import weakref
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -113,6 +113,35 @@ class StrictArray(DeviceArray):
         super().__setitem__(key, value)
 
 
+class Operations:
+    """NumPy, as a device has it: what an operation on elements writes to, it writes in its turn.
+
+    Args:
+        do: has something done in its turn.
+    """
+
+    def __init__(self, do: Callable[[Callable[[], Any]], None]) -> None:
+        self._do = do
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(np, name)
+        if not isinstance(function, np.ufunc):
+            return function
+
+        def operation(*operands: Any, out: Any = None, **how: Any) -> Any:
+            if out is None:
+                return function(*operands, **how)
+            arrays = [x for x in (*operands, out) if isinstance(x, np.ndarray) and x.ndim]
+            if not all(isinstance(x, DeviceArray) for x in arrays):
+                raise TypeError(f"{name} of an array on a GPU and one on the host")
+            plain = [np.asarray(x) if isinstance(x, DeviceArray) else x for x in operands]
+            written = np.asarray(out)
+            self._do(partial(function, *plain, out=written, **how))
+            return out
+
+        return operation
+
+
 class EmulatedDevice:
     """What a GPU backend asks of a device, done by this CPU at once.
 
@@ -128,7 +157,6 @@ class EmulatedDevice:
         offered: libraries that it says it has.
     """
 
-    xp = np
     capability = 90
     shared_bytes = SHARED_BYTES
 
@@ -136,6 +164,7 @@ class EmulatedDevice:
         self, folder: Path, free: int = 2**40, room: int = 2**40, *, apart: bool = False
     ) -> None:
         self.name = "emulated GPU"
+        self.xp = Operations(self.do)
         self._folder, self._free, self._room = folder, free, room
         self._apart = apart
         self._queue: list[Callable[[], None]] = []

@@ -72,7 +72,7 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
     width, heads = config.n_embd, config.n_head
 
     def norm(name: str, x: Any) -> Any:
-        return F.layer_norm(x, (width,), p[f"{name}.gain"], p.get(f"{name}.bias"))
+        return F.layer_norm(x, (width,), p[f"{name}.gain"], p.get(f"{name}.bias"), config.norm_eps)
 
     def linear(name: str, x: Any) -> Any:
         return F.linear(x, p[f"{name}.weight"].T, p.get(f"{name}.bias"))
@@ -107,9 +107,11 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
         merged = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
         x = x + linear(f"{name}.attention.out", merged.reshape(batch, length, width))
         hidden = linear(f"{name}.mlp.up", norm(f"{name}.norm2", x))
-        if config.activation == "gelu":
-            hidden = F.gelu(hidden, approximate="tanh")
-        else:
-            hidden = F.relu(hidden)
+        hidden = {
+            "gelu": lambda x: F.gelu(x, approximate="tanh"),
+            "gelu-erf": F.gelu,
+            "relu": F.relu,
+            "relu2": lambda x: F.relu(x).square(),
+        }[config.activation](hidden)
         x = x + linear(f"{name}.mlp.down", hidden)
-    return norm("norm", x) @ p["embedding.tokens"].T
+    return norm("norm", x) @ p["embedding.tokens" if config.tied_head else "head.tokens"].T

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from models import Built, build, torch_logits
@@ -51,6 +53,21 @@ def test_every_option(bias: bool, activation: str, position: str, kind: str) -> 
     dtype, kernels = kind.split()
     built = build(bias=bias, activation=activation, position=position, dtype=dtype, kernels=kernels)
     assert_equals_torch(built, dtype)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"activation": "gelu-erf", "mlp_width": 31},
+        {"activation": "relu2", "norm_eps": 0.1},
+        {"tied_head": False, "position": "rotary"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", sorted(KERNELS))
+def test_every_setting_of_a_decoder(changes: dict[str, Any], kind: str) -> None:
+    dtype, kernels = kind.split()
+    assert_equals_torch(build(**changes, dtype=dtype, kernels=kernels), dtype)
 
 
 @pytest.mark.parametrize(

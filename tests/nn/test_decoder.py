@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from models import VOCAB, Built, build
@@ -26,6 +28,17 @@ def test_decoder_equals_the_model(bias: bool, position: str, pieces: list[int]) 
         got = decoder.feed(built.tokens[0, decoder.length : decoder.length + piece])
         np.testing.assert_allclose(got, logits[decoder.length - 1], rtol=1e-11, atol=1e-12)
     assert decoder.length == 8
+
+
+@pytest.mark.parametrize(
+    "changes", [{"tied_head": False, "mlp_width": 5, "norm_eps": 0.1}], ids=str
+)
+def test_decoder_equals_the_model_with_every_setting(changes: dict[str, Any]) -> None:
+    built = build(batch=1, **changes)
+    decoder, logits = decoder_of(built), built.model.logits(built.tokens)[0]
+    for piece in (3, 1, 4):
+        got = decoder.feed(built.tokens[0, decoder.length : decoder.length + piece])
+        np.testing.assert_allclose(got, logits[decoder.length - 1], rtol=1e-11, atol=1e-12)
 
 
 def test_decoder_equals_the_model_in_float32_over_many_positions() -> None:

@@ -16,7 +16,7 @@ from psdp.nn.block import Block
 from psdp.nn.embedding import Embedding
 from psdp.nn.layernorm import LayerNorm
 from psdp.nn.linear import Linear
-from psdp.nn.loss import TiedHead
+from psdp.nn.loss import Head
 from psdp.nn.mlp import MLP
 from psdp.nn.positions import Rotary
 from psdp.params import Array, Init, ParamSpec, ParamTable
@@ -102,7 +102,7 @@ def test_linear(bias: bool) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_layer_norm_adds_its_gradient_to_dx(bias: bool) -> None:
     bench = Bench(LayerNorm.specs("layer", WIDTH, bias))
-    layer = LayerNorm(bench.parameters.under("layer"), bench.arena)
+    layer = LayerNorm(0.1, bench.parameters.under("layer"), bench.arena)
     x = bench.rng.standard_normal((ROWS, WIDTH))
 
     def backward(x: Array, dy: Array) -> Array:
@@ -114,7 +114,7 @@ def test_layer_norm_adds_its_gradient_to_dx(bias: bool) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("activation", ["gelu", "gelu-erf", "relu", "relu2"])
 def test_mlp(activation: str, bias: bool) -> None:
     config = build(activation=activation, bias=bias).config
     bench = Bench(MLP.specs("layer", config, SOME, SOME))
@@ -187,7 +187,7 @@ def test_embedding(position: str) -> None:
 
 def test_head() -> None:
     bench = Bench([ParamSpec("embedding", (9, WIDTH), SOME, decay=True)])
-    layer = TiedHead(bench.parameters.weight("embedding"), bench.arena)
+    layer = Head(bench.parameters.weight("embedding"), bench.arena)
     layer.step = 5  # several chunks, the last of them short
     x = bench.rng.standard_normal((ROWS, WIDTH))
     targets, losses = bench.rng.integers(0, 9, ROWS), np.empty(ROWS)

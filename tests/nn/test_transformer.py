@@ -61,6 +61,26 @@ def test_xavier_initial_weights_fill_their_interval() -> None:
             assert view.std() == pytest.approx(half_width / math.sqrt(3), rel=0.05), name
 
 
+@pytest.mark.parametrize("init", ["normal", "xavier"])
+def test_branches_that_end_in_zeros_add_nothing_and_the_rest_starts_as_ever(init: str) -> None:
+    plain, zeroed = (
+        parameter_table(replace(TINY, init=init, zero_init=zero), VOCAB) for zero in (False, True)
+    )
+    as_ever = plain.views(plain.initial(0, "float64"))
+    for name, view in zeroed.views(zeroed.initial(0, "float64")).items():
+        if name.endswith(("attention.out.weight", "mlp.down.weight")):
+            assert not view.any(), name
+        else:
+            assert np.array_equal(view, as_ever[name]), name
+
+
+def test_a_head_of_its_own_is_no_matrix_of_a_linear_map() -> None:
+    table = parameter_table(replace(TINY, tied_head=False), VOCAB)
+    (head,) = (spec for spec in table.specs if spec.name.startswith("head"))
+    assert (head.shape, head.decay, head.matrix) == ((VOCAB, TINY.n_embd), True, False)
+    assert table.size == parameter_table(TINY, VOCAB).size + VOCAB * TINY.n_embd
+
+
 def test_fresh_model_of_normal_weights_knows_nothing() -> None:
     table = parameter_table(replace(TINY, init="normal"), VOCAB)
     weights = table.initial(0, "float64")
@@ -181,7 +201,9 @@ def test_steady_state_allocates_nothing(changes: dict[str, object]) -> None:
     assert peak < smallest_activation / 2, f"{peak} bytes"
 
 
-@pytest.mark.parametrize("changes", [{}, {"bias": False, "position": "rotary"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"bias": False, "position": "rotary"}, {"tied_head": False}], ids=str
+)
 def test_each_part_of_the_gradient_is_complete_when_it_is_said_to_be_ready(
     changes: dict[str, Any],
 ) -> None:

@@ -84,10 +84,23 @@ class CompiledBackend(NumpyBackend):
     def gelu_backward(self, x: Array, dy: Array) -> None:
         native.gelu_backward(x, dy)
 
+    def gelu_erf(self, x: Array, y: Array) -> None:
+        native.gelu_erf(x, y)
+
+    def gelu_erf_backward(self, x: Array, dy: Array) -> None:
+        native.gelu_erf_backward(x, dy)
+
     def layer_norm(
-        self, x: Array, gain: Array, bias: Array | None, normal: Array, rstd: Array, y: Array
+        self,
+        x: Array,
+        gain: Array,
+        bias: Array | None,
+        eps: float,
+        normal: Array,
+        rstd: Array,
+        y: Array,
     ) -> None:
-        native.layer_norm(x, gain, bias, normal, rstd, y, *x.shape)
+        native.layer_norm(x, gain, bias, eps, normal, rstd, y, *x.shape)
 
     def layer_norm_backward(
         self,

@@ -15,11 +15,11 @@ from psdp.backend import squares
 from psdp.backend.arrays import BF16
 from psdp.backend.base import Backend
 from psdp.backend.gpu.attention import GpuAttention
+from psdp.backend.gpu.composed import GpuComposed
 from psdp.backend.gpu.cuda.tiles import MOST_THREADS
 from psdp.backend.gpu.device import Device
 from psdp.backend.gpu.grids import BLOCK, Columns, block_for, ceil, warps
 from psdp.backend.gpu.libraries import NO_LIBRARIES, Libraries, Unsupported
-from psdp.backend.kernels.normalization import LAYER_NORM_EPS
 from psdp.backend.kernels.optimizer import AdamStep, Scalar
 from psdp.params import Array
 
@@ -27,7 +27,7 @@ SORTED_CHUNK = 64
 """Tokens that a block adds to an embedding's gradient."""
 
 
-class GpuBackend(GpuAttention, Backend):
+class GpuBackend(GpuComposed, GpuAttention, Backend):
     """CUDA kernels in one pair of formats.
 
     Args:
@@ -177,9 +177,16 @@ class GpuBackend(GpuAttention, Backend):
     # Layer norm -----------------------------------------------------------------------------
 
     def layer_norm(
-        self, x: Array, gain: Array, bias: Array | None, normal: Array, rstd: Array, y: Array
+        self,
+        x: Array,
+        gain: Array,
+        bias: Array | None,
+        eps: float,
+        normal: Array,
+        rstd: Array,
+        y: Array,
     ) -> None:
-        arguments = (x, gain, bias, normal, rstd, y, *x.shape, LAYER_NORM_EPS)
+        arguments = (x, gain, bias, normal, rstd, y, *x.shape, eps)
         self._launch("layernorm", "layer_norm", warps(x.shape[0]), BLOCK, *arguments)
 
     def layer_norm_backward(

@@ -6,17 +6,23 @@ from psdp.backend.costs import costs, moves
 from psdp.backend.kernels.linear import LinearKernels
 from psdp.params import Array
 
-LAYER_NORM_EPS = 1e-5
-
 
 class NormalizationKernels(LinearKernels):
     """Rows brought to mean 0 and variance 1, scaled and shifted."""
 
     @costs(moves)
     def layer_norm(
-        self, x: Array, gain: Array, bias: Array | None, normal: Array, rstd: Array, y: Array
+        self,
+        x: Array,
+        gain: Array,
+        bias: Array | None,
+        eps: float,
+        normal: Array,
+        rstd: Array,
+        y: Array,
     ) -> None:
-        """Write (x - mean) / std to ``normal`` and gain * normal + bias to ``y``.
+        """Write (x - mean) / std to ``normal`` and gain * normal + bias to ``y``; to the variance
+        ``eps`` is added.
 
         Shapes: x, normal, y (N, C); gain, bias (C,); rstd (N,), which becomes 1 / std.
         """
@@ -29,7 +35,7 @@ class NormalizationKernels(LinearKernels):
             xp.subtract(x[rows], scale[:, None], out=centred)
             self.row_dots(centred, centred, out=scale)
             xp.multiply(scale, 1 / width, out=scale)
-            xp.add(scale, LAYER_NORM_EPS, out=scale)
+            xp.add(scale, eps, out=scale)
             xp.sqrt(scale, out=scale)
             xp.reciprocal(scale, out=scale)
             xp.multiply(centred, scale[:, None], out=centred)

@@ -83,20 +83,11 @@ class OptimizerKernels(Arrays):
         xp = self.xp
         for block in self.blocks(out.size, 1):
             sums, part = (self.scratch(index, out[block].size) for index in (0, 1))
-            xp.multiply(self._wide(vectors[0][block], sums), shares[0], out=sums)
+            xp.multiply(self.widened(vectors[0][block], sums), shares[0], out=sums)
             for vector, share in zip(vectors[1:], shares[1:], strict=True):
-                xp.multiply(self._wide(vector[block], part), share, out=part)
+                xp.multiply(self.widened(vector[block], part), share, out=part)
                 xp.add(sums, part, out=sums)
             out[block] = sums
-
-    def _wide(self, vector: Array, room: Array) -> Array:
-        """Return ``vector`` (B,) itself, or if it is bfloat16 in ``room`` (B,), as float32."""
-        if vector.dtype != BF16:
-            return vector
-        bits = room.view(np.uint32)
-        bits[...] = vector
-        self.xp.left_shift(bits, 16, out=bits)
-        return room
 
     @costs(moves)
     def round_bf16(self, x: Array, out: Array) -> None:

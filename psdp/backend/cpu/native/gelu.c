@@ -1,4 +1,4 @@
-/* GELU in the tanh form of GPT-2 (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+/* GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415), in the tanh form of GPT-2 and as defined.
  *
  * (1 + tanh u) / 2 is the logistic function of 2 u, so gelu(x) = x s with
  * s = 1 / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3), and
@@ -58,6 +58,55 @@ static void gelu_backward(float *x, float *dy, size_t size) {
     in_parallel(gelu_backward_part, &a, size, parts_of(size, 16384));
 }
 
+/* The normal distribution function, with exp(-x^2 / 2) in *bell: gelu(x) = x P(x) as defined. The
+ * tail is formula 7.1.26 of Abramowitz and Stegun's handbook, good to 1.5e-7. */
+INLINE float normal(float x, float *bell) {
+    const float z = fabsf(x) * 0.707106781f, t = 1.0f / (1.0f + 0.3275911f * z);
+    float p = 1.061405429f;
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    *bell = z > 9.0f ? 0.0f : exponential(-z * z);
+    const float tail = 0.5f * p * t * *bell;
+    return x < 0.0f ? tail : 1.0f - tail;
+}
+
+KERNEL void gelu_erf_part(const void *arguments, size_t part, size_t begin, size_t end) {
+    const Arrays a = *(const Arrays *)arguments;
+    const float *restrict xs = a.x;
+    float *restrict ys = a.y;
+    (void)part;
+    for (size_t i = begin; i < end; i++) {
+        float bell;
+        ys[i] = xs[i] * normal(xs[i], &bell);
+    }
+}
+
+/* y = x P(x), element by element. */
+static void gelu_erf(float *x, float *y, size_t size) {
+    Arrays a = {x, y};
+    in_parallel(gelu_erf_part, &a, size, parts_of(size, 16384));
+}
+
+KERNEL void gelu_erf_backward_part(const void *arguments, size_t part, size_t begin, size_t end) {
+    const Arrays a = *(const Arrays *)arguments;
+    float *restrict xs = a.x, *restrict dys = a.y;
+    (void)part;
+    for (size_t i = begin; i < end; i++) {
+        float bell;
+        const float below = normal(xs[i], &bell);
+        dys[i] *= below + 0.398942280f * xs[i] * bell; /* 1 / sqrt(2 pi) */
+        xs[i] *= below;
+    }
+}
+
+/* dy *= (x P(x))' and x = x P(x), element by element. */
+static void gelu_erf_backward(float *x, float *dy, size_t size) {
+    Arrays a = {x, dy};
+    in_parallel(gelu_erf_backward_part, &a, size, parts_of(size, 16384));
+}
+
 FUNCTION(gelu) {
     BEGIN(2);
     float *x = WRITE(in[0], 1);
@@ -73,5 +122,23 @@ FUNCTION(gelu_backward) {
     const size_t size = first_size(&buffers);
     float *dy = WRITE(in[1], size);
     RUN(gelu_backward(x, dy, size));
+    END;
+}
+
+FUNCTION(gelu_erf) {
+    BEGIN(2);
+    float *x = WRITE(in[0], 1);
+    const size_t size = first_size(&buffers);
+    float *y = WRITE(in[1], size);
+    RUN(gelu_erf(x, y, size));
+    END;
+}
+
+FUNCTION(gelu_erf_backward) {
+    BEGIN(2);
+    float *x = WRITE(in[0], 1);
+    const size_t size = first_size(&buffers);
+    float *dy = WRITE(in[1], size);
+    RUN(gelu_erf_backward(x, dy, size));
     END;
 }

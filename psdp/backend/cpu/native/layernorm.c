@@ -3,11 +3,10 @@
 #include "binding.h"
 #include "kernels.h"
 
-#define EPS 1e-5f
-
 typedef struct {
     const float *x, *gain, *bias;
     float *normal, *rstd, *y;
+    float eps;
     size_t width;
 } Forward;
 
@@ -25,7 +24,7 @@ KERNEL void normalize_rows(const void *arguments, size_t part, size_t begin, siz
         const float mean = sum / (float)width;
 #pragma omp simd reduction(+ : squares)
         for (size_t c = 0; c < width; c++) squares += (x[c] - mean) * (x[c] - mean);
-        const float rstd = 1.0f / sqrtf(squares / (float)width + EPS);
+        const float rstd = 1.0f / sqrtf(squares / (float)width + a.eps);
         a.rstd[row] = rstd;
         if (bias) {
             for (size_t c = 0; c < width; c++) {
@@ -41,11 +40,11 @@ KERNEL void normalize_rows(const void *arguments, size_t part, size_t begin, siz
     }
 }
 
-/* normal = (x - mean) / std and y = gain normal + bias of each row of (rows, width); rstd (rows)
- * becomes 1 / std. bias may be null. */
-static void layer_norm(const float *x, const float *gain, const float *bias, float *normal,
-                       float *rstd, float *y, size_t rows, size_t width) {
-    Forward a = {x, gain, bias, normal, rstd, y, width};
+/* normal = (x - mean) / std and y = gain normal + bias of each row of (rows, width), with eps added
+ * to the variance; rstd (rows) becomes 1 / std. bias may be null. */
+static void layer_norm(const float *x, const float *gain, const float *bias, float eps,
+                       float *normal, float *rstd, float *y, size_t rows, size_t width) {
+    Forward a = {x, gain, bias, normal, rstd, y, eps, width};
     in_parallel(normalize_rows, &a, rows, parts_of(rows, 1 + 32768 / width));
 }
 
@@ -95,13 +94,14 @@ static void layer_norm_backward(const float *dy, const float *gain, const float 
 }
 
 FUNCTION(layer_norm) {
-    BEGIN(8);
-    size_t rows = size_of(in[6]), width = size_of(in[7]);
+    BEGIN(9);
+    size_t rows = size_of(in[7]), width = size_of(in[8]);
     const float *x = READ(in[0], rows * width), *gain = READ(in[1], width);
     const float *bias = in[2] == Py_None ? NULL : READ(in[2], width);
-    float *normal = WRITE(in[3], rows * width), *rstd = WRITE(in[4], rows);
-    float *y = WRITE(in[5], rows * width);
-    RUN(layer_norm(x, gain, bias, normal, rstd, y, rows, width));
+    const float eps = real(in[3]);
+    float *normal = WRITE(in[4], rows * width), *rstd = WRITE(in[5], rows);
+    float *y = WRITE(in[6], rows * width);
+    RUN(layer_norm(x, gain, bias, eps, normal, rstd, y, rows, width));
     END;
 }
 

@@ -1,0 +1,52 @@
+"""Kernels that a GPU has none of its own for: the reference's operations on arrays, one after the
+other, in the precision of sums.
+
+What no GPU has been measured at is not worth a kernel yet: these are read and written again and
+again, and rounded arrays are widened first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from psdp.backend.arrays import BF16
+from psdp.backend.gpu.arrays import GpuArrays
+from psdp.backend.kernels.activation import ActivationKernels
+
+_FIRST_ROOM = 16
+"""The first number of scratch memory that arrays are widened in; kernels use lower ones."""
+
+Kernel = Callable[..., None]
+
+
+def _composed(kernel: Kernel, *written: int) -> Any:
+    """Return a kernel of the reference for arrays that may be bfloat16.
+
+    Args:
+        written: which of its arguments it writes.
+    """
+
+    @wraps(kernel)
+    def call(self: GpuComposed, *arguments: Any) -> None:
+        wide = list(arguments)
+        for index, argument in enumerate(arguments):
+            if getattr(argument, "dtype", None) == BF16:
+                room = self.scratch(_FIRST_ROOM + index, *argument.shape)
+                wide[index] = self.widened(argument, room)
+        kernel(self, *wide)
+        for index in written:
+            if wide[index] is not arguments[index]:
+                self.cast(wide[index], arguments[index])
+
+    return call
+
+
+class GpuComposed(GpuArrays):
+    """See the classes that they are taken from."""
+
+    gelu_erf = _composed(ActivationKernels.gelu_erf, 1)
+    gelu_erf_backward = _composed(ActivationKernels.gelu_erf_backward, 0, 1)
+    relu2 = _composed(ActivationKernels.relu2, 1)
+    relu2_backward = _composed(ActivationKernels.relu2_backward, 0, 1)
