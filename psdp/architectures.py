@@ -46,7 +46,11 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({row.name: row for 
 NORMS: Mapping[str, str] = MappingProxyType({"layernorm": "psdp.nn.layernorm:LayerNorm"})
 """The module and the class of each :class:`psdp.nn.parts.Norm`, the default first."""
 
+GATED = ("swiglu", "geglu")
+"""Activations of one half of the channels that gate the other half."""
+
 ACTIVATIONS: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(("gelu", "gelu-erf", "relu", "relu2"), "psdp.nn.mlp:MLP")
+    | dict.fromkeys(GATED, "psdp.nn.gated:GatedMLP")
 )
 """Those of the :class:`psdp.nn.parts.FeedForward` with each activation, the default first."""

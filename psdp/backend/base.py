@@ -6,6 +6,7 @@ from psdp.backend.kernels.activation import ActivationKernels
 from psdp.backend.kernels.attention import AttentionKernels
 from psdp.backend.kernels.dropout import DropoutKernels
 from psdp.backend.kernels.embedding import EmbeddingKernels
+from psdp.backend.kernels.gated import GatedKernels
 from psdp.backend.kernels.linear import LinearKernels
 from psdp.backend.kernels.loss import LossKernels
 from psdp.backend.kernels.normalization import NormalizationKernels
@@ -16,6 +17,7 @@ class Backend(
     EmbeddingKernels,
     NormalizationKernels,
     LinearKernels,
+    GatedKernels,
     ActivationKernels,
     AttentionKernels,
     DropoutKernels,

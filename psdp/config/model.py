@@ -6,8 +6,10 @@ from copy import copy
 from dataclasses import dataclass, fields, make_dataclass
 from typing import TYPE_CHECKING, Any
 
-from psdp.architectures import ACTIVATIONS, ARCHITECTURES, NORMS
+from psdp.architectures import ACTIVATIONS, ARCHITECTURES, GATED, NORMS
 from psdp.fields import setting
+
+GATED_MULTIPLE = 32
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,12 @@ class ShapeConfig:
     dropout: float = setting(0.0, "probability of dropping an activation", low=0, below=1)
     bias: bool = setting(True, "biases in linear layers and layer norms")
     activation: str = setting(next(iter(ACTIVATIONS)), "of the MLP", choices=tuple(ACTIVATIONS))
-    mlp_width: int | None = setting(None, "width inside the MLP (default 4 times --n-embd)", low=1)
+    mlp_width: int | None = setting(
+        None,
+        "width inside the MLP (default 4 times --n-embd; with a gate, whose matrix is a third one, "
+        f"8/3 times it, rounded up to a multiple of {GATED_MULTIPLE})",
+        low=1,
+    )
     position: str = setting(
         "learned", "position encoding", choices=("learned", "sinusoidal", "rotary")
     )
@@ -74,4 +81,8 @@ else:
 
 def mlp_width(model: ShapeConfig) -> int:
     """Return the width inside the MLP."""
-    return model.mlp_width or 4 * model.n_embd
+    if model.mlp_width is not None:
+        return model.mlp_width
+    if model.activation in GATED:
+        return -(-8 * model.n_embd // (3 * GATED_MULTIPLE)) * GATED_MULTIPLE
+    return 4 * model.n_embd

@@ -136,6 +136,50 @@ def test_activations(backend: Backend, rows: int, width: int, seed: int) -> None
         bench.close(x, expected.detach().numpy())
 
 
+GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "swiglu": torch.nn.functional.silu,
+    "geglu": ACTIVATIONS["gelu"],
+}
+
+
+@random_shapes
+@rows_and_width
+def test_gates(backend: Backend, rows: int, width: int, seed: int) -> None:
+    bench = Bench(backend, seed)
+    for name, activation in GATES.items():
+        (x, wide), (dy, wide_dy) = bench.branch(rows, 2 * width), bench.branch(rows, width)
+        tensor = torch.from_numpy(wide).requires_grad_()
+        gate, values = tensor.chunk(2, dim=1)
+        expected = activation(gate) * values
+        expected.backward(torch.from_numpy(wide_dy))
+        assert tensor.grad is not None
+        y = bench.room(rows, width)
+        getattr(backend, name)(x, y)
+        bench.close(y, expected.detach().numpy())
+        getattr(backend, f"{name}_backward")(x, dy)
+        bench.close(x, tensor.grad.numpy())
+        bench.close(dy, expected.detach().numpy())
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_gate_far_from_zero_is_open_or_shut_and_nan_comes_through(
+    backend: Backend, name: str
+) -> None:
+    bench = Bench(backend, 0)
+    gates = np.array([math.nan, -1e12, -1e4, -200.0, 200.0, 1e4, 1e12])
+    real = backend.empty(1, 14)
+    backend.to_device(np.concatenate([gates, np.ones(7)])[None], real)
+    x = backend.cast(real, bench.room(1, 14))
+    y, (dy, _) = bench.room(1, 7), bench.branch(1, 7)
+    getattr(backend, name)(x, y)
+    assert math.isnan(bench.wide(y)[0, 0])
+    assert np.array_equal(bench.wide(y)[0, 1:4].round(6), [0, 0, 0])
+    bench.close(y[:, 4:], bench.wide(x)[:, 4:7])
+    getattr(backend, f"{name}_backward")(x, dy)
+    assert np.isfinite(bench.wide(x)[0, 1:7]).all()
+    assert math.isnan(bench.wide(x)[0, 0])
+
+
 def test_nan_comes_through_activations_and_large_inputs_do_not_become_nan(
     backend: Backend,
 ) -> None:

@@ -229,6 +229,8 @@ def test_an_integer_is_a_number_too_and_none_where_it_means_by_default() -> None
         ({"mode": "allreduce"}, "wire_dtype", None),
         ({"n_embd": 64}, "mlp_width", 256),
         ({"mlp_width": 100}, "mlp_width", 100),
+        ({"n_embd": 768, "activation": "swiglu"}, "mlp_width", 2048),
+        ({"n_embd": 128, "activation": "geglu"}, "mlp_width", 352),
     ],
 )
 def test_what_depends_on_other_settings_is_filled(

@@ -87,6 +87,12 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
         )
         return torch.cat([turned.real, turned.imag], dim=-1)
 
+    activations = {
+        "gelu": lambda x: F.gelu(x, approximate="tanh"),
+        "gelu-erf": F.gelu,
+        "relu": F.relu,
+        "relu2": lambda x: F.relu(x).square(),
+    }
     x = p["embedding.tokens"][tokens]
     if config.position == "learned":
         x = x + p["embedding.positions"][:length]
@@ -107,11 +113,11 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
         merged = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
         x = x + linear(f"{name}.attention.out", merged.reshape(batch, length, width))
         hidden = linear(f"{name}.mlp.up", norm(f"{name}.norm2", x))
-        hidden = {
-            "gelu": lambda x: F.gelu(x, approximate="tanh"),
-            "gelu-erf": F.gelu,
-            "relu": F.relu,
-            "relu2": lambda x: F.relu(x).square(),
-        }[config.activation](hidden)
+        gated = {"swiglu": F.silu, "geglu": lambda x: F.gelu(x, approximate="tanh")}
+        if config.activation in gated:
+            gate, values = hidden.chunk(2, dim=-1)
+            hidden = gated[config.activation](gate) * values
+        else:
+            hidden = activations[config.activation](hidden)
         x = x + linear(f"{name}.mlp.down", hidden)
     return norm("norm", x) @ p["embedding.tokens" if config.tied_head else "head.tokens"].T

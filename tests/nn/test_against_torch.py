@@ -60,6 +60,8 @@ def test_every_option(bias: bool, activation: str, position: str, kind: str) -> 
     [
         {"activation": "gelu-erf", "mlp_width": 31},
         {"activation": "relu2", "norm_eps": 0.1},
+        {"activation": "swiglu"},
+        {"activation": "geglu", "mlp_width": 5, "bias": False},
         {"tied_head": False, "position": "rotary"},
     ],
     ids=str,

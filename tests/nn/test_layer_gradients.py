@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from models import TINY, build
 
+from psdp.architectures import ACTIVATIONS
 from psdp.backend import make_backend
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.attention import Attention
@@ -17,7 +19,7 @@ from psdp.nn.embedding import Embedding
 from psdp.nn.layernorm import LayerNorm
 from psdp.nn.linear import Linear
 from psdp.nn.loss import Head
-from psdp.nn.mlp import MLP
+from psdp.nn.parts import feed_forward_of
 from psdp.nn.positions import Rotary
 from psdp.params import Array, Init, ParamSpec, ParamTable
 
@@ -114,11 +116,12 @@ def test_layer_norm_adds_its_gradient_to_dx(bias: bool) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("activation", ["gelu", "gelu-erf", "relu", "relu2"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_mlp(activation: str, bias: bool) -> None:
-    config = build(activation=activation, bias=bias).config
-    bench = Bench(MLP.specs("layer", config, SOME, SOME))
-    layer = MLP(config, bench.parameters.under("layer"), bench.arena)
+    config = replace(TINY, activation=activation, bias=bias, mlp_width=10)
+    network = feed_forward_of(config)
+    bench = Bench(network.specs("layer", config, SOME, SOME))
+    layer = network(config, bench.parameters.under("layer"), bench.arena)
     x = bench.rng.standard_normal((ROWS, WIDTH))
     bench.check(
         x,

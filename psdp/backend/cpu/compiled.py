@@ -90,6 +90,18 @@ class CompiledBackend(NumpyBackend):
     def gelu_erf_backward(self, x: Array, dy: Array) -> None:
         native.gelu_erf_backward(x, dy)
 
+    def swiglu(self, x: Array, y: Array) -> None:
+        native.swiglu(x, y, *y.shape)
+
+    def swiglu_backward(self, x: Array, dy: Array) -> None:
+        native.swiglu_backward(x, dy, *dy.shape)
+
+    def geglu(self, x: Array, y: Array) -> None:
+        native.geglu(x, y, *y.shape)
+
+    def geglu_backward(self, x: Array, dy: Array) -> None:
+        native.geglu_backward(x, dy, *dy.shape)
+
     def layer_norm(
         self,
         x: Array,

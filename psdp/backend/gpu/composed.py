@@ -14,6 +14,7 @@ from typing import Any
 from psdp.backend.arrays import BF16
 from psdp.backend.gpu.arrays import GpuArrays
 from psdp.backend.kernels.activation import ActivationKernels
+from psdp.backend.kernels.gated import GatedKernels
 
 _FIRST_ROOM = 16
 """The first number of scratch memory that arrays are widened in; kernels use lower ones."""
@@ -48,5 +49,9 @@ class GpuComposed(GpuArrays):
 
     gelu_erf = _composed(ActivationKernels.gelu_erf, 1)
     gelu_erf_backward = _composed(ActivationKernels.gelu_erf_backward, 0, 1)
+    swiglu = _composed(GatedKernels.swiglu, 1)
+    swiglu_backward = _composed(GatedKernels.swiglu_backward, 0, 1)
+    geglu = _composed(GatedKernels.geglu, 1)
+    geglu_backward = _composed(GatedKernels.geglu_backward, 0, 1)
     relu2 = _composed(ActivationKernels.relu2, 1)
     relu2_backward = _composed(ActivationKernels.relu2_backward, 0, 1)

@@ -53,18 +53,24 @@ class ActivationKernels(Arrays):
         with np.errstate(over="ignore"):
             for rows in self.blocks(*x.shape):
                 xb, dyb = x[rows], dy[rows]
-                square = xp.multiply(xb, xb, out=self.scratch(0, *xb.shape))
-                s = self._logistic(xb, square)
-                # gelu' = s + x s (s - 1) du/dx with u the exponent
-                slope = xp.multiply(xb, s, out=self.scratch(2, *xb.shape))
-                xp.multiply(square, 3 * GELU_CUBIC, out=square)
-                xp.add(square, GELU_LINEAR, out=square)
-                xp.multiply(slope, square, out=slope)
-                xp.subtract(s, 1, out=square)
-                xp.multiply(slope, square, out=slope)
-                xp.add(slope, s, out=slope)
+                s, slope = self._gelu_parts(xb)
                 xp.multiply(dyb, slope, out=dyb)
                 xp.multiply(xb, s, out=xb)
+
+    def _gelu_parts(self, x: Array) -> tuple[Array, Array]:
+        """Return s in scratch 1, with gelu(x) = x s, and gelu'(x) in scratch 2."""
+        xp = self.xp
+        square = xp.multiply(x, x, out=self.scratch(0, *x.shape))
+        s = self._logistic(x, square)
+        # gelu' = s + x s (s - 1) du/dx with u the exponent
+        slope = xp.multiply(x, s, out=self.scratch(2, *x.shape))
+        xp.multiply(square, 3 * GELU_CUBIC, out=square)
+        xp.add(square, GELU_LINEAR, out=square)
+        xp.multiply(slope, square, out=slope)
+        xp.subtract(s, 1, out=square)
+        xp.multiply(slope, square, out=slope)
+        xp.add(slope, s, out=slope)
+        return s, slope
 
     def _logistic(self, x: Array, square: Array) -> Array:
         """Return 1 / (1 + exp(x (linear + cubic x^2))) in scratch 1, given x^2.

@@ -1,34 +1,19 @@
-/* GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415), in the tanh form of GPT-2 and as defined.
- *
- * (1 + tanh u) / 2 is the logistic function of 2 u, so gelu(x) = x s with
- * s = 1 / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3), and
- * gelu'(x) = s + x s (1 - s) 2 du/dx. One exponential gives both, so the backward pass makes them
- * again from x instead of keeping gelu(x) or its derivative: memory costs more than arithmetic. */
+/* GELU, in the tanh form of GPT-2 and as defined; see activations.h. */
 
+#include "activations.h"
 #include "binding.h"
 #include "kernels.h"
-
-#define LINEAR -1.595769122f /* -2 sqrt(2 / pi) */
-#define CUBIC (0.044715f * LINEAR)
 
 typedef struct {
     float *x, *y;
 } Arrays;
-
-/* Where x << 0 the logistic function is exactly 0, or its product with x^3 could be anything. */
-INLINE float logistic(float minus_two_u) {
-    return minus_two_u > 80.0f ? 0.0f : 1.0f / (1.0f + exponential(minus_two_u));
-}
 
 KERNEL void gelu_part(const void *arguments, size_t part, size_t begin, size_t end) {
     const Arrays a = *(const Arrays *)arguments;
     const float *restrict xs = a.x;
     float *restrict ys = a.y;
     (void)part;
-    for (size_t i = begin; i < end; i++) {
-        float x = xs[i];
-        ys[i] = x * logistic(x * (LINEAR + CUBIC * x * x));
-    }
+    for (size_t i = begin; i < end; i++) ys[i] = xs[i] * gelu_share(xs[i]);
 }
 
 /* y = gelu(x), element by element. */
@@ -42,13 +27,9 @@ KERNEL void gelu_backward_part(const void *arguments, size_t part, size_t begin,
     float *restrict xs = a.x, *restrict dys = a.y;
     (void)part;
     for (size_t i = begin; i < end; i++) {
-        /* Beyond +-100 the derivative is 1 or 0, and x^3 could overflow. */
-        float x = xs[i] < -100.0f ? -100.0f : xs[i];
-        x = x > 100.0f ? 100.0f : x;
-        const float square = x * x;
-        const float s = logistic(x * (LINEAR + CUBIC * square));
-        dys[i] *= s - x * s * (1.0f - s) * (LINEAR + 3.0f * CUBIC * square);
-        xs[i] *= s;
+        const Activation gelu = gelu_parts(xs[i]);
+        dys[i] *= gelu.slope;
+        xs[i] *= gelu.s;
     }
 }
 
