@@ -43,7 +43,9 @@ _TABLE = (
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({row.name: row for row in _TABLE})
 """Every architecture by its name, the default first."""
 
-NORMS: Mapping[str, str] = MappingProxyType({"layernorm": "psdp.nn.layernorm:LayerNorm"})
+NORMS: Mapping[str, str] = MappingProxyType(
+    {"layernorm": "psdp.nn.layernorm:LayerNorm", "rmsnorm": "psdp.nn.rmsnorm:RMSNorm"}
+)
 """The module and the class of each :class:`psdp.nn.parts.Norm`, the default first."""
 
 GATED = ("swiglu", "geglu")

@@ -89,7 +89,8 @@ class Arrays:
             yield slice(start, min(start + step, rows))
 
     def copy(self, source: Array, out: Array) -> None:
-        """Copy an array of the device into another one of the same shape and type."""
+        """Copy an array of the device into another one, of any strides, that it can be broadcast
+        and cast to."""
         raise NotImplementedError
 
     def to_device(self, host: Array, out: Array) -> None:
@@ -138,7 +139,7 @@ class Arrays:
         if x.dtype != BF16:
             return x
         bits = room.view(np.uint32)
-        bits[...] = x
+        self.copy(x, bits)
         self.xp.left_shift(bits, 16, out=bits)
         return room
 

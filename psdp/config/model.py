@@ -42,6 +42,9 @@ class ShapeConfig:
         choices=tuple(NORMS),
         formerly={"layer": "layernorm"},
     )
+    qk_norm: bool = setting(
+        False, "each head's queries and keys are divided by their root mean square, and scaled"
+    )
     norm_eps: float = setting(1e-5, "added to the variance that a norm divides by", low=0)
     tied_head: bool = setting(
         True, "the head's matrix is the token embedding; else it has one of its own"

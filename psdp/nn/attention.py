@@ -11,6 +11,7 @@ from psdp.nn.dropout import Dropout
 from psdp.nn.layer import Layer
 from psdp.nn.linear import Linear, ResidualLinear
 from psdp.nn.positions import Rotary
+from psdp.nn.rmsnorm import HeadNorm
 from psdp.params import Array, Init, ParamSpec
 
 
@@ -25,10 +26,14 @@ class Attention(Layer, kind="attention"):
     @staticmethod
     def specs(name: str, config: ModelConfig, qkv: Init, out: Init) -> list[ParamSpec]:
         width = config.n_embd
-        return [
+        specs = [
             *Linear.specs(f"{name}.qkv", width, 3 * width, qkv, config.bias, maps=3 * (width,)),
             *Linear.specs(f"{name}.out", width, width, out, config.bias),
         ]
+        if config.qk_norm:
+            specs += HeadNorm.specs(f"{name}.query_norm", config)
+            specs += HeadNorm.specs(f"{name}.key_norm", config)
+        return specs
 
     def __init__(
         self, config: ModelConfig, parameters: Parameters, arena: Arena, rotary: Rotary | None
@@ -38,6 +43,10 @@ class Attention(Layer, kind="attention"):
         self.backend, self.rotary, self.heads = arena.backend, rotary, heads
         self.qkv = Linear(parameters.under("qkv"), arena)
         self.out = ResidualLinear(config.dropout, parameters.under("out"), arena)
+        self.norms = [
+            HeadNorm(config, parameters.under(name), arena)
+            for name in (("query_norm", "key_norm") if config.qk_norm else ())
+        ]
         self.rows_qkv = arena.kept("qkv", rows, 3 * width)
         self.context = arena.kept("context", rows, width)
         self.logsumexp = arena.kept("log-sum-exp", rows * heads, dtype=arena.backend.dtype)
@@ -56,13 +65,28 @@ class Attention(Layer, kind="attention"):
     def _attend(
         self, qkv: Array, batch: int, context: Array, rng: np.random.Generator | None
     ) -> None:
-        """Write what the queries find to ``context``; positions may be turned into ``qkv``."""
+        """Write what the queries find to ``context``; ``qkv`` becomes what :meth:`_compared` makes
+        of it."""
         count = len(qkv)
-        if self.rotary is not None:
-            self.rotary.forward(qkv, batch, self.heads)
+        self._compared(qkv, batch)
         self.dropout.draw(self._weights(batch, count // batch), rng)
         per_query = self._per_query(batch, count)
         self.backend.attention(qkv, batch, self.heads, self.dropout.mask, context, per_query)
+
+    def _compared(self, qkv: Array, batch: int, start: int = 0) -> None:
+        """Normalise and turn queries and keys in place, as far as the settings have it; their first
+        position is ``start``."""
+        for norm, part in zip(self.norms, _queries_and_keys(qkv), strict=False):
+            norm.forward(part)
+        if self.rotary is not None:
+            self.rotary.forward(qkv, batch, self.heads, start)
+
+    def _compared_backward(self, dqkv: Array, batch: int) -> None:
+        """Turn the gradient into that of what was normalised and turned, in place."""
+        if self.rotary is not None:
+            self.rotary.backward(dqkv, batch, self.heads)
+        for norm, part in zip(self.norms, _queries_and_keys(dqkv), strict=False):
+            norm.backward(part)
 
     def backward(self, x: Array, batch: int, dy: Array, dx: Array) -> None:
         """Add the gradients of both layers to their views; write dL/dx to ``dx``."""
@@ -83,8 +107,7 @@ class Attention(Layer, kind="attention"):
             dcontext,
             dqkv,
         )
-        if self.rotary is not None:
-            self.rotary.backward(dqkv, batch, self.heads)
+        self._compared_backward(dqkv, batch)
         self.qkv.backward(x, dqkv, dx)
 
     def _weights(self, batch: int, length: int) -> int:
@@ -95,3 +118,9 @@ class Attention(Layer, kind="attention"):
     def _per_query(self, batch: int, count: int) -> Array:
         """View the log-sum-exp of ``count`` tokens as (B, H, T)."""
         return self.logsumexp[: count * self.heads].reshape(batch, self.heads, -1)
+
+
+def _queries_and_keys(qkv: Array) -> tuple[Array, Array]:
+    """View the first two thirds of rows of [queries | keys | values]."""
+    width = qkv.shape[1] // 3
+    return qkv[:, :width], qkv[:, width : 2 * width]

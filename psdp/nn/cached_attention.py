@@ -47,8 +47,7 @@ class CachedAttention(Attention, kind="attention"):
         matmul, start = self.backend.xp.matmul, self.past.length
         seen = start + len(qkv)
         new = slice(start, seen)
-        if self.rotary is not None:
-            self.rotary.forward(qkv, batch, self.heads, start)
+        self._compared(qkv, batch, start)
         q, k, v = split_heads(qkv, batch, self.heads)
         q *= q.shape[3] ** -0.5
         self.keys[:, :, new], self.values[:, :, new] = k, v

@@ -174,7 +174,7 @@ def test_a_gate_far_from_zero_is_open_or_shut_and_nan_comes_through(
     getattr(backend, name)(x, y)
     assert math.isnan(bench.wide(y)[0, 0])
     assert np.array_equal(bench.wide(y)[0, 1:4].round(6), [0, 0, 0])
-    bench.close(y[:, 4:], bench.wide(x)[:, 4:7])
+    assert np.array_equal(bench.wide(y)[:, 4:], bench.wide(x)[:, 4:7])
     getattr(backend, f"{name}_backward")(x, dy)
     assert np.isfinite(bench.wide(x)[0, 1:7]).all()
     assert math.isnan(bench.wide(x)[0, 0])
@@ -220,6 +220,32 @@ def test_layer_norm_and_its_gradients(backend: Backend, rows: int, width: int, s
         for got, expected_sum in zip((dx, dgain, dbias), sums, strict=True):
             limit = scale * np.abs(expected_sum).max()
             np.testing.assert_allclose(bench.wide(got), expected_sum, atol=limit, rtol=0)
+
+
+@random_shapes
+@rows_and_width
+def test_rms_norm_and_its_gradients(backend: Backend, rows: int, width: int, seed: int) -> None:
+    bench = Bench(backend, seed)
+    (x, wide), (dy, wide_dy), (gain, wide_gain) = (
+        *(bench.real(rows, width), bench.branch(rows, width)),
+        bench.real(width),
+    )
+    tensors = [torch.from_numpy(a).requires_grad_() for a in (wide, wide_gain)]
+    expected = torch.nn.functional.rms_norm(tensors[0], (width,), tensors[1], eps=0.1)
+    expected.backward(torch.from_numpy(wide_dy))
+    normal, rstd, y = bench.room(rows, width), backend.empty(rows), bench.room(rows, width)
+    backend.rms_norm(x, gain, 0.1, normal, rstd, y)
+    bench.close(y, expected.detach().numpy())
+    bench.close(rstd, (np.square(wide).mean(axis=1) + 0.1) ** -0.5)
+    (dx, before), (dgain, before_gain) = bench.real(rows, width), bench.real(width)
+    backend.rms_norm_backward(dy, gain, normal, rstd, dx, dgain)
+    # Rounded is what the sums are of, and some of it cancels.
+    scale = 2.0**-5 if bench.half else 10 * bench.tolerance
+    for got, had, tensor in ((dx, before, tensors[0]), (dgain, before_gain, tensors[1])):
+        assert tensor.grad is not None
+        expected_sum = had + tensor.grad.numpy()
+        limit = scale * np.abs(expected_sum).max()
+        np.testing.assert_allclose(bench.wide(got), expected_sum, atol=limit, rtol=0)
 
 
 @pytest.mark.parametrize("eps", [1e-5, 1e-3])

@@ -72,7 +72,12 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
     width, heads = config.n_embd, config.n_head
 
     def norm(name: str, x: Any) -> Any:
+        if config.norm == "rmsnorm":
+            return rms_norm(p[f"{name}.gain"], x)
         return F.layer_norm(x, (width,), p[f"{name}.gain"], p.get(f"{name}.bias"), config.norm_eps)
+
+    def rms_norm(gain: Any, x: Any) -> Any:
+        return F.rms_norm(x, gain.shape, gain, config.norm_eps)
 
     def linear(name: str, x: Any) -> Any:
         return F.linear(x, p[f"{name}.weight"].T, p.get(f"{name}.bias"))
@@ -108,6 +113,11 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
             part.reshape(batch, length, heads, -1).transpose(1, 2)
             for part in linear(f"{name}.attention.qkv", norm(f"{name}.norm1", x)).chunk(3, dim=-1)
         )
+        if config.qk_norm:
+            q, k = (
+                rms_norm(p[f"{name}.attention.{of}_norm.gain"], x)
+                for of, x in (("query", q), ("key", k))
+            )
         if config.position == "rotary":
             q, k = turn(q), turn(k)
         merged = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)

@@ -31,7 +31,12 @@ def test_decoder_equals_the_model(bias: bool, position: str, pieces: list[int]) 
 
 
 @pytest.mark.parametrize(
-    "changes", [{"tied_head": False, "mlp_width": 5, "norm_eps": 0.1}], ids=str
+    "changes",
+    [
+        {"tied_head": False, "mlp_width": 5, "norm_eps": 0.1},
+        {"qk_norm": True, "position": "rotary", "norm": "rmsnorm", "activation": "swiglu"},
+    ],
+    ids=str,
 )
 def test_decoder_equals_the_model_with_every_setting(changes: dict[str, Any]) -> None:
     built = build(batch=1, **changes)

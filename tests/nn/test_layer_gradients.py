@@ -21,6 +21,7 @@ from psdp.nn.linear import Linear
 from psdp.nn.loss import Head
 from psdp.nn.parts import feed_forward_of
 from psdp.nn.positions import Rotary
+from psdp.nn.rmsnorm import HeadNorm, RMSNorm
 from psdp.params import Array, Init, ParamSpec, ParamTable
 
 # Central differences in float64: a step of 1e-5 leaves a truncation error around 1e-10 of the third
@@ -113,6 +114,35 @@ def test_layer_norm_adds_its_gradient_to_dx(bias: bool) -> None:
         return dx - 1
 
     bench.check(x, lambda x: written(layer.forward, x, like=x), backward)
+
+
+def test_rms_norm_adds_its_gradient_to_dx() -> None:
+    bench = Bench(RMSNorm.specs("layer", WIDTH, bias=True))
+    layer = RMSNorm(0.1, bench.parameters.under("layer"), bench.arena)
+    x = bench.rng.standard_normal((ROWS, WIDTH))
+
+    def backward(x: Array, dy: Array) -> Array:
+        dx = np.ones_like(x)
+        layer.backward(dy, dx)
+        return dx - 1
+
+    bench.check(x, lambda x: written(layer.forward, x, like=x), backward)
+
+
+def test_head_norm_works_on_a_part_of_wider_rows() -> None:
+    config = replace(TINY, norm_eps=0.1)
+    bench = Bench(HeadNorm.specs("layer", config))
+    layer = HeadNorm(config, bench.parameters.under("layer"), bench.arena)
+    x = bench.rng.standard_normal((ROWS, WIDTH))
+
+    def within(change: Callable[[Array], None], x: Array) -> Array:
+        rows = np.zeros((ROWS, 3 * WIDTH))
+        rows[:, WIDTH : 2 * WIDTH] = x
+        change(rows[:, WIDTH : 2 * WIDTH])
+        assert not rows[:, :WIDTH].any()
+        return rows[:, WIDTH : 2 * WIDTH].copy()
+
+    bench.check(x, lambda x: within(layer.forward, x), lambda x, dy: within(layer.backward, dy))
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -51,7 +51,8 @@ def gpu(folder: Path, dtype: str, precision: str = "float32") -> GpuBackend:
         {"n_layer": 1, "n_head": 1, "n_embd": 6, "block_size": 1},
         {"activation": "gelu-erf", "tied_head": False, "norm_eps": 0.1},
         {"activation": "relu2", "mlp_width": 7},
-        {"activation": "swiglu", "bias": False},
+        {"activation": "swiglu", "bias": False, "norm": "rmsnorm"},
+        {"activation": "geglu", "qk_norm": True, "position": "rotary"},
     ],
     ids=str,
 )

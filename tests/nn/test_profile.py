@@ -103,11 +103,17 @@ def test_times_by_kind_add_up_to_the_step() -> None:
         looks += 1
         return float(looks)
 
-    profile = Profile(now)
-    train(replace(TINY, position="rotary", dropout=0.2), "auto", profile)
-    # The first look opens the step, the last one closes it.
-    assert sum(cost.seconds for cost in profile.costs.values()) == looks - 1
-    assert set(profile.costs) == {layer.kind for layer in all_layers()}
+    kinds: set[str] = set()
+    for config in (
+        replace(TINY, position="rotary", dropout=0.2),
+        replace(TINY, norm="rmsnorm", qk_norm=True),
+    ):
+        looks, profile = 0, Profile(now)
+        train(config, "auto", profile)
+        # The first look opens the step, the last one closes it.
+        assert sum(cost.seconds for cost in profile.costs.values()) == looks - 1
+        kinds |= set(profile.costs)
+    assert kinds == {layer.kind for layer in all_layers()}
 
 
 def test_only_what_happens_in_a_span_is_noted() -> None:

@@ -56,6 +56,28 @@ def layer_norm_backward(
     width: int,
     /,
 ) -> None: ...
+def rms_norm(
+    x: Array,
+    gain: Array,
+    eps: float,
+    normal: Array,
+    rstd: Array,
+    y: Array,
+    rows: int,
+    width: int,
+    /,
+) -> None: ...
+def rms_norm_backward(
+    dy: Array,
+    gain: Array,
+    normal: Array,
+    rstd: Array,
+    dx: Array,
+    dgain: Array,
+    rows: int,
+    width: int,
+    /,
+) -> None: ...
 def cross_entropy(
     logits: Array, targets: Array, scale: float, losses: Array, rows: int, width: int, /
 ) -> None: ...

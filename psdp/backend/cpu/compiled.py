@@ -126,6 +126,16 @@ class CompiledBackend(NumpyBackend):
     ) -> None:
         native.layer_norm_backward(dy, gain, normal, rstd, dx, dgain, dbias, *dy.shape)
 
+    def rms_norm(
+        self, x: Array, gain: Array, eps: float, normal: Array, rstd: Array, y: Array
+    ) -> None:
+        native.rms_norm(x, gain, eps, normal, rstd, y, *x.shape)
+
+    def rms_norm_backward(
+        self, dy: Array, gain: Array, normal: Array, rstd: Array, dx: Array, dgain: Array
+    ) -> None:
+        native.rms_norm_backward(dy, gain, normal, rstd, dx, dgain, *dy.shape)
+
     def cross_entropy(self, logits: Array, targets: Array, scale: float, losses: Array) -> None:
         native.cross_entropy(logits, targets, scale, losses, *logits.shape)
 

@@ -56,7 +56,11 @@ class GpuArrays(Arrays):
         return memory
 
     def copy(self, source: Array, out: Array) -> None:
-        self.device.copy(source, out)
+        plain = source.flags.c_contiguous and out.flags.c_contiguous
+        if plain and (source.shape, source.dtype) == (out.shape, out.dtype):
+            self.device.copy(source, out)
+        else:
+            self.xp.positive(source, out=out)
 
     def to_device(self, host: Array, out: Array) -> None:
         self.device.upload(np.ascontiguousarray(host, out.dtype), out)

@@ -15,6 +15,8 @@ from psdp.backend.arrays import BF16
 from psdp.backend.gpu.arrays import GpuArrays
 from psdp.backend.kernels.activation import ActivationKernels
 from psdp.backend.kernels.gated import GatedKernels
+from psdp.backend.kernels.normalization import NormalizationKernels
+from psdp.params import Array
 
 _FIRST_ROOM = 16
 """The first number of scratch memory that arrays are widened in; kernels use lower ones."""
@@ -47,11 +49,17 @@ def _composed(kernel: Kernel, *written: int) -> Any:
 class GpuComposed(GpuArrays):
     """See the classes that they are taken from."""
 
+    def row_dots(self, a: Array, b: Array, out: Array) -> None:
+        products = self.xp.multiply(a, b, out=self.scratch(_FIRST_ROOM - 1, *a.shape))
+        self.device.gemm(products, self.ones(a.shape[1])[:, None], out[:, None], add=False)
+
     gelu_erf = _composed(ActivationKernels.gelu_erf, 1)
     gelu_erf_backward = _composed(ActivationKernels.gelu_erf_backward, 0, 1)
     swiglu = _composed(GatedKernels.swiglu, 1)
     swiglu_backward = _composed(GatedKernels.swiglu_backward, 0, 1)
     geglu = _composed(GatedKernels.geglu, 1)
     geglu_backward = _composed(GatedKernels.geglu_backward, 0, 1)
+    rms_norm = _composed(NormalizationKernels.rms_norm, 3, 5)
+    rms_norm_backward = _composed(NormalizationKernels.rms_norm_backward, 4)
     relu2 = _composed(ActivationKernels.relu2, 1)
     relu2_backward = _composed(ActivationKernels.relu2_backward, 0, 1)

@@ -198,7 +198,7 @@ class AttentionKernels(Arrays):
                 first, second = sequence[..., :half], sequence[..., half:]
                 from_first = multiply(first, sin, out=self.scratch(0, *first.shape))
                 from_second = multiply(second, sin, out=self.scratch(1, *first.shape))
-                first *= cos
-                first -= from_second
-                second *= cos
-                second += from_first
+                multiply(first, cos, out=first)
+                self.xp.subtract(first, from_second, out=first)
+                multiply(second, cos, out=second)
+                self.xp.add(second, from_first, out=second)

@@ -62,7 +62,7 @@ class GatedKernels(ActivationKernels):
                 multiply(slope, dyb, out=gate)
                 y = multiply(activated, values, out=slope)
                 multiply(activated, dyb, out=values)
-                dyb[...] = y
+                self.copy(y, dyb)
 
     def _silu_parts(self, gate: Array) -> tuple[Array, Array]:
         """See :data:`Slope`."""

@@ -1,4 +1,4 @@
-"""Layer norm."""
+"""Layer norm, and its likes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from psdp.params import Array
 
 
 class NormalizationKernels(LinearKernels):
-    """Rows brought to mean 0 and variance 1, scaled and shifted."""
+    """Rows brought to mean 0 and variance 1, or to mean square 1, scaled and shifted."""
 
     @costs(moves)
     def layer_norm(
@@ -77,6 +77,47 @@ class NormalizationKernels(LinearKernels):
             xp.multiply(n, slope[:, None], out=product)
             xp.add(product, mean[:, None], out=product)
             xp.multiply(g, gain, out=g)
+            xp.subtract(g, product, out=g)
+            xp.multiply(g, rstd[rows][:, None], out=g)
+            xp.add(dx[rows], g, out=dx[rows])
+
+    @costs(moves)
+    def rms_norm(
+        self, x: Array, gain: Array, eps: float, normal: Array, rstd: Array, y: Array
+    ) -> None:
+        """Write x / sqrt(mean(x^2) + eps) to ``normal`` and gain * normal to ``y``.
+
+        Shapes: x, normal, y (N, C); gain (C,); rstd (N,), which becomes the factor of each row.
+        """
+        xp, width = self.xp, x.shape[1]
+        for rows in self.blocks(*x.shape):
+            scale = rstd[rows]
+            self.row_dots(x[rows], x[rows], out=scale)
+            xp.multiply(scale, 1 / width, out=scale)
+            xp.add(scale, eps, out=scale)
+            xp.sqrt(scale, out=scale)
+            xp.reciprocal(scale, out=scale)
+            xp.multiply(x[rows], scale[:, None], out=normal[rows])
+            xp.multiply(normal[rows], gain, out=y[rows])
+
+    @costs(moves)
+    def rms_norm_backward(
+        self, dy: Array, gain: Array, normal: Array, rstd: Array, dx: Array, dgain: Array
+    ) -> None:
+        """Add dL/dx to ``dx`` (N, C) and dL/dgain to ``dgain`` (C,); ``dy`` (N, C) is destroyed.
+
+        With g = gain * dy: dx = rstd (g - normal mean(g normal)).
+        """
+        xp, width = self.xp, dy.shape[1]
+        for rows in self.blocks(*dy.shape):
+            g, n = dy[rows], normal[rows]
+            product, slope = self.scratch(1, *g.shape), self.scratch(2, g.shape[0])
+            xp.multiply(g, n, out=product)
+            self.add_column_sums(product, dgain)
+            xp.multiply(g, gain, out=g)
+            self.row_dots(g, n, out=slope)
+            xp.multiply(slope, 1 / width, out=slope)
+            xp.multiply(n, slope[:, None], out=product)
             xp.subtract(g, product, out=g)
             xp.multiply(g, rstd[rows][:, None], out=g)
             xp.add(dx[rows], g, out=dx[rows])
