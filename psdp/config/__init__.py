@@ -16,7 +16,7 @@ config.py                             all settings of one run
 from psdp.config.config import OF_LANGUAGE, Config, settings
 from psdp.config.data import DataConfig
 from psdp.config.help import either, help_of
-from psdp.config.model import ModelConfig, mlp_width
+from psdp.config.model import ModelConfig, head_size, mlp_width, rotary_dims
 from psdp.config.optim import OptimConfig
 from psdp.config.run import RunConfig
 from psdp.config.url import check_url, is_url
@@ -33,8 +33,10 @@ __all__ = [
     "check_url",
     "either",
     "flag_of",
+    "head_size",
     "help_of",
     "is_url",
     "mlp_width",
+    "rotary_dims",
     "settings",
 ]

@@ -81,6 +81,7 @@ class Config:
         model, data, optim, run = self.model, self.data, self.optim, self.run
         rules.check_own(model)
         rules.check_heads(model)
+        rules.check_rotary(model)
         rules.check_corpus(data)
         rules.check_meaning(optim, run)
         rules.check_server_device(run)

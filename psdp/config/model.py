@@ -32,9 +32,18 @@ class ShapeConfig:
     position: str = setting(
         "learned", "position encoding", choices=("learned", "sinusoidal", "rotary")
     )
+    rope_theta: float = setting(
+        10000.0, "with --position rotary: wavelengths go from 2 pi to about 2 pi times it", low=1
+    )
+    rotary_dims: int | None = setting(
+        None, "with --position rotary: channels of a head that are turned (default all)", low=2
+    )
     init: str = setting("xavier", "initial weights", choices=("normal", "xavier"))
     zero_init: bool = setting(
         False, "attention and MLP begin with matrices of zeros at their ends, so adding nothing"
+    )
+    parallel_residual: bool = setting(
+        False, "attention and MLP of a block read the same, and are added at once"
     )
     norm: str = setting(
         next(iter(NORMS)),
@@ -89,3 +98,15 @@ def mlp_width(model: ShapeConfig) -> int:
     if model.activation in GATED:
         return -(-8 * model.n_embd // (3 * GATED_MULTIPLE)) * GATED_MULTIPLE
     return 4 * model.n_embd
+
+
+def head_size(model: ShapeConfig) -> int:
+    """Return the channels of a head."""
+    return model.n_embd // model.n_head
+
+
+def rotary_dims(model: ShapeConfig) -> int | None:
+    """Return how many channels of a head are turned, where positions are told that way."""
+    if model.position != "rotary":
+        return None
+    return model.rotary_dims or head_size(model)

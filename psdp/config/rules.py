@@ -14,7 +14,7 @@ from psdp.config.data import DataConfig
 from psdp.config.duration import seconds_in
 from psdp.config.handicap import NONE, parse_jitter, parse_slow_link, parse_stragglers
 from psdp.config.help import either
-from psdp.config.model import OWN, ModelConfig, mlp_width
+from psdp.config.model import OWN, ModelConfig, head_size, mlp_width, rotary_dims
 from psdp.config.optim import OptimConfig
 from psdp.config.run import RunConfig
 from psdp.config.url import check_url
@@ -36,11 +36,33 @@ def check_heads(model: ModelConfig) -> None:
         return
     if model.n_embd % model.n_head:
         raise ConfigError(f"--n-embd {model.n_embd} is not divisible by --n-head {model.n_head}")
-    if model.position == "rotary" and model.n_embd // model.n_head % 2:
+
+
+def check_rotary(model: ModelConfig) -> None:
+    """
+    Raises:
+        ConfigError: channels cannot be turned in pairs, or are to be turned where none are.
+    """
+    if model.position != "rotary":
+        for f in fields(model):
+            value = getattr(model, f.name)
+            if f.name in ("rope_theta", "rotary_dims") and value != f.default:
+                raise ConfigError(
+                    f"{flag_of(f.name)} {value} has a meaning with --position rotary only, got "
+                    f"--position {model.position}; drop one of the two"
+                )
+    elif model.rotary_dims is None and head_size(model) % 2:
         raise ConfigError(
-            f"--position rotary turns pairs of channels and needs an even head size, got "
-            f"--n-embd {model.n_embd} / --n-head {model.n_head} = "
-            f"{model.n_embd // model.n_head}"
+            "--position rotary turns pairs of channels and needs an even head size, got "
+            f"--n-embd {model.n_embd} / --n-head {model.n_head} = {head_size(model)}; or set "
+            "--rotary-dims"
+        )
+    elif model.rotary_dims is not None and (
+        model.rotary_dims % 2 or model.rotary_dims > head_size(model)
+    ):
+        raise ConfigError(
+            f"--rotary-dims {model.rotary_dims} is to be even, and at most the head size: "
+            f"--n-embd {model.n_embd} / --n-head {model.n_head} = {head_size(model)}"
         )
 
 
@@ -228,7 +250,7 @@ def check_early_stop(data: DataConfig, run: RunConfig) -> None:
 
 def fill_shape(model: ModelConfig) -> ModelConfig:
     """Return the settings with what follows from others where it is left out."""
-    return replace(model, mlp_width=mlp_width(model))
+    return replace(model, mlp_width=mlp_width(model), rotary_dims=rotary_dims(model))
 
 
 def fill_for_mode(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, RunConfig]:

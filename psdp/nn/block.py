@@ -14,7 +14,8 @@ from psdp.records.profile import OTHER
 
 
 class Block(Layer, kind=OTHER):
-    """x += attention(norm1(x)), then x += mlp(norm2(x)): pre-norm, as in GPT-2.
+    """x += attention(norm1(x)), then x += mlp(norm2(x)): pre-norm, as in GPT-2; or both at once,
+    x += attention(norm1(x)) + mlp(norm2(x)), as in GPT-NeoX (arXiv:2204.06745).
 
     Shapes: x, dx (N, C), B sequences; both are updated in place.
     """
@@ -33,7 +34,7 @@ class Block(Layer, kind=OTHER):
         self, config: ModelConfig, parameters: Parameters, arena: Arena, attention: Attention
     ) -> None:
         """``attention``: of the parameters under "attention", over what it may see."""
-        norm = norm_of(config)
+        norm, self.parallel = norm_of(config), config.parallel_residual
         self.norm1 = norm(config.norm_eps, parameters.under("norm1"), arena)
         self.attention = attention
         self.norm2 = norm(config.norm_eps, parameters.under("norm2"), arena)
@@ -42,19 +43,30 @@ class Block(Layer, kind=OTHER):
         self.normed2 = arena.kept("normed2", arena.rows, config.n_embd)
         if arena.training:
             self.dbranch = arena.scratch("dbranch", arena.rows, config.n_embd)
+        if arena.training and self.parallel:
+            self.dbranch2 = arena.scratch("second dbranch", arena.rows, config.n_embd)
 
     def forward(self, x: Array, batch: int, rng: np.random.Generator | None) -> None:
         """Add both branches to ``x``; keep what backward needs."""
         normed1, normed2 = self.normed1[: len(x)], self.normed2[: len(x)]
         self.norm1.forward(x, normed1)
+        if self.parallel:
+            self.norm2.forward(x, normed2)
         self.attention.forward(normed1, batch, x, rng)
-        self.norm2.forward(x, normed2)
+        if not self.parallel:
+            self.norm2.forward(x, normed2)
         self.mlp.forward(normed2, x, rng)
 
     def backward(self, batch: int, dx: Array) -> None:
         """Add the gradients of all layers to their views; turn ``dx`` into dL/d(input)."""
         count, dbranch = len(dx), self.dbranch[: len(dx)]
         self.mlp.backward(self.normed2[:count], dx, dbranch)
-        self.norm2.backward(dbranch, dx)
-        self.attention.backward(self.normed1[:count], batch, dx, dbranch)
-        self.norm1.backward(dbranch, dx)
+        if self.parallel:
+            dattention = self.dbranch2[:count]
+            self.attention.backward(self.normed1[:count], batch, dx, dattention)
+            self.norm2.backward(dbranch, dx)
+            self.norm1.backward(dattention, dx)
+        else:
+            self.norm2.backward(dbranch, dx)
+            self.attention.backward(self.normed1[:count], batch, dx, dbranch)
+            self.norm1.backward(dbranch, dx)

@@ -32,9 +32,7 @@ class Decoder:
     ) -> None:
         parameters = Parameters.of(parameter_table(config, vocab_size), weights, None)
         arena = Arena(backend, config.block_size, training=False)
-        rotary = None
-        if config.position == "rotary":
-            rotary = Rotary(config.block_size, config.n_embd // config.n_head, backend)
+        rotary = Rotary.of(config, backend)
         self.backend, self.block_size, self.past = backend, config.block_size, Past()
         self.embedding = Embedding(config, parameters.under("embedding"), arena)
         self.blocks = []

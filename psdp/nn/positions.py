@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from psdp.backend import Backend
+from psdp.config import ModelConfig, rotary_dims
 from psdp.nn.layer import Layer
 from psdp.params import Array
 
-WAVELENGTH_BASE = 10000.0
+SINUSOIDS_BASE = 10000.0
 
 
 def sinusoids(block_size: int, width: int) -> Array:
@@ -17,7 +18,7 @@ def sinusoids(block_size: int, width: int) -> Array:
     Wavelengths grow geometrically from 2 pi to 10000 * 2 pi (Vaswani et al. 2017,
     arXiv:1706.03762).
     """
-    angles = _angles(block_size, (width + 1) // 2, width)
+    angles = _angles(block_size, (width + 1) // 2, width, SINUSOIDS_BASE)
     table = np.empty((block_size, width))
     table[:, 0::2] = np.sin(angles)
     table[:, 1::2] = np.cos(angles[:, : width // 2])
@@ -25,15 +26,24 @@ def sinusoids(block_size: int, width: int) -> Array:
 
 
 class Rotary(Layer, kind="rotary"):
-    """Turn channel pairs (d, d + D/2) of queries and keys by an angle that grows with the position,
-    so that their products depend on distances alone (Su et al. 2021, arXiv:2104.09864).
+    """Turn channel pairs (d, d + R/2) of the first R channels of queries and keys by an angle that
+    grows with the position, so that their products depend on distances alone (Su et al. 2021,
+    arXiv:2104.09864).
 
-    Shapes: qkv, dqkv (N, 3C); the tables are (block_size, D / 2).
+    Shapes: qkv, dqkv (N, 3C); the tables are (block_size, R / 2).
     """
 
-    def __init__(self, block_size: int, head_size: int, backend: Backend) -> None:
+    @classmethod
+    def of(cls, config: ModelConfig, backend: Backend) -> Rotary | None:
+        """Return that of a model, where positions are told that way."""
+        turned = rotary_dims(config)
+        return (
+            None if turned is None else cls(config.block_size, turned, config.rope_theta, backend)
+        )
+
+    def __init__(self, block_size: int, turned: int, theta: float, backend: Backend) -> None:
         self.backend = backend
-        angles = _angles(block_size, head_size // 2, head_size)
+        angles = _angles(block_size, turned // 2, turned, theta)
         self.cos, self.sin = backend.empty(*angles.shape), backend.empty(*angles.shape)
         backend.to_device(np.cos(angles), self.cos)
         backend.to_device(np.sin(angles), self.sin)
@@ -49,8 +59,8 @@ class Rotary(Layer, kind="rotary"):
         self.backend.rotate(dqkv, batch, heads, self.cos[rows], self.sin[rows], -1)
 
 
-def _angles(block_size: int, pairs: int, width: int) -> Array:
-    """Return position * 10000^(-2 pair / width), (block_size, pairs)."""
-    frequencies = WAVELENGTH_BASE ** (-2.0 * np.arange(pairs) / width)
+def _angles(block_size: int, pairs: int, width: int, base: float) -> Array:
+    """Return position * base^(-2 pair / width), (block_size, pairs)."""
+    frequencies = base ** (-2.0 * np.arange(pairs) / width)
     angles: Array = np.outer(np.arange(block_size), frequencies)
     return angles

@@ -93,9 +93,7 @@ class Transformer(Layer, kind=OTHER):
         parameters = Parameters.of(table, weights, gradient, self.cast_weights)
         rows = batch_size * config.block_size
         self.arena = arena = Arena(backend, rows, training=gradient is not None)
-        rotary = None
-        if config.position == "rotary":
-            rotary = Rotary(config.block_size, config.n_embd // config.n_head, backend)
+        rotary = Rotary.of(config, backend)
         self.config, self.backend, self.batch_size = config, backend, batch_size
         self._weights = weights
         self._spans = [table.matrices_under(f"block.{i}.") for i in range(config.n_layer)]

@@ -31,6 +31,8 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "outer_momentum": {"mode": "local", "outer_optimizer": "nesterov"},
     "elastic_rate": {"mode": "easgd"},
     "n_embd": {"n_head": 1},
+    "rope_theta": {"position": "rotary"},
+    "rotary_dims": {"position": "rotary"},
     "lr": {"min_lr": 0.0},
 }
 
@@ -118,6 +120,13 @@ def group_of(config: Config, name: str) -> Any:
             {"n_embd": 12, "n_head": 4, "position": "rotary"},
             "--position rotary .* an even head size, got --n-embd 12 / --n-head 4 = 3",
         ),
+        (
+            {"rope_theta": 500.0},
+            "--rope-theta 500.0 has a meaning with --position rotary only, got",
+        ),
+        ({"rotary_dims": 8}, "--rotary-dims 8 has a meaning with --position rotary only, got"),
+        ({"position": "rotary", "rotary_dims": 34}, "--rotary-dims 34 .* --n-head 4 = 32"),
+        ({"position": "rotary", "rotary_dims": 7}, "--rotary-dims 7 is to be even"),
         (
             {"staleness": 2},
             "--staleness 2 has a meaning with --mode ssp or auto only, got --mode sync",
@@ -229,6 +238,8 @@ def test_an_integer_is_a_number_too_and_none_where_it_means_by_default() -> None
         ({"mode": "allreduce"}, "wire_dtype", None),
         ({"n_embd": 64}, "mlp_width", 256),
         ({"mlp_width": 100}, "mlp_width", 100),
+        ({"position": "rotary"}, "rotary_dims", 32),
+        ({"position": "learned"}, "rotary_dims", None),
         ({"n_embd": 768, "activation": "swiglu"}, "mlp_width", 2048),
         ({"n_embd": 128, "activation": "geglu"}, "mlp_width", 352),
     ],

@@ -82,15 +82,17 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
     def linear(name: str, x: Any) -> Any:
         return F.linear(x, p[f"{name}.weight"].T, p.get(f"{name}.bias"))
 
-    def turn(x: Any) -> Any:
+    def turn(whole: Any) -> Any:
         # Rotary as a product of complex numbers: (first + i second) * exp(i angle).
-        half = x.shape[-1] // 2
-        rate = 10000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
+        turned = config.rotary_dims or whole.shape[-1]
+        x, rest = whole[..., :turned], whole[..., turned:]
+        half = turned // 2
+        rate = config.rope_theta ** (-torch.arange(half, dtype=x.dtype) / half)
         angle = torch.arange(length, dtype=x.dtype)[:, None] * rate
-        turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(
+        product = torch.complex(x[..., :half], x[..., half:]) * torch.polar(
             torch.ones_like(angle), angle
         )
-        return torch.cat([turned.real, turned.imag], dim=-1)
+        return torch.cat([product.real, product.imag, rest], dim=-1)
 
     activations = {
         "gelu": lambda x: F.gelu(x, approximate="tanh"),
@@ -108,7 +110,7 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
                 angle = t / 10000 ** ((c - c % 2) / width)
                 x[:, t, c] = x[:, t, c] + (math.cos(angle) if c % 2 else math.sin(angle))
     for layer in range(config.n_layer):
-        name = f"block.{layer}"
+        name, before = f"block.{layer}", x
         q, k, v = (
             part.reshape(batch, length, heads, -1).transpose(1, 2)
             for part in linear(f"{name}.attention.qkv", norm(f"{name}.norm1", x)).chunk(3, dim=-1)
@@ -122,7 +124,8 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
             q, k = turn(q), turn(k)
         merged = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
         x = x + linear(f"{name}.attention.out", merged.reshape(batch, length, width))
-        hidden = linear(f"{name}.mlp.up", norm(f"{name}.norm2", x))
+        read = before if config.parallel_residual else x
+        hidden = linear(f"{name}.mlp.up", norm(f"{name}.norm2", read))
         gated = {"swiglu": F.silu, "geglu": lambda x: F.gelu(x, approximate="tanh")}
         if config.activation in gated:
             gate, values = hidden.chunk(2, dim=-1)

@@ -34,6 +34,7 @@ def test_decoder_equals_the_model(bias: bool, position: str, pieces: list[int]) 
     "changes",
     [
         {"tied_head": False, "mlp_width": 5, "norm_eps": 0.1},
+        {"parallel_residual": True, "position": "rotary", "rotary_dims": 2, "rope_theta": 9.0},
         {"qk_norm": True, "position": "rotary", "norm": "rmsnorm", "activation": "swiglu"},
     ],
     ids=str,

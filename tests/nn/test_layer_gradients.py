@@ -166,7 +166,7 @@ def test_attention(rotates: bool, query_block: int) -> None:
     bench = Bench(Attention.specs("layer", TINY, SOME, SOME))
     backend = bench.arena.backend
     backend.query_block = query_block
-    rotary = Rotary(TINY.block_size, WIDTH // TINY.n_head, backend) if rotates else None
+    rotary = Rotary(TINY.block_size, 4, 100.0, backend) if rotates else None
     layer = Attention(TINY, bench.parameters.under("layer"), bench.arena, rotary)
     x = bench.rng.standard_normal((ROWS, WIDTH))
 
@@ -178,12 +178,14 @@ def test_attention(rotates: bool, query_block: int) -> None:
     bench.check(x, forward, lambda x, dy: written(layer.backward, x, BATCH, dy, like=x))
 
 
-def test_block() -> None:
+@pytest.mark.parametrize("parallel", [False, True])
+def test_block(parallel: bool) -> None:
+    config = replace(TINY, parallel_residual=parallel)
     inits = dict.fromkeys(("qkv", "out", "up", "down"), SOME)
-    bench = Bench(Block.specs("layer", TINY, inits))
+    bench = Bench(Block.specs("layer", config, inits))
     parameters = bench.parameters.under("layer")
-    attention = Attention(TINY, parameters.under("attention"), bench.arena, None)
-    layer = Block(TINY, parameters, bench.arena, attention)
+    attention = Attention(config, parameters.under("attention"), bench.arena, None)
+    layer = Block(config, parameters, bench.arena, attention)
     x = bench.rng.standard_normal((ROWS, WIDTH))
 
     def forward(x: Array) -> Array:

@@ -14,7 +14,6 @@ import numpy as np
 from psdp.backend import squares
 from psdp.backend.arrays import BF16
 from psdp.backend.base import Backend
-from psdp.backend.gpu.attention import GpuAttention
 from psdp.backend.gpu.composed import GpuComposed
 from psdp.backend.gpu.cuda.tiles import MOST_THREADS
 from psdp.backend.gpu.device import Device
@@ -27,7 +26,7 @@ SORTED_CHUNK = 64
 """Tokens that a block adds to an embedding's gradient."""
 
 
-class GpuBackend(GpuComposed, GpuAttention, Backend):
+class GpuBackend(GpuComposed, Backend):
     """CUDA kernels in one pair of formats.
 
     Args:

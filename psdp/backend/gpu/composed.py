@@ -12,8 +12,9 @@ from functools import wraps
 from typing import Any
 
 from psdp.backend.arrays import BF16
-from psdp.backend.gpu.arrays import GpuArrays
+from psdp.backend.gpu.attention import GpuAttention
 from psdp.backend.kernels.activation import ActivationKernels
+from psdp.backend.kernels.attention import AttentionKernels
 from psdp.backend.kernels.gated import GatedKernels
 from psdp.backend.kernels.normalization import NormalizationKernels
 from psdp.params import Array
@@ -46,8 +47,16 @@ def _composed(kernel: Kernel, *written: int) -> Any:
     return call
 
 
-class GpuComposed(GpuArrays):
+class GpuComposed(GpuAttention):
     """See the classes that they are taken from."""
+
+    def rotate(self, qkv: Array, batch: int, heads: int, cos: Array, sin: Array, sign: int) -> None:
+        # The kernel turns whole heads.
+        whole = 6 * heads * cos.shape[1] == qkv.shape[1]
+        turn = super().rotate if whole else self._rotate_some
+        turn(qkv, batch, heads, cos, sin, sign)
+
+    _rotate_some = _composed(AttentionKernels.rotate, 0)
 
     def row_dots(self, a: Array, b: Array, out: Array) -> None:
         products = self.xp.multiply(a, b, out=self.scratch(_FIRST_ROOM - 1, *a.shape))

@@ -186,19 +186,19 @@ class AttentionKernels(Arrays):
 
     @costs(moves)
     def rotate(self, qkv: Array, batch: int, heads: int, cos: Array, sin: Array, sign: int) -> None:
-        """Turn the channel pairs (d, d + D/2) of queries and keys in ``qkv`` (N, 3C), in place, by
-        the angle of their position, or back if ``sign`` is -1.
+        """Turn the channel pairs (d, d + R/2) of the first R channels of queries and keys in
+        ``qkv`` (N, 3C), in place, by the angle of their position, or back if ``sign`` is -1.
 
-        Shapes: cos, sin (T, D/2), of the positions in a sequence.
+        Shapes: cos, sin (T, R/2), of the positions in a sequence.
         """
-        sin = sin if sign > 0 else -sin
-        multiply, half = self.xp.multiply, cos.shape[1]
+        xp, half = self.xp, cos.shape[1]
+        plus, minus = (xp.add, xp.subtract) if sign > 0 else (xp.subtract, xp.add)
         for part in split_heads(qkv, batch, heads)[:2]:
-            for sequence in part:
-                first, second = sequence[..., :half], sequence[..., half:]
-                from_first = multiply(first, sin, out=self.scratch(0, *first.shape))
-                from_second = multiply(second, sin, out=self.scratch(1, *first.shape))
-                multiply(first, cos, out=first)
-                self.xp.subtract(first, from_second, out=first)
-                multiply(second, cos, out=second)
-                self.xp.add(second, from_first, out=second)
+            for some in self.blocks(batch, heads * cos.size):
+                first, second = part[some, ..., :half], part[some, ..., half : 2 * half]
+                from_first = xp.multiply(first, sin, out=self.scratch(0, *first.shape))
+                from_second = xp.multiply(second, sin, out=self.scratch(1, *first.shape))
+                xp.multiply(first, cos, out=first)
+                minus(first, from_second, out=first)
+                xp.multiply(second, cos, out=second)
+                plus(second, from_first, out=second)
