@@ -6,6 +6,7 @@ what each mode has for a default, psdp.modes says. Nothing in this folder reads 
 an environment.
 
 model.py, data.py, optim.py, run.py   settings by topic
+presets.py                            models that are well known by one name
 help.py                               what a person is told of a setting
 rules.py                              between settings: contradictions, and what is filled in
 handicap.py                           what --straggler and --jitter say
@@ -16,8 +17,9 @@ config.py                             all settings of one run
 from psdp.config.config import OF_LANGUAGE, Config, settings
 from psdp.config.data import DataConfig
 from psdp.config.help import either, help_of
-from psdp.config.model import ModelConfig, head_size, mlp_width, rotary_dims
+from psdp.config.model import ModelConfig, head_size, kv_heads, mlp_width, rotary_dims
 from psdp.config.optim import OptimConfig
+from psdp.config.presets import with_preset
 from psdp.config.run import RunConfig
 from psdp.config.url import check_url, is_url
 from psdp.fields import base_type, flag_of
@@ -36,7 +38,9 @@ __all__ = [
     "head_size",
     "help_of",
     "is_url",
+    "kv_heads",
     "mlp_width",
     "rotary_dims",
     "settings",
+    "with_preset",
 ]

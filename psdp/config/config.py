@@ -11,6 +11,7 @@ from psdp.config import rules
 from psdp.config.data import DataConfig
 from psdp.config.model import ModelConfig
 from psdp.config.optim import OptimConfig
+from psdp.config.presets import with_preset
 from psdp.config.run import RunConfig
 from psdp.errors import ConfigError
 from psdp.fields import check_bounds, plain
@@ -39,14 +40,15 @@ class Config:
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Config:
-        """Build from ``{field name: value}``; a name that is missing keeps its default.
+        """Build from ``{field name: value}``; a name that is missing has the value of the preset
+        that is named, or its default.
 
         Raises:
             ConfigError: a name is unknown or a value has the wrong type.
         """
         known = {f.name: (topic, f) for topic, f in settings()}
         given: dict[str, dict[str, Any]] = {topic: {} for topic in TOPICS}
-        for name, value in values.items():
+        for name, value in with_preset(values).items():
             if name not in known:
                 raise ConfigError(f"unknown setting '{name}'; see python -m psdp.worker --help")
             topic, f = known[name]
@@ -94,7 +96,6 @@ class Config:
         rules.check_spares(run)
         rules.check_precision(run)
         rules.check_early_stop(data, run)
-        model = rules.fill_shape(model)
         optim, run = rules.fill_for_mode(optim, rules.drop_none(run))
         optim = rules.fill_outer(optim, run)
         optim = rules.fill_schedule(rules.fill_for_rule(optim), run)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, make_dataclass
 from typing import TYPE_CHECKING, Any
 
 from psdp.architectures import ACTIVATIONS, ARCHITECTURES, GATED, NORMS
+from psdp.config.presets import PRESETS
 from psdp.fields import setting
 
 GATED_MULTIPLE = 32
@@ -21,7 +22,21 @@ class ShapeConfig:
     n_embd: int = setting(128, "width of the residual stream", low=1)
     block_size: int = setting(64, "tokens a sequence", low=1)
     dropout: float = setting(0.0, "probability of dropping an activation", low=0, below=1)
+    preset: str | None = setting(
+        None,
+        "defaults of the settings below as a well-known model has them (docs/models.md)",
+        choices=tuple(PRESETS),
+    )
     bias: bool = setting(True, "biases in linear layers and layer norms")
+    n_kv_head: int | None = setting(
+        None, "heads of keys and values; must divide --n-head (default --n-head)", low=1
+    )
+    qk_norm: bool = setting(
+        False, "divide each head's queries and keys by their root mean square, and scale them"
+    )
+    value_embeddings: bool = setting(
+        False, "add an embedding of the tokens, of each layer's own, to its values"
+    )
     activation: str = setting(next(iter(ACTIVATIONS)), "of the MLP", choices=tuple(ACTIVATIONS))
     mlp_width: int | None = setting(
         None,
@@ -33,17 +48,10 @@ class ShapeConfig:
         "learned", "position encoding", choices=("learned", "sinusoidal", "rotary")
     )
     rope_theta: float = setting(
-        10000.0, "with --position rotary: wavelengths go from 2 pi to about 2 pi times it", low=1
+        10000.0, "with --position rotary: the longest wavelength, about, in 2 pi tokens", low=1
     )
     rotary_dims: int | None = setting(
         None, "with --position rotary: channels of a head that are turned (default all)", low=2
-    )
-    init: str = setting("xavier", "initial weights", choices=("normal", "xavier"))
-    zero_init: bool = setting(
-        False, "attention and MLP begin with matrices of zeros at their ends, so adding nothing"
-    )
-    parallel_residual: bool = setting(
-        False, "attention and MLP of a block read the same, and are added at once"
     )
     norm: str = setting(
         next(iter(NORMS)),
@@ -51,12 +59,17 @@ class ShapeConfig:
         choices=tuple(NORMS),
         formerly={"layer": "layernorm"},
     )
-    qk_norm: bool = setting(
-        False, "each head's queries and keys are divided by their root mean square, and scaled"
-    )
     norm_eps: float = setting(1e-5, "added to the variance that a norm divides by", low=0)
-    tied_head: bool = setting(
-        True, "the head's matrix is the token embedding; else it has one of its own"
+    parallel_residual: bool = setting(
+        False, "attention and MLP of a block read the same, and are added at once"
+    )
+    tied_head: bool = setting(True, "the token embedding is the head's matrix too")
+    logit_softcap: float = setting(
+        0.0, "c: logits x become c tanh(x / c), and so stay below it (0: no limit)", low=0
+    )
+    init: str = setting("xavier", "initial weights", choices=("normal", "xavier"))
+    zero_init: bool = setting(
+        False, "begin with zeros where attention and MLP lead back to the residual stream"
     )
     architecture: str = setting(
         next(iter(ARCHITECTURES)),
@@ -103,6 +116,11 @@ def mlp_width(model: ShapeConfig) -> int:
 def head_size(model: ShapeConfig) -> int:
     """Return the channels of a head."""
     return model.n_embd // model.n_head
+
+
+def kv_heads(model: ShapeConfig) -> int:
+    """Return the heads of keys and values."""
+    return model.n_kv_head or model.n_head
 
 
 def rotary_dims(model: ShapeConfig) -> int | None:

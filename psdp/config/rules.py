@@ -14,7 +14,7 @@ from psdp.config.data import DataConfig
 from psdp.config.duration import seconds_in
 from psdp.config.handicap import NONE, parse_jitter, parse_slow_link, parse_stragglers
 from psdp.config.help import either
-from psdp.config.model import OWN, ModelConfig, head_size, mlp_width, rotary_dims
+from psdp.config.model import OWN, ModelConfig, head_size, kv_heads
 from psdp.config.optim import OptimConfig
 from psdp.config.run import RunConfig
 from psdp.config.url import check_url
@@ -36,6 +36,11 @@ def check_heads(model: ModelConfig) -> None:
         return
     if model.n_embd % model.n_head:
         raise ConfigError(f"--n-embd {model.n_embd} is not divisible by --n-head {model.n_head}")
+    if model.n_head % kv_heads(model):
+        raise ConfigError(
+            f"--n-head {model.n_head} is not divisible by --n-kv-head {model.n_kv_head}: each head "
+            "of keys and values is for as many heads of queries"
+        )
 
 
 def check_rotary(model: ModelConfig) -> None:
@@ -246,11 +251,6 @@ def check_early_stop(data: DataConfig, run: RunConfig) -> None:
             f"--early-stop-patience {run.early_stop_patience} needs evaluations on the way: "
             f"got --eval-every {run.eval_every} and --val-fraction {data.val_fraction}"
         )
-
-
-def fill_shape(model: ModelConfig) -> ModelConfig:
-    """Return the settings with what follows from others where it is left out."""
-    return replace(model, mlp_width=mlp_width(model), rotary_dims=rotary_dims(model))
 
 
 def fill_for_mode(optim: OptimConfig, run: RunConfig) -> tuple[OptimConfig, RunConfig]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from psdp.backend.kernels.attention import causal_blocks
-from psdp.config import ModelConfig
+from psdp.config import ModelConfig, head_size, kv_heads
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.dropout import Dropout
 from psdp.nn.layer import Layer
 from psdp.nn.linear import Linear, ResidualLinear
 from psdp.nn.positions import Rotary
 from psdp.nn.rmsnorm import HeadNorm
+from psdp.nn.shared_heads import SharedHeads
+from psdp.nn.value_embedding import ValueEmbedding
 from psdp.params import Array, Init, ParamSpec
 
 
@@ -25,9 +27,10 @@ class Attention(Layer, kind="attention"):
 
     @staticmethod
     def specs(name: str, config: ModelConfig, qkv: Init, out: Init) -> list[ParamSpec]:
-        width = config.n_embd
+        width, kv_width = config.n_embd, kv_heads(config) * head_size(config)
+        maps = (width, kv_width, kv_width)
         specs = [
-            *Linear.specs(f"{name}.qkv", width, 3 * width, qkv, config.bias, maps=3 * (width,)),
+            *Linear.specs(f"{name}.qkv", width, sum(maps), qkv, config.bias, maps),
             *Linear.specs(f"{name}.out", width, width, out, config.bias),
         ]
         if config.qk_norm:
@@ -36,8 +39,14 @@ class Attention(Layer, kind="attention"):
         return specs
 
     def __init__(
-        self, config: ModelConfig, parameters: Parameters, arena: Arena, rotary: Rotary | None
+        self,
+        config: ModelConfig,
+        parameters: Parameters,
+        arena: Arena,
+        rotary: Rotary | None,
+        ids: Array,
     ) -> None:
+        """``ids``: the room that token ids are loaded to, before each pass."""
         width, heads, length = config.n_embd, config.n_head, config.block_size
         rows, batch = arena.rows, arena.rows // length
         self.backend, self.rotary, self.heads = arena.backend, rotary, heads
@@ -47,6 +56,11 @@ class Attention(Layer, kind="attention"):
             HeadNorm(config, parameters.under(name), arena)
             for name in (("query_norm", "key_norm") if config.qk_norm else ())
         ]
+        self.shared, self.value_embedding = None, None
+        if kv_heads(config) != heads:
+            self.shared = SharedHeads(config, arena)
+        if config.value_embeddings:
+            self.value_embedding = ValueEmbedding(parameters.under("values"), ids, arena)
         self.rows_qkv = arena.kept("qkv", rows, 3 * width)
         self.context = arena.kept("context", rows, width)
         self.logsumexp = arena.kept("log-sum-exp", rows * heads, dtype=arena.backend.dtype)
@@ -58,7 +72,12 @@ class Attention(Layer, kind="attention"):
     def forward(self, x: Array, batch: int, y: Array, rng: np.random.Generator | None) -> None:
         """Add the attention's output to ``y``; keep what backward needs."""
         qkv, context = self.rows_qkv[: len(x)], self.context[: len(x)]
-        self.qkv.forward(x, qkv)
+        packed = qkv if self.shared is None else self.shared.packed[: len(x)]
+        self.qkv.forward(x, packed)
+        if self.value_embedding is not None:
+            self.value_embedding.forward(packed)
+        if self.shared is not None:
+            self.shared.forward(packed, qkv)
         self._attend(qkv, batch, context, rng)
         self.out.forward(context, y, rng)
 
@@ -108,7 +127,13 @@ class Attention(Layer, kind="attention"):
             dqkv,
         )
         self._compared_backward(dqkv, batch)
-        self.qkv.backward(x, dqkv, dx)
+        dpacked = dqkv
+        if self.shared is not None:
+            dpacked = self.shared.packed[:count]
+            self.shared.backward(dqkv, dpacked)
+        if self.value_embedding is not None:
+            self.value_embedding.backward(dpacked)
+        self.qkv.backward(x, dpacked, dx)
 
     def _weights(self, batch: int, length: int) -> int:
         """Return the size of a dropout mask."""

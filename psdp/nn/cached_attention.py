@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from psdp.backend.kernels.attention import merge_heads, split_heads
-from psdp.config import ModelConfig
+from psdp.config import ModelConfig, head_size, kv_heads
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.attention import Attention
 from psdp.nn.positions import Rotary
@@ -25,7 +25,7 @@ class CachedAttention(Attention, kind="attention"):
     """Attention of the positions that follow ``past``, to all of it and to themselves. Whoever owns
     ``past`` moves it on, after all layers.
 
-    Shapes: keys, values (1, H, block_size, D).
+    Shapes: keys, values (1, K, block_size, D), for K heads of them.
     """
 
     def __init__(
@@ -34,11 +34,12 @@ class CachedAttention(Attention, kind="attention"):
         parameters: Parameters,
         arena: Arena,
         rotary: Rotary | None,
+        ids: Array,
         past: Past,
     ) -> None:
-        super().__init__(config, parameters, arena, rotary)
-        self.past = past
-        shape = (1, config.n_head, config.block_size, config.n_embd // config.n_head)
+        super().__init__(config, parameters, arena, rotary, ids)
+        self.past, self.group = past, config.n_head // kv_heads(config)
+        shape = (1, kv_heads(config), config.block_size, head_size(config))
         self.keys, self.values = self.backend.empty(*shape), self.backend.empty(*shape)
 
     def _attend(
@@ -50,12 +51,14 @@ class CachedAttention(Attention, kind="attention"):
         self._compared(qkv, batch, start)
         q, k, v = split_heads(qkv, batch, self.heads)
         q *= q.shape[3] ** -0.5
-        self.keys[:, :, new], self.values[:, :, new] = k, v
-        weights = self.backend.scratch(0, batch, self.heads, len(qkv), seen)
-        inverse_sums = self.backend.scratch(1, batch, self.heads, len(qkv), 1)
-        matmul(q, self.keys[:, :, :seen].swapaxes(2, 3), out=weights)
+        # Of a group of heads all have the same keys and values.
+        self.keys[:, :, new], self.values[:, :, new] = k[:, :: self.group], v[:, :: self.group]
+        keys, values = (kept[:, :, None, :seen] for kept in (self.keys, self.values))
+        shape = (batch, keys.shape[1], self.group, len(qkv))
+        weights, inverse_sums = (self.backend.scratch(i, *shape, n) for i, n in ((0, seen), (1, 1)))
+        matmul(q.reshape(*shape, -1), keys.swapaxes(3, 4), out=weights)
         weights += self.backend.causal_mask(self.keys.shape[2])[new, :seen]
         self.backend.softmax_parts(weights, inverse_sums)
-        merged = merge_heads(context, batch, self.heads)
-        matmul(weights, self.values[:, :, :seen], out=merged)
+        merged = merge_heads(context, batch, self.heads).reshape(*shape, -1)
+        matmul(weights, values, out=merged)
         merged *= inverse_sums

@@ -34,15 +34,17 @@ class Decoder:
         arena = Arena(backend, config.block_size, training=False)
         rotary = Rotary.of(config, backend)
         self.backend, self.block_size, self.past = backend, config.block_size, Past()
+        self.ids = backend.new_ids(config.block_size)
         self.embedding = Embedding(config, parameters.under("embedding"), arena)
         self.blocks = []
         for layer in range(config.n_layer):
             own = parameters.under(f"block.{layer}")
-            attention = CachedAttention(config, own.under("attention"), arena, rotary, self.past)
+            attention = CachedAttention(
+                config, own.under("attention"), arena, rotary, self.ids, self.past
+            )
             self.blocks.append(Block(config, own, arena, attention))
         self.norm = norm_of(config)(config.norm_eps, parameters.under("norm"), arena)
-        self.head = Head(parameters.weight(Head.matrix(config)), arena)
-        self.ids = backend.new_ids(config.block_size)
+        self.head = Head(config, parameters, arena)
         self.stream = backend.empty(config.block_size, config.n_embd)
         self.last = backend.empty(1, config.n_embd)
 

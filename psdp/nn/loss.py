@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from psdp.config import ModelConfig
-from psdp.nn.arena import Arena
+from psdp.nn.arena import Arena, Parameters
 from psdp.nn.layer import Layer
 from psdp.params import Array, Init, ParamSpec
 
@@ -14,6 +14,8 @@ LEAST_ROWS = 256
 class Head(Layer, kind="head and loss"):
     """logits = x E^T, and -log softmax(logits)[target] of each token, with E the token embedding
     (Press and Wolf 2017, arXiv:1608.05859) or a matrix of the head's own.
+
+    With a cap c the logits are c tanh(x E^T / c) (Gemma 2, arXiv:2408.00118).
 
     The (N, V) logits are never made whole: rows are taken a few at a time, and the logits of these
     become their own gradient in place, which is used at once.
@@ -34,16 +36,20 @@ class Head(Layer, kind="head and loss"):
         """Return the name of E."""
         return "embedding.tokens" if config.tied_head else HEAD
 
-    def __init__(self, embedding: Array, arena: Arena) -> None:
-        self.embedding, self.backend = embedding, arena.backend
-        vocab_size = embedding.shape[0]
+    def __init__(self, config: ModelConfig, parameters: Parameters, arena: Arena) -> None:
+        self.embedding = parameters.cast_weight(self.matrix(config))
+        self.backend, self.cap = arena.backend, config.logit_softcap
+        vocab_size = self.embedding.shape[0]
         # A product of few rows wastes BLAS, so a large vocabulary outgrows the tile.
         self.step = min(arena.rows, max(LEAST_ROWS, self.backend.tile // vocab_size))
         self.chunk = arena.scratch("logits", self.step, vocab_size)
+        self.capped = arena.scratch("capped logits", self.step if self.cap else 0, vocab_size)
 
     def logits(self, x: Array, out: Array) -> None:
         """Write the logits (N, V) of ``x`` to ``out``."""
         self.backend.matmul(x, self.embedding.T, out)
+        if self.cap:
+            self.backend.cap(out, self.cap)
 
     def evaluate(self, x: Array, targets: Array, losses: Array, best: Array) -> None:
         """Write the losses, and the argmax of each row of logits to ``best`` (N,)."""
@@ -66,7 +72,12 @@ class Head(Layer, kind="head and loss"):
         for rows in self._chunks(x.shape[0]):
             logits = self.chunk[: rows.stop - rows.start]
             self.logits(x[rows], logits)
+            capped = self.capped[: len(logits)]
+            if self.cap:
+                self.backend.copy(logits, capped)
             self.backend.cross_entropy(logits, targets[rows], scale, losses[rows])
+            if self.cap:
+                self.backend.cap_backward(capped, self.cap, logits)
             self.backend.matmul(logits, self.embedding, dx[rows])
             self.backend.add_matmul(logits.T, x[rows], gradient)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from psdp.backend import Backend
-from psdp.config import ModelConfig, mlp_width
+from psdp.config import ModelConfig, head_size, kv_heads, mlp_width
 from psdp.nn.arena import Arena, Parameters
 from psdp.nn.attention import Attention
 from psdp.nn.block import Block
@@ -16,6 +16,7 @@ from psdp.nn.layer import Layer
 from psdp.nn.loss import Head
 from psdp.nn.parts import norm_of
 from psdp.nn.positions import Rotary
+from psdp.nn.value_embedding import ValueEmbedding
 from psdp.params import Array, Init, ParamSpec, ParamTable
 from psdp.records.profile import OTHER
 from psdp.task import Step
@@ -27,6 +28,9 @@ def parameter_table(config: ModelConfig, vocab_size: int) -> ParamTable:
     specs: list[ParamSpec] = [*Embedding.specs(config, vocab_size, init)]
     for layer in range(config.n_layer):
         specs += Block.specs(f"block.{layer}", config, init)
+        if config.value_embeddings:
+            name = f"block.{layer}.attention.values"
+            specs += ValueEmbedding.specs(name, config, vocab_size, init["values"])
     specs += norm_of(config).specs("norm", config.n_embd, config.bias)
     specs += Head.specs(config, vocab_size, init["tokens"])
     return ParamTable(specs)
@@ -42,10 +46,12 @@ def _initial(config: ModelConfig, vocab_size: int) -> dict[str, Init]:
     arXiv:1901.09321).
     """
     width, inner = config.n_embd, mlp_width(config)
+    kv_width = kv_heads(config) * head_size(config)
     shapes = {
         "tokens": (vocab_size, width),
         "positions": (config.block_size, width),
-        "qkv": (width, 3 * width),
+        "values": (vocab_size, kv_width),
+        "qkv": (width, width + 2 * kv_width),
         "out": (width, width),
         "up": (width, inner),
         "down": (inner, width),
@@ -98,21 +104,21 @@ class Transformer(Layer, kind=OTHER):
         self._weights = weights
         self._spans = [table.matrices_under(f"block.{i}.") for i in range(config.n_layer)]
         self.vocab_size = vocab_size
+        self.ids, self.targets = backend.new_ids(rows), backend.new_ids(rows)
         self.embedding = Embedding(config, parameters.under("embedding"), arena)
         self.blocks = []
         for layer in range(config.n_layer):
             own = parameters.under(f"block.{layer}")
-            attention = Attention(config, own.under("attention"), arena, rotary)
+            attention = Attention(config, own.under("attention"), arena, rotary, self.ids)
             self.blocks.append(Block(config, own, arena, attention))
         self.norm = norm_of(config)(config.norm_eps, parameters.under("norm"), arena)
-        self.head = Head(parameters.cast_weight(Head.matrix(config)), arena)
+        self.head = Head(config, parameters, arena)
         self.parameters = parameters
         # The gradient flows back through the memory that the residual stream came up in.
         self.stream = arena.kept("residual stream", rows, config.n_embd, dtype=backend.dtype)
         self.normed = arena.kept("normed", arena.rows, config.n_embd)
         if arena.training:
             self.dnormed = arena.scratch("dbranch", arena.rows, config.n_embd)
-        self.ids, self.targets = backend.new_ids(arena.rows), backend.new_ids(arena.rows)
         self.best = backend.empty(arena.rows, dtype=np.int32)
         self.losses = backend.empty(arena.rows)
         self.loss = backend.zeros(1, dtype=np.float64)

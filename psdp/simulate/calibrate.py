@@ -46,7 +46,9 @@ IDLE_SHARE = 0.01
 
 
 SHAPE = {"n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum", "vocab_size"}
-SHAPE |= {"bias", "position", "dtype", "parameters"}
+SHAPE |= {"bias", "position", "dtype", "activation", "mlp_width", "n_kv_head", "norm", "qk_norm"}
+SHAPE |= {"value_embeddings", "tied_head", "logit_softcap", "rotary_dims", "parallel_residual"}
+SHAPE |= {"parameters"}
 """Settings on which the time of a step depends, and the number of parameters where one says it."""
 
 

@@ -20,7 +20,8 @@ VARIED = ("mode", "servers", "local_steps", "staleness")
 """Settings of which several values may be given."""
 
 OF_SIZE = {field.name for topic, field in settings() if topic == "model"} | {"vocab_size"}
-OF_SIZE -= {"block_size", "dropout", "activation", "init"}
+OF_SIZE -= {"block_size", "dropout", "init", "zero_init", "norm_eps", "logit_softcap"}
+OF_SIZE -= {"rope_theta", "rotary_dims", "parallel_residual"}
 """A worker's settings that say how many parameters there are; the number of heads, since the width
 is to be a multiple of it."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from psdp.cli import given_settings
-from psdp.config import Config, either, flag_of
+from psdp.config import Config, either, flag_of, with_preset
 from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.modes import MODES, ONLY_WITH
@@ -104,6 +104,7 @@ def parse(argv: Sequence[str]) -> Plan:
     if moot:
         raise ConfigError(f"in a simulation {', '.join(moot)} would change nothing; drop it")
     sizes = [flag_of(name) for name in settings if name in OF_SIZE]
+    settings = with_preset(settings)
     if own.parameters is not None and sizes:
         raise ConfigError(
             f"beside --parameters {own.parameters}, {', '.join(sizes)} would change nothing; drop "

@@ -259,6 +259,63 @@ def test_every_backend_adds_the_same_epsilon_to_a_variance(backend: Backend, eps
 
 
 @random_shapes
+@given(
+    rows=st.sampled_from([1, 7, 130]),
+    kv_heads=st.sampled_from([1, 2, 3]),
+    group=st.sampled_from([1, 2, 5]),
+    size=st.sampled_from([1, 8, 17]),
+    seed=st.integers(0, 99),
+)
+def test_heads_are_repeated_and_their_gradients_summed(
+    backend: Backend, rows: int, kv_heads: int, group: int, size: int, seed: int
+) -> None:
+    bench, heads = Bench(backend, seed), kv_heads * group
+    packed, wide = bench.branch(rows, (heads + 2 * kv_heads) * size)
+    qkv = bench.room(rows, 3 * heads * size)
+    backend.repeat_heads(packed, heads, kv_heads, qkv)
+    by_head = wide.reshape(rows, heads + 2 * kv_heads, size)
+    queries, rest = by_head[:, :heads], by_head[:, heads:]
+    expected = np.concatenate([queries, rest.repeat(group, axis=1)], axis=1)
+    assert np.array_equal(bench.wide(qkv), expected.reshape(rows, -1))
+    dqkv, wide = bench.branch(rows, 3 * heads * size)
+    dpacked = bench.room(*packed.shape)
+    backend.sum_heads(dqkv, heads, kv_heads, dpacked)
+    queries, rest = wide[:, : heads * size], wide[:, heads * size :]
+    sums = rest.reshape(rows, 2 * kv_heads, group, size).sum(axis=2)
+    bench.close(dpacked, np.concatenate([queries, sums.reshape(rows, -1)], axis=1), group)
+
+
+@random_shapes
+@rows_and_width
+def test_the_last_columns_are_added_to_and_taken(
+    backend: Backend, rows: int, width: int, seed: int
+) -> None:
+    bench = Bench(backend, seed)
+    (x, wide), (added, wide_added) = bench.branch(rows, width + 3), bench.real(rows, width)
+    backend.add_to_last_columns(added, x)
+    wide[:, 3:] += wide_added
+    bench.close(x, wide)
+    taken = backend.empty(rows, width)
+    backend.take_last_columns(x, taken)
+    assert np.array_equal(bench.wide(taken), bench.wide(x)[:, 3:])
+
+
+@random_shapes
+@rows_and_width
+def test_capped_logits_and_their_gradient(
+    backend: Backend, rows: int, width: int, seed: int
+) -> None:
+    bench = Bench(backend, seed)
+    (x, wide), (dy, wide_dy) = bench.branch(rows, width), bench.branch(rows, width)
+    backend.cap(x, 1.5)
+    expected = 1.5 * np.tanh(wide / 1.5)
+    bench.close(x, expected)
+    slope = 1 - (bench.wide(x) / 1.5) ** 2
+    backend.cap_backward(x, 1.5, dy)
+    bench.close(dy, wide_dy * slope)
+
+
+@random_shapes
 @rows_and_width
 def test_cross_entropy_its_gradient_and_the_argmax(
     backend: Backend, rows: int, width: int, seed: int

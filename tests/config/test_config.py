@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import pytest
 
-from psdp.config import Config, base_type, flag_of, settings
+from psdp.config import (
+    Config,
+    ModelConfig,
+    base_type,
+    flag_of,
+    kv_heads,
+    mlp_width,
+    rotary_dims,
+    settings,
+)
+from psdp.config.presets import PRESETS
 from psdp.errors import ConfigError
 from psdp.modes import MODES
 from psdp.optim import OPTIMIZERS, Optimizer
@@ -120,6 +130,7 @@ def group_of(config: Config, name: str) -> Any:
             {"n_embd": 12, "n_head": 4, "position": "rotary"},
             "--position rotary .* an even head size, got --n-embd 12 / --n-head 4 = 3",
         ),
+        ({"n_kv_head": 3}, "--n-head 4 is not divisible by --n-kv-head 3"),
         (
             {"rope_theta": 500.0},
             "--rope-theta 500.0 has a meaning with --position rotary only, got",
@@ -236,12 +247,6 @@ def test_an_integer_is_a_number_too_and_none_where_it_means_by_default() -> None
         ({"mode": "auto", "wire_dtype": "bf16"}, "wire_dtype", "bf16"),
         ({"dtype": "float64"}, "wire_dtype", None),
         ({"mode": "allreduce"}, "wire_dtype", None),
-        ({"n_embd": 64}, "mlp_width", 256),
-        ({"mlp_width": 100}, "mlp_width", 100),
-        ({"position": "rotary"}, "rotary_dims", 32),
-        ({"position": "learned"}, "rotary_dims", None),
-        ({"n_embd": 768, "activation": "swiglu"}, "mlp_width", 2048),
-        ({"n_embd": 128, "activation": "geglu"}, "mlp_width", 352),
     ],
 )
 def test_what_depends_on_other_settings_is_filled(
@@ -270,6 +275,43 @@ def test_settings_survive_json() -> None:
     config = resolved(mode="ssp", corpus=["a", "b"], lr=0.1, bias=False, out="runs/x")
     assert Config.from_flat(json.loads(json.dumps(config.flat()))) == config
     assert list(config.flat()) == list(FIELDS), "in the order of --help"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (512, 4, None)),
+        ({"mlp_width": 100, "n_kv_head": 2, "position": "rotary"}, (100, 2, 32)),
+        ({"n_embd": 768, "activation": "swiglu"}, (2048, 4, None)),
+        ({"activation": "geglu", "position": "rotary", "rotary_dims": 8}, (352, 4, 8)),
+    ],
+)
+def test_what_a_model_leaves_out_follows_from_the_rest(
+    given: dict[str, Any], expected: tuple[int, int, int | None]
+) -> None:
+    model = resolved(**given).model
+    assert (mlp_width(model), kv_heads(model), rotary_dims(model)) == expected
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_what_is_not_said(preset: str) -> None:
+    config = resolved(preset=preset, n_layer=2, norm_eps=0.5)
+    flat = config.flat()
+    assert flat.items() >= (PRESETS[preset] | {"n_layer": 2, "norm_eps": 0.5}).items()
+    assert Config.from_flat(flat) == config
+    assert Config.from_flat({**flat, "preset": None}).model == replace(config.model, preset=None)
+
+
+def test_presets_say_the_same_settings_and_leave_out_sizes_and_what_they_do_without() -> None:
+    names = {frozenset(preset) for preset in PRESETS.values()}
+    (said,) = names
+    sizes = {"n_layer", "n_head", "n_embd", "block_size", "n_kv_head", "mlp_width", "rotary_dims"}
+    left_out = {"dropout", "architecture", "preset", "rope_theta"}
+    assert said == {f.name for f in fields(ModelConfig)} - sizes - left_out
+
+
+def test_an_unknown_preset_is_refused_with_those_that_are_known() -> None:
+    assert refusal(preset="gpt5").startswith("--preset expects one of gpt2, llama, nanochat")
 
 
 def test_what_a_value_was_called_is_read_as_what_it_is_called() -> None:

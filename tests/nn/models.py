@@ -111,10 +111,16 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
                 x[:, t, c] = x[:, t, c] + (math.cos(angle) if c % 2 else math.sin(angle))
     for layer in range(config.n_layer):
         name, before = f"block.{layer}", x
+        kv_heads = config.n_kv_head or heads
         q, k, v = (
-            part.reshape(batch, length, heads, -1).transpose(1, 2)
-            for part in linear(f"{name}.attention.qkv", norm(f"{name}.norm1", x)).chunk(3, dim=-1)
+            part.unflatten(-1, (-1, width // heads)).transpose(1, 2)
+            for part in linear(f"{name}.attention.qkv", norm(f"{name}.norm1", x)).split(
+                [width, *[kv_heads * width // heads] * 2], dim=-1
+            )
         )
+        if config.value_embeddings:
+            looked_up = p[f"{name}.attention.values.tokens"][tokens]
+            v = v + looked_up.unflatten(-1, (kv_heads, -1)).transpose(1, 2)
         if config.qk_norm:
             q, k = (
                 rms_norm(p[f"{name}.attention.{of}_norm.gain"], x)
@@ -122,7 +128,9 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
             )
         if config.position == "rotary":
             q, k = turn(q), turn(k)
-        merged = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+        merged = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(
+            1, 2
+        )
         x = x + linear(f"{name}.attention.out", merged.reshape(batch, length, width))
         read = before if config.parallel_residual else x
         hidden = linear(f"{name}.mlp.up", norm(f"{name}.norm2", read))
@@ -133,4 +141,6 @@ def torch_logits(config: ModelConfig, p: dict[str, Any], tokens: Any) -> Any:
         else:
             hidden = activations[config.activation](hidden)
         x = x + linear(f"{name}.mlp.down", hidden)
-    return norm("norm", x) @ p["embedding.tokens" if config.tied_head else "head.tokens"].T
+    logits = norm("norm", x) @ p["embedding.tokens" if config.tied_head else "head.tokens"].T
+    cap = config.logit_softcap
+    return cap * torch.tanh(logits / cap) if cap else logits

@@ -35,6 +35,8 @@ def test_decoder_equals_the_model(bias: bool, position: str, pieces: list[int]) 
     [
         {"tied_head": False, "mlp_width": 5, "norm_eps": 0.1},
         {"parallel_residual": True, "position": "rotary", "rotary_dims": 2, "rope_theta": 9.0},
+        {"n_head": 6, "n_kv_head": 2, "qk_norm": True, "position": "rotary"},
+        {"n_kv_head": 1, "value_embeddings": True, "logit_softcap": 2.0},
         {"qk_norm": True, "position": "rotary", "norm": "rmsnorm", "activation": "swiglu"},
     ],
     ids=str,

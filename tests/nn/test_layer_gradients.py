@@ -22,6 +22,7 @@ from psdp.nn.loss import Head
 from psdp.nn.parts import feed_forward_of
 from psdp.nn.positions import Rotary
 from psdp.nn.rmsnorm import HeadNorm, RMSNorm
+from psdp.nn.value_embedding import ValueEmbedding
 from psdp.params import Array, Init, ParamSpec, ParamTable
 
 # Central differences in float64: a step of 1e-5 leaves a truncation error around 1e-10 of the third
@@ -31,6 +32,7 @@ STEP, TOLERANCE = 1e-5, 2e-8
 BATCH, LENGTH = 2, 6
 ROWS, WIDTH = BATCH * LENGTH, TINY.n_embd
 SOME = Init("normal", 0.4)
+NO_IDS = np.empty(0, np.intp)
 
 
 class Bench:
@@ -162,12 +164,14 @@ def test_mlp(activation: str, bias: bool) -> None:
 
 @pytest.mark.parametrize("query_block", [64, 4, 1])
 @pytest.mark.parametrize("rotates", [False, True])
-def test_attention(rotates: bool, query_block: int) -> None:
-    bench = Bench(Attention.specs("layer", TINY, SOME, SOME))
+@pytest.mark.parametrize("changes", [{}, {"n_kv_head": 1, "qk_norm": True}], ids=str)
+def test_attention(changes: dict[str, Any], rotates: bool, query_block: int) -> None:
+    config = replace(TINY, **changes)
+    bench = Bench(Attention.specs("layer", config, SOME, SOME))
     backend = bench.arena.backend
     backend.query_block = query_block
     rotary = Rotary(TINY.block_size, 4, 100.0, backend) if rotates else None
-    layer = Attention(TINY, bench.parameters.under("layer"), bench.arena, rotary)
+    layer = Attention(config, bench.parameters.under("layer"), bench.arena, rotary, NO_IDS)
     x = bench.rng.standard_normal((ROWS, WIDTH))
 
     def forward(x: Array) -> Array:
@@ -184,7 +188,7 @@ def test_block(parallel: bool) -> None:
     inits = dict.fromkeys(("qkv", "out", "up", "down"), SOME)
     bench = Bench(Block.specs("layer", config, inits))
     parameters = bench.parameters.under("layer")
-    attention = Attention(config, parameters.under("attention"), bench.arena, None)
+    attention = Attention(config, parameters.under("attention"), bench.arena, None, NO_IDS)
     layer = Block(config, parameters, bench.arena, attention)
     x = bench.rng.standard_normal((ROWS, WIDTH))
 
@@ -220,9 +224,28 @@ def test_embedding(position: str) -> None:
     assert not bench.parameters.under("embedding").gradient("tokens")[4].any()
 
 
-def test_head() -> None:
-    bench = Bench([ParamSpec("embedding", (9, WIDTH), SOME, decay=True)])
-    layer = Head(bench.parameters.weight("embedding"), bench.arena)
+def test_value_embedding() -> None:
+    config = replace(TINY, n_kv_head=1)
+    bench = Bench(ValueEmbedding.specs("layer", config, 5, SOME))
+    ids = bench.rng.integers(0, 4, ROWS)
+    layer = ValueEmbedding(bench.parameters.under("layer"), ids, bench.arena)
+    readout = bench.rng.standard_normal((ROWS, 2 * WIDTH))
+
+    def loss() -> float:
+        packed = np.ones((ROWS, 2 * WIDTH))
+        layer.forward(packed)
+        return float((packed * readout).sum())
+
+    expected = differences(loss, bench.weights)
+    layer.backward(readout)
+    np.testing.assert_allclose(bench.gradient, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+def test_head(cap: float) -> None:
+    config = replace(TINY, tied_head=False, logit_softcap=cap)
+    bench = Bench(Head.specs(config, 9, SOME))
+    layer = Head(config, bench.parameters, bench.arena)
     layer.step = 5  # several chunks, the last of them short
     x = bench.rng.standard_normal((ROWS, WIDTH))
     targets, losses = bench.rng.integers(0, 9, ROWS), np.empty(ROWS)
@@ -232,6 +255,8 @@ def test_head() -> None:
         return 3 * float(losses.sum())
 
     dx = np.empty_like(x)
-    layer.forward_backward(x, targets, 3.0, losses, dx, bench.parameters.gradient("embedding"))
+    layer.forward_backward(
+        x, targets, 3.0, losses, dx, bench.parameters.gradient(layer.matrix(config))
+    )
     for got, at in ((dx, x), (bench.gradient, bench.weights)):
         np.testing.assert_allclose(got, differences(loss, at), rtol=TOLERANCE, atol=TOLERANCE)

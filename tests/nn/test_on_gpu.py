@@ -53,6 +53,7 @@ def gpu(folder: Path, dtype: str, precision: str = "float32") -> GpuBackend:
         {"activation": "relu2", "mlp_width": 7},
         {"activation": "swiglu", "bias": False, "norm": "rmsnorm"},
         {"activation": "geglu", "qk_norm": True, "position": "rotary"},
+        {"n_kv_head": 1, "value_embeddings": True, "logit_softcap": 2.0},
         {"parallel_residual": True, "position": "rotary", "rotary_dims": 4, "rope_theta": 100.0},
     ],
     ids=str,

@@ -202,7 +202,9 @@ def test_steady_state_allocates_nothing(changes: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"bias": False, "position": "rotary"}, {"tied_head": False}], ids=str
+    "changes",
+    [{}, {"bias": False, "position": "rotary"}, {"tied_head": False, "value_embeddings": True}],
+    ids=str,
 )
 def test_each_part_of_the_gradient_is_complete_when_it_is_said_to_be_ready(
     changes: dict[str, Any],

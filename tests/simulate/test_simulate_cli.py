@@ -209,7 +209,7 @@ def test_how_far_off_costs_are_is_told_and_written_down(
         ("--resume runs/one", "in a simulation --resume would change nothing; drop it"),
         ("--corpus a b --lr 1 --quiet", "--corpus, --lr, --quiet would change nothing"),
         ("--dropout 0.3", "--dropout would change nothing"),
-        ("--activation relu --init normal", "--activation, --init would change nothing"),
+        ("--norm-eps 1 --init normal", "--norm-eps, --init would change nothing"),
         ("--partition contiguous", "--partition would change nothing"),
         ("--balance dynamic --optimizer sgd", "--balance, --optimizer would change nothing"),
         ("--mode local --outer-optimizer nesterov", "--outer-optimizer would change nothing"),

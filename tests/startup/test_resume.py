@@ -62,6 +62,9 @@ def test_what_was_filled_in_stays_when_the_budget_grows(case: SavedRun) -> None:
 OTHER: dict[str, Any] = {
     "n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 16, "dropout": 0.5, "bias": False,
     "architecture": "other", "norm": "other",
+    "n_kv_head": 2, "qk_norm": True, "value_embeddings": True, "mlp_width": 7,
+    "rope_theta": 7.0, "rotary_dims": 4, "norm_eps": 0.5, "parallel_residual": True,
+    "tied_head": False, "logit_softcap": 7.0, "zero_init": True,
     "activation": "relu", "position": "rotary", "init": "normal", "tokenizer": "char",
     "vocab_size": 300, "clean": "html", "val_fraction": 0.2, "partition": "hash",
     "decay_fraction": 0.5, "decay_shape": "1-sqrt", "muon_momentum": 0.5, "adamw_lr_ratio": 0.5,
@@ -97,7 +100,7 @@ MEANT: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    "name", [f.name for _, f in settings() if f.name not in ("resume", "replay")]
+    "name", [f.name for _, f in settings() if f.name not in ("resume", "replay", "preset")]
 )
 def test_a_resumed_run_may_change_what_does_not_change_its_past(tmp_path: Path, name: str) -> None:
     case = SavedRun(tmp_path / "run", **MEANT.get(name, {}))
@@ -111,6 +114,21 @@ def test_a_resumed_run_may_change_what_does_not_change_its_past(tmp_path: Path, 
     flag = f"--{name.replace('_', '-')} {OTHER[name]} differs from "
     assert str(refused.value).startswith(flag)
     assert f"of the run in {case.folder}; drop the flag" in str(refused.value)
+
+
+def test_a_preset_is_what_it_sets(case: SavedRun) -> None:
+    """The run has GPT-2's settings but for its initial weights."""
+    own = {"resume": str(case.folder), "preset": "gpt2", "init": "xavier"}
+    assert resume(own)[0].model == replace(case.config.model, preset="gpt2")
+    with pytest.raises(CheckpointError, match="--init normal differs from xavier of the run"):
+        resume({"resume": str(case.folder), "preset": "gpt2"})
+
+
+def test_a_value_that_was_called_otherwise_is_the_same(case: SavedRun) -> None:
+    identity = identity_of(case.job, case.config.flat() | {"norm": "layer"})
+    case.save(20, identity)
+    config, _ = resume({"resume": str(case.folder), "norm": "layernorm"})
+    assert config.model == case.config.model
 
 
 def test_saying_the_same_again_is_no_change(case: SavedRun) -> None:

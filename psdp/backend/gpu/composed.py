@@ -15,7 +15,9 @@ from psdp.backend.arrays import BF16
 from psdp.backend.gpu.attention import GpuAttention
 from psdp.backend.kernels.activation import ActivationKernels
 from psdp.backend.kernels.attention import AttentionKernels
+from psdp.backend.kernels.embedding import EmbeddingKernels
 from psdp.backend.kernels.gated import GatedKernels
+from psdp.backend.kernels.loss import LossKernels
 from psdp.backend.kernels.normalization import NormalizationKernels
 from psdp.params import Array
 
@@ -70,5 +72,11 @@ class GpuComposed(GpuAttention):
     geglu_backward = _composed(GatedKernels.geglu_backward, 0, 1)
     rms_norm = _composed(NormalizationKernels.rms_norm, 3, 5)
     rms_norm_backward = _composed(NormalizationKernels.rms_norm_backward, 4)
+    repeat_heads = _composed(AttentionKernels.repeat_heads, 3)
+    sum_heads = _composed(AttentionKernels.sum_heads, 3)
+    add_to_last_columns = _composed(EmbeddingKernels.add_to_last_columns, 1)
+    take_last_columns = _composed(EmbeddingKernels.take_last_columns, 1)
+    cap = _composed(LossKernels.cap, 0)
+    cap_backward = _composed(LossKernels.cap_backward, 2)
     relu2 = _composed(ActivationKernels.relu2, 1)
     relu2_backward = _composed(ActivationKernels.relu2_backward, 0, 1)

@@ -30,6 +30,17 @@ def merge_heads(rows: Array, batch: int, heads: int) -> Array:
     return rows.reshape(batch, -1, heads, rows.shape[1] // heads).transpose(0, 2, 1, 3)
 
 
+def _in_groups(rows: Array, heads: int, kv_heads: int, size: int) -> tuple[Array, Array, Array]:
+    """View rows of [queries | keys | values] as three arrays: (N, H, 1, D), and twice (N, K, G, D)
+    with G heads of keys and values in the place of each; no copy."""
+    width = heads * size
+    rest = (rows.shape[1] - width) // 2
+    group = rest // (kv_heads * size)
+    queries = rows[:, :width].reshape(-1, heads, 1, size)
+    keys = rows[:, width : width + rest].reshape(-1, kv_heads, group, size)
+    return queries, keys, rows[:, width + rest :].reshape(-1, kv_heads, group, size)
+
+
 class Block(NamedTuple):
     """Some queries of every sequence, the keys that they see, and where their dropout mask lies."""
 
@@ -202,3 +213,25 @@ class AttentionKernels(Arrays):
                 minus(first, from_second, out=first)
                 xp.multiply(second, cos, out=second)
                 plus(second, from_first, out=second)
+
+    @costs(moves)
+    def repeat_heads(self, packed: Array, heads: int, kv_heads: int, qkv: Array) -> None:
+        """Write ``packed`` (N, C + 2 KD), rows of [queries | keys | values] with K heads of the
+        last two, to ``qkv`` (N, 3C), each of those heads H / K times."""
+        size = packed.shape[1] // (heads + 2 * kv_heads)
+        for rows in self.blocks(*qkv.shape):
+            few = _in_groups(packed[rows], heads, kv_heads, size)
+            for one, many in zip(few, _in_groups(qkv[rows], heads, kv_heads, size), strict=True):
+                self.copy(one, many)
+
+    @costs(moves)
+    def sum_heads(self, dqkv: Array, heads: int, kv_heads: int, dpacked: Array) -> None:
+        """Write the gradient of what :meth:`repeat_heads` read to ``dpacked`` (N, C + 2 KD), given
+        that of what it wrote, ``dqkv`` (N, 3C)."""
+        size = dpacked.shape[1] // (heads + 2 * kv_heads)
+        for rows in self.blocks(*dqkv.shape):
+            few = _in_groups(dpacked[rows], heads, kv_heads, size)
+            for one, many in zip(few, _in_groups(dqkv[rows], heads, kv_heads, size), strict=True):
+                self.copy(many[:, :, :1], one)
+                for other in range(1, many.shape[2]):
+                    self.xp.add(one, many[:, :, other : other + 1], out=one)

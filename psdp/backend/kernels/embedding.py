@@ -40,3 +40,14 @@ class EmbeddingKernels(Arrays):
         """Add ``scale`` times ``rows`` (N, C), which may be destroyed, to the rows ``ids`` (N) of
         ``table`` (V, C); ids may repeat."""
         raise NotImplementedError
+
+    @costs(moves)
+    def add_to_last_columns(self, rows: Array, out: Array) -> None:
+        """Add ``rows`` (N, W) to the last W columns of ``out`` (N, C)."""
+        last = out[:, -rows.shape[1] :]
+        self.xp.add(last, rows, out=last)
+
+    @costs(moves)
+    def take_last_columns(self, x: Array, rows: Array) -> None:
+        """Write the last W columns of ``x`` (N, C) to ``rows`` (N, W)."""
+        self.copy(x[:, -rows.shape[1] :], rows)

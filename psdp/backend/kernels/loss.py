@@ -34,6 +34,27 @@ class LossKernels(Arrays):
         flat[at] -= scale
 
     @costs(moves)
+    def cap(self, logits: Array, limit: float) -> None:
+        """Turn ``logits`` x (N, V) into limit tanh(x / limit)."""
+        xp = self.xp
+        for rows in self.blocks(*logits.shape):
+            block = logits[rows]
+            xp.multiply(block, 1 / limit, out=block)
+            xp.tanh(block, out=block)
+            xp.multiply(block, limit, out=block)
+
+    @costs(moves)
+    def cap_backward(self, capped: Array, limit: float, dlogits: Array) -> None:
+        """Turn the gradient of what :meth:`cap` made, ``capped``, into that of what it was made of;
+        both (N, V)."""
+        xp = self.xp
+        for rows in self.blocks(*capped.shape):
+            slope = xp.multiply(capped[rows], 1 / limit, out=self.scratch(0, *capped[rows].shape))
+            xp.multiply(slope, slope, out=slope)
+            xp.subtract(1, slope, out=slope)
+            xp.multiply(dlogits[rows], slope, out=dlogits[rows])
+
+    @costs(moves)
     def argmax(self, logits: Array, best: Array) -> None:
         """Write the index of the greatest of each row of ``logits`` (N, V) to ``best`` (N,)."""
         best[...] = logits.argmax(axis=1)

@@ -1,8 +1,8 @@
 /* One half of the channels, activated, times the other half (Shazeer 2020, arXiv:2002.05202). */
 
-#include "activations.h"
 #include "binding.h"
-#include "kernels.h"
+
+#include "activations.h"
 
 enum { SILU, GELU };
 

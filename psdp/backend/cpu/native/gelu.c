@@ -1,8 +1,8 @@
 /* GELU, in the tanh form of GPT-2 and as defined; see activations.h. */
 
-#include "activations.h"
 #include "binding.h"
-#include "kernels.h"
+
+#include "activations.h"
 
 typedef struct {
     float *x, *y;
