@@ -8,6 +8,7 @@ from dataclasses import Field, fields
 from typing import Any
 
 from psdp.config import flag_of, help_of, settings
+from psdp.config.presets import PRESETS
 from psdp.modes import MODES, ONLY_WITH, Mode
 from psdp.optim import OPTIMIZERS
 
@@ -16,7 +17,8 @@ DEFAULT = re.compile(r" ?\(default ([^()]*)\)")
 
 
 def settings_tables() -> str:
-    """Return Markdown: the settings of each topic, then what each optimizer and mode chooses."""
+    """Return Markdown: the settings of each topic, then what each optimizer, preset and mode
+    chooses."""
     topics: dict[str, list[Field[Any]]] = {}
     for topic, field in settings():
         topics.setdefault(topic, []).append(field)
@@ -26,6 +28,8 @@ def settings_tables() -> str:
         lines += _table(("flag", "default", "what it is", "modes, if not all"), map(_row, members))
     lines += ["## By optimizer", "", "Defaults of what is left to the rule, and of its own.", ""]
     lines += _table(("`--optimizer`", *map(_code, map(flag_of, _LEFT)), "its own"), _by_rule())
+    lines += ["## By preset", "", "What `--preset` says where a flag says nothing.", ""]
+    lines += _table(("flag", *map(_code, PRESETS)), _by_preset())
     lines += ["## By mode", ""]
     lines += _table(("`--mode`", "what it does", *_TRAITS), map(_traits, MODES.values()))
     lines += [
@@ -63,6 +67,11 @@ def _by_rule() -> Iterator[tuple[str, ...]]:
         own = (f for f in fields(rule.settings_type) if f.name not in ("weight_decay", "l1"))
         left = (_value(rule.defaults.get(setting)) for setting in _LEFT)
         yield _code(name), *left, ", ".join(_code(flag_of(f.name)) for f in own)
+
+
+def _by_preset() -> Iterator[tuple[str, ...]]:
+    for name in next(iter(PRESETS.values())):
+        yield _code(flag_of(name)), *(_value(preset[name]) for preset in PRESETS.values())
 
 
 def _by_mode() -> Iterator[tuple[str, ...]]:

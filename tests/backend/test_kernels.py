@@ -4,6 +4,7 @@ dtypes, and the compiled ones, on one thread and on three."""
 from __future__ import annotations
 
 import ast
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,45 @@ def test_layer_norm_backward(backend: Backend, rows: int) -> None:
     np.testing.assert_allclose(dbias, expected_dbias, rtol=1e-5, atol=atol)
     backend.layer_norm_backward(dy.copy(), gain, normal_, rstd, without_bias, unused, None)
     np.testing.assert_array_equal(without_bias, dx)
+
+
+@pytest.mark.parametrize("rows", [1, 21, 9000])
+def test_rms_norm_and_its_gradients(backend: Backend, rows: int) -> None:
+    x, dy, dx = (normal(backend, rows, 8) for _ in range(3))
+    gain, dgain = normal(backend, 8) + 1, normal(backend, 8)
+    wide = x.astype("float64")
+    factor = 1 / np.sqrt((wide**2).mean(axis=1) + 0.1)
+    normal_ = wide * factor[:, None]
+    g = dy.astype("float64") * gain
+    slope = (g * normal_).mean(axis=1)
+    expected = dx + factor[:, None] * (g - normal_ * slope[:, None])
+    expected_dgain = dgain + (dy.astype("float64") * normal_).sum(axis=0)
+    out, y, rstd = backend.empty(rows, 8), backend.empty(rows, 8), backend.empty(rows)
+    backend.rms_norm(x, gain, 0.1, out, rstd, y)
+    assert_close(rstd, factor, backend)
+    assert_close(out, normal_, backend)
+    assert_close(y, normal_ * gain, backend)
+    backend.rms_norm_backward(dy, gain, out, rstd, dx, dgain)
+    assert_close(dx, expected, backend)
+    atol = 1e-5 * np.sqrt(rows)
+    np.testing.assert_allclose(dgain, expected_dgain, rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize("name", ["swiglu", "geglu"])
+def test_gates_over_many_rows(backend: Backend, name: str) -> None:
+    x, y, dy = normal(backend, 9000, 14), backend.empty(9000, 7), normal(backend, 9000, 7)
+    wide = torch.from_numpy(x.astype("float64")).requires_grad_()
+    gate, values = wide.chunk(2, dim=1)
+    functional = torch.nn.functional
+    activated = {"swiglu": functional.silu, "geglu": partial(functional.gelu, approximate="tanh")}
+    expected = activated[name](gate) * values
+    expected.backward(torch.from_numpy(dy.astype("float64")))
+    getattr(backend, name)(x, y)
+    assert_close(y, expected.detach().numpy(), backend)
+    getattr(backend, f"{name}_backward")(x, dy)
+    assert wide.grad is not None
+    assert_close(x, wide.grad.numpy(), backend)
+    assert_close(dy, expected.detach().numpy(), backend)
 
 
 def test_softmax_parts_survive_large_scores(backend: Backend) -> None:

@@ -38,7 +38,9 @@ def devices(monkeypatch: pytest.MonkeyPatch, kernel_folder: Path) -> list[Emulat
     [
         {"mode": "sync"},
         {"mode": "sync", "grad_accum": 2, "position": "rotary"},
+        {"mode": "sync", "preset": "nanochat", "n_kv_head": 1, "value_embeddings": True},
         {"mode": "local", "local_steps": 3},
+        {"mode": "local", "local_steps": 3, "preset": "llama", "rotary_dims": 4},
         {"mode": "easgd", "local_steps": 2},
         {"mode": "local", "local_steps": 3, "optimizer": "adagrad", "grad_clip_value": 1.0},
     ],
@@ -58,7 +60,9 @@ def test_a_run_on_gpus_ends_where_one_on_cpus_does(
     "settings",
     [
         {"mode": "sync", "overlap": True, "grad_accum": 2},
+        {"mode": "sync", "preset": "nanochat", "n_kv_head": 1, "value_embeddings": True},
         {"mode": "local", "local_steps": 3},
+        {"mode": "local", "local_steps": 3, "preset": "llama", "rotary_dims": 4},
         {"mode": "easgd", "local_steps": 2},
     ],
     ids=str,

@@ -79,12 +79,22 @@ def test_loss_and_gradient_are_those_of_the_cpu(
 
 
 @pytest.mark.parametrize(
-    ("precision", "loss_limit", "limit"), [("float32", 1e-5, 1e-3), ("bf16", 0.01, 0.03)]
+    "changes",
+    [
+        {},
+        {"norm": "rmsnorm", "activation": "swiglu", "position": "rotary", "qk_norm": True},
+        {"n_kv_head": 1, "value_embeddings": True, "logit_softcap": 5.0, "activation": "relu2"},
+        {"position": "rotary", "rotary_dims": 4, "parallel_residual": True, "tied_head": False},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("precision", "loss_limit", "limit"), [("float32", 1e-5, 1e-3), ("bf16", 0.02, 0.03)]
 )
 def test_float32_and_bfloat16_are_close_to_float64(
-    kernel_folder: Path, precision: str, loss_limit: float, limit: float
+    kernel_folder: Path, precision: str, loss_limit: float, limit: float, changes: dict[str, Any]
 ) -> None:
-    built = build(WIDE, dtype="float64")
+    built = build(WIDE, dtype="float64", **changes)
     model, gradient = twin(built, gpu(kernel_folder, "float32", precision))
     loss = built.step(built.tokens, built.targets)
     model.forward_backward(built.tokens, built.targets, Step())

@@ -86,6 +86,19 @@ def test_floating_point_operations_are_counted_exactly(kernels: str) -> None:
 
 
 @pytest.mark.parametrize("kernels", ["auto", "numpy"])
+def test_a_gate_is_a_third_matrix_and_shared_heads_are_fewer_columns(kernels: str) -> None:
+    profile, config = Profile(ticking()), replace(TINY, n_kv_head=1)
+    config = replace(config, activation="swiglu", mlp_width=20, norm="rmsnorm", qk_norm=True)
+    train(config, kernels, profile)
+    columns = WIDTH + 2 * WIDTH // 2 + WIDTH + 3 * 20
+    assert {kind: cost.flops for kind, cost in profile.costs.items() if cost.flops} == {
+        "linear": 3 * 2 * TOKENS * WIDTH * columns * LAYERS,
+        "attention": ATTENTION_FLOPS,
+        "head and loss": HEAD_FLOPS,
+    }
+
+
+@pytest.mark.parametrize("kernels", ["auto", "numpy"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_model_that_measures_itself_computes_the_same(kernels: str, dropout: float) -> None:
     config = replace(TINY, dropout=dropout)
