@@ -12,6 +12,7 @@ from typing import Any
 
 from psdp.arguments import Parser, whole
 from psdp.config import Config, base_type, flag_of, help_of, settings
+from psdp.config.presets import PRESETS
 from psdp.errors import ConfigError
 from psdp.terminal import at_home, path_of
 
@@ -125,8 +126,9 @@ def _argument(field: Field[Any], line: CommandLine) -> dict[str, Any]:
     argument: dict[str, Any] = {"dest": field.name, "help": text.replace("%", "%%")}
     kind = base_type(field)
     if kind == "bool":
-        # A switch that is off by default needs no way to be switched off, except in a file.
-        argument["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
+        # What nothing but a flag, or a file, switches on needs no flag to be switched off.
+        on = field.default or any(preset.get(field.name) for preset in PRESETS.values())
+        argument["action"] = argparse.BooleanOptionalAction if on else "store_true"
         return argument
     if kind == "tuple[str, ...]":
         argument |= {"nargs": "+", "action": "extend"}

@@ -83,6 +83,13 @@ def test_a_switch_can_be_switched_off_where_it_is_on_by_default() -> None:
     assert "unrecognized arguments: --no-quiet" in refusal("--no-quiet")
 
 
+def test_what_a_preset_switches_on_can_be_switched_off() -> None:
+    given = given_settings(["--preset", "nanochat", "--no-qk-norm"])
+    assert given == {"preset": "nanochat", "qk_norm": False}
+    model = Config.from_flat(given).model
+    assert (model.qk_norm, model.zero_init, model.activation) == (False, True, "relu2")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
