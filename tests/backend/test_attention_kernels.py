@@ -84,21 +84,22 @@ def test_attention_and_its_gradient(
     heads=st.integers(1, 3),
     length=st.sampled_from([1, 5, 33]),
     head=st.sampled_from([2, 6, 16]),
+    whole=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_queries_and_keys_are_turned_and_turned_back(
-    backend: Backend, batch: int, heads: int, length: int, head: int, seed: int
+    backend: Backend, batch: int, heads: int, length: int, head: int, whole: bool, seed: int
 ) -> None:
-    bench, half = Bench(backend, seed), head // 2
+    bench, half = Bench(backend, seed), head // 2 if whole else 1
     qkv, wide = bench.branch(batch * length, 3 * heads * head)
     angles = bench.rng.uniform(0, 6, (length, half))
     cos, sin = backend.empty(length, half), backend.empty(length, half)
     backend.to_device(np.cos(angles), cos)
     backend.to_device(np.sin(angles), sin)
     parts = wide.copy().reshape(batch, length, 3, heads, head)
-    turned = parts[:, :, :2, :, :half] + 1j * parts[:, :, :2, :, half:]
-    turned = turned * np.exp(1j * angles)[None, :, None, None, :]
-    parts[:, :, :2, :, :half], parts[:, :, :2, :, half:] = turned.real, turned.imag
+    first, second = parts[:, :, :2, :, :half], parts[:, :, :2, :, half : 2 * half]
+    turned = (first + 1j * second) * np.exp(1j * angles)[None, :, None, None, :]
+    first[...], second[...] = turned.real, turned.imag
     backend.rotate(qkv, batch, heads, cos, sin, 1)
     bench.close(qkv, parts.reshape(wide.shape), 4)
     backend.rotate(qkv, batch, heads, cos, sin, -1)

@@ -314,6 +314,10 @@ def test_compiled_kernels_refuse_arrays_that_do_not_fit() -> None:
         backend.attention(x, 2, 3, None, x, x)
     with pytest.raises(ValueError, match="16 elements or more, got type 'f' with 4 bytes"):
         backend.attention(x, 1, 1, np.zeros(1, np.float32), x, x)
+    with pytest.raises(ValueError, match="as many heads for each of 2, got 3"):
+        backend.repeat_heads(np.zeros((1, 7), "f4"), 3, 2, np.zeros((1, 9), "f4"))
+    with pytest.raises(ValueError, match="heads of 4 channels or more, got 1"):
+        backend.rotate(x, 1, 1, np.zeros((4, 2), np.float32), np.zeros((4, 2), np.float32), 1)
     x.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         backend.gelu_backward(x, x)

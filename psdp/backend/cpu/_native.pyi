@@ -81,6 +81,23 @@ def rms_norm_backward(
 def cross_entropy(
     logits: Array, targets: Array, scale: float, losses: Array, rows: int, width: int, /
 ) -> None: ...
+def rotate(
+    qkv: Array,
+    cos: Array,
+    sin: Array,
+    rows: int,
+    length: int,
+    heads: int,
+    half: int,
+    sign: float,
+    /,
+) -> None: ...
+def repeat_heads(
+    packed: Array, qkv: Array, rows: int, heads: int, kv_heads: int, size: int, /
+) -> None: ...
+def sum_heads(
+    dqkv: Array, dpacked: Array, rows: int, heads: int, kv_heads: int, size: int, /
+) -> None: ...
 def attention(
     qkv: Array,
     mask: Array | None,

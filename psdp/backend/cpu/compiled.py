@@ -159,6 +159,17 @@ class CompiledBackend(NumpyBackend):
             qkv, mask, out, logsumexp, dout, dqkv, batch, heads, len(qkv), self.query_block
         )
 
+    def rotate(self, qkv: Array, batch: int, heads: int, cos: Array, sin: Array, sign: int) -> None:
+        native.rotate(qkv, cos, sin, len(qkv), len(cos), heads, cos.shape[1], float(sign))
+
+    def repeat_heads(self, packed: Array, heads: int, kv_heads: int, qkv: Array) -> None:
+        size = qkv.shape[1] // (3 * heads)
+        native.repeat_heads(packed, qkv, len(qkv), heads, kv_heads, size)
+
+    def sum_heads(self, dqkv: Array, heads: int, kv_heads: int, dpacked: Array) -> None:
+        size = dqkv.shape[1] // (3 * heads)
+        native.sum_heads(dqkv, dpacked, len(dqkv), heads, kv_heads, size)
+
     def mean(self, vectors: list[Array], shares: list[float], out: Array) -> None:
         native.mean(out, vectors, shares, vectors[0].dtype == BF16)
 
