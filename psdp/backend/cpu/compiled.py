@@ -90,6 +90,12 @@ class CompiledBackend(NumpyBackend):
     def gelu_erf_backward(self, x: Array, dy: Array) -> None:
         native.gelu_erf_backward(x, dy)
 
+    def relu2(self, x: Array, y: Array) -> None:
+        native.relu2(x, y)
+
+    def relu2_backward(self, x: Array, dy: Array) -> None:
+        native.relu2_backward(x, dy)
+
     def swiglu(self, x: Array, y: Array) -> None:
         native.swiglu(x, y, *y.shape)
 
