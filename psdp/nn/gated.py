@@ -22,7 +22,7 @@ class GatedMLP(FeedForward, kind="activation"):
     def specs(name: str, config: ModelConfig, up: Init, down: Init) -> list[ParamSpec]:
         narrow, wide = config.n_embd, mlp_width(config)
         return [
-            *Linear.specs(f"{name}.up", narrow, 2 * wide, up, config.bias),
+            *Linear.specs(f"{name}.up", narrow, 2 * wide, up, config.bias, maps=(wide, wide)),
             *Linear.specs(f"{name}.down", wide, narrow, down, config.bias),
         ]
 

@@ -74,6 +74,14 @@ def test_branches_that_end_in_zeros_add_nothing_and_the_rest_starts_as_ever(init
             assert np.array_equal(view, as_ever[name]), name
 
 
+def test_linear_maps_that_share_a_matrix_are_told_apart() -> None:
+    config = replace(TINY, n_head=4, n_kv_head=2, activation="swiglu", mlp_width=10)
+    maps = {spec.name: spec.maps for spec in parameter_table(config, VOCAB).specs if spec.maps}
+    assert maps["block.0.attention.qkv.weight"] == (12, 6, 6)
+    assert maps["block.0.mlp.up.weight"] == (10, 10)
+    assert len(maps) == 2 * TINY.n_layer
+
+
 def test_a_head_of_its_own_is_no_matrix_of_a_linear_map() -> None:
     table = parameter_table(replace(TINY, tied_head=False), VOCAB)
     (head,) = (spec for spec in table.specs if spec.name.startswith("head"))
