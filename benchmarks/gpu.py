@@ -138,8 +138,8 @@ def flops_per_token(size: Size) -> float:
     """Return the model FLOPs of a token's forward and backward pass."""
     model = size.model
     table = parameter_table(model, size.vocab_size)
-    positions = model.block_size * model.n_embd
-    multiplying = table.decayed_size - positions  # the embedding multiplies as the head
+    head = size.vocab_size * model.n_embd
+    multiplying = sum(spec.size for spec in table.specs if spec.matrix) + head
     return 6.0 * multiplying + 12.0 * model.n_layer * model.n_embd * model.block_size
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +216,24 @@ def test_the_text_is_the_prompt_and_what_the_model_adds_and_a_newline(
     tokenizer, decoder = load_model(run / "checkpoints" / "step-000010-v000010", "cpu")
     expected = "".join(continuation(tokenizer, decoder, "def ", 30, GREEDY, rng()))
     assert generate(capsys, "--checkpoint", run, *flags) == (0, expected + "\n", "")
+
+
+def test_a_checkpoint_from_before_a_model_had_more_settings_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"n_layer", "n_head", "n_embd", "block_size", "dropout", "bias", "activation"}
+    names |= {"position", "init", "architecture"}
+    flat = Config(model=TINY).resolved().flat()
+    later = {field.name for field in fields(ModelConfig)} - names
+    before = {name: value for name, value in flat.items() if name not in later}
+    save(tmp_path / "now", ByteTokenizer())
+    save(tmp_path / "before", ByteTokenizer(), changes={"settings": before | {"norm": "layer"}})
+    flags = ("--prompt", "def ", "--tokens", "30", "--temperature", "0")
+    now, then = (
+        generate(capsys, "--checkpoint", tmp_path / run, *flags) for run in ("now", "before")
+    )
+    assert now == then
+    assert now[0] == 0
 
 
 def test_a_seed_repeats_and_another_does_not(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

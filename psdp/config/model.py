@@ -24,7 +24,7 @@ class ShapeConfig:
     dropout: float = setting(0.0, "probability of dropping an activation", low=0, below=1)
     preset: str | None = setting(
         None,
-        "defaults of the settings below as a well-known model has them (docs/models.md)",
+        "defaults of the settings below, as a well-known model has them",
         choices=tuple(PRESETS),
     )
     bias: bool = setting(True, "biases in linear layers and layer norms")

@@ -14,7 +14,7 @@ from psdp.config.data import DataConfig
 from psdp.config.duration import seconds_in
 from psdp.config.handicap import NONE, parse_jitter, parse_slow_link, parse_stragglers
 from psdp.config.help import either
-from psdp.config.model import OWN, ModelConfig, head_size, kv_heads
+from psdp.config.model import OWN, ModelConfig, head_size, kv_heads, rotary_dims
 from psdp.config.optim import OptimConfig
 from psdp.config.run import RunConfig
 from psdp.config.url import check_url
@@ -48,7 +48,10 @@ def check_rotary(model: ModelConfig) -> None:
     Raises:
         ConfigError: channels cannot be turned in pairs, or are to be turned where none are.
     """
-    if model.position != "rotary":
+    if not ARCHITECTURES[model.architecture].attends:
+        return
+    size, turned = head_size(model), rotary_dims(model)
+    if turned is None:
         for f in fields(model):
             value = getattr(model, f.name)
             if f.name in ("rope_theta", "rotary_dims") and value != f.default:
@@ -56,18 +59,16 @@ def check_rotary(model: ModelConfig) -> None:
                     f"{flag_of(f.name)} {value} has a meaning with --position rotary only, got "
                     f"--position {model.position}; drop one of the two"
                 )
-    elif model.rotary_dims is None and head_size(model) % 2:
+    elif turned > size:
         raise ConfigError(
-            "--position rotary turns pairs of channels and needs an even head size, got "
-            f"--n-embd {model.n_embd} / --n-head {model.n_head} = {head_size(model)}; or set "
-            "--rotary-dims"
+            f"--rotary-dims {turned} is more than a head has: --n-embd {model.n_embd} / --n-head "
+            f"{model.n_head} = {size}"
         )
-    elif model.rotary_dims is not None and (
-        model.rotary_dims % 2 or model.rotary_dims > head_size(model)
-    ):
+    elif turned % 2:
         raise ConfigError(
-            f"--rotary-dims {model.rotary_dims} is to be even, and at most the head size: "
-            f"--n-embd {model.n_embd} / --n-head {model.n_head} = {head_size(model)}"
+            "--position rotary turns pairs of channels and needs an even head size, or an even "
+            f"--rotary-dims, got --n-embd {model.n_embd} / --n-head {model.n_head} = {size} and "
+            f"--rotary-dims {turned}"
         )
 
 

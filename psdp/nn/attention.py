@@ -95,8 +95,9 @@ class Attention(Layer, kind="attention"):
     def _compared(self, qkv: Array, batch: int, start: int = 0) -> None:
         """Normalise and turn queries and keys in place, as far as the settings have it; their first
         position is ``start``."""
-        for norm, part in zip(self.norms, _queries_and_keys(qkv), strict=False):
-            norm.forward(part)
+        if self.norms:
+            for norm, part in zip(self.norms, _queries_and_keys(qkv), strict=True):
+                norm.forward(part)
         if self.rotary is not None:
             self.rotary.forward(qkv, batch, self.heads, start)
 
@@ -104,8 +105,9 @@ class Attention(Layer, kind="attention"):
         """Turn the gradient into that of what was normalised and turned, in place."""
         if self.rotary is not None:
             self.rotary.backward(dqkv, batch, self.heads)
-        for norm, part in zip(self.norms, _queries_and_keys(dqkv), strict=False):
-            norm.backward(part)
+        if self.norms:
+            for norm, part in zip(self.norms, _queries_and_keys(dqkv), strict=True):
+                norm.backward(part)
 
     def backward(self, x: Array, batch: int, dy: Array, dx: Array) -> None:
         """Add the gradients of both layers to their views; write dL/dx to ``dx``."""

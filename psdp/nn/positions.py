@@ -37,9 +37,9 @@ class Rotary(Layer, kind="rotary"):
     def of(cls, config: ModelConfig, backend: Backend) -> Rotary | None:
         """Return that of a model, where positions are told that way."""
         turned = rotary_dims(config)
-        return (
-            None if turned is None else cls(config.block_size, turned, config.rope_theta, backend)
-        )
+        if turned is None:
+            return None
+        return cls(config.block_size, turned, config.rope_theta, backend)
 
     def __init__(self, block_size: int, turned: int, theta: float, backend: Backend) -> None:
         self.backend = backend

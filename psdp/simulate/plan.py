@@ -104,7 +104,6 @@ def parse(argv: Sequence[str]) -> Plan:
     if moot:
         raise ConfigError(f"in a simulation {', '.join(moot)} would change nothing; drop it")
     sizes = [flag_of(name) for name in settings if name in OF_SIZE]
-    settings = with_preset(settings)
     if own.parameters is not None and sizes:
         raise ConfigError(
             f"beside --parameters {own.parameters}, {', '.join(sizes)} would change nothing; drop "
@@ -118,7 +117,8 @@ def parse(argv: Sequence[str]) -> Plan:
     if own.calibrate is not None:
         calibration = calibrated(own.calibrate, costs)
         if "step_s" not in costs:
-            said = settings if parameters is None else {**settings, "parameters": parameters}
+            said = with_preset(settings)
+            said |= {} if parameters is None else {"parameters": parameters}
             calibration.check_same_steps({**calibration.settings, **said})
         settings, grid = _of_run(calibration.settings, settings, grid)
         workers = own.workers or [calibration.workers]
@@ -170,7 +170,7 @@ def _of_run(
         if name in MEANT and name not in moot and value != usual[name]
     }
     single = {name: [said.pop(name)] for name in VARIED if name in said}
-    return said | settings, single | grid
+    return said | with_preset(settings), single | grid
 
 
 def calibrated(folders: Sequence[str], given: Mapping[str, Any]) -> Calibration:

@@ -15,7 +15,7 @@ import re
 import subprocess
 import weakref
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,7 +136,12 @@ class Operations:
                 raise TypeError(f"{name} of an array on a GPU and one on the host")
             plain = [np.asarray(x) if isinstance(x, DeviceArray) else x for x in operands]
             written = np.asarray(out)
-            self._do(partial(function, *plain, out=written, **how))
+
+            @np.errstate(all="ignore")
+            def run() -> None:
+                function(*plain, out=written, **how)
+
+            self._do(run)
             return out
 
         return operation

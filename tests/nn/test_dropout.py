@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from models import build
@@ -63,9 +65,18 @@ def test_each_call_draws_anew_and_a_seed_repeats() -> None:
     )
 
 
-@pytest.mark.parametrize("position", ["learned", "rotary"])
-def test_gradient_of_the_whole_model_under_a_fixed_mask(position: str) -> None:
-    built = build(dropout=P, n_layer=1, position=position, length=6)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"position": "rotary"},
+        {"parallel_residual": True, "activation": "swiglu"},
+        {"n_kv_head": 1, "qk_norm": True, "value_embeddings": True, "logit_softcap": 3.0},
+    ],
+    ids=str,
+)
+def test_gradient_of_the_whole_model_under_a_fixed_mask(changes: dict[str, Any]) -> None:
+    built = build(dropout=P, n_layer=1, length=6, **changes)
 
     def loss() -> float:
         rng = np.random.default_rng(7)

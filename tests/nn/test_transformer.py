@@ -185,7 +185,17 @@ def test_tokens_outside_the_vocabulary_are_refused(bad: int) -> None:
         built.model.evaluate(built.tokens, built.targets)
 
 
-@pytest.mark.parametrize("changes", [{}, {"position": "rotary", "dropout": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"position": "rotary", "dropout": 0.2},
+        {"norm": "rmsnorm", "activation": "swiglu", "n_kv_head": 2, "logit_softcap": 9.0},
+        {"parallel_residual": True, "activation": "gelu-erf", "tied_head": False},
+        {"qk_norm": True, "value_embeddings": True, "activation": "relu2"},
+    ],
+    ids=str,
+)
 def test_steady_state_allocates_nothing(changes: dict[str, object]) -> None:
     built = build(
         n_embd=64, n_head=4, block_size=128, batch=8, vocab=300, dtype="float32", **changes

@@ -16,13 +16,14 @@ from psdp.params import Array
 GELU_LINEAR = -2.0 * math.sqrt(2.0 / math.pi)
 GELU_CUBIC = 0.044715 * GELU_LINEAR
 
-# erfc(z) = exp(-z^2) f(t) with t = 1 / (1 + z / 2) and f a polynomial in u, which goes from -1 to 1
-# where z goes from FARTHEST, beyond which erfc is nothing beside 1, to 0. To 1e-15.
+# erfc(z) = exp(-z^2) f(u) to 1e-15, with a polynomial f of u, which is t = 1 / (1 + z / 2) brought
+# to -1 ... 1: -1 at FARTHEST, beyond which erfc is nothing beside 1, and 1 at 0.
 _FARTHEST = 6.0
 _HALF_RANGE = (1 - 1 / (1 + _FARTHEST / 2)) / 2
 
 
 def _scaled_tail(u: float) -> float:
+    """Return exp(z^2) erfc(z)."""
     z = 2 / (1 + _HALF_RANGE * (u - 1)) - 2
     return math.exp(z * z) * math.erfc(z)
 
