@@ -2,21 +2,29 @@
 
 A window is ``block_size`` tokens and the one after it. An epoch lays a grid of M windows over the
 split, shifted by a random phase so that the cuts fall elsewhere each time, and visits every window
-once in a shuffled order. All of it is a pure function of the seed and of a sample's number, so
+once in an order of its own. All of it is a pure function of the seed and of a sample's number, so
 the clock is the only state that a checkpoint has to keep.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import lru_cache
 
 import numpy as np
 
+from psdp.data.permutation import Permutation, mixed
 from psdp.errors import DataError
 from psdp.params import Array
 
 # Purposes of the random streams, far from the small integers that other modules seed with.
-_PHASE, _SHUFFLE = 0x70686173, 0x73687566
+_PHASE, _SHUFFLE, _SCATTER = 0x70686173, 0x73687566, 0x73636174
+
+SHUFFLED, KEYED = "shuffled", "keyed"
+"""How an epoch is ordered: by a list of all windows, or, where that would be too long, without."""
+
+KEYED_FROM = 1 << 24
+"""Windows from which on there is no list: it would have 128 MB."""
 
 
 class Grid:
@@ -39,47 +47,92 @@ class Grid:
         self.count = max(1, (size - block_size) // block_size)
         self._seed = seed
 
+    @property
+    def order(self) -> str:
+        """How its windows are ordered."""
+        return KEYED if self.count >= KEYED_FROM else SHUFFLED
+
     def phase(self, epoch: int) -> int:
         """Return where the first window of ``epoch`` starts: at least 0, below the block size."""
         room = min(self.block_size, self.size - self.count * self.block_size)
         return int(np.random.default_rng([self._seed, _PHASE, epoch]).integers(room))
 
 
-class Order:
-    """An endless stream of samples: every epoch visits each of ``windows`` once, shuffled."""
+class Order(ABC):
+    """An endless stream of samples: every epoch visits each window once, in an order of its own.
 
-    def __init__(self, grid: Grid, windows: Array, seed: int, stream: int) -> None:
-        """``windows``: ids (M,) in the grid; ``stream`` tells apart orders of one seed."""
-        self._grid = grid
-        self._windows = windows
+    Args:
+        stream: tells apart orders of one seed.
+
+    Attributes:
+        windows: of an epoch.
+    """
+
+    windows: int
+
+    def __init__(self, grid: Grid, seed: int, stream: int) -> None:
+        self._block_size = grid.block_size
         self._key = (seed, _SHUFFLE, stream)
-        # Two, since a batch may straddle epochs.
-        self._epoch_starts = lru_cache(maxsize=2)(self._shuffled)
+        self._phase = lru_cache(maxsize=2)(grid.phase)
 
     def starts(self, first: int, count: int) -> Array:
         """Return where the windows of samples first .. first+count-1 start (count,) int64."""
         starts = np.empty(count, np.int64)
         done = 0
         while done < count:
-            epoch, index = divmod(first + done, self._windows.size)
-            piece = self._epoch_starts(epoch)[index : index + count - done]
-            starts[done : done + piece.size] = piece
+            epoch, index = divmod(first + done, self.windows)
+            piece = starts[done : done + self.windows - index]
+            np.multiply(self._ids(epoch, index, piece.size), self._block_size, out=piece)
+            piece += self._phase(epoch)
             done += piece.size
         return starts
 
-    def _shuffled(self, epoch: int) -> Array:
-        rng = np.random.default_rng([*self._key, epoch])
-        starts: Array = rng.permutation(self._windows)
-        starts *= self._grid.block_size
-        starts += self._grid.phase(epoch)
-        return starts
+    @abstractmethod
+    def _ids(self, epoch: int, index: int, count: int) -> Array:
+        """Return these of the windows of an epoch (count,), by their number in the grid."""
+
+
+class Shuffled(Order):
+    """A shuffled list of all windows for each epoch.
+
+    Args:
+        ids: of the windows (M,).
+    """
+
+    def __init__(self, grid: Grid, ids: Array, seed: int, stream: int) -> None:
+        super().__init__(grid, seed, stream)
+        self.windows = ids.size
+        # Two, since a batch may straddle epochs.
+        self._epoch = lru_cache(maxsize=2)(
+            lambda epoch: np.random.default_rng([*self._key, epoch]).permutation(ids)
+        )
+
+    def _ids(self, epoch: int, index: int, count: int) -> Array:
+        return self._epoch(epoch)[index : index + count]
+
+
+class Keyed(Order):
+    """No list: a permutation for each epoch of the windows in a run of neighbours, or, scattered by
+    another permutation, of windows from all over the grid."""
+
+    def __init__(
+        self, grid: Grid, run: range, scattered: Permutation | None, seed: int, stream: int
+    ) -> None:
+        super().__init__(grid, seed, stream)
+        self.windows = len(run)
+        self._first, self._scattered = run.start, scattered
+        self._epoch = lru_cache(maxsize=2)(lambda epoch: Permutation(len(run), [*self._key, epoch]))
+
+    def _ids(self, epoch: int, index: int, count: int) -> Array:
+        ids = self._first + self._epoch(epoch)(np.arange(index, index + count))
+        return ids if self._scattered is None else self._scattered(ids)
 
 
 class Partition:
     """The samples of one worker. ``worker`` counts from 0 to ``workers`` - 1.
 
     contiguous: a worker keeps to its own run of neighbouring windows.
-    hash: a window's owner is a hash of its id and the seed.
+    hash: a window's owner follows from its id and the seed.
     random: all workers deal themselves one shuffled deck, so W workers with batch b read at every
     step exactly what one worker with batch W*b reads.
     """
@@ -97,15 +150,12 @@ class Partition:
                 "the number of workers, or take a longer corpus"
             )
         shared = kind == "random"
-        windows = np.arange(grid.count, dtype=np.int64)
-        if not shared:
-            owner = _owners(kind, grid.count, workers, seed)
-            _check_every_worker_reads(kind, owner, workers, grid)
-            windows = windows[owner == worker]
-        self._order = Order(grid, windows, seed, stream=0 if shared else worker)
         self._dealt_to = workers if shared else 1
         self._place = worker if shared else 0
-        self.windows = windows.size
+        own = 0 if shared else worker, 1 if shared else workers
+        order = _keyed if grid.order == KEYED else _shuffled
+        self._order = order(grid, kind, *own, seed)
+        self.windows = self._order.windows
         """Of an epoch of the order that this worker's samples are numbered in."""
 
     def sample(self, batch: int, batch_size: int) -> int:
@@ -118,6 +168,27 @@ class Partition:
         return self._order.starts(self.sample(batch, batch_size), batch_size)
 
 
+def _keyed(grid: Grid, kind: str, owner: int, owners: int, seed: int) -> Order:
+    """Return the order of one of so many owners' windows."""
+    run = range(grid.count * owner // owners, grid.count * (owner + 1) // owners)
+    scattered = Permutation(grid.count, [seed, _SCATTER]) if kind == "hash" else None
+    return Keyed(grid, run, scattered, seed, stream=owner)
+
+
+def _shuffled(grid: Grid, kind: str, owner: int, owners: int, seed: int) -> Order:
+    """Return the order of one of so many owners' windows.
+
+    Raises:
+        DataError: one of them owns none.
+    """
+    ids = np.arange(grid.count, dtype=np.int64)
+    if owners > 1:
+        by_id = _owners(kind, grid.count, owners, seed)
+        _check_every_worker_reads(kind, by_id, owners, grid)
+        ids = ids[by_id == owner]
+    return Shuffled(grid, ids, seed, stream=owner)
+
+
 def splitmix64(seed: int, count: int) -> Array:
     """Return the first ``count`` outputs (count,) uint64 of the generator splitmix64.
 
@@ -125,9 +196,7 @@ def splitmix64(seed: int, count: int) -> Array:
     """
     z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z += np.uint64(seed % (1 << 64))
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return mixed(z)
 
 
 def _owners(kind: str, count: int, workers: int, seed: int) -> Array:

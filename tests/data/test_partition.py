@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psdp.data.partition import Grid, Partition, splitmix64
+from psdp.data import partition as partition_module
+from psdp.data.partition import KEYED, SHUFFLED, Grid, Partition, splitmix64
 from psdp.errors import DataError
 
 SEED = 3
@@ -160,3 +161,64 @@ def test_windows_enough_for_all_that_a_hash_deals_to_some_are_refused(worker: in
         make(grid, "hash", worker, 3)
     for kind in ("contiguous", "random"):
         assert make(grid, kind, worker, 3).starts(0, 1).size == 1
+
+
+# Where a list of all windows would be too long
+
+
+@pytest.fixture
+def keyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition_module, "KEYED_FROM", 1)
+
+
+@pytest.mark.usefixtures("keyed")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_without_a_list_every_window_is_read_once_an_epoch_too(kind: str, workers: int) -> None:
+    grid = Grid(3 * 301, 3, SEED)
+    assert (grid.order, grid.count) == (KEYED, 300)
+    for epoch in range(2):
+        read = []
+        for worker in range(workers):
+            partition = make(grid, kind, worker, workers)
+            count = 300 // workers
+            first = epoch * count
+            ids = [
+                (partition.starts(first + n, 1)[0] - grid.phase(epoch)) // 3 for n in range(count)
+            ]
+            read += ids
+            assert ids != sorted(ids)
+            if kind == "contiguous":
+                assert {*ids} == {*range(count * worker, count * (worker + 1))}
+        assert sorted(read) == list(range(300))
+
+
+@pytest.mark.usefixtures("keyed")
+@pytest.mark.parametrize("kind", ["contiguous", "hash"])
+def test_without_a_list_an_owner_keeps_its_windows(kind: str) -> None:
+    grid = Grid(3 * 301, 3, SEED)
+    first, second = (windows(grid, make(grid, kind, 1, 3), epoch, 100) for epoch in range(2))
+    assert sorted(first) == sorted(second)
+    assert first != second
+    if kind == "hash":
+        assert max(first) - min(first) > 150, "they are from all over the grid"
+
+
+@pytest.mark.usefixtures("keyed")
+def test_without_a_list_workers_of_one_deck_read_what_one_worker_reads() -> None:
+    grid = Grid(3 * 301, 3, SEED)
+    together = [make(grid, "random", worker, 3).starts(70, 2) for worker in range(3)]
+    alone = make(grid, "random", 0, 1).starts(70, 6)
+    assert np.concatenate(together).tolist() == alone.tolist()
+
+
+def test_there_is_a_list_below_so_many_windows() -> None:
+    assert Grid((1 << 24) * 8, 8, SEED).order == SHUFFLED
+    large = Grid(((1 << 24) + 1) * 8, 8, SEED)
+    assert large.order == KEYED
+    for kind in KINDS:
+        partition = make(large, kind, 1, 2)
+        assert partition.windows == (1 << 24) // (1 if kind == "random" else 2)
+        starts = partition.starts(123_456, 4)
+        assert len({*starts.tolist()}) == 4
+        assert 0 <= starts.min() <= starts.max() < (1 << 27)
