@@ -359,7 +359,7 @@ def _meant(name: str, value: Any, last: tuple[Any, int]) -> Any:
     workers."""
     if value == "none" and str(_FIELDS[name].type).endswith("| None"):
         return None
-    if name == "corpus" and isinstance(value, str):
+    if name in ("corpus", "val_corpus") and isinstance(value, str):
         return [value]
     if name == "straggler":
         if not isinstance(value, str):

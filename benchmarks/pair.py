@@ -24,6 +24,7 @@ import numpy as np
 from training import OPTIM, SEED, SIZES, PsdpTrainer, Size, Step, torch_step
 
 from psdp.data.batches import Batches
+from psdp.data.tokens import Tokens
 
 PATIENCE_S = 120.0
 """How long one process waits for the other."""
@@ -82,7 +83,7 @@ def train(task: Task, rank: int, gate: Barrier, pipe: Connection) -> None:
     os.sched_setaffinity(0, {task.cores[rank]})
     step = make(task, rank)
     batches = Batches(
-        np.load(task.corpus, mmap_mode="r"),
+        Tokens.of(np.load(task.corpus, mmap_mode="r")),
         block_size=task.size.model.block_size,
         batch_size=task.size.batch_size,
         worker=rank,

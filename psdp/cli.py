@@ -181,7 +181,7 @@ def _is_beyond_64_bits(value: Any) -> bool:
 def _settings_in(path: Path, line: CommandLine) -> dict[str, Any]:
     content = read_toml(path, f"--config {path}")
     topics = {field.name: topic for topic, field in settings()}
-    lists = {field.name for _, field in settings() if base_type(field) == "tuple[str, ...]"}
+    several = {field.name for _, field in settings() if base_type(field) == "tuple[str, ...]"}
     values: dict[str, Any] = {}
     for key, value in content.items():
         # The settings may stand under [model], [data], [optim], [run], or plainly.
@@ -194,7 +194,8 @@ def _settings_in(path: Path, line: CommandLine) -> dict[str, Any]:
                 raise ConfigError(f"--config {path}: {spelling} has no meaning for {line.program}")
             if name in values:
                 raise ConfigError(f"--config {path}: {spelling} is given twice")
-            values[name] = [entry] if name in lists and isinstance(entry, str) else entry
+            lone = name in several and isinstance(entry, str)
+            values[name] = [entry] if lone else entry
     try:
         Config.from_flat(values)
     except ConfigError as error:

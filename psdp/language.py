@@ -10,8 +10,10 @@ from psdp.backend import Backend
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.config import Config
 from psdp.data.batches import Batches, TextBatch, Validation
+from psdp.data.changes import changes
 from psdp.data.corpus import Corpus
 from psdp.data.partition import Grid
+from psdp.data.tokens import Tokens
 from psdp.nn.memory import training_memory
 from psdp.nn.models import LanguageModel, language_model
 from psdp.params import Array
@@ -25,8 +27,8 @@ class Language(Task):
     """Windows of a corpus, whose every token is to be predicted from those before it.
 
     Args:
-        train, val: the two parts of the corpus, tokens (N,) of any integer type. Without them it
-            says what there is to train, and trains nothing.
+        train, val: the two parts of the corpus. Without them it says what there is to train, and
+            trains nothing.
     """
 
     unit = "token"
@@ -36,15 +38,15 @@ class Language(Task):
         self,
         config: Config,
         vocab_size: int,
-        train: Array | None = None,
-        val: Array | None = None,
+        train: Tokens | None = None,
+        val: Tokens | None = None,
     ) -> None:
         """
         Raises:
             DataError: one of the two is too short for a window.
         """
         if train is not None:
-            Grid(train.size, config.model.block_size, config.run.seed)  # there is a window
+            self._grid = Grid(train.size, config.model.block_size, config.run.seed)
         self.config, self.vocab_size = config, vocab_size
         self.architecture = language_model(config.model.architecture)
         self.table = self.architecture.table(config, vocab_size)
@@ -94,7 +96,15 @@ class Language(Task):
             sha256 = told["corpus"]["sha256"]
         if sha256 == own:
             return None
-        return f"on a corpus with sha256 {sha256[:16]}..., --corpus has {own[:16]}..."
+        record, corpus = told.get("corpus", {}), self.corpus
+        before = dict(zip(record.get("files", ()), record.get("crc32", ()), strict=False))
+        which = ""
+        if record.get("sha256") == sha256:
+            which = changes(before, dict(zip(corpus.sources, corpus.checks, strict=True)))
+        return (
+            f"on a corpus with sha256 {sha256[:16]}..., --corpus has {own[:16]}...{which}; give it "
+            "the files as they were, or start a new run"
+        )
 
     def record(self) -> Mapping[str, Any]:
         corpus = self.corpus
@@ -103,9 +113,11 @@ class Language(Task):
                 "description": corpus.description,
                 "sha256": corpus.sha256,
                 "vocab_size": corpus.vocab_size,
-                "train_tokens": int(corpus.train.size),
-                "val_tokens": int(corpus.val.size),
+                "train_tokens": corpus.train.size,
+                "val_tokens": corpus.val.size,
+                "order": self._grid.order,
                 "files": list(corpus.sources),
+                "crc32": list(corpus.checks),
             }
         }
 

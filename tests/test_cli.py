@@ -154,6 +154,12 @@ def test_a_file_names_settings_plainly_or_under_their_topic_with_either_dash(fil
     }
 
 
+def test_a_lone_path_in_a_file_is_a_list_of_one(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('val-corpus = "b.txt"\n')
+    assert given_settings(["--config", str(file)]) == {"val_corpus": ["b.txt"]}
+
+
 @pytest.mark.parametrize("content", ['corpus = "a.txt"', '[data]\ncorpus = "a.txt"'])
 def test_one_path_in_a_file_needs_no_brackets(file: Path, content: str) -> None:
     file.write_text(content)

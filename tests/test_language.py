@@ -9,6 +9,7 @@ import pytest
 
 from psdp.backend import make_backend
 from psdp.config import Config, RunConfig, settings
+from psdp.data.tokens import Tokens
 from psdp.errors import DataError
 from psdp.job import Job
 from psdp.language import SEQUENCES, Language
@@ -21,7 +22,7 @@ VOCAB = 16
 def task(val_tokens: int = 1000, **settings: Any) -> Language:
     config = Config.from_flat(SMALL | settings).resolved()
     tokens = np.random.default_rng(0).integers(0, VOCAB, 1000 + val_tokens).astype(np.uint8)
-    return Language(config, VOCAB, tokens[:1000], tokens[1000:])
+    return Language(config, VOCAB, Tokens.of(tokens[:1000]), Tokens.of(tokens[1000:]))
 
 
 def loss_of(task: Language, parts: int = 1) -> tuple[float, int]:

@@ -60,7 +60,7 @@ class Config:
         flat: dict[str, Any] = {}
         for topic in asdict(self).values():
             flat.update(topic)
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}
+        return {k: list(value) if isinstance(value, tuple) else value for k, value in flat.items()}
 
     @property
     def mode(self) -> Mode:

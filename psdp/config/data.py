@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from psdp.fields import setting
 
+TOKEN_DTYPES = ("uint8", "uint16", "uint32", "uint64", "int32", "int64")
+"""Of raw files of tokens, all little-endian."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -13,13 +16,22 @@ class DataConfig:
 
     corpus: tuple[str, ...] = setting(
         ("stdlib",),
-        "'stdlib' (the Python standard library's own source), or text files, folders, or one "
-        "tokenised .npy/.bin",
+        "'stdlib' (the Python standard library's own source), or files of text, or of tokens "
+        "(.npy, .bin), or folders of them",
+        metavar="PATH",
+    )
+    val_corpus: tuple[str, ...] | None = setting(
+        None,
+        "the same for validation (default: the last part of the corpus, or, in a folder of tokens, "
+        "the files that are called val)",
         metavar="PATH",
     )
     tokenizer: str = setting("byte", "unit of text", choices=("byte", "char"))
     vocab_size: int | None = setting(
         None, "tokens in the vocabulary of a tokenised corpus (default 256)", low=1
+    )
+    token_dtype: str | None = setting(
+        None, "type of a .bin without a header (default uint16)", choices=TOKEN_DTYPES
     )
     clean: str = setting(
         "none",

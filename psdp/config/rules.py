@@ -89,10 +89,15 @@ def check_own(model: ModelConfig) -> None:
 def check_corpus(data: DataConfig) -> None:
     """
     Raises:
-        ConfigError: the corpus is two things.
+        ConfigError: the corpus is two things, or the validation is.
     """
     if "stdlib" in data.corpus and len(data.corpus) > 1:
         raise ConfigError("--corpus takes 'stdlib' alone or paths, not both")
+    if data.val_corpus is not None and data.val_fraction != DataConfig.val_fraction:
+        raise ConfigError(
+            f"--val-fraction {data.val_fraction} is of --corpus, but --val-corpus has a validation "
+            "of its own; drop one of the two"
+        )
 
 
 def check_meaning(optim: OptimConfig, run: RunConfig) -> None:

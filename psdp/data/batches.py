@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from psdp.data.partition import Grid, Partition
+from psdp.data.tokens import Tokens
 from psdp.errors import DataError
 from psdp.params import Array
 
@@ -29,12 +30,12 @@ class TextBatch(NamedTuple):
 class Batches:
     """The training batches of one worker, a pure function of seed, worker and number.
 
-    Shapes: tokens (N,) of any integer type; batches (b, T) int64 for b sequences of T tokens.
+    Shapes: batches (b, T) int64 for b sequences of T tokens.
     """
 
     def __init__(
         self,
-        tokens: Array,
+        tokens: Tokens,
         *,
         block_size: int,
         batch_size: int,
@@ -77,7 +78,7 @@ class Validation:
         count: batches.
     """
 
-    def __init__(self, tokens: Array, block_size: int, batch_size: int, sample: int = 0) -> None:
+    def __init__(self, tokens: Tokens, block_size: int, batch_size: int, sample: int = 0) -> None:
         """
         Args:
             sample: windows (0: all).
@@ -128,10 +129,11 @@ class Validation:
             yield TextBatch(x, y, counted)
 
 
-def _fill(x: Array, y: Array, tokens: Array, starts: Array) -> None:
+def _fill(x: Array, y: Array, tokens: Tokens, starts: Array) -> None:
     """Write the windows at ``starts`` (b,) to x, and to y the same one token later; both (b, T)."""
-    length = x.shape[1]
-    # A slice a row: for the few rows of a batch faster than one indexed read, above all of a map.
+    window = np.empty(x.shape[1] + 1, np.int64)
+    # One after the other: for the few rows of a batch faster than one indexed read, above all of a
+    # map.
     for row, start in enumerate(starts.tolist()):
-        x[row] = tokens[start : start + length]
-        y[row] = tokens[start + 1 : start + 1 + length]
+        tokens.read(start, window)
+        x[row], y[row] = window[:-1], window[1:]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +33,10 @@ class Tokenizer(ABC):
         Raises:
             DataError: a part of the text is not in the vocabulary; the message says which.
         """
+
+    def encode_utf8(self, utf8: bytes) -> Array:
+        """Return the ids (N,) of a text that is UTF-8; see :meth:`encode`."""
+        return self.encode(utf8.decode("utf-8"))
 
     @abstractmethod
     def decode(self, ids: npt.ArrayLike) -> str:
@@ -98,6 +103,9 @@ class ByteTokenizer(Tokenizer):
                 "(a lone surrogate, as a terminal that is not set to UTF-8 makes)"
             ) from None
 
+    def encode_utf8(self, utf8: bytes) -> Array:
+        return np.frombuffer(utf8, np.uint8)
+
     def decode(self, ids: npt.ArrayLike) -> str:
         return self.to_bytes(ids).decode("utf-8", "replace")
 
@@ -143,10 +151,11 @@ class CharTokenizer(Tokenizer):
         self._ids[self._points] = np.arange(self.vocab_size, dtype=np.int32)
 
     @classmethod
-    def of_text(cls, text: str) -> CharTokenizer:
-        """Return the tokenizer whose vocabulary is the characters of ``text``, not empty."""
+    def of_texts(cls, texts: Iterable[str]) -> CharTokenizer:
+        """Return the tokenizer whose vocabulary is the characters of ``texts``, not all empty."""
         seen = np.zeros(_CODE_POINTS, bool)
-        seen[code_points(text)] = True
+        for text in texts:
+            seen[code_points(text)] = True
         return cls(_characters(np.flatnonzero(seen)))
 
     def encode(self, text: str) -> Array:

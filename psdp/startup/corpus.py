@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from psdp.config import Config
 from psdp.data.corpus import load_corpus
+from psdp.data.files import MissingFile
 from psdp.errors import DataError
 from psdp.job import Job
 from psdp.language import Language
+from psdp.startup.choosing import tell
 from psdp.startup.step import Step
 
 
@@ -32,7 +35,14 @@ class ReadCorpus(Step[Job, Text, Mapping[int, Text]]):
     facts = Text
 
     def act(self) -> tuple[Job, Text]:
-        corpus = load_corpus(self.config.data)
+        run = self.config.run
+        says = tell if self.rank == 0 and not run.quiet else _to_nobody
+        try:
+            corpus = load_corpus(self.config.data, Reading(says))
+        except MissingFile as error:
+            if run.resume is None and run.replay is None:
+                raise
+            raise DataError(f"{error}; if it lies elsewhere now, say where with --corpus") from None
         task = Language.of(self.config, corpus)
         job = Job(self.config, self.world_size, task)
         for worker in job.hosted(self.rank):
@@ -48,3 +58,31 @@ class ReadCorpus(Step[Job, Text, Mapping[int, Text]]):
                     "also depends on the Python version)"
                 )
         return facts
+
+
+def _to_nobody(line: str) -> None:
+    pass
+
+
+class Reading:
+    """Says every few seconds how far the corpus is read.
+
+    Args:
+        says: a line.
+        clock: seconds.
+    """
+
+    EVERY_S = 5.0
+
+    def __init__(
+        self, says: Callable[[str], object], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._says, self._clock = says, clock
+        self._said = clock()
+
+    def __call__(self, done: int, of: int) -> None:
+        """Hear how many bytes have been read, and of how many."""
+        now = self._clock()
+        if now - self._said >= self.EVERY_S:
+            self._said = now
+            self._says(f"reading the corpus: {done / 1e9:.1f} of {of / 1e9:.1f} GB")

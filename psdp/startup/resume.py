@@ -31,9 +31,10 @@ UNSEEN = frozenset(
     {
         "max_steps", "eval_every", "eval_batches", "early_stop_patience", "out",
         "checkpoint_every", "keep_checkpoints", "resume", "threads", "transport", "device",
-        "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "straggler",
-        "jitter", "link_mbps", "slow_link", "record", "replay", "servers", "spares", "max_time",
-        "checkpoint_to", "keep_inner", "max_failures", "standby", "trace", "track", "preset",
+        "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "val_corpus",
+        "straggler", "jitter", "link_mbps", "slow_link", "record", "replay", "servers", "spares",
+        "max_time", "checkpoint_to", "keep_inner", "max_failures", "standby", "trace",
+        "track", "preset",
     }
 )  # fmt: skip
 """Settings that decide how long a run is, who computes it, and what is kept and told of it. What a
@@ -216,7 +217,7 @@ def check_resumable(job: Job, manifest: Manifest) -> None:
     """
     folder = manifest.folder
     try:
-        difference = job.task.difference(manifest.state)
+        difference = job.task.difference(_recorded_by(manifest) | manifest.state)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder} does not say what it is of: it is no checkpoint of a training job"
@@ -225,6 +226,15 @@ def check_resumable(job: Job, manifest: Manifest) -> None:
         raise CheckpointError(f"{folder} is of a run {difference}")
     if not job.table.same_layout(kept(manifest, "layout")):
         raise CheckpointError(f"{folder} holds other parameters than this version of psdp makes")
+
+
+def _recorded_by(manifest: Manifest) -> dict[str, Any]:
+    """Return what config.json of its run says, if it lies there: more than checkpoints do."""
+    try:
+        record = json.loads((manifest.folder.parent.parent / CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def changes(job: Job, manifest: Manifest) -> dict[str, tuple[Any, Any]]:

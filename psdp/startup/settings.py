@@ -20,7 +20,7 @@ from psdp.startup.step import Step
 from psdp.transport.launchers import check_not_alone
 from psdp.transport.world import World
 
-PER_RANK = frozenset({"threads", "device", "kernels", "corpus"})
+PER_RANK = frozenset({"threads", "device", "kernels", "corpus", "val_corpus"})
 """Settings that may differ between ranks: hosts may differ, and the corpus is compared by hash."""
 
 

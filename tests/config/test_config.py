@@ -174,6 +174,7 @@ def group_of(config: Config, name: str) -> Any:
             "--early-stop-patience 2 .* --val-fraction 0.0",
         ),
         ({"corpus": ["stdlib", "a.txt"]}, "--corpus takes 'stdlib' alone or paths, not both"),
+        ({"val_corpus": ["a"], "val_fraction": 0.2}, "--val-corpus has a validation of its"),
     ],
 )
 def test_a_contradiction_names_both_sides(values: dict[str, Any], message: str) -> None:

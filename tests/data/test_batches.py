@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psdp.data.batches import Batches, Validation
+from psdp.data.tokens import Tokens
 from psdp.errors import DataError
 
 
@@ -20,7 +21,7 @@ def make(tokens: Any, **changes: Any) -> Batches:
         "partition": "random",
         "seed": 1,
     }
-    return Batches(tokens, **(settings | changes))
+    return Batches(Tokens.of(tokens), **(settings | changes))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, ">i4"])
@@ -77,7 +78,7 @@ def test_the_whole_split_is_counted_once_over_all_parts(
     block: int, batch_size: int, extra: int, workers: int
 ) -> None:
     tokens = np.arange(block + extra)
-    validation = Validation(tokens, block, batch_size)
+    validation = Validation(Tokens.of(tokens), block, batch_size)
     parts = [validation.part(worker, workers) for worker in range(workers)]
     assert [batch for part in parts for batch in part] == list(range(validation.count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -90,7 +91,7 @@ def test_the_whole_split_is_counted_once_over_all_parts(
 def test_a_sample_is_the_same_however_many_sequences_make_a_batch(
     block: int, batch_size: int, extra: int, sample: int
 ) -> None:
-    tokens = np.arange(block + extra)
+    tokens = Tokens.of(np.arange(block + extra))
     validation = Validation(tokens, block, batch_size, sample)
     targets = counted_targets(validation, validation.part(0, 1))
     one_by_one = Validation(tokens, block, 1, sample)
@@ -101,17 +102,17 @@ def test_a_sample_is_the_same_however_many_sequences_make_a_batch(
 
 
 def test_a_sample_is_spread_over_the_split() -> None:
-    validation = Validation(np.arange(1001), 10, 2, sample=4)
+    validation = Validation(Tokens.of(np.arange(1001)), 10, 2, sample=4)
     starts = [batch.tokens[:, 0].tolist() for batch in validation.batches(range(2))]
     assert starts == [[0, 250], [500, 750]]
 
 
 def test_evaluations_repeat() -> None:
-    validation = Validation(np.arange(100), 7, 2, 3)
+    validation = Validation(Tokens.of(np.arange(100)), 7, 2, 3)
     assert counted_targets(validation, range(2)) == counted_targets(validation, range(2))
 
 
 @pytest.mark.parametrize("size", [0, 1, 64])
 def test_a_validation_split_without_room_for_a_window_is_refused(size: int) -> None:
     with pytest.raises(DataError, match=rf"has {size} tokens and a window needs 65; raise --val"):
-        Validation(np.zeros(size, np.uint8), 64, 2)
+        Validation(Tokens.of(np.zeros(size, np.uint8)), 64, 2)

@@ -31,7 +31,7 @@ def test_bytes_round_trip_any_text(text: str) -> None:
 
 @given(texts.filter(bool))
 def test_characters_round_trip_the_text_they_were_made_from(text: str) -> None:
-    tokenizer = CharTokenizer.of_text(text)
+    tokenizer = CharTokenizer.of_texts([text])
     ids = tokenizer.encode(text)
     assert tokenizer.characters == "".join(sorted(set(text)))
     assert tokenizer.vocab_size == len(set(text))
@@ -40,7 +40,7 @@ def test_characters_round_trip_the_text_they_were_made_from(text: str) -> None:
 
 
 def test_chinese_is_one_token_a_character() -> None:
-    tokenizer = CharTokenizer.of_text(CHINESE)
+    tokenizer = CharTokenizer.of_texts([CHINESE])
     assert tokenizer.encode(CHINESE).size == len(CHINESE)
     assert tokenizer.decode(tokenizer.encode(CHINESE[::-1])) == CHINESE[::-1]
 
@@ -94,7 +94,7 @@ def test_a_byte_stream_that_ends_inside_a_character_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "tokenizer", [ByteTokenizer(), CharTokenizer.of_text(CHINESE), IdTokenizer(50257)]
+    "tokenizer", [ByteTokenizer(), CharTokenizer.of_texts([CHINESE]), IdTokenizer(50257)]
 )
 def test_a_tokenizer_comes_back_equal_from_json(tokenizer: Tokenizer) -> None:
     again = tokenizer_from_json(json.loads(json.dumps(tokenizer.to_json())))
@@ -134,7 +134,7 @@ def test_malformed_json_is_refused(value: object) -> None:
 
 
 def test_an_unknown_character_is_named_with_its_place() -> None:
-    tokenizer = CharTokenizer.of_text("abc")
+    tokenizer = CharTokenizer.of_texts(["a", "bc"])
     with pytest.raises(DataError, match=r"'天' \(U\+5929\) at position 2 is not among the 3"):
         tokenizer.encode("ab天天")
     with pytest.raises(DataError, match=r"'`' \(U\+0060\) at position 0"):

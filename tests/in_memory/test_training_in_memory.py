@@ -28,6 +28,7 @@ from psdp.checkpoint import (
     read_weights,
 )
 from psdp.data.batches import Validation
+from psdp.data.tokens import Tokens
 from psdp.errors import CheckpointError, DataError, NumericsError, PeerLost, PsdpError, RankFailed
 from psdp.job import Job
 from psdp.nn.transformer import Transformer
@@ -64,7 +65,7 @@ def validation_loss(run: Training) -> float:
     model = Transformer(config.model, VOCAB, 2, make_backend("cpu", "float64"), run.weights, None)
     losses = [
         model.evaluate(x, y)[0][counted].copy()
-        for split in [Validation(corpus()[1], config.model.block_size, 2)]
+        for split in [Validation(Tokens.of(corpus()[1]), config.model.block_size, 2)]
         for x, y, counted in split.batches(split.part(0, 1))
     ]
     return float(np.concatenate(losses).mean())

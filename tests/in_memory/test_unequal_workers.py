@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jobs import VOCAB, Training, before_gradient, corpus, die_at, train
 
+from psdp.data.tokens import Tokens
 from psdp.errors import NumericsError
 from psdp.language import Language
 from psdp.policies import make_policy
@@ -100,7 +101,8 @@ def test_elastic_averaging_of_one_worker_follows_its_equations(tmp_path: Path) -
         np.testing.assert_allclose(seen[clock], own, rtol=0, atol=1e-10)
         worker.replica.weights[...] = own
         worker.replica.clear()
-        batch = Language(run.job.config, VOCAB, *corpus()).batch(run.job.share(1), clock)
+        task = Language(run.job.config, VOCAB, *map(Tokens.of, corpus()))
+        batch = task.batch(run.job.share(1), clock)
         worker.replica.model.add_gradient(batch, Step())
         own = own - 0.5 * worker.replica.gradient
         own, center = own - rate * (own - center), center + rate * (own - center)

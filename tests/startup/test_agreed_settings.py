@@ -30,7 +30,7 @@ def test_hosts_may_differ_in_what_is_theirs() -> None:
     flat = Config().resolved().flat()
     other = flat | {"threads": 3, "device": "gpu", "kernels": "numpy", "corpus": ["/scratch/text"]}
     same_settings([flat, other])
-    assert {"threads", "device", "kernels", "corpus"} == PER_RANK
+    assert {"threads", "device", "kernels", "corpus", "val_corpus"} == PER_RANK
 
 
 @pytest.mark.parametrize("name", sorted({field.name for _, field in settings()} - PER_RANK))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from saved_run import SavedRun
 
 from psdp.errors import DataError
-from psdp.startup.corpus import ReadCorpus, Text
+from psdp.startup.corpus import ReadCorpus, Reading, Text
 
 
 def test_a_rank_that_read_another_text_is_named(case: SavedRun) -> None:
@@ -29,3 +32,25 @@ def test_a_job_has_the_parameters_of_its_task(case: SavedRun) -> None:
         job, text = ReadCorpus(case.config, rank, 3).act()
         assert text.sha256 == case.corpus.sha256
         assert job.table.index() == case.job.table.index()
+
+
+@pytest.mark.parametrize("flag", ["resume", "replay"])
+def test_a_run_that_goes_on_without_its_corpus_is_told_which_setting_would_help(
+    case: SavedRun, flag: str
+) -> None:
+    config = case.config
+    Path(config.data.corpus[0]).unlink()
+    with pytest.raises(DataError) as fresh:
+        ReadCorpus(config, 1, 3).act()
+    assert "--corpus" not in str(fresh.value)
+    going_on = replace(config, run=replace(config.run, **{flag: "runs/x"}))
+    with pytest.raises(DataError, match="elsewhere now, say where with --corpus"):
+        ReadCorpus(going_on, 1, 3).act()
+
+
+def test_how_far_a_long_reading_is_is_said_every_few_seconds() -> None:
+    now, said = 0.0, list[str]()
+    reading = Reading(said.append, lambda: now)
+    for now in (1.0, 5.0, 6.0, 9.9, 10.0):
+        reading(int(now * 1e9), int(20e9))
+    assert said == [f"reading the corpus: {done} of 20.0 GB" for done in ("5.0", "10.0")]

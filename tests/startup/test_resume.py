@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ OTHER: dict[str, Any] = {
     "checkpoint_to": "s3://elsewhere/run", "log_every": 7, "max_time": "7m", "max_failures": 7,
     "profile": True, "quiet": True, "trace": True, "track": ["mine:Tracker"],
     "corpus": ["elsewhere"],
+    "val_corpus": ["elsewhere"], "token_dtype": "uint8",
 }  # fmt: skip
 
 
@@ -163,6 +165,18 @@ def test_on_other_ranks_there_are_as_many_workers_as_before(case: SavedRun) -> N
 def test_another_text_is_refused(case: SavedRun) -> None:
     case.corpus = replace(case.corpus, sha256="f" * 64)
     with pytest.raises(CheckpointError, match=r"--corpus has f{16}\.\.\."):
+        check_resumable(case.job_of(3), case.manifest())
+
+
+def test_the_files_that_changed_are_named_where_the_run_folder_tells_of_them(
+    case: SavedRun,
+) -> None:
+    (case.folder / "config.json").write_text(json.dumps(case.job.task.record()))
+    check_resumable(case.job, case.manifest())
+    (name,) = case.corpus.sources
+    case.corpus = replace(case.corpus, sha256="f" * 64, checks=("0" * 8,))
+    message = rf"--corpus has f{{16}}\.\.\. \(changed: {name}\); give it the files as they were"
+    with pytest.raises(CheckpointError, match=message):
         check_resumable(case.job_of(3), case.manifest())
 
 

@@ -1,0 +1,112 @@
+"""Texts: read from files, cleaned, and joined."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import sysconfig
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from psdp.data.clean import clean
+from psdp.data.files import printable, walk
+from psdp.data.formats.text import NotText, read_text
+from psdp.errors import DataError
+
+SEPARATOR = b"\n"
+"""Between the texts of two files."""
+
+_NOT_SOURCE = frozenset(
+    {"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages"}
+)
+_SHOWN = 5
+"""Files that an error names; of more it says how many."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What was read.
+
+    Attributes:
+        name: of it all, for a line.
+        sources: the files' names.
+        checks: of each one's text, by which a change is found.
+        utf8: all texts, one after the other.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    checks: tuple[str, ...]
+    utf8: bytes
+
+    def __str__(self) -> str:
+        files = f"{len(self.sources):,} file{'s' if len(self.sources) > 1 else ''}"
+        return f"{self.name}: {files}, {len(self.utf8) / 1e6:.1f} MB of text"
+
+
+def read_texts(paths: Sequence[str], files: Sequence[Path], level: str) -> Texts:
+    """Return the texts of ``files``, which are what ``paths`` name, cleaned to ``level``.
+
+    An empty one is fine among others, as in Python packages.
+
+    Raises:
+        DataError: one cannot be read or holds no text, or there is no text in all of them.
+    """
+    texts, refused = [], []
+    for file in files:
+        try:
+            texts.append(read_text(file))
+        except NotText as error:
+            refused.append(error)
+    if refused:
+        raise _all_refused(refused, len(files))
+    if not any(texts):
+        raise DataError(f"{' '.join(map(printable, paths))} is empty; give files that hold text")
+    name = printable(paths[0]) if len(paths) == 1 else f"{len(paths)} paths"
+    return _joined(name, tuple(map(printable, files)), texts, level)
+
+
+def standard_library(level: str) -> Texts:
+    """Return the standard library's source files, without its tests.
+
+    A file in another encoding (legal in Python, rare in the library) is left out.
+
+    Raises:
+        DataError: this Python has none.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    texts = {}
+    for file in walk(root, lambda name: name not in _NOT_SOURCE).files:
+        if file.suffix == ".py":
+            with contextlib.suppress(NotText):
+                texts[file.relative_to(root).as_posix()] = read_text(file)
+    if not any(texts.values()):
+        raise DataError(
+            f"this Python has no source of its standard library in {root}; name text files or "
+            "folders with --corpus"
+        )
+    name = f"Python {platform.python_version()} standard library"
+    return _joined(name, tuple(texts), list(texts.values()), level)
+
+
+def _joined(name: str, sources: tuple[str, ...], texts: list[bytes], level: str) -> Texts:
+    if level != "none":
+        # File by file: a tag left open in one must not swallow the next.
+        texts = [clean(text.decode("utf-8"), level).encode("utf-8") for text in texts]
+    utf8 = SEPARATOR.join(texts)
+    if not utf8.strip():
+        raise DataError(f"{name}: no text is left after --clean {level}")
+    return Texts(name, sources, tuple(f"{zlib.crc32(text):08x}" for text in texts), utf8)
+
+
+def _all_refused(refused: Sequence[NotText], of: int) -> DataError:
+    if len(refused) == 1:
+        return refused[0]
+    named = ", ".join(f"{error.file} ({error.what})" for error in refused[:_SHOWN])
+    more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+    return DataError(
+        f"{len(refused)} of {of} files hold no text in UTF-8: {named}{more}; convert or unpack "
+        "them, or take them out of the corpus"
+    )

@@ -1,0 +1,106 @@
+"""Rows of tokens in any number of shards, each an array or a map of a file, which are never joined.
+
+Token ids are of any integer type; what is read of them comes in the type of what it is read into.
+"""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from psdp.data.files import printable
+from psdp.errors import DataError
+from psdp.params import Array
+
+CHUNK = 1 << 22
+"""Tokens looked at one after the other: a mapped corpus may be larger than the memory."""
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A map of a whole file, which would end this process by a bus error where it was cut."""
+
+    file: Path
+    memory: mmap.mmap
+
+    def check(self) -> None:
+        """
+        Raises:
+            DataError: the file is shorter than it was.
+        """
+        now = self.memory.size()
+        if now < len(self.memory):
+            raise DataError(
+                f"{printable(self.file)} was cut to {now:,} of its {len(self.memory):,} bytes "
+                "while it was read; restore it, and go on from the last checkpoint"
+            )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Tokens (N,), in memory or mapped."""
+
+    tokens: Array
+    mapped: Mapped | None = None
+
+    def part(self, start: int, stop: int) -> Array:
+        """Return these tokens, of which nothing is copied.
+
+        Raises:
+            DataError: their file was cut meanwhile.
+        """
+        if self.mapped is not None:
+            self.mapped.check()
+        return self.tokens[start:stop]
+
+    def chunks(self) -> Iterator[tuple[int, Array]]:
+        """Yield all of them, some at a time, each time with the position of the first."""
+        for start in range(0, self.tokens.size, CHUNK):
+            yield start, self.part(start, start + CHUNK)
+
+
+class Tokens:
+    """A row of tokens.
+
+    Attributes:
+        size: how many.
+        shards: what they are made of, none of them empty.
+    """
+
+    def __init__(self, shards: Iterable[Shard]) -> None:
+        self.shards = tuple(shard for shard in shards if shard.tokens.size)
+        self._ends = list(accumulate(shard.tokens.size for shard in self.shards))
+        self.size: int = self._ends[-1] if self._ends else 0
+
+    @classmethod
+    def of(cls, *arrays: Array) -> Tokens:
+        """Return these arrays (N,) one after the other."""
+        return cls(map(Shard, arrays))
+
+    def part(self, start: int, stop: int) -> Tokens:
+        """Return these of the tokens, of which nothing is copied."""
+        return Tokens(
+            Shard(shard.tokens[max(0, start - first) : max(0, stop - first)], shard.mapped)
+            for shard, first in zip(self.shards, (0, *self._ends), strict=False)
+        )
+
+    def read(self, start: int, into: Array) -> None:
+        """Write the tokens from ``start`` on into ``into`` (n,), all of it.
+
+        Raises:
+            DataError: a file was cut meanwhile.
+        """
+        done = 0
+        for number in range(bisect_right(self._ends, start), len(self.shards)):
+            shard = self.shards[number]
+            at = start + done - (self._ends[number] - shard.tokens.size)
+            piece = shard.part(at, at + into.size - done)
+            into[done : done + piece.size] = piece
+            done += piece.size
+            if done == into.size:
+                return
+        assert done == into.size, "the tokens end before"
