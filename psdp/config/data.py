@@ -16,8 +16,8 @@ class DataConfig:
 
     corpus: tuple[str, ...] = setting(
         ("stdlib",),
-        "'stdlib' (the Python standard library's own source), or files of text, or of tokens "
-        "(.npy, .bin), or folders of them",
+        "'stdlib' (the Python standard library's own source), or files of text (.jsonl, .parquet, "
+        ".gz, .zst among them), or of tokens (.npy, .bin), or folders of them",
         metavar="PATH",
     )
     val_corpus: tuple[str, ...] | None = setting(
@@ -25,6 +25,9 @@ class DataConfig:
         "the same for validation (default: the last part of the corpus, or, in a folder of tokens, "
         "the files that are called val)",
         metavar="PATH",
+    )
+    text_field: str = setting(
+        "text", "field of JSON lines, or column of Parquet, that is the text", metavar="NAME"
     )
     tokenizer: str = setting("byte", "unit of text", choices=("byte", "char"))
     vocab_size: int | None = setting(

@@ -116,12 +116,12 @@ def _from_texts(config: DataConfig, named: Chosen, val: Sequence[Path]) -> Corpu
                 f"{config.tokenizer} makes; drop {flag}"
             )
     texts = [
-        read_texts(config.corpus, named.train, config.clean)
+        read_texts(config.corpus, named.train, config.clean, config.text_field)
         if named.train
         else standard_library(config.clean)
     ]
     if config.val_corpus is not None:
-        texts.append(read_texts(config.val_corpus, val, config.clean))
+        texts.append(read_texts(config.val_corpus, val, config.clean, config.text_field))
     tokenizer = _tokenizer(config, texts)
     return _joined(config, tokenizer, [_encoded(tokenizer, text) for text in texts], named)
 
@@ -143,8 +143,9 @@ def _encoded(tokenizer: Tokenizer, text: Texts) -> _Part:
 
 def _from_tokens(config: DataConfig, named: Chosen, val: Sequence[Path], told: Told) -> Corpus:
     for flag, value, default in (
-        ("--clean", config.clean, "none"),
-        ("--tokenizer", config.tokenizer, "byte"),
+        ("--clean", config.clean, DataConfig.clean),
+        ("--text-field", config.text_field, DataConfig.text_field),
+        ("--tokenizer", config.tokenizer, DataConfig.tokenizer),
     ):
         if value != default:
             raise ConfigError(

@@ -154,6 +154,19 @@ def read_file(file: Path) -> bytes:
         raise unreadable(file, error) from None
 
 
+def head_of(file: Path, count: int) -> bytes:
+    """Return the first bytes of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            return opened.read(count)
+    except OSError as error:
+        raise unreadable(file, error) from None
+
+
 def unreadable(path: str | Path, error: OSError) -> DataError:
     """Return what to tell of a file or folder that cannot be read."""
     if isinstance(error, FileNotFoundError) and os.path.islink(path):

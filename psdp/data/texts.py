@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psdp.data.clean import clean
-from psdp.data.files import printable, walk
-from psdp.data.formats.text import NotText, read_text
+from psdp.data.files import printable, read_file, walk
+from psdp.data.formats import read_documents
+from psdp.data.formats.text import NotText, text_of
 from psdp.errors import DataError
 
 SEPARATOR = b"\n"
-"""Between the texts of two files."""
+"""Between two texts."""
 
 _NOT_SOURCE = frozenset(
     {"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages"}
@@ -46,23 +47,28 @@ class Texts:
         return f"{self.name}: {files}, {len(self.utf8) / 1e6:.1f} MB of text"
 
 
-def read_texts(paths: Sequence[str], files: Sequence[Path], level: str) -> Texts:
+def read_texts(paths: Sequence[str], files: Sequence[Path], level: str, field: str) -> Texts:
     """Return the texts of ``files``, which are what ``paths`` name, cleaned to ``level``.
 
     An empty one is fine among others, as in Python packages.
 
+    Args:
+        field: of records, that is the text.
+
     Raises:
+        ConfigError: a library that a format needs is not installed.
         DataError: one cannot be read or holds no text, or there is no text in all of them.
     """
-    texts, refused = [], []
+    texts: list[list[bytes]] = []
+    refused = []
     for file in files:
         try:
-            texts.append(read_text(file))
+            texts.append([*read_documents(file, field)])
         except NotText as error:
             refused.append(error)
     if refused:
         raise _all_refused(refused, len(files))
-    if not any(texts):
+    if not any(map(any, texts)):
         raise DataError(f"{' '.join(map(printable, paths))} is empty; give files that hold text")
     name = printable(paths[0]) if len(paths) == 1 else f"{len(paths)} paths"
     return _joined(name, tuple(map(printable, files)), texts, level)
@@ -81,8 +87,8 @@ def standard_library(level: str) -> Texts:
     for file in walk(root, lambda name: name not in _NOT_SOURCE).files:
         if file.suffix == ".py":
             with contextlib.suppress(NotText):
-                texts[file.relative_to(root).as_posix()] = read_text(file)
-    if not any(texts.values()):
+                texts[file.relative_to(root).as_posix()] = [text_of(file, read_file(file))]
+    if not any(map(any, texts.values())):
         raise DataError(
             f"this Python has no source of its standard library in {root}; name text files or "
             "folders with --corpus"
@@ -91,14 +97,20 @@ def standard_library(level: str) -> Texts:
     return _joined(name, tuple(texts), list(texts.values()), level)
 
 
-def _joined(name: str, sources: tuple[str, ...], texts: list[bytes], level: str) -> Texts:
+def _joined(name: str, sources: tuple[str, ...], texts: list[list[bytes]], level: str) -> Texts:
+    """Return the texts of some files as one.
+
+    Args:
+        texts: of each file, those that it holds.
+    """
     if level != "none":
-        # File by file: a tag left open in one must not swallow the next.
-        texts = [clean(text.decode("utf-8"), level).encode("utf-8") for text in texts]
-    utf8 = SEPARATOR.join(texts)
+        # One by one: a tag left open in one must not swallow the next.
+        texts = [[clean(one.decode("utf-8"), level).encode("utf-8") for one in of] for of in texts]
+    utf8 = SEPARATOR.join(one for of in texts for one in of)
     if not utf8.strip():
         raise DataError(f"{name}: no text is left after --clean {level}")
-    return Texts(name, sources, tuple(f"{zlib.crc32(text):08x}" for text in texts), utf8)
+    checks = tuple(f"{zlib.crc32(SEPARATOR.join(of)):08x}" for of in texts)
+    return Texts(name, sources, checks, utf8)
 
 
 def _all_refused(refused: Sequence[NotText], of: int) -> DataError:

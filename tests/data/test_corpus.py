@@ -1,5 +1,7 @@
 """Corpora: what is read, in which order, and a clear error for everything that is not a corpus."""
 
+import bz2
+import gzip
 import hashlib
 import os
 import socket
@@ -101,6 +103,14 @@ def test_paths_keep_their_order_and_folders_are_sorted_without_hidden_files(
     assert text_of(corpus) == "zero\none\ntwo\nthree\n\nzero"
     names = [Path(source).name for source in corpus.sources]
     assert names == ["first", "a", "b.txt", "c", "empty", "first"]
+
+
+def test_records_are_documents_as_files_are(write: Write, tmp_path: Path) -> None:
+    write("c/a.jsonl", '{"text": "one"}\n{"text": "<p>two"}\n')
+    write("c/b.txt.gz", gzip.compress(b"three"))
+    corpus = load(tmp_path / "c", clean="html")
+    assert text_of(corpus) == "one\ntwo\nthree".replace("two", "\ntwo")
+    assert len(corpus.sources) == len(corpus.checks) == 2
 
 
 def test_a_name_that_is_no_utf8_is_recorded_printably(tmp_path: Path) -> None:
@@ -333,10 +343,12 @@ def test_a_vocabulary_size_is_not_for_text(write: Write) -> None:
         load(write("a", "text"), vocab_size=300)
 
 
-@pytest.mark.parametrize(("name", "value"), [("clean", "basic"), ("tokenizer", "char")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("clean", "basic"), ("tokenizer", "char"), ("text_field", "body")]
+)
 def test_text_settings_are_not_for_tokens(tmp_path: Path, name: str, value: str) -> None:
     path = save(tmp_path / "a.npy", np.arange(3))
-    with pytest.raises(ConfigError, match=f"--{name} {value} is for text"):
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} {value} is for text"):
         load(path, **{name: value})
 
 
@@ -423,8 +435,10 @@ def test_how_far_it_is_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_all_files_that_hold_no_text_are_named(write: Write, tmp_path: Path) -> None:
     write("c/a.txt", "fine")
     for n in range(7):
-        write(f"c/{n}.gz", b"\x1f\x8b\x08\x00" + bytes([n] * 99) + b"\xff")
-    message = r"7 of 8 files hold no text in UTF-8: .*/0\.gz \(compressed by gzip\).* and 2 more; "
+        write(f"c/{n}.bz2", bz2.compress(b"text"))
+    message = (
+        r"7 of 8 files hold no text in UTF-8: .*/0\.bz2 \(compressed by bzip2\).* and 2 more; "
+    )
     with pytest.raises(DataError, match=message):
         load(tmp_path / "c")
 

@@ -87,6 +87,7 @@ OTHER: dict[str, Any] = {
     "profile": True, "quiet": True, "trace": True, "track": ["mine:Tracker"],
     "corpus": ["elsewhere"],
     "val_corpus": ["elsewhere"], "token_dtype": "uint8",
+    "text_field": "body",
 }  # fmt: skip
 
 

@@ -1,14 +1,19 @@
-"""What a file holds, by its format: one a file. A token format is a name's ending, and what maps
-such a file."""
+"""What a file holds, by its format: one a file. Files of tokens are told by the ending of their
+names; others by how they begin, and JSON lines by their names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from psdp.data.files import head_of
+from psdp.data.formats import parquet
 from psdp.data.formats.bins import map_bin
+from psdp.data.formats.jsonl import texts_in_lines
 from psdp.data.formats.npy import map_npy
+from psdp.data.formats.packed import read_unpacked
+from psdp.data.formats.text import text_of
 from psdp.data.tokens import Shard
 
 TOKENS: Mapping[str, Callable[[Path, str | None], Shard]] = MappingProxyType(
@@ -33,3 +38,25 @@ def map_tokens(file: Path, dtype: str | None) -> Shard:
         DataError: it cannot be read, is damaged, or holds no row of tokens.
     """
     return TOKENS[file.suffix.lower()](file, dtype)
+
+
+def read_documents(file: Path, field: str) -> Iterator[bytes]:
+    """Yield the texts in a file, in UTF-8: one, or as many as it has records.
+
+    Args:
+        field: of a record, that is its text.
+
+    Raises:
+        ConfigError: a library that this needs is not installed.
+        NotText: the file holds no text.
+        DataError: it cannot be read, is damaged, or a record has no such field.
+    """
+    if head_of(file, 4) == parquet.MAGIC or file.suffix.lower() == ".parquet":
+        yield from parquet.texts_in_column(file, field)
+        return
+    raw, ending = read_unpacked(file)
+    text = text_of(file, raw)
+    if ending in (".jsonl", ".ndjson"):
+        yield from texts_in_lines(file, text, field)
+    else:
+        yield text

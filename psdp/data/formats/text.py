@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from psdp.data.files import printable, read_file
+from psdp.data.files import printable
 from psdp.errors import DataError
 
 PIECE = 1 << 22
@@ -23,8 +23,6 @@ _BYTE_ORDER_MARKS = (
 
 # How other files begin, or from which byte on.
 _BINARY = (
-    (0, b"\x1f\x8b", "compressed by gzip"),
-    (0, b"\x28\xb5\x2f\xfd", "compressed by zstd"),
     (0, b"BZh", "compressed by bzip2"),
     (0, b"\xfd7zXZ\0", "compressed by xz"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
@@ -36,7 +34,6 @@ _BINARY = (
     (0, b"GIF8", "an image"),
     (0, b"\x7fELF", "a program"),
     (0, b"SQLite format 3\0", "a database"),
-    (0, b"PAR1", "Parquet"),
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"\x80\x02", "a pickle"),
     (0, b"\x80\x03", "a pickle"),
@@ -61,14 +58,12 @@ class NotText(DataError):
         super().__init__(f"{self.file} is {what}; {advice}")
 
 
-def read_text(file: Path) -> bytes:
-    """Return the text of a file, in UTF-8, without a byte-order mark.
+def text_of(file: Path, raw: bytes) -> bytes:
+    """Return the text of a file that holds ``raw``, in UTF-8, without a byte-order mark.
 
     Raises:
-        NotText: it holds none.
-        DataError: it cannot be read.
+        NotText: it is none.
     """
-    raw = read_file(file)
     for mark, encoding in _BYTE_ORDER_MARKS:
         if raw.startswith(mark):
             raise _encoded_otherwise(file, encoding)

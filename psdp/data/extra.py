@@ -1,0 +1,20 @@
+"""Libraries that only some corpora need."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from psdp.errors import ConfigError
+
+
+def needed(library: str, why: str) -> Any:
+    """Return a library, loaded now.
+
+    Raises:
+        ConfigError: it is not installed; the text begins with ``why``.
+    """
+    try:
+        return import_module(library)
+    except ImportError as error:
+        raise ConfigError(f"{why}, which needs {error.name}; pip install 'psdp[data]'") from error

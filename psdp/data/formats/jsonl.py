@@ -1,0 +1,50 @@
+"""Texts in JSON lines: an object a line, one field of which is the text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from psdp.errors import DataError
+
+
+def texts_in_lines(file: Path, utf8: bytes, field: str) -> Iterator[bytes]:
+    """Yield the text of each line; blank lines are none.
+
+    Args:
+        utf8: what the file holds.
+
+    Raises:
+        DataError: a line is no JSON object, or has no such field, or no text in it.
+    """
+    for number, line in enumerate(utf8.split(b"\n"), start=1):
+        if line.strip():
+            yield _text_in(line, field, f"{file}, line {number}")
+
+
+def _text_in(line: bytes, field: str, where: str) -> bytes:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected an object with '{field}', got {_kind(record)}")
+    if field not in record:
+        has = ", ".join(map(repr, record)) or "nothing"
+        raise DataError(f"{where} has no '{field}', but {has:.80}; name it with --text-field")
+    text = record[field]
+    if not isinstance(text, str):
+        raise DataError(f"{where}: expected text in '{field}', got {_kind(text)}")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {text[error.start]!r} in '{field}' is half a character (a lone surrogate)"
+        ) from None
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    return "null" if value is None else names.get(type(value), "a number")

@@ -1,0 +1,45 @@
+"""Texts in Parquet: a column of strings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from psdp.data.extra import needed
+from psdp.data.files import unreadable
+from psdp.errors import DataError
+
+MAGIC = b"PAR1"
+
+
+def texts_in_column(file: Path, column: str) -> Iterator[bytes]:
+    """Yield the text of each row; a row without one is left out.
+
+    Raises:
+        ConfigError: what reads Parquet is not installed.
+        DataError: the file is damaged, or has no such column, or no text in it.
+    """
+    arrow = needed("pyarrow", f"{file} is Parquet")
+    parquet = needed("pyarrow.parquet", f"{file} is Parquet")
+    try:
+        with parquet.ParquetFile(file) as opened:
+            _check_column(file, opened.schema_arrow, column, arrow.types)
+            for batch in opened.iter_batches(columns=[column]):
+                yield from (text.as_py().encode("utf-8") for text in batch[0] if text.is_valid)
+    except (arrow.ArrowException, UnicodeError) as error:
+        raise DataError(f"{file} is damaged: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise unreadable(file, error) from None
+
+
+def _check_column(file: Path, schema: Any, column: str, types: Any) -> None:
+    if column not in schema.names:
+        has = ", ".join(map(repr, schema.names)) or "none"
+        raise DataError(
+            f"{file} has no column '{column}', but {has:.80}; name it with --text-field"
+        )
+    kind = schema.field(column).type
+    plain = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_string(plain) or types.is_large_string(plain)):
+        raise DataError(f"{file}: expected text in the column '{column}', got {kind}")
