@@ -39,6 +39,7 @@ class Options:
     tokens: int
     sampling: Sampling
     seed: int | None
+    stop: str | None
     device: str
     threads: int
 
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with chosen_checkpoint(options.checkpoint, best=options.best, tell=tell) as folder:
             tokenizer, decoder = load_model(folder, options.device, threads)
         rng = np.random.default_rng(options.seed)
-        pieces = continuation(tokenizer, decoder, prompt, options.tokens, options.sampling, rng)
+        how = options.tokens, options.sampling, rng, options.stop
+        pieces = continuation(tokenizer, decoder, prompt, *how)
         return write(chain(pieces, ["\n"]))
     except PsdpError as error:
         tell(error)
@@ -114,12 +116,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--prompt",
-        "text to go on with, or - to read it from stdin (default none: the model starts after a "
-        "newline, or after token 0 where its vocabulary has no newline)",
+        "text to go on with, or - to read it from stdin (default none: the model starts after the "
+        "end of a text, or a newline, or after token 0 where its vocabulary has neither)",
         default="",
         metavar="TEXT",
     )
     add("--tokens", "tokens to add (default %(default)s)", type=whole, default=200, metavar="N")
+    add(
+        "--stop",
+        "end before this text ('' never; default: at the token that ends a text, where the "
+        "vocabulary has one)",
+        metavar="TEXT",
+    )
     _add_sampling(add)
     add(
         "--seed",

@@ -8,6 +8,7 @@ from typing import Any
 
 from psdp.backend import Backend
 from psdp.backend.gpu.backend import GpuBackend
+from psdp.checkpoint.layout import ATTACHED
 from psdp.config import Config
 from psdp.data.batches import Batches, TextBatch, Validation
 from psdp.data.changes import changes
@@ -86,6 +87,7 @@ class Language(Task):
             "vocab_size": self.vocab_size,
             "tokenizer": self.corpus.tokenizer.to_json(),
             "corpus_sha256": self.corpus.sha256,
+            **({ATTACHED: dict(files)} if (files := self.corpus.tokenizer.files()) else {}),
         }
 
     def difference(self, told: Mapping[str, Any]) -> str | None:

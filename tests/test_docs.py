@@ -26,6 +26,7 @@ import psdp.generate
 import psdp.launch.options
 import psdp.report.__main__
 import psdp.simulate.__main__
+import psdp.tokenize
 import psdp.virtual
 from benchmarks import forecast, regret, sweep
 from psdp.cli import given_settings
@@ -125,6 +126,7 @@ MODULES: dict[str, Callable[[list[str]], object]] = {
     "psdp.launch": parse_launch,
     "psdp.generate": psdp.generate.parse,
     "psdp.report": psdp.report.__main__.parse,
+    "psdp.tokenize": psdp.tokenize.parse,
     "psdp.audit": psdp.audit.__main__.parse,
     "psdp.simulate": psdp.simulate.__main__.parse,
     "psdp.virtual": psdp.virtual.parse,

@@ -37,7 +37,7 @@ FLOORS = (
     ("startup",),
     ("rank", "cli"),
     ("mpi_rank",),
-    ("api", "audit", "worker", "generate", "launch", "report", "simulate", "trace"),
+    ("api", "audit", "worker", "generate", "launch", "report", "simulate", "tokenize", "trace"),
     ("virtual",),
 )
 LEVEL = {unit: level for level, units in enumerate(FLOORS) for unit in units}
@@ -202,7 +202,9 @@ def test_everything_else_is_a_stated_dependency() -> None:
     assert used == stated
 
 
-@pytest.mark.parametrize("start", ["generate", "launch.__main__", "cli", "report.__main__"])
+@pytest.mark.parametrize(
+    "start", ["generate", "launch.__main__", "cli", "report.__main__", "tokenize"]
+)
 def test_mpi_is_not_needed_for(start: str) -> None:
     reached, ahead = set(), [f"psdp.{start}"]
     while ahead:

@@ -14,13 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from psdp.backend import make_backend
 from psdp.checkpoint import CheckpointId, CheckpointStore, read_manifest
 from psdp.config import Config, ModelConfig
+from psdp.data.subwords import SubwordTokenizer
 from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer, Tokenizer
 from psdp.generate import main, parse
 from psdp.generation import Context, Sampling, continuation, load_model
+from psdp.generation.text import until
 from psdp.nn.decoder import Decoder
 from psdp.nn.transformer import Transformer, parameter_table
 from psdp.params import Array
@@ -152,6 +156,35 @@ def test_ids_are_separated_by_blanks_from_the_prompt_on() -> None:
     assert "".join(pieces_of(IdTokenizer(100), "1  2", [3, 40])) == "1 2 3 40"
 
 
+SUBWORDS = SubwordTokenizer.trained(["to be or not to be"], 270)
+
+
+def test_a_text_ends_at_its_end_unless_another_stop_is_said() -> None:
+    tokens = [*SUBWORDS.encode("or not<|endoftext|>to be")]
+    decoder = decoder_of(TINY, SUBWORDS.vocab_size)
+
+    def text(stop: str | None) -> str:
+        script: Any = Scripted(tokens)
+        how = "to be ", len(tokens), script, rng(), stop
+        return "".join(continuation(SUBWORDS, decoder, *how))
+
+    assert text(None) == "to be or not"
+    assert text("") == "to be or not<|endoftext|>to be"
+    assert text("t<") == "to be or no"
+    assert text("to be") == "to be or not<|endoftext|>", "the prompt's own text is no end"
+
+
+@given(st.lists(st.text("ab", max_size=4)), st.text("ab", min_size=1, max_size=4))
+def test_what_comes_before_a_stop_is_all_that_is_shown(pieces: list[str], stop: str) -> None:
+    shown = list(until(iter(pieces), stop))
+    assert "".join(shown) == "".join(pieces).partition(stop)[0]
+
+
+def test_what_cannot_begin_a_stop_is_shown_at_once() -> None:
+    shown = until(iter(["ab", "c", "\n", "\nd"]), "\n\n")
+    assert [next(shown) for _ in range(3)] == ["ab", "c", ""]
+
+
 def test_nothing_is_computed_for_no_tokens() -> None:
     assert pieces_of(ByteTokenizer(), "def ", []) == ["def ", ""]
 
@@ -163,12 +196,13 @@ def test_nothing_is_computed_for_no_tokens() -> None:
         (CharTokenizer("\t\nab"), 1),
         (CharTokenizer("ab"), 0),
         (IdTokenizer(20), 0),
+        (SUBWORDS, SUBWORDS.end_of_text),
     ],
-    ids=["byte", "char", "char without newline", "ids"],
+    ids=["byte", "char", "char without newline", "ids", "subwords"],
 )
 def test_an_empty_prompt_is_a_newline_that_is_not_printed(tokenizer: Tokenizer, first: int) -> None:
     decoder = decoder_of(TINY, tokenizer.vocab_size)
-    got = list(continuation(tokenizer, decoder, "", 20, GREEDY, rng()))
+    got = list(continuation(tokenizer, decoder, "", 20, GREEDY, rng(), stop=""))
     ids = greedy_from_scratch(TINY, tokenizer.vocab_size, [first], 20)
     assert "".join(got) == tokenizer.decode(ids)
 
@@ -193,6 +227,7 @@ def save(
         "settings": Config(model=TINY).resolved().flat(),
         "tokenizer": tokenizer.to_json(),
         "layout": table.index(),
+        "attached": tokenizer.files(),
     }
     store.commit(CheckpointId(step, step), files, identity | dict(changes or {}))
     return store
@@ -207,6 +242,21 @@ def run(tmp_path: Path) -> Path:
 def generate(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
     status = main([str(word) for word in argv])
     return status, *capsys.readouterr()
+
+
+def test_a_checkpoint_has_the_tokenizer_of_its_subwords(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "run", SUBWORDS)
+    folder = tmp_path / "run" / "checkpoints" / "step-000010-v000010"
+    assert (folder / "tokenizer.json").read_text() == SUBWORDS.definition
+    assert load_model(folder, "cpu")[0] == SUBWORDS
+    flags = ("--checkpoint", folder, "--prompt", "to be", "--tokens", "0")
+    assert generate(capsys, *flags) == (0, "to be\n", "")
+    (folder / "tokenizer.json").write_text(SUBWORDS.definition.replace("[", " [", 1))
+    status, _, said = generate(capsys, *flags)
+    assert status == 6
+    assert "tokenizer.json is damaged" in said
 
 
 def test_the_text_is_the_prompt_and_what_the_model_adds_and_a_newline(

@@ -5,6 +5,7 @@
             shard-00-of-02.safetensors      one per server: flat vectors (S,)
             shard-01-of-02.safetensors
             worker-0001.safetensors         one per worker that has something for itself: (P,)
+            tokenizer.json                  of a tokenizer of subwords
             checkpoint.json                 manifest: state, sizes, sha256, digest
         best.json                           {"checkpoint": "step-000100-v000250"}
 
@@ -26,6 +27,7 @@ from psdp.checkpoint.read import (
     find_checkpoint,
     is_checkpoint,
     latest_of,
+    read_attached,
     read_best,
     read_named,
     read_shard,
@@ -61,6 +63,7 @@ __all__ = [
     "latest_of",
     "newest_at",
     "probe",
+    "read_attached",
     "read_best",
     "read_manifest",
     "read_named",

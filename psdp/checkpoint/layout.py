@@ -14,6 +14,10 @@ DAMAGED = "damaged-"
 RECORDS = "records.json"
 PIECES = "records"
 
+ATTACHED = "attached"
+"""Of what a checkpoint says of its job, under what name texts stand that become files of their
+own in it, by their names."""
+
 _NAME = re.compile(r"step-(\d{6,})(?:-v(\d{6,}))?")
 _UNNAMED = -1
 

@@ -17,6 +17,7 @@ from psdp.errors import CheckpointError
 FORMAT = 1
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Manifest:
         digest: a hash of all that it says.
         workers: by worker, the file of what it has for itself; None if it could not be kept. Nobody
             is named where nothing was to be kept.
+        attached: other files that go with the weights.
     """
 
     folder: Path
@@ -45,11 +47,13 @@ class Manifest:
     files: tuple[CheckpointFile, ...]
     digest: str
     workers: Mapping[int, CheckpointFile | None] = field(default_factory=dict)
+    attached: tuple[CheckpointFile, ...] = ()
 
     @property
     def all_files(self) -> tuple[CheckpointFile, ...]:
         """All that the checkpoint consists of beside the manifest."""
-        return *self.files, *(file for file in self.workers.values() if file is not None)
+        own = (file for file in self.workers.values() if file is not None)
+        return *self.files, *own, *self.attached
 
 
 def manifest_text(
@@ -57,6 +61,7 @@ def manifest_text(
     state: Mapping[str, Any],
     files: Sequence[CheckpointFile],
     workers: Mapping[int, CheckpointFile | None] | None = None,
+    attached: Sequence[CheckpointFile] = (),
 ) -> str:
     """Return the content of ``checkpoint.json``. ``state`` holds what JSON holds, with NaN and
     Infinity as Python spells them; tuples come back as lists and keys as strings."""
@@ -67,6 +72,7 @@ def manifest_text(
         "state": dict(state),
         "files": [asdict(file) for file in files],
         "workers": {worker: None if of is None else asdict(of) for worker, of in of_workers},
+        **({"attached": [asdict(file) for file in attached]} if attached else {}),
     }
     body = json.loads(json.dumps(body))  # keys as a reader will see them, before they are sorted
     return json.dumps(body | {"digest": _digest(body)}, indent=2) + "\n"
@@ -119,7 +125,8 @@ def manifest_in(raw: bytes, folder: Path, path: Path | str) -> Manifest:
     files = shard_files(body.get("files"), path)
     # Before psdp 0.2 workers kept nothing.
     workers = worker_files(body.get("workers", {}), path)
-    return Manifest(folder, step, state, files, stated, workers)
+    attached = attached_files(body.get("attached", []), path)
+    return Manifest(folder, step, state, files, stated, workers, attached)
 
 
 def shard_files(entries: Any, path: Path | str) -> tuple[CheckpointFile, ...]:
@@ -161,6 +168,22 @@ def worker_files(entries: Any, path: Path | str) -> dict[int, CheckpointFile | N
             raise CheckpointError(
                 f"{path}: expected {worker_name(worker)} of worker {worker}, got {file.name}"
             )
+    return files
+
+
+def attached_files(entries: Any, path: Path | str) -> tuple[CheckpointFile, ...]:
+    """Return ``[{name, bytes, sha256}, ...]`` as files.
+
+    Raises:
+        CheckpointError: an entry is not of that form, or its name is not plain; the text names
+            ``path``.
+    """
+    if not isinstance(entries, list):
+        raise CheckpointError(f"{path}: expected a list of attached files, got {entries!r}")
+    files = tuple(_file(entry, path) for entry in entries)
+    for file in files:
+        if not _PLAIN.fullmatch(file.name) or file.name == MANIFEST:
+            raise CheckpointError(f"{path}: expected a plain file name, got {file.name!r}")
     return files
 
 

@@ -159,6 +159,18 @@ def read_worker(manifest: Manifest, worker: int) -> dict[str, Array] | None:
     return None if file is None else _parse(_verify(manifest, file))
 
 
+def read_attached(manifest: Manifest, name: str) -> str:
+    """Return the text of a file that goes with the weights, verified.
+
+    Raises:
+        CheckpointError: there is none of this name, or it is not the one that was written.
+    """
+    for file in manifest.attached:
+        if file.name == name:
+            return _verify(manifest, file).read_text("utf-8")
+    raise CheckpointError(f"{manifest.folder} has no {name}; was it written by a psdp run?")
+
+
 def read_span(manifest: Manifest, span: range) -> dict[str, Array]:
     """Return the tensors of the shard that holds ``span`` of the flat vector, whatever spans those
     that were saved held: vectors from all that hold some of it, everything else, which is the same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import Any
 
 from psdp.checkpoint.durable import sync_folder, write_tensors, write_text, writing
 from psdp.checkpoint.layout import (
+    ATTACHED,
     BEST,
     CHECKPOINTS,
     DAMAGED,
@@ -129,7 +131,8 @@ class CheckpointStore:
     ) -> Path:
         """Complete a checkpoint from all servers' entries and return its folder.
 
-        ``state`` is anything JSON; ``workers`` are the entries of workers, None of one that the
+        ``state`` is anything JSON; texts that stand in it under "attached" become files beside it,
+        by their names. ``workers`` are the entries of workers, None of one that the
         checkpoint does without. Older checkpoints are then pruned, but for those in ``spare``: one
         of them may turn out to be the best. One that is complete already stays as it is, and what
         was written of it again is dropped.
@@ -147,7 +150,9 @@ class CheckpointStore:
             for file in (*shards, *filter(None, own.values())):
                 _check_written(temporary / file.name, file.bytes)
             with writing(folder):
-                write_text(temporary / MANIFEST, manifest_text(at.step, state, shards, own))
+                told, attached = _attach(state, temporary)
+                text = manifest_text(at.step, told, shards, own, attached)
+                write_text(temporary / MANIFEST, text)
                 self._put_in_place(at)
         except BaseException:
             self.discard(at)
@@ -293,3 +298,15 @@ def _check_written(path: Path, expected_bytes: int) -> None:
         ) from error
     if size != expected_bytes:
         raise CheckpointError(f"{path}: its rank wrote {expected_bytes} bytes, found {size}")
+
+
+def _attach(
+    state: Mapping[str, Any], folder: Path
+) -> tuple[Mapping[str, Any], list[CheckpointFile]]:
+    """Write the texts in a state into files of their own; return the state without, and these."""
+    files = []
+    for name, text in state.get(ATTACHED, {}).items():
+        raw = text.encode("utf-8")
+        write_text(folder / name, text)
+        files.append(CheckpointFile(name, len(raw), hashlib.sha256(raw).hexdigest()))
+    return {key: value for key, value in state.items() if key != ATTACHED}, files

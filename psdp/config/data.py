@@ -29,9 +29,22 @@ class DataConfig:
     text_field: str = setting(
         "text", "field of JSON lines, or column of Parquet, that is the text", metavar="NAME"
     )
-    tokenizer: str = setting("byte", "unit of text", choices=("byte", "char"))
+    tokenizer: str = setting(
+        "byte",
+        "byte, char, bpe (subwords, learnt from the corpus), or subwords as Hugging Face keeps "
+        "them: a tokenizer.json, or a folder with one",
+        metavar="PATH",
+    )
     vocab_size: int | None = setting(
-        None, "tokens in the vocabulary of a tokenised corpus (default 256)", low=1
+        None,
+        "tokens in the vocabulary of a tokenised corpus (default 256, or as its account says), or "
+        "of --tokenizer bpe (default 4096)",
+        low=1,
+    )
+    document_separator: str | None = setting(
+        None,
+        "text between two files or records (default: the tokenizer's end of text, or a newline)",
+        metavar="TEXT",
     )
     token_dtype: str | None = setting(
         None, "type of a .bin without a header (default uint16)", choices=TOKEN_DTYPES

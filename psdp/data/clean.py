@@ -1,4 +1,4 @@
-"""Cleaning of text before it is tokenised. Strings in, strings out; nothing here opens a file."""
+"""Cleaning of text before it is tokenised. Text in, text out; nothing here opens a file."""
 
 from __future__ import annotations
 
@@ -29,3 +29,8 @@ def clean(text: str, level: str) -> str:
     text = _CONTROL.sub("", text)
     text = _BLANKS.sub(" ", text).replace(" \n", "\n")
     return _EMPTY_LINES.sub("\n\n", text)
+
+
+def cleaned(utf8: bytes, level: str) -> bytes:
+    """Return a text in UTF-8 cleaned to ``level``; see :func:`clean`."""
+    return utf8 if level == "none" else clean(utf8.decode("utf-8"), level).encode("utf-8")

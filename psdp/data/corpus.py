@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from psdp.config import DataConfig
+from psdp.config import DataConfig, flag_of
+from psdp.data import chosen_tokenizer
+from psdp.data.cache import tokenised
 from psdp.data.files import find_files, is_folder, printable
 from psdp.data.formats import holds_tokens
 from psdp.data.formats.text import pieces
-from psdp.data.texts import Texts, read_texts, standard_library
-from psdp.data.token_files import Chosen, TokenFiles, check_vocabulary_said, chosen_of
-from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer, Tokenizer
+from psdp.data.subwords import SubwordTokenizer
+from psdp.data.texts import SEPARATOR, read_texts, standard_library
+from psdp.data.token_files import Chosen, TokenFiles, chosen_of
+from psdp.data.token_folder import ACCOUNT, TokenFolder
+from psdp.data.tokenizer import Tokenizer
 from psdp.data.tokens import Tokens
 from psdp.errors import ConfigError, DataError
 
-Told = Callable[[int, int], object]
-"""Is handed how many bytes of tokens have been read, and how many there are, some at a time."""
+
+class Listener:
+    """Hears how a corpus is read."""
+
+    def says(self, line: str) -> None:
+        """Hear what is being done that takes long."""
+
+    def read(self, done: int, of: int) -> None:
+        """Hear how many bytes of tokens have been read, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +70,21 @@ class _Part:
     about: str
 
 
-def _nobody(done: int, of: int) -> None:
-    pass
-
-
-def load_corpus(config: DataConfig, told: Told = _nobody) -> Corpus:
+def load_corpus(config: DataConfig, listener: Listener | None = None) -> Corpus:
     """Return the corpus that ``config`` names, tokenised and split.
 
     Files of tokens are mapped, not read; any number of them is one row, which is never joined.
 
     Raises:
-        ConfigError: a setting that is for text is given with tokens, or the reverse.
+        ConfigError: a setting that is for text is given with tokens, or the reverse; or a library
+            that the corpus needs is not installed.
         DataError: a file is missing, unreadable, empty, damaged, no text, or holds a token outside
             the vocabulary.
     """
+    listener = listener or Listener()
+    folders = [_accounted(paths) for paths in (config.corpus, config.val_corpus) if paths]
+    if any(folders):
+        return _from_folders(config, folders)
     of_python = config.corpus == ("stdlib",)
     named = Chosen(()) if of_python else _named(config.corpus)
     val = named.val if config.val_fraction else ()
@@ -81,13 +93,27 @@ def load_corpus(config: DataConfig, told: Told = _nobody) -> Corpus:
     files = (*named.train, *val)
     tokens = tuple(filter(holds_tokens, files))
     if not tokens:
-        return _from_texts(config, named, val)
+        return _from_texts(config, named, val, listener)
     if of_python or len(tokens) < len(files):
         text = "stdlib" if of_python else next(file for file in files if file not in tokens)
         raise DataError(
             f"--corpus mixes text ({text}) and tokens ({tokens[0]}); give one or the other"
         )
-    return _from_tokens(config, named, val, told)
+    return _from_files(config, named, val, listener)
+
+
+def _accounted(paths: Sequence[str]) -> Path | None:
+    """Return the folder of tokens with an account that a flag names, if it does.
+
+    Raises:
+        DataError: it names more.
+    """
+    for path in map(Path, paths):
+        if (path / ACCOUNT).is_file():
+            if len(paths) > 1:
+                raise DataError(f"{path} is a folder of psdp.tokenize, which is a whole corpus")
+            return path
+    return None
 
 
 def _named(paths: Sequence[str]) -> Chosen:
@@ -104,17 +130,14 @@ def _named(paths: Sequence[str]) -> Chosen:
     return chosen
 
 
-def _from_texts(config: DataConfig, named: Chosen, val: Sequence[Path]) -> Corpus:
-    for flag, value in (
-        ("--vocab-size", config.vocab_size),
-        ("--token-dtype", config.token_dtype),
-    ):
-        if value is not None:
-            raise ConfigError(
-                f"{flag} {value} is for tokenised corpora (.npy, .bin), but --corpus "
-                f"{' '.join(config.corpus)} is text, whose vocabulary --tokenizer "
-                f"{config.tokenizer} makes; drop {flag}"
-            )
+def _from_texts(
+    config: DataConfig, named: Chosen, val: Sequence[Path], listener: Listener
+) -> Corpus:
+    if config.token_dtype is not None:
+        raise ConfigError(
+            f"--token-dtype {config.token_dtype} is for tokenised corpora (.bin), but --corpus "
+            f"{' '.join(config.corpus)} is text; drop --token-dtype"
+        )
     texts = [
         read_texts(config.corpus, named.train, config.clean, config.text_field)
         if named.train
@@ -122,60 +145,81 @@ def _from_texts(config: DataConfig, named: Chosen, val: Sequence[Path]) -> Corpu
     ]
     if config.val_corpus is not None:
         texts.append(read_texts(config.val_corpus, val, config.clean, config.text_field))
-    tokenizer = _tokenizer(config, texts)
-    return _joined(config, tokenizer, [_encoded(tokenizer, text) for text in texts], named)
+    tokenizer = chosen_tokenizer.of_texts(config, texts, listener.says)
+    parts = []
+    for text in texts:
+        if isinstance(tokenizer, SubwordTokenizer):
+            folder = tokenised(text, tokenizer, config.document_separator, listener.says)
+            tokens, sha256 = Tokens(folder.map()), folder.sha256
+        else:
+            utf8 = text.joined(config.document_separator or SEPARATOR)
+            # Of characters there are up to four times as many bytes as of text: some at a time.
+            tokens = Tokens.of(*(tokenizer.encode_utf8(piece) for _, piece in pieces(utf8)))
+            sha256 = hashlib.sha256(utf8).hexdigest()
+        parts.append(_Part(tokens, sha256, text.sources, text.checks, str(text)))
+    return _joined(config, tokenizer, parts, named.left_out)
 
 
-def _tokenizer(config: DataConfig, texts: Sequence[Texts]) -> Tokenizer:
-    if config.tokenizer == "byte":
-        return ByteTokenizer()
-    return CharTokenizer.of_texts(
-        piece.decode("utf-8") for text in texts for _, piece in pieces(text.utf8)
-    )
-
-
-def _encoded(tokenizer: Tokenizer, text: Texts) -> _Part:
-    # Of characters there are up to four times as many bytes as of text: some at a time.
-    some = (tokenizer.encode_utf8(piece) for _, piece in pieces(text.utf8))
-    sha256 = hashlib.sha256(text.utf8).hexdigest()
-    return _Part(Tokens.of(*some), sha256, text.sources, text.checks, str(text))
-
-
-def _from_tokens(config: DataConfig, named: Chosen, val: Sequence[Path], told: Told) -> Corpus:
-    for flag, value, default in (
-        ("--clean", config.clean, DataConfig.clean),
-        ("--text-field", config.text_field, DataConfig.text_field),
-        ("--tokenizer", config.tokenizer, DataConfig.tokenizer),
-    ):
-        if value != default:
-            raise ConfigError(
-                f"{flag} {value} is for text, but {named.train[0]} is tokenised already; drop "
-                f"{flag}"
-            )
-    parts = [TokenFiles.of(files, config.token_dtype) for files in (named.train, val) if files]
-    tokenizer: Tokenizer
-    if config.vocab_size is None:
-        check_vocabulary_said(named.left_out, parts)
-        tokenizer = ByteTokenizer()
-    else:
-        tokenizer = IdTokenizer(config.vocab_size)
-    done, of = 0, sum(part.nbytes for part in parts)
+def _from_files(
+    config: DataConfig, named: Chosen, val: Sequence[Path], listener: Listener
+) -> Corpus:
+    _check_no_text(config, named.train[0])
+    files = [TokenFiles.of(some, config.token_dtype) for some in (named.train, val) if some]
+    tokenizer = chosen_tokenizer.of_files(config, named.left_out, files)
+    done, of = 0, sum(part.nbytes for part in files)
 
     def tell(more: int) -> None:
         nonlocal done
         done += more
-        told(done, of)
+        listener.read(done, of)
 
-    checked = [part.check(tokenizer.vocab_size, tell) for part in parts]
-    rows = [
+    checked = [part.check(tokenizer.vocab_size, tell) for part in files]
+    parts = [
         _Part(part.tokens, sha256, part.sources, checks, str(part))
-        for part, (sha256, checks) in zip(parts, checked, strict=True)
+        for part, (sha256, checks) in zip(files, checked, strict=True)
     ]
-    return _joined(config, tokenizer, rows, named)
+    return _joined(config, tokenizer, parts, named.left_out)
+
+
+def _from_folders(config: DataConfig, folders: Sequence[Path | None]) -> Corpus:
+    if None in folders:
+        whole = next(filter(None, folders))
+        raise DataError(
+            f"{whole} is a folder of psdp.tokenize, which goes with another one as its validation; "
+            "make that of --corpus and of --val-corpus"
+        )
+    read = [TokenFolder.read(folder) for folder in folders if folder is not None]
+    for folder in read:
+        _check_no_text(config, folder.folder)
+        if folder.tokenizer != read[0].tokenizer:
+            raise DataError(
+                f"{folder.folder} and {read[0].folder} were made with different tokenizers; make "
+                "one of them again"
+            )
+    tokenizer = chosen_tokenizer.of_folder(config, read[0])
+    parts = [
+        _Part(Tokens(one.map()), one.sha256, one.sources, one.checks, printable(one.folder))
+        for one in read
+    ]
+    return _joined(config, tokenizer, parts, ())
+
+
+def _check_no_text(config: DataConfig, tokens: Path) -> None:
+    """
+    Raises:
+        ConfigError: a setting is given that is for text.
+    """
+    for name in ("clean", "text_field", "document_separator"):
+        value = getattr(config, name)
+        if value != getattr(DataConfig, name):
+            flag = flag_of(name)
+            raise ConfigError(
+                f"{flag} {value} is for text, but {tokens} is tokenised already; drop {flag}"
+            )
 
 
 def _joined(
-    config: DataConfig, tokenizer: Tokenizer, parts: Sequence[_Part], named: Chosen
+    config: DataConfig, tokenizer: Tokenizer, parts: Sequence[_Part], left_out: Sequence[Path]
 ) -> Corpus:
     """Return the corpus of what is trained on, and of what is kept for validation if that is not a
     part of it."""
@@ -196,7 +240,7 @@ def _joined(
         sources=tuple(source for part in parts for source in part.sources),
         checks=tuple(check for part in parts for check in part.checks),
         description=f"{about}, {size:,} tokens, vocabulary {tokenizer.vocab_size:,}"
-        + _left_out(named.left_out),
+        + _left_out(left_out),
     )
 
 

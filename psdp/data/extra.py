@@ -8,13 +8,17 @@ from typing import Any
 from psdp.errors import ConfigError
 
 
+class NotInstalled(ConfigError):
+    """A library is not there."""
+
+
 def needed(library: str, why: str) -> Any:
     """Return a library, loaded now.
 
     Raises:
-        ConfigError: it is not installed; the text begins with ``why``.
+        NotInstalled: it is not; the text begins with ``why``.
     """
     try:
         return import_module(library)
     except ImportError as error:
-        raise ConfigError(f"{why}, which needs {error.name}; pip install 'psdp[data]'") from error
+        raise NotInstalled(f"{why}, which needs {error.name}; pip install 'psdp[data]'") from error

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from psdp.data.clean import clean
+from psdp.data.clean import cleaned
 from psdp.data.files import printable, read_file, walk
 from psdp.data.formats import read_documents
 from psdp.data.formats.text import NotText, text_of
 from psdp.errors import DataError
 
-SEPARATOR = b"\n"
-"""Between two texts."""
+SEPARATOR = "\n"
+"""Between two texts, unless it is said what."""
 
 _NOT_SOURCE = frozenset(
     {"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages"}
@@ -34,17 +34,26 @@ class Texts:
         name: of it all, for a line.
         sources: the files' names.
         checks: of each one's text, by which a change is found.
-        utf8: all texts, one after the other.
+        documents: in UTF-8, one of each file or record.
     """
 
     name: str
     sources: tuple[str, ...]
     checks: tuple[str, ...]
-    utf8: bytes
+    documents: tuple[bytes, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all documents."""
+        return sum(map(len, self.documents))
+
+    def joined(self, separator: str = SEPARATOR) -> bytes:
+        """Return all documents as one."""
+        return separator.encode("utf-8").join(self.documents)
 
     def __str__(self) -> str:
         files = f"{len(self.sources):,} file{'s' if len(self.sources) > 1 else ''}"
-        return f"{self.name}: {files}, {len(self.utf8) / 1e6:.1f} MB of text"
+        return f"{self.name}: {files}, {self.size / 1e6:.1f} MB of text"
 
 
 def read_texts(paths: Sequence[str], files: Sequence[Path], level: str, field: str) -> Texts:
@@ -103,14 +112,19 @@ def _joined(name: str, sources: tuple[str, ...], texts: list[list[bytes]], level
     Args:
         texts: of each file, those that it holds.
     """
-    if level != "none":
-        # One by one: a tag left open in one must not swallow the next.
-        texts = [[clean(one.decode("utf-8"), level).encode("utf-8") for one in of] for of in texts]
-    utf8 = SEPARATOR.join(one for of in texts for one in of)
-    if not utf8.strip():
+    # One by one: a tag left open in one must not swallow the next.
+    texts = [[cleaned(one, level) for one in of] for of in texts]
+    if not any(one.strip() for of in texts for one in of):
         raise DataError(f"{name}: no text is left after --clean {level}")
-    checks = tuple(f"{zlib.crc32(SEPARATOR.join(of)):08x}" for of in texts)
-    return Texts(name, sources, checks, utf8)
+    return Texts(name, sources, tuple(map(_check, texts)), tuple(one for of in texts for one in of))
+
+
+def _check(documents: Sequence[bytes]) -> str:
+    """Return what changes if the documents of a file do."""
+    check = 0
+    for document in documents:
+        check = zlib.crc32(document, zlib.crc32(b"%d," % len(document), check))
+    return f"{check:08x}"
 
 
 def _all_refused(refused: Sequence[NotText], of: int) -> DataError:

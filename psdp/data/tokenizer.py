@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,9 +22,17 @@ _CODE_POINTS = 0x110000
 
 
 class Tokenizer(ABC):
-    """What every tokenizer offers; ids are 0 <= id < ``vocab_size``."""
+    """What every tokenizer offers; ids are 0 <= id < ``vocab_size``.
+
+    Attributes:
+        end_of_text: the id between documents; None if there is none.
+        cuts_at_lines: whether a text gives the same ids where it is cut after a newline that has no
+            other blank beside it.
+    """
 
     vocab_size: int
+    end_of_text: int | None = None
+    cuts_at_lines: bool = True
 
     @abstractmethod
     def encode(self, text: str) -> Array:
@@ -33,6 +41,10 @@ class Tokenizer(ABC):
         Raises:
             DataError: a part of the text is not in the vocabulary; the message says which.
         """
+
+    def encode_all(self, texts: Sequence[str]) -> Iterator[Array]:
+        """Yield the ids (N,) of each text; see :meth:`encode`."""
+        return map(self.encode, texts)
 
     def encode_utf8(self, utf8: bytes) -> Array:
         """Return the ids (N,) of a text that is UTF-8; see :meth:`encode`."""
@@ -49,6 +61,11 @@ class Tokenizer(ABC):
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict from which :func:`tokenizer_from_json` builds an equal tokenizer."""
+
+    def files(self) -> Mapping[str, str]:
+        """Return by name the files whose content goes with :meth:`to_json`, which has a hash of it
+        only."""
+        return {}
 
     def stream(self) -> Stream:
         """Return a decoder for ids that arrive a few at a time."""

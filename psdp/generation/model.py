@@ -14,12 +14,15 @@ from psdp.checkpoint import (
     fetch_one,
     find_checkpoint,
     is_checkpoint,
+    read_attached,
     read_best,
     read_manifest,
     read_weights,
 )
 from psdp.config import Config, is_url
-from psdp.data.tokenizer import Tokenizer, tokenizer_from_json
+from psdp.data.extra import NotInstalled
+from psdp.data.subwords import tokenizer_of
+from psdp.data.tokenizer import Tokenizer
 from psdp.errors import CheckpointError, ConfigError, DataError
 from psdp.nn.models import Sampler, language_model
 
@@ -97,7 +100,10 @@ def _identity(manifest: Manifest) -> tuple[Config, Tokenizer]:
             "a psdp run?"
         )
     try:
-        return Config.from_flat(state["settings"]), tokenizer_from_json(state["tokenizer"])
+        config = Config.from_flat(state["settings"])
+        return config, tokenizer_of(state["tokenizer"], lambda name: read_attached(manifest, name))
+    except NotInstalled:
+        raise
     except (ConfigError, DataError) as error:
         raise CheckpointError(
             f"{manifest.folder} was written by another version of psdp: {error}"

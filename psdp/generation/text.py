@@ -52,11 +52,17 @@ def continuation(
     tokens: int,
     sampling: Sampling,
     rng: np.random.Generator,
+    stop: str | None = None,
 ) -> Iterator[str]:
-    """Yield the prompt and then, piece by piece, ``tokens`` tokens more; characters stay whole.
+    """Yield the prompt and then, piece by piece, at most ``tokens`` tokens more; characters stay
+    whole.
 
-    An empty prompt stands for a newline, or for token 0 where the vocabulary has no newline; that
-    token is not part of the text.
+    An empty prompt stands for the end of a text, or for a newline, or for token 0 where the
+    vocabulary has neither; that token is not part of the text.
+
+    Args:
+        stop: a text, before which the continuation ends; empty: there is none; None: it ends at the
+            token that ends a text, where there is one.
 
     Raises:
         DataError: a character of the prompt is not in the vocabulary.
@@ -65,15 +71,42 @@ def continuation(
     ids = tokenizer.encode(prompt).tolist()
     context, stream = Context(sampler), tokenizer.stream()
     yield stream.feed(ids)
-    new = ids or [_beginning(tokenizer)]
-    for _ in range(tokens):
-        token = sampling.choose(context.feed(new), rng)
-        yield stream.feed([token])
-        new = [token]
-    yield stream.finish()
+    last = tokenizer.end_of_text if stop is None else None
+
+    def more() -> Iterator[str]:
+        new = ids or [_beginning(tokenizer)]
+        for _ in range(tokens):
+            token = sampling.choose(context.feed(new), rng)
+            if token == last:
+                break
+            yield stream.feed([token])
+            new = [token]
+        yield stream.finish()
+
+    yield from until(more(), stop) if stop else more()
+
+
+def until(pieces: Iterator[str], stop: str) -> Iterator[str]:
+    """Yield the text of ``pieces`` up to where ``stop`` comes, or to its end; what may be the
+    beginning of that is held back."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        text, found, _ = held.partition(stop)
+        if found:
+            yield text
+            return
+        longest = min(len(held), len(stop) - 1)
+        maybe = next((n for n in range(longest, 0, -1) if stop.startswith(held[-n:])), 0)
+        ready = len(held) - maybe
+        yield held[:ready]
+        held = held[ready:]
+    yield held
 
 
 def _beginning(tokenizer: Tokenizer) -> int:
+    if tokenizer.end_of_text is not None:
+        return tokenizer.end_of_text
     try:
         newline = tokenizer.encode("\n").tolist()
     except DataError:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from psdp.config import Config
-from psdp.data.corpus import load_corpus
+from psdp.data.corpus import Listener, load_corpus
 from psdp.data.files import MissingFile
 from psdp.errors import DataError
 from psdp.job import Job
@@ -36,9 +36,9 @@ class ReadCorpus(Step[Job, Text, Mapping[int, Text]]):
 
     def act(self) -> tuple[Job, Text]:
         run = self.config.run
-        says = tell if self.rank == 0 and not run.quiet else _to_nobody
+        listener = Listener() if run.quiet else Reading(tell, shows=self.rank == 0)
         try:
-            corpus = load_corpus(self.config.data, Reading(says))
+            corpus = load_corpus(self.config.data, listener)
         except MissingFile as error:
             if run.resume is None and run.replay is None:
                 raise
@@ -60,29 +60,33 @@ class ReadCorpus(Step[Job, Text, Mapping[int, Text]]):
         return facts
 
 
-def _to_nobody(line: str) -> None:
-    pass
-
-
-class Reading:
-    """Says every few seconds how far the corpus is read.
+class Reading(Listener):
+    """Says what is done to a corpus, and every few seconds how far it is read.
 
     Args:
-        says: a line.
+        tell: a line.
+        shows: how far it is read, which all ranks do at the same time; what is done to it, one does
+            for all.
         clock: seconds.
     """
 
     EVERY_S = 5.0
 
     def __init__(
-        self, says: Callable[[str], object], clock: Callable[[], float] = time.monotonic
+        self,
+        tell: Callable[[str], object],
+        *,
+        shows: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._says, self._clock = says, clock
+        self._tell, self._shows, self._clock = tell, shows, clock
         self._said = clock()
 
-    def __call__(self, done: int, of: int) -> None:
-        """Hear how many bytes have been read, and of how many."""
+    def says(self, line: str) -> None:
+        self._tell(line)
+
+    def read(self, done: int, of: int) -> None:
         now = self._clock()
-        if now - self._said >= self.EVERY_S:
+        if self._shows and now - self._said >= self.EVERY_S:
             self._said = now
-            self._says(f"reading the corpus: {done / 1e9:.1f} of {of / 1e9:.1f} GB")
+            self._tell(f"reading the corpus: {done / 1e9:.1f} of {of / 1e9:.1f} GB")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psdp
+from psdp.checkpoint.layout import ATTACHED
 from psdp.records.console import Console
 from psdp.records.events import digest_of, events_file
 from psdp.records.folder import CONFIG
@@ -73,7 +74,9 @@ def start_of(ready: Ready, progress: Progress) -> dict[str, Any]:
         "ranks": len(job.worker_ranks),
         "unit": job.task.unit,
         "units_per_batch": job.task.units_per_batch,
-        "identity": {name: digest_of(told) for name, told in ready.identity.items()},
+        "identity": {
+            name: digest_of(told) for name, told in ready.identity.items() if name != ATTACHED
+        },
         "from": before,
         "version": progress.version,
         "units": progress.units,

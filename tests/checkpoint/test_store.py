@@ -19,11 +19,13 @@ from psdp.checkpoint import (
     CheckpointId,
     CheckpointStore,
     find_checkpoint,
+    read_attached,
     read_best,
     read_manifest,
     read_shard,
     read_weights,
 )
+from psdp.checkpoint.read import verify
 from psdp.errors import CheckpointError, NumericsError
 from psdp.params import Array
 
@@ -45,6 +47,23 @@ def save(store: CheckpointStore, step: int, state: dict[str, Any] | None = None)
 
 def steps_in(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def test_a_text_of_the_state_may_be_a_file_of_its_own(tmp_path: Path) -> None:
+    state = {"a": 1, "attached": {"tokenizer.json": "{é}"}}
+    folder = save(CheckpointStore(tmp_path, keep=3), 5, state)
+    manifest = read_manifest(folder)
+    assert manifest.state == {"a": 1}
+    assert (folder / "tokenizer.json").read_text("utf-8") == "{é}"
+    assert read_attached(manifest, "tokenizer.json") == "{é}"
+    assert [file.name for file in manifest.all_files][1:] == ["tokenizer.json"]
+    with pytest.raises(CheckpointError, match=r"has no other\.json"):
+        read_attached(manifest, "other.json")
+    (folder / "tokenizer.json").write_text("{e}")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is damaged"):
+        verify(manifest)
+    with pytest.raises(CheckpointError):
+        find_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

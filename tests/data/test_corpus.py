@@ -17,7 +17,7 @@ import pytest
 from psdp.config import DataConfig
 from psdp.data import texts as texts_module
 from psdp.data import tokens as tokens_module
-from psdp.data.corpus import Corpus, load_corpus
+from psdp.data.corpus import Corpus, Listener, load_corpus
 from psdp.data.formats import text as text_module
 from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer
 from psdp.data.tokens import Tokens
@@ -425,7 +425,9 @@ def test_how_far_it_is_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tokens_module, "CHUNK", 40)
     paths = [save(tmp_path / name, np.zeros(60, np.uint8)) for name in ("a.npy", "b.npy")]
     told: list[tuple[int, int]] = []
-    load_corpus(DataConfig(corpus=tuple(map(str, paths))), lambda *of: told.append(of))
+    listener = Listener()
+    listener.read = lambda *of: told.append(of)  # type: ignore[method-assign]
+    load_corpus(DataConfig(corpus=tuple(map(str, paths))), listener)
     assert told == [(40, 120), (60, 120), (100, 120), (120, 120)]
 
 

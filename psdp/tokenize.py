@@ -1,0 +1,186 @@
+"""``python -m psdp.tokenize IN... --out DIR``: a corpus as shards of tokens, with an account.
+
+One process and no MPI. Texts are read, cleaned and tokenised some at a time, and may be larger than
+the memory; the library of subwords takes all cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from psdp.arguments import Parser, whole
+from psdp.config import DataConfig
+from psdp.data.chosen_tokenizer import BPE, BYTE, CHAR, LEARNT, check_size
+from psdp.data.clean import cleaned
+from psdp.data.files import find_files
+from psdp.data.formats import holds_tokens, read_documents
+from psdp.data.subwords import SubwordTokenizer
+from psdp.data.token_folder import SHARD_TOKENS, TokenFolder, write_tokens
+from psdp.data.tokenising import separator_of, tokens_of
+from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from psdp.errors import ConfigError, DataError, PsdpError
+from psdp.terminal import path_of, show_any_text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the folder and say what is in it; return the exit status."""
+    show_any_text()
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+        folder = make(options)
+        tokens, size = sum(folder.files.values()), folder.text_bytes
+        print(
+            f"{folder.folder}: {tokens:,} tokens in {len(folder.files):,} shard(s), of "
+            f"{size / 1e6:.1f} MB of text ({size / tokens:.2f} bytes a token), vocabulary "
+            f"{folder.tokenizer.vocab_size:,}"
+        )
+    except PsdpError as error:
+        print(f"psdp: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def make(options: argparse.Namespace) -> TokenFolder:
+    """Return the folder of tokens that is asked for, made.
+
+    Raises:
+        ConfigError: the settings contradict one another, or a library is not installed.
+        DataError: a text cannot be read, or the folder cannot be written.
+    """
+    documents = Documents(options)
+    tokenizer = _tokenizer(options, documents)
+    between = separator_of(tokenizer, options.document_separator)
+    rows = tokens_of(tokenizer, documents.read("tokenising"), between)
+    write_tokens(
+        options.out, tokenizer, rows, text_bytes=documents.sizes, shard_tokens=options.shard_tokens
+    )
+    return TokenFolder.read(options.out)
+
+
+def _tokenizer(options: argparse.Namespace, documents: Documents) -> Tokenizer:
+    size = options.vocab_size
+    match options.tokenizer:
+        case "byte" | "char" if size is not None:
+            raise ConfigError(
+                f"--vocab-size {size} is for subwords; drop it, or give --tokenizer {BPE}"
+            )
+        case "byte":
+            return ByteTokenizer()
+        case "char":
+            return CharTokenizer.of_texts(_decoded(documents.read("looking for characters")))
+        case "bpe":
+            check_size(size)
+            texts = _decoded(documents.read("learning subwords"))
+            return SubwordTokenizer.trained(texts, size or LEARNT)
+    return SubwordTokenizer.at(path_of(options.tokenizer, "--tokenizer"), size)
+
+
+def _decoded(documents: Iterator[bytes]) -> Iterator[str]:
+    return (document.decode("utf-8") for document in documents)
+
+
+class Documents:
+    """The documents of some files, which can be read more than once.
+
+    Attributes:
+        sizes: of those that were read, in bytes, the last time.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        """
+        Raises:
+            DataError: a file cannot be found, or is one of tokens.
+        """
+        self._files = [file for path in options.inputs for file in find_files(path).files]
+        for file in filter(holds_tokens, self._files):
+            raise DataError(f"{file} is tokenised already; give files of text")
+        self._level, self._field = options.clean, options.text_field
+        self.sizes: list[int] = []
+
+    def read(self, what: str) -> Iterator[bytes]:
+        """Yield all of them, and show how far that is on a terminal.
+
+        Args:
+            what: is done with them.
+
+        Raises:
+            ConfigError, DataError: see :func:`psdp.data.formats.read_documents`.
+        """
+        from tqdm import tqdm  # which takes longer to load than most texts to read
+
+        self.sizes.clear()
+        total = sum(file.stat().st_size for file in self._files)
+        with tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=None) as bar:
+            for file in self._files:
+                for document in read_documents(file, self._field):
+                    text = cleaned(document, self._level)
+                    self.sizes.append(len(text))
+                    yield text
+                bar.update(file.stat().st_size)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options.
+
+    Raises:
+        ConfigError: an unknown flag, or a value that cannot be.
+        SystemExit: ``--help``.
+    """
+    parser = Parser(
+        prog="python -m psdp.tokenize",
+        description="Make shards of tokens of texts, with an account of them, by which training "
+        "starts without reading them: give the folder to --corpus. The same texts make the same "
+        "bytes.",
+        epilog="example: python -m psdp.tokenize my/texts --out my/tokens --tokenizer bpe",
+    )
+
+    def add(flag: str, help: str, **how: Any) -> None:
+        parser.add_argument(flag, help=help.replace("%", "%%"), **how)
+
+    add("inputs", "files of text, or folders of them", nargs="+", metavar="IN")
+    add("--out", "folder to make", required=True, metavar="DIR")
+    add(
+        "--tokenizer",
+        f"{BYTE}, {CHAR}, {BPE} (subwords, learnt from the texts), or subwords as Hugging Face "
+        f"keeps them: a tokenizer.json, or a folder with one (default {BPE})",
+        default=BPE,
+        metavar="PATH",
+    )
+    add("--vocab-size", f"subwords to learn (default {LEARNT})", type=whole, metavar="N")
+    add(
+        "--document-separator",
+        "text between two files or records (default: the tokenizer's end of text, or a newline)",
+        metavar="TEXT",
+    )
+    add(
+        "--text-field",
+        "field of JSON lines, or column of Parquet, that is the text (default text)",
+        default=DataConfig.text_field,
+        metavar="NAME",
+    )
+    add(
+        "--clean",
+        "basic: control characters and runs of blanks; html: tags too (default none)",
+        choices=("none", "basic", "html"),
+        default=DataConfig.clean,
+    )
+    add(
+        "--shard-tokens",
+        f"tokens in a shard (default {SHARD_TOKENS})",
+        type=whole,
+        default=SHARD_TOKENS,
+        metavar="N",
+    )
+    options = parser.parse_args(argv)
+    if options.shard_tokens < 1:
+        raise ConfigError(f"--shard-tokens must be at least 1, got {options.shard_tokens}")
+    options.inputs = [path_of(path, "IN") for path in options.inputs]
+    options.out = path_of(options.out, "--out")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

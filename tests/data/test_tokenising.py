@@ -1,0 +1,47 @@
+"""Documents to tokens: the same, however many are in hand at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psdp.data import tokenising
+from psdp.data.subwords import SubwordTokenizer
+from psdp.data.tokenising import separator_of, tokens_of
+from psdp.data.tokenizer import ByteTokenizer, Tokenizer
+
+SUBWORDS = SubwordTokenizer.trained(["to be\n\n or not\nto be.\n " * 9], 280)
+TEXT = st.text(st.sampled_from("to be\n\n\r\t.'天\u3000\x85"), max_size=40)
+
+
+@pytest.mark.parametrize("tokenizer", [SUBWORDS, ByteTokenizer()], ids=["subwords", "byte"])
+@given(documents=st.lists(TEXT, max_size=6), piece=st.integers(1, 9), batch=st.integers(1, 30))
+def test_where_a_text_is_cut_makes_no_difference(
+    tokenizer: Tokenizer, documents: list[str], piece: int, batch: int
+) -> None:
+    between = separator_of(tokenizer, None)
+    expected: list[int] = []
+    for number, document in enumerate(documents):
+        expected += (between.tolist() if number else []) + tokenizer.encode(document).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenising, "PIECE", piece)
+        patch.setattr(tokenising, "BATCH", batch)
+        rows = [*tokens_of(tokenizer, (one.encode() for one in documents), between)]
+    assert [token for row in rows for token in row.tolist()] == expected
+
+
+def test_between_documents_stands_the_end_of_a_text_or_what_is_said() -> None:
+    assert separator_of(SUBWORDS, None).tolist() == [SUBWORDS.end_of_text]
+    assert separator_of(SUBWORDS, "<|endoftext|>").tolist() == [SUBWORDS.end_of_text]
+    assert SUBWORDS.decode(separator_of(SUBWORDS, "\n\n")) == "\n\n"
+    assert separator_of(ByteTokenizer(), None).tolist() == [10]
+    assert separator_of(ByteTokenizer(), "--").tolist() == [45, 45]
+
+
+def test_long_texts_are_cut() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenising, "PIECE", 100)
+        rows = [*tokens_of(SUBWORDS, [b"a line\n" * 100], np.zeros(0, np.int64))]
+    assert len(rows) > 5
