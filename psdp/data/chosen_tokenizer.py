@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psdp.config import DataConfig
-from psdp.data.cache import Says, learnt_tokenizer
 from psdp.data.formats.text import pieces
+from psdp.data.prepared import Says, learnt_tokenizer
 from psdp.data.subwords import LEAST, SubwordTokenizer
 from psdp.data.texts import Texts
 from psdp.data.token_files import TokenFiles, check_vocabulary_said

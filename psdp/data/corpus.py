@@ -9,10 +9,10 @@ from pathlib import Path
 
 from psdp.config import DataConfig, flag_of
 from psdp.data import chosen_tokenizer
-from psdp.data.cache import tokenised
 from psdp.data.files import find_files, is_folder, printable
 from psdp.data.formats import holds_tokens
 from psdp.data.formats.text import pieces
+from psdp.data.prepared import tokenised
 from psdp.data.subwords import SubwordTokenizer
 from psdp.data.texts import SEPARATOR, read_texts, standard_library
 from psdp.data.token_files import Chosen, TokenFiles, chosen_of
@@ -175,8 +175,8 @@ def _from_files(
 
     checked = [part.check(tokenizer.vocab_size, tell) for part in files]
     parts = [
-        _Part(part.tokens, sha256, part.sources, checks, str(part))
-        for part, (sha256, checks) in zip(files, checked, strict=True)
+        _Part(part.tokens, sums.sha256, part.sources, sums.checks, str(part))
+        for part, sums in zip(files, checked, strict=True)
     ]
     return _joined(config, tokenizer, parts, named.left_out)
 

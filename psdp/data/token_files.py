@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +11,9 @@ import numpy as np
 
 from psdp.data.files import printable
 from psdp.data.formats import holds_tokens, map_tokens
+from psdp.data.sums import Sums, Told, sums_of
 from psdp.data.tokens import Shard, Tokens
 from psdp.errors import ConfigError, DataError
-from psdp.params import Array
 
 _TRAIN, _HELD_OUT = {"train", "training"}, {"val", "valid", "validation"}
 
@@ -89,54 +87,38 @@ class TokenFiles:
         more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
         return f"{self.sources[0]}{more}"
 
-    def check(self, vocab_size: int, told: Callable[[int], object]) -> tuple[str, tuple[str, ...]]:
-        """Return the SHA-256 of all tokens as they are stored, and by file what a change is found
-        by.
-
-        Args:
-            told: is handed the number of bytes that have been read, some at a time.
+    def check(self, vocab_size: int, told: Told) -> Sums:
+        """Return what they hold, in short.
 
         Raises:
-            DataError: one is not in the vocabulary.
+            DataError: one cannot be read, or holds a token outside the vocabulary.
         """
-        digest, checks = hashlib.sha256(), []
-        for file, shard in zip(self.files, self.shards, strict=True):
-            check = 0
-            for first, chunk in shard.chunks():
-                _check_tokens(file, chunk, first, vocab_size)
-                raw = np.ascontiguousarray(chunk).data.cast("B")
-                digest.update(raw)
-                check = zlib.crc32(raw, check)
-                told(raw.nbytes)
-            checks.append(f"{check:08x}")
-        return digest.hexdigest(), tuple(checks)
+        sums = sums_of(self.shards, told)
+        for number, (least, most) in enumerate(zip(sums.least, sums.most, strict=True)):
+            if least < 0 or most >= vocab_size:
+                raise self._outside(number, vocab_size)
+        return sums
 
-
-def _check_tokens(file: Path, tokens: Array, first: int, vocab_size: int) -> None:
-    """
-    Args:
-        first: the position of the first of these tokens in the file.
-
-    Raises:
-        DataError: one is not in the vocabulary.
-    """
-    bounds = np.iinfo(tokens.dtype)
-    if bounds.min == 0 and bounds.max < vocab_size:
-        return
-    if tokens.max() < vocab_size and (bounds.min == 0 or tokens.min() >= 0):
-        return
-    at = int(np.flatnonzero((tokens < 0) | (tokens >= vocab_size))[0])
-    token = int(tokens[at])
-    if token < 0:
-        advice = "negative tokens mean nothing; write the file again"
-    else:
-        advice = "give --vocab-size the size of the vocabulary that the file was made with"
-        if file.suffix.lower() == ".bin":
-            advice += f", or, if it is not of {tokens.dtype.name}, its type with --token-dtype"
-    raise DataError(
-        f"{file}: token {token} at position {first + at} is not in the vocabulary of "
-        f"{vocab_size} tokens (0 to {vocab_size - 1}); {advice}"
-    )
+    def _outside(self, number: int, vocab_size: int) -> DataError:
+        """Return what to tell of a file that holds a token outside the vocabulary."""
+        file = self.files[number]
+        outside = (
+            (first + int(at[0]), int(chunk[at[0]]))
+            for first, chunk in self.shards[number].chunks()
+            if (at := np.flatnonzero((chunk < 0) | (chunk >= vocab_size))).size
+        )
+        at, token = next(outside)
+        if token < 0:
+            advice = "negative tokens mean nothing; write the file again"
+        else:
+            advice = "give --vocab-size the size of the vocabulary that the file was made with"
+            if file.suffix.lower() == ".bin":
+                own = self.shards[number].tokens.dtype.name
+                advice += f", or, if it is not of {own}, its type with --token-dtype"
+        return DataError(
+            f"{file}: token {token} at position {at} is not in the vocabulary of "
+            f"{vocab_size} tokens (0 to {vocab_size - 1}); {advice}"
+        )
 
 
 def check_vocabulary_said(left_out: Collection[Path], parts: Sequence[TokenFiles]) -> None:
@@ -147,8 +129,7 @@ def check_vocabulary_said(left_out: Collection[Path], parts: Sequence[TokenFiles
     """
     for file in left_out:
         if file.suffix.lower() in (".pkl", ".pickle"):
-            shards = [shard for part in parts for shard in part.shards]
-            largest = max(int(chunk.max()) for shard in shards for _, chunk in shard.chunks())
+            largest = max(max(sums_of(part.shards, lambda _: None).most) for part in parts)
             raise ConfigError(
                 f"{file} says what the tokens beside it stand for, but is a pickle, which could "
                 "run anything and is never opened; give the size of the vocabulary with "

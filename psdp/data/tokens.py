@@ -22,22 +22,31 @@ CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Mapped:
-    """A map of a whole file, which would end this process by a bus error where it was cut."""
+    """A map of a whole file, which would end this process by a bus error where it was cut.
+
+    Attributes:
+        begin: the byte where its tokens begin.
+    """
 
     file: Path
     memory: mmap.mmap
+    begin: int
 
     def check(self) -> None:
         """
         Raises:
             DataError: the file is shorter than it was.
         """
-        now = self.memory.size()
-        if now < len(self.memory):
-            raise DataError(
-                f"{printable(self.file)} was cut to {now:,} of its {len(self.memory):,} bytes "
-                "while it was read; restore it, and go on from the last checkpoint"
-            )
+        if self.memory.size() < len(self.memory):
+            raise self.cut()
+
+    def cut(self) -> DataError:
+        """Return what to tell of it when it is."""
+        return DataError(
+            f"{printable(self.file)} was cut to {self.memory.size():,} of its "
+            f"{len(self.memory):,} bytes while it was read; restore it, and go on from the last "
+            "checkpoint"
+        )
 
 
 @dataclass(frozen=True)

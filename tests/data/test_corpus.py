@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from psdp.config import DataConfig
+from psdp.data import sums as sums_module
 from psdp.data import texts as texts_module
 from psdp.data import tokens as tokens_module
 from psdp.data.corpus import Corpus, Listener, load_corpus
@@ -422,7 +423,7 @@ def test_shards_are_never_joined_and_are_known_by_the_hash_of_them_joined(tmp_pa
 
 
 def test_how_far_it_is_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens_module, "CHUNK", 40)
+    monkeypatch.setattr(sums_module, "PIECE", 40)
     paths = [save(tmp_path / name, np.zeros(60, np.uint8)) for name in ("a.npy", "b.npy")]
     told: list[tuple[int, int]] = []
     listener = Listener()

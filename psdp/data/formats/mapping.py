@@ -32,7 +32,7 @@ def map_row(file: Path, dtype: npt.DTypeLike, *, offset: int, count: int) -> Sha
             f"{file} is damaged: it was cut to {len(memory):,} of {expected:,} bytes; copy or "
             "write it again"
         )
-    return Shard(np.frombuffer(memory, dtype, count, offset), Mapped(file, memory))
+    return Shard(np.frombuffer(memory, dtype, count, offset), Mapped(file, memory, offset))
 
 
 def check_said(file: Path, said: str | None, dtype: npt.DTypeLike) -> None:

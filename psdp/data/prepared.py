@@ -1,0 +1,61 @@
+"""Texts as tokens of subwords: made once on a host, and kept under what they are of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from psdp.data.cache import alone, keep, kept_at
+from psdp.data.subwords import SubwordTokenizer
+from psdp.data.texts import Texts
+from psdp.data.token_folder import ACCOUNT, TokenFolder, write_tokens
+from psdp.data.tokenising import separator_of, tokens_of
+from psdp.errors import DataError
+
+Says = Callable[[str], object]
+
+
+def learnt_tokenizer(texts: Texts, vocab_size: int, says: Says) -> SubwordTokenizer:
+    """Return the tokenizer that is learnt from these texts; see :meth:`SubwordTokenizer.trained`.
+
+    Raises:
+        ConfigError: the library is not installed.
+        DataError: nothing can be kept.
+    """
+    kept = kept_at("bpe", vocab_size, _sha256(texts))
+    with alone(kept):
+        if not kept.exists():
+            says(f"learning {vocab_size:,} subwords from {texts.size / 1e6:.1f} MB of text")
+            decoded = (document.decode("utf-8") for document in texts.documents)
+            keep(kept, SubwordTokenizer.trained(decoded, vocab_size).definition)
+        return SubwordTokenizer.at(kept)
+
+
+def tokenised(
+    texts: Texts, tokenizer: SubwordTokenizer, separator: str | None, says: Says
+) -> TokenFolder:
+    """Return the tokens of these texts.
+
+    Raises:
+        DataError: nothing can be kept.
+    """
+    between = separator_of(tokenizer, separator)
+    kept = kept_at("tokens", tokenizer.to_json(), between.tolist(), _sha256(texts))
+    with alone(kept):
+        if not (kept / ACCOUNT).exists():
+            says(f"tokenising {texts.size / 1e6:.1f} MB of text")
+            rows = tokens_of(tokenizer, texts.documents, between)
+            try:
+                write_tokens(kept, tokenizer, rows, text_bytes=[texts.size])
+            except DataError:
+                if not (kept / ACCOUNT).exists():  # of another host, on a disk that they share
+                    raise
+        return TokenFolder.read(kept)
+
+
+def _sha256(texts: Texts) -> str:
+    digest = hashlib.sha256()
+    for document in texts.documents:
+        digest.update(b"%d," % len(document))
+        digest.update(document)
+    return digest.hexdigest()
