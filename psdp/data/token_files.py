@@ -103,9 +103,9 @@ class TokenFiles:
         """Return what to tell of a file that holds a token outside the vocabulary."""
         file = self.files[number]
         outside = (
-            (first + int(at[0]), int(chunk[at[0]]))
+            (first + int(wrong[0]), int(chunk[wrong[0]]))
             for first, chunk in self.shards[number].chunks()
-            if (at := np.flatnonzero((chunk < 0) | (chunk >= vocab_size))).size
+            if (wrong := np.flatnonzero((chunk < 0) | (chunk >= vocab_size))).size
         )
         at, token = next(outside)
         if token < 0:

@@ -90,6 +90,13 @@ class Tokens:
         """Return these arrays (N,) one after the other."""
         return cls(map(Shard, arrays))
 
+    @classmethod
+    def elsewhere(cls, size: int) -> Tokens:
+        """Return a row of so many tokens, which cannot be read here."""
+        tokens = cls(())
+        tokens.size = size
+        return tokens
+
     def part(self, start: int, stop: int) -> Tokens:
         """Return these of the tokens, of which nothing is copied."""
         return Tokens(
@@ -112,4 +119,4 @@ class Tokens:
             done += piece.size
             if done == into.size:
                 return
-        assert done == into.size, "the tokens end before"
+        assert done == into.size, "the tokens end before, or are elsewhere"

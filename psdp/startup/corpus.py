@@ -1,32 +1,86 @@
-"""The step in which every rank reads the corpus, and all find the same text."""
+"""The step in which every rank that trains reads the corpus, and all find the same text; the others
+are told of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from psdp.cast import Cast
 from psdp.config import Config
-from psdp.data.corpus import Listener, load_corpus
+from psdp.data.corpus import Corpus, Listener, load_corpus
 from psdp.data.files import MissingFile
+from psdp.data.subwords import tokenizer_of
+from psdp.data.tokens import Tokens
 from psdp.errors import DataError
 from psdp.job import Job
 from psdp.language import Language
+from psdp.startup.beginning import Beginning
 from psdp.startup.choosing import tell
-from psdp.startup.step import Step
+
+
+@dataclass(frozen=True)
+class Account:
+    """A corpus, told to ranks that have none of its tokens.
+
+    Attributes:
+        tokenizer: as it tells of itself.
+        files: that go with that, by their names.
+    """
+
+    train_tokens: int
+    val_tokens: int
+    tokenizer: Any
+    files: dict[str, str]
+    sha256: str
+    sources: tuple[str, ...]
+    checks: tuple[str, ...]
+    description: str
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> Account:
+        return cls(
+            train_tokens=corpus.train.size,
+            val_tokens=corpus.val.size,
+            tokenizer=corpus.tokenizer.to_json(),
+            files=dict(corpus.tokenizer.files()),
+            sha256=corpus.sha256,
+            sources=corpus.sources,
+            checks=corpus.checks,
+            description=corpus.description,
+        )
+
+    def corpus(self) -> Corpus:
+        """Return the corpus, whose tokens cannot be read."""
+        return Corpus(
+            train=Tokens.elsewhere(self.train_tokens),
+            val=Tokens.elsewhere(self.val_tokens),
+            tokenizer=tokenizer_of(self.tokenizer, self.files.__getitem__),
+            sha256=self.sha256,
+            sources=self.sources,
+            checks=self.checks,
+            description=self.description,
+        )
 
 
 @dataclass(frozen=True)
 class Text:
-    """What one rank read, by its SHA-256."""
+    """What one rank read, by its SHA-256; None of one that reads nothing.
 
-    sha256: str
+    Attributes:
+        account: of what it read; one rank tells.
+    """
+
+    sha256: str | None
+    account: Account | None = None
 
 
 @dataclass(frozen=True)
-class ReadCorpus(Step[Job, Text, Mapping[int, Text]]):
+class ReadCorpus(Beginning[Text]):
     """Make the job of the corpus, and see that there is enough of it for this rank; compare the
-    text."""
+    text. Ranks that only serve read nothing."""
 
     config: Config
     rank: int
@@ -34,30 +88,46 @@ class ReadCorpus(Step[Job, Text, Mapping[int, Text]]):
 
     facts = Text
 
-    def act(self) -> tuple[Job, Text]:
+    def act(self) -> tuple[Job | None, Text]:
+        cast = Cast(self.config, self.world_size)
+        if self.rank not in cast.worker_ranks:
+            return None, Text(None)
+        corpus = self._read()
+        job = self._job_of(corpus)
+        for worker in job.hosted(self.rank):
+            job.task.batch(job.share(worker), 0)  # what is wrong with it is told now
+        tells = self.rank == cast.computing[0]
+        return job, Text(corpus.sha256, Account.of(corpus) if tells else None)
+
+    def _read(self) -> Corpus:
         run = self.config.run
-        listener = Listener() if run.quiet else Reading(tell, shows=self.rank == 0)
+        first = Cast(self.config, self.world_size).computing[0]
+        listener = Listener() if run.quiet else Reading(tell, shows=self.rank == first)
         try:
-            corpus = load_corpus(self.config.data, listener)
+            return load_corpus(self.config.data, listener)
         except MissingFile as error:
             if run.resume is None and run.replay is None:
                 raise
             raise DataError(f"{error}; if it lies elsewhere now, say where with --corpus") from None
-        task = Language.of(self.config, corpus)
-        job = Job(self.config, self.world_size, task)
-        for worker in job.hosted(self.rank):
-            task.batch(job.share(worker), 0)  # what is wrong with it is told now
-        return job, Text(corpus.sha256)
+
+    def _job_of(self, corpus: Corpus) -> Job:
+        return Job(self.config, self.world_size, Language.of(self.config, corpus))
 
     def agree(self, facts: Mapping[int, Text]) -> Mapping[int, Text]:
-        for rank, text in facts.items():
-            if text != facts[0]:
+        read = {rank: text.sha256 for rank, text in facts.items() if text.sha256 is not None}
+        first = min(read)
+        for rank, sha256 in read.items():
+            if sha256 != read[first]:
                 raise DataError(
-                    f"rank {rank} read a corpus with sha256 {text.sha256[:16]}..., rank 0 one with "
-                    f"{facts[0].sha256[:16]}...; give every host the same files (--corpus stdlib "
+                    f"rank {rank} read a corpus with sha256 {sha256[:16]}..., rank {first} one "
+                    f"with {read[first][:16]}...; give every host the same files (--corpus stdlib "
                     "also depends on the Python version)"
                 )
         return facts
+
+    def told_of(self, facts: Mapping[int, Text]) -> Job:
+        account = next(text.account for text in facts.values() if text.account is not None)
+        return self._job_of(account.corpus())
 
 
 class Reading(Listener):

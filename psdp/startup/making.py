@@ -16,7 +16,7 @@ from psdp.config import Config
 from psdp.errors import ConfigError, DataError
 from psdp.job import Job
 from psdp.params import ParamTable
-from psdp.startup.step import Step as StartStep
+from psdp.startup.beginning import Beginning
 from psdp.task import NumpyTask, Step, Task
 
 MEASURES = ("perplexity", "accuracy")
@@ -46,7 +46,7 @@ class TaskMade:
 
 
 @dataclass(frozen=True)
-class MakeTask(StartStep[Job, TaskMade, Mapping[int, TaskMade]]):
+class MakeTask(Beginning[TaskMade]):
     """Make the task on this rank, and see that it is one."""
 
     make: Callable[[Config], Task]
@@ -98,6 +98,9 @@ class MakeTask(StartStep[Job, TaskMade, Mapping[int, TaskMade]]):
                     "have the same data: seed what is drawn"
                 )
         return facts
+
+    def told_of(self, facts: Mapping[int, TaskMade]) -> Job:
+        raise AssertionError("every rank makes it")
 
     def _first_batch(self, job: Job) -> str | None:
         """See that a batch is the same when it is asked for again, and that of its own worker

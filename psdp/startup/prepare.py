@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a rank that has a part tells those that have none."""
+    """What rank 0 tells those that have no part."""
 
     told: Told | None
 
@@ -52,7 +52,7 @@ class TakePart(Step[Ready | None, Facts, Told]):
         if self.world.rank in self.cast.spares:
             return None, Facts(None)
         ready, told = self.build(self.world.among(self.cast.taking_part))
-        return ready, Facts(told)
+        return ready, Facts(told if self.world.rank == 0 else None)
 
     def build(self, world: World) -> tuple[Ready, Told]:
         """Make this rank's part in the world of all that have one."""

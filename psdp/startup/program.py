@@ -9,14 +9,13 @@ from typing import Any
 
 from psdp.config import Config
 from psdp.job import Job
-from psdp.startup.step import Step
+from psdp.startup.beginning import Beginning
 
-Begin = Callable[[Config, int, int], Step[Job, Any, Mapping[int, Any]]]
-"""Returns the step that makes the job, of settings, a rank, and the number of ranks; what all agree
-on are the facts of each."""
+Begin = Callable[[Config, int, int], Beginning[Any]]
+"""Returns the step that makes the job, of settings, a rank, and the number of ranks."""
 
 
-def _read_corpus(config: Config, rank: int, world_size: int) -> Step[Job, Any, Mapping[int, Any]]:
+def _read_corpus(config: Config, rank: int, world_size: int) -> Beginning[Any]:
     from psdp.startup.corpus import ReadCorpus  # a spare rank does without, until it is called
 
     return ReadCorpus(config, rank, world_size)

@@ -139,8 +139,9 @@ def make_job(waiting: Waiting, endpoint: Endpoint) -> Job:
     """
     cast, told = waiting.cast, waiting.told
     step = waiting.program.begin(cast.config, waiting.rank, cast.world_size)
-    job, own = step.act()
+    made_here, own = step.act()
     server, worker = (read(step.facts, task) for task in (told.server_task, told.worker_task))
-    step.agree({cast.leader: server, cast.computing[0]: worker, waiting.rank: own})
+    tasks = step.agree({cast.leader: server, cast.computing[0]: worker, waiting.rank: own})
+    job = made_here or step.told_of(tasks)
     endpoint.sense = sense_of(job)
     return job

@@ -117,7 +117,7 @@ def test_ranks_with_different_corpora_end_all(folder: Path) -> None:
     # A second --corpus adds to the first, so rank 1 reads more than the others.
     job = train(folder, 3, "--out", "run", code=uneven)
     assert job.returncode == 3
-    assert "rank 1 read a corpus with sha256" in job.stdout
+    assert "rank 2 read a corpus with sha256" in job.stdout
     assert not (folder / "run").exists()
 
 
