@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from psdp.arguments import Parser, whole
@@ -18,6 +19,7 @@ from psdp.data.clean import cleaned
 from psdp.data.files import find_files
 from psdp.data.formats import holds_tokens, read_documents
 from psdp.data.subwords import SubwordTokenizer
+from psdp.data.texts import SEPARATOR
 from psdp.data.token_folder import SHARD_TOKENS, TokenFolder, write_tokens
 from psdp.data.tokenising import separator_of, tokens_of
 from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
@@ -70,7 +72,9 @@ def _tokenizer(options: argparse.Namespace, documents: Documents) -> Tokenizer:
         case "byte":
             return ByteTokenizer()
         case "char":
-            return CharTokenizer.of_texts(_decoded(documents.read("looking for characters")))
+            texts = _decoded(documents.read("looking for characters"))
+            between = options.document_separator or SEPARATOR
+            return CharTokenizer.of_texts(chain(texts, [between]))
         case "bpe":
             check_size(size)
             texts = _decoded(documents.read("learning subwords"))
@@ -95,8 +99,9 @@ class Documents:
             DataError: a file cannot be found, or is one of tokens.
         """
         self._files = [file for path in options.inputs for file in find_files(path).files]
-        for file in filter(holds_tokens, self._files):
-            raise DataError(f"{file} is tokenised already; give files of text")
+        tokens = next(filter(holds_tokens, self._files), None)
+        if tokens is not None:
+            raise DataError(f"{tokens} is tokenised already; give files of text")
         self._level, self._field = options.clean, options.text_field
         self.sizes: list[int] = []
 

@@ -22,7 +22,7 @@ class DataConfig:
     )
     val_corpus: tuple[str, ...] | None = setting(
         None,
-        "the same for validation (default: the last part of the corpus, or, in a folder of tokens, "
+        "the same for validation (default the last part of the corpus, or, in a folder of tokens, "
         "the files that are called val)",
         metavar="PATH",
     )
@@ -37,13 +37,13 @@ class DataConfig:
     )
     vocab_size: int | None = setting(
         None,
-        "tokens in the vocabulary of a tokenised corpus (default 256, or as its account says), or "
-        "of --tokenizer bpe (default 4096)",
+        "tokens in the vocabulary, of a tokenised corpus or of --tokenizer bpe (default 256, what "
+        "its account says, or 4096)",
         low=1,
     )
     document_separator: str | None = setting(
         None,
-        "text between two files or records (default: the tokenizer's end of text, or a newline)",
+        "text between two files or records (default the tokenizer's end of text, or a newline)",
         metavar="TEXT",
     )
     token_dtype: str | None = setting(

@@ -9,7 +9,7 @@ from psdp.config import DataConfig
 from psdp.data.formats.text import pieces
 from psdp.data.prepared import Says, learnt_tokenizer
 from psdp.data.subwords import LEAST, SubwordTokenizer
-from psdp.data.texts import Texts
+from psdp.data.texts import SEPARATOR, Texts
 from psdp.data.token_files import TokenFiles, check_vocabulary_said
 from psdp.data.token_folder import TokenFolder
 from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer, Tokenizer
@@ -40,7 +40,7 @@ def of_texts(config: DataConfig, texts: Sequence[Texts], says: Says) -> Tokenize
         case "byte":
             return ByteTokenizer()
         case "char":
-            utf8 = (text.joined() for text in texts)
+            utf8 = (text.joined(config.document_separator or SEPARATOR) for text in texts)
             return CharTokenizer.of_texts(
                 piece.decode("utf-8") for text in utf8 for _, piece in pieces(text)
             )

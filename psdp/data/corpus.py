@@ -87,19 +87,19 @@ def load_corpus(config: DataConfig, listener: Listener | None = None) -> Corpus:
         return _from_folders(config, folders)
     of_python = config.corpus == ("stdlib",)
     named = Chosen(()) if of_python else _named(config.corpus)
-    val = named.val if config.val_fraction else ()
     if config.val_corpus is not None:
-        val = _named(config.val_corpus).all
-    files = (*named.train, *val)
-    tokens = tuple(filter(holds_tokens, files))
+        named = named.with_val(_named(config.val_corpus).all)
+    elif not config.val_fraction:
+        named = named.with_val(())
+    tokens = tuple(filter(holds_tokens, named.all))
     if not tokens:
-        return _from_texts(config, named, val, listener)
-    if of_python or len(tokens) < len(files):
-        text = "stdlib" if of_python else next(file for file in files if file not in tokens)
+        return _from_texts(config, named, listener)
+    if of_python or len(tokens) < len(named.all):
+        text = "stdlib" if of_python else next(file for file in named.all if file not in tokens)
         raise DataError(
             f"--corpus mixes text ({text}) and tokens ({tokens[0]}); give one or the other"
         )
-    return _from_files(config, named, val, listener)
+    return _from_files(config, named, listener)
 
 
 def _accounted(paths: Sequence[str]) -> Path | None:
@@ -130,9 +130,7 @@ def _named(paths: Sequence[str]) -> Chosen:
     return chosen
 
 
-def _from_texts(
-    config: DataConfig, named: Chosen, val: Sequence[Path], listener: Listener
-) -> Corpus:
+def _from_texts(config: DataConfig, named: Chosen, listener: Listener) -> Corpus:
     if config.token_dtype is not None:
         raise ConfigError(
             f"--token-dtype {config.token_dtype} is for tokenised corpora (.bin), but --corpus "
@@ -144,7 +142,7 @@ def _from_texts(
         else standard_library(config.clean)
     ]
     if config.val_corpus is not None:
-        texts.append(read_texts(config.val_corpus, val, config.clean, config.text_field))
+        texts.append(read_texts(config.val_corpus, named.val, config.clean, config.text_field))
     tokenizer = chosen_tokenizer.of_texts(config, texts, listener.says)
     parts = []
     for text in texts:
@@ -160,11 +158,9 @@ def _from_texts(
     return _joined(config, tokenizer, parts, named.left_out)
 
 
-def _from_files(
-    config: DataConfig, named: Chosen, val: Sequence[Path], listener: Listener
-) -> Corpus:
+def _from_files(config: DataConfig, named: Chosen, listener: Listener) -> Corpus:
     _check_no_text(config, named.train[0])
-    files = [TokenFiles.of(some, config.token_dtype) for some in (named.train, val) if some]
+    files = [TokenFiles.of(some, config.token_dtype) for some in (named.train, named.val) if some]
     tokenizer = chosen_tokenizer.of_files(config, named.left_out, files)
     done, of = 0, sum(part.nbytes for part in files)
 

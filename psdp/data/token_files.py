@@ -32,6 +32,10 @@ class Chosen:
             self.train + other.train, self.val + other.val, self.left_out + other.left_out
         )
 
+    def with_val(self, val: tuple[Path, ...]) -> Chosen:
+        """Return the same with other files for validation, in place of those that it has."""
+        return Chosen(self.train, val, (*self.left_out, *self.val))
+
     @property
     def all(self) -> tuple[Path, ...]:
         """Those that are read."""

@@ -74,7 +74,9 @@ class TokenFolder:
         plain = all(name == os.path.basename(name) for name in files)
         if account.get("sha256") != sha256 or not files or not plain:
             raise DataError(f"{path} was edited or damaged; make the folder again")
-        tokenizer = tokenizer_of(told, lambda name: read_file(folder / name).decode("utf-8"))
+        tokenizer = tokenizer_of(
+            told, lambda name: read_file(folder / name).decode("utf-8", "replace")
+        )
         return cls(folder, tokenizer, sha256, files, checks, int(text_bytes))
 
     @property

@@ -88,23 +88,23 @@ class ReadCorpus(Beginning[Text]):
 
     facts = Text
 
+    def concerns(self, rank: int) -> bool:
+        return rank in Cast(self.config, self.world_size).worker_ranks
+
     def act(self) -> tuple[Job | None, Text]:
-        cast = Cast(self.config, self.world_size)
-        if self.rank not in cast.worker_ranks:
+        if not self.concerns(self.rank):
             return None, Text(None)
         corpus = self._read()
         job = self._job_of(corpus)
         for worker in job.hosted(self.rank):
             job.task.batch(job.share(worker), 0)  # what is wrong with it is told now
-        tells = self.rank == cast.computing[0]
+        tells = self.rank == job.computing[0]
         return job, Text(corpus.sha256, Account.of(corpus) if tells else None)
 
     def _read(self) -> Corpus:
         run = self.config.run
-        first = Cast(self.config, self.world_size).computing[0]
-        listener = Listener() if run.quiet else Reading(tell, shows=self.rank == first)
         try:
-            return load_corpus(self.config.data, listener)
+            return load_corpus(self.config.data, Listener() if run.quiet else Reading(tell))
         except MissingFile as error:
             if run.resume is None and run.replay is None:
                 raise
@@ -131,12 +131,11 @@ class ReadCorpus(Beginning[Text]):
 
 
 class Reading(Listener):
-    """Says what is done to a corpus, and every few seconds how far it is read.
+    """Says what is done to a corpus, which one rank of a host does for all, and every few seconds
+    how far it is read.
 
     Args:
         tell: a line.
-        shows: how far it is read, which all ranks do at the same time; what is done to it, one does
-            for all.
         clock: seconds.
     """
 
@@ -145,11 +144,9 @@ class Reading(Listener):
     def __init__(
         self,
         tell: Callable[[str], object],
-        *,
-        shows: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tell, self._shows, self._clock = tell, shows, clock
+        self._tell, self._clock = tell, clock
         self._said = clock()
 
     def says(self, line: str) -> None:
@@ -157,6 +154,6 @@ class Reading(Listener):
 
     def read(self, done: int, of: int) -> None:
         now = self._clock()
-        if self._shows and now - self._said >= self.EVERY_S:
+        if now - self._said >= self.EVERY_S:
             self._said = now
             self._tell(f"reading the corpus: {done / 1e9:.1f} of {of / 1e9:.1f} GB")

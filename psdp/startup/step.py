@@ -46,6 +46,10 @@ class Step(ABC, Generic[Own, Facts, Agreed]):
             PsdpError: this rank cannot, and so all end.
         """
 
+    def concerns(self, rank: int) -> bool:
+        """Say whether a rank has anything to do in it that can go wrong."""
+        return True
+
     @abstractmethod
     def agree(self, facts: Mapping[int, Facts]) -> Agreed:
         """Return what follows from the facts of all ranks that take the step, by rank and in that
@@ -91,28 +95,29 @@ def take(world: World, step: Step[Own, Facts, Agreed]) -> tuple[Own, Agreed]:
         StartRefused: it failed on some rank; rank 0 has said why.
         BaseException: a mistake of ours on this rank, of which not all others could be told.
     """
+    concerned = frozenset(filter(step.concerns, world.ranks))
     try:
         own, facts = step.act()
     except BaseException as error:
-        _fail(world, error)
+        _fail(world, error, concerned)
     reports = _exchange(world, _Report(None, facts))
-    _check(world, reports)
+    _check(world, reports, concerned)
     told = {rank: read(step.facts, report.facts) for rank, report in reports.items()}
     try:
         return own, step.agree(told)
     except PsdpError as error:
         # All ranks find the same.
-        raise _refusal(world, dict.fromkeys(reports, _failure_of(error))) from error
+        raise _refusal(world, dict.fromkeys(reports, _failure_of(error)), concerned) from error
 
 
-def _fail(world: World, error: BaseException) -> NoReturn:
+def _fail(world: World, error: BaseException, concerned: frozenset[int]) -> NoReturn:
     """Tell all ranks why this one cannot go on."""
     failure = _failure_of(error)
     try:
         reports = _exchange(world, _Report(failure, None), PATIENCE_S if failure.mistake else inf)
     except TimeoutError:
         raise error from None
-    _check(world, reports)
+    _check(world, reports, concerned)
     raise AssertionError("this rank's failure is among the reports")
 
 
@@ -121,23 +126,25 @@ def _exchange(world: World, report: _Report, timeout_s: float = inf) -> dict[int
     return {rank: from_bytes(_Report, raw) for rank, raw in told}
 
 
-def _check(world: World, reports: Mapping[int, _Report]) -> None:
+def _check(world: World, reports: Mapping[int, _Report], concerned: frozenset[int]) -> None:
     """
     Raises:
         StartRefused: some rank failed; rank 0 has said why.
     """
     failed = {rank: r.failure for rank, r in reports.items() if r.failure is not None}
     if failed:
-        raise _refusal(world, failed)
+        raise _refusal(world, failed, concerned)
 
 
-def _refusal(world: World, failed: Mapping[int, _Failure]) -> StartRefused:
-    """Have rank 0 say what went wrong, each thing once, and on which ranks if not on all; return
-    the error that ends every rank."""
+def _refusal(
+    world: World, failed: Mapping[int, _Failure], concerned: frozenset[int]
+) -> StartRefused:
+    """Have rank 0 say what went wrong, each thing once, and on which ranks if not on all that are
+    concerned; return the error that ends every rank."""
     if world.rank == 0:
         for text in dict.fromkeys(failure.text for failure in failed.values() if failure.text):
             ranks = [rank for rank, failure in failed.items() if failure.text == text]
-            where = "" if len(ranks) == len(world.ranks) else f"rank {', '.join(map(str, ranks))}: "
+            where = "" if concerned <= {*ranks} else f"rank {', '.join(map(str, ranks))}: "
             print(f"psdp: {where}{text}", file=sys.stderr, flush=True)
     return StartRefused(next(iter(failed.values())).status)
 

@@ -87,6 +87,15 @@ def test_an_error_of_some_ranks_names_them_and_ends_the_others(
     assert capsys.readouterr() == ("", "psdp: rank 1, 3: no GPU\n")
 
 
+def test_ranks_without_a_part_in_it_are_none_that_did_not_fail(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tell, "concerns", lambda _, rank: rank > 0)
+    no_text = fails(DataError("no text"))
+    assert statuses(take_all(lambda: 0, no_text, no_text)) == [3] * 3
+    assert capsys.readouterr() == ("", "psdp: no text\n")
+
+
 def test_what_all_find_wrong_with_the_facts_is_told_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

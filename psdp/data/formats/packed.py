@@ -38,6 +38,9 @@ def _zstd(file: Path) -> tuple[Callable[[], Any], type[Exception]]:
     return lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
 
 
+_PIECE = 1 << 16
+"""Bytes unpacked at a time."""
+
 _PACKINGS = (
     Packing(b"\x1f\x8b", ".gz", _gzip),
     Packing(b"\x28\xb5\x2f\xfd", ".zst", _zstd),
@@ -63,14 +66,20 @@ def read_unpacked(file: Path) -> tuple[bytes, str]:
 def _unpacked(file: Path, raw: bytes, packing: Packing) -> bytes:
     """Return all streams of a file, one after the other."""
     make, failure = packing.decompressor(file)
-    pieces = []
-    while raw.rstrip(b"\0"):  # gzip allows for such an end
-        stream = make()
-        try:
-            pieces.append(stream.decompress(raw))
-        except failure as error:
-            raise DataError(f"{file} is damaged: {error}; copy or pack it again") from None
-        if not stream.eof:
-            raise DataError(f"{file} is cut off; copy or pack it again")
-        raw = stream.unused_data
-    return b"".join(pieces)
+    stream, found = None, []
+    # Some at a time: a file may be of very many streams, and each one hands on what follows it.
+    for start in range(0, len(raw), _PIECE):
+        rest = raw[start : start + _PIECE]
+        while rest:
+            if stream is None:
+                rest = rest.lstrip(b"\0")  # with which gzip may pad
+                stream = make() if rest else None
+                continue
+            try:
+                found.append(stream.decompress(rest))
+            except failure as error:
+                raise DataError(f"{file} is damaged: {error}; copy or pack it again") from None
+            rest, stream = (stream.unused_data, None) if stream.eof else (b"", stream)
+    if stream is not None:
+        raise DataError(f"{file} is cut off; copy or pack it again")
+    return b"".join(found)
