@@ -184,8 +184,8 @@ def _text(file: Path) -> str:
 def _of_gpt2(vocabulary: Path, merges: Path) -> str:
     """Return the definition of a byte-level BPE in the two files that GPT-2's came in."""
     library = needed("tokenizers", f"{vocabulary} is a vocabulary of subwords")
-    # Its first line says a version; any other may begin like that.
-    pairs = [line.split(" ") for line in _text(merges).split("\n")[1:]]
+    lines = _text(merges).split("\n")
+    pairs = [line.split(" ") for line in lines if not line.startswith("#version")]
     try:
         known = json.loads(_text(vocabulary))
         learnt = [tuple(pair) for pair in pairs if len(pair) == 2]
