@@ -66,7 +66,8 @@ def read_unpacked(file: Path) -> tuple[bytes, str]:
 def _unpacked(file: Path, raw: bytes, packing: Packing) -> bytes:
     """Return all streams of a file, one after the other."""
     make, failure = packing.decompressor(file)
-    stream, found = None, []
+    stream: Any = None
+    found: list[bytes] = []
     # Some at a time: a file may be of very many streams, and each one hands on what follows it.
     for start in range(0, len(raw), _PIECE):
         rest = raw[start : start + _PIECE]

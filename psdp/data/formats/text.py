@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ _BINARY = (
 )
 
 _LOOKED_AT = 1 << 16
-"""Bytes in which NULs are counted."""
+"""Bytes in which NULs and other control characters are counted."""
+
+_CONTROLS = np.array([byte < 32 and chr(byte) not in "\t\n\f\r\x1b" for byte in range(256)])
 
 
 class NotText(DataError):
@@ -73,6 +76,7 @@ def text_of(file: Path, raw: bytes) -> bytes:
             piece.decode("utf-8")
         except UnicodeDecodeError as error:
             _check_binary(file, raw)
+            _check_controls(file, raw)
             raise NotText(
                 file,
                 f"not UTF-8: byte 0x{piece[error.start]:02x} at offset {start + error.start} "
@@ -114,6 +118,23 @@ def _check_nuls(file: Path, raw: bytes) -> None:
         case (True, True, _, False):
             raise _encoded_otherwise(file, "UTF-32BE")
     raise NotText(file, "binary: it is full of NUL bytes", "take it out of the corpus")
+
+
+def _check_controls(file: Path, raw: bytes) -> None:
+    """
+    Raises:
+        NotText: what is not UTF-8 is no text in another encoding either. Of random bytes, as what
+            is compressed looks like, every tenth is a control character; of text none is, but in
+            UTF-16, which random bytes are not for long.
+    """
+    looked_at = raw[:_LOOKED_AT]
+    if _CONTROLS[np.frombuffer(looked_at, np.uint8)].mean() <= 0.08:
+        return
+    for encoding in ("utf-16-le", "utf-16-be"):
+        with suppress(UnicodeDecodeError):
+            codecs.getincrementaldecoder(encoding)().decode(looked_at)  # it may end in the middle
+            return
+    raise NotText(file, "binary", "take it out of the corpus")
 
 
 def _encoded_otherwise(file: Path, encoding: str) -> NotText:

@@ -45,10 +45,14 @@ def test_other_widths_are_told_of_with_and_without_a_mark(
     assert f"a.txt is {name}, not UTF-8; convert it (iconv -f {name} -t UTF-8)" in said
 
 
-def test_another_encoding_is_told_of_with_its_first_byte(file: Path) -> None:
-    said = refused(file, b"caf\xe9")
-    assert "a.txt is not UTF-8: byte 0xe9 at offset 3" in said
+@pytest.mark.parametrize("encoding", ["latin-1", "gb18030", "utf-16-le", "koi8-r"])
+def test_another_encoding_is_told_of_with_its_first_byte(file: Path, encoding: str) -> None:
+    texts = {"latin-1": "café\n" * 99, "koi8-r": "параметр сервер\n" * 99}
+    said = refused(file, texts.get(encoding, CHINESE).encode(encoding))
+    assert "a.txt is not UTF-8: byte 0x" in said
     assert "iconv -t UTF-8" in said
+    assert "byte 0xe9 at offset 3" in refused(file, b"caf\xe9")
+    assert "byte 0xe9 at offset 0" in refused(file, b"\xe9")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,7 @@ def test_another_encoding_is_told_of_with_its_first_byte(file: Path) -> None:
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "an image"),
         (b"x" * 257 + b"ustar" + b"\0" * 250, "a tar archive"),
         (bytes(500), "full of NUL bytes"),
+        (np.random.default_rng(0).bytes(5000), "binary"),
     ],
 )
 def test_what_is_no_text_at_all_is_named(file: Path, raw: bytes, what: str) -> None:
