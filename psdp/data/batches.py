@@ -132,8 +132,10 @@ class Validation:
 def _fill(x: Array, y: Array, tokens: Tokens, starts: Array) -> None:
     """Write the windows at ``starts`` (b,) to x, and to y the same one token later; both (b, T)."""
     window = np.empty(x.shape[1] + 1, np.int64)
+    now, later = window[:-1], window[1:]
     # One after the other: for the few rows of a batch faster than one indexed read, above all of a
     # map.
     for row, start in enumerate(starts.tolist()):
         tokens.read(start, window)
-        x[row], y[row] = window[:-1], window[1:]
+        x[row] = now
+        y[row] = later

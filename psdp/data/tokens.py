@@ -82,8 +82,9 @@ class Tokens:
 
     def __init__(self, shards: Iterable[Shard]) -> None:
         self.shards = tuple(shard for shard in shards if shard.tokens.size)
-        self._ends = list(accumulate(shard.tokens.size for shard in self.shards))
-        self.size: int = self._ends[-1] if self._ends else 0
+        places = list(accumulate((shard.tokens.size for shard in self.shards), initial=0))
+        self._begins, self._ends = places[:-1], places[1:]
+        self.size: int = places[-1]
 
     @classmethod
     def of(cls, *arrays: Array) -> Tokens:
@@ -101,7 +102,7 @@ class Tokens:
         """Return these of the tokens, of which nothing is copied."""
         return Tokens(
             Shard(shard.tokens[max(0, start - first) : max(0, stop - first)], shard.mapped)
-            for shard, first in zip(self.shards, (0, *self._ends), strict=False)
+            for shard, first in zip(self.shards, self._begins, strict=True)
         )
 
     def read(self, start: int, into: Array) -> None:
@@ -110,13 +111,12 @@ class Tokens:
         Raises:
             DataError: a file was cut meanwhile.
         """
+        number, end = bisect_right(self._ends, start), start + into.size
         done = 0
-        for number in range(bisect_right(self._ends, start), len(self.shards)):
-            shard = self.shards[number]
-            at = start + done - (self._ends[number] - shard.tokens.size)
-            piece = shard.part(at, at + into.size - done)
+        while done < into.size:
+            assert number < len(self.shards), "the tokens end before, or are elsewhere"
+            first = self._begins[number]
+            piece = self.shards[number].part(start + done - first, end - first)
             into[done : done + piece.size] = piece
             done += piece.size
-            if done == into.size:
-                return
-        assert done == into.size, "the tokens end before, or are elsewhere"
+            number += 1
