@@ -18,7 +18,7 @@ from psdp.checkpoint import (
     read_span,
     read_worker,
 )
-from psdp.config import Config, OptimConfig, flag_of, with_preset
+from psdp.config import Config, OptimConfig, flag_of
 from psdp.errors import CheckpointError, PsdpError, ReplayError
 from psdp.job import Job
 from psdp.optim.schedule import Schedule
@@ -34,11 +34,10 @@ UNSEEN = frozenset(
         "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "val_corpus",
         "straggler", "jitter", "link_mbps", "slow_link", "record", "replay", "servers", "spares",
         "max_time", "checkpoint_to", "keep_inner", "max_failures", "standby", "trace",
-        "track", "preset",
+        "track",
     }
 )  # fmt: skip
-"""Settings that decide how long a run is, who computes it, and what is kept and told of it. What a
-preset sets is looked at by itself."""
+"""Settings that decide how long a run is, who computes it, and what is kept and told of it."""
 
 STEERING = frozenset(field.name for field in fields(OptimConfig)) - {
     "optimizer", "outer_optimizer", "lag_compensation",
@@ -145,7 +144,7 @@ def _check_unchanged(
     # Of a setting that is newer than the run, it had the default.
     had = Config.from_flat(dict(values))
     known = had.resolved().flat() | {name: had.flat()[name] for name in values}
-    for name, value in with_preset(given).items():
+    for name, value in given.items():
         if name not in changeable and value != known.get(name, value):
             raise refusal(
                 f"{flag_of(name)} {value} differs from {known[name]} of the run in {run}; drop "

@@ -63,7 +63,7 @@ def test_what_was_filled_in_stays_when_the_budget_grows(case: SavedRun) -> None:
 OTHER: dict[str, Any] = {
     "n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 16, "dropout": 0.5, "bias": False,
     "architecture": "other", "norm": "other",
-    "n_kv_head": 2, "qk_norm": True, "value_embeddings": True, "mlp_width": 7,
+    "preset": "llama", "n_kv_head": 2, "qk_norm": True, "value_embeddings": True, "mlp_width": 7,
     "rope_theta": 7.0, "rotary_dims": 4, "norm_eps": 0.5, "parallel_residual": True,
     "tied_head": False, "logit_softcap": 7.0, "zero_init": True,
     "activation": "relu", "position": "rotary", "init": "normal", "tokenizer": "char",
@@ -104,7 +104,7 @@ MEANT: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    "name", [f.name for _, f in settings() if f.name not in ("resume", "replay", "preset")]
+    "name", [f.name for _, f in settings() if f.name not in ("resume", "replay")]
 )
 def test_a_resumed_run_may_change_what_does_not_change_its_past(tmp_path: Path, name: str) -> None:
     case = SavedRun(tmp_path / "run", **MEANT.get(name, {}))
@@ -120,12 +120,11 @@ def test_a_resumed_run_may_change_what_does_not_change_its_past(tmp_path: Path, 
     assert f"of the run in {case.folder}; drop the flag" in str(refused.value)
 
 
-def test_a_preset_is_what_it_sets(case: SavedRun) -> None:
-    """The run has GPT-2's settings but for its initial weights."""
-    own = {"resume": str(case.folder), "preset": "gpt2", "init": "xavier"}
-    assert resume(own)[0].model == replace(case.config.model, preset="gpt2")
-    with pytest.raises(CheckpointError, match="--init normal differs from xavier of the run"):
-        resume({"resume": str(case.folder), "preset": "gpt2"})
+def test_what_a_run_had_beside_its_preset_it_has_again(case: SavedRun) -> None:
+    """The case has learned positions, which nanochat has not."""
+    case.save(20, identity_of(case.job, case.config.flat() | {"preset": "nanochat"}))
+    config, _ = resume({"resume": str(case.folder), "preset": "nanochat"})
+    assert config.model == replace(case.config.model, preset="nanochat")
 
 
 def test_a_value_that_was_called_otherwise_is_the_same(case: SavedRun) -> None:
