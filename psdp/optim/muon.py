@@ -46,7 +46,7 @@ class Muon(AdamW):
 
     name = "muon"
     settings_type = MuonSettings
-    defaults = MappingProxyType({"lr": 1e-3, "weight_decay": 0.1})
+    defaults = MappingProxyType({"lr": 1e-2, "weight_decay": 0.1})
 
     @classmethod
     def needs_whole(cls, spec: ParamSpec) -> bool:
