@@ -199,8 +199,8 @@ def test_a_server_with_no_room_to_share_its_copies_sends_them(
 ) -> None:
     said: list[str] = []
 
-    def small(job: Job, rank: int) -> SharedMemory:
-        size = len(job.shards[rank]) if rank in job.servers else job.table.size
+    def small(job: Job, rank: int, *, shard: int | None, hosted: int) -> SharedMemory:
+        size = job.table.size if shard is None else len(job.shards[shard])
         return SharedMemory(1, size, "float64", said.append)
 
     monkeypatch.setattr("psdp.startup.parts.make_memory", small)

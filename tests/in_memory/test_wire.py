@@ -16,6 +16,7 @@ import torch
 from jobs import PATIENCE_S, Training, trace_peak, train, trainings_of
 
 from psdp.errors import NumericsError
+from psdp.records.events import events_file, with_hash
 from psdp.workers.replica import Replica
 from psdp.workers.training import ElasticTraining
 from psdp.workers.worker import Worker
@@ -54,10 +55,16 @@ def rounding_in_pytorch(run: Training) -> None:
 
 def _tell_of_float32(run: Path) -> None:
     """Let a recorded run be one of float32, for one of float32 to be its replay."""
-    path = run / "config.json"
-    record = json.loads(path.read_text())
-    record["settings"]["wire_dtype"] = "float32"
-    path.write_text(json.dumps(record))
+    path, before, whole = events_file(run, 0), "", []
+    for line in path.read_text().splitlines():
+        *content, _ = json.loads(line)
+        if not whole:
+            content[1]["settings"]["wire_dtype"] = "float32"
+        text, before = with_hash(before, content)
+        whole.append(f"{text}\n")
+    path.write_text("".join(whole))
+    summary = run / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"events": None}))
 
 
 def _round_before(replica: Replica) -> None:
