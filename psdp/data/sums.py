@@ -91,21 +91,28 @@ def _state_of(shard: Shard) -> list[Any]:
 def _worked_out(shards: Sequence[Shard], told: Told) -> Sums:
     if len(shards) == 1 or sum(shard.tokens.nbytes for shard in shards) < SEPARATELY:
         digest = hashlib.sha256()
-        found = [_read(shard, digest, told) for shard in shards]
+        found = [_read(shard, digest, told, shared=True) for shard in shards]
         sha256 = digest.hexdigest()
     else:
         digests = [hashlib.sha256() for _ in shards]
+
+        def read(shard: Shard, digest: Any) -> tuple[str, int, int]:
+            return _read(shard, digest, told, shared=False)
+
         with ThreadPoolExecutor(len(own_cores())) as pool:
-            found = [*pool.map(lambda shard, digest: _read(shard, digest, told), shards, digests)]
+            found = [*pool.map(read, shards, digests)]
         each = "".join(digest.hexdigest() for digest in digests)
         sha256 = hashlib.sha256(each.encode()).hexdigest()
     checks, least, most = zip(*found, strict=True)
     return Sums(sha256, checks, least, most)
 
 
-def _read(shard: Shard, digest: Any, told: Told) -> tuple[str, int, int]:
+def _read(shard: Shard, digest: Any, told: Told, *, shared: bool) -> tuple[str, int, int]:
     """Add what a file holds to a digest; return by what a change of it is found, and the smallest
     and the largest token.
+
+    Args:
+        shared: the digest is of other files too, and tells nothing of this one.
 
     Raises:
         DataError: it cannot be read, or was cut meanwhile.
@@ -122,10 +129,10 @@ def _read(shard: Shard, digest: Any, told: Told) -> tuple[str, int, int]:
                 if opened.readinto(piece) < len(piece):
                     raise mapped.cut()
                 digest.update(piece)
-                check = zlib.crc32(piece, check)
+                check = zlib.crc32(piece, check) if shared else 0
                 some = np.frombuffer(piece, tokens.dtype)
                 least, most = min(least, int(some.min())), max(most, int(some.max()))
                 told(len(piece))
     except OSError as error:
         raise unreadable(mapped.file, error) from None
-    return f"{check:08x}", least, most
+    return f"{check:08x}" if shared else digest.hexdigest()[:8], least, most
