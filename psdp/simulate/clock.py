@@ -42,8 +42,11 @@ class Clock:
     def run(self) -> None:
         """Go on until the time of :meth:`stop`, or until nothing is left to do."""
         heap, pop = self._heap, heapq.heappop
-        while heap and heap[0][0] < self._end_s:
-            self.now_s, _, action, args = pop(heap)
+        while heap:
+            time_s, _, action, args = pop(heap)
+            if time_s >= self._end_s:
+                break
+            self.now_s = time_s
             action(*args)
         if self._end_s < math.inf:
             self.now_s = self._end_s

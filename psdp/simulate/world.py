@@ -78,10 +78,6 @@ class World:
         self._units = 0
         item_bytes = np.dtype(run.dtype).itemsize
         self._reduces = job.reduces
-        # Where workers reduce, servers have no use for what they push.
-        self._pushed_bytes = [
-            0 if self._reduces else job.codec.bound_bytes(len(shard)) for shard in job.shards
-        ]
         self._units_per_gradient = job.units_per_gradient
         self._eval_every = run.eval_every if job.task.validation_units else 0
         self._job, self._costs = job, costs
@@ -100,8 +96,12 @@ class World:
         self._network = network
         self._size = job.table.size * item_bytes
         self._servers = self._make_servers([len(shard) * item_bytes for shard in job.shards])
-        workers = len(job.workers)
-        hops = 2 * (workers - 1)
+        self._pushed = [
+            # How much to each server: where workers reduce, it has no use for what they push.
+            (own, own.rank, 0 if self._reduces else job.codec.bound_bytes(len(shard)))
+            for own, shard in zip(self._servers, job.shards, strict=True)
+        ]
+        workers, hops = len(job.workers), 2 * (len(job.workers) - 1)
 
         def summed_s(begin_s: float) -> float:
             return speed.through_s(begin_s + hops * costs.latency_s, hops * self._size / workers)
@@ -203,11 +203,11 @@ class World:
             steps=answer.steps,
             step_s=step_s,
         )
-        push = Push(worker, slot, work)
-        rank, send = self._ranks[worker], self._network.send
-        for server, size in zip(self._servers, self._pushed_bytes, strict=True):
+        rank, push = self._ranks[worker], Push(worker, slot, work)
+        send, arrive = self._network.send, self._arrive
+        for server, to, size in self._pushed:
             self._course.pushed_bytes += size
-            send(rank, server.rank, size, self._arrive, server, push, life)
+            send(rank, to, size, arrive, server, push, life)
 
     def _arrive(self, server: Server, push: Push, life: int) -> None:
         if life != self._workers[push.worker].life:
