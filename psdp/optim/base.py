@@ -39,6 +39,7 @@ class Optimizer(ABC):
         settings_type: of its settings, whose fields beyond those of :class:`Settings` are flags.
         defaults: of settings that are left to the rule: "lr", "weight_decay" and any of its own.
         state_names: of the vectors that it keeps.
+        multiplies: whether matrices are multiplied, which takes as many cores as there are.
         part: what it updates.
         updates: steps taken; the bias correction of Adam counts them.
     """
@@ -47,6 +48,7 @@ class Optimizer(ABC):
     settings_type: ClassVar[type[Settings]] = Settings
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     state_names: tuple[str, ...] = ()
+    multiplies: ClassVar[bool] = False
 
     @classmethod
     def needs_whole(cls, spec: ParamSpec) -> bool:

@@ -45,6 +45,7 @@ class Muon(AdamW):
     """
 
     name = "muon"
+    multiplies = True
     settings_type = MuonSettings
     defaults = MappingProxyType({"lr": 1e-2, "weight_decay": 0.1})
 

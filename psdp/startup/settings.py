@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from psdp.config import Config, flag_of
 from psdp.cores import cpu_quota, own_cores, processor_name
 from psdp.errors import ConfigError
 from psdp.memory import memory_bytes
+from psdp.modes import Pushed
+from psdp.optim import OPTIMIZERS
 from psdp.startup.resume import settle
 from psdp.startup.step import Step
 from psdp.transport.launchers import check_not_alone
@@ -82,8 +85,28 @@ class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Locatio
     def agree(self, facts: Mapping[int, Settled]) -> list[Location]:
         told = list(facts.values())
         same_settings([fact.settings for fact in told])
-        spares = Cast(Config.from_flat(told[0].settings), len(told)).spares
-        return [locate(told, rank, spares) for rank in range(len(told))]
+        cast = Cast(Config.from_flat(told[0].settings), len(told))
+        located = [locate(told, rank, cast.spares) for rank in range(len(told))]
+        return lend_cores(cast, located) if servers_are_waited_for(cast.config) else located
+
+
+def servers_are_waited_for(config: Config) -> bool:
+    """Say whether all workers wait while servers make an update that takes many cores."""
+    waits = config.mode.pushes == (Pushed.GRADIENT,) and config.in_rounds
+    multiplies = OPTIMIZERS[config.optim.optimizer].multiplies
+    return multiplies and waits and not (config.run.overlap or config.run.threads)
+
+
+def lend_cores(cast: Cast, located: Sequence[Location]) -> list[Location]:
+    """Return where ranks run, of whom those that hold a shard have the cores of all others on their
+    host, among them."""
+    holders = Counter(located[rank].host for rank in cast.holding)
+    return [
+        replace(at, threads=max(at.threads, int(at.cores / holders[at.host])))
+        if rank in cast.holding
+        else at
+        for rank, at in enumerate(located)
+    ]
 
 
 def same_settings(settings: Sequence[Mapping[str, Any]]) -> None:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from psdp.cast import Cast
 from psdp.config import Config, settings
 from psdp.errors import ConfigError
-from psdp.startup.settings import PER_RANK, Settled, locate, same_settings
+from psdp.startup.settings import (
+    PER_RANK,
+    Location,
+    Settled,
+    lend_cores,
+    locate,
+    same_settings,
+    servers_are_waited_for,
+)
 
 
 def test_equal_settings_agree() -> None:
@@ -78,3 +88,30 @@ def test_a_rank_alone_on_its_host_has_all_cores() -> None:
 def test_a_rank_that_asks_for_threads_has_them_and_the_others_their_share() -> None:
     facts = told("a", 0, 1), told("a", 0, 1, threads=5), told("a", 0, 1)
     assert locations(*facts) == [(0, 1), (1, 5), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("given", "waits"),
+    [
+        ({"optimizer": "muon"}, True),
+        ({"optimizer": "adamw"}, False),
+        ({"optimizer": "muon", "mode": "async"}, False),
+        ({"optimizer": "muon", "mode": "local"}, False),
+        ({"optimizer": "muon", "threads": 1}, False),
+        ({"optimizer": "muon", "overlap": True}, False),
+    ],
+)
+def test_servers_have_the_cores_of_workers_that_wait_for_them(
+    given: dict[str, Any], waits: bool
+) -> None:
+    assert servers_are_waited_for(Config.from_flat(given).resolved()) is waits
+
+
+def test_holders_on_a_host_share_its_cores() -> None:
+    config = Config.from_flat({"servers": 2, "standby": True, "optimizer": "muon"})
+    located = [
+        Location(host, 0, 1, "a processor", cores, 2**30)
+        for host, cores in (("a", 8), ("a", 8), ("a", 8), ("b", 2), ("b", 2), ("b", 2))
+    ]
+    threads = [at.threads for at in lend_cores(Cast(config, 6), located)]
+    assert threads == [4, 4, 1, 1, 1, 1]
