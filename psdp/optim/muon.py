@@ -105,8 +105,8 @@ class Muon(AdamW):
             gram *= second
             squared *= third
             gram += squared
-            np.multiply(u, first, out=spare)
-            backend.add_matmul(gram if wide else u, u if wide else gram, spare)
+            gram.reshape(-1)[:: side + 1] += first
+            backend.matmul(gram if wide else u, u if wide else gram, spare)
             u, spare = spare, u
         return u
 
