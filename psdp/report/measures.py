@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -24,6 +24,7 @@ class Stat:
         n: how many seeds.
         by_seed: of each seed.
         error: by how much the mean is off whatever the seeds, root mean square; part of ``half``.
+        error_of: whose error that is: means that have it in common are off alike.
     """
 
     mean: float
@@ -31,6 +32,7 @@ class Stat:
     n: int
     by_seed: Mapping[int, float]
     error: float = 0.0
+    error_of: Hashable = None
 
     @classmethod
     def of(cls, values: Iterable[tuple[int, float | None]]) -> Stat | None:
@@ -46,15 +48,19 @@ class Stat:
         half = half_width(means) if len(means) > 1 else None
         return cls(statistics.fmean(means), half, len(means), by_seed)
 
-    def with_error(self, error: float) -> Stat:
+    def with_error(self, error: float, of: Hashable = None) -> Stat:
         """Return the same where it is off by so much besides, root mean square."""
+        if not error:
+            return self
         half = None if self.half is None else widened(self.half, error)
-        return replace(self, half=half, error=error)
+        return replace(self, half=half, error=error, error_of=of)
 
     def minus(self, other: Stat) -> Difference:
         """Return by how much this is more."""
-        # One is as likely to be too high where the other is too low: jobs differ in what is off.
-        return difference(self.by_seed, other.by_seed, math.hypot(self.error, other.error))
+        error = math.hypot(self.error, other.error)
+        if self.error_of is not None and self.error_of == other.error_of:
+            error = abs(self.error - other.error)
+        return difference(self.by_seed, other.by_seed, error)
 
     def apart(self, other: Stat, floor: float = 0.0) -> bool:
         """Say whether two means differ: the interval of their difference holds no zero, and it is

@@ -16,7 +16,7 @@ from psdp.report.lost import Lost
 from psdp.report.measures import Stat, loss_after, loss_at, time_to_loss
 from psdp.report.memory import Memory, together
 from psdp.report.runs import PARTS, Run
-from psdp.report.settings import following, is_plain
+from psdp.report.settings import following, is_plain, pace_of
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def row_of(runs: Sequence[Run], lost: Sequence[Lost], at: Marks) -> Row:
     costs_error = _costs_error(runs)
 
     def timed(found: Stat) -> Stat:
-        return found.with_error((costs_error or 0.0) * found.mean)
+        return found.with_error((costs_error or 0.0) * found.mean, pace_of(runs[0].settings))
 
     target_s = stat(reached_s)
     return Row(
@@ -237,7 +237,8 @@ def _loss_after(runs: Sequence[Run], time_s: float | None, error: float) -> Stat
     if found is None:
         return None
     others = [each.mean for each in (sooner, later) if each is not None]
-    return found.with_error(max(abs(other - found.mean) for other in others))
+    worst = max(abs(other - found.mean) for other in others)
+    return found.with_error(worst, pace_of(runs[0].settings))
 
 
 def _costs_error(runs: Sequence[Run]) -> float | None:

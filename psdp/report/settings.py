@@ -24,6 +24,11 @@ OF_MODE = {"mode", "balance", "wire_dtype"}.union(*(mode.settings for mode in MO
 """Settings whose meaning or default is the mode's."""
 
 
+def pace_of(s: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what of these settings bears on how long steps take, on the same machines."""
+    return tuple(hashable(s.get(name)) for name in sorted(OF_MODE | {"servers"}))
+
+
 def is_plain(s: Mapping[str, Any]) -> bool:
     """Say whether nothing changes what its mode means."""
     return not s["backup_workers"] and not s["overlap"] and s["balance"] == "static"

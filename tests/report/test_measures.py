@@ -49,6 +49,12 @@ def test_what_a_mean_is_off_besides_is_in_its_interval_and_in_differences() -> N
     assert stat(10.0).with_error(0.5).half is None
 
 
+def test_means_that_are_off_alike_differ_by_what_they_are_not_off_alike() -> None:
+    one, other = stat(10.0, 10.2).with_error(0.5, "it"), stat(8.0, 8.2).with_error(0.4, "it")
+    assert one.minus(other).half == pytest.approx(1.959964 * 0.1)
+    assert one.minus(stat(8.0, 8.2).with_error(0.4, "that")).half > 1
+
+
 @pytest.mark.parametrize(
     ("one", "other", "floor", "apart"),
     [

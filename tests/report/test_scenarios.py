@@ -91,6 +91,19 @@ def test_times_of_virtual_jobs_are_as_sure_as_their_costs(
     assert re.search(f"^Intervals are {known}", line)
 
 
+def test_rows_that_differ_in_what_takes_no_time_are_off_alike(folder: Folder) -> None:
+    for changes in ({}, {"lr": 0.1}, {"mode": "async"}):
+        for seed in (1, 2):
+            run = folder.run(seed=seed, **changes)
+            costs = {"calibrate_error": 0.1}
+            change_json(run / "config.json", hosts=["virtual"] * 3, costs=costs)
+    slow, fast, free = folder.scenario().rows
+    assert fast.steps_per_s.half is not None
+    assert fast.steps_per_s.half > 0
+    assert fast.steps_per_s.minus(slow.steps_per_s).half == 0
+    assert free.steps_per_s.minus(slow.steps_per_s).half > 0
+
+
 def test_intervals_of_measured_times_need_no_word(folder: Folder) -> None:
     folder.run()
     assert not [line for line in facts(folder.scenario()) if "Intervals" in line]
