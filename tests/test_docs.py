@@ -22,6 +22,7 @@ from session import run_session
 from settings_tables import settings_tables
 
 import psdp.audit.__main__
+import psdp.export
 import psdp.generate
 import psdp.launch.options
 import psdp.report.__main__
@@ -124,6 +125,7 @@ def parse_forecast(argv: Sequence[str]) -> None:
 MODULES: dict[str, Callable[[list[str]], object]] = {
     "psdp.worker": parse_worker,
     "psdp.launch": parse_launch,
+    "psdp.export": psdp.export.parse,
     "psdp.generate": psdp.generate.parse,
     "psdp.report": psdp.report.__main__.parse,
     "psdp.tokenize": psdp.tokenize.parse,

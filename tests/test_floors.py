@@ -19,7 +19,7 @@ ROOT = Path(psdp.__file__).parent
 FLOORS = (
     ("control_groups", "errors", "processes", "signals"),
     ("line",),
-    ("cores", "memory", "terminal"),
+    ("appearing", "cores", "memory", "terminal"),
     ("arguments", "fields", "intervals"),
     ("architectures", "modes"),
     ("protocol", "params"),
@@ -32,12 +32,15 @@ FLOORS = (
     ("job",),
     ("policies", "records"),
     ("nn", "checkpoint"),
-    ("language",),
+    ("huggingface", "language"),
     ("servers", "workers", "generation"),
     ("startup",),
     ("rank", "cli"),
     ("mpi_rank",),
-    ("api", "audit", "worker", "generate", "launch", "report", "simulate", "tokenize", "trace"),
+    (
+        *("api", "audit", "worker", "export", "generate", "launch"),
+        *("report", "simulate", "tokenize", "trace"),
+    ),
     ("virtual",),
 )
 LEVEL = {unit: level for level, units in enumerate(FLOORS) for unit in units}
@@ -203,7 +206,7 @@ def test_everything_else_is_a_stated_dependency() -> None:
 
 
 @pytest.mark.parametrize(
-    "start", ["generate", "launch.__main__", "cli", "report.__main__", "tokenize"]
+    "start", ["export", "generate", "launch.__main__", "cli", "report.__main__", "tokenize"]
 )
 def test_mpi_is_not_needed_for(start: str) -> None:
     reached, ahead = set(), [f"psdp.{start}"]

@@ -6,9 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from psdp.appearing import appearing
 from psdp.data.files import printable, read_file
 from psdp.data.formats.npy import map_npy
 from psdp.data.subwords import tokenizer_of
@@ -119,7 +118,7 @@ def write_tokens(
         DataError: there is no token, or the folder is there and not empty, or cannot be written.
     """
     shards: list[dict[str, Any]] = []
-    with _appearing(folder) as beside:
+    with appearing(folder, DataError) as beside:
         for tokens in _cut(rows, shard_tokens, smallest_dtype(tokenizer.vocab_size)):
             name = f"tokens-{len(shards):06d}.npy"
             np.save(beside / name, tokens)
@@ -161,23 +160,3 @@ def _cut(rows: Iterable[Array], size: int, dtype: npt.DTypeLike) -> Iterator[Arr
                 filled = 0
     if filled:
         yield into[:filled]
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into, which is ``folder`` when the block ends well, and gone if not.
-
-    Raises:
-        DataError: it is there already, or cannot be written.
-    """
-    beside = folder.parent / f".{folder.name}.{os.getpid()}"
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            raise DataError(f"{folder} is not empty; choose another folder, or remove it")
-        beside.mkdir(parents=True)
-        yield beside
-        beside.rename(folder)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

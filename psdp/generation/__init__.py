@@ -5,8 +5,16 @@ Needs no MPI, and nothing here reads the command line or writes to stdout.
 
 from __future__ import annotations
 
-from psdp.generation.model import chosen_checkpoint, load_model
+from psdp.generation.model import chosen_checkpoint, identity_of, load_model, parameters_of
 from psdp.generation.sampling import Sampling
 from psdp.generation.text import Context, continuation
 
-__all__ = ["Context", "Sampling", "chosen_checkpoint", "continuation", "load_model"]
+__all__ = [
+    "Context",
+    "Sampling",
+    "chosen_checkpoint",
+    "continuation",
+    "identity_of",
+    "load_model",
+    "parameters_of",
+]

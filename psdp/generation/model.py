@@ -25,6 +25,7 @@ from psdp.data.subwords import tokenizer_of
 from psdp.data.tokenizer import Tokenizer
 from psdp.errors import CheckpointError, ConfigError, DataError
 from psdp.nn.models import Sampler, language_model
+from psdp.params import Array, ParamTable
 
 
 @contextmanager
@@ -74,19 +75,37 @@ def load_model(folder: Path, device: str, threads: int = 1) -> tuple[Tokenizer, 
         ConfigError: the device is missing.
     """
     manifest = read_manifest(folder)
-    config, tokenizer = _identity(manifest)
-    weights = read_weights(manifest)
+    config, tokenizer = identity_of(manifest)
+    table, weights = parameters_of(manifest, config, tokenizer.vocab_size)
     architecture = language_model(config.model.architecture)
-    table = architecture.table(config, tokenizer.vocab_size)
-    if not table.same_layout(manifest.state["layout"]) or weights.size != table.size:
-        raise CheckpointError(f"{folder} holds other parameters than this version of psdp makes")
     backend = make_backend(device, str(weights.dtype), threads=threads)
     on_device = backend.empty(table.size)
     backend.to_device(weights, on_device)
     return tokenizer, architecture.sampler(config, tokenizer.vocab_size, backend, on_device)
 
 
-def _identity(manifest: Manifest) -> tuple[Config, Tokenizer]:
+def parameters_of(manifest: Manifest, config: Config, vocab_size: int) -> tuple[ParamTable, Array]:
+    """Return the parameters of a checkpoint's model, and its weights (P,), verified.
+
+    Raises:
+        CheckpointError: it is damaged, or holds other parameters.
+    """
+    table = language_model(config.model.architecture).table(config, vocab_size)
+    weights = read_weights(manifest)
+    if not table.same_layout(manifest.state["layout"]) or weights.size != table.size:
+        raise CheckpointError(
+            f"{manifest.folder} holds other parameters than this version of psdp makes"
+        )
+    return table, weights
+
+
+def identity_of(manifest: Manifest) -> tuple[Config, Tokenizer]:
+    """Return the settings and the tokenizer of the run that a checkpoint is of.
+
+    Raises:
+        CheckpointError: it is not what a run of this version of psdp writes.
+        NotInstalled: a library that the tokenizer needs.
+    """
     state = manifest.state
     if "task" in state:
         raise CheckpointError(

@@ -1,0 +1,103 @@
+"""``python -m psdp.export RUN --to hf DIR``: a trained model for other programs.
+
+One process and no MPI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from psdp.arguments import Parser
+from psdp.checkpoint import read_manifest
+from psdp.errors import ConfigError, PsdpError
+from psdp.generation import chosen_checkpoint, identity_of, parameters_of
+from psdp.huggingface import Ending, write_folder
+from psdp.terminal import at_home, path_of, show_any_text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the model and say where; return the exit status."""
+    show_any_text()
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+        with chosen_checkpoint(options.run, best=options.best, tell=tell) as checkpoint:
+            name = to_hugging_face(checkpoint, options.out)
+        print(f"{options.out}: {name} with the weights of {checkpoint}")
+    except PsdpError as error:
+        tell(error)
+        return error.exit_code
+    return 0
+
+
+def tell(text: object) -> None:
+    """Print a line on stderr."""
+    print(f"psdp: {text}", file=sys.stderr)
+
+
+def to_hugging_face(checkpoint: Path, out: Path) -> str:
+    """Write the folder of a checkpoint's model that transformers reads; return its class there.
+
+    Raises:
+        CheckpointError: it cannot be read, or nothing can be written.
+        ConfigError: there is no counterpart.
+    """
+    manifest = read_manifest(checkpoint)
+    config, tokenizer = identity_of(manifest)
+    table, weights = parameters_of(manifest, config, tokenizer.vocab_size)
+    end = tokenizer.end_of_text
+    return write_folder(
+        out,
+        config.model,
+        table,
+        weights,
+        tokenizer.vocab_size,
+        tokenizer=tokenizer.files(),
+        ending=None if end is None else Ending(end, tokenizer.decode([end])),
+    )
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options.
+
+    Raises:
+        ConfigError: an unknown flag, or a value that cannot be.
+        SystemExit: ``--help``.
+    """
+    parser = Parser(
+        prog="python -m psdp.export",
+        description="Write a trained model for other programs. Needs no MPI.",
+        epilog="example: python -m psdp.export runs/mine --to hf my/model",
+    )
+    parser.add_argument(
+        "run",
+        help="run folder, of which the latest checkpoint that is whole is taken, folder of a "
+        "checkpoint, or URL of copies",
+        metavar="RUN",
+    )
+    parser.add_argument(
+        "--to",
+        help="hf, and the folder to make: config.json, model.safetensors and the tokenizer, as "
+        "transformers reads them",
+        nargs=2,
+        required=True,
+        metavar=("hf", "DIR"),
+    )
+    parser.add_argument(
+        "--best",
+        help="take the checkpoint of the run folder that has the lowest validation loss",
+        action="store_true",
+    )
+    options = parser.parse_args(argv)
+    kind, out = options.to
+    if kind != "hf":
+        raise ConfigError(f"--to {kind}: expected hf and a folder")
+    options.run = at_home(options.run, "RUN")
+    options.out = path_of(out, "--to hf")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
