@@ -105,7 +105,7 @@ class Language(Task):
             which = changes(before, dict(zip(corpus.sources, corpus.checks, strict=True)))
         return (
             f"on a corpus with sha256 {sha256[:16]}..., --corpus has {own[:16]}...{which}; give it "
-            "the files as they were, or start a new run"
+            "the files as they were, or start a new run (--init-from: with these weights)"
         )
 
     def record(self) -> Mapping[str, Any]:

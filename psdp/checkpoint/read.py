@@ -171,10 +171,13 @@ def read_attached(manifest: Manifest, name: str) -> str:
     raise CheckpointError(f"{manifest.folder} has no {name}; was it written by a psdp run?")
 
 
-def read_span(manifest: Manifest, span: range) -> dict[str, Array]:
+def read_span(manifest: Manifest, span: range, *, only_weights: bool = False) -> dict[str, Array]:
     """Return the tensors of the shard that holds ``span`` of the flat vector, whatever spans those
     that were saved held: vectors from all that hold some of it, everything else, which is the same
     in all of them, from the first of these. Other files are not read.
+
+    Args:
+        only_weights: nothing else is asked for.
 
     Raises:
         CheckpointError: a file is missing, or is not the one that was written, or there is none of
@@ -185,7 +188,8 @@ def read_span(manifest: Manifest, span: range) -> dict[str, Array]:
     for shard, size in enumerate(_sizes(manifest)):
         within = slice(max(span.start - start, 0), min(span.stop - start, size))
         if within.start < within.stop or (not span and within.start == within.stop):
-            found.append(_parse(_verify_shard(manifest, shard), within=within))
+            only = WEIGHTS if only_weights else None
+            found.append(_parse(_verify_shard(manifest, shard), only=only, within=within))
         start += size
     if span.stop > start or not found:
         raise CheckpointError(

@@ -95,6 +95,12 @@ class RunConfig(ModeConfig):
         "copies, the newest of which is fetched into --out first",
         metavar="DIR",
     )
+    init_from: str | None = setting(
+        None,
+        "begin with the weights, the shape and the tokenizer of a run (its latest whole "
+        "checkpoint), of a checkpoint, or of a folder of Hugging Face's",
+        metavar="DIR",
+    )
     record: bool = setting(
         False, "write the order of events to the run folder, for --replay; small, append-only"
     )

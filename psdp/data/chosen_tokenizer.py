@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +13,21 @@ from psdp.data.subwords import LEAST, SubwordTokenizer
 from psdp.data.texts import SEPARATOR, Texts
 from psdp.data.token_files import TokenFiles, check_vocabulary_said
 from psdp.data.token_folder import TokenFolder
-from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer, Tokenizer
+from psdp.data.tokenizer import (
+    ByteTokenizer,
+    CharTokenizer,
+    IdTokenizer,
+    Tokenizer,
+    tokenizer_from_json,
+)
 from psdp.errors import ConfigError
 
 BYTE, CHAR, BPE = "byte", "char", "bpe"
 """Values of ``--tokenizer``; any other is a path."""
+
+DESCRIBED = "{"
+"""How the account of a tokenizer itself begins (:meth:`Tokenizer.to_json`), as a run has it that
+goes on with the characters of another."""
 
 LEARNT = 4096
 """Subwords that are learnt, unless it is said how many."""
@@ -47,6 +58,23 @@ def of_texts(config: DataConfig, texts: Sequence[Texts], says: Says) -> Tokenize
         case "bpe":
             check_size(config.vocab_size)
             return learnt_tokenizer(texts[0], config.vocab_size or LEARNT, says)
+    return _said(config)
+
+
+def _said(config: DataConfig) -> Tokenizer:
+    """Return the tokenizer that a path names, or that is described itself.
+
+    Raises:
+        ConfigError, DataError: there is none.
+    """
+    if config.tokenizer.startswith(DESCRIBED):
+        try:
+            told = json.loads(config.tokenizer)
+        except ValueError:
+            raise ConfigError(
+                f"--tokenizer {config.tokenizer:.80} is no path, and not the JSON of a tokenizer"
+            ) from None
+        return tokenizer_from_json(told)
     return SubwordTokenizer.at(Path(config.tokenizer), config.vocab_size)
 
 
@@ -78,7 +106,7 @@ def of_files(
             "already; drop --tokenizer"
         )
     if config.tokenizer != BYTE:
-        return SubwordTokenizer.at(Path(config.tokenizer), config.vocab_size)
+        return _said(config)
     if config.vocab_size is not None:
         return IdTokenizer(config.vocab_size)
     check_vocabulary_said(left_out, parts)
@@ -99,6 +127,8 @@ def of_folder(config: DataConfig, folder: TokenFolder) -> Tokenizer:
             same = isinstance(own, CharTokenizer)
         case "bpe":
             same = isinstance(own, SubwordTokenizer)
+        case described if described.startswith(DESCRIBED):
+            same = own == _said(config)
         case path:
             said = SubwordTokenizer.at(Path(path))
             same = isinstance(own, SubwordTokenizer) and own.definition == said.definition

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from psdp.huggingface.architectures import ARCHITECTURES, Architecture
 from psdp.huggingface.folder import Folder, is_folder_of_a_model, read_folder
-from psdp.huggingface.settings import architecture_of, config_json, settings_of
+from psdp.huggingface.settings import architecture_of, config_json, settings_of, shape_of
 from psdp.huggingface.tensors import Counterpart, counterparts
 from psdp.huggingface.writing import Ending, write_folder
 
@@ -24,5 +24,6 @@ __all__ = [
     "is_folder_of_a_model",
     "read_folder",
     "settings_of",
+    "shape_of",
     "write_folder",
 ]

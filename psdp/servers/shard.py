@@ -106,6 +106,7 @@ class Shard:
         number: int,
         zeros: Zeros = np.zeros,
         *,
+        weights: Array | None = None,
         threads: int = 1,
         device: Backend | None = None,
         on_device: bool = False,
@@ -113,6 +114,7 @@ class Shard:
         """Return the fresh shard of this number; its values depend on the settings alone.
 
         Args:
+            weights: (S,) that it begins with, where they are not random.
             device: a GPU that keeps the optimizer's vectors and updates, if one does.
             on_device: whether it keeps the weights and the gradients too; ``zeros`` are its own.
 
@@ -120,12 +122,7 @@ class Shard:
             ConfigError: the task's first weights are no such vector.
         """
         config, span = job.config, job.shards[number]
-        flat = job.task.initial(config.run.seed, config.run.dtype)
-        if flat.shape != (job.table.size,) or flat.dtype != np.dtype(config.run.dtype):
-            raise ConfigError(
-                f"{job.task.called()}.initial returned {flat.shape} of {flat.dtype}, expected "
-                f"({job.table.size},) of {config.run.dtype}"
-            )
+        first = _first(job, span) if weights is None else weights
         own = zeros(len(span), config.run.dtype)
         run = config.run
         # Where workers are on GPUs the flag is about kernels of theirs.
@@ -133,7 +130,7 @@ class Shard:
         backend = make_backend("cpu", run.dtype, kernels=kernels, threads=threads)
         if device is not None and on_device:
             backend, device = device, None
-        backend.to_device(flat[span.start : span.stop], own)
+        backend.to_device(first, own)
         return cls(
             make_rules(job, job.parts[number], backend, device),
             own,
@@ -284,3 +281,19 @@ class Shard:
     def recycle(self, snapshot: Snapshot) -> None:
         """Take back a snapshot that nobody reads any more."""
         self._spare.append(snapshot)
+
+
+def _first(job: Job, span: range) -> Array:
+    """Return the random weights ``span`` of the flat vector.
+
+    Raises:
+        ConfigError: the task's first weights are no such vector.
+    """
+    config = job.config
+    flat = job.task.initial(config.run.seed, config.run.dtype)
+    if flat.shape != (job.table.size,) or flat.dtype != np.dtype(config.run.dtype):
+        raise ConfigError(
+            f"{job.task.called()}.initial returned {flat.shape} of {flat.dtype}, expected "
+            f"({job.table.size},) of {config.run.dtype}"
+        )
+    return flat[span.start : span.stop]

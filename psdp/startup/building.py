@@ -24,6 +24,7 @@ from psdp.startup.ready import Ready, Told
 from psdp.startup.resume import GoOn, identity_of
 from psdp.startup.settings import Location
 from psdp.startup.share import Meeting, meet
+from psdp.startup.sources import ReadWeights
 from psdp.startup.step import take
 from psdp.transport.shared import Neighbours
 from psdp.transport.world import World
@@ -56,9 +57,10 @@ def build(
     made_here, tasks = take(world, beginning)
     job = made_here or beginning.told_of(tasks)
     gone_on_from, _ = take(world, GoOn(job, manifest, rank))
+    weights, _ = take(world, ReadWeights(job, rank, manifest))
     backend, needs = take(world, OpenDevice(job, rank, locations[rank]))
     on_devices, why_not = meet_on_devices(world, job, backend, needs, locations)
-    making = MakePart(job, rank, backend, needs, locations, on_devices)
+    making = MakePart(job, rank, backend, needs, locations, on_devices, weights)
     (part, memory), made = take(world, making)
     meeting: Meeting | None = on_devices
     if meeting is None:

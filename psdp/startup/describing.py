@@ -42,6 +42,8 @@ def describe(ready: Ready, survives: bool, lease_s: float | None) -> str:
         text += f"\ngoing on from {ready.manifest.folder}"
         told = describe_changes(job, ready.manifest), who_begins_afresh(job, ready.manifest)
         text += "".join(f"\n{line}" for line in told if line is not None)
+    elif config.run.init_from is not None:
+        text += f"\nbeginning with the weights of {config.run.init_from}"
     return text
 
 

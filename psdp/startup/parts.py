@@ -9,7 +9,7 @@ import numpy as np
 
 from psdp.backend import Backend
 from psdp.job import Job
-from psdp.params import Zeros
+from psdp.params import Array, Zeros
 from psdp.servers.shard import Shard
 from psdp.startup.device import Needs, check_room, make_replica
 from psdp.startup.on_devices import OnDevices
@@ -39,6 +39,7 @@ class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, Mapping[int, Par
         needs, locations: of every rank.
         backend: None of a server on a CPU.
         on_devices: where vectors are in the memory of GPUs.
+        weights: (S,) that a shard begins with, where they are not random.
     """
 
     job: Job
@@ -47,6 +48,7 @@ class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, Mapping[int, Par
     needs: Sequence[Needs | None]
     locations: Sequence[Location]
     on_devices: OnDevices | None
+    weights: Array | None = None
 
     facts = PartMade
 
@@ -76,6 +78,7 @@ class MakePart(Step[tuple[Part, SharedMemory | None], PartMade, Mapping[int, Par
                 self.job,
                 self.job.shard_of(self.rank),
                 zeros,
+                weights=self.weights,
                 threads=threads,
                 device=self.backend,
                 on_device=on_device,

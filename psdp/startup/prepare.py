@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from psdp.cast import Cast
 from psdp.errors import ConfigError
 from psdp.startup.choosing import ChooseCheckpoint
+from psdp.startup.origin import ChooseOrigin
 from psdp.startup.program import LANGUAGE, Program
 from psdp.startup.ready import Ready, Told, Waiting, folder_of
 from psdp.startup.settings import AgreeOnSettings, Location
@@ -83,9 +84,11 @@ def prepare(
     Raises:
         StartRefused: something is wrong on some rank; rank 0 has said what.
     """
-    lock, checkpoint = take(world, ChooseCheckpoint(world.rank, {} if refused else given))
+    readable = {} if refused else given
+    lock, checkpoint = take(world, ChooseCheckpoint(world.rank, readable))
     try:
-        agreeing = AgreeOnSettings(world, given, checkpoint, refused, program.command)
+        _, origin = take(world, ChooseOrigin(world.rank, readable))
+        agreeing = AgreeOnSettings(world, given, checkpoint, origin, refused, program.command)
         (config, manifest), locations = take(world, agreeing)
         cast = Cast(config, world.size)
         taking = TakePart(world, cast, manifest, locations, program, lock)

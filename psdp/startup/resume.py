@@ -25,6 +25,7 @@ from psdp.optim.schedule import Schedule
 from psdp.records.events import Line, events_file, read_lines
 from psdp.records.folder import CONFIG
 from psdp.startup.elsewhere import RUN
+from psdp.startup.origin import begun
 from psdp.startup.step import Nothing, Step
 
 UNSEEN = frozenset(
@@ -99,9 +100,14 @@ class GoOn(Step[GoneOnFrom, Nothing, None]):
 
 
 def settle(
-    given: Mapping[str, Any], checkpoint: Path | None = None
+    given: Mapping[str, Any],
+    checkpoint: Path | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> tuple[Config, Manifest | None]:
     """Return the resolved settings and, for a resumed run, the manifest of its ``checkpoint``.
+
+    Args:
+        origin: the settings that follow from the weights with which a new run begins.
 
     Raises:
         ConfigError: the settings are impossible or contradict one another.
@@ -118,8 +124,10 @@ def settle(
         _check_unchanged(given, values, changeable, Path(replay), "--replay", ReplayError)
     elif resume is not None and manifest is not None:
         values = _with_workers(kept(manifest, "settings"), kept(manifest, "workers"))
+        given = _without_origin(given, values)
         _check_unchanged(given, values, CHANGEABLE, resume, "--resume", CheckpointError)
     else:
+        given = given if origin is None else begun(given, origin)
         return Config.from_flat(dict(given)).resolved(), None
     nothing = dict.fromkeys(("out", "replay", "resume", "max_time", "checkpoint_to"))
     own = {"quiet": False, "record": False, "standby": False} | nothing
@@ -131,6 +139,15 @@ def settle(
 def _with_workers(values: Mapping[str, Any], workers: int) -> dict[str, Any]:
     """Return the settings of a run that had so many workers, for any number of ranks."""
     return dict(values) | {"virtual_workers": workers}
+
+
+def _without_origin(given: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings without those weights that a run began with already, as a job says them that
+    is started again."""
+    named, origin = given.get("init_from"), values.get("init_from")
+    if named is None or origin is None or Path(named) not in (Path(origin), *Path(origin).parents):
+        return given
+    return {name: value for name, value in given.items() if name != "init_from"}
 
 
 def _check_unchanged(
@@ -148,7 +165,8 @@ def _check_unchanged(
         if name not in changeable and value != known.get(name, value):
             raise refusal(
                 f"{flag_of(name)} {value} differs from {known[name]} of the run in {run}; drop "
-                f"the flag to go on with that run, or start a new one without {flag}"
+                f"the flag to go on with that run, or start a new one without {flag} "
+                f"(--init-from {run}: with its weights)"
             )
 
 

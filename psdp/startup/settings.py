@@ -61,6 +61,7 @@ class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Locatio
     Args:
         given: of this rank's command line.
         checkpoint: that rank 0 chose.
+        origin: what it says of the weights that a new run begins with.
         refused: why the command line could not be read.
         command: that starts a rank.
     """
@@ -68,6 +69,7 @@ class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Locatio
     world: World
     given: Mapping[str, Any]
     checkpoint: Path | None
+    origin: Mapping[str, Any] | None
     refused: ConfigError | None
     command: str
 
@@ -77,7 +79,7 @@ class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Locatio
         if self.refused is not None:
             raise self.refused
         check_not_alone(self.world.size, self.world.library, os.environ)
-        config, manifest = settle(self.given, self.checkpoint)
+        config, manifest = settle(self.given, self.checkpoint, self.origin)
         check_world(config, self.world.size, self.command)
         at = self.world.host, processor_name(), memory_bytes(), tuple(own_cores()), cpu_quota()
         return (config, manifest), Settled(config.flat(), *at)

@@ -88,7 +88,7 @@ OTHER: dict[str, Any] = {
     "corpus": ["elsewhere"],
     "val_corpus": ["elsewhere"], "token_dtype": "uint8",
     "text_field": "body",
-    "document_separator": "x",
+    "document_separator": "x", "init_from": "elsewhere",
 }  # fmt: skip
 
 
@@ -118,6 +118,7 @@ def test_a_resumed_run_may_change_what_does_not_change_its_past(tmp_path: Path, 
     flag = f"--{name.replace('_', '-')} {OTHER[name]} differs from "
     assert str(refused.value).startswith(flag)
     assert f"of the run in {case.folder}; drop the flag" in str(refused.value)
+    assert f"(--init-from {case.folder}: with its weights)" in str(refused.value)
 
 
 def test_what_a_run_had_beside_its_preset_it_has_again(case: SavedRun) -> None:
