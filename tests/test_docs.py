@@ -22,6 +22,7 @@ from session import run_session
 from settings_tables import settings_tables
 
 import psdp.audit.__main__
+import psdp.evaluate
 import psdp.export
 import psdp.generate
 import psdp.launch.options
@@ -125,6 +126,7 @@ def parse_forecast(argv: Sequence[str]) -> None:
 MODULES: dict[str, Callable[[list[str]], object]] = {
     "psdp.worker": parse_worker,
     "psdp.launch": parse_launch,
+    "psdp.evaluate": psdp.evaluate.parse,
     "psdp.export": psdp.export.parse,
     "psdp.generate": psdp.generate.parse,
     "psdp.report": psdp.report.__main__.parse,

@@ -38,7 +38,7 @@ FLOORS = (
     ("rank", "cli"),
     ("mpi_rank",),
     (
-        *("api", "audit", "worker", "export", "generate", "launch"),
+        *("api", "audit", "worker", "evaluate", "export", "generate", "launch"),
         *("report", "simulate", "tokenize", "trace"),
     ),
     ("virtual",),

@@ -56,7 +56,9 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Array]) -> tuple[int, str]:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Write ``tensors`` as a safetensors file, wait for the disk, return (bytes, sha256).
 
     The format is eight bytes of header length, a JSON header, then the raw elements
@@ -64,11 +66,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> tuple[int, str]:
     because one pass can then hash, write and fsync the caller's own memory, without a copy, and a
     full disk is an OSError with its errno. The same tensors give the same bytes.
 
+    Args:
+        metadata: what the header says beside.
+
     Raises:
         NumericsError: one of them holds NaN or Inf, and the file is not whole.
     """
     names = sorted(tensors)
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
     for name in names:
         tensor = tensors[name]

@@ -165,7 +165,10 @@ def read_folder(path: Path) -> Folder:
         CheckpointError: it cannot be read, or is of no model that psdp can have.
     """
     told = _json(path / CONFIG)
-    row, settings = settings_of(told, str(path / CONFIG))
+    try:
+        row, settings = settings_of(told, str(path / CONFIG))
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path / CONFIG} is damaged: {error}") from None
     vocab_size = told.get("vocab_size")
     if type(vocab_size) is not int or vocab_size < 1:
         raise CheckpointError(f"{path / CONFIG}: expected a vocab_size, got {vocab_size!r}")

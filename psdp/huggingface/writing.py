@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from psdp.appearing import appearing
+from psdp.checkpoint.durable import write_tensors
 from psdp.config import ModelConfig
 from psdp.errors import CheckpointError
 from psdp.huggingface.folder import CONFIG, WEIGHTS
@@ -50,6 +50,7 @@ def write_folder(
     Raises:
         ConfigError: there is no counterpart of the model.
         CheckpointError: ``out`` is not empty, or cannot be written.
+        NumericsError: a weight is NaN or Inf.
     """
     row = architecture_of(model)
     ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), ending and ending.id)
@@ -73,5 +74,5 @@ def write_folder(
         for name, values in told.items():
             (beside / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        save_file(whole, beside / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(beside / WEIGHTS, whole, {"format": "pt"})  # which transformers asks for
     return row.name

@@ -71,9 +71,10 @@ class Checkpoint(Origin):
     def settings(self) -> dict[str, Any]:
         flat = self._config.flat()
         shape = {f.name: flat[f.name] for f in fields(ModelConfig) if f.name not in OF_THE_NEW_RUN}
-        return shape | self._tokenizer_settings()
+        return shape | self.tokenizer_settings()
 
-    def _tokenizer_settings(self) -> dict[str, Any]:
+    def tokenizer_settings(self) -> dict[str, Any]:
+        """Return the settings by which a corpus is read with its tokenizer."""
         match self._tokenizer.to_json():
             case {"kind": "byte"}:
                 return {"tokenizer": "byte"}

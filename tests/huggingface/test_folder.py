@@ -168,6 +168,8 @@ def test_another_architecture_names_those_that_are_known(gpt2: Made) -> None:
         ({"attention_bias": True}, "mlp_bias False"),
         ({"hidden_size": None}, "does not say hidden_size"),
         ({"vocab_size": None}, "vocab_size"),
+        ({"rope_parameters": "none"}, "is damaged"),
+        ({"num_attention_heads": 0}, "is damaged"),
     ],
 )
 def test_what_psdp_has_not_is_refused(llama: Made, changes: dict[str, Any], said: str) -> None:

@@ -1,0 +1,315 @@
+"""``python -m psdp.evaluate RUN --corpus ...``: how well a trained model predicts a text.
+
+Alone it is one process and needs no MPI; ``mpirun -n N`` shares the batches out among N ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import socket
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from psdp.arguments import Parser, whole
+from psdp.backend import make_backend
+from psdp.backend.threads import fair_share, limit_blas
+from psdp.checkpoint import Manifest, read_manifest
+from psdp.config import Config, DataConfig
+from psdp.cores import cpu_quota, own_cores
+from psdp.data.batches import TextBatch
+from psdp.data.corpus import load_corpus
+from psdp.data.tokenizer import ByteTokenizer, IdTokenizer, Tokenizer
+from psdp.errors import ConfigError, DataError, PsdpError, StartRefused
+from psdp.fields import AUTO
+from psdp.generation import chosen_checkpoint, identity_of, parameters_of
+from psdp.language import Language
+from psdp.records.metrics import perplexity
+from psdp.startup.sources import Checkpoint
+from psdp.startup.step import Step, take
+from psdp.task import Measured
+from psdp.terminal import at_home, show_any_text
+from psdp.transport.in_memory_world import InMemoryWorlds
+from psdp.transport.launchers import check_not_alone, launch_of
+from psdp.transport.world import World
+
+MOST_THREADS = 1024
+"""That can be asked for; beyond any machine's."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one rank tells: sums over its part of the text, and of what.
+
+    Attributes:
+        loss: nats.
+        bytes: of the text that was predicted; 0 where tokens stand for no text.
+        checkpoint, corpus: digests of both.
+        about: both in words.
+    """
+
+    units: int
+    loss: float
+    correct: int
+    bytes: int
+    checkpoint: str
+    corpus: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of a whole text.
+
+    Attributes:
+        loss: nats a token.
+        bits_per_byte: None where tokens stand for no text.
+    """
+
+    about: str
+    tokens: int
+    loss: float
+    accuracy: float
+    bits_per_byte: float | None
+
+    def __str__(self) -> str:
+        above = perplexity(self.loss)
+        text = f"{self.about}: {self.tokens:,} tokens predicted, loss {self.loss:.4f}, "
+        text += f"perplexity {math.inf if above is None else above:.2f}, "
+        text += f"accuracy {self.accuracy:.3f}"
+        return text + (
+            "" if self.bits_per_byte is None else f", {self.bits_per_byte:.4f} bits per byte"
+        )
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where a rank is."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Locate(Step[None, Host, list[str]]):
+    """Find the host of each rank."""
+
+    host: str
+
+    facts = Host
+
+    def act(self) -> tuple[None, Host]:
+        return None, Host(self.host)
+
+    def agree(self, facts: Mapping[int, Host]) -> list[str]:
+        return [at.name for at in facts.values()]
+
+
+@dataclass(frozen=True)
+class Evaluate(Step[None, Sums, Evaluation]):
+    """Evaluate this rank's part of the text; add up what all found.
+
+    Args:
+        local_rank: of this rank, among those on its host.
+        threads: that it computes with.
+    """
+
+    options: argparse.Namespace
+    rank: int
+    ranks: int
+    local_rank: int
+    threads: int
+
+    facts = Sums
+
+    def act(self) -> tuple[None, Sums]:
+        chosen, best = self.options.run, self.options.best
+        with chosen_checkpoint(chosen, best=best, tell=self._tell) as folder:
+            return None, self._sums(read_manifest(folder))
+
+    def _sums(self, manifest: Manifest) -> Sums:
+        config, tokenizer = identity_of(manifest)
+        table, weights = parameters_of(manifest, config, tokenizer.vocab_size)
+        task = self._task(config, Checkpoint(manifest).tokenizer_settings())
+        if task.corpus.tokenizer != tokenizer and not isinstance(tokenizer, IdTokenizer):
+            raise DataError("the corpus is of another tokenizer than the model's; give its text")
+        how = self.options.device, str(weights.dtype), self.local_rank
+        backend = make_backend(*how, threads=self.threads)
+        on_device = backend.empty(table.size)
+        backend.to_device(weights, on_device)
+        model = task.model(backend, on_device, None)
+        batches = Counted(task.validation(self.rank, self.ranks), tokenizer)
+        total = sum((model.evaluate(batch) for batch in batches), Measured(0, 0.0))
+        return Sums(
+            units=total.units,
+            loss=total.loss,
+            correct=total.correct,
+            bytes=batches.bytes,
+            checkpoint=manifest.digest,
+            corpus=task.corpus.sha256,
+            about=f"{self.options.run} ({manifest.folder.name}) on {task.description}",
+        )
+
+    def _task(self, config: Config, tokenizer: Mapping[str, Any]) -> Language:
+        """Return the task whose validation is all of the text that is asked for: of a corpus, or
+        what the run has kept for it."""
+        data, said = replace(config.data, **tokenizer), self.options.corpus
+        if said:
+            data = replace(data, corpus=tuple(said), val_corpus=None, val_fraction=0.0)
+        corpus = load_corpus(data)
+        text = corpus.train if said else corpus.val
+        if not text.size:
+            raise DataError(
+                f"{self.options.run} kept no text for its validation; name one with --corpus"
+            )
+        some = replace(config.data, val_fraction=DataConfig.val_fraction)
+        settings = replace(config, data=some, run=replace(config.run, eval_batches=0))
+        return Language.of(settings, replace(corpus, val=text))
+
+    def agree(self, facts: Mapping[int, Sums]) -> Evaluation:
+        first = facts[0]
+        for rank, other in facts.items():
+            for name in ("checkpoint", "corpus"):
+                if getattr(other, name) != getattr(first, name):
+                    raise DataError(f"rank {rank} read another {name} than rank 0; name one")
+        units = sum(part.units for part in facts.values())
+        loss = sum(part.loss for part in facts.values())
+        size = sum(part.bytes for part in facts.values())
+        return Evaluation(
+            about=first.about,
+            tokens=units,
+            loss=loss / units,
+            accuracy=sum(part.correct for part in facts.values()) / units,
+            bits_per_byte=loss / math.log(2) / size if size else None,
+        )
+
+    def _tell(self, text: object) -> None:
+        if self.rank == 0:
+            print(f"psdp: {text}", file=sys.stderr)
+
+
+class Counted:
+    """The batches of a part of a text, which counts the bytes that their targets stand for. What
+    ends a text is none of it.
+
+    Attributes:
+        bytes: so far.
+    """
+
+    def __init__(self, batches: Iterable[TextBatch], tokenizer: Tokenizer) -> None:
+        self._batches, self._tokenizer = batches, tokenizer
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[TextBatch]:
+        tokenizer, stream = self._tokenizer, self._tokenizer.stream()
+        for batch in self._batches:
+            ids = batch.targets[batch.counted]
+            if isinstance(tokenizer, ByteTokenizer):
+                self.bytes += ids.size
+            elif not isinstance(tokenizer, IdTokenizer):
+                if tokenizer.end_of_text is not None:
+                    ids = ids[ids != tokenizer.end_of_text]
+                self.bytes += len(stream.feed(ids).encode())
+            yield batch
+        self.bytes += len(stream.finish().encode())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate, and have rank 0 print what came out; return the exit status."""
+    show_any_text()
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+        evaluation = evaluate(world_of(os.environ), options)
+    except StartRefused as refused:
+        return refused.exit_code
+    except PsdpError as error:
+        print(f"psdp: {error}", file=sys.stderr)
+        return error.exit_code
+    if evaluation is not None:
+        print(evaluation)
+    return 0
+
+
+def evaluate(world: World, options: argparse.Namespace) -> Evaluation | None:
+    """Return what all ranks of a world find together; None but on rank 0.
+
+    Raises:
+        StartRefused: something is wrong on some rank; rank 0 has said what.
+    """
+    check_not_alone(world.size, world.library, os.environ)
+    _, hosts = take(world, Locate(world.host))
+    local_rank, near = hosts[: world.rank].count(world.host), hosts.count(world.host)
+    threads = options.threads or fair_share(own_cores(), [own_cores()] * near, cpu_quota())
+    limit_blas(threads)
+    _, evaluation = take(world, Evaluate(options, world.rank, world.size, local_rank, threads))
+    return evaluation if world.rank == 0 else None
+
+
+def world_of(environment: Mapping[str, str]) -> World:
+    """Return the world of this process: MPI's where a launcher has started it."""
+    if launch_of(environment) is None:
+        return InMemoryWorlds([socket.gethostname()]).worlds[0]
+    from psdp.transport.mpi import MpiWorld
+
+    return MpiWorld()
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options.
+
+    Raises:
+        ConfigError: an unknown flag, or a value that cannot be.
+        SystemExit: ``--help``.
+    """
+    parser = Parser(
+        prog="python -m psdp.evaluate",
+        description="Say how well a trained model predicts a text: loss (nats a token), "
+        "perplexity, accuracy, and bits per byte, which can be compared between tokenizers. "
+        "Started with mpirun, all ranks share the work.",
+        epilog="example: mpirun -n 4 python -m psdp.evaluate runs/mine --corpus my/texts",
+    )
+
+    def add(flag: str, help: str, **how: Any) -> None:
+        parser.add_argument(flag, help=help, **how)
+
+    add(
+        "run",
+        "run folder, of which the latest checkpoint that is whole is taken, folder of a "
+        "checkpoint, or URL of copies",
+        metavar="RUN",
+    )
+    add(
+        "--corpus",
+        "text or tokens, as for training (default: what the run has kept for its validation, all "
+        "of it)",
+        nargs="+",
+        default=(),
+        metavar="PATH",
+    )
+    add(
+        "--best",
+        "take the checkpoint of the run folder that has the lowest validation loss",
+        action="store_true",
+    )
+    add("--device", "where to compute (default cpu)", choices=(AUTO, "cpu", "gpu"), default="cpu")
+    add(
+        "--threads",
+        "of each rank (default 0: the host's cores, shared among its ranks)",
+        type=whole,
+        default=0,
+        metavar="N",
+    )
+    options = parser.parse_args(argv)
+    if not 0 <= options.threads <= MOST_THREADS:
+        raise ConfigError(
+            f"--threads must be at least 0 and at most {MOST_THREADS}, got {options.threads}"
+        )
+    options.run = at_home(options.run, "RUN")
+    options.corpus = [at_home(path, "--corpus") for path in options.corpus]
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
