@@ -1,4 +1,4 @@
-"""``python -m psdp.export RUN --to hf DIR``: a trained model for other programs.
+"""``python -m psdp.export RUN --to hf DIR`` or ``--to gguf FILE``: a model for other programs.
 
 One process and no MPI.
 """
@@ -14,6 +14,7 @@ from psdp.arguments import Parser
 from psdp.checkpoint import read_manifest
 from psdp.errors import ConfigError, PsdpError
 from psdp.generation import chosen_checkpoint, identity_of, parameters_of
+from psdp.gguf import write_gguf
 from psdp.huggingface import Ending, write_folder
 from psdp.terminal import at_home, path_of, show_any_text
 
@@ -24,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
         with chosen_checkpoint(options.run, best=options.best, tell=tell) as checkpoint:
-            name = to_hugging_face(checkpoint, options.out)
-        print(f"{options.out}: {name} with the weights of {checkpoint}")
+            name = KINDS[options.kind](checkpoint, options.out)
+            print(f"{options.out}: {name} with the weights of {options.run} ({checkpoint.name})")
     except PsdpError as error:
         tell(error)
         return error.exit_code
@@ -59,6 +60,23 @@ def to_hugging_face(checkpoint: Path, out: Path) -> str:
     )
 
 
+def to_gguf(checkpoint: Path, out: Path) -> str:
+    """Write the file of a checkpoint's model that llama.cpp reads; return its architecture there.
+
+    Raises:
+        CheckpointError: it cannot be read, or nothing can be written.
+        ConfigError: the gguf package is not installed, or there is no counterpart.
+    """
+    manifest = read_manifest(checkpoint)
+    config, tokenizer = identity_of(manifest)
+    parameters = parameters_of(manifest, config, tokenizer.vocab_size)
+    return write_gguf(out, config.model, *parameters, tokenizer)
+
+
+KINDS = {"hf": to_hugging_face, "gguf": to_gguf}
+"""What ``--to`` may say."""
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options.
 
@@ -80,10 +98,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--to",
         help="hf, and the folder to make: config.json, model.safetensors and the tokenizer, as "
-        "transformers reads them",
+        "transformers reads them; or gguf, and the file to make, as llama.cpp does",
         nargs=2,
         required=True,
-        metavar=("hf", "DIR"),
+        metavar=("KIND", "OUT"),
     )
     parser.add_argument(
         "--best",
@@ -91,11 +109,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         action="store_true",
     )
     options = parser.parse_args(argv)
-    kind, out = options.to
-    if kind != "hf":
-        raise ConfigError(f"--to {kind}: expected hf and a folder")
+    options.kind, out = options.to
+    if options.kind not in KINDS:
+        raise ConfigError(f"--to {options.kind}: expected hf and a folder, or gguf and a file")
     options.run = at_home(options.run, "RUN")
-    options.out = path_of(out, "--to hf")
+    options.out = path_of(out, f"--to {options.kind}")
     return options
 
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from saved_model import SHAPE, checkpoint_of, subwords
 
-from psdp.checkpoint import CheckpointId, CheckpointStore
 from psdp.config import Config
-from psdp.data.subwords import SubwordTokenizer
-from psdp.data.tokenizer import ByteTokenizer, IdTokenizer, Tokenizer
+from psdp.data.tokenizer import ByteTokenizer, IdTokenizer
 from psdp.export import main
 from psdp.generation import Sampling, continuation, load_model
 from psdp.huggingface import read_folder
 from psdp.nn.transformer import parameter_table
-from psdp.params import Array
 
-SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 24, "dropout": 0.1}
 NEOX = {"position": "rotary", "activation": "gelu-erf", "tied_head": False}
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {"preset": "gpt2"},
@@ -30,37 +28,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gpt-neox": NEOX | {"parallel_residual": True, "rotary_dims": 4},
     "gpt-neox, in turn": NEOX | {"rope_theta": 100.0, "tied_head": True},
 }
-
-
-def checkpoint_of(
-    run: Path, settings: dict[str, Any], tokenizer: Tokenizer, best: bool = False
-) -> tuple[Path, Array]:
-    """Return a checkpoint of a run with such settings, and its weights (P,)."""
-    config = Config.from_flat(SHAPE | settings).resolved()
-    table = parameter_table(config.model, tokenizer.vocab_size)
-    noise = np.random.default_rng(3).standard_normal(table.size)
-    weights = table.initial(1, "float32") + 0.3 * noise.astype("float32")
-    store, at = CheckpointStore(run, keep=0), CheckpointId(3, 3)
-    cut = table.size // 3
-    parts = weights[:cut], weights[cut:]
-    files = [store.write_shard(at, k, 2, {"weights": part}) for k, part in enumerate(parts)]
-    state = {
-        "settings": config.flat(),
-        "layout": table.index(),
-        "vocab_size": tokenizer.vocab_size,
-        "tokenizer": tokenizer.to_json(),
-        "attached": dict(tokenizer.files()),
-    }
-    store.commit(at, files, state)
-    if best:
-        store.mark_best(at)
-    return run / "checkpoints" / at.name, weights
-
-
-def subwords(vocab_size: int | None = None) -> SubwordTokenizer:
-    pytest.importorskip("tokenizers", reason="the library of subwords is not installed")
-    learnt = SubwordTokenizer.trained(["to be or not to be, that is the question " * 3], 270)
-    return SubwordTokenizer(learnt.definition, vocab_size)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -139,7 +106,11 @@ def test_other_refusals_are_one_line_each(
     checkpoint, _ = checkpoint_of(tmp_path / "run", {"preset": "gpt2"}, ByteTokenizer())
     run, out = str(tmp_path / "run"), tmp_path / "out"
     for args, status, said in (
-        ([run, "--to", "onnx", str(out)], 2, "--to onnx"),
+        (
+            [run, "--to", "onnx", str(out)],
+            2,
+            "--to onnx: expected hf and a folder, or gguf and a file",
+        ),
         ([run, "--to", "hf"], 2, "--to"),
         ([str(tmp_path / "none"), "--to", "hf", str(out)], 6, "no such folder"),
         ([run, "--best", "--to", "hf", str(out)], 6, "no best checkpoint"),
@@ -153,9 +124,18 @@ def test_other_refusals_are_one_line_each(
     assert not out.exists()
 
 
+def test_what_gguf_needs_is_an_extra(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    checkpoint_of(tmp_path / "run", {"preset": "gpt2"}, ByteTokenizer())
+    assert main([str(tmp_path / "run"), "--to", "gguf", str(tmp_path / "out")]) == 2
+    assert "pip install 'psdp[gguf]'" in capsys.readouterr().err
+
+
 def test_the_best_checkpoint_can_be_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, _ = checkpoint_of(tmp_path / "run", {"preset": "gpt2"}, ByteTokenizer(), best=True)
     assert main([str(tmp_path / "run"), "--best", "--to", "hf", str(tmp_path / "out")]) == 0
-    assert str(checkpoint) in capsys.readouterr().out
+    assert checkpoint.name in capsys.readouterr().out

@@ -33,7 +33,7 @@ FLOORS = (
     ("policies", "records"),
     ("nn", "checkpoint"),
     ("huggingface", "language"),
-    ("servers", "workers", "generation"),
+    ("gguf", "servers", "workers", "generation"),
     ("startup",),
     ("rank", "cli"),
     ("mpi_rank",),

@@ -1,4 +1,4 @@
-"""Libraries that only some corpora need."""
+"""Libraries that only some need."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class NotInstalled(ConfigError):
     """A library is not there."""
 
 
-def needed(library: str, why: str) -> Any:
-    """Return a library, loaded now.
+def needed(library: str, why: str, extra: str = "data") -> Any:
+    """Return a library, loaded now, which comes with an extra of psdp.
 
     Raises:
         NotInstalled: it is not; the text begins with ``why``.
@@ -21,4 +21,6 @@ def needed(library: str, why: str) -> Any:
     try:
         return import_module(library)
     except ImportError as error:
-        raise NotInstalled(f"{why}, which needs {error.name}; pip install 'psdp[data]'") from error
+        raise NotInstalled(
+            f"{why}, which needs {error.name}; pip install 'psdp[{extra}]'"
+        ) from error
