@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from psdp.errors import ConfigError, DataError, PsdpError, StartRefused
 from psdp.fields import AUTO
 from psdp.generation import chosen_checkpoint, identity_of, parameters_of
 from psdp.language import Language
+from psdp.rank import tell
 from psdp.records.metrics import perplexity
 from psdp.startup.sources import Checkpoint
 from psdp.startup.step import Step, take
@@ -221,12 +223,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_any_text()
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
-        evaluation = evaluate(world_of(os.environ), options)
-    except StartRefused as refused:
-        return refused.exit_code
-    except PsdpError as error:
+        world = world_of(os.environ)
+    except ConfigError as error:
         print(f"psdp: {error}", file=sys.stderr)
         return error.exit_code
+    try:
+        evaluation = evaluate(world, options)
+    except PsdpError as error:
+        if not isinstance(error, StartRefused):
+            print(f"psdp: {error}", file=sys.stderr)
+        return error.exit_code
+    except BaseException as error:
+        if world.size > 1:
+            world.abort(tell(world.rank, error))  # or the others would wait for this rank
+        if isinstance(error, KeyboardInterrupt):
+            return 128 + signal.SIGINT
+        raise
     if evaluation is not None:
         print(evaluation)
     return 0

@@ -84,7 +84,7 @@ def begun(given: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]
     for name, value in with_preset(given).items():
         if name not in origin or name == "init_from":
             continue
-        other = origin | {name: value}
+        other = {**origin, name: value}
         longest = origin["block_size"] if origin["position"] == "learned" else math.inf
         if name == "block_size":
             same = value <= longest
