@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 from psdp.data.cache import alone, keep, kept_at
@@ -22,7 +21,7 @@ def learnt_tokenizer(texts: Texts, vocab_size: int, says: Says) -> SubwordTokeni
         ConfigError: the library is not installed.
         DataError: nothing can be kept.
     """
-    kept = kept_at("bpe", vocab_size, _sha256(texts))
+    kept = kept_at("bpe", vocab_size, texts.digest)
     with alone(kept):
         if not kept.exists():
             says(f"learning {vocab_size:,} subwords from {texts.size / 1e6:.1f} MB of text")
@@ -40,7 +39,7 @@ def tokenised(
         DataError: nothing can be kept.
     """
     between = separator_of(tokenizer, separator)
-    kept = kept_at("tokens", tokenizer.to_json(), between.tolist(), _sha256(texts))
+    kept = kept_at("tokens", tokenizer.to_json(), between.tolist(), texts.digest)
     with alone(kept):
         if not (kept / ACCOUNT).exists():
             says(f"tokenising {texts.size / 1e6:.1f} MB of text")
@@ -51,11 +50,3 @@ def tokenised(
                 if not (kept / ACCOUNT).exists():  # of another host, on a disk that they share
                     raise
         return TokenFolder.read(kept)
-
-
-def _sha256(texts: Texts) -> str:
-    digest = hashlib.sha256()
-    for document in texts.documents:
-        digest.update(b"%d," % len(document))
-        digest.update(document)
-    return digest.hexdigest()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import platform
 import sysconfig
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from psdp.data.clean import cleaned
@@ -46,6 +48,15 @@ class Texts:
     def size(self) -> int:
         """Bytes of all documents."""
         return sum(map(len, self.documents))
+
+    @cached_property
+    def digest(self) -> str:
+        """The hash of all documents, and of where each ends."""
+        digest = hashlib.sha256()
+        for document in self.documents:
+            digest.update(b"%d," % len(document))
+            digest.update(document)
+        return digest.hexdigest()
 
     def joined(self, separator: str = SEPARATOR) -> bytes:
         """Return all documents as one."""

@@ -57,7 +57,7 @@ class Muon(AdamW):
         super().__init__(settings, part, backend)
         self._decay = settings.weight_decay
         self._momentum, self._ratio = settings.muon_momentum, settings.adamw_lr_ratio
-        maps = [shape for piece in self._whole for shape in map_shapes(piece.spec)]
+        maps = [shape for piece in self._whole for shape in _map_shapes(piece.spec)]
         largest = max((math.prod(shape) for shape in maps), default=0)
         square = max((min(shape) for shape in maps), default=0) ** 2
         self._matrices_of = backend.empty(largest), backend.empty(largest)
@@ -119,6 +119,6 @@ def _columns(spec: ParamSpec) -> Iterator[slice]:
         start += width
 
 
-def map_shapes(spec: ParamSpec) -> list[tuple[int, int]]:
+def _map_shapes(spec: ParamSpec) -> list[tuple[int, int]]:
     """Return the shape of each linear map that lies in a matrix."""
     return [(spec.shape[0], columns.stop - columns.start) for columns in _columns(spec)]

@@ -283,7 +283,7 @@ class Serving:
         begin_s = time.monotonic()
         norm = self._maker.renew(update, squares, self.receiving.pushes)
         works = works_of(self.job, update.slots, self.receiving.pushes)
-        of = [(worker, work.clock) for worker, work in works.items()]
+        of = ((worker, work.clock) for worker, work in works.items())
         self._timeline.note("update", begin_s, time.monotonic(), of, version=update.version)
         self.progress.advance(update.version, works)
         self._events.append(o.Updated())

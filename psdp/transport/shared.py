@@ -15,7 +15,7 @@ import secrets
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -124,9 +124,7 @@ class SharedMemory(SharedRegion):
         """Return what a peer needs to open this memory and find a vector in it; None if the vector
         is elsewhere."""
         offset = self.offset(vector.view(np.uint8))
-        if offset is None:
-            return None
-        return MemoryCard(self._bell.card(), self._file, self._name, self._capacity, offset)
+        return None if offset is None else replace(self.whole, offset=offset)
 
     @property
     def whole(self) -> MemoryCard:
