@@ -236,21 +236,27 @@ class Ranks:
             )
 
     def _hear(self, connection: socket.socket) -> None:
-        try:
-            data = connection.recv(LONGEST_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
+        ours = True
+        while ours:  # to the end: ranks are heard in the order in which they spoke, and went
+            try:
+                data = connection.recv(LONGEST_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                break
+            ours = bool(data) and self._understands(connection, data)
+        self._drop(connection)
+
+    def _understands(self, connection: socket.socket, data: bytes) -> bool:
+        """Take the words that have come on a connection; say whether they are a rank's."""
         *words, rest = (self._rests[connection] + data).split(b"\n")
         self._rests[connection] = rest
         try:
             for word in words:
                 self._take(connection, json.loads(word))
-        except (ValueError, TypeError, KeyError):  # none of ours
-            data = b""
-        if not data or len(rest) > LONGEST_BYTES:
-            self._drop(connection)
+        except (ValueError, TypeError, KeyError):
+            return False
+        return len(rest) <= LONGEST_BYTES
 
     def _take(self, connection: socket.socket, word: Mapping[str, Any]) -> None:
         rank = self._at(connection)

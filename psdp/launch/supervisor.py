@@ -6,18 +6,13 @@ as Linux does), and what it leaves behind on this host is killed after it.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from psdp.errors import CheckpointError, ConfigError, PeerLost
+from psdp.launch.child import remove_session, start
 from psdp.launch.ranks import Rank, Ranks
 from psdp.processes import kill_all
 from psdp.signals import heeded, is_for_good, status_after
@@ -144,7 +140,7 @@ class Supervisor:
             ConfigError: it cannot be started.
         """
         try:
-            child = _start(command, self._ranks.environment)
+            child = start(command, self._ranks.environment)
         except (OSError, ValueError) as error:  # too long, or with a NUL in it
             raise ConfigError(f"{command[0]} cannot be started: {error}") from error
         with child:
@@ -155,7 +151,7 @@ class Supervisor:
                     self._ranks.seek(child.pid, self._size)
                 self._watch(child)
         self._hear_out()
-        _remove_session(child.pid)
+        remove_session(child.pid)
         return self._outcome(child.returncode)
 
     def _turn(self, timeout_s: float) -> None:
@@ -255,6 +251,15 @@ class Supervisor:
             return False
         return leader.gone and not self._ranks.finished and self._broken in (None, leader)
 
+    def _beyond_reach(self) -> Rank | None:
+        """Return a rank of which the launcher cannot tell that it has ended: its host may be lost,
+        unless it is this one, where a rank that is not gone yet is but slow to go."""
+        here = socket.gethostname()
+        for rank in self._ranks.known.values():
+            if rank.silent_s is not None or (rank.host != here and not rank.gone):
+                return rank
+        return None
+
     def _outcome(self, code: int) -> Outcome:
         told, known = self._ranks.status, self._ranks.known
         first = next(iter(self._ranks.left), None)
@@ -266,8 +271,7 @@ class Supervisor:
         if self._leaderless():
             first, told, broken = known[self._ranks.leader], None, True
         elif told is None:
-            beyond = (rank for rank in known.values() if rank.silent_s is not None or not rank.gone)
-            first = self._broken or next(beyond, None) or first
+            first = self._broken or self._beyond_reach() or first
         without = self._terminated or any(rank.status != 0 for rank in self._ranks.left)
         status = exit_status(
             128 - code if code < 0 else code,
@@ -307,39 +311,3 @@ def exit_status(
     if broken:
         return PeerLost.exit_code
     return mpirun or (PeerLost.exit_code if spoke else 0)
-
-
-def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a command that a Ctrl-C at this terminal does not reach, and that ends with this
-    process."""
-    # In the background of a terminal, who reads from it is stopped.
-    at_terminal = sys.stdin is None or sys.stdin.isatty()
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL if at_terminal else None,
-        env=os.environ | environment,
-        preexec_fn=_end_with(os.getpid()),  # no thread is running here
-    )
-
-
-def _remove_session(pid: int) -> None:
-    """Remove the files that an mpirun of Open MPI leaves if it is killed: they would be in the way
-    of the next one that gets its process id."""
-    shutil.rmtree(Path(tempfile.gettempdir()) / f"ompi.{pid}", ignore_errors=True)
-
-
-def _end_with(parent: int) -> Callable[[], None]:
-    """Return what a child does before it becomes another program."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-    def prepare() -> None:
-        os.setpgid(0, 0)
-        if libc is not None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:  # it has gone already
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    return prepare
-
-
-_PR_SET_PDEATHSIG = 1

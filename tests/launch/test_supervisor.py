@@ -77,8 +77,10 @@ from psdp.launch.ranks import Ranks
 supervisor.BROKEN_S = supervisor.LEAVING_S = 0.5
 signals = supervisor.Signals()
 ranks = Ranks(signals.selector, time.monotonic(), everywhere=False)
-job = supervisor.Supervisor(signals, ranks, 2, survives=True)
-sys.exit(job.run([sys.executable, "-c", sys.argv[1]]).status)
+job = supervisor.Supervisor(signals, ranks, 2, survives="--dies" not in sys.argv)
+outcome = job.run([sys.executable, "-c", sys.argv[1]])
+print(outcome.first)
+sys.exit(outcome.status)
 """
 
 
@@ -113,6 +115,21 @@ if not os.fork():
 declared.wait()
 """
 
+KILLED_BESIDE_ONE_THAT_IS_SLOW_TO_GO = """
+import os, signal, sys, time
+from psdp.line import open_line
+
+for rank in range(2):
+    if not os.fork():
+        open_line(os.environ | {"OMPI_COMM_WORLD_RANK": str(rank)}).started()
+        if rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+os.wait()
+time.sleep(1)
+sys.exit(9)
+"""
+
 
 def test_a_job_of_which_a_rank_is_stopped_at_its_end_has_finished() -> None:
     command = [sys.executable, "-c", LAUNCHER, STOPPED_AT_ITS_END]
@@ -124,6 +141,24 @@ def test_ranks_that_are_left_without_who_leads_see_that_it_is_gone() -> None:
     command = [sys.executable, "-c", LAUNCHER, LEFT_WITHOUT_WHO_LEADS]
     ended = run_session(command, timeout_s=30)
     assert ended.status == 5, ended.output
+
+
+def test_who_was_killed_went_first_though_another_on_this_host_is_slow_to_go() -> None:
+    command = [sys.executable, "-c", LAUNCHER, KILLED_BESIDE_ONE_THAT_IS_SLOW_TO_GO, "--dies"]
+    ended = run_session(command, timeout_s=30)
+    assert ended.status == 9, ended.output
+    assert f"rank 1 on {socket.gethostname()}\n" in ended.output
+
+
+def test_ranks_go_in_the_order_in_which_they_went_whatever_they_had_said() -> None:
+    there = Listening()
+    talkative, silent = there.call(1), there.call(2)
+    talkative.sendall(encoded({"beat": True}) * 1000)
+    talkative.close()
+    silent.close()
+    there.hear()
+    assert [rank.rank for rank in there.ranks.left] == [1, 2]
+    there.ranks.close()
 
 
 @pytest.mark.parametrize("asked", ENDING)
