@@ -44,7 +44,7 @@ RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK",
 BEATS = 10
 """How often a rank gives a sign of life within a lease."""
 
-_CONNECT_S = 2.0
+_CONNECT_S, _WELCOME_S = 2.0, 20.0
 
 
 def _fence() -> None:
@@ -212,6 +212,7 @@ def open_line(environment: Mapping[str, str]) -> Line:
         with suppress(OSError, ValueError, KeyError):
             connection = socket.create_connection((address, int(port)), _CONNECT_S)
             try:
+                connection.settimeout(_WELCOME_S)  # all ranks of a large job may call at once
                 connection.sendall(hello)
                 with connection.makefile("rb", buffering=0) as words:
                     welcome = json.loads(words.readline(LONGEST_BYTES))

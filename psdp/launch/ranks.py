@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from psdp.launch.leases import Leases
@@ -103,6 +104,7 @@ class Ranks:
         self._everywhere = everywhere
         self._newest_s: float | None = None
         """When a rank was there, or called, that had not before."""
+        self._next_look_s = 0.0
         self._seen: set[int] = set()
         """Ranks of which processes have been on this host."""
         self._selector = selector
@@ -188,7 +190,8 @@ class Ranks:
     def seek(self, parent: int, size: int) -> None:
         """Look below the mpirun of so many ranks for those on this host that have ended before they
         could call, while others wait for them."""
-        if self._newest_s is None:  # there may be nobody who calls
+        began_s = self._now()
+        if self._newest_s is None or began_s < self._next_look_s:  # nobody may call
             return
         alive = set()
         for environment in map(environment_of, descendants(parent)):
@@ -203,6 +206,8 @@ class Ranks:
         for number in self._seen - alive - self.known.keys() if alive else ():
             self.known[number] = rank = Rank(number, socket.gethostname(), 0, gone=True)
             self.left.append(rank)
+        now_s = self._now()
+        self._next_look_s = now_s + 4 * (now_s - began_s)  # ranks are to be heard meanwhile
 
     def kill(self) -> None:
         """Kill those on this host that are still there."""
@@ -227,13 +232,13 @@ class Ranks:
         self._rests.clear()
 
     def _accept(self) -> None:
-        with suppress(OSError):
-            connection, _ = self._listener.accept()
-            connection.setblocking(False)
-            self._rests[connection] = b""
-            self._selector.register(
-                connection, selectors.EVENT_READ, lambda: self._hear(connection)
-            )
+        with suppress(OSError):  # to the end: ranks wait for an answer, and many call at once
+            while True:
+                connection, _ = self._listener.accept()
+                connection.setblocking(False)
+                self._rests[connection] = b""
+                hear = partial(self._hear, connection)
+                self._selector.register(connection, selectors.EVENT_READ, hear)
 
     def _hear(self, connection: socket.socket) -> None:
         ours = True

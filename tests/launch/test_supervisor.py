@@ -150,6 +150,41 @@ def test_who_was_killed_went_first_though_another_on_this_host_is_slow_to_go() -
     assert f"rank 1 on {socket.gethostname()}\n" in ended.output
 
 
+def test_ranks_that_call_all_at_once_are_heard_at_once() -> None:
+    there = Listening()
+    token, port, address = there.ranks.environment[VARIABLE].split()
+    called = [socket.create_connection((address, int(port))) for _ in range(50)]
+    for rank, connection in enumerate(called):
+        hello = {"token": token, "rank": rank, "host": "here", "pid": 0}
+        connection.sendall(encoded(hello))
+    for _ in range(2):  # turns of the launcher's loop, which has other things to do
+        for key, _ in there.selector.select(0.1):
+            key.data()
+    assert len(there.ranks.known) == 50
+    for connection in called:
+        connection.close()
+    there.ranks.close()
+
+
+def test_looking_for_processes_takes_a_fifth_of_the_time_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there, looks = Listening(), list[float]()
+
+    def slow(_parent: int) -> list[int]:
+        looks.append(there.clock_s)
+        there.clock_s += 1
+        return []
+
+    monkeypatch.setattr("psdp.launch.ranks.descendants", slow)
+    there.call(0).close()
+    for _ in range(100):
+        there.ranks.seek(1, 2)
+        there.clock_s += 0.25
+    assert looks == [60 + 5 * n for n in range(7)]
+    there.ranks.close()
+
+
 def test_ranks_go_in_the_order_in_which_they_went_whatever_they_had_said() -> None:
     there = Listening()
     talkative, silent = there.call(1), there.call(2)
