@@ -36,3 +36,10 @@ def moves(*arguments: Any) -> tuple[float, int]:
 def multiplies(a: Any, b: Any, *others: Any) -> tuple[float, int]:
     """Return the cost of a kernel that multiplies ``a`` (M, K) by ``b`` (K, N)."""
     return 2.0 * a.shape[0] * a.shape[1] * b.shape[1], moves(a, b, *others)[1]
+
+
+def multiplies_half(a: Any, b: Any, *others: Any) -> tuple[float, int]:
+    """Return the cost of a kernel that does so for a product that is symmetric, of which half is
+    enough."""
+    flops, traffic = multiplies(a, b, *others)
+    return flops / 2, traffic

@@ -79,6 +79,24 @@ def test_products_add_or_overwrite_and_take_transposed_views(
 
 @random_shapes
 @rows_and_width
+def test_products_that_are_symmetric(backend: Backend, rows: int, width: int, seed: int) -> None:
+    bench = Bench(backend, seed)
+    x, wide = bench.real(rows, width)
+    gram, turned = backend.empty(rows, rows), backend.empty(width, width)
+    backend.symmetric_matmul(x, x.T, gram)
+    bench.close(gram, wide @ wide.T, width)
+    backend.symmetric_matmul(x.T, x, turned)
+    bench.close(turned, wide.T @ wide, rows)
+    square, cube = bench.wide(gram), backend.empty(rows, rows)
+    backend.symmetric_matmul(gram, gram.T, turned := backend.empty(rows, rows))
+    backend.symmetric_matmul(gram, turned, cube)
+    expected = square @ square @ square
+    error = np.linalg.norm(bench.wide(cube) - expected)
+    assert error <= bench.tolerance * np.linalg.norm(expected)
+
+
+@random_shapes
+@rows_and_width
 def test_gelu_after_a_product(backend: Backend, rows: int, width: int, seed: int) -> None:
     bench = Bench(backend, seed)
     for columns in (5, 8):

@@ -265,6 +265,9 @@ def test_products_and_biases(backend: Backend, rows: int) -> None:
     backend.add_matmul(x.T, y, total)
     expected = 1 + wide.T @ y.astype("float64")
     np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-5 * rows)
+    gram = backend.empty(6, 6)
+    backend.symmetric_matmul(x.T, x, gram)
+    np.testing.assert_allclose(gram, wide.T @ wide, rtol=1e-5, atol=1e-5 * rows)
     back = np.ones((rows, 6), backend.dtype)
     backend.add_matmul(y, weight.T, back)
     np.testing.assert_allclose(back, 1 + y.astype("float64") @ weight.T, rtol=1e-5, atol=1e-5)
@@ -389,14 +392,29 @@ def test_own_products_of_any_shape(
 
 @needs_avx512
 def test_a_product_has_the_same_bits_on_any_number_of_threads() -> None:
-    results = []
-    for threads in (1, 2, 3):
+    a, b = np.random.default_rng(2).standard_normal((2, 300, 700)).astype("f4")
+    whole, halved = ([np.empty((300, 300), "f4") for _ in range(3)] for _ in range(2))
+    for threads in range(3):
+        backend = CompiledBackend(threads + 1)
+        backend.matmul(a, b.T, whole[threads])
+        backend.symmetric_matmul(a, a.T, halved[threads])
+    for results in (whole, halved):
+        assert np.array_equal(results[0], results[1])
+        assert np.array_equal(results[0], results[2])
+
+
+@needs_avx512
+def test_half_of_a_symmetric_product_is_that_of_the_whole_and_the_other_its_mirror() -> None:
+    for threads, rows, width in ((1, 1, 1), (1, 47, 5), (2, 300, 700), (3, 1600, 40)):
         backend = CompiledBackend(threads)
-        a, b, out = normal(backend, 300, 700), normal(backend, 700, 200), np.empty((300, 200), "f4")
-        backend.matmul(a, b, out)
-        results.append(out)
-    assert np.array_equal(results[0], results[1])
-    assert np.array_equal(results[0], results[2])
+        a, whole = normal(backend, rows, width), backend.empty(rows, rows)
+        halved = np.full_like(whole, np.nan)
+        backend.matmul(a, a.T, whole)
+        backend.symmetric_matmul(a, a.T, halved)
+        assert np.array_equal(np.triu(halved), np.triu(whole))
+        assert np.array_equal(halved, halved.T)
+    with pytest.raises(ValueError, match="square"):
+        backend.symmetric_matmul(a, a.T[:, :5], backend.empty(rows, 5))
 
 
 @needs_avx512

@@ -85,7 +85,7 @@ def train(
     return training.train(ORDER, 0), training.replica
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_a_round_is_the_same_as_on_a_cpu_and_waits_at_its_end(
     kernel_folder: Path, optimizer: str
 ) -> None:

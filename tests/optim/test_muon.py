@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from psdp.backend import make_backend
+from psdp.backend.cpu.compiled import CompiledBackend, bf16_here
 from psdp.optim.adam import AdamSettings, AdamW
 from psdp.optim.muon import Muon, MuonSettings
 from psdp.params import Array, ParamSpec, ParamTable
@@ -25,6 +26,7 @@ TABLE = ParamTable(
     ]
 )
 SETTINGS = MuonSettings(weight_decay=0.1, beta1=0.9)
+needs_bf16 = pytest.mark.skipif(not bf16_here(), reason="this processor has no AVX512-BF16")
 
 
 def steps(count: int, seed: int = 3) -> tuple[Array, list[Array]]:
@@ -101,6 +103,34 @@ def parts_of(flat: Array) -> dict[str, Array]:
     alone = {spec.name for spec in TABLE.specs if spec.matrix}
     own = {name: value for name, value in matrices.items() if name in alone}
     return own | {f"qkv{n}": qkv[:, 7 * n : 7 * n + 7] for n in range(3)}
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 192), (192, 48)])
+@pytest.mark.parametrize(
+    ("bf16", "limit"), [(False, 3e-5), pytest.param(True, 0.4, marks=needs_bf16)]
+)
+def test_rounding_moves_a_matrix_little_whose_singular_values_lie_far_apart(
+    shape: tuple[int, int], bf16: bool, limit: float
+) -> None:
+    rng, side = np.random.default_rng(5), min(shape)
+    left, right = (np.linalg.qr(rng.standard_normal((size, size)))[0] for size in shape)
+    gradient = (left[:, :side] * 10.0 ** np.linspace(0, -8, side)) @ right[:side]
+    (part,) = ParamTable([ParamSpec("map", shape)]).parts(1, Muon.needs_whole)
+    weights, rate = np.zeros(part.size, "f4"), 1 / (0.2 * max(shape) ** 0.5)
+    rule = Muon(SETTINGS, part, CompiledBackend(bf16=bf16))
+    rule.step(weights, gradient.astype("f4").reshape(-1), rate)
+    expected = iterated(gradient)
+    error = np.linalg.norm(expected + weights.reshape(shape))
+    assert error < limit * np.linalg.norm(expected)
+
+
+def iterated(matrix: Array) -> Array:
+    """Return a matrix after five iterations as they are published, each on the matrix itself."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
 
 
 @pytest.mark.parametrize("name", ["up", "down", "undecayed"])

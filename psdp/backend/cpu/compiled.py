@@ -45,6 +45,12 @@ class CompiledBackend(NumpyBackend):
         else:
             super().matmul(a, b, out)
 
+    def symmetric_matmul(self, a: Array, b: Array, out: Array) -> None:
+        if SUPPORT:
+            self._product(a, b, None, out, add=False, symmetric=True)
+        else:
+            super().symmetric_matmul(a, b, out)
+
     def affine(self, x: Array, weight: Array, bias: Array | None, y: Array) -> None:
         if SUPPORT:
             self._product(x, weight, bias, y, add=False)
@@ -66,11 +72,20 @@ class CompiledBackend(NumpyBackend):
         else:
             super().add_matmul(a, b, out)
 
-    def _product(self, a: Array, b: Array, bias: Array | None, out: Array, *, add: bool) -> None:
+    def _product(
+        self,
+        a: Array,
+        b: Array,
+        bias: Array | None,
+        out: Array,
+        *,
+        add: bool,
+        symmetric: bool = False,
+    ) -> None:
         (m, k), n = a.shape, b.shape[1]
         assert b.shape[0] == k, (a.shape, b.shape)
         a, b, transposed = _stored(a, b)
-        native.product(a, b, bias, out, m, n, k, transposed, add, self._bf16)
+        native.product(a, b, bias, out, m, n, k, transposed + 4 * symmetric, add, self._bf16)
 
     def add_bias(self, bias: Array, y: Array) -> None:
         native.add_bias(y, bias, *y.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from psdp.backend.costs import costs, moves, multiplies
+from psdp.backend.costs import costs, moves, multiplies, multiplies_half
 from psdp.backend.kernels.activation import ActivationKernels
 from psdp.params import Array
 
@@ -15,6 +15,14 @@ class LinearKernels(ActivationKernels):
         """Write ``a`` (M, K) times ``b`` (K, N) to ``out`` (M, N); ``a`` and ``b`` may be
         transposed views."""
         self.xp.matmul(a, b, out=out)
+
+    @costs(multiplies_half)
+    def symmetric_matmul(self, a: Array, b: Array, out: Array) -> None:
+        """Write ``a`` (M, K) times ``b`` (K, M), a product that is symmetric, to ``out`` (M, M).
+
+        NumPy itself halves the work where ``b`` is ``a.T``, a view of the same array.
+        """
+        self.matmul(a, b, out)
 
     @costs(multiplies)
     def add_matmul(self, a: Array, b: Array, out: Array) -> None:

@@ -87,7 +87,8 @@ INLINE float *sums_of(Sums s, size_t part) { return s.rows ? s.rows + part * s.s
 
 INLINE size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-/* What the flag of a product says: 1 where a is stored as (k, m), 2 where b is as (n, k). */
-enum { A_TRANSPOSED = 1, B_TRANSPOSED = 2 };
+/* What the flag of a product says: 1 where a is stored as (k, m), 2 where b is as (n, k), 4 where
+ * the result is known to be symmetric. */
+enum { A_TRANSPOSED = 1, B_TRANSPOSED = 2, SYMMETRIC = 4 };
 
 #endif

@@ -33,7 +33,7 @@ typedef struct {
     const float *a, *b, *bias;
     float *c;
     size_t m, n, k;
-    int a_transposed, b_transposed, add, bf16;
+    int a_transposed, b_transposed, symmetric, add, bf16;
 } Product;
 
 /* A matrix of the caller: element (i, k) of a, or (k, i) of b, is at[i * across + k * along]. */
@@ -101,6 +101,7 @@ typedef struct {
     Product p;
     Operand a, b;
     int split_rows; /* whether parts are rows of c, or its columns */
+    size_t units;   /* of which parts are made */
     int failed;
 } Arguments;
 
@@ -124,7 +125,8 @@ static uint32_t *blocks(void) {
     return own;
 }
 
-/* The part of c with rows [top, bottom) and columns [left, right). */
+/* The part of c with rows [top, bottom) and columns [left, right); of one that is symmetric, what
+ * lies on the diagonal or above it, and little more. */
 static int multiply(const Arguments *g, ptrdiff_t top, ptrdiff_t bottom, ptrdiff_t left,
                     ptrdiff_t right) {
     const Product *p = &g->p;
@@ -140,17 +142,20 @@ static int multiply(const Arguments *g, ptrdiff_t top, ptrdiff_t bottom, ptrdiff
             const ptrdiff_t some = least(depth - k, BLOCK_WORDS * per_word);
             const ptrdiff_t words = (some + per_word - 1) / per_word;
             pack(g->b, j, columns, k, some, b_block, TILE_COLUMNS);
-            for (ptrdiff_t i = top; i < bottom; i += BLOCK_ROWS) {
-                const ptrdiff_t rows = least(bottom - i, BLOCK_ROWS);
+            const ptrdiff_t last = p->symmetric ? least(bottom, j + columns) : bottom;
+            for (ptrdiff_t i = top; i < last; i += BLOCK_ROWS) {
+                const ptrdiff_t rows = least(last - i, BLOCK_ROWS);
                 pack(g->a, i, rows, k, some, a_block, TILE_ROWS);
                 for (ptrdiff_t jt = 0; jt < columns; jt += TILE_COLUMNS) {
                     const Store store = {
                         k || !p->bias ? NULL : p->bias + j + jt,
                         k || p->add,
                     };
-                    for (ptrdiff_t it = 0; it < rows; it += TILE_ROWS)
+                    const ptrdiff_t needed =
+                        p->symmetric ? least(rows, j + jt + TILE_COLUMNS - i) : rows;
+                    for (ptrdiff_t it = 0; it < needed; it += TILE_ROWS)
                         (p->bf16 ? tile_pairs : tile_floats)(
-                            rows - it, words, (int32_t *)a_block + it * words,
+                            needed - it, words, (int32_t *)a_block + it * words,
                             (int32_t *)b_block + jt * words, store,
                             p->c + (i + it) * c_row + j + jt, c_row, columns - jt);
                 }
@@ -160,11 +165,17 @@ static int multiply(const Arguments *g, ptrdiff_t top, ptrdiff_t bottom, ptrdiff
     return 0;
 }
 
+/* Where the part that begins at this unit begins. Half of a symmetric c is a triangle, whose parts
+ * are as large as one another where the squares of their ends are as far apart. */
+static ptrdiff_t edge(const Arguments *g, size_t unit) {
+    return g->p.symmetric ? (ptrdiff_t)sqrt((double)unit * (double)g->units) : (ptrdiff_t)unit;
+}
+
 static void part_of_product(const void *arguments, size_t part, size_t begin, size_t end) {
     Arguments *g = (Arguments *)arguments;
     const ptrdiff_t unit = g->split_rows ? TILE_ROWS : TILE_COLUMNS;
     const ptrdiff_t m = (ptrdiff_t)g->p.m, n = (ptrdiff_t)g->p.n, size = g->split_rows ? m : n;
-    const ptrdiff_t first = (ptrdiff_t)begin * unit, last = least((ptrdiff_t)end * unit, size);
+    const ptrdiff_t first = edge(g, begin) * unit, last = least(edge(g, end) * unit, size);
     (void)part;
     if (g->split_rows ? multiply(g, first, last, 0, n) : multiply(g, 0, m, first, last)) {
 #pragma omp atomic write
@@ -172,20 +183,47 @@ static void part_of_product(const void *arguments, size_t part, size_t begin, si
     }
 }
 
+/* Squares of c, whose rows are those of [begin, end) in sixteens: what lies above the diagonal is
+ * copied below it. */
+AVX512 static void mirror(const void *arguments, size_t part, size_t begin, size_t end) {
+    const Arguments *g = arguments;
+    const ptrdiff_t n = (ptrdiff_t)g->p.n;
+    float *c = g->p.c;
+    (void)part;
+    for (ptrdiff_t i = (ptrdiff_t)begin * LANES; i < least(n, (ptrdiff_t)end * LANES); i += LANES)
+        for (ptrdiff_t j = 0; j <= i; j += LANES) {
+            __m512i r[LANES];
+#pragma GCC unroll 16
+            for (int q = 0; q < LANES; q++)
+                r[q] =
+                    _mm512_maskz_loadu_epi32(j + q < n ? lanes_of(n - i) : 0, c + (j + q) * n + i);
+            transpose(r);
+#pragma GCC unroll 16
+            for (int q = 0; q < LANES; q++)
+                if (i + q < n)
+                    _mm512_mask_storeu_epi32(c + (i + q) * n + j, lanes_of(i + q - j), r[q]);
+        }
+}
+
 /* c (m, n) = a b + bias, or c += a b (without a bias); a (m, k) and b (k, n), given as (k, m) and
  * (n, k) where their flag says transposed; bias (n) or null. With bf16 both are rounded to
- * bfloat16. The order of a sum depends on k alone. Returns -1 where there is no memory. */
+ * bfloat16. If c is known to be symmetric half of it is computed and copied to the other half.
+ * The order of a sum depends on k alone. Returns -1 where there is no memory. */
 static int product(Product p) {
     Arguments g = {.p = p};
     const ptrdiff_t m = (ptrdiff_t)p.m, n = (ptrdiff_t)p.n, k = (ptrdiff_t)p.k;
     g.a = p.a_transposed ? (Operand){p.a, 1, m} : (Operand){p.a, k, 1};
     g.b = p.b_transposed ? (Operand){p.b, k, 1} : (Operand){p.b, 1, n};
-    g.split_rows = m >= n;
+    g.split_rows = m >= n && !p.symmetric;
     const size_t unit = g.split_rows ? TILE_ROWS : TILE_COLUMNS;
-    const size_t units = ((size_t)(g.split_rows ? m : n) + unit - 1) / unit;
+    g.units = ((size_t)(g.split_rows ? m : n) + unit - 1) / unit;
     /* A part of less than a million products is not worth waking a thread for. */
-    const size_t work = p.m * p.n * p.k / (units ? units : 1);
-    in_parallel(part_of_product, &g, units, parts_of(units, 1 + 1000000 / (work ? work : 1)));
+    const size_t work = p.m * p.n * p.k / (p.symmetric ? 2 * g.units : g.units);
+    in_parallel(part_of_product, &g, g.units, parts_of(g.units, 1 + 1000000 / (work ? work : 1)));
+    if (p.symmetric) {
+        const size_t strips = (p.n + LANES - 1) / LANES;
+        in_parallel(mirror, &g, strips, parts_of(strips, 1 + 65536 / p.n));
+    }
     return g.failed ? -1 : 0;
 }
 
@@ -219,9 +257,12 @@ FUNCTION(product) {
     long flags = PyErr_Occurred() ? 0 : PyLong_AsLong(in[7]);
     p.a_transposed = flags & A_TRANSPOSED;
     p.b_transposed = flags & B_TRANSPOSED;
+    p.symmetric = flags & SYMMETRIC;
     p.add = PyObject_IsTrue(in[8]);
     p.bf16 = PyObject_IsTrue(in[9]);
     if (p.add && p.bias) PyErr_SetString(PyExc_ValueError, "a product that adds has no bias");
+    if (p.symmetric && (p.m != p.n || p.add || p.bias))
+        PyErr_SetString(PyExc_ValueError, "a symmetric product is square, and nothing is added");
     RUN(failed = product(p));
     if (failed) PyErr_NoMemory();
     END;
