@@ -14,6 +14,8 @@ from typing import Any
 
 OTHER = "other"
 """What a loop does between the kinds that have a name."""
+UPDATE = "update"
+"""What the optimizer does, the mean of gradients apart."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from psdp.policies import make_policy
 from psdp.protocol import Apply, Drained, Drop, Effect, SendWeights
 from psdp.protocol import order as o
 from psdp.records.metrics import Best
-from psdp.records.profile import Cost, Spans
+from psdp.records.profile import UPDATE, Cost, Spans
 from psdp.records.reasons import StoppedBy
 from psdp.records.record import Record
 from psdp.records.recorder import Recorder
@@ -28,7 +28,7 @@ from psdp.servers.ending import Ending, asked_to_end, failed
 from psdp.servers.evaluating import Evaluating
 from psdp.servers.keeping import Keeping
 from psdp.servers.leaving import Leaving
-from psdp.servers.means import UPDATE, works_of
+from psdp.servers.means import works_of
 from psdp.servers.membership import Earlier, Membership
 from psdp.servers.noting import Noting
 from psdp.servers.recruiting import Recruiting

@@ -13,7 +13,7 @@ from psdp.modes import Pushed
 from psdp.params import Array
 from psdp.protocol import Work
 from psdp.protocol.order import Squares, Update
-from psdp.records.profile import Spans
+from psdp.records.profile import UPDATE, Spans
 from psdp.records.reasons import StoppedBy
 from psdp.servers.ending import Stopped
 from psdp.servers.progress import Progress
@@ -23,9 +23,6 @@ from psdp.transport import messages as m
 
 Pushes = Mapping[int, m.Push]
 """What lies in the slots."""
-
-UPDATE = "update"
-"""What an update counts for in a profile, the mean that it is made of apart."""
 
 
 class Maker(Protocol):

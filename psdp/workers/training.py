@@ -20,6 +20,7 @@ from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.optim import Schedule, make_optimizer
 from psdp.params import Array
+from psdp.records.profile import UPDATE
 from psdp.transport.messages import Train
 from psdp.workers.replica import Replica
 
@@ -121,13 +122,14 @@ class OwnOptimizer(Training):
         Args:
             steps: of the schedule before this one.
         """
-        self._optimizer.step(
-            self.replica.own_weights,
-            self.replica.own_gradient,
-            self._schedule.lr(steps),
-            scale=scale,
-            clip_value=self.job.config.optim.grad_clip_value,
-        )
+        with self.replica.profile.span(UPDATE):
+            self._optimizer.step(
+                self.replica.own_weights,
+                self.replica.own_gradient,
+                self._schedule.lr(steps),
+                scale=scale,
+                clip_value=self.job.config.optim.grad_clip_value,
+            )
 
 
 class LocalTraining(OwnOptimizer):
