@@ -38,7 +38,7 @@ class LimitsConfig:
     """What a gradient is held to, and what servers do with what is no plain gradient."""
 
     weight_decay: float | None = setting(
-        None, "on matrices; decoupled in adamw, l2 elsewhere", low=0
+        None, "on matrices; decoupled in adamw and muon, l2 elsewhere", low=0
     )
     l1: float = setting(0.0, "l1 penalty on matrices", low=0)
     grad_clip: float = setting(1.0, "largest global gradient norm (0: no limit)", low=0)

@@ -33,7 +33,7 @@ class MuonSettings(AdamSettings):
 
     muon_momentum: float = setting(0.95, "decay of Muon's momentum", low=0, below=1)
     adamw_lr_ratio: float = setting(
-        1.0, "of what is no matrix under muon, AdamW's: its learning rate over --lr", low=0
+        1.0, "under muon, the learning rate of all that is no matrix over --lr", low=0
     )
 
 

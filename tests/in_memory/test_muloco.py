@@ -17,16 +17,18 @@ pytestmark = pytest.mark.timeout(60)
 
 WORKERS, STEPS, ROUNDS = 2, 3, 3
 LR, RATIO, DECAY, OUTER_LR, OUTER_MOMENTUM = 1e-2, 0.5, 0.1, 0.7, 0.6
+TOTAL = STEPS * ROUNDS
 
 
 class Inner:
     """A worker's own weights and Muon, written down anew."""
 
     def __init__(self, table: ParamTable) -> None:
-        self.table, self.steps = table, 0
+        self.table, self.steps, self.lr = table, 0, LR
         self.first, self.second = np.zeros(table.size), np.zeros(table.size)
 
     def step(self, weights: Array, gradient: Array) -> None:
+        self.lr = LR * (1 - self.steps / TOTAL)
         self.steps += 1
         views = (self.table.views(flat) for flat in (weights, gradient, self.first, self.second))
         w, g, first, second = views
@@ -37,18 +39,18 @@ class Inner:
     def _muon(self, spec: ParamSpec, w: Array, g: Array, momentum: Array, _: Array) -> None:
         momentum[...] = 0.95 * momentum + 0.05 * g
         nesterov, start = 0.95 * momentum + 0.05 * g, 0
-        w *= 1 - LR * DECAY
+        w *= 1 - self.lr * DECAY
         for width in spec.maps or (spec.shape[1],):
             columns = slice(start, start := start + width)
-            rate = LR * 0.2 * max(spec.shape[0], width) ** 0.5
+            rate = self.lr * 0.2 * max(spec.shape[0], width) ** 0.5
             w[:, columns] -= rate * orthogonal(nesterov[:, columns])
 
     def _adamw(self, spec: ParamSpec, w: Array, g: Array, mean: Array, square: Array) -> None:
         mean[...] = 0.5 * mean + 0.5 * g
         square[...] = 0.99 * square + 0.01 * g * g
         unbiased, size = mean / (1 - 0.5**self.steps), square / (1 - 0.99**self.steps)
-        w *= 1 - RATIO * LR * DECAY * spec.decay
-        w -= RATIO * LR * unbiased / (np.sqrt(size) + 1e-8)
+        w *= 1 - RATIO * self.lr * DECAY * spec.decay
+        w -= RATIO * self.lr * unbiased / (np.sqrt(size) + 1e-8)
 
 
 def orthogonal(matrix: Array) -> Array:
@@ -73,14 +75,15 @@ def test_local_with_muon_is_muloco(tmp_path: Path) -> None:
         prepare=watch,
         mode="local",
         local_steps=STEPS,
-        max_steps=STEPS * ROUNDS,
+        max_steps=TOTAL,
         optimizer="muon",
         lr=LR,
         adamw_lr_ratio=RATIO,
         weight_decay=DECAY,
         outer_lr=OUTER_LR,
         outer_momentum=OUTER_MOMENTUM,
-        lr_schedule="constant",
+        lr_schedule="linear",
+        min_lr=0.0,
         warmup_steps=0,
         grad_clip=0.0,
     )
