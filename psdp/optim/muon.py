@@ -16,8 +16,8 @@ from psdp.optim.adam import AdamSettings, AdamW
 from psdp.params import Array, ParamSpec, Part
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
-"""Of the quintic that Newton and Schulz iterate: the singular values come to about 1, rather
-quickly than exactly."""
+"""a, b and c of the quintic a x + b x^3 + c x^5 that Newton and Schulz iterate: the singular values
+come to about 1, rather quickly than exactly."""
 RUNS = 3, 2
 """Five iterations in all. Those of a run see the matrix through its Gram matrix alone, which is
 made anew for the next run: rounding grows by 12 with each iteration that passes it on."""
@@ -103,7 +103,7 @@ class Muon(AdamW):
             backend.symmetric_matmul(u if wide else u.T, u.T if wide else u, gram)
             # To divide these, and not the matrix, saves passes over it.
             norm = np.maximum(np.sqrt(_diagonal(gram).sum()), EPS) if number == 0 else 1.0
-            gram *= 1.0 / (norm * norm)
+            gram *= math.sqrt(COEFFICIENTS[2]) / (norm * norm)
             made = self._iterated(squares, iterations)
             made *= (scale if number else 1.0) / norm
             backend.matmul(made if wide else u, u if wide else made, spare)
@@ -111,10 +111,10 @@ class Muon(AdamW):
         return u
 
     def _iterated(self, squares: list[Array], iterations: int) -> Array:
-        """Return what a matrix X comes to be multiplied by; ``squares`` (N, N) are G = X X^T, which
-        is overwritten, and room.
+        """Return what a matrix X comes to be multiplied by; ``squares`` (N, N) are
+        G = sqrt(c) X X^T, which is overwritten, and room.
 
-        An iteration multiplies X by P = a + b G + c G G, and so G by P P. All of these are
+        An iteration multiplies X by P = a + b / sqrt(c) G + G G, and so G by P P. All of these are
         polynomials in the first G: they commute, and products of them are symmetric.
         """
         product, (constant, linear, square) = self.backend.symmetric_matmul, COEFFICIENTS
@@ -126,8 +126,7 @@ class Muon(AdamW):
                 gram, p = p, gram
             # NumPy halves the work of a product with the transpose of the same array.
             product(gram, gram.T, p)
-            p *= square
-            np.multiply(gram, linear, out=spare)
+            np.multiply(gram, linear / math.sqrt(square), out=spare)
             p += spare
             diagonal = _diagonal(p)
             diagonal += constant
