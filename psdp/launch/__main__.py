@@ -71,7 +71,8 @@ def run(job: Job | None, restarts: Restarts, launcher: Path, vendor: Vendor, hos
             outcome = supervisor.run(command)
         finally:
             ranks.close()
-        if outcome.status and outcome.told is None and outcome.ranks and signals.first is None:
+        unsaid = outcome.lost_at_start or (outcome.told is None and outcome.ranks)
+        if outcome.status and unsaid and signals.first is None:
             say(why(outcome))
         job = None if signals.first is not None else restarts.after(outcome)
     return outcome.status
@@ -86,6 +87,8 @@ def why(outcome: Outcome) -> str:
             text += f": {rank} is taken for dead: {rank.why}"
         else:
             text += f": {rank} went first{'' if rank.started else ', before MPI had started'}"
+    elif not outcome.ranks:
+        text += ": a rank was killed, or crashed, before any could call"
     if outcome.kept is not None:
         where = f"the newest checkpoint is {outcome.kept}"
         return f"{text}; {where}, go on with --resume {outcome.folder}"

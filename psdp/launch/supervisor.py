@@ -37,6 +37,10 @@ LEAVING_S = 2.0
 LAST_WORDS_S = 1.0
 """How long ranks may outlive their mpirun, or it a signal when nothing is left to be done."""
 
+_KILLED = {base + number for base in (0, 128) for number in (signal.SIGKILL, signal.SIGSEGV)}
+"""Exit statuses of an mpirun one of whose ranks was killed, or crashed: Hydra's is the signal's
+number itself."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -58,9 +62,14 @@ class Outcome:
 
     @property
     def lost_at_start(self) -> bool:
-        """Whether a rank went, without a word, before the run had begun."""
-        silent = self.first is not None and self.first.status is None
-        return silent and self.told is None and self.folder is None
+        """Whether a rank went, without a word, before the run had begun. Others may have seen it,
+        and end for that reason; where none has called yet, only mpirun's status tells."""
+        if self.folder is not None:
+            return False
+        if self.first is None:
+            return not self.ranks and self.status in _KILLED
+        silent = self.told is None and self.first.status is None
+        return silent or self.told == PeerLost.exit_code
 
     @cached_property
     def kept(self) -> Path | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Generic, NoReturn, TypeVar
 
-from psdp.errors import ConfigError, PsdpError, StartRefused
+from psdp.errors import ConfigError, PeerLost, PsdpError, StartRefused
 from psdp.startup.facts import from_bytes, read, to_bytes
 from psdp.transport.world import World
 
@@ -93,7 +93,8 @@ def take(world: World, step: Step[Own, Facts, Agreed]) -> tuple[Own, Agreed]:
 
     Raises:
         StartRefused: it failed on some rank; rank 0 has said why.
-        BaseException: a mistake of ours on this rank, of which not all others could be told.
+        PeerLost: some rank is gone.
+        BaseException: why this rank cannot go on, of which not all others could be told.
     """
     concerned = frozenset(filter(step.concerns, world.ranks))
     try:
@@ -115,7 +116,7 @@ def _fail(world: World, error: BaseException, concerned: frozenset[int]) -> NoRe
     failure = _failure_of(error)
     try:
         reports = _exchange(world, _Report(failure, None), PATIENCE_S if failure.mistake else inf)
-    except TimeoutError:
+    except (TimeoutError, PeerLost):
         raise error from None
     _check(world, reports, concerned)
     raise AssertionError("this rank's failure is among the reports")

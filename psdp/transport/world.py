@@ -49,6 +49,7 @@ class World(Protocol):
 
         Raises:
             TimeoutError: not all did within ``timeout_s``. Only :meth:`abort` may follow.
+            PeerLost: one of them is gone, and MPI says so. The same may follow.
         """
 
     def among(self, ranks: Sequence[int]) -> World:

@@ -123,21 +123,33 @@ def test_a_run_that_goes_on_for_longer_says_how_its_learning_rate_jumps(folder: 
     assert f"changed: --max-steps 8 (was 4): {jumps}" in job.stdout
 
 
-@pytest.mark.parametrize(
-    "where",
-    ["import time; time.sleep(1)", "from psdp.line import open_line; open_line(os.environ)"],
+AT_ONCE, LATER = "die()", "time.sleep(1); die()"
+IN_MPIS_START = "open_line(os.environ); die()"
+WHILE_THE_LAUNCHER_IS_STOPPED = (
+    """ChooseCheckpoint.act = lambda step: (stop(os.getsid(0)), die())"""
 )
-def test_a_start_that_loses_a_rank_is_made_once_more(folder: Path, where: str) -> None:
-    """A rank dies in two starts before it has called the launcher, or where others wait for it in
-    MPI's start."""
+
+
+@pytest.mark.parametrize("ways", [(AT_ONCE, IN_MPIS_START), (LATER, WHILE_THE_LAUNCHER_IS_STOPPED)])
+def test_a_start_that_loses_a_rank_is_made_once_more(folder: Path, ways: tuple[str, str]) -> None:
+    """A rank dies in two starts: before any has called the launcher, before it has itself, where
+    others wait for it in MPI's start, or where they see it before the launcher does."""
     dies = f"""
-import os, sys
-died = [name for name in ("one", "two") if os.path.exists(name)]
-if {RANK} == 1 and len(died) < 2:
-    open(("one", "two")[len(died)], "w").close()
-    {where}
-    os.kill(os.getpid(), 9)
+import os, signal, subprocess, sys, time
+starts = sum(os.path.exists(name) for name in ("one", "two"))
+def die():
+    open(("one", "two")[starts], "w").close()
+    os.kill(os.getpid(), signal.SIGKILL)
+def stop(pid):
+    subprocess.Popen(["sh", "-c", f"sleep 2; kill -CONT {{pid}}"], start_new_session=True)
+    os.kill(pid, signal.SIGSTOP)
+if {RANK} == 1 and starts == 0:
+    {ways[0]}
+from psdp.line import open_line
+from psdp.startup.choosing import ChooseCheckpoint
 from psdp.worker import main
+if {RANK} == 1 and starts == 1:
+    {ways[1]}
 sys.exit(main())
 """
     job = train(folder, 3, "--out", "run", code=dies)

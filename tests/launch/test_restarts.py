@@ -100,6 +100,19 @@ def test_a_start_that_loses_a_rank_is_made_once_more_three_times() -> None:
     assert restarts(replace(JOB, restarts=0), said).after(told) is None
 
 
+@pytest.mark.parametrize(("status", "again"), [(9, True), (137, True), (11, True), (1, False)])
+def test_a_start_in_which_a_rank_was_killed_before_any_could_call_is_made_once_more(
+    status: int, again: bool
+) -> None:
+    assert Outcome(status, None, {}, None, None).lost_at_start is again
+
+
+def test_a_start_is_made_once_more_though_others_have_said_that_they_miss_the_rank() -> None:
+    first, other = Rank(1, "here", 7, gone=True), Rank(0, "here", 6, gone=True, status=5)
+    assert Outcome(5, 5, {0: other, 1: first}, other, None).lost_at_start
+    assert not Outcome(5, 5, {0: other, 1: first}, first, "run").lost_at_start
+
+
 def test_a_start_that_loses_a_host_is_tried_once_more_on_the_others(tmp_path: Path) -> None:
     file, said = tmp_path / "hosts", list[str]()
     file.write_text("a slots=2\nb slots=2\n")

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from psdp.errors import PeerLost
 from psdp.params import Array
 from psdp.transport.backoff import Backoff
 from psdp.transport.devices import MemorySpace
@@ -56,8 +57,14 @@ class MpiWorld:
 
         Raises:
             TimeoutError: not all did within ``timeout_s``. Only :meth:`abort` may follow.
+            PeerLost: one of them is gone, and MPI says so. The same may follow.
         """
-        deadline_s = time.monotonic() + timeout_s
+        try:
+            return self._gathered(data, time.monotonic() + timeout_s)
+        except MPI.Exception as error:
+            raise PeerLost(f"a rank was lost before the run had begun ({error})") from error
+
+    def _gathered(self, data: bytes, deadline_s: float) -> list[bytes]:
         sizes = np.zeros(len(self.ranks), np.int64)
         self._wait(self._exchanging.Iallgather(np.array([len(data)], np.int64), sizes), deadline_s)
         starts = np.concatenate(([0], np.cumsum(sizes)))
