@@ -48,6 +48,7 @@ class Rare:
             "best_val_loss": self.best_loss(),
             "moves": len(self.moves),
             "failures": len(self.failures) + len(self._holders),
+            "spares_failed": sum(record.content.get("spare") is True for record in self.failures),
             "joins": len(self.joins),
             "takeovers": len(self.takeovers),
             "modes": [

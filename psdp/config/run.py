@@ -158,8 +158,8 @@ class RunConfig(ModeConfig):
     log_every: int = setting(10, "steps between lines of metrics", low=1)
     max_failures: int | None = setting(
         None,
-        "ranks that may fail while the job goes on; one more ends it, saved (default half of those "
-        "that work, but 3)",
+        "ranks that may fail while the job goes on, spare ones without work not counted; one more "
+        "ends it, saved (default half of those that work, but 3)",
         low=0,
     )
     max_time: str | None = setting(

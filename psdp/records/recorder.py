@@ -68,7 +68,8 @@ class Recorder(Accounts):
         self.server_cpu_s: dict[int, float] = {}
         self.apply_s, self.step_times = 0.0, StepTimes()
         self.profiles: dict[int, Profile] = {}
-        self.counts = dict.fromkeys(("failures", "moves", "copies", "copies_failed"), 0)
+        counted = ("failures", "spares_failed", "moves", "copies", "copies_failed")
+        self.counts = dict.fromkeys(counted, 0)
         if job.stands_by:
             self.counts |= {"takeovers": 0, "joins": 0}
         self.events: Seal | None = None
@@ -188,11 +189,6 @@ class Recorder(Accounts):
         """Note that a run that chooses its mode stays in the present one; say why at first."""
         if self.changes.stayed(self._version, choice):
             self.console.say(f"stays in {choice.mode}: {choice.reason}")
-
-    def failed(self, rank: int, why: str) -> None:
-        """Note that a rank is gone that was to stay."""
-        self.counts["failures"] += 1
-        self.happened("failure", {"rank": rank, "why": why}, f"rank {rank} is gone: {why}")
 
     def take_over(self, console: Console, records: Sequence[Mapping[str, Any]]) -> None:
         """Say from now on what another rank did, and go on with its records of this start."""
@@ -324,4 +320,5 @@ def _counted(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     lost = kinds["failure"] + kinds["takeover"] + kinds["standby"]
     copies = {"copies": kinds["copy"], "copies_failed": kinds["copy_failed"]}
     changes = {"moves": kinds["move"], "takeovers": kinds["takeover"], "joins": kinds["join"]}
-    return {"failures": lost, **changes, **copies}
+    spares = sum(record.get("spare", False) for record in records)
+    return {"failures": lost, "spares_failed": spares, **changes, **copies}

@@ -108,7 +108,7 @@ class Leader:
         )
         helpers, telling = (self.evaluating, self.answering, self.deciding), self.telling
         tells = telling.tell, telling.decide, earlier
-        self.membership = Membership(job, serving, *helpers, recorder, self.noting, *tells)
+        self.membership = Membership(job, serving, *helpers, self.noting, *tells)
         self.left, self.told = self.membership.left, self.membership.told
         own = self.membership, self.copies
         self.course: Course = Course(job, serving, *helpers, *own, recorder, telling, earlier)

@@ -13,7 +13,6 @@ from psdp.job import Job
 from psdp.protocol import Hosting, Pull, Push
 from psdp.protocol import order as o
 from psdp.records.reasons import StoppedBy
-from psdp.records.recorder import Recorder
 from psdp.servers.answering import Answering
 from psdp.servers.deciding import Deciding
 from psdp.servers.ending import Stopped
@@ -47,7 +46,7 @@ class Membership:
     only is void, and another rank computes it again.
 
     Args:
-        noting: takes moves down.
+        noting: takes losses and moves down.
         tell: has all other servers do what this one does.
         decide: has this server do something after what was decided before, and tells the others.
 
@@ -63,7 +62,6 @@ class Membership:
         evaluating: Evaluating,
         answering: Answering,
         deciding: Deciding,
-        recorder: Recorder,
         noting: Noting,
         tell: Callable[[m.Message], object],
         decide: Callable[[Any, m.Message], None],
@@ -76,7 +74,6 @@ class Membership:
         self._evaluating = evaluating
         self._answering = answering
         self._deciding = deciding
-        self._recorder = recorder
         self._tell = tell
         self._decide = decide
         self._engaged = {rank for rank in job.worker_ranks if job.hosted(rank)}
@@ -184,9 +181,10 @@ class Membership:
             self._bequeath(rank, why)
 
     def _take_down(self, rank: int, why: str) -> None:
-        self._recorder.failed(rank, why)
+        # A rank that had no work yet has not failed at it, and there are only so many.
+        self._noting.failed(rank, why, spare=rank not in self._engaged)
         self._check_bearable(rank, why)
-        if (failures := self._recorder.counts["failures"]) > self._job.max_failures:
+        if (failures := self._noting.failures) > self._job.max_failures:
             text = f"{failures} ranks have failed, --max-failures {self._job.max_failures} allows"
             error = PeerLost(f"{text} no more; the last was rank {rank} ({why})")
             raise Stopped(StoppedBy.FAILURES, error)

@@ -92,6 +92,18 @@ class Noting:
 
         self._when(note)
 
+    @property
+    def failures(self) -> int:
+        """How many ranks have failed that had work."""
+        return self.recorder.counts["failures"] - self.recorder.counts["spares_failed"]
+
+    def failed(self, rank: int, why: str, *, spare: bool) -> None:
+        """Note that a rank is gone that was to stay; ``spare``: it had no work yet."""
+        self.recorder.counts["failures"] += 1
+        self.recorder.counts["spares_failed"] += spare
+        said = f"{'spare ' * spare}rank {rank} is gone: {why}"
+        self.recorder.happened("failure", {"rank": rank, "why": why, "spare": spare}, said)
+
     def moved(self, worker: int, before: int, rank: int) -> None:
         """Note that another rank computes for a worker, which has lost what it had for itself."""
         if self._record is not None:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from jobs import Rank, Training, before_gradient, corpus, die_at, train, unhurried
+from losses import die_with
 
 from psdp.errors import DataError, RankFailed
 from psdp.startup import Waiting
 from psdp.startup import spare as spares
 from psdp.transport import Endpoint
+from psdp.transport import messages as m
 from psdp.transport.in_memory import InMemoryEndpoint
 from psdp.workers.spare import Spare
 from psdp.workers.worker import Worker
@@ -114,6 +116,30 @@ def test_the_next_one_is_called_where_a_spare_dies_as_it_makes_what_it_needs(
     assert [move["to"] for move in run.metrics("move")] == [1, 4]
     assert called(run) == [False, True]
     assert run.weights_sha256 == undisturbed
+
+
+def test_spares_that_die_without_work_are_not_what_fails_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(waiting: Waiting, endpoint: Endpoint, *others: Any) -> Worker:
+        assert isinstance(endpoint, InMemoryEndpoint)
+        endpoint.die()
+
+    def dies(run: Training) -> None:
+        unhurried(run)
+        die_at(run.worker(1), 2)
+        die_with(run, 0, m.Answer, 30)
+        die_with(run, 3, m.Gradient, 14)
+
+    monkeypatch.setattr(spares, "take_part", fails)
+    monkeypatch.setattr(spares, "join", fails)
+    run = train(
+        tmp_path / "run", workers=5, spares=2, standby=True, prepare=dies, max_failures=3, **SYNC
+    )
+    failures = [(each["rank"], each["spare"]) for each in run.metrics("failure")]
+    assert failures == [(2, False), (4, True), (5, True), (3, False)]
+    counts = [run.summary[name] for name in ("failures", "spares_failed", "takeovers")]
+    assert counts == [5, 2, 1]
 
 
 def test_one_that_finds_another_corpus_says_so(

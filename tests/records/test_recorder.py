@@ -230,6 +230,7 @@ def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
         "dropped": {"2": 1},
         "version_lag": {"mean": 1.0, "max": 2, "histogram": {"0": 1, "1": 2, "2": 1}},
         "failures": 0,
+        "spares_failed": 0,
         "moves": 1,
         "copies": 0,
         "copies_failed": 0,
