@@ -73,20 +73,24 @@ def run(job: Job | None, restarts: Restarts, launcher: Path, vendor: Vendor, hos
             ranks.close()
         unsaid = outcome.lost_at_start or (outcome.told is None and outcome.ranks)
         if outcome.status and unsaid and signals.first is None:
-            say(why(outcome))
+            say(why(outcome, job.ranks))
         job = None if signals.first is not None else restarts.after(outcome)
     return outcome.status
 
 
-def why(outcome: Outcome) -> str:
-    """Return what a person should know of a job of which no rank has said why it failed."""
+def why(outcome: Outcome, size: int) -> str:
+    """Return what a person should know of a job of so many ranks, none of which has said why it
+    failed."""
     text = "the job has failed"
     if outcome.first is not None:
         rank = outcome.first
         if rank.silent_s is not None:
             text += f": {rank} is taken for dead: {rank.why}"
-        else:
-            text += f": {rank} went first{'' if rank.started else ', before MPI had started'}"
+        elif rank.started:
+            text += f": {rank} went first"
+        else:  # some launchers end the others before these have called
+            unheard = ", or one that had not called yet," if len(outcome.ranks) < size else ""
+            text += f": {rank}{unheard} went first, before MPI had started"
     elif not outcome.ranks:
         text += ": a rank was killed, or crashed, before any could call"
     if outcome.kept is not None:

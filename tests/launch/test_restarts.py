@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from psdp.errors import CheckpointError
+from psdp.launch.__main__ import why
 from psdp.launch.options import Job
 from psdp.launch.ranks import Rank
 from psdp.launch.restarts import Restarts, host_in
@@ -105,6 +106,19 @@ def test_a_start_in_which_a_rank_was_killed_before_any_could_call_is_made_once_m
     status: int, again: bool
 ) -> None:
     assert Outcome(status, None, {}, None, None).lost_at_start is again
+
+
+def test_who_went_first_is_named_as_far_as_it_is_known() -> None:
+    rank = Rank(2, "here", 7, gone=True)
+    start = "the job has failed: rank 2 on here"
+    lost = Outcome(9, None, {2: rank}, rank, None)
+    assert why(lost, 1).startswith(f"{start} went first, before MPI had started; ")
+    unheard = f"{start}, or one that had not called yet, went first, before MPI had started; "
+    assert why(lost, 3).startswith(unheard)
+    rank.started = True
+    assert why(lost, 3).startswith(f"{start} went first; ")
+    nobody = "the job has failed: a rank was killed, or crashed, before any could call; "
+    assert why(Outcome(9, None, {}, None, None), 3).startswith(nobody)
 
 
 def test_a_start_is_made_once_more_though_others_have_said_that_they_miss_the_rank() -> None:

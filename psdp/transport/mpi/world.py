@@ -6,8 +6,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NoReturn
 
 import numpy as np
@@ -27,6 +27,19 @@ from psdp.transport.shared import Neighbours
 
 _LAST_WORDS_S = 0.2
 """How long a launcher gets to read what a rank said before it ends the job."""
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """What ranks do together before the first message.
+
+    Raises:
+        PeerLost: MPI could not do it, as where one of them is gone.
+    """
+    try:
+        yield
+    except MPI.Exception as error:
+        raise PeerLost(f"a rank was lost before the run had begun ({error})") from error
 
 
 class MpiWorld:
@@ -59,10 +72,8 @@ class MpiWorld:
             TimeoutError: not all did within ``timeout_s``. Only :meth:`abort` may follow.
             PeerLost: one of them is gone, and MPI says so. The same may follow.
         """
-        try:
+        with _together():
             return self._gathered(data, time.monotonic() + timeout_s)
-        except MPI.Exception as error:
-            raise PeerLost(f"a rank was lost before the run had begun ({error})") from error
 
     def _gathered(self, data: bytes, deadline_s: float) -> list[bytes]:
         sizes = np.zeros(len(self.ranks), np.int64)
@@ -81,8 +92,8 @@ class MpiWorld:
     def among(self, ranks: Sequence[int]) -> MpiWorld:
         """Return the world in which only these ranks, of which this is one, exchange; all of them
         must call this together."""
-        group = self.comm.group.Incl(list(ranks))
-        return MpiWorld((ranks, self.comm.Create_group(group)))
+        with _together():
+            return MpiWorld((ranks, self._communicator(ranks)))
 
     def endpoint(
         self,
@@ -96,8 +107,11 @@ class MpiWorld:
 
     def reducer(self, ranks: Iterable[int]) -> MpiReducer:
         """Return what sums vectors over these ranks, which must call this together."""
-        group = self.comm.group.Incl(list(ranks))
-        return MpiReducer(self.comm.Create_group(group))
+        with _together():
+            return MpiReducer(self._communicator(ranks))
+
+    def _communicator(self, ranks: Iterable[int]) -> MPI.Intracomm:
+        return self.comm.Create_group(self.comm.group.Incl(list(ranks)))
 
     def echo(self, sent: Array, received: Array) -> None:
         """Send a vector (N,) uint8 of any memory to this rank itself, and wait until it is there.
