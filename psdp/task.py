@@ -157,6 +157,11 @@ class Task(Protocol):
             DataError: there is none; asked for number 0 before training begins, it says so.
         """
 
+    def counted(self, share: Share, number: int) -> int:
+        """Return of how many units :meth:`batch` gives the mean loss, at least 1: each of them
+        weighs the same in a step, in whichever batch it is."""
+        return self.units_per_batch
+
     def validation(self, part: int, parts: int) -> Iterator[Any]:
         """Yield the batches of one of so many parts of an evaluation, the same ones each time."""
         yield from ()

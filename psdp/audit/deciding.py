@@ -195,6 +195,7 @@ class Deciding:
                 batch = work.clock if grant is None else grant.batches.start
                 units = work.steps * self._units
                 expect(work.steps > 0, "a push is of no gradient")
+                expect(work.counted <= units, f"{work.counted} of {units} units count")
                 return Push(worker, self._slots[worker], _work(work, units, batch))
             case Move(worker, rank) if worker in job.workers:
                 may = rank in {*job.worker_ranks} - self._holding
@@ -250,4 +251,5 @@ def _work(told: Work, units: int, batch: int) -> Work:
         told.loss,
         told.sum_of_squares,
         told.step_s,
+        counted=told.counted,
     )

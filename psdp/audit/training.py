@@ -60,7 +60,7 @@ class TrainRecords:
             Contradiction: the record of it says something else, or there is none.
         """
         before, self._units = self._units, self._ledger.units
-        self._interval.add(apply.units, loss, apply.lags)
+        self._interval.add(apply, loss)
         record, version = self._next, apply.version
         if record is None:
             if self._owed is None and self._due(version, before):

@@ -22,6 +22,7 @@ from psdp.protocol.events import (
     Stop,
     Switch,
     Work,
+    some_of,
 )
 from psdp.protocol.hosting import Hosting
 from psdp.protocol.lockstep import Lockstep
@@ -59,4 +60,5 @@ __all__ = [
     "Switch",
     "Synchronous",
     "Work",
+    "some_of",
 ]

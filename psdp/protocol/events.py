@@ -27,6 +27,7 @@ class Work:
         batch: number of the first batch that they were computed on, as the answer said.
         units: that went into them.
         loss: their mean.
+        counted: how many of the units the loss is the mean of; 0: all of them.
         sum_of_squares: of what is pushed.
         step_s: how long one of them took.
         busy_s: how much processor time of its worker that was.
@@ -45,6 +46,12 @@ class Work:
     busy_s: float = 0.0
     cpu_s: float = 0.0
     own_s: float = 0.0
+    counted: int = 0
+
+    @property
+    def weight(self) -> int:
+        """How many units count, as much as it does in a mean of several."""
+        return self.counted or self.units
 
     @property
     def clocks(self) -> range:
@@ -102,7 +109,8 @@ class Apply:
     """Average the slots in this order with these weights (they sum to 1); do one update.
 
     ``version`` is the one that the update makes; ``lags`` are the version lags of the gradients,
-    and ``rate`` is what the learning rate is multiplied by because of them.
+    and ``rate`` is what the learning rate is multiplied by because of them. ``counted`` of the
+    units count; 0: all of them.
     """
 
     slots: tuple[int, ...]
@@ -111,6 +119,17 @@ class Apply:
     lags: tuple[int, ...]
     version: int
     rate: float = 1.0
+    counted: int = 0
+
+    @property
+    def weight(self) -> int:
+        """How many units count."""
+        return self.counted or self.units
+
+
+def some_of(units: int, counted: int) -> int:
+    """Return how many of these units count as it is told: 0 if all do."""
+    return 0 if counted == units else counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,8 @@ class StaleBounded(Policy):
         lag = self.version - push.work.version
         self.version += 1
         rate = 1 / max(1, lag) if self._inverse_lag else 1.0
-        return [Apply((push.slot,), (1.0,), push.work.units, (lag,), self.version, rate)]
+        work = push.work
+        return [Apply((push.slot,), (1.0,), work.units, (lag,), self.version, rate, work.counted)]
 
     def _may_go(self, lead: int) -> bool:
         return lead <= self.staleness

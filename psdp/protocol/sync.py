@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from psdp.protocol.events import Apply, Effect, Push, Work
+from psdp.protocol.events import Apply, Effect, Push, Work, some_of
 from psdp.protocol.policy import Policy
 
 
 class Synchronous(Policy):
     """A round closes when every gradient that was asked for is in.
 
-    They are averaged weighted by units and in the order of the workers, so that a run repeats bit
-    for bit.
+    They are averaged weighted by the units that count, and in the order of the workers, so that a
+    run repeats bit for bit.
     A worker that dies after its push still counts in the round; one that dies before does not.
 
     With ``local_steps`` H a round is H steps of every worker on its own, and the average one of
@@ -104,15 +104,16 @@ class Synchronous(Policy):
             if push.worker in self.clocks:
                 self._wait(push.worker)
         works = [push.work for push in pushes]
-        units = sum(work.units for work in works)
+        units, counted = sum(work.units for work in works), sum(work.weight for work in works)
         lags = tuple(self.version - work.version for work in works)
         self.version += self._updates(works[0].steps)
         return [
             Apply(
                 slots=tuple(push.slot for push in pushes),
-                weights=tuple(work.units / units for work in works),
+                weights=tuple(work.weight / counted for work in works),
                 units=units,
                 lags=lags,
                 version=self.version,
+                counted=some_of(units, counted),
             )
         ]

@@ -33,7 +33,7 @@ class Accounts:
             "since_start_s": now - self._start_s,
             "start": [self._start_version, self._start_units],
             "since_record_s": now - interval.since_s,
-            "interval": [interval.units, interval.updates, interval.loss_sum],
+            "interval": [interval.units, interval.updates, interval.loss_sum, interval.counted],
             "interval_lags": list(interval.lags.counts.items()),
             "lags": list(self._lags.counts.items()),
             "last": [self._lr, self._norm, list(self._clocks.items())],
@@ -47,8 +47,8 @@ class Accounts:
         self._start_s = now - account["since_start_s"]
         self._start_version, self._start_units = account["start"]
         lags = Histogram(Counter(dict(account["interval_lags"])))
-        units, updates, loss_sum = account["interval"]
-        self._interval = Interval(now - since_s, units, updates, loss_sum, lags)
+        units, updates, loss_sum, counted = account["interval"]
+        self._interval = Interval(now - since_s, units, updates, loss_sum, counted, lags)
         self._lags = Histogram(Counter(dict(account["lags"])))
         self._lr, self._norm, clocks = account["last"]
         self._clocks = dict(clocks)

@@ -4,7 +4,7 @@ A file holds one event a line, as JSON: ["pull", worker], ["push", worker, clock
 step_s, loss, sum_of_squares, time_s, busy_s, cpu_s], ["move", worker, rank], ["leave", worker],
 ["stop"], ["switch", mode] or ["term", number, version, void, lost, joined, moved, modes, open].
 The last three of a push are for :mod:`psdp.simulate`: when rank 0 noted it, by a clock of its own;
-and what its worker had used of its core.
+and what its worker had used of its core. Before them stands how many units count, unless all do.
 
 The first line, ["start", {...}], says of which job they are, and from which checkpoint it goes on.
 Each line ends with its hash: 128 bits of the SHA-256 of the hash of the line before, and of the
@@ -267,7 +267,8 @@ def line_of(happened: Happened) -> list[Any]:
             return ["pull", worker]
         case Push(worker, work=work):
             numbers = (worker, work.clock, work.version, work.steps, work.step_s)
-            return ["push", *numbers, work.loss, work.sum_of_squares]
+            some = (work.counted,) if work.counted else ()
+            return ["push", *numbers, work.loss, work.sum_of_squares, *some]
         case Move(worker, rank):
             return ["move", worker, rank]
         case Leave(worker):
@@ -299,10 +300,11 @@ def event_of(line: list[Any] | None) -> Happened:
             float(step_s),
             float(loss),
             float(squares),
+            *counted,
             float(time_s),
             float(busy_s),
             float(cpu_s),
-        ]:
+        ] if not counted or (len(counted) == 1 and type(counted[0]) is int and counted[0] > 0):
             work = Work(
                 clock=clock,
                 version=version,
@@ -313,6 +315,7 @@ def event_of(line: list[Any] | None) -> Happened:
                 step_s=step_s,
                 busy_s=busy_s,
                 cpu_s=cpu_s,
+                counted=sum(counted),
             )
             return Happened(Push(worker, slot=0, work=work), time_s)
         case ["move", int(worker), int(rank)]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
+from psdp.protocol import Apply
+
 
 @dataclass
 class Histogram:
@@ -50,18 +52,20 @@ class Interval:
     units: int = 0
     updates: int = 0
     loss_sum: float = 0.0
+    counted: int = 0
     lags: Histogram = field(default_factory=Histogram)
 
-    def add(self, units: int, loss: float, lags: tuple[int, ...]) -> None:
-        self.units += units
+    def add(self, apply: Apply, loss: float) -> None:
+        self.units += apply.units
         self.updates += 1
-        self.loss_sum += units * loss
-        self.lags.add(lags)
+        self.loss_sum += apply.weight * loss
+        self.counted += apply.weight
+        self.lags.add(apply.lags)
 
     @property
     def loss(self) -> float:
-        """The mean loss, weighted by units."""
-        return self.loss_sum / self.units
+        """The mean loss of the units that count."""
+        return self.loss_sum / self.counted
 
     def units_per_s(self, now_s: float) -> float:
         return self.units / max(now_s - self.since_s, 1e-9)

@@ -121,7 +121,7 @@ class Recorder(Accounts):
         self.begun = True
         before, self._version, self._units = self._units, apply.version, units
         self._lags.add(apply.lags)
-        self._interval.add(apply.units, loss, apply.lags)
+        self._interval.add(apply, loss)
         self.console.advance(apply.units, loss, sum(apply.lags) / len(apply.lags))
         self._lr, self._norm, self._clocks = lr, norm, clocks
         first = apply.version == self._start_version + 1

@@ -10,7 +10,7 @@ from psdp.cast import Cast
 from psdp.errors import NumericsError
 from psdp.job import Job
 from psdp.optim.schedule import Schedule
-from psdp.protocol import Apply, Work
+from psdp.protocol import Apply, Work, some_of
 from psdp.protocol.order import Update
 from psdp.records.reasons import StoppedBy
 from psdp.records.record import Record
@@ -80,7 +80,8 @@ class Noting:
         version, weights = update.version, update.weights
         lags = tuple(version - 1 - work.version for work in works.values())
         units = progress.units - progress.units_before
-        apply = Apply(update.slots, weights, units, lags, version, update.rate)
+        counted = some_of(units, sum(work.weight for work in works.values()))
+        apply = Apply(update.slots, weights, units, lags, version, update.rate, counted)
         loss = sum(w * work.loss for w, work in zip(weights, works.values(), strict=True))
         lr = self._schedule.lr(progress.units_before / self._job.units_per_step)
         now = progress.units, dict(progress.clocks)
@@ -185,18 +186,18 @@ class Noting:
         if sum(own.workers for own in told.values()) == count:
             del self._told[message.clock]
             loss = sum(told[rank].loss * told[rank].workers for rank in sorted(told)) / count
-            self._note_steps(done, message.steps, math.sqrt(message.sum_of_squares), loss)
+            self._note_steps(done, message, loss)
 
-    def _note_steps(self, done: int, steps: int, norm: float, loss: float) -> None:
-        """Note ``steps`` more steps of all workers, which end with number ``done``."""
+    def _note_steps(self, done: int, told: m.Progress, loss: float) -> None:
+        """Note more steps of all workers, which end with number ``done``."""
         count = len(self._job.workers)
-        units = steps * self._job.units_per_step
-        lags = (0,) * (steps * count)
-        taken = Apply(tuple(range(count)), (1 / count,) * count, units, lags, done)
+        units = told.steps * self._job.units_per_step
+        lags, shares = (0,) * (told.steps * count), (1 / count,) * count
+        taken = Apply(tuple(range(count)), shares, units, lags, done, counted=told.counted)
         self.recorder.updated(
             taken,
             loss,
-            norm,
+            math.sqrt(told.sum_of_squares),
             self._schedule.lr(done - 1),
             done * self._job.units_per_step,
             dict.fromkeys(self._job.workers, done),

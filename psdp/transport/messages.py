@@ -142,12 +142,14 @@ class State:
 class Progress:
     """To rank 0, which does not answer: ``steps`` more that the workers took together, from number
     ``clock`` on. The mean loss is that of the sender's workers, which are so many; the sum of
-    squares that of the last mean gradient, the same on all ranks."""
+    squares that of the last mean gradient, the same on all ranks, and so is how many units counted
+    in these steps (0: all of them)."""
 
     totals: Totals
     clock: int
     steps: int
     workers: int
+    counted: int
     loss: float
     sum_of_squares: float
 

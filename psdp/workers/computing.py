@@ -14,6 +14,7 @@ from psdp.records.profile import OTHER
 from psdp.task import Step
 from psdp.transport.link import LinkSpeed
 from psdp.transport.reducer import Reducer
+from psdp.workers.counting import counted_by_all, counts
 from psdp.workers.exchange import LOOK_UP_S, Exchange
 from psdp.workers.handicap import Handicap
 from psdp.workers.hosted import Hosted
@@ -128,19 +129,26 @@ class Computing:
         """Compute a worker's gradient number ``clock``, of batch ``batch``; the replica adds up its
         loss.
 
-        One that ``leaves`` is fetched next: it may go out part by part, as it is computed.
+        One that ``leaves`` is fetched next: it may go out part by part, as it is computed. It is
+        the mean of all units that count, or, where workers add up theirs, its part of that.
         """
         run, span = self._job.config.run, self._replica.profile.span
         begin_s, since_s = self._busy(), self._now() - self._start_s
         if clear:
             self._replica.clear()
         rng = np.random.default_rng([run.seed, own.number, clock, DROPOUT_STREAM])
-        step = Step(1 / run.grad_accum, rng)
+        parts = counts(self._job, own.share, batch)
+        whole: float = sum(parts)
+        if self._reducer is not None:
+            # The sum of all workers' gradients, divided by their number, is the mean of all units.
+            whole = counted_by_all(self._job, batch) / len(self._job.workers)
+        step = Step(rng=rng)
         if run.overlap and self._on_cpu:
             # Of a GPU's step nothing is left to call: it is captured, and queued at once.
             step = replace(step, pulse=self._exchange.move_on)
-        for micro in range(run.grad_accum):
+        for micro, counted in enumerate(parts):
             self._exchange.look_up()
+            step = replace(step, scale=counted / whole)
             with span("batches"):
                 read = self._job.task.batch(own.share, batch * run.grad_accum + micro)
             if leaves and micro + 1 == run.grad_accum:

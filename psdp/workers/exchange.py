@@ -229,12 +229,11 @@ class Exchange:
     # Reports
 
     def report_steps(
-        self, clock: int, steps: int, workers: int, loss: float, squares: float
+        self, clock: int, steps: int, workers: int, counted: int, loss: float, squares: float
     ) -> None:
         """Tell rank 0 of steps that all workers did together; see :class:`messages.Progress`."""
-        self.endpoint.send(
-            self.job.leader, m.Progress(self._totals(), clock, steps, workers, loss, squares)
-        )
+        told = m.Progress(self._totals(), clock, steps, workers, counted, loss, squares)
+        self.endpoint.send(self.job.leader, told)
 
     def report_evaluation(self, order: m.Evaluate, sums: Sums) -> None:
         """Tell rank 0 what one part of an evaluation came to."""

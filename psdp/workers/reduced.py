@@ -7,19 +7,23 @@ Every worker holds all weights and the whole optimizer, and makes every update i
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 
 from psdp.backend.squares import clip_coefficient
 from psdp.checkpoint import Snapshot
 from psdp.job import Job
 from psdp.params import Array
+from psdp.protocol import some_of
 from psdp.transport.messages import Train
+from psdp.workers.counting import counted_by_all
 from psdp.workers.replica import Replica
 from psdp.workers.training import Gradient, OwnOptimizer, Trained
 
-Report = Callable[[int, int, int, float, float], None]
-"""Tells rank 0 of steps that are done: the first one's number, how many, of how many workers, their
-mean loss in them, and the sum of squares of the last mean gradient."""
+Report = Callable[[int, int, int, int, float, float], None]
+"""Tells rank 0 of steps that are done: the first one's number, how many, of how many workers, the
+units that counted for all workers if not all did, the mean loss of these workers, and the sum of
+squares of the last mean gradient."""
 
 
 class ReducedTraining(OwnOptimizer):
@@ -60,10 +64,12 @@ class ReducedTraining(OwnOptimizer):
         """
         end, total = order.clock + order.steps, 0.0
         losses: list[float] = []
+        counts: list[int] = []
         for clock in range(order.clock, end):
             self.gradient(clock, clock, True)
             self.replica.fetch()
             losses.append(self.replica.take_loss() / self._workers)
+            counts.append(counted_by_all(self.job, clock))
             total += losses[-1]
             self._reduce()
             self.replica.put_back()
@@ -76,12 +82,20 @@ class ReducedTraining(OwnOptimizer):
                 limit = self.job.config.optim.grad_clip
                 self.update(clock, self._share * clip_coefficient(math.sqrt(squares), limit))
             if self._recorded(clock) or clock + 1 == end or not finite:
-                begin, count = clock + 1 - len(losses), len(losses)
-                self._report(begin, count, self._workers, sum(losses) / count, squares)
+                self._tell(clock + 1 - len(losses), losses, counts, squares)
                 losses.clear()
+                counts.clear()
             if not finite:
                 return Trained(math.nan, version)
         return Trained(total / order.steps, version)
+
+    def _tell(self, begin: int, losses: list[float], counts: list[int], squares: float) -> None:
+        """Report some steps, by the loss of each and the units that counted."""
+        whole, counted = self.job.units_per_step, sum(counts)
+        shares = [count / whole for count in counts]
+        loss = sum(map(operator.mul, shares, losses)) / sum(shares)
+        some = some_of(len(losses) * whole, counted)
+        self._report(begin, len(losses), self._workers, some, loss, squares)
 
     def state(self) -> list[Array]:
         self.replica.unload()

@@ -14,7 +14,7 @@ from psdp.checkpoint import CheckpointStore, Inner, Snapshot
 from psdp.job import Job
 from psdp.modes import Pushed
 from psdp.params import Array
-from psdp.protocol import Sums, Work
+from psdp.protocol import Sums, Work, some_of
 from psdp.records.timeline import NOBODY_LOOKS, Timeline
 from psdp.task import Measured
 from psdp.transport import Endpoint
@@ -22,6 +22,7 @@ from psdp.transport import messages as m
 from psdp.transport.reducer import Reducer
 from psdp.workers import goodbye
 from psdp.workers.computing import Computing, Took
+from psdp.workers.counting import counts
 from psdp.workers.exchange import Exchange
 from psdp.workers.hosted import Hosted
 from psdp.workers.listening import Listening, TermBegins
@@ -248,10 +249,14 @@ class Worker:
         self._timeline.note("compute", begin_s, self._now(), of, version=version, steps=steps)
 
     def _work(self, order: m.Train, trained: Trained, took: Took) -> Work:
+        job, share = self.job, self.hosted[order.worker].share
+        units = order.steps * job.units_per_gradient
+        batches = range(order.batch, order.batch + order.steps)
+        counted = sum(sum(counts(job, share, batch)) for batch in batches)
         return Work(
             clock=order.clock,
             version=trained.version,
-            units=order.steps * self.job.units_per_gradient,
+            units=units,
             batch=order.batch,
             steps=order.steps,
             loss=trained.loss,
@@ -260,6 +265,7 @@ class Worker:
             busy_s=took.busy_s / order.steps,
             cpu_s=took.cpu_s,
             own_s=took.own_s / order.steps,
+            counted=some_of(units, counted),
         )
 
     def _evaluate(self, order: m.Evaluate) -> None:

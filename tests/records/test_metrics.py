@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from psdp.protocol import Apply
 from psdp.records.metrics import Best, Histogram, Interval, StepTimes, finite, perplexity
 
 
@@ -23,13 +24,24 @@ def test_no_lags_are_no_error() -> None:
     assert Histogram().record() == {"mean": 0.0, "max": 0, "histogram": {}}
 
 
+def applied(units: int, lags: tuple[int, ...], counted: int = 0) -> Apply:
+    return Apply((0,), (1.0,), units, lags, version=1, counted=counted)
+
+
 def test_an_interval_averages_its_updates() -> None:
     interval = Interval(since_s=100.0)
-    interval.add(units=500, loss=2.0, lags=(0, 1))
-    interval.add(units=1500, loss=4.0, lags=(2,))
+    interval.add(applied(500, lags=(0, 1)), loss=2.0)
+    interval.add(applied(1500, lags=(2,)), loss=4.0)
     assert (interval.units, interval.updates, interval.loss) == (2000, 2, 3.5), "by tokens"
     assert interval.units_per_s(now_s=104.0) == 500.0
     assert interval.lags.mean() == 1.0
+
+
+def test_the_loss_of_an_interval_is_that_of_the_units_that_count() -> None:
+    interval = Interval(since_s=0.0)
+    interval.add(applied(500, lags=(0,), counted=100), loss=2.0)
+    interval.add(applied(500, lags=(0,), counted=300), loss=4.0)
+    assert (interval.units, interval.loss) == (1000, 3.5)
 
 
 def test_steps_are_timed_of_each_worker_and_of_each_round_but_for_the_first() -> None:
@@ -68,12 +80,12 @@ def test_steps_that_come_one_by_one_have_no_rounds() -> None:
 
 def test_two_looks_at_a_coarse_clock_are_no_division_by_zero() -> None:
     interval = Interval(since_s=5.0)
-    interval.add(units=10, loss=1.0, lags=(0,))
+    interval.add(applied(10, lags=(0,)), loss=1.0)
     assert math.isfinite(interval.units_per_s(now_s=5.0))
 
 
 def test_intervals_do_not_share_their_lags() -> None:
-    Interval(0.0).add(1, 1.0, (7,))
+    Interval(0.0).add(applied(1, lags=(7,)), loss=1.0)
     assert Interval(0.0).lags.record()["histogram"] == {}
 
 
