@@ -25,6 +25,7 @@ from training import OPTIM, SEED, SIZES, PsdpTrainer, Size, Step, torch_step
 
 from psdp.data.batches import Batches
 from psdp.data.tokens import Tokens
+from psdp.data.windows import Grid
 
 PATIENCE_S = 120.0
 """How long one process waits for the other."""
@@ -82,9 +83,10 @@ def train(task: Task, rank: int, gate: Barrier, pipe: Connection) -> None:
     send the seconds of the timed steps and all losses."""
     os.sched_setaffinity(0, {task.cores[rank]})
     step = make(task, rank)
+    tokens = Tokens.of(np.load(task.corpus, mmap_mode="r"))
     batches = Batches(
-        Tokens.of(np.load(task.corpus, mmap_mode="r")),
-        block_size=task.size.model.block_size,
+        tokens,
+        Grid(tokens.size, task.size.model.block_size, SEED),
         batch_size=task.size.batch_size,
         worker=rank,
         workers=2,

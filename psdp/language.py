@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from psdp.backend import Backend
@@ -13,8 +14,9 @@ from psdp.config import Config
 from psdp.data.batches import Batches, TextBatch, Validation
 from psdp.data.changes import changes
 from psdp.data.corpus import Corpus
-from psdp.data.partition import Grid
+from psdp.data.documents import Documents
 from psdp.data.tokens import Tokens
+from psdp.data.windows import Elsewhere, Grid, SideBySide, Windows
 from psdp.nn.memory import training_memory
 from psdp.nn.models import LanguageModel, language_model
 from psdp.params import Array
@@ -24,12 +26,28 @@ SEQUENCES = 12
 """Of a batch of ``--eval-batches``, whatever ``--batch-size`` is."""
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What is counted in a corpus: windows to train on, and the targets in them that count; and
+    those of an evaluation, and of the whole that it is a sample of."""
+
+    windows: int
+    train: int
+    validation: int
+    validation_split: int
+
+
 class Language(Task):
-    """Windows of a corpus, whose every token is to be predicted from those before it.
+    """Windows of a corpus, whose tokens are to be predicted from those before them in the window.
 
     Args:
         train, val: the two parts of the corpus. Without them it says what there is to train, and
             trains nothing.
+        separator: the tokens (n,) that end a document, where windows respect documents.
+        counts: of a corpus that cannot be read here.
+
+    Attributes:
+        windows: to train on, of a task with a corpus.
     """
 
     unit = "token"
@@ -41,38 +59,63 @@ class Language(Task):
         vocab_size: int,
         train: Tokens | None = None,
         val: Tokens | None = None,
+        separator: Array | None = None,
+        counts: Counts | None = None,
     ) -> None:
         """
         Raises:
             DataError: one of the two is too short for a window.
         """
-        if train is not None:
-            self._grid = Grid(train.size, config.model.block_size, config.run.seed)
         self.config, self.vocab_size = config, vocab_size
         self.architecture = language_model(config.model.architecture)
         self.table = self.architecture.table(config, vocab_size)
         self.units_per_batch = config.run.batch_size * config.model.block_size
         self._corpus: Corpus | None = None
         self._train = train
+        self._separator = separator
         self._batches: dict[Share, Batches] = {}
         self._validation: Validation | None = None
+        if train is None:
+            return
+        size = train.size, config.model.block_size
+        if counts is not None:
+            self.windows: Windows = Elsewhere(*size, counts.windows, counts.train)
+            self.validation_units = counts.validation
+            self.validation_split_units = counts.validation_split
+            return
+        self.windows = self._documents(train, "training") or Grid(*size, config.run.seed)
         if config.data.val_fraction and val is not None:
             sequences = SEQUENCES * config.run.eval_batches
-            length, rows = config.model.block_size, config.run.batch_size
-            self._validation = Validation(val, length, rows, sequences)
+            windows = self._documents(val, "validation")
+            windows = windows or SideBySide(val.size, config.model.block_size)
+            self._validation = Validation(val, windows, config.run.batch_size, sequences)
             self.validation_units = self._validation.units
             self.validation_split_units = self._validation.split_units
 
+    def _documents(self, tokens: Tokens, split: str) -> Windows | None:
+        """Return the windows of documents, where these are respected."""
+        if self._separator is None:
+            return None
+        return Documents(tokens, self._separator, self.config.model.block_size, split)
+
     @classmethod
-    def of(cls, config: Config, corpus: Corpus) -> Language:
-        """Return the task of these settings and this corpus.
+    def of(cls, config: Config, corpus: Corpus, counts: Counts | None = None) -> Language:
+        """Return the task of these settings and this corpus, with ``counts`` of one that cannot be
+        read here.
 
         Raises:
             DataError: its validation split is too short for a window.
         """
-        task = cls(config, corpus.vocab_size, corpus.train, corpus.val)
+        parts = corpus.train, corpus.val, corpus.separator
+        task = cls(config, corpus.vocab_size, *parts, counts)
         task._corpus, task.description = corpus, corpus.description
         return task
+
+    @property
+    def counts(self) -> Counts:
+        """What is counted in its corpus."""
+        of_validation = self.validation_units, self.validation_split_units
+        return Counts(self.windows.count, self.windows.units, *of_validation)
 
     @property
     def corpus(self) -> Corpus:
@@ -117,7 +160,9 @@ class Language(Task):
                 "vocab_size": corpus.vocab_size,
                 "train_tokens": corpus.train.size,
                 "val_tokens": corpus.val.size,
-                "order": self._grid.order,
+                "order": self.windows.order,
+                "windows": self.windows.count,
+                "train_counted": self.windows.units,
                 "files": list(corpus.sources),
                 "crc32": list(corpus.checks),
             }
@@ -129,19 +174,27 @@ class Language(Task):
         Raises:
             DataError: the corpus is too short for the block size or the number of workers.
         """
+        return self._batches_of(share).batch(number)
+
+    def counted(self, share: Share, number: int) -> int:
+        if self._separator is None:
+            return self.units_per_batch
+        return self._batches_of(share).counted(number)
+
+    def _batches_of(self, share: Share) -> Batches:
         assert self._train is not None, "made without a corpus"
         batches = self._batches.get(share)
         if batches is None:
             batches = self._batches[share] = Batches(
                 self._train,
-                block_size=self.config.model.block_size,
+                self.windows,
                 batch_size=self.config.run.batch_size,
                 worker=share.worker,
                 workers=share.workers,
                 partition=self.config.data.partition,
                 seed=share.seed,
             )
-        return batches.batch(number)
+        return batches
 
     def validation(self, part: int, parts: int) -> Iterator[TextBatch]:
         if self._validation is not None:

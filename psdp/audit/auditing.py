@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psdp.audit.checkpoints import Checkpoints, Kept, read_checkpoints
-from psdp.audit.data import Uses, coverage
+from psdp.audit.data import Uses, coverage, windows_of
 from psdp.audit.deciding import has_hashes
 from psdp.audit.findings import Contradiction, Findings, expect
 from psdp.audit.following import Following
@@ -20,6 +20,7 @@ from psdp.audit.starts import Part, Start, parts_of, read_starts
 from psdp.audit.summary import Summary, read_summary
 from psdp.audit.unrecorded import Unrecorded
 from psdp.audit.uses import Table
+from psdp.data.windows import Elsewhere, Windows
 from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.records.events import events_file
@@ -70,18 +71,21 @@ class Audit:
         Raises:
             ConfigError: the task has no windows, or the table cannot be written.
         """
-        tokens = self._train_tokens()
-        if tokens is None:
+        windows = self._windows()
+        if windows is None:
             raise ConfigError(f"--uses: {self.run} is of a program's own task, without windows")
-        table = Table(self.job, tokens)
+        if isinstance(windows, Elsewhere):
+            raise ConfigError(
+                f"--uses: where the windows of {self.run} begin, its corpus alone says (--window "
+                f"{self.job.config.data.window})"
+            )
+        table = Table(self.job, windows)
         self._noted = table.note
         with table.writing(path):
             return self.check()
 
-    def _train_tokens(self) -> int | None:
-        corpus = self.config.get("corpus")
-        tokens = corpus.get("train_tokens") if isinstance(corpus, dict) else None
-        return tokens if isinstance(tokens, int) else None
+    def _windows(self) -> Windows | None:
+        return windows_of(self.job, self.config.get("corpus"))
 
     def recompute(self, count: int, seed: int) -> None:
         """Compute so many updates again, chosen by a seed; after :meth:`check`."""
@@ -241,14 +245,14 @@ class Audit:
             why = "batches were dealt out, and not recorded"
             self.findings.unchecked("windows", "which of them were used", why)
             return
-        tokens = self._train_tokens()
-        if tokens is None:
+        windows = self._windows()
+        if windows is None:
             what = "each batch of each share was used once at most"
             if following is not None:
                 self.findings.proved("batches", what)
             self.findings.unchecked("windows", "which they are", "the task is a program's own")
             return
-        covered = coverage(job, uses, tokens)
+        covered = coverage(job, uses, windows)
         if following is None:
             self.findings.unchecked(
                 "windows", f"that, as clocks have it, {covered}", "nothing tells of each update"

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from psdp.audit.findings import Contradiction
-from psdp.data.partition import Grid, Partition
+from psdp.config import PACKED
+from psdp.data.partition import Partition
+from psdp.data.windows import Elsewhere, Grid, Windows
 from psdp.job import Job
 
 
@@ -117,11 +119,20 @@ class Coverage:
         return "; ".join(parts) or "no window was used"
 
 
-def coverage(job: Job, uses: Uses, train_tokens: int) -> Coverage:
-    """Return what the batches used so far mean for the windows of a corpus of so many tokens."""
+def windows_of(job: Job, record: Any) -> Windows | None:
+    """Return the windows of the corpus that config.json tells of so; None if it has none."""
+    if not isinstance(record, dict) or not isinstance(record.get("train_tokens"), int):
+        return None
+    size, block_size = record["train_tokens"], job.config.model.block_size
+    if job.config.data.window == PACKED:
+        return Grid(size, block_size, job.config.run.seed)
+    return Elsewhere(size, block_size, int(record["windows"]), int(record["train_counted"]))
+
+
+def coverage(job: Job, uses: Uses, windows: Windows) -> Coverage:
+    """Return what the batches used so far mean for the windows of a corpus."""
     size, accum = job.config.run.batch_size, job.config.run.grad_accum
-    parts = partitions(job, train_tokens)
-    windows = Grid(train_tokens, job.config.model.block_size, job.config.run.seed).count
+    parts = partitions(job, windows)
     counts = {share: len(numbers) * accum * size for share, numbers in uses.of.items()}
     # The samples up to here are all used, of each share's own order or of the one they deal.
     ends = {
@@ -133,7 +144,8 @@ def coverage(job: Job, uses: Uses, train_tokens: int) -> Coverage:
         _epochs_begun(parts[share], numbers, accum, size) for share, numbers in uses.of.items()
     )
     used = sum(counts.values())
-    return Coverage(windows, whole, max(0, begun - whole), used - whole * windows)
+    more = used - whole * windows.count
+    return Coverage(windows.count, whole, max(0, begun - whole), more)
 
 
 def _epochs_begun(part: Partition, numbers: Numbers, accum: int, size: int) -> int:
@@ -145,13 +157,12 @@ def _epochs_begun(part: Partition, numbers: Numbers, accum: int, size: int) -> i
     return last // part.windows + 1
 
 
-def partitions(job: Job, train_tokens: int) -> dict[int, Partition]:
+def partitions(job: Job, windows: Windows) -> dict[int, Partition]:
     """Return each share's part of the windows."""
     config = job.config
-    grid = Grid(train_tokens, config.model.block_size, config.run.seed)
     shares = {share.worker: share for share in map(job.share, job.workers)}
     how: dict[str, Any] = {"kind": config.data.partition, "seed": config.run.seed}
     return {
-        number: Partition(grid, worker=number, workers=share.workers, **how)
+        number: Partition(windows, worker=number, workers=share.workers, **how)
         for number, share in shares.items()
     }

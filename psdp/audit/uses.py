@@ -9,6 +9,7 @@ from pathlib import Path
 
 from psdp.audit.data import partitions
 from psdp.audit.ledger import Used
+from psdp.data.windows import Windows
 from psdp.errors import ConfigError
 from psdp.job import Job
 
@@ -24,12 +25,12 @@ class Table:
     by where it begins among the tokens that are trained on.
 
     Args:
-        train_tokens: of the corpus.
+        windows: of the corpus.
     """
 
-    def __init__(self, job: Job, train_tokens: int) -> None:
+    def __init__(self, job: Job, windows: Windows) -> None:
         self._job = job
-        self._parts = partitions(job, train_tokens)
+        self._parts = partitions(job, windows)
         self._write: Callable[[Sequence[int]], object] = _nowhere
 
     @contextmanager

@@ -15,7 +15,7 @@ config.py                             all settings of one run
 """
 
 from psdp.config.config import OF_LANGUAGE, Config, settings
-from psdp.config.data import DataConfig
+from psdp.config.data import DOCUMENT, PACKED, DataConfig
 from psdp.config.help import either, help_of
 from psdp.config.model import ModelConfig, head_size, kv_heads, mlp_width, rotary_dims
 from psdp.config.optim import OptimConfig
@@ -25,6 +25,8 @@ from psdp.config.url import check_url, is_url
 from psdp.fields import base_type, flag_of
 
 __all__ = [
+    "DOCUMENT",
+    "PACKED",
     "Config",
     "DataConfig",
     "OF_LANGUAGE",

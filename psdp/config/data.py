@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from psdp.fields import setting
 
+PACKED, DOCUMENT = "packed", "document"
+"""How windows are cut."""
+
 TOKEN_DTYPES = ("uint8", "uint16", "uint32", "uint64", "int32", "int64")
 """Of raw files of tokens, all little-endian."""
 
@@ -56,6 +59,12 @@ class DataConfig:
     )
     val_fraction: float = setting(
         0.1, "last part of the corpus, kept for validation", low=0, below=1
+    )
+    window: str = setting(
+        PACKED,
+        "packed: windows lie side by side and run across documents; document: each begins with a "
+        "document, or goes on with a long one, and what follows its end does not count",
+        choices=(PACKED, DOCUMENT),
     )
     partition: str = setting(
         "random",

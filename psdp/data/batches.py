@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from psdp.data.partition import Grid, Partition
+from psdp.data.partition import Partition
 from psdp.data.tokens import Tokens
-from psdp.errors import DataError
+from psdp.data.windows import Windows
 from psdp.params import Array
 
 
 class TextBatch(NamedTuple):
-    """Sequences of tokens, what follows each token, and, in an evaluation, which of them count.
+    """Sequences of tokens, what follows each token, and which of these targets count.
 
     Shapes: (b, T) for b sequences of T tokens, int64 and bool.
     """
@@ -36,41 +36,41 @@ class Batches:
     def __init__(
         self,
         tokens: Tokens,
+        windows: Windows,
         *,
-        block_size: int,
         batch_size: int,
         worker: int,
         workers: int,
         partition: str,
         seed: int,
     ) -> None:
-        """``worker`` counts from 0.
+        """``worker`` counts from 0; ``windows`` are of ``tokens``.
 
         Raises:
-            DataError: the split is too short for a window, or leaves a worker without one.
+            DataError: a worker is left without a window.
         """
-        self._tokens = tokens
-        grid = Grid(tokens.size, block_size, seed)
-        self.windows_per_epoch = grid.count
-        self._partition = Partition(grid, partition, worker=worker, workers=workers, seed=seed)
-        shape = batch_size, block_size
-        counted = np.ones(shape, bool)
-        self._batch = TextBatch(np.empty(shape, np.int64), np.empty(shape, np.int64), counted)
+        self._tokens, self._windows = tokens, windows
+        self._partition = Partition(windows, partition, worker=worker, workers=workers, seed=seed)
+        self._batch = _empty(batch_size, windows)
 
     def batch(self, number: int) -> TextBatch:
-        """Return batch ``number``, from 0; all of its targets count."""
-        tokens, targets, _ = self._batch
-        starts = self._partition.starts(number, batch_size=len(tokens))
-        _fill(tokens, targets, self._tokens, starts)
+        """Return batch ``number``, from 0."""
+        _fill(self._batch, self._tokens, self._windows, self._starts(number))
         return self._batch
+
+    def counted(self, number: int) -> int:
+        """Return how many targets of a batch count."""
+        first, end = self._windows.counted(self._starts(number))
+        return int((end - first).sum())
+
+    def _starts(self, number: int) -> Array:
+        return self._partition.starts(number, batch_size=len(self._batch.tokens))
 
 
 class Validation:
     """The validation split in batches, the same ones at every evaluation.
 
-    Of the whole split every token but the first is a counted target exactly once: windows lie side
-    by side, the last is pushed back to end with the split, and what it repeats is not counted. A
-    sample is of so many of these windows, evenly spread over the split; how many make a batch has
+    A sample is of so many of its windows, evenly spread over the split; how many make a batch has
     no say in which.
 
     Attributes:
@@ -78,33 +78,21 @@ class Validation:
         count: batches.
     """
 
-    def __init__(self, tokens: Tokens, block_size: int, batch_size: int, sample: int = 0) -> None:
+    def __init__(self, tokens: Tokens, windows: Windows, batch_size: int, sample: int = 0) -> None:
         """
         Args:
+            windows: of ``tokens``.
             sample: windows (0: all).
-
-        Raises:
-            DataError: the split is too short for a window.
         """
-        targets = tokens.size - 1
-        if targets < block_size:
-            raise DataError(
-                f"validation split too short for --block-size {block_size}: it has {tokens.size} "
-                f"tokens and a window needs {block_size + 1}; raise --val-fraction, lower "
-                "--block-size, or turn evaluation off with --val-fraction 0"
-            )
-        self._tokens = tokens
-        self._shape = (batch_size, block_size)
-        windows = -(-targets // block_size)
-        self._last = windows - 1
-        self._repeated = windows * block_size - targets
-        self._last_start = targets - block_size
-        chosen = min(windows, sample or windows)
-        self._windows = np.arange(chosen, dtype=np.int64) * windows // chosen
+        self._tokens, self._windows, self._size = tokens, windows, batch_size
+        chosen = min(windows.count, sample or windows.count)
+        self._starts = windows.starts(
+            0, np.arange(chosen, dtype=np.int64) * windows.count // chosen
+        )
         self.count = -(-chosen // batch_size)
-        self.split_units = targets
-        ends = int(self._windows[-1]) == self._last
-        self.units = chosen * block_size - self._repeated * ends
+        self.split_units = windows.units
+        first, end = windows.counted(self._starts)
+        self.units = int((end - first).sum())
 
     def part(self, part: int, parts: int) -> range:
         """Return one of ``parts`` runs of batches, whose lengths differ by one at most (0 is
@@ -116,26 +104,34 @@ class Validation:
 
         A last one that is not full repeats a window, uncounted, so every batch has one shape.
         """
-        x, y = np.empty(self._shape, np.int64), np.empty(self._shape, np.int64)
-        counted = np.empty(self._shape, bool)
-        size = self._shape[0]
+        into, size = _empty(self._size, self._windows), self._size
         for batch in part:
-            ids = self._windows[batch * size : (batch + 1) * size]
-            counted[: ids.size] = True
-            counted[: ids.size][ids == self._last, : self._repeated] = False
-            counted[ids.size :] = False
-            ids = np.pad(ids, (0, size - ids.size), mode="edge")
-            _fill(x, y, self._tokens, np.minimum(ids * self._shape[1], self._last_start))
-            yield TextBatch(x, y, counted)
+            starts = self._starts[batch * size : (batch + 1) * size]
+            padded = np.pad(starts, (0, size - starts.size), mode="edge")
+            _fill(into, self._tokens, self._windows, padded)
+            into.counted[starts.size :] = False
+            yield into
 
 
-def _fill(x: Array, y: Array, tokens: Tokens, starts: Array) -> None:
-    """Write the windows at ``starts`` (b,) to x, and to y the same one token later; both (b, T)."""
-    window = np.empty(x.shape[1] + 1, np.int64)
+def _empty(batch_size: int, windows: Windows) -> TextBatch:
+    shape = batch_size, windows.block_size
+    return TextBatch(np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape, bool))
+
+
+def _fill(batch: TextBatch, tokens: Tokens, windows: Windows, starts: Array) -> None:
+    """Write the windows at ``starts`` (b,) to a batch; what follows the last counted target of one
+    is token 0."""
+    window = np.empty(windows.block_size + 1, np.int64)
     now, later = window[:-1], window[1:]
+    first, end = windows.counted(starts)
     # One after the other: for the few rows of a batch faster than one indexed read, above all of a
     # map.
-    for row, start in enumerate(starts.tolist()):
-        tokens.read(start, window)
-        x[row] = now
-        y[row] = later
+    for row, (start, begin, stop) in enumerate(
+        zip(starts.tolist(), first.tolist(), end.tolist(), strict=True)
+    ):
+        tokens.read(start, window[: stop + 1])
+        window[stop + 1 :] = 0
+        batch.tokens[row] = now
+        batch.targets[row] = later
+        batch.counted[row] = False
+        batch.counted[row, begin:stop] = True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from psdp.config import DataConfig, flag_of
+from psdp.config import DOCUMENT, PACKED, DataConfig, flag_of
 from psdp.data import chosen_tokenizer
 from psdp.data.files import find_files, is_folder, printable
 from psdp.data.formats import holds_tokens
@@ -17,9 +17,11 @@ from psdp.data.subwords import SubwordTokenizer
 from psdp.data.texts import SEPARATOR, read_texts, standard_library
 from psdp.data.token_files import Chosen, TokenFiles, chosen_of
 from psdp.data.token_folder import ACCOUNT, TokenFolder
+from psdp.data.tokenising import separator_of
 from psdp.data.tokenizer import Tokenizer
 from psdp.data.tokens import Tokens
 from psdp.errors import ConfigError, DataError
+from psdp.params import Array
 
 
 class Listener:
@@ -44,6 +46,7 @@ class Corpus:
             files of its own.
         sources: the files, in their order.
         checks: by file, by what a change of it is found.
+        separator: the tokens (n,) that end a document, where windows respect documents.
     """
 
     train: Tokens
@@ -53,6 +56,7 @@ class Corpus:
     sources: tuple[str, ...]
     checks: tuple[str, ...]
     description: str
+    separator: Array | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -205,7 +209,8 @@ def _check_no_text(config: DataConfig, tokens: Path) -> None:
     Raises:
         ConfigError: a setting is given that is for text.
     """
-    for name in ("clean", "text_field", "document_separator"):
+    cut = ("document_separator",) if config.window == PACKED else ()
+    for name in ("clean", "text_field", *cut):
         value = getattr(config, name)
         if value != getattr(DataConfig, name):
             flag = flag_of(name)
@@ -218,7 +223,12 @@ def _joined(
     config: DataConfig, tokenizer: Tokenizer, parts: Sequence[_Part], left_out: Sequence[Path]
 ) -> Corpus:
     """Return the corpus of what is trained on, and of what is kept for validation if that is not a
-    part of it."""
+    part of it.
+
+    Raises:
+        ConfigError: windows are to respect documents, of which nothing says where they end.
+    """
+    separator = _separator(config, tokenizer) if config.window == DOCUMENT else None
     first, size = parts[0], sum(part.tokens.size for part in parts)
     sha256 = first.sha256
     if len(parts) == 1:
@@ -235,9 +245,31 @@ def _joined(
         sha256=sha256,
         sources=tuple(source for part in parts for source in part.sources),
         checks=tuple(check for part in parts for check in part.checks),
+        separator=separator,
         description=f"{about}, {size:,} tokens, vocabulary {tokenizer.vocab_size:,}"
         + _left_out(left_out),
     )
+
+
+def _separator(config: DataConfig, tokenizer: Tokenizer) -> Array:
+    """Return the tokens (n,) that end a document.
+
+    Raises:
+        ConfigError: nothing says which.
+        DataError: what is said cannot be told in tokens.
+    """
+    if config.document_separator is None and tokenizer.end_of_text is None:
+        raise ConfigError(
+            f"--window {config.window} has to know where documents end: give --document-separator "
+            "what stands between them and nowhere else (of tokens, their ids), or take a tokenizer "
+            "with an end of text"
+        )
+    separator = separator_of(tokenizer, config.document_separator)
+    if not separator.size:
+        raise ConfigError(
+            f"--window {config.window} needs a --document-separator that is not empty"
+        )
+    return separator
 
 
 def _left_out(files: Sequence[Path], shown: int = 3) -> str:

@@ -1,9 +1,7 @@
 """Which window of the training split a worker reads when. Numbers only: no token is touched here.
 
-A window is ``block_size`` tokens and the one after it. An epoch lays a grid of M windows over the
-split, shifted by a random phase so that the cuts fall elsewhere each time, and visits every window
-once in an order of its own. All of it is a pure function of the seed and of a sample's number, so
-the clock is the only state that a checkpoint has to keep.
+An epoch visits each of M windows once, in an order of its own. All of it is a pure function of the
+seed and of a sample's number, so the clock is the only state that a checkpoint has to keep.
 """
 
 from __future__ import annotations
@@ -14,48 +12,12 @@ from functools import lru_cache
 import numpy as np
 
 from psdp.data.permutation import Permutation, mixed
+from psdp.data.windows import KEYED, Windows
 from psdp.errors import DataError
 from psdp.params import Array
 
 # Purposes of the random streams, far from the small integers that other modules seed with.
-_PHASE, _SHUFFLE, _SCATTER = 0x70686173, 0x73687566, 0x73636174
-
-SHUFFLED, KEYED = "shuffled", "keyed"
-"""How an epoch is ordered: by a list of all windows, or, where that would be too long, without."""
-
-KEYED_FROM = 1 << 24
-"""Windows from which on there is no list: it would have 128 MB."""
-
-
-class Grid:
-    """The windows of one epoch: ``count`` of them, the first at ``phase(epoch)``."""
-
-    def __init__(self, size: int, block_size: int, seed: int) -> None:
-        """``size``: tokens in the training split.
-
-        Raises:
-            DataError: the split has no room for one window.
-        """
-        if size < block_size + 1:
-            raise DataError(
-                f"corpus too short for --block-size {block_size}: the training split has {size} "
-                f"tokens and a window needs {block_size + 1}; lower --block-size or "
-                "--val-fraction, or take a longer corpus"
-            )
-        self.size = size
-        self.block_size = block_size
-        self.count = max(1, (size - block_size) // block_size)
-        self._seed = seed
-
-    @property
-    def order(self) -> str:
-        """How its windows are ordered."""
-        return KEYED if self.count >= KEYED_FROM else SHUFFLED
-
-    def phase(self, epoch: int) -> int:
-        """Return where the first window of ``epoch`` starts: at least 0, below the block size."""
-        room = min(self.block_size, self.size - self.count * self.block_size)
-        return int(np.random.default_rng([self._seed, _PHASE, epoch]).integers(room))
+_SHUFFLE, _SCATTER = 0x73687566, 0x73636174
 
 
 class Order(ABC):
@@ -70,10 +32,9 @@ class Order(ABC):
 
     windows: int
 
-    def __init__(self, grid: Grid, seed: int, stream: int) -> None:
-        self._block_size = grid.block_size
+    def __init__(self, grid: Windows, seed: int, stream: int) -> None:
+        self._grid = grid
         self._key = (seed, _SHUFFLE, stream)
-        self._phase = lru_cache(maxsize=2)(grid.phase)
 
     def starts(self, first: int, count: int) -> Array:
         """Return where the windows of samples first .. first+count-1 start (count,) int64."""
@@ -82,8 +43,7 @@ class Order(ABC):
         while done < count:
             epoch, index = divmod(first + done, self.windows)
             piece = starts[done : done + self.windows - index]
-            np.multiply(self._ids(epoch, index, piece.size), self._block_size, out=piece)
-            piece += self._phase(epoch)
+            piece[...] = self._grid.starts(epoch, self._ids(epoch, index, piece.size))
             done += piece.size
         return starts
 
@@ -99,7 +59,7 @@ class Shuffled(Order):
         ids: of the windows (M,).
     """
 
-    def __init__(self, grid: Grid, ids: Array, seed: int, stream: int) -> None:
+    def __init__(self, grid: Windows, ids: Array, seed: int, stream: int) -> None:
         super().__init__(grid, seed, stream)
         self.windows = ids.size
         # Two, since a batch may straddle epochs.
@@ -116,7 +76,7 @@ class Keyed(Order):
     another permutation, of windows from all over the grid."""
 
     def __init__(
-        self, grid: Grid, run: range, scattered: Permutation | None, seed: int, stream: int
+        self, grid: Windows, run: range, scattered: Permutation | None, seed: int, stream: int
     ) -> None:
         super().__init__(grid, seed, stream)
         self.windows = len(run)
@@ -137,7 +97,7 @@ class Partition:
     step exactly what one worker with batch W*b reads.
     """
 
-    def __init__(self, grid: Grid, kind: str, *, worker: int, workers: int, seed: int) -> None:
+    def __init__(self, grid: Windows, kind: str, *, worker: int, workers: int, seed: int) -> None:
         """
         Raises:
             DataError: a worker, of whatever rank, would get no window.
@@ -168,14 +128,14 @@ class Partition:
         return self._order.starts(self.sample(batch, batch_size), batch_size)
 
 
-def _keyed(grid: Grid, kind: str, owner: int, owners: int, seed: int) -> Order:
+def _keyed(grid: Windows, kind: str, owner: int, owners: int, seed: int) -> Order:
     """Return the order of one of so many owners' windows."""
     run = range(grid.count * owner // owners, grid.count * (owner + 1) // owners)
     scattered = Permutation(grid.count, [seed, _SCATTER]) if kind == "hash" else None
     return Keyed(grid, run, scattered, seed, stream=owner)
 
 
-def _shuffled(grid: Grid, kind: str, owner: int, owners: int, seed: int) -> Order:
+def _shuffled(grid: Windows, kind: str, owner: int, owners: int, seed: int) -> Order:
     """Return the order of one of so many owners' windows.
 
     Raises:
@@ -208,7 +168,7 @@ def _owners(kind: str, count: int, workers: int, seed: int) -> Array:
     return np.searchsorted(ends, np.arange(count), side="right")
 
 
-def _check_every_worker_reads(kind: str, owner: Array, workers: int, grid: Grid) -> None:
+def _check_every_worker_reads(kind: str, owner: Array, workers: int, grid: Windows) -> None:
     windows = np.bincount(owner.astype(np.int64), minlength=workers)
     if windows.min() == 0:
         raise DataError(

@@ -67,8 +67,10 @@ class Head(Layer, kind="head and loss"):
         losses: Array,
         dx: Array,
         gradient: Array,
+        masked: Array | None = None,
     ) -> None:
-        """Write the losses; with L = scale * their sum, write dL/dx and add dL/dE."""
+        """Write the losses, zeros for rows that are ``masked`` (N,); with L = scale * their sum,
+        write dL/dx and add dL/dE."""
         for rows in self._chunks(x.shape[0]):
             logits = self.chunk[: rows.stop - rows.start]
             self.logits(x[rows], logits)
@@ -76,6 +78,9 @@ class Head(Layer, kind="head and loss"):
             if self.cap:
                 self.backend.copy(logits, capped)
             self.backend.cross_entropy(logits, targets[rows], scale, losses[rows])
+            if masked is not None:
+                self.backend.clear_rows(logits, masked[rows])
+                self.backend.clear_rows(losses[rows], masked[rows])
             if self.cap:
                 self.backend.cap_backward(capped, self.cap, logits)
             self.backend.matmul(logits, self.embedding, dx[rows])

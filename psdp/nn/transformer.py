@@ -123,7 +123,9 @@ class Transformer(Layer, kind=OTHER):
         self.losses = backend.empty(arena.rows)
         self.loss = backend.zeros(1, dtype=np.float64)
 
-    def forward_backward(self, tokens: Array, targets: Array, step: Step) -> None:
+    def forward_backward(
+        self, tokens: Array, targets: Array, step: Step, counted: Array | None = None
+    ) -> None:
         """Add ``step.scale`` times the mean loss, nats a token, to ``loss``, and as much of its
         gradient to the gradient. A GPU may still be at it on return.
 
@@ -131,6 +133,7 @@ class Transformer(Layer, kind=OTHER):
             tokens: integers (B, T), B <= batch_size and T <= block_size.
             targets: integers (B, T), the token that follows each.
             step: its ``rng`` draws the dropout masks.
+            counted: bool (B, T), the targets that the mean is of, at least one; None: all.
 
         Raises:
             DataError: a token is outside the vocabulary.
@@ -140,16 +143,24 @@ class Transformer(Layer, kind=OTHER):
         self._load(targets, self.targets)
         if step.rng is not None:
             self.backend.seed(step.rng)
+        if counted is not None:
+            # Where as many count as happens, a graph would be captured for each number.
+            masked = self.backend.empty(counted.size, dtype=np.bool_)
+            self.backend.to_device(~counted.reshape(-1), masked)
+            self._step(batch, length, step, int(counted.sum()), masked)
+            return
         key = self, batch, length, step.scale, step.rng is not None, step.ready is not None
-        self.backend.run_captured(key, lambda: self._step(batch, length, step))
+        self.backend.run_captured(key, lambda: self._step(batch, length, step, tokens.size))
 
-    def _step(self, batch: int, length: int, step: Step) -> None:
+    def _step(
+        self, batch: int, length: int, step: Step, counted: int, masked: Array | None = None
+    ) -> None:
         count, backend, ready = batch * length, self.backend, step.ready
-        scale = step.scale / count
+        scale = step.scale / counted
         targets, dhead = self.targets[:count], self.parameters.gradient(Head.matrix(self.config))
         stream, dnormed, losses = self.stream[:count], self.dnormed[:count], self.losses[:count]
         normed = self._forward(batch, length, step)
-        self.head.forward_backward(normed, targets, scale, losses, dnormed, dhead)
+        self.head.forward_backward(normed, targets, scale, losses, dnormed, dhead, masked)
         backend.add_total(losses, scale, self.loss)
         backend.clear(stream)
         self.norm.backward(dnormed, stream)

@@ -16,7 +16,7 @@ from psdp.data.subwords import tokenizer_of
 from psdp.data.tokens import Tokens
 from psdp.errors import DataError
 from psdp.job import Job
-from psdp.language import Language
+from psdp.language import Counts, Language
 from psdp.startup.beginning import Beginning
 from psdp.startup.choosing import tell
 
@@ -38,9 +38,11 @@ class Account:
     sources: tuple[str, ...]
     checks: tuple[str, ...]
     description: str
+    counts: Counts
 
     @classmethod
-    def of(cls, corpus: Corpus) -> Account:
+    def of(cls, task: Language) -> Account:
+        corpus = task.corpus
         return cls(
             train_tokens=corpus.train.size,
             val_tokens=corpus.val.size,
@@ -50,6 +52,7 @@ class Account:
             sources=corpus.sources,
             checks=corpus.checks,
             description=corpus.description,
+            counts=task.counts,
         )
 
     def corpus(self) -> Corpus:
@@ -95,11 +98,12 @@ class ReadCorpus(Beginning[Text]):
         if not self.concerns(self.rank):
             return None, Text(None)
         corpus = self._read()
-        job = self._job_of(corpus)
+        task = Language.of(self.config, corpus)
+        job = Job(self.config, self.world_size, task)
         for worker in job.hosted(self.rank):
-            job.task.batch(job.share(worker), 0)  # what is wrong with it is told now
+            task.batch(job.share(worker), 0)  # what is wrong with it is told now
         tells = self.rank == job.computing[0]
-        return job, Text(corpus.sha256, Account.of(corpus) if tells else None)
+        return job, Text(corpus.sha256, Account.of(task) if tells else None)
 
     def _read(self) -> Corpus:
         run = self.config.run
@@ -109,9 +113,6 @@ class ReadCorpus(Beginning[Text]):
             if run.resume is None and run.replay is None:
                 raise
             raise DataError(f"{error}; if it lies elsewhere now, say where with --corpus") from None
-
-    def _job_of(self, corpus: Corpus) -> Job:
-        return Job(self.config, self.world_size, Language.of(self.config, corpus))
 
     def agree(self, facts: Mapping[int, Text]) -> Mapping[int, Text]:
         read = {rank: text.sha256 for rank, text in facts.items() if text.sha256 is not None}
@@ -127,7 +128,8 @@ class ReadCorpus(Beginning[Text]):
 
     def told_of(self, facts: Mapping[int, Text]) -> Job:
         account = next(text.account for text in facts.values() if text.account is not None)
-        return self._job_of(account.corpus())
+        task = Language.of(self.config, account.corpus(), account.counts)
+        return Job(self.config, self.world_size, task)
 
 
 class Reading(Listener):

@@ -13,6 +13,7 @@ from psdp.audit.data import Numbers, Uses, coverage, partitions
 from psdp.audit.findings import Contradiction
 from psdp.audit.jobs import job_of
 from psdp.config import Config
+from psdp.data.windows import Grid
 
 TOKENS = 200
 SETTINGS = {"block_size": 8, "batch_size": 3, "n_embd": 16, "n_head": 2, "n_layer": 1}
@@ -52,12 +53,13 @@ def test_windows_are_used_as_often_as_is_said(
         config["partition"] = "random"
     told = {"workers": 3, "ranks": 3, "servers": 1, "unit": "token", "units_per_batch": 24}
     job = job_of(Config.from_flat(config).resolved().flat(), told)
+    windows = Grid(TOKENS, 8, job.config.run.seed)
     batches = [(0, sum(clocks))] if deals and sum(clocks) else []
     uses = Uses(job, dict(zip(job.workers, clocks, strict=True)), batches)
-    covered = coverage(job, uses, TOKENS)
+    covered = coverage(job, uses, windows)
 
     counts: Counter[tuple[int, int]] = Counter()
-    parts = partitions(job, TOKENS)
+    parts = partitions(job, windows)
     for share, numbers in uses.of.items():
         for batch in range(len(numbers) * accum):
             first = parts[share].sample(batch, 3)

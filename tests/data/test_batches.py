@@ -9,19 +9,26 @@ from hypothesis import strategies as st
 
 from psdp.data.batches import Batches, Validation
 from psdp.data.tokens import Tokens
+from psdp.data.windows import Grid, SideBySide
 from psdp.errors import DataError
 
 
 def make(tokens: Any, **changes: Any) -> Batches:
     settings: dict[str, Any] = {
-        "block_size": 8,
         "batch_size": 3,
         "worker": 0,
         "workers": 1,
         "partition": "random",
         "seed": 1,
     }
-    return Batches(Tokens.of(tokens), **(settings | changes))
+    settings |= changes
+    row = Tokens.of(tokens)
+    return Batches(row, Grid(row.size, 8, settings["seed"]), **settings)
+
+
+def evaluated(tokens: Any, block: int, batch_size: int, sample: int = 0) -> Validation:
+    row = Tokens.of(tokens)
+    return Validation(row, SideBySide(row.size, block), batch_size, sample)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, ">i4"])
@@ -61,8 +68,8 @@ def test_batches_fill_the_same_arrays_again() -> None:
 
 def test_a_corpus_of_one_window_is_enough() -> None:
     batches = make(np.arange(9))
-    assert batches.windows_per_epoch == 1
-    assert (batches.batch(0).tokens == np.arange(8)).all()
+    for number in range(4):
+        assert (batches.batch(number).tokens == np.arange(8)).all()
 
 
 def counted_targets(validation: Validation, part: range) -> list[int]:
@@ -78,7 +85,7 @@ def test_the_whole_split_is_counted_once_over_all_parts(
     block: int, batch_size: int, extra: int, workers: int
 ) -> None:
     tokens = np.arange(block + extra)
-    validation = Validation(Tokens.of(tokens), block, batch_size)
+    validation = evaluated(tokens, block, batch_size)
     parts = [validation.part(worker, workers) for worker in range(workers)]
     assert [batch for part in parts for batch in part] == list(range(validation.count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -91,28 +98,28 @@ def test_the_whole_split_is_counted_once_over_all_parts(
 def test_a_sample_is_the_same_however_many_sequences_make_a_batch(
     block: int, batch_size: int, extra: int, sample: int
 ) -> None:
-    tokens = Tokens.of(np.arange(block + extra))
-    validation = Validation(tokens, block, batch_size, sample)
+    tokens = np.arange(block + extra)
+    validation = evaluated(tokens, block, batch_size, sample)
     targets = counted_targets(validation, validation.part(0, 1))
-    one_by_one = Validation(tokens, block, 1, sample)
+    one_by_one = evaluated(tokens, block, 1, sample)
     assert targets == counted_targets(one_by_one, one_by_one.part(0, 1))
     assert len(targets) == len(set(targets)) == validation.units > 0
     assert validation.split_units == tokens.size - 1
-    assert one_by_one.count == min(sample, Validation(tokens, block, 1).count)
+    assert one_by_one.count == min(sample, evaluated(tokens, block, 1).count)
 
 
 def test_a_sample_is_spread_over_the_split() -> None:
-    validation = Validation(Tokens.of(np.arange(1001)), 10, 2, sample=4)
+    validation = evaluated(np.arange(1001), 10, 2, sample=4)
     starts = [batch.tokens[:, 0].tolist() for batch in validation.batches(range(2))]
     assert starts == [[0, 250], [500, 750]]
 
 
 def test_evaluations_repeat() -> None:
-    validation = Validation(Tokens.of(np.arange(100)), 7, 2, 3)
+    validation = evaluated(np.arange(100), 7, 2, 3)
     assert counted_targets(validation, range(2)) == counted_targets(validation, range(2))
 
 
 @pytest.mark.parametrize("size", [0, 1, 64])
 def test_a_validation_split_without_room_for_a_window_is_refused(size: int) -> None:
     with pytest.raises(DataError, match=rf"has {size} tokens and a window needs 65; raise --val"):
-        Validation(Tokens.of(np.zeros(size, np.uint8)), 64, 2)
+        evaluated(np.zeros(size, np.uint8), 64, 2)

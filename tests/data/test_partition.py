@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psdp.data import partition as partition_module
-from psdp.data.partition import KEYED, SHUFFLED, Grid, Partition, splitmix64
+from psdp.data import windows as windows_module
+from psdp.data.partition import Partition, splitmix64
+from psdp.data.windows import KEYED, SHUFFLED, Grid
 from psdp.errors import DataError
 
 SEED = 3
@@ -168,7 +169,7 @@ def test_windows_enough_for_all_that_a_hash_deals_to_some_are_refused(worker: in
 
 @pytest.fixture
 def keyed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition_module, "KEYED_FROM", 1)
+    monkeypatch.setattr(windows_module, "KEYED_FROM", 1)
 
 
 @pytest.mark.usefixtures("keyed")

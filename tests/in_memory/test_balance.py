@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from jobs import Training, before_gradient, corpus, die_at, train
 
-from psdp.data.partition import Grid, Partition
+from psdp.data.partition import Partition
+from psdp.data.windows import Grid
 from psdp.errors import PeerLost
 from psdp.transport import messages as m
 

@@ -29,6 +29,7 @@ from psdp.checkpoint import (
 )
 from psdp.data.batches import Validation
 from psdp.data.tokens import Tokens
+from psdp.data.windows import SideBySide
 from psdp.errors import CheckpointError, DataError, NumericsError, PeerLost, PsdpError, RankFailed
 from psdp.job import Job
 from psdp.nn.transformer import Transformer
@@ -63,10 +64,10 @@ def validation_loss(run: Training) -> float:
     """Return the mean loss of the final weights over the whole validation split, one model."""
     config = run.job.config
     model = Transformer(config.model, VOCAB, 2, make_backend("cpu", "float64"), run.weights, None)
+    tokens = Tokens.of(corpus()[1])
+    split = Validation(tokens, SideBySide(tokens.size, config.model.block_size), 2)
     losses = [
-        model.evaluate(x, y)[0][counted].copy()
-        for split in [Validation(Tokens.of(corpus()[1]), config.model.block_size, 2)]
-        for x, y, counted in split.batches(split.part(0, 1))
+        model.evaluate(x, y)[0][counted].copy() for x, y, counted in split.batches(split.part(0, 1))
     ]
     return float(np.concatenate(losses).mean())
 

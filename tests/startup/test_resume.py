@@ -88,7 +88,7 @@ OTHER: dict[str, Any] = {
     "corpus": ["elsewhere"],
     "val_corpus": ["elsewhere"], "token_dtype": "uint8",
     "text_field": "body",
-    "document_separator": "x", "init_from": "elsewhere",
+    "document_separator": "x", "init_from": "elsewhere", "window": "document",
 }  # fmt: skip
 
 

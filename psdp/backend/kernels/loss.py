@@ -55,6 +55,11 @@ class LossKernels(Arrays):
             xp.multiply(dlogits[rows], slope, out=dlogits[rows])
 
     @costs(moves)
+    def clear_rows(self, x: Array, rows: Array) -> None:
+        """Set those rows of ``x`` (N, ...) to zero that ``rows`` (N,) bool says."""
+        x[rows] = 0
+
+    @costs(moves)
     def argmax(self, logits: Array, best: Array) -> None:
         """Write the index of the greatest of each row of ``logits`` (N, V) to ``best`` (N,)."""
         best[...] = logits.argmax(axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from psdp.backend import Backend
-from psdp.config import Config
+from psdp.config import PACKED, Config
 from psdp.data.batches import TextBatch
 from psdp.nn.decoder import Decoder
 from psdp.nn.models.base import LanguageModel, Sampler, measured
@@ -29,6 +29,7 @@ class DecoderModel(LanguageModel):
         self.transformer = Transformer(
             config.model, vocab_size, config.run.batch_size, backend, weights, gradient
         )
+        self._all_count = config.data.window == PACKED
         self.loss = self.transformer.loss
         self.buffers = Counter(self.transformer.arena.bytes)
         if self.transformer.cast_weights is not weights:
@@ -43,7 +44,8 @@ class DecoderModel(LanguageModel):
         return Decoder(config.model, vocab_size, backend, weights)
 
     def add_gradient(self, batch: TextBatch, step: Step) -> None:
-        self.transformer.forward_backward(batch.tokens, batch.targets, step)
+        counted = None if self._all_count else batch.counted
+        self.transformer.forward_backward(batch.tokens, batch.targets, step, counted)
 
     def evaluate(self, batch: TextBatch) -> Measured:
         return measured(*self.transformer.evaluate(batch.tokens, batch.targets), batch.counted)

@@ -1,0 +1,73 @@
+"""Where some targets do not count: each that does weighs the same, whoever computes it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jobs import VOCAB, Training, train
+
+from psdp.audit.auditing import Audit
+from psdp.errors import ConfigError
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def documents(folder: Path) -> str:
+    """Return a file of documents of very different lengths, which token 0 ends."""
+    rng = np.random.default_rng(5)
+    lengths = rng.choice([1, 2, 3, 30], 300)
+    rows = [[*rng.integers(1, VOCAB, length), 0] for length in lengths]
+    path = folder / "documents.npy"
+    np.save(path, np.concatenate(rows).astype(np.uint8))
+    return str(path)
+
+
+def run(folder: Path, **settings: Any) -> Training:
+    told: dict[str, Any] = {"window": "document", "document_separator": "0", "val_fraction": 0.1}
+    return train(folder, corpus=[documents(folder.parent)], eval_every=3, **told | settings)
+
+
+def records(run: Training, kind: str) -> list[dict[str, Any]]:
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"workers": 1, "batch_size": 2, "grad_accum": 6},
+        {"workers": 3, "batch_size": 4},
+        {"workers": 2, "batch_size": 3, "grad_accum": 2, "servers": 2},
+        {"workers": 3, "batch_size": 2, "grad_accum": 2, "mode": "allreduce"},
+        {"workers": 2, "batch_size": 3, "virtual_workers": 4},
+    ],
+)
+def test_it_is_as_one_big_batch(tmp_path: Path, how: dict[str, Any]) -> None:
+    one = run(tmp_path / "one", workers=1, batch_size=12)
+    many = run(tmp_path / "many", **how)
+    np.testing.assert_allclose(many.weights, one.weights, rtol=1e-8, atol=1e-10)
+    for kind, name in (("train", "loss"), ("eval", "val_loss")):
+        own, other = ([r[name] for r in records(job, kind)] for job in (one, many))
+        assert other == pytest.approx(own, rel=1e-10), kind
+    assert len(records(many, "train")) == 6
+
+
+@pytest.mark.parametrize("how", [{"mode": "async"}, {"mode": "local", "local_steps": 2}])
+def test_what_counts_is_recorded_and_audited(tmp_path: Path, how: dict[str, Any]) -> None:
+    trained = run(tmp_path / "run", workers=2, record=True, **how)
+    audit = Audit(trained.folder)
+    findings = audit.check()
+    assert not findings.contradicted, findings.all
+    with pytest.raises(ConfigError, match="its corpus alone says"):
+        audit.write_uses(tmp_path / "uses.csv")
+    again = run(tmp_path / "again", workers=2, replay=str(trained.folder), **how)
+    np.testing.assert_array_equal(again.weights, trained.weights)
+
+
+def test_where_documents_end_must_be_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--window document has to know where documents end"):
+        run(tmp_path / "run", document_separator=None)
