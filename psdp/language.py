@@ -14,7 +14,7 @@ from psdp.config import Config
 from psdp.data.batches import Batches, TextBatch, Validation
 from psdp.data.changes import changes
 from psdp.data.corpus import Corpus
-from psdp.data.documents import Documents
+from psdp.data.documents import Documents, Marks
 from psdp.data.tokens import Tokens
 from psdp.data.windows import Elsewhere, Grid, SideBySide, Windows
 from psdp.nn.memory import training_memory
@@ -43,7 +43,7 @@ class Language(Task):
     Args:
         train, val: the two parts of the corpus. Without them it says what there is to train, and
             trains nothing.
-        separator: the tokens (n,) that end a document, where windows respect documents.
+        marks: of documents, where windows respect these.
         counts: of a corpus that cannot be read here.
 
     Attributes:
@@ -59,7 +59,7 @@ class Language(Task):
         vocab_size: int,
         train: Tokens | None = None,
         val: Tokens | None = None,
-        separator: Array | None = None,
+        marks: Marks | None = None,
         counts: Counts | None = None,
     ) -> None:
         """
@@ -72,7 +72,7 @@ class Language(Task):
         self.units_per_batch = config.run.batch_size * config.model.block_size
         self._corpus: Corpus | None = None
         self._train = train
-        self._separator = separator
+        self._marks = marks
         self._batches: dict[Share, Batches] = {}
         self._validation: Validation | None = None
         if train is None:
@@ -94,9 +94,9 @@ class Language(Task):
 
     def _documents(self, tokens: Tokens, split: str) -> Windows | None:
         """Return the windows of documents, where these are respected."""
-        if self._separator is None:
+        if self._marks is None:
             return None
-        return Documents(tokens, self._separator, self.config.model.block_size, split)
+        return Documents(tokens, self._marks, self.config.model.block_size, split)
 
     @classmethod
     def of(cls, config: Config, corpus: Corpus, counts: Counts | None = None) -> Language:
@@ -106,7 +106,7 @@ class Language(Task):
         Raises:
             DataError: its validation split is too short for a window.
         """
-        parts = corpus.train, corpus.val, corpus.separator
+        parts = corpus.train, corpus.val, corpus.marks
         task = cls(config, corpus.vocab_size, *parts, counts)
         task._corpus, task.description = corpus, corpus.description
         return task
@@ -177,7 +177,7 @@ class Language(Task):
         return self._batches_of(share).batch(number)
 
     def counted(self, share: Share, number: int) -> int:
-        if self._separator is None:
+        if self._marks is None:
             return self.units_per_batch
         return self._batches_of(share).counted(number)
 

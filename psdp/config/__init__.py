@@ -9,6 +9,7 @@ model.py, data.py, optim.py, run.py   settings by topic
 presets.py                            models that are well known by one name
 help.py                               what a person is told of a setting
 rules.py                              between settings: contradictions, and what is filled in
+windows.py                            the same, of windows and documents
 handicap.py                           what --straggler and --jitter say
 url.py                                places elsewhere
 config.py                             all settings of one run

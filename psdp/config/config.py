@@ -13,6 +13,7 @@ from psdp.config.model import ModelConfig
 from psdp.config.optim import OptimConfig
 from psdp.config.presets import with_preset
 from psdp.config.run import RunConfig
+from psdp.config.windows import check_windows
 from psdp.errors import ConfigError
 from psdp.fields import check_bounds, plain
 from psdp.modes import MODES, Merge, Mode
@@ -85,6 +86,7 @@ class Config:
         rules.check_heads(model)
         rules.check_rotary(model)
         rules.check_corpus(data)
+        check_windows(data)
         rules.check_meaning(optim, run)
         rules.check_server_device(run)
         rules.check_overlap(optim, run)

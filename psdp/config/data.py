@@ -49,6 +49,17 @@ class DataConfig:
         "text between two files or records (default the tokenizer's end of text, or a newline)",
         metavar="TEXT",
     )
+    prompt_field: str | None = setting(
+        None,
+        "field of JSON lines, or column of Parquet, that goes before the text, with "
+        "--prompt-separator between them",
+        metavar="NAME",
+    )
+    prompt_separator: str | None = setting(
+        None,
+        "text that ends the prompt of a document: nothing up to it counts, with --window document",
+        metavar="TEXT",
+    )
     token_dtype: str | None = setting(
         None, "type of a .bin without a header (default uint16)", choices=TOKEN_DTYPES
     )

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from psdp.config import DOCUMENT, PACKED, DataConfig, flag_of
 from psdp.data import chosen_tokenizer
+from psdp.data.documents import Marks
 from psdp.data.files import find_files, is_folder, printable
 from psdp.data.formats import holds_tokens
+from psdp.data.formats.prompt import Prompt
 from psdp.data.formats.text import pieces
 from psdp.data.prepared import tokenised
 from psdp.data.subwords import SubwordTokenizer
@@ -21,7 +23,6 @@ from psdp.data.tokenising import separator_of
 from psdp.data.tokenizer import Tokenizer
 from psdp.data.tokens import Tokens
 from psdp.errors import ConfigError, DataError
-from psdp.params import Array
 
 
 class Listener:
@@ -46,7 +47,7 @@ class Corpus:
             files of its own.
         sources: the files, in their order.
         checks: by file, by what a change of it is found.
-        separator: the tokens (n,) that end a document, where windows respect documents.
+        marks: of documents, where windows respect these.
     """
 
     train: Tokens
@@ -56,7 +57,7 @@ class Corpus:
     sources: tuple[str, ...]
     checks: tuple[str, ...]
     description: str
-    separator: Array | None = None
+    marks: Marks | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -140,18 +141,23 @@ def _from_texts(config: DataConfig, named: Chosen, listener: Listener) -> Corpus
             f"--token-dtype {config.token_dtype} is for tokenised corpora (.bin), but --corpus "
             f"{' '.join(config.corpus)} is text; drop --token-dtype"
         )
+    prompt = None
+    if config.prompt_field is not None and config.prompt_separator is not None:
+        prompt = Prompt(config.prompt_field, config.prompt_separator)
+    how = config.clean, config.text_field, prompt
     texts = [
-        read_texts(config.corpus, named.train, config.clean, config.text_field)
+        read_texts(config.corpus, named.train, *how)
         if named.train
         else standard_library(config.clean)
     ]
     if config.val_corpus is not None:
-        texts.append(read_texts(config.val_corpus, named.val, config.clean, config.text_field))
+        texts.append(read_texts(config.val_corpus, named.val, *how))
     tokenizer = chosen_tokenizer.of_texts(config, texts, listener.says)
     parts = []
     for text in texts:
         if isinstance(tokenizer, SubwordTokenizer):
-            folder = tokenised(text, tokenizer, config.document_separator, listener.says)
+            separators = config.document_separator, config.prompt_separator
+            folder = tokenised(text, tokenizer, *separators, listener.says)
             tokens, sha256 = Tokens(folder.map()), folder.sha256
         else:
             utf8 = text.joined(config.document_separator or SEPARATOR)
@@ -210,7 +216,7 @@ def _check_no_text(config: DataConfig, tokens: Path) -> None:
         ConfigError: a setting is given that is for text.
     """
     cut = ("document_separator",) if config.window == PACKED else ()
-    for name in ("clean", "text_field", *cut):
+    for name in ("clean", "text_field", "prompt_field", *cut):
         value = getattr(config, name)
         if value != getattr(DataConfig, name):
             flag = flag_of(name)
@@ -228,7 +234,7 @@ def _joined(
     Raises:
         ConfigError: windows are to respect documents, of which nothing says where they end.
     """
-    separator = _separator(config, tokenizer) if config.window == DOCUMENT else None
+    marks = _marks(config, tokenizer) if config.window == DOCUMENT else None
     first, size = parts[0], sum(part.tokens.size for part in parts)
     sha256 = first.sha256
     if len(parts) == 1:
@@ -245,14 +251,14 @@ def _joined(
         sha256=sha256,
         sources=tuple(source for part in parts for source in part.sources),
         checks=tuple(check for part in parts for check in part.checks),
-        separator=separator,
+        marks=marks,
         description=f"{about}, {size:,} tokens, vocabulary {tokenizer.vocab_size:,}"
         + _left_out(left_out),
     )
 
 
-def _separator(config: DataConfig, tokenizer: Tokenizer) -> Array:
-    """Return the tokens (n,) that end a document.
+def _marks(config: DataConfig, tokenizer: Tokenizer) -> Marks:
+    """Return by which tokens documents are told.
 
     Raises:
         ConfigError: nothing says which.
@@ -264,12 +270,13 @@ def _separator(config: DataConfig, tokenizer: Tokenizer) -> Array:
             "what stands between them and nowhere else (of tokens, their ids), or take a tokenizer "
             "with an end of text"
         )
-    separator = separator_of(tokenizer, config.document_separator)
-    if not separator.size:
+    end = separator_of(tokenizer, config.document_separator)
+    if not end.size:
         raise ConfigError(
             f"--window {config.window} needs a --document-separator that is not empty"
         )
-    return separator
+    prompt = config.prompt_separator
+    return Marks(end, None if prompt is None else tokenizer.encode(prompt))
 
 
 def _left_out(files: Sequence[Path], shown: int = 3) -> str:

@@ -3,6 +3,8 @@ follows its end does not count."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from psdp.data.tokens import CHUNK, Tokens
@@ -11,40 +13,65 @@ from psdp.errors import DataError
 from psdp.params import Array
 
 
+@dataclass(frozen=True)
+class Marks:
+    """What tells documents apart in a row of tokens.
+
+    Attributes:
+        end: the tokens (n,) that end each, n >= 1.
+        prompt: those that end its prompt, where it has one; None: none has.
+    """
+
+    end: Array
+    prompt: Array | None = None
+
+
 class Documents(Windows):
     """The windows of all documents in a row of tokens.
 
     A document ends with its separator, which is a target like any other: so a model learns to end.
-    Of every document each token but the first is a counted target exactly once. The row may begin
-    and end in the middle of one.
+    Of every document each token but the first is a counted target exactly once, or, if it has a
+    prompt, each that follows what ends that. The row may begin and end in the middle of one.
     """
 
-    def __init__(self, tokens: Tokens, separator: Array, block_size: int, split: str) -> None:
+    def __init__(self, tokens: Tokens, marks: Marks, block_size: int, split: str) -> None:
         """
         Args:
-            separator: the tokens (n,) that end a document, n >= 1.
             split: what the row is called, for an error.
 
         Raises:
-            DataError: no document has a token that follows another one; or a file was cut.
+            DataError: no document has a token that follows another one, or none has a prompt where
+                there should be some; or a file was cut.
         """
-        ends = _ends(tokens, separator)
+        ends = _places_after(tokens, marks.end)
         begins = np.concatenate(([0], ends))
-        empty = np.diff(begins) == separator.size
+        empty = np.diff(begins) == marks.end.size
         ends = np.append(ends, tokens.size)
         targets = np.maximum(ends - begins - 1, 0)
         targets[:-1][empty] = 0
         windows = -(-targets // block_size)
         before = np.cumsum(windows) - windows
-        within = np.arange(windows.sum()) - np.repeat(before, windows)
-        self._starts = np.repeat(begins, windows) + within * block_size
-        left = np.repeat(targets, windows) - within * block_size
-        self._lengths = np.minimum(left, block_size).astype(np.int32)
-        super().__init__(tokens.size, block_size, self._starts.size, int(targets.sum()))
+        within = block_size * (np.arange(windows.sum()) - np.repeat(before, windows))
+        end = np.minimum(np.repeat(targets, windows) - within, block_size)
+        first = np.zeros_like(end)
+        if marks.prompt is not None:
+            answers = _places_after(tokens, marks.prompt)
+            if not answers.size:
+                raise DataError(
+                    f"no document of the {split} split has a prompt, which ends with the tokens "
+                    f"{marks.prompt.tolist()}; see --prompt-separator"
+                )
+            skipped = _skipped(answers, begins, ends, marks.prompt.size)
+            first = np.clip(np.repeat(skipped, windows) - within, 0, end)
+        some = end > first  # of a window within a prompt nothing counts
+        self._starts = (np.repeat(begins, windows) + within)[some]
+        self._first, self._end = (places[some].astype(np.int32) for places in (first, end))
+        units = int((end - first).sum())
+        super().__init__(tokens.size, block_size, self._starts.size, units)
         if not self.count:
             raise DataError(
                 f"the {split} split of {tokens.size} tokens has no document of two tokens or more "
-                f"(they end with {separator.tolist()}); take a longer corpus, or --window packed"
+                f"(they end with {marks.end.tolist()}); take a longer corpus, or --window packed"
             )
 
     def starts(self, epoch: int, ids: Array) -> Array:
@@ -52,10 +79,20 @@ class Documents(Windows):
         return starts
 
     def counted(self, starts: Array) -> tuple[Array, Array]:
-        return np.zeros_like(starts), self._lengths[np.searchsorted(self._starts, starts)]
+        ids = np.searchsorted(self._starts, starts)
+        return self._first[ids], self._end[ids]
 
 
-def _ends(tokens: Tokens, separator: Array) -> Array:
+def _skipped(places: Array, begins: Array, ends: Array, length: int) -> Array:
+    """Return how many targets of each document (D,) are of its prompt, or of what ends that, which
+    has this length; ``places`` (n,) are those right after it."""
+    found = np.append(places, np.iinfo(np.int64).max)
+    after = found[np.searchsorted(places, begins + length)]
+    skipped: Array = np.where(after <= ends, after - begins - 1, 0)
+    return skipped
+
+
+def _places_after(tokens: Tokens, separator: Array) -> Array:
     """Return the places (D,) int64 right after each separator; of those that overlap, the first."""
     length, found = separator.size, []
     for start in range(0, tokens.size - length + 1, CHUNK):

@@ -31,19 +31,28 @@ def learnt_tokenizer(texts: Texts, vocab_size: int, says: Says) -> SubwordTokeni
 
 
 def tokenised(
-    texts: Texts, tokenizer: SubwordTokenizer, separator: str | None, says: Says
+    texts: Texts,
+    tokenizer: SubwordTokenizer,
+    separator: str | None,
+    prompt_separator: str | None,
+    says: Says,
 ) -> TokenFolder:
     """Return the tokens of these texts.
+
+    Args:
+        separator: between two of them.
+        prompt_separator: that ends the prompts in them.
 
     Raises:
         DataError: nothing can be kept.
     """
     between = separator_of(tokenizer, separator)
-    kept = kept_at("tokens", tokenizer.to_json(), between.tolist(), texts.digest)
+    how = between.tolist(), prompt_separator
+    kept = kept_at("tokens", tokenizer.to_json(), *how, texts.digest)
     with alone(kept):
         if not (kept / ACCOUNT).exists():
             says(f"tokenising {texts.size / 1e6:.1f} MB of text")
-            rows = tokens_of(tokenizer, texts.documents, between)
+            rows = tokens_of(tokenizer, texts.documents, between, prompt_separator)
             try:
                 write_tokens(kept, tokenizer, rows, text_bytes=[texts.size])
             except DataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from enum import Enum, auto
 
 import numpy as np
 
@@ -18,29 +19,56 @@ PIECE, BATCH = 1 << 18, 1 << 22
 _CUT = re.compile(r"(?<=\S)\n(?=\S)")
 
 
-def tokens_of(tokenizer: Tokenizer, documents: Iterable[bytes], between: Array) -> Iterator[Array]:
+def tokens_of(
+    tokenizer: Tokenizer,
+    documents: Iterable[bytes],
+    between: Array,
+    prompt_separator: str | None = None,
+) -> Iterator[Array]:
     """Yield the tokens of documents in UTF-8, one after the other, ``between`` (n,) after each but
-    the last."""
-    for batch in _batches(_pieces(documents, cut=tokenizer.cuts_at_lines)):
+    the last. What ends a prompt has the same tokens in all of them."""
+    ends_prompt = None if prompt_separator is None else tokenizer.encode(prompt_separator)
+    pieces = _pieces(documents, prompt_separator, cut=tokenizer.cuts_at_lines)
+    before = {_Begins.DOCUMENT: between, _Begins.TEXT: ends_prompt}
+    for batch in _batches(pieces):
         rows = tokenizer.encode_all([piece for _, piece in batch])
         for (begins, _), row in zip(batch, rows, strict=True):
-            if begins:
-                yield between
+            if (tokens := before.get(begins)) is not None:
+                yield tokens
             yield row
 
 
-def _pieces(documents: Iterable[bytes], *, cut: bool) -> Iterator[tuple[bool, str]]:
-    """Yield whether a document begins that is not the first, and a piece of it."""
-    for number, document in enumerate(documents):
-        text, start, begins = document.decode("utf-8"), 0, number > 0
-        while cut and (found := _CUT.search(text, start + PIECE)):
-            yield begins, text[start : found.end()]
-            start, begins = found.end(), False
-        yield begins, text[start:]
+class _Begins(Enum):
+    """What begins with a piece: a document that is not the first, or what follows a prompt."""
+
+    DOCUMENT = auto()
+    TEXT = auto()
+    NOTHING = auto()
 
 
-def _batches(pieces: Iterable[tuple[bool, str]]) -> Iterator[list[tuple[bool, str]]]:
-    batch: list[tuple[bool, str]] = []
+_Piece = tuple[_Begins, str]
+
+
+def _pieces(
+    documents: Iterable[bytes], prompt_separator: str | None, *, cut: bool
+) -> Iterator[_Piece]:
+    """Yield what begins with each piece of the documents, and the piece."""
+    begins = _Begins.NOTHING
+    for document in documents:
+        whole = document.decode("utf-8")
+        parts = [whole] if prompt_separator is None else whole.split(prompt_separator, 1)
+        for text in parts:
+            start = 0
+            while cut and (found := _CUT.search(text, start + PIECE)):
+                yield begins, text[start : found.end()]
+                start, begins = found.end(), _Begins.NOTHING
+            yield begins, text[start:]
+            begins = _Begins.TEXT
+        begins = _Begins.DOCUMENT
+
+
+def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    batch: list[_Piece] = []
     size = 0
     for piece in pieces:
         batch.append(piece)

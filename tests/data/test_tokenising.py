@@ -45,3 +45,11 @@ def test_long_texts_are_cut() -> None:
         patch.setattr(tokenising, "PIECE", 100)
         rows = [*tokens_of(SUBWORDS, [b"a line\n" * 100], np.zeros(0, np.int64))]
     assert len(rows) > 5
+
+
+def test_what_ends_a_prompt_has_the_same_tokens_everywhere() -> None:
+    between, mark = separator_of(SUBWORDS, None), "\n\n"
+    documents = [b"to be\n\n or not\n\nto be", b"to be"]
+    rows = [*tokens_of(SUBWORDS, documents, between, mark)]
+    parts = ["to be", mark, " or not\n\nto be", "<|endoftext|>", "to be"]
+    assert [row.tolist() for row in rows] == [SUBWORDS.encode(part).tolist() for part in parts]

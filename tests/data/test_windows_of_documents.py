@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psdp.data.batches import Batches, Validation
-from psdp.data.documents import Documents
+from psdp.data.documents import Documents, Marks
 from psdp.data.tokens import CHUNK, Tokens
 from psdp.errors import DataError
 
@@ -46,9 +46,9 @@ def test_every_target_of_a_document_counts_once_and_none_of_another(
     tokens = Tokens.of(np.array([0, *joined(texts, separator)], np.uint8)).part(1, 1 << 40)
     if not expected:
         with pytest.raises(DataError, match="has no document of two tokens or more"):
-            Documents(tokens, np.array(separator), block, "training")
+            Documents(tokens, Marks(np.array(separator)), block, "training")
         return
-    windows = Documents(tokens, np.array(separator), block, "training")
+    windows = Documents(tokens, Marks(np.array(separator)), block, "training")
     assert windows.units == len(expected)
     validation = Validation(tokens, windows, size)
     assert validation.units == validation.split_units == len(expected)
@@ -62,9 +62,41 @@ def test_every_target_of_a_document_counts_once_and_none_of_another(
     assert sorted(seen) == expected
 
 
+@given(
+    st.lists(st.tuples(st.lists(st.integers(3, 9), max_size=9), st.booleans()), min_size=1),
+    st.sampled_from([[1], [1, 2], [1, 1]]),
+    st.integers(1, 5),
+)
+def test_of_a_document_with_a_prompt_what_follows_it_counts(
+    parts: list[tuple[list[int], bool]], mark: list[int], block: int
+) -> None:
+    """Documents are of parts, of which the first may be a prompt."""
+    row: list[int] = []
+    expected: list[tuple[int, int]] = []
+    asked = False
+    for text, prompts in parts:
+        begin = len(row)
+        row += [*text, *mark, *text, 0] if prompts else [*text, 0]
+        asked |= prompts
+        targets = range(begin + (len(text) + len(mark) if prompts else 1), len(row))
+        expected += [(row[at - 1], row[at]) for at in targets]
+    tokens, marks = Tokens.of(np.array(row, np.uint8)), Marks(np.array([0]), np.array(mark))
+    if not asked:
+        with pytest.raises(DataError, match="no document of the training split has a prompt"):
+            Documents(tokens, marks, block, "training")
+        return
+    windows = Documents(tokens, marks, block, "training")
+    validation = Validation(tokens, windows, 2)
+    batches = validation.batches(validation.part(0, 1))
+    assert counted(batches) == sorted(expected)
+    first, end = windows.counted(windows.starts(0, np.arange(windows.count)))
+    assert (first < end).all(), "no window is without a target"
+    assert windows.units == len(expected)
+
+
 def test_a_window_begins_with_its_document_or_goes_on_with_a_long_one() -> None:
     tokens = Tokens.of(np.array([5, 6, 0, 1, 2, 3, 4, 5, 6, 0, 0, 7, 8], np.uint8))
-    windows = Documents(tokens, np.array([0]), 4, "training")
+    windows = Documents(tokens, Marks(np.array([0])), 4, "training")
     starts = windows.starts(0, np.arange(windows.count))
     assert starts.tolist() == [0, 3, 7, 11]
     assert windows.counted(starts)[1].tolist() == [2, 4, 2, 1]
@@ -73,6 +105,6 @@ def test_a_window_begins_with_its_document_or_goes_on_with_a_long_one() -> None:
 def test_a_separator_is_found_where_two_reads_meet() -> None:
     row = np.ones(2 * CHUNK + 10, np.uint8)
     row[CHUNK - 1 : CHUNK + 1] = 7, 8
-    windows = Documents(Tokens.of(row), np.array([7, 8]), CHUNK, "training")
+    windows = Documents(Tokens.of(row), Marks(np.array([7, 8])), CHUNK, "training")
     assert windows.starts(0, np.arange(2)).tolist() == [0, CHUNK + 1]
     assert windows.units == 2 * CHUNK + 10 - 2

@@ -28,7 +28,8 @@ def documents(folder: Path) -> str:
 
 def run(folder: Path, **settings: Any) -> Training:
     told: dict[str, Any] = {"window": "document", "document_separator": "0", "val_fraction": 0.1}
-    return train(folder, corpus=[documents(folder.parent)], eval_every=3, **told | settings)
+    told |= {"corpus": [documents(folder.parent)], "eval_every": 3}
+    return train(folder, **told | settings)
 
 
 def records(run: Training, kind: str) -> list[dict[str, Any]]:
@@ -71,3 +72,29 @@ def test_what_counts_is_recorded_and_audited(tmp_path: Path, how: dict[str, Any]
 def test_where_documents_end_must_be_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--window document has to know where documents end"):
         run(tmp_path / "run", document_separator=None)
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "bpe"])
+def test_of_instructions_the_completions_count(tmp_path: Path, tokenizer: str) -> None:
+    file, answers = tmp_path / "asked.jsonl", [*range(5, 205)]
+    with file.open("w") as lines:
+        for answer in answers:
+            record = {"prompt": f"5+{answer - 5}", "completion": str(answer)}
+            print(json.dumps(record), file=lines)
+    settings: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "vocab_size": None if tokenizer == "char" else 300,
+        "val_corpus": [str(file)],
+        "text_field": "completion",
+        "prompt_field": "prompt",
+        "prompt_separator": "=",
+        "document_separator": "\n",
+    }
+    trained = run(tmp_path / "run", workers=2, corpus=[str(file)], **settings)
+    told = json.loads((trained.folder / "config.json").read_text())["corpus"]
+    whole = trained.job.task.validation_split_units
+    assert told["train_counted"] == whole == trained.summary["val_split_units"]
+    if tokenizer == "char":
+        assert whole == sum(len(str(answer)) + 1 for answer in answers) - 1, "and its end, but once"
+    else:
+        assert len(answers) * 2 - 1 <= whole

@@ -89,10 +89,16 @@ OTHER: dict[str, Any] = {
     "val_corpus": ["elsewhere"], "token_dtype": "uint8",
     "text_field": "body",
     "document_separator": "x", "init_from": "elsewhere", "window": "document",
+    "prompt_field": "asked", "prompt_separator": "y",
 }  # fmt: skip
 
 
-NEEDED: dict[str, dict[str, Any]] = {"slow_link": {"link_mbps": 7.0}, "min_lr": {"lr": 0.5}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "slow_link": {"link_mbps": 7.0},
+    "min_lr": {"lr": 0.5},
+    "prompt_field": {"prompt_separator": "y", "window": "document"},
+    "prompt_separator": {"window": "document"},
+}
 """With which a setting has a meaning."""
 
 MEANT: dict[str, dict[str, Any]] = {

@@ -13,6 +13,7 @@ from psdp.data.formats.bins import map_bin
 from psdp.data.formats.jsonl import texts_in_lines
 from psdp.data.formats.npy import map_npy
 from psdp.data.formats.packed import read_unpacked
+from psdp.data.formats.prompt import Prompt
 from psdp.data.formats.text import text_of
 from psdp.data.tokens import Shard
 
@@ -40,11 +41,12 @@ def map_tokens(file: Path, dtype: str | None) -> Shard:
     return TOKENS[file.suffix.lower()](file, dtype)
 
 
-def read_documents(file: Path, field: str) -> Iterator[bytes]:
+def read_documents(file: Path, field: str, prompt: Prompt | None = None) -> Iterator[bytes]:
     """Yield the texts in a file, in UTF-8: one, or as many as it has records.
 
     Args:
         field: of a record, that is its text.
+        prompt: that a record has before its text.
 
     Raises:
         ConfigError: a library that this needs is not installed.
@@ -52,11 +54,11 @@ def read_documents(file: Path, field: str) -> Iterator[bytes]:
         DataError: it cannot be read, is damaged, or a record has no such field.
     """
     if head_of(file, 4) == parquet.MAGIC or file.suffix.lower() == ".parquet":
-        yield from parquet.texts_in_column(file, field)
+        yield from parquet.texts_in_column(file, field, prompt)
         return
     raw, ending = read_unpacked(file)
     text = text_of(file, raw)
     if ending in (".jsonl", ".ndjson"):
-        yield from texts_in_lines(file, text, field)
+        yield from texts_in_lines(file, text, field, prompt)
     else:
         yield text

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from psdp.data.formats.prompt import Prompt
 from psdp.errors import DataError
 
 
-def texts_in_lines(file: Path, utf8: bytes, field: str) -> Iterator[bytes]:
-    """Yield the text of each line; blank lines are none.
+def texts_in_lines(
+    file: Path, utf8: bytes, field: str, prompt: Prompt | None = None
+) -> Iterator[bytes]:
+    """Yield the text of each line, after its prompt if it has one; blank lines are none.
 
     Args:
         utf8: what the file holds.
@@ -21,19 +24,29 @@ def texts_in_lines(file: Path, utf8: bytes, field: str) -> Iterator[bytes]:
     """
     for number, line in enumerate(utf8.split(b"\n"), start=1):
         if line.strip():
-            yield _text_in(line, field, f"{file}, line {number}")
+            where = f"{file}, line {number}"
+            record = _record_in(line, field, where)
+            text = _text_in(record, field, "--text-field", where)
+            if prompt is not None:
+                own = _text_in(record, prompt.field, "--prompt-field", where)
+                text = prompt.joined(own, text, where)
+            yield text
 
 
-def _text_in(line: bytes, field: str, where: str) -> bytes:
+def _record_in(line: bytes, field: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON: {error}") from None
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected an object with '{field}', got {_kind(record)}")
+    return record
+
+
+def _text_in(record: dict[str, Any], field: str, flag: str, where: str) -> bytes:
     if field not in record:
         has = ", ".join(map(repr, record)) or "nothing"
-        raise DataError(f"{where} has no '{field}', but {has:.80}; name it with --text-field")
+        raise DataError(f"{where} has no '{field}', but {has:.80}; name it with {flag}")
     text = record[field]
     if not isinstance(text, str):
         raise DataError(f"{where}: expected text in '{field}', got {_kind(text)}")

@@ -14,6 +14,7 @@ import pytest
 import zstandard
 
 from psdp.data.formats import read_documents
+from psdp.data.formats.prompt import Prompt
 from psdp.errors import ConfigError, DataError
 
 CHINESE = "天地玄黃，宇宙洪荒。\n" * 50
@@ -84,6 +85,26 @@ def test_each_line_is_a_document(tmp_path: Path) -> None:
     assert read(file) == ["a\nb", CHINESE]
     file.rename(tmp_path / "b.ndjson")
     assert read(tmp_path / "b.ndjson") == ["a\nb", CHINESE]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_prompt_goes_before_the_text(tmp_path: Path, name: str) -> None:
+    file, prompt = tmp_path / name, Prompt("prompt", "=>")
+    records = [{"prompt": "2+2", "completion": "4"}, {"prompt": "", "completion": "= >"}]
+
+    def write(records: list[dict[str, str]]) -> None:
+        if name.endswith("jsonl"):
+            file.write_bytes(lines(*records))
+        else:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), file)
+
+    write(records)
+    assert [*read_documents(file, "completion", prompt)] == [b"2+2=>4", b"=>= >"]
+    with pytest.raises(DataError, match=r"no '?.*'asked'.*name it with --prompt-field"):
+        [*read_documents(file, "completion", Prompt("asked", "=>"))]
+    write([*records, {"prompt": "a=>b", "completion": "x"}])
+    with pytest.raises(DataError, match=r"(line|row) 3: 'prompt' holds what is to end it"):
+        [*read_documents(file, "completion", prompt)]
 
 
 def test_another_field_may_be_the_text(tmp_path: Path) -> None:
