@@ -10,7 +10,7 @@ def check_windows(data: DataConfig) -> None:
     """
     Raises:
         ConfigError: prompts are told of, and windows do not respect documents, or nothing ends a
-            prompt, or cleaning may change what does.
+            prompt, or cleaning may change what does; or the prompt is the text.
     """
     if data.prompt_separator is None:
         if data.prompt_field is not None:
@@ -19,6 +19,10 @@ def check_windows(data: DataConfig) -> None:
                 "prompt and what is learnt"
             )
         return
+    if data.prompt_field == data.text_field:
+        raise ConfigError(
+            f"--prompt-field and --text-field are both {data.text_field}; name another one"
+        )
     if not data.prompt_separator:
         raise ConfigError("--prompt-separator is empty; give text that stands in no prompt")
     if data.window != DOCUMENT:
