@@ -110,3 +110,16 @@ def test_a_model_adds_its_loss_and_its_gradient() -> None:
     for part in parts:
         told[part] += 1
     assert (told == 1).all(), "every part of the gradient is told of once"
+
+
+def test_labels_are_smoothed_where_that_is_asked_for_but_not_in_an_evaluation() -> None:
+    losses = []
+    for smoothing in (0.0, 0.25):
+        reading = task(label_smoothing=smoothing)
+        weights = reading.table.initial(1, "float64")
+        model = reading.model(make_backend("cpu", "float64"), weights, np.zeros_like(weights))
+        model.add_gradient(reading.batch(Share(1, 0, 1), 0), Step())
+        losses.append((float(model.loss[0]), loss_of(reading)))
+    (plain, evaluated), (smoothed, again) = losses
+    assert plain != smoothed
+    assert evaluated == again

@@ -25,7 +25,7 @@ TOPICS: Mapping[str, Any] = MappingProxyType(
 
 OF_LANGUAGE = frozenset(
     {f.name for topic in (ModelConfig, DataConfig) for f in fields(topic)}
-    | {"eval_batches", "init_from", "precision"}
+    | {"eval_batches", "init_from", "label_smoothing", "precision"}
 )
 """Settings with a meaning for models of language alone."""
 

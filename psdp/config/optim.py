@@ -41,6 +41,12 @@ class LimitsConfig:
         None, "on matrices; decoupled in adamw and muon, l2 elsewhere", low=0
     )
     l1: float = setting(0.0, "l1 penalty on matrices", low=0)
+    label_smoothing: float = setting(
+        0.0,
+        "part of a target's probability that is spread over all tokens, in training alone",
+        low=0,
+        below=1,
+    )
     grad_clip: float = setting(1.0, "largest global gradient norm (0: no limit)", low=0)
     grad_clip_value: float = setting(0.0, "largest gradient element (0: no limit)", low=0)
     lag_compensation: str = setting(

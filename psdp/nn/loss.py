@@ -36,7 +36,11 @@ class Head(Layer, kind="head and loss"):
         """Return the name of E."""
         return "embedding.tokens" if config.tied_head else HEAD
 
-    def __init__(self, config: ModelConfig, parameters: Parameters, arena: Arena) -> None:
+    def __init__(
+        self, config: ModelConfig, parameters: Parameters, arena: Arena, smoothing: float = 0.0
+    ) -> None:
+        """``smoothing``: part of the loss that is of the mean of all tokens, in training alone."""
+        self.smoothing = smoothing
         self.embedding = parameters.cast_weight(self.matrix(config))
         self.backend, self.cap = arena.backend, config.logit_softcap
         vocab_size = self.embedding.shape[0]
@@ -77,7 +81,8 @@ class Head(Layer, kind="head and loss"):
             capped = self.capped[: len(logits)]
             if self.cap:
                 self.backend.copy(logits, capped)
-            self.backend.cross_entropy(logits, targets[rows], scale, losses[rows])
+            right = targets[rows]
+            self.backend.cross_entropy(logits, right, scale, losses[rows], self.smoothing)
             if masked is not None:
                 self.backend.clear_rows(logits, masked[rows])
                 self.backend.clear_rows(losses[rows], masked[rows])

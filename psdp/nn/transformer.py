@@ -80,6 +80,7 @@ class Transformer(Layer, kind=OTHER):
         weights: flat vector (P,), on the backend.
         gradient: flat vector (P,), on the backend; None for a model that only evaluates, which
             needs far less memory.
+        label_smoothing: part of the loss that is of the mean of all tokens, in training alone.
 
     Attributes:
         loss: (1,) float64 on the backend, to be cleared by whoever adds up losses in it.
@@ -93,6 +94,7 @@ class Transformer(Layer, kind=OTHER):
         backend: Backend,
         weights: Array,
         gradient: Array | None,
+        label_smoothing: float = 0.0,
     ) -> None:
         table = parameter_table(config, vocab_size)
         self.cast_weights = backend.new_cast_weights(weights)
@@ -112,7 +114,7 @@ class Transformer(Layer, kind=OTHER):
             attention = Attention(config, own.under("attention"), arena, rotary, self.ids)
             self.blocks.append(Block(config, own, arena, attention))
         self.norm = norm_of(config)(config.norm_eps, parameters.under("norm"), arena)
-        self.head = Head(config, parameters, arena)
+        self.head = Head(config, parameters, arena, label_smoothing)
         self.parameters = parameters
         # The gradient flows back through the memory that the residual stream came up in.
         self.stream = arena.kept("residual stream", rows, config.n_embd, dtype=backend.dtype)

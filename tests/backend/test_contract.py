@@ -333,23 +333,24 @@ def test_capped_logits_and_their_gradient(
     bench.close(dy, wide_dy * slope)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @random_shapes
 @rows_and_width
 def test_cross_entropy_its_gradient_and_the_argmax(
-    backend: Backend, rows: int, width: int, seed: int
+    backend: Backend, smoothing: float, rows: int, width: int, seed: int
 ) -> None:
     bench = Bench(backend, seed)
     logits, wide = bench.branch(rows, width)
     targets = bench.rng.integers(0, width, rows)
     tensor = torch.from_numpy(wide).requires_grad_()
     expected = torch.nn.functional.cross_entropy(
-        tensor, torch.from_numpy(targets), reduction="none"
+        tensor, torch.from_numpy(targets), reduction="none", label_smoothing=smoothing
     )
     (0.5 * expected.sum()).backward()
     losses, best = backend.empty(rows), backend.empty(rows, dtype=np.int32)
     backend.argmax(logits, best)
     assert np.array_equal(bench.wide(best), wide.argmax(axis=1))
-    backend.cross_entropy(logits, bench.ids(targets), 0.5, losses)
+    backend.cross_entropy(logits, bench.ids(targets), 0.5, losses, smoothing)
     bench.close(losses, expected.detach().numpy())
     assert tensor.grad is not None
     bench.close(logits, tensor.grad.numpy())

@@ -125,7 +125,7 @@ class Operations:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(np, name)
-        if not isinstance(function, np.ufunc):
+        if not isinstance(function, np.ufunc) and function is not np.max:
             return function
 
         def operation(*operands: Any, out: Any = None, **how: Any) -> Any:

@@ -19,7 +19,7 @@ def assert_close(got: np.ndarray, expected: np.ndarray, dtype: str, what: str) -
     assert error < TOLERANCE[dtype], f"{what}: relative error {error:.1e} in {dtype}"
 
 
-def assert_equals_torch(built: Built, dtype: str) -> None:
+def assert_equals_torch(built: Built, dtype: str, smoothing: float = 0.0) -> None:
     parameters = {
         name: torch.from_numpy(view.copy()).requires_grad_()
         for name, view in built.table.views(built.weights).items()
@@ -28,14 +28,17 @@ def assert_equals_torch(built: Built, dtype: str) -> None:
     losses = torch.nn.functional.cross_entropy(
         logits.transpose(1, 2), torch.from_numpy(built.targets), reduction="none"
     )
-    losses.mean().backward()
+    smoothed = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), torch.from_numpy(built.targets), label_smoothing=smoothing
+    )
+    smoothed.backward()
 
     assert_close(built.model.logits(built.tokens), logits.detach().numpy(), dtype, "logits")
     got, correct = built.model.evaluate(built.tokens, built.targets)
     assert_close(got, losses.detach().numpy(), dtype, "losses")
     assert np.array_equal(correct, logits.argmax(-1).numpy() == built.targets)
     loss = built.step(built.tokens, built.targets)
-    assert loss == pytest.approx(float(losses.detach().mean()), rel=TOLERANCE[dtype])
+    assert loss == pytest.approx(float(smoothed.detach()), rel=TOLERANCE[dtype])
     for name, gradient in built.gradients().items():
         expected = parameters[name].grad.numpy()
         assert np.abs(expected).max() > 0 or name.endswith("qkv.bias")
@@ -53,6 +56,15 @@ def test_every_option(bias: bool, activation: str, position: str, kind: str) -> 
     dtype, kernels = kind.split()
     built = build(bias=bias, activation=activation, position=position, dtype=dtype, kernels=kernels)
     assert_equals_torch(built, dtype)
+
+
+@pytest.mark.parametrize("kind", sorted(KERNELS))
+@pytest.mark.parametrize("changes", [{}, {"logit_softcap": 2.0}], ids=str)
+def test_labels_are_smoothed_in_training_alone(changes: dict[str, Any], kind: str) -> None:
+    dtype, kernels = kind.split()
+    built = build(dtype=dtype, kernels=kernels, **changes)
+    built.model.head.smoothing = 0.2
+    assert_equals_torch(built, dtype, smoothing=0.2)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ OTHER: dict[str, Any] = {
     "val_corpus": ["elsewhere"], "token_dtype": "uint8",
     "text_field": "body",
     "document_separator": "x", "init_from": "elsewhere", "window": "document",
-    "prompt_field": "asked", "prompt_separator": "y",
+    "prompt_field": "asked", "prompt_separator": "y", "label_smoothing": 0.5,
 }  # fmt: skip
 
 

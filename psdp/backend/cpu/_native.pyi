@@ -81,7 +81,14 @@ def rms_norm_backward(
     /,
 ) -> None: ...
 def cross_entropy(
-    logits: Array, targets: Array, scale: float, losses: Array, rows: int, width: int, /
+    logits: Array,
+    targets: Array,
+    scale: float,
+    smoothing: float,
+    losses: Array,
+    rows: int,
+    width: int,
+    /,
 ) -> None: ...
 def rotate(
     qkv: Array,

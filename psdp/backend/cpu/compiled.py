@@ -157,8 +157,15 @@ class CompiledBackend(NumpyBackend):
     ) -> None:
         native.rms_norm_backward(dy, gain, normal, rstd, dx, dgain, *dy.shape)
 
-    def cross_entropy(self, logits: Array, targets: Array, scale: float, losses: Array) -> None:
-        native.cross_entropy(logits, targets, scale, losses, *logits.shape)
+    def cross_entropy(
+        self,
+        logits: Array,
+        targets: Array,
+        scale: float,
+        losses: Array,
+        smoothing: float = 0.0,
+    ) -> None:
+        native.cross_entropy(logits, targets, scale, smoothing, losses, *logits.shape)
 
     def attention(
         self, qkv: Array, batch: int, heads: int, mask: Any, out: Array, logsumexp: Array

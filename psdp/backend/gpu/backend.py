@@ -210,10 +210,25 @@ class GpuBackend(GpuComposed, Backend):
 
     # Loss -----------------------------------------------------------------------------------
 
-    def cross_entropy(self, logits: Array, targets: Array, scale: float, losses: Array) -> None:
-        rows, width = logits.shape
-        arguments = (logits, targets, scale, losses, width)
+    def cross_entropy(
+        self,
+        logits: Array,
+        targets: Array,
+        scale: float,
+        losses: Array,
+        smoothing: float = 0.0,
+    ) -> None:
+        xp, (rows, width) = self.xp, logits.shape
+        if smoothing:
+            even, gradient = self.scratch(2, rows), self.scratch(3, rows, width)
+            self.even_cross_entropy(logits, scale * smoothing, even, gradient)
+        arguments = (logits, targets, scale * (1 - smoothing), losses, width)
         self._launch("loss", "cross_entropy", (rows,), block_for(width), *arguments)
+        if smoothing:
+            self.add_wide(gradient, logits)
+            xp.multiply(losses, 1 - smoothing, out=losses)
+            xp.multiply(even, smoothing, out=even)
+            xp.add(losses, even, out=losses)
 
     def argmax(self, logits: Array, best: Array) -> None:
         rows, width = logits.shape

@@ -49,6 +49,31 @@ def _composed(kernel: Kernel, *written: int) -> Any:
     return call
 
 
+def _even_cross_entropy(
+    self: GpuComposed, logits: Array, scale: float, losses: Array, gradient: Array
+) -> None:
+    """Write the mean of -log softmax(logits) to ``losses``, ``scale`` times its gradient to
+    ``gradient``; shapes as of cross_entropy."""
+    xp, (count, width) = self.xp, logits.shape
+    largest, sums = self.scratch(0, count, 1), self.scratch(1, count, 1)
+    xp.max(logits, axis=1, keepdims=True, out=largest)
+    xp.subtract(logits, largest, out=gradient)
+    self.row_dots(gradient, self.ones(width), losses)
+    xp.multiply(losses, -1 / width, out=losses)
+    xp.exp(gradient, out=gradient)
+    self.row_dots(gradient, self.ones(width), sums[:, 0])
+    xp.log(sums, out=largest)
+    xp.add(losses, largest[:, 0], out=losses)
+    xp.divide(scale, sums, out=sums)
+    xp.multiply(gradient, sums, out=gradient)
+    xp.subtract(gradient, scale / width, out=gradient)
+
+
+def _add(self: GpuComposed, x: Array, out: Array) -> None:
+    """Add ``x`` to ``out``."""
+    self.xp.add(out, x, out=out)
+
+
 class GpuComposed(GpuAttention):
     """See the classes that they are taken from."""
 
@@ -76,6 +101,8 @@ class GpuComposed(GpuAttention):
     sum_heads = _composed(AttentionKernels.sum_heads, 3)
     add_to_last_columns = _composed(EmbeddingKernels.add_to_last_columns, 1)
     take_last_columns = _composed(EmbeddingKernels.take_last_columns, 1)
+    even_cross_entropy = _composed(_even_cross_entropy)
+    add_wide = _composed(_add, 1)
     cap = _composed(LossKernels.cap, 0)
     cap_backward = _composed(LossKernels.cap_backward, 2)
     relu2 = _composed(ActivationKernels.relu2, 1)

@@ -22,7 +22,7 @@ class DryOperations:
     """Stands for an array module whose operations are done to nothing."""
 
     def __getattr__(self, name: str) -> Callable[..., Array]:
-        return lambda *operands, out: out
+        return lambda *operands, out, **options: out
 
 
 class DryDevice:

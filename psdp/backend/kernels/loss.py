@@ -13,9 +13,17 @@ class LossKernels(Arrays):
     """From logits to losses and their gradient, and what is counted of them."""
 
     @costs(moves)
-    def cross_entropy(self, logits: Array, targets: Array, scale: float, losses: Array) -> None:
+    def cross_entropy(
+        self,
+        logits: Array,
+        targets: Array,
+        scale: float,
+        losses: Array,
+        smoothing: float = 0.0,
+    ) -> None:
         """Write -log softmax(logits)[target] to ``losses``, ``scale`` times its gradient over
-        ``logits``.
+        ``logits``. With ``smoothing`` e it is (1 - e) times that, and e times the mean of
+        -log softmax(logits) (Szegedy et al. 2016, arXiv:1512.00567).
 
         Shapes: logits (N, V); targets (N,) integers; losses (N,), nats.
         """
@@ -26,12 +34,19 @@ class LossKernels(Arrays):
         xp.max(logits, axis=1, keepdims=True, out=inverse_sums)
         xp.subtract(logits, inverse_sums, out=logits)
         losses[...] = flat[at]
+        if smoothing:
+            totals = self.scratch(1, count, 1)
+            xp.matmul(logits, self.ones(width)[:, None], out=totals)
+            losses *= 1 - smoothing
+            losses += smoothing / width * totals[:, 0]
         xp.exp(logits, out=logits)
         xp.matmul(logits, self.ones(width)[:, None], out=inverse_sums)
         xp.subtract(xp.log(inverse_sums[:, 0]), losses, out=losses)
         xp.divide(scale, inverse_sums, out=inverse_sums)
         xp.multiply(logits, inverse_sums, out=logits)
-        flat[at] -= scale
+        if smoothing:
+            xp.subtract(logits, scale * smoothing / width, out=logits)
+        flat[at] -= scale * (1 - smoothing)
 
     @costs(moves)
     def cap(self, logits: Array, limit: float) -> None:

@@ -26,8 +26,9 @@ class DecoderModel(LanguageModel):
         weights: Array,
         gradient: Array | None,
     ) -> None:
+        size, smoothing = config.run.batch_size, config.optim.label_smoothing
         self.transformer = Transformer(
-            config.model, vocab_size, config.run.batch_size, backend, weights, gradient
+            config.model, vocab_size, size, backend, weights, gradient, smoothing
         )
         self._all_count = config.data.window == PACKED
         self.loss = self.transformer.loss
