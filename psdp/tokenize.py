@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 from psdp.arguments import Parser, whole
-from psdp.config import DataConfig
+from psdp.config import DataConfig, check_prompts
 from psdp.data.chosen_tokenizer import BPE, BYTE, CHAR, LEARNT, check_size
 from psdp.data.clean import cleaned
 from psdp.data.files import find_files
 from psdp.data.formats import holds_tokens, read_documents
+from psdp.data.formats.fields import Fields
 from psdp.data.subwords import SubwordTokenizer
 from psdp.data.texts import SEPARATOR
 from psdp.data.token_folder import SHARD_TOKENS, TokenFolder, write_tokens
@@ -55,7 +56,8 @@ def make(options: argparse.Namespace) -> TokenFolder:
     documents = Documents(options)
     tokenizer = _tokenizer(options, documents)
     between = separator_of(tokenizer, options.document_separator)
-    rows = tokens_of(tokenizer, documents.read("tokenising"), between)
+    texts = documents.read("tokenising")
+    rows = tokens_of(tokenizer, texts, between, options.prompt_separator)
     write_tokens(
         options.out, tokenizer, rows, text_bytes=documents.sizes, shard_tokens=options.shard_tokens
     )
@@ -102,7 +104,7 @@ class Documents:
         tokens = next(filter(holds_tokens, self._files), None)
         if tokens is not None:
             raise DataError(f"{tokens} is tokenised already; give files of text")
-        self._level, self._field = options.clean, options.text_field
+        self._level, self._fields = options.clean, Fields.of(_settings(options))
         self.sizes: list[int] = []
 
     def read(self, what: str) -> Iterator[bytes]:
@@ -120,11 +122,17 @@ class Documents:
         total = sum(file.stat().st_size for file in self._files)
         with tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=None) as bar:
             for file in self._files:
-                for document in read_documents(file, self._field):
+                for document in read_documents(file, self._fields):
                     text = cleaned(document, self._level)
                     self.sizes.append(len(text))
                     yield text
                 bar.update(file.stat().st_size)
+
+
+def _settings(options: argparse.Namespace) -> DataConfig:
+    """Return what the options say that are settings of training, too."""
+    names = "text_field", "prompt_field", "prompt_separator", "document_separator", "clean"
+    return DataConfig(**{name: getattr(options, name) for name in names})
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -155,6 +163,25 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="PATH",
     )
     add("--vocab-size", f"subwords to learn (default {LEARNT})", type=whole, metavar="N")
+    _add_reading(add)
+    add(
+        "--shard-tokens",
+        f"tokens in a shard (default {SHARD_TOKENS})",
+        type=whole,
+        default=SHARD_TOKENS,
+        metavar="N",
+    )
+    options = parser.parse_args(argv)
+    if options.shard_tokens < 1:
+        raise ConfigError(f"--shard-tokens must be at least 1, got {options.shard_tokens}")
+    check_prompts(_settings(options))
+    options.inputs = [path_of(path, "IN") for path in options.inputs]
+    options.out = path_of(options.out, "--out")
+    return options
+
+
+def _add_reading(add: Callable[..., None]) -> None:
+    """Add the flags of how texts are read, which training has too."""
     add(
         "--document-separator",
         "text between two files or records (default: the tokenizer's end of text, or a newline)",
@@ -167,24 +194,22 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="NAME",
     )
     add(
+        "--prompt-field",
+        "field of JSON lines, or column of Parquet, that goes before the text, with "
+        "--prompt-separator between them",
+        metavar="NAME",
+    )
+    add(
+        "--prompt-separator",
+        "text that ends the prompt of a document; to be said again in training",
+        metavar="TEXT",
+    )
+    add(
         "--clean",
         "basic: control characters and runs of blanks; html: tags too (default none)",
         choices=("none", "basic", "html"),
         default=DataConfig.clean,
     )
-    add(
-        "--shard-tokens",
-        f"tokens in a shard (default {SHARD_TOKENS})",
-        type=whole,
-        default=SHARD_TOKENS,
-        metavar="N",
-    )
-    options = parser.parse_args(argv)
-    if options.shard_tokens < 1:
-        raise ConfigError(f"--shard-tokens must be at least 1, got {options.shard_tokens}")
-    options.inputs = [path_of(path, "IN") for path in options.inputs]
-    options.out = path_of(options.out, "--out")
-    return options
 
 
 if __name__ == "__main__":

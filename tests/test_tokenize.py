@@ -67,6 +67,7 @@ def test_two_runs_give_the_same_bytes(texts: Path, tmp_path: Path) -> None:
         (["--shard-tokens", "0"], 2, "--shard-tokens must be at least 1"),
         (["--text-field", "body"], 3, "has no 'body', but 'text'; name it with --text-field"),
         (["--tokenizer", "gone.json"], 3, "gone.json does not exist"),
+        (["--prompt-field", "asked"], 2, "--prompt-field asked needs --prompt-separator"),
         (["--nothing"], 2, "unrecognized arguments"),
     ],
 )
@@ -91,3 +92,19 @@ def test_files_of_tokens_are_refused(
     np.save(texts / "c.npy", np.arange(9))
     assert main([str(texts), "--out", str(tmp_path / "out")]) == 3
     assert "c.npy is tokenised already" in capsys.readouterr().err
+
+
+def test_prompts_go_before_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked, out = tmp_path / "asked.jsonl", tmp_path / "out"
+    records = [{"prompt": f"to {n}, add 1", "completion": str(n + 1)} for n in range(90)]
+    asked.write_text("\n".join(map(json.dumps, records)))
+    flags = {"text_field": "completion", "prompt_field": "prompt", "prompt_separator": " =>"}
+    argv = [
+        word for name, value in flags.items() for word in (f"--{name}".replace("_", "-"), value)
+    ]
+    assert main([str(asked), "--out", str(out), "--vocab-size", "280", *argv]) == 0
+    how = {"window": "document", "prompt_separator": " =>"}
+    read = load_corpus(DataConfig(corpus=(str(out),), **how))
+    direct = {"corpus": (str(asked),), "tokenizer": "bpe", "vocab_size": 280, "window": "document"}
+    assert read.sha256 == load_corpus(DataConfig(**flags | direct)).sha256

@@ -23,6 +23,7 @@ from psdp.config.optim import OptimConfig
 from psdp.config.presets import with_preset
 from psdp.config.run import RunConfig
 from psdp.config.url import check_url, is_url
+from psdp.config.windows import check_prompts
 from psdp.fields import base_type, flag_of
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "OptimConfig",
     "RunConfig",
     "base_type",
+    "check_prompts",
     "check_url",
     "either",
     "flag_of",

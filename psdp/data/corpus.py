@@ -12,7 +12,7 @@ from psdp.data import chosen_tokenizer
 from psdp.data.documents import Marks
 from psdp.data.files import find_files, is_folder, printable
 from psdp.data.formats import holds_tokens
-from psdp.data.formats.prompt import Prompt
+from psdp.data.formats.fields import Fields
 from psdp.data.formats.text import pieces
 from psdp.data.prepared import tokenised
 from psdp.data.subwords import SubwordTokenizer
@@ -141,17 +141,14 @@ def _from_texts(config: DataConfig, named: Chosen, listener: Listener) -> Corpus
             f"--token-dtype {config.token_dtype} is for tokenised corpora (.bin), but --corpus "
             f"{' '.join(config.corpus)} is text; drop --token-dtype"
         )
-    prompt = None
-    if config.prompt_field is not None and config.prompt_separator is not None:
-        prompt = Prompt(config.prompt_field, config.prompt_separator)
-    how = config.clean, config.text_field, prompt
+    fields = Fields.of(config)
     texts = [
-        read_texts(config.corpus, named.train, *how)
+        read_texts(config.corpus, named.train, config.clean, fields)
         if named.train
         else standard_library(config.clean)
     ]
     if config.val_corpus is not None:
-        texts.append(read_texts(config.val_corpus, named.val, *how))
+        texts.append(read_texts(config.val_corpus, named.val, config.clean, fields))
     tokenizer = chosen_tokenizer.of_texts(config, texts, listener.says)
     parts = []
     for text in texts:

@@ -43,30 +43,30 @@ class Documents(Windows):
             DataError: no document has a token that follows another one, or none has a prompt where
                 there should be some; or a file was cut.
         """
-        ends = _places_after(tokens, marks.end)
-        begins = np.concatenate(([0], ends))
-        empty = np.diff(begins) == marks.end.size
-        ends = np.append(ends, tokens.size)
-        targets = np.maximum(ends - begins - 1, 0)
-        targets[:-1][empty] = 0
-        windows = -(-targets // block_size)
-        before = np.cumsum(windows) - windows
-        within = block_size * (np.arange(windows.sum()) - np.repeat(before, windows))
-        end = np.minimum(np.repeat(targets, windows) - within, block_size)
-        first = np.zeros_like(end)
+        ends = np.append(_places_after(tokens, marks.end), tokens.size)
+        begins = np.append(0, ends[:-1])
+        targets = begins + 1  # the first of each that counts
         if marks.prompt is not None:
-            answers = _places_after(tokens, marks.prompt)
-            if not answers.size:
+            found = _places_after(tokens, marks.prompt)
+            if not found.size:
                 raise DataError(
                     f"no document of the {split} split has a prompt, which ends with the tokens "
                     f"{marks.prompt.tolist()}; see --prompt-separator"
                 )
-            skipped = _skipped(answers, begins, ends, marks.prompt.size)
-            first = np.clip(np.repeat(skipped, windows) - within, 0, end)
+            after = np.append(found, np.iinfo(np.int64).max)
+            after = after[np.searchsorted(found, begins + marks.prompt.size)]
+            targets = np.where(after <= ends, after, targets)
+        windows = np.maximum(-(-(ends - begins - 1) // block_size), 0)
+        windows[:-1][(ends - begins)[:-1] == marks.end.size] = 0  # of nothing but an end
+        document = np.repeat(np.arange(windows.size), windows)
+        nth = np.arange(document.size) - (np.cumsum(windows) - windows)[document]
+        starts = begins[document] + nth * block_size
+        first = np.maximum(targets[document] - 1 - starts, 0)
+        end = np.minimum(ends[document] - 1 - starts, block_size)
         some = end > first  # of a window within a prompt nothing counts
-        self._starts = (np.repeat(begins, windows) + within)[some]
-        self._first, self._end = (places[some].astype(np.int32) for places in (first, end))
-        units = int((end - first).sum())
+        self._starts = starts[some]
+        self._first, self._end = first[some].astype(np.int32), end[some].astype(np.int32)
+        units = int((self._end - self._first).sum(dtype=np.int64))
         super().__init__(tokens.size, block_size, self._starts.size, units)
         if not self.count:
             raise DataError(
@@ -81,15 +81,6 @@ class Documents(Windows):
     def counted(self, starts: Array) -> tuple[Array, Array]:
         ids = np.searchsorted(self._starts, starts)
         return self._first[ids], self._end[ids]
-
-
-def _skipped(places: Array, begins: Array, ends: Array, length: int) -> Array:
-    """Return how many targets of each document (D,) are of its prompt, or of what ends that, which
-    has this length; ``places`` (n,) are those right after it."""
-    found = np.append(places, np.iinfo(np.int64).max)
-    after = found[np.searchsorted(places, begins + length)]
-    skipped: Array = np.where(after <= ends, after - begins - 1, 0)
-    return skipped
 
 
 def _places_after(tokens: Tokens, separator: Array) -> Array:

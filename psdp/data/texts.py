@@ -15,7 +15,7 @@ from pathlib import Path
 from psdp.data.clean import cleaned
 from psdp.data.files import printable, read_file, walk
 from psdp.data.formats import read_documents
-from psdp.data.formats.prompt import Prompt
+from psdp.data.formats.fields import Fields
 from psdp.data.formats.text import NotText, text_of
 from psdp.errors import DataError
 
@@ -68,20 +68,13 @@ class Texts:
         return f"{self.name}: {files}, {self.size / 1e6:.1f} MB of text"
 
 
-def read_texts(
-    paths: Sequence[str],
-    files: Sequence[Path],
-    level: str,
-    field: str,
-    prompt: Prompt | None = None,
-) -> Texts:
+def read_texts(paths: Sequence[str], files: Sequence[Path], level: str, fields: Fields) -> Texts:
     """Return the texts of ``files``, which are what ``paths`` name, cleaned to ``level``.
 
     An empty one is fine among others, as in Python packages.
 
     Args:
-        field: of records, that is the text.
-        prompt: that records have before it.
+        fields: of records, that are the text.
 
     Raises:
         ConfigError: a library that a format needs is not installed.
@@ -91,7 +84,7 @@ def read_texts(
     refused = []
     for file in files:
         try:
-            texts.append([*read_documents(file, field, prompt)])
+            texts.append([*read_documents(file, fields)])
         except NotText as error:
             refused.append(error)
     if refused:

@@ -23,6 +23,7 @@ def test_prompts_go_with_windows_of_documents() -> None:
         ({"prompt_separator": None}, "--prompt-field asked needs --prompt-separator"),
         ({"prompt_separator": ""}, "--prompt-separator is empty"),
         ({"window": "packed"}, "has a meaning with --window document only"),
+        ({"document_separator": "=>"}, "'=>' is the --document-separator, too"),
         ({"clean": "basic"}, "--clean basic may change the --prompt-separator"),
         ({"text_field": "asked"}, "--prompt-field and --text-field are both asked"),
     ],

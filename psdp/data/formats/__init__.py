@@ -10,10 +10,10 @@ from types import MappingProxyType
 from psdp.data.files import head_of
 from psdp.data.formats import parquet
 from psdp.data.formats.bins import map_bin
+from psdp.data.formats.fields import Fields
 from psdp.data.formats.jsonl import texts_in_lines
 from psdp.data.formats.npy import map_npy
 from psdp.data.formats.packed import read_unpacked
-from psdp.data.formats.prompt import Prompt
 from psdp.data.formats.text import text_of
 from psdp.data.tokens import Shard
 
@@ -41,24 +41,23 @@ def map_tokens(file: Path, dtype: str | None) -> Shard:
     return TOKENS[file.suffix.lower()](file, dtype)
 
 
-def read_documents(file: Path, field: str, prompt: Prompt | None = None) -> Iterator[bytes]:
+def read_documents(file: Path, fields: Fields) -> Iterator[bytes]:
     """Yield the texts in a file, in UTF-8: one, or as many as it has records.
 
     Args:
-        field: of a record, that is its text.
-        prompt: that a record has before its text.
+        fields: of a record, that are its text.
 
     Raises:
         ConfigError: a library that this needs is not installed.
         NotText: the file holds no text.
-        DataError: it cannot be read, is damaged, or a record has no such field.
+        DataError: it cannot be read, is damaged, or a record has no such fields.
     """
     if head_of(file, 4) == parquet.MAGIC or file.suffix.lower() == ".parquet":
-        yield from parquet.texts_in_column(file, field, prompt)
+        yield from parquet.texts_in_columns(file, fields)
         return
     raw, ending = read_unpacked(file)
     text = text_of(file, raw)
     if ending in (".jsonl", ".ndjson"):
-        yield from texts_in_lines(file, text, field, prompt)
+        yield from texts_in_lines(file, text, fields)
     else:
         yield text

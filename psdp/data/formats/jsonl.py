@@ -1,4 +1,4 @@
-"""Texts in JSON lines: an object a line, one field of which is the text."""
+"""Texts in JSON lines: an object a line, a field or two of which are the text."""
 
 from __future__ import annotations
 
@@ -7,39 +7,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from psdp.data.formats.prompt import Prompt
+from psdp.data.formats.fields import Fields
 from psdp.errors import DataError
 
 
-def texts_in_lines(
-    file: Path, utf8: bytes, field: str, prompt: Prompt | None = None
-) -> Iterator[bytes]:
-    """Yield the text of each line, after its prompt if it has one; blank lines are none.
+def texts_in_lines(file: Path, utf8: bytes, fields: Fields) -> Iterator[bytes]:
+    """Yield the text of each line; blank lines are none.
 
     Args:
         utf8: what the file holds.
 
     Raises:
-        DataError: a line is no JSON object, or has no such field, or no text in it.
+        DataError: a line is no JSON object, or has no such fields, or no text in them.
     """
     for number, line in enumerate(utf8.split(b"\n"), start=1):
         if line.strip():
             where = f"{file}, line {number}"
-            record = _record_in(line, field, where)
-            text = _text_in(record, field, "--text-field", where)
-            if prompt is not None:
-                own = _text_in(record, prompt.field, "--prompt-field", where)
-                text = prompt.joined(own, text, where)
-            yield text
+            record = _record_in(line, fields, where)
+            texts = [_text_in(record, *field, where) for field in fields.flags.items()]
+            yield fields.document(texts, where)
 
 
-def _record_in(line: bytes, field: str, where: str) -> dict[str, Any]:
+def _record_in(line: bytes, fields: Fields, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON: {error}") from None
     if not isinstance(record, dict):
-        raise DataError(f"{where}: expected an object with '{field}', got {_kind(record)}")
+        raise DataError(f"{where}: expected an object with '{fields.text}', got {_kind(record)}")
     return record
 
 

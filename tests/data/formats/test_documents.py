@@ -14,14 +14,14 @@ import pytest
 import zstandard
 
 from psdp.data.formats import read_documents
-from psdp.data.formats.prompt import Prompt
+from psdp.data.formats.fields import Fields
 from psdp.errors import ConfigError, DataError
 
 CHINESE = "天地玄黃，宇宙洪荒。\n" * 50
 
 
 def read(file: Path, field: str = "text") -> list[str]:
-    return [document.decode() for document in read_documents(file, field)]
+    return [document.decode() for document in read_documents(file, Fields(field))]
 
 
 def refused(file: Path, error: type[Exception] = DataError, field: str = "text") -> str:
@@ -89,7 +89,7 @@ def test_each_line_is_a_document(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_a_prompt_goes_before_the_text(tmp_path: Path, name: str) -> None:
-    file, prompt = tmp_path / name, Prompt("prompt", "=>")
+    file, fields = tmp_path / name, Fields("completion", "prompt", "=>", end="\n")
     records = [{"prompt": "2+2", "completion": "4"}, {"prompt": "", "completion": "= >"}]
 
     def write(records: list[dict[str, str]]) -> None:
@@ -99,12 +99,15 @@ def test_a_prompt_goes_before_the_text(tmp_path: Path, name: str) -> None:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), file)
 
     write(records)
-    assert [*read_documents(file, "completion", prompt)] == [b"2+2=>4", b"=>= >"]
+    assert [*read_documents(file, fields)] == [b"2+2=>4", b"=>= >"]
     with pytest.raises(DataError, match=r"no '?.*'asked'.*name it with --prompt-field"):
-        [*read_documents(file, "completion", Prompt("asked", "=>"))]
+        [*read_documents(file, Fields("completion", "asked", "=>"))]
     write([*records, {"prompt": "a=>b", "completion": "x"}])
     with pytest.raises(DataError, match=r"(line|row) 3: 'prompt' holds what is to end it"):
-        [*read_documents(file, "completion", prompt)]
+        [*read_documents(file, fields)]
+    write([*records, {"prompt": "a", "completion": "x\ny"}])
+    with pytest.raises(DataError, match=r"(line|row) 3 holds what is to end it, --document-sep"):
+        [*read_documents(file, fields)]
 
 
 def test_another_field_may_be_the_text(tmp_path: Path) -> None:
