@@ -71,21 +71,21 @@ class Head(Layer, kind="head and loss"):
         losses: Array,
         dx: Array,
         gradient: Array,
-        masked: Array | None = None,
+        shares: Array | None = None,
     ) -> None:
-        """Write the losses, zeros for rows that are ``masked`` (N,); with L = scale * their sum,
-        write dL/dx and add dL/dE."""
+        """Write the losses, each times its row's of ``shares`` (N,), if there are any; with
+        L = scale * their sum, write dL/dx and add dL/dE."""
         for rows in self._chunks(x.shape[0]):
             logits = self.chunk[: rows.stop - rows.start]
             self.logits(x[rows], logits)
             capped = self.capped[: len(logits)]
             if self.cap:
                 self.backend.copy(logits, capped)
-            right = targets[rows]
-            self.backend.cross_entropy(logits, right, scale, losses[rows], self.smoothing)
-            if masked is not None:
-                self.backend.clear_rows(logits, masked[rows])
-                self.backend.clear_rows(losses[rows], masked[rows])
+            own = losses[rows]
+            self.backend.cross_entropy(logits, targets[rows], scale, own, self.smoothing)
+            if shares is not None:
+                self.backend.scale_rows(logits, shares[rows])
+                self.backend.scale_rows(own[:, None], shares[rows])
             if self.cap:
                 self.backend.cap_backward(capped, self.cap, logits)
             self.backend.matmul(logits, self.embedding, dx[rows])

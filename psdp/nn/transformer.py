@@ -122,7 +122,7 @@ class Transformer(Layer, kind=OTHER):
         if arena.training:
             self.dnormed = arena.scratch("dbranch", arena.rows, config.n_embd)
         self.best = backend.empty(arena.rows, dtype=np.int32)
-        self.losses = backend.empty(arena.rows)
+        self.losses, self.shares = backend.empty(arena.rows), backend.empty(arena.rows)
         self.loss = backend.zeros(1, dtype=np.float64)
 
     def forward_backward(
@@ -145,24 +145,26 @@ class Transformer(Layer, kind=OTHER):
         self._load(targets, self.targets)
         if step.rng is not None:
             self.backend.seed(step.rng)
+        scale, shares = step.scale / tokens.size, None
         if counted is not None:
-            # Where as many count as happens, a graph would be captured for each number.
-            masked = self.backend.empty(counted.size, dtype=np.bool_)
-            self.backend.to_device(~counted.reshape(-1), masked)
-            self._step(batch, length, step, int(counted.sum()), masked)
-            return
-        key = self, batch, length, step.scale, step.rng is not None, step.ready is not None
-        self.backend.run_captured(key, lambda: self._step(batch, length, step, tokens.size))
+            # By row in the device's memory, so that one graph is for however many count.
+            scale, shares = 1.0, self.shares[: tokens.size]
+            each = step.scale / np.count_nonzero(counted)
+            self.backend.to_device(np.where(counted.reshape(-1), each, 0.0), shares)
+        how = shares is not None, step.rng is not None, step.ready is not None
+        key = self, batch, length, scale, *how
+        self.backend.run_captured(key, lambda: self._step(batch, length, step, scale, shares))
 
     def _step(
-        self, batch: int, length: int, step: Step, counted: int, masked: Array | None = None
+        self, batch: int, length: int, step: Step, scale: float, shares: Array | None
     ) -> None:
+        """Take ``scale`` times the sum of the losses, each as often as its row of ``shares`` says,
+        if there are any."""
         count, backend, ready = batch * length, self.backend, step.ready
-        scale = step.scale / counted
         targets, dhead = self.targets[:count], self.parameters.gradient(Head.matrix(self.config))
         stream, dnormed, losses = self.stream[:count], self.dnormed[:count], self.losses[:count]
         normed = self._forward(batch, length, step)
-        self.head.forward_backward(normed, targets, scale, losses, dnormed, dhead, masked)
+        self.head.forward_backward(normed, targets, scale, losses, dnormed, dhead, shares)
         backend.add_total(losses, scale, self.loss)
         backend.clear(stream)
         self.norm.backward(dnormed, stream)

@@ -333,6 +333,17 @@ def test_capped_logits_and_their_gradient(
     bench.close(dy, wide_dy * slope)
 
 
+@random_shapes
+@rows_and_width
+def test_rows_are_scaled_each_by_its_own(
+    backend: Backend, rows: int, width: int, seed: int
+) -> None:
+    bench = Bench(backend, seed)
+    (x, wide), (factors, wide_factors) = bench.branch(rows, width), bench.real(rows)
+    backend.scale_rows(x, factors)
+    bench.close(x, wide * wide_factors[:, None])
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @random_shapes
 @rows_and_width

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from models import Built, build, torch_logits
 
+from psdp.task import Step
+
 torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
 
 # Largest difference allowed, relative to the largest element of the array compared.
@@ -56,6 +58,26 @@ def test_every_option(bias: bool, activation: str, position: str, kind: str) -> 
     dtype, kernels = kind.split()
     built = build(bias=bias, activation=activation, position=position, dtype=dtype, kernels=kernels)
     assert_equals_torch(built, dtype)
+
+
+@pytest.mark.parametrize("kind", sorted(KERNELS))
+@pytest.mark.parametrize("changes", [{}, {"logit_softcap": 2.0}], ids=str)
+def test_the_mean_is_of_the_targets_that_count(changes: dict[str, Any], kind: str) -> None:
+    dtype, kernels = kind.split()
+    built = build(dtype=dtype, kernels=kernels, **changes)
+    counted = np.random.default_rng(2).random(built.targets.shape) < 0.4
+    parameters = {
+        name: torch.from_numpy(view.copy()).requires_grad_()
+        for name, view in built.table.views(built.weights).items()
+    }
+    logits = torch_logits(built.config, parameters, torch.from_numpy(built.tokens))
+    targets = torch.from_numpy(np.where(counted, built.targets, -100))
+    loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-100)
+    loss.backward()
+    built.model.forward_backward(built.tokens, built.targets, Step(), counted)
+    assert built.model.total_loss() == pytest.approx(float(loss.detach()), rel=TOLERANCE[dtype])
+    for name, gradient in built.gradients().items():
+        assert_close(gradient, parameters[name].grad.numpy(), dtype, name)
 
 
 @pytest.mark.parametrize("kind", sorted(KERNELS))

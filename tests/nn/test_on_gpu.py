@@ -7,6 +7,7 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -100,6 +101,24 @@ def test_float32_and_bfloat16_are_close_to_float64(
     model.forward_backward(built.tokens, built.targets, Step())
     assert abs(model.total_loss() - loss) < loss_limit
     assert np.linalg.norm(gradient - built.gradient) < limit * np.linalg.norm(built.gradient)
+
+
+def test_one_captured_step_is_for_however_many_targets_count(
+    kernel_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, device = build(dtype="float64"), EmulatedDevice(kernel_folder)
+    model, gradient = twin(built, GpuBackend(device, "float64", "float32"))
+    capture = Mock(wraps=device.capture)
+    monkeypatch.setattr(device, "capture", capture)
+    for step in range(1, 5):
+        counted = np.random.default_rng(step).random(built.targets.shape) < step / 5
+        built.gradient[...] = gradient[...] = 0
+        for either in (built.model, model):
+            either.loss[...] = 0
+            either.forward_backward(built.tokens, built.targets, Step(scale=1 / step), counted)
+        assert model.total_loss() == pytest.approx(built.model.total_loss(), rel=1e-13)
+        np.testing.assert_allclose(gradient, built.gradient, rtol=1e-9, atol=1e-12)
+    capture.assert_called_once()
 
 
 def test_a_captured_step_reads_new_tokens_weights_and_masks(kernel_folder: Path) -> None:

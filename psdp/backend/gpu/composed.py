@@ -101,6 +101,7 @@ class GpuComposed(GpuAttention):
     sum_heads = _composed(AttentionKernels.sum_heads, 3)
     add_to_last_columns = _composed(EmbeddingKernels.add_to_last_columns, 1)
     take_last_columns = _composed(EmbeddingKernels.take_last_columns, 1)
+    scale_rows = _composed(LossKernels.scale_rows, 0)
     even_cross_entropy = _composed(_even_cross_entropy)
     add_wide = _composed(_add, 1)
     cap = _composed(LossKernels.cap, 0)

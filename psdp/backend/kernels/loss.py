@@ -70,9 +70,9 @@ class LossKernels(Arrays):
             xp.multiply(dlogits[rows], slope, out=dlogits[rows])
 
     @costs(moves)
-    def clear_rows(self, x: Array, rows: Array) -> None:
-        """Set those rows of ``x`` (N, ...) to zero that ``rows`` (N,) bool says."""
-        x[rows] = 0
+    def scale_rows(self, x: Array, factors: Array) -> None:
+        """Multiply each row of ``x`` (N, C) by its one of ``factors`` (N,)."""
+        self.xp.multiply(x, factors[:, None], out=x)
 
     @costs(moves)
     def argmax(self, logits: Array, best: Array) -> None:
