@@ -51,6 +51,17 @@ def of_text(folder: Path, text: Path, **settings: Any) -> Training:
     return train(folder, **how)
 
 
+@pytest.mark.parametrize("tokenizer", ["byte", "bpe"])
+def test_windows_that_respect_documents_count_what_the_run_counted(
+    tmp_path: Path, text: Path, tokenizer: str
+) -> None:
+    how = {"window": "document", "document_separator": "\n", "tokenizer": tokenizer}
+    run = of_text(tmp_path / "run", text, **how, eval_every=3)
+    found = evaluated(3, run.folder)
+    assert found.tokens == run.summary["val_units"] == run.summary["val_split_units"]
+    assert found.loss == pytest.approx(run.summary["val_loss"], rel=1e-12)
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_the_runs_own_validation_comes_out_as_in_the_run(tmp_path: Path, ranks: int) -> None:
     run = train(tmp_path / "run", eval_every=2)

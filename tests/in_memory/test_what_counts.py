@@ -11,7 +11,8 @@ import pytest
 from jobs import VOCAB, Training, train
 
 from psdp.audit.auditing import Audit
-from psdp.errors import ConfigError
+from psdp.audit.findings import Verdict
+from psdp.errors import CheckpointError, ConfigError
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -57,18 +58,51 @@ def test_it_is_as_one_big_batch(tmp_path: Path, how: dict[str, Any]) -> None:
     assert len(records(many, "train")) == 6
 
 
-@pytest.mark.parametrize("how", [{"mode": "async"}, {"mode": "local", "local_steps": 2}])
+def test_averaged_steps_of_workers_are_as_one_big_batch_too(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"optimizer": "sgd", "lr": 0.5, "grad_clip": 0.0, "warmup_steps": 0}
+    one = run(tmp_path / "one", workers=1, batch_size=12, **how)
+    how |= {"mode": "local", "local_steps": 1, "outer_optimizer": "average"}
+    many = run(tmp_path / "many", workers=3, batch_size=2, grad_accum=2, **how)
+    np.testing.assert_allclose(many.weights, one.weights, rtol=1e-8, atol=1e-10)
+    losses = ([r["loss"] for r in job.metrics("train")] for job in (one, many))
+    assert next(losses) == pytest.approx(next(losses), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"mode": "sync", "servers": 2},
+        {"mode": "async"},
+        {"mode": "ssp", "grad_accum": 2},
+        {"mode": "local", "local_steps": 2},
+        {"mode": "easgd", "local_steps": 2},
+    ],
+)
 def test_what_counts_is_recorded_and_audited(tmp_path: Path, how: dict[str, Any]) -> None:
+    how |= {"dropout": 0.1, "label_smoothing": 0.1, "checkpoint_every": 2}
     trained = run(tmp_path / "run", workers=2, record=True, **how)
     audit = Audit(trained.folder)
     findings = audit.check()
-    if trained.job.config.run.mode == "async":
-        audit.recompute(2, seed=0)
+    audit.recompute(2, seed=0)
     assert not findings.contradicted, findings.all
+    again = [found.verdict for found in findings.all if found.check == "recomputed"]
+    assert {*again} == {Verdict.PROVED}, findings.all
     with pytest.raises(ConfigError, match="its corpus alone says"):
         audit.write_uses(tmp_path / "uses.csv")
     again = run(tmp_path / "again", workers=2, replay=str(trained.folder), **how)
     np.testing.assert_array_equal(again.weights, trained.weights)
+
+
+@pytest.mark.parametrize("how", [{}, {"mode": "local", "local_steps": 3}, {"mode": "allreduce"}])
+def test_a_run_that_is_taken_up_again_has_the_same_bits(
+    tmp_path: Path, how: dict[str, Any]
+) -> None:
+    how |= {"workers": 2, "dropout": 0.1, "label_smoothing": 0.1, "checkpoint_every": 3}
+    whole = run(tmp_path / "whole", **how)
+    again = run(tmp_path / "again", resume=whole.checkpoints()[3], **how)
+    assert again.weights_sha256 == whole.weights_sha256
+    with pytest.raises(CheckpointError, match="--window packed differs"):
+        run(tmp_path / "packed", resume=whole.checkpoints()[3], **how | {"window": "packed"})
 
 
 def test_where_documents_end_must_be_said(tmp_path: Path) -> None:
