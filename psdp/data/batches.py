@@ -121,17 +121,16 @@ def _empty(batch_size: int, windows: Windows) -> TextBatch:
 def _fill(batch: TextBatch, tokens: Tokens, windows: Windows, starts: Array) -> None:
     """Write the windows at ``starts`` (b,) to a batch; what follows the last counted target of one
     is token 0."""
+    first, end = windows.counted(starts)
+    places = np.arange(windows.block_size)
+    np.greater_equal(places, first[:, None], out=batch.counted)
+    np.logical_and(batch.counted, places < end[:, None], out=batch.counted)
     window = np.empty(windows.block_size + 1, np.int64)
     now, later = window[:-1], window[1:]
-    first, end = windows.counted(starts)
     # One after the other: for the few rows of a batch faster than one indexed read, above all of a
     # map.
-    for row, (start, begin, stop) in enumerate(
-        zip(starts.tolist(), first.tolist(), end.tolist(), strict=True)
-    ):
+    for row, (start, stop) in enumerate(zip(starts.tolist(), end.tolist(), strict=True)):
         tokens.read(start, window[: stop + 1])
         window[stop + 1 :] = 0
         batch.tokens[row] = now
         batch.targets[row] = later
-        batch.counted[row] = False
-        batch.counted[row, begin:stop] = True
