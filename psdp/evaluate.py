@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,15 +21,14 @@ from psdp.backend.threads import fair_share, limit_blas
 from psdp.checkpoint import Manifest, read_manifest
 from psdp.config import Config, DataConfig
 from psdp.cores import cpu_quota, own_cores
-from psdp.data.batches import TextBatch
 from psdp.data.corpus import load_corpus
-from psdp.data.tokenizer import ByteTokenizer, IdTokenizer, Tokenizer
+from psdp.data.tokenizer import IdTokenizer
 from psdp.errors import ConfigError, DataError, PsdpError, StartRefused
 from psdp.fields import AUTO
 from psdp.generation import chosen_checkpoint, identity_of, parameters_of
 from psdp.language import Language
 from psdp.rank import tell
-from psdp.records.metrics import perplexity
+from psdp.records.metrics import bits_per_byte, perplexity
 from psdp.startup.sources import Checkpoint
 from psdp.startup.step import Step, take
 from psdp.task import Measured
@@ -48,7 +47,7 @@ class Sums:
 
     Attributes:
         loss: nats.
-        bytes: of the text that was predicted; 0 where tokens stand for no text.
+        bytes: of all of the text that was predicted; 0 where tokens stand for no text.
         checkpoint, corpus: digests of both.
         about: both in words.
     """
@@ -142,13 +141,13 @@ class Evaluate(Step[None, Sums, Evaluation]):
         on_device = backend.empty(table.size)
         backend.to_device(weights, on_device)
         model = task.model(backend, on_device, None)
-        batches = Counted(task.validation(self.rank, self.ranks), tokenizer)
+        batches = task.validation(self.rank, self.ranks)
         total = sum((model.evaluate(batch) for batch in batches), Measured(0, 0.0))
         return Sums(
             units=total.units,
             loss=total.loss,
             correct=total.correct,
-            bytes=batches.bytes,
+            bytes=task.validation_bytes,
             checkpoint=manifest.digest,
             corpus=task.corpus.sha256,
             about=f"{self.options.run} ({manifest.folder.name}) on {task.description}",
@@ -178,44 +177,17 @@ class Evaluate(Step[None, Sums, Evaluation]):
                     raise DataError(f"rank {rank} read another {name} than rank 0; name one")
         units = sum(part.units for part in facts.values())
         loss = sum(part.loss for part in facts.values())
-        size = sum(part.bytes for part in facts.values())
         return Evaluation(
             about=first.about,
             tokens=units,
             loss=loss / units,
             accuracy=sum(part.correct for part in facts.values()) / units,
-            bits_per_byte=loss / math.log(2) / size if size else None,
+            bits_per_byte=bits_per_byte(loss / units, units, first.bytes) if first.bytes else None,
         )
 
     def _tell(self, text: object) -> None:
         if self.rank == 0:
             print(f"psdp: {text}", file=sys.stderr)
-
-
-class Counted:
-    """The batches of a part of a text, which counts the bytes that their targets stand for. What
-    ends a text is none of it.
-
-    Attributes:
-        bytes: so far.
-    """
-
-    def __init__(self, batches: Iterable[TextBatch], tokenizer: Tokenizer) -> None:
-        self._batches, self._tokenizer = batches, tokenizer
-        self.bytes = 0
-
-    def __iter__(self) -> Iterator[TextBatch]:
-        tokenizer, stream = self._tokenizer, self._tokenizer.stream()
-        for batch in self._batches:
-            ids = batch.targets[batch.counted]
-            if isinstance(tokenizer, ByteTokenizer):
-                self.bytes += ids.size
-            elif not isinstance(tokenizer, IdTokenizer):
-                if tokenizer.end_of_text is not None:
-                    ids = ids[ids != tokenizer.end_of_text]
-                self.bytes += len(stream.feed(ids).encode())
-            yield batch
-        self.bytes += len(stream.finish().encode())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

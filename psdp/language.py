@@ -29,12 +29,14 @@ SEQUENCES = 12
 @dataclass(frozen=True)
 class Counts:
     """What is counted in a corpus: windows to train on, and the targets in them that count; and
-    those of an evaluation, and of the whole that it is a sample of."""
+    those of an evaluation, of the whole that it is a sample of, and the bytes that they stand for.
+    """
 
     windows: int
     train: int
     validation: int
     validation_split: int
+    validation_bytes: int
 
 
 class Language(Task):
@@ -51,7 +53,7 @@ class Language(Task):
     """
 
     unit = "token"
-    measures = ("perplexity", "accuracy")
+    measures: tuple[str, ...] = ("perplexity", "accuracy")
 
     def __init__(
         self,
@@ -109,13 +111,28 @@ class Language(Task):
         parts = corpus.train, corpus.val, corpus.marks
         task = cls(config, corpus.vocab_size, *parts, counts)
         task._corpus, task.description = corpus, corpus.description
+        task.validation_bytes = task._text_bytes() if counts is None else counts.validation_bytes
+        if task.validation_bytes:
+            task.measures = (*cls.measures, "bits_per_byte")
         return task
+
+    def _text_bytes(self) -> int:
+        """Return how many bytes the targets of an evaluation stand for."""
+        each = self.corpus.tokenizer.byte_counts()
+        if each is None or self._validation is None:
+            return 0
+        return self._validation.text_bytes(each)
 
     @property
     def counts(self) -> Counts:
         """What is counted in its corpus."""
-        of_validation = self.validation_units, self.validation_split_units
-        return Counts(self.windows.count, self.windows.units, *of_validation)
+        return Counts(
+            windows=self.windows.count,
+            train=self.windows.units,
+            validation=self.validation_units,
+            validation_split=self.validation_split_units,
+            validation_bytes=self.validation_bytes,
+        )
 
     @property
     def corpus(self) -> Corpus:
@@ -163,6 +180,8 @@ class Language(Task):
                 "order": self.windows.order,
                 "windows": self.windows.count,
                 "train_counted": self.windows.units,
+                "val_counted": self.validation_units,
+                "val_bytes": self.validation_bytes,
                 "files": list(corpus.sources),
                 "crc32": list(corpus.checks),
             }

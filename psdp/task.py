@@ -135,7 +135,9 @@ class Task(Protocol):
         unit: what budgets are counted in: "token", "sample", "pair"; with an s for several.
         validation_units: of one evaluation, in ``unit``.
         validation_split_units: of the whole that an evaluation is a sample of; 0: it is all.
-        measures: what an evaluation shows beside the loss, of "perplexity" and "accuracy".
+        validation_bytes: of text that those of one evaluation stand for; 0: they stand for none.
+        measures: what an evaluation shows beside the loss, of "perplexity", "accuracy" and
+            "bits_per_byte".
     """
 
     table: ParamTable
@@ -146,6 +148,7 @@ class Task(Protocol):
     unit: str = "sample"
     validation_units: int = 0
     validation_split_units: int = 0
+    validation_bytes: int = 0
     measures: tuple[str, ...] = ()
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from psdp.backend import make_backend
 from psdp.config import Config, RunConfig, settings
+from psdp.data.corpus import load_corpus
 from psdp.data.tokens import Tokens
 from psdp.errors import DataError
 from psdp.job import Job
@@ -54,6 +56,21 @@ def test_a_sample_is_of_the_whole_split_at_most(eval_batches: int) -> None:
     whole = task(eval_batches=eval_batches)
     assert whole.validation_units == whole.validation_split_units == 999
     assert loss_of(whole)[1] == 999
+
+
+@pytest.mark.parametrize("window", ["packed", "document"])
+def test_the_bytes_of_an_evaluation_are_those_of_its_targets(tmp_path: Path, window: str) -> None:
+    (tmp_path / "text.txt").write_text("狐 jumps.\nover 🦊\n" * 200)
+    said = {"corpus": [str(tmp_path / "text.txt")], "tokenizer": "char", "eval_batches": 1}
+    said |= {"window": window, "document_separator": "\n"}
+    config = Config.from_flat(SMALL | said).resolved()
+    corpus = load_corpus(config.data)
+    of_text = Language.of(config, corpus)
+    targets = [batch.targets[batch.counted] for batch in of_text.validation(0, 1)]
+    text = corpus.tokenizer.decode(np.concatenate(targets))
+    assert of_text.validation_bytes == len(text.encode()) > of_text.validation_units
+    assert "bits_per_byte" in of_text.measures
+    assert Language.of(config, corpus, of_text.counts).validation_bytes == len(text.encode())
 
 
 def test_without_a_validation_split_nothing_is_evaluated() -> None:

@@ -84,6 +84,13 @@ class Audit:
         with table.writing(path):
             return self.check()
 
+    def _text(self) -> tuple[int, int] | None:
+        """Return how many units and bytes an evaluation of the last start is of."""
+        corpus = self.config.get("corpus")
+        told = corpus if isinstance(corpus, dict) else {}
+        units, size = told.get("val_counted"), told.get("val_bytes")
+        return (units, size) if isinstance(units, int) and isinstance(size, int) and size else None
+
     def _windows(self) -> Windows | None:
         return windows_of(self.job, self.config.get("corpus"))
 
@@ -123,7 +130,8 @@ class Audit:
                     best = following.header.best
                 else:
                     best = best_before(self.run, self._unit, starts, part.start)
-                rare = read_rare(self.run, self._unit, part, best)
+                text = self._text() if part.start is starts[-1] else None
+                rare = read_rare(self.run, self._unit, part, best, text)
                 if following is not None:
                     latest = part.start is starts[-1]
                     self._check_events(following, rare, ended=ended, latest=latest)

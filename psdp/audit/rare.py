@@ -11,7 +11,7 @@ from psdp.audit.findings import UNTOLD, Contradiction, Findings, expect, many
 from psdp.audit.following import Following
 from psdp.audit.starts import Part, Record, Start, read_metrics
 from psdp.records.folder import METRICS
-from psdp.records.metrics import perplexity
+from psdp.records.metrics import bits_per_byte, perplexity
 
 KINDS = ("eval", "move", "mode", "failure", "join", "takeover", "standby")
 
@@ -23,6 +23,7 @@ class Rare:
     Attributes:
         best: the best validation loss before, as the start's checkpoint knew it; None if there was
             none, or nothing says so.
+        text: how many units and bytes an evaluation is of; None where nothing says so.
     """
 
     run: Path
@@ -35,6 +36,7 @@ class Rare:
     takeovers: tuple[Record, ...]
     standbys: tuple[Record, ...]
     best: float | None = None
+    text: tuple[int, int] | None = None
 
     def summed_up(self) -> dict[str, Any]:
         """Return what a summary of this start is to say of these.
@@ -138,19 +140,28 @@ class Rare:
                 f"evaluated were {record.units}",
                 record.place,
             )
-            if "perplexity" in record.content:
-                loss, told = record.number("val_loss"), record.number("perplexity")
-                made = None if loss is None else perplexity(loss)
-                text = f"perplexity is {told}, a validation loss of {loss} makes it {made}"
-                expect(told == made, text, record.place)
+            self._compare_measures(record)
         done = {record.version for record in self.evaluations}
         missing = [version for version in following.due if version not in done]
         if whole and done and missing:
             raise Contradiction(f"there is no evaluation of version {missing[0]}, which was due")
 
+    def _compare_measures(self, record: Record) -> None:
+        """See that what follows from the loss is told as it does."""
+        loss = record.number("val_loss")
+        expected = {"perplexity": None if loss is None else perplexity(loss)}
+        if self.text is not None:
+            expected["bits_per_byte"] = None if loss is None else bits_per_byte(loss, *self.text)
+        for name in expected.keys() & record.content.keys():
+            told, made = record.number(name), expected[name]
+            text = f"{name} is {told}, a validation loss of {loss} makes it {made}"
+            expect(told == made, text, record.place)
 
-def read_rare(run: Path, unit: str, part: Part, best: float | None) -> Rare:
-    """Return those of a part of the run.
+
+def read_rare(
+    run: Path, unit: str, part: Part, best: float | None, text: tuple[int, int] | None
+) -> Rare:
+    """Return those of a part of the run; see :class:`Rare`.
 
     Raises:
         Contradiction: a line is no record.
@@ -161,7 +172,7 @@ def read_rare(run: Path, unit: str, part: Part, best: float | None) -> Rare:
             found[record.kind].append(record)
     evals, moves, modes, *others = (tuple(found[kind]) for kind in KINDS)
     failures, joins, takeovers, standbys = others
-    return Rare(run, part, evals, moves, modes, failures, joins, takeovers, standbys, best)
+    return Rare(run, part, evals, moves, modes, failures, joins, takeovers, standbys, best, text)
 
 
 def best_before(run: Path, unit: str, starts: Sequence[Start], start: Start) -> float | None:

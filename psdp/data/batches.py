@@ -99,6 +99,13 @@ class Validation:
         possible)."""
         return range(self.count * part // parts, self.count * (part + 1) // parts)
 
+    def text_bytes(self, of: Array) -> int:
+        """Return how many bytes of text the targets that count stand for, by those that each token
+        does, ``of`` (V,)."""
+        whole = self.batches(range(self.count))
+        # A token outside of the vocabulary is told of when it is trained on.
+        return sum(int(of.take(batch.targets[batch.counted], mode="clip").sum()) for batch in whole)
+
     def batches(self, part: range) -> Iterator[TextBatch]:
         """Yield these batches.
 

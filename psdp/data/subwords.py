@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ DEFINITION = "tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
 _ENDS = (END_OF_TEXT, "<|end_of_text|>", "<|eos|>", "</s>", "<eos>", "[SEP]")
 """By what names a token between documents goes."""
+
+_A_BYTE = re.compile(r"<0x[0-9A-F]{2}>$")
+"""The name of a token that is a byte, among tokens that are text."""
 
 LEAST = 257
 """A vocabulary has all bytes, and the end of a text."""
@@ -113,6 +117,29 @@ class SubwordTokenizer(Tokenizer):
 
     def stream(self) -> Stream:
         return _SubwordStream(self)
+
+    def byte_counts(self) -> Array:
+        """See :class:`Tokenizer`; what ends a text is none of it."""
+        counts = np.zeros(self.vocab_size, np.int64)
+        vocabulary = self._inner.get_vocab(with_added_tokens=False)
+        names, ids = [*vocabulary], np.fromiter(vocabulary.values(), np.int64)
+        if _spells_bytes(json.loads(self.definition)):
+            counts[ids] = [*map(len, names)]
+        else:
+            # What it adds to one before it: alone it may lose a blank.
+            counts[ids] = self._sizes(ids, 2) - self._sizes(ids, 1)
+            counts[ids[[bool(_A_BYTE.match(name)) for name in names]]] = 1
+        for id, token in self._inner.get_added_tokens_decoder().items():
+            counts[id] = len(token.content.encode())
+        if self.end_of_text is not None:
+            counts[self.end_of_text] = 0
+        return counts
+
+    def _sizes(self, ids: Array, times: int) -> Array:
+        """Return the bytes (n,) of the text of each id, so many times one after the other."""
+        rows = np.tile(ids[:, None], times).tolist()
+        texts = self._inner.decode_batch(rows, skip_special_tokens=False)
+        return np.array([len(text.encode()) for text in texts], np.int64)
 
     def to_json(self) -> dict[str, Any]:
         digest = _sha256(self.definition)
@@ -208,6 +235,12 @@ def _cuts_at_lines(definition: Any) -> bool:
         and before.get("use_regex", True)
         and not before.get("add_prefix_space", True)
     )
+
+
+def _spells_bytes(definition: Any) -> bool:
+    """Say whether each character of a token's name stands for a byte."""
+    decoder = definition.get("decoder") or {}
+    return any(part.get("type") == "ByteLevel" for part in (decoder, *decoder.get("decoders", ())))
 
 
 def _split_as_bytes(library: Any, inner: Any) -> None:

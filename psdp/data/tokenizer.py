@@ -58,6 +58,11 @@ class Tokenizer(ABC):
             DataError: an id is not in the vocabulary.
         """
 
+    def byte_counts(self) -> Array | None:
+        """Return how many bytes of a text in UTF-8 each id stands for (V,); None where ids stand
+        for no text."""
+        return None
+
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict from which :func:`tokenizer_from_json` builds an equal tokenizer."""
@@ -129,6 +134,9 @@ class ByteTokenizer(Tokenizer):
     def stream(self) -> Stream:
         return _ByteStream(self)
 
+    def byte_counts(self) -> Array:
+        return np.ones(self.vocab_size, np.int64)
+
     def to_json(self) -> dict[str, Any]:
         return {"kind": "byte"}
 
@@ -189,6 +197,10 @@ class CharTokenizer(Tokenizer):
 
     def decode(self, ids: npt.ArrayLike) -> str:
         return _characters(self._points[self._checked(ids)])
+
+    def byte_counts(self) -> Array:
+        counts: Array = 1 + np.searchsorted([0x80, 0x800, 0x10000], self._points, side="right")
+        return counts
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "char", "characters": self.characters}

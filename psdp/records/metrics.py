@@ -193,6 +193,12 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def bits_per_byte(loss: float, units: int, size: int) -> float:
+    """Return a loss in nats a unit, the mean of so many that stand for ``size`` bytes, in bits a
+    byte: comparable between tokenizers."""
+    return loss * units / (math.log(2) * size)
+
+
 def perplexity(loss: float) -> float | None:
     """Return exp of a loss in nats, None where that is beyond a float."""
     return math.exp(loss) if loss < 700 else None

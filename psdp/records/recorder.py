@@ -16,7 +16,14 @@ from psdp.records.changes import Changes
 from psdp.records.console import Console
 from psdp.records.events import Seal
 from psdp.records.folder import RunFolder
-from psdp.records.metrics import Histogram, Interval, StepTimes, finite, perplexity
+from psdp.records.metrics import (
+    Histogram,
+    Interval,
+    StepTimes,
+    bits_per_byte,
+    finite,
+    perplexity,
+)
 from psdp.records.profile import Cost, Profile
 from psdp.records.profiles import write_profiles
 from psdp.records.reasons import StoppedBy
@@ -151,7 +158,13 @@ class Recorder(Accounts):
     def evaluated(self, total: Sums, version: int, units: int, *, best: bool) -> None:
         """Write an eval record of the weights that had processed ``units``."""
         loss, self._val_units = total.loss / total.units, total.units
-        measures = {"perplexity": perplexity(loss), "accuracy": total.correct / total.units}
+        size = self._job.task.validation_bytes
+        bits = bits_per_byte(loss, total.units, size) if size else math.nan
+        measures = {
+            "perplexity": perplexity(loss),
+            "accuracy": total.correct / total.units,
+            "bits_per_byte": finite(bits),
+        }
         self._evaluation = {"val_loss": finite(loss), **self._measured(measures)}
         record = {
             "kind": "eval",
@@ -165,6 +178,7 @@ class Recorder(Accounts):
         said = {
             "perplexity": f"  perplexity {measures['perplexity'] or math.inf:.2f}",
             "accuracy": f"  accuracy {measures['accuracy']:.3f}",
+            "bits_per_byte": f"  {bits:.3f} bits/byte",
         }
         self.console.say(
             f"step {self._step(units):6d}  validation loss {loss:.4f}"

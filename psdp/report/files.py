@@ -157,6 +157,7 @@ def curve_records(runs: Iterable[Run]) -> list[dict[str, Any]]:
                     "bytes": None if per_token is None else round(per_token * point.tokens),
                     "loss": point.loss,
                     "accuracy": point.record.get("accuracy"),
+                    "bits_per_byte": point.record.get("bits_per_byte"),
                     "lr": point.record.get("lr"),
                     f"{units}_per_s": point.record.get(f"{units}_per_s"),
                     "version_lag": point.record.get("version_lag"),

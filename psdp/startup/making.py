@@ -19,7 +19,7 @@ from psdp.params import ParamTable
 from psdp.startup.beginning import Beginning
 from psdp.task import NumpyTask, Step, Task
 
-MEASURES = ("perplexity", "accuracy")
+MEASURES = ("perplexity", "accuracy", "bits_per_byte")
 TAKEN = ("steps", "workers", "servers", "modes")
 """Names of a summary, which no unit can have."""
 
@@ -166,7 +166,7 @@ def check_task(task: Any, config: Config) -> None:
         "units_per_batch to be a whole number above 0",
         per_batch,
     )
-    for name in ("validation_units", "validation_split_units"):
+    for name in ("validation_units", "validation_split_units", "validation_bytes"):
         expect(
             isinstance(getattr(task, name), int),
             f"{name} to be a whole number",
@@ -175,6 +175,11 @@ def check_task(task: Any, config: Config) -> None:
     good = isinstance(unit, str) and unit.isidentifier() and f"{unit}s" not in TAKEN
     expect(good, "unit to be a word such as 'sample'", unit)
     expect(set(task.measures) <= set(MEASURES), f"measures of {MEASURES}", task.measures)
+    expect(
+        "bits_per_byte" not in task.measures or task.validation_bytes > 0,
+        "validation_bytes above 0, for the measure bits_per_byte",
+        task.validation_bytes,
+    )
     _check_validation(task)
     if config.run.early_stop_patience and not task.validation_units:
         raise ConfigError(

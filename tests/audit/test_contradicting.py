@@ -144,6 +144,22 @@ def test_a_change_of_the_metrics_is_found(run: Path, data: st.DataObject) -> Non
         assert any(" at " in text for text in contradictions(copy))
 
 
+def test_bits_per_byte_follow_from_the_loss(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox, 狐狸.\n" * 100)
+    own = {"corpus": [str(text)], "vocab_size": None, "val_fraction": 0.2, "tokenizer": "char"}
+    recorded = record(tmp_path / "run", **own)
+    assert contradictions(recorded.folder) == []
+    path = recorded.folder / "metrics.jsonl"
+    lines = lines_of(path)
+    last = max(number for number, line in enumerate(lines) if '"eval"' in line)
+    told = json.loads(lines[last])
+    lines[last] = json.dumps(told | {"bits_per_byte": told["bits_per_byte"] * 1.001}) + "\n"
+    path.write_text("".join(lines))
+    (found,) = contradictions(recorded.folder)
+    assert "bits_per_byte is" in found
+
+
 NUMBERS = ["tokens", "version", "steps", "workers", "moves", "max_clock_gap", "best_val_loss"]
 NUMBERS += ["val_loss", "failures"]
 

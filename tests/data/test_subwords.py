@@ -63,6 +63,32 @@ def test_it_is_what_the_library_alone_makes() -> None:
     assert TOKENIZER.vocab_size == 300
 
 
+@given(st.text())
+def test_it_knows_how_many_bytes_each_token_stands_for(text: str) -> None:
+    whole = text.encode("utf-8", "ignore").decode()
+    assert TOKENIZER.byte_counts()[TOKENIZER.encode(whole)].sum() == len(whole.encode())
+    assert TOKENIZER.byte_counts()[TOKENIZER.end_of_text] == 0
+
+
+def test_bytes_are_counted_of_tokens_that_are_spelled_as_text_too() -> None:
+    """As those of SentencePiece, which stand for a blank before them, or for a single byte."""
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    decoders = tokenizers.decoders
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    inner.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)])
+    single = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, show_progress=False)
+    inner.train_from_iterator(TEXTS, trainer)
+    definition = json.loads(inner.to_str())
+    vocabulary = definition["model"]["vocab"]
+    vocabulary |= {name: len(vocabulary) + n for n, name in enumerate(single)}
+    tokenizer = SubwordTokenizer(json.dumps(definition))
+    for text in ("the weights pull", "the 狐 weights", "é the"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.byte_counts()[ids].sum() == len(f" {text}".encode())
+
+
 def test_half_a_character_is_refused() -> None:
     with pytest.raises(DataError, match="has no UTF-8 form"):
         TOKENIZER.encode("a\ud800")

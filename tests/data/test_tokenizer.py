@@ -103,6 +103,14 @@ def test_a_tokenizer_comes_back_equal_from_json(tokenizer: Tokenizer) -> None:
     assert type(again) is type(tokenizer)
 
 
+@given(st.text(min_size=1))
+def test_bytes_and_characters_know_how_many_bytes_they_are(text: str) -> None:
+    whole = text.encode("utf-8", "ignore").decode() or "x"
+    for tokenizer in (ByteTokenizer(), CharTokenizer.of_texts([whole])):
+        assert tokenizer.byte_counts()[tokenizer.encode(whole)].sum() == len(whole.encode())
+    assert IdTokenizer(9).byte_counts() is None
+
+
 def test_different_tokenizers_differ() -> None:
     assert ByteTokenizer() != IdTokenizer(256)
     assert CharTokenizer("ab") != CharTokenizer("ac")

@@ -71,6 +71,7 @@ def test_the_runs_own_validation_comes_out_as_in_the_run(tmp_path: Path, ranks: 
     assert found.loss == pytest.approx(last["val_loss"], rel=1e-12)
     assert found.accuracy == pytest.approx(last["accuracy"])
     assert found.bits_per_byte is None, "its tokens stand for no text"
+    assert "bits_per_byte" not in last
     name = run.checkpoints()[6].name
     assert str(found).startswith(f"{run.folder} ({name}) on {tmp_path}/corpus.npy, 2,051 tokens")
 
@@ -92,12 +93,18 @@ def test_bytes_are_those_of_the_text_whatever_the_tokenizer(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     size = 280 if tokenizer == "bpe" else None
-    run = of_text(tmp_path / "run", text, tokenizer=tokenizer, vocab_size=size, max_steps=2)
+    run = of_text(
+        tmp_path / "run", text, tokenizer=tokenizer, vocab_size=size, max_steps=2, eval_every=1
+    )
     found = evaluated(1, run.folder, "--corpus", text)
     own = run.job.task.corpus.tokenizer  # type: ignore[attr-defined]
     ids, first = own.encode(TEXT), own.encode(TEXT)[:1]
     assert found.tokens == ids.size - 1
     assert found.bits_per_byte is not None
+    (*_, last) = run.metrics("eval")
+    assert run.summary["bits_per_byte"] == last["bits_per_byte"]
+    again = evaluated(2, run.folder)
+    assert again.bits_per_byte == pytest.approx(last["bits_per_byte"], rel=1e-12)
     of_text_in_bytes = found.loss * found.tokens / math.log(2) / found.bits_per_byte
     assert of_text_in_bytes == pytest.approx(len(TEXT.encode()) - len(own.decode(first)))
 

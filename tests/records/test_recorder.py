@@ -59,13 +59,13 @@ class Run:
     ) -> None:
         flat = {"n_embd": 4, "block_size": 8, "batch_size": 2, "max_steps": 20, "log_every": 2}
         config = Config.from_flat(flat | {"mode": "async"} | settings).resolved()
-        job = Job(config, 3, Language(config, 16))
+        self.task = Language(config, 16)
         self.folder = folder
         self.now_s = 1000.0
         self.units = units
         self.used: list[int] = [0] * 16
         self.recorder = Recorder(
-            job,
+            Job(config, 3, self.task),
             RunFolder(folder),
             Console(640, units, name="tokens", quiet=quiet),
             version=version,
@@ -188,6 +188,17 @@ def test_an_evaluation_is_of_the_version_and_tokens_that_it_saw(tmp_path: Path) 
         "accuracy": 0.3,
         "weights_sha256": None,
     }
+
+
+def test_an_evaluation_of_text_is_told_in_bits_per_byte(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, quiet=False)
+    run.task.validation_bytes, run.task.measures = 40, (*run.task.measures, "bits_per_byte")
+    run.recorder.evaluated(Sums(loss=20.0, correct=3, units=10), 1, 16, best=True)
+    assert run.metrics()[-1]["bits_per_byte"] == pytest.approx(20 / math.log(2) / 40)
+    said = "validation loss 2.0000  perplexity 7.39  accuracy 0.300  0.721 bits/byte  (best)"
+    assert said in capsys.readouterr().out
 
 
 def test_the_summary_says_everything_of_a_run(tmp_path: Path) -> None:
