@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from psdp.protocol import Apply
+from psdp.protocol import Apply, Sums
 
 
 @dataclass
@@ -202,3 +202,24 @@ def bits_per_byte(loss: float, units: int, size: int) -> float:
 def perplexity(loss: float) -> float | None:
     """Return exp of a loss in nats, None where that is beyond a float."""
     return math.exp(loss) if loss < 700 else None
+
+
+def measures_of(total: Sums, size: int) -> dict[str, float | None]:
+    """Return all that can be measured in an evaluation, of a text of so many bytes if of any."""
+    loss = total.loss / total.units
+    return {
+        "perplexity": perplexity(loss),
+        "accuracy": total.correct / total.units,
+        "bits_per_byte": finite(bits_per_byte(loss, total.units, size)) if size else None,
+    }
+
+
+def told_in_line(measures: Mapping[str, float | None]) -> str:
+    """Return these as a line goes on with them."""
+    said = {
+        "perplexity": "perplexity {:.2f}",
+        "accuracy": "accuracy {:.3f}",
+        "bits_per_byte": "{:.3f} bits/byte",
+    }
+    known = {name: math.inf if of is None else of for name, of in measures.items()}
+    return "".join(f"  {said[name].format(of)}" for name, of in known.items())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from psdp.job import Job
 from psdp.memory import OwnMemory, Usage
@@ -20,16 +19,14 @@ from psdp.records.metrics import (
     Histogram,
     Interval,
     StepTimes,
-    bits_per_byte,
     finite,
-    perplexity,
+    measures_of,
+    told_in_line,
 )
 from psdp.records.profile import Cost, Profile
 from psdp.records.profiles import write_profiles
 from psdp.records.reasons import StoppedBy
 from psdp.transport.messages import Spent, Totals
-
-Measure = TypeVar("Measure")
 
 
 class Recorder(Accounts):
@@ -158,14 +155,8 @@ class Recorder(Accounts):
     def evaluated(self, total: Sums, version: int, units: int, *, best: bool) -> None:
         """Write an eval record of the weights that had processed ``units``."""
         loss, self._val_units = total.loss / total.units, total.units
-        size = self._job.task.validation_bytes
-        bits = bits_per_byte(loss, total.units, size) if size else math.nan
-        measures = {
-            "perplexity": perplexity(loss),
-            "accuracy": total.correct / total.units,
-            "bits_per_byte": finite(bits),
-        }
-        self._evaluation = {"val_loss": finite(loss), **self._measured(measures)}
+        measures = self._measured(measures_of(total, self._job.task.validation_bytes))
+        self._evaluation = {"val_loss": finite(loss), **measures}
         record = {
             "kind": "eval",
             "time_s": round(self._now() - self._start_s, 4),
@@ -175,17 +166,12 @@ class Recorder(Accounts):
             "weights_sha256": self.weights_sha256,
         }
         self._folder.append_metrics(record)
-        said = {
-            "perplexity": f"  perplexity {measures['perplexity'] or math.inf:.2f}",
-            "accuracy": f"  accuracy {measures['accuracy']:.3f}",
-            "bits_per_byte": f"  {bits:.3f} bits/byte",
-        }
         self.console.say(
-            f"step {self._step(units):6d}  validation loss {loss:.4f}"
-            f"{''.join(self._measured(said).values())}{'  (best)' if best else ''}"
+            f"step {self._step(units):6d}  validation loss {loss:.4f}{told_in_line(measures)}"
+            f"{'  (best)' if best else ''}"
         )
 
-    def _measured(self, measures: Mapping[str, Measure]) -> dict[str, Measure]:
+    def _measured(self, measures: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of these that have a meaning for the task."""
         return {name: of for name, of in measures.items() if name in self._job.task.measures}
 
