@@ -44,12 +44,12 @@ class BagOfWords(LanguageModel):
 
     def add_gradient(self, batch: TextBatch, step: Step) -> None:
         h, p, losses = self._forward(batch)
-        scale = step.scale / losses.size
-        self.loss += losses.sum(dtype=np.float64) * scale
+        shares = batch.counted * (step.scale / batch.counted.sum())
+        self.loss += (losses * shares).sum()
         np.put_along_axis(
             p, batch.targets[..., None], np.take_along_axis(p, batch.targets[..., None], 2) - 1, 2
         )
-        p *= scale
+        p *= shares[..., None].astype(p.dtype)
         self.gradient["out"] += np.einsum("btc,btv->cv", h, p)
         np.add.at(self.gradient["words"], batch.tokens, self.mix.T @ (p @ self.weights["out"].T))
         if step.ready is not None:

@@ -304,7 +304,7 @@ def event_of(line: list[Any] | None) -> Happened:
             float(time_s),
             float(busy_s),
             float(cpu_s),
-        ] if not counted or (len(counted) == 1 and type(counted[0]) is int and counted[0] > 0):
+        ] if len(counted) < 2 and all(type(of) is int and of > 0 for of in counted):
             work = Work(
                 clock=clock,
                 version=version,

@@ -68,7 +68,7 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def add_gradient(self, batch: TextBatch, step: Step) -> None:
-        """See :class:`psdp.task.Model`.
+        """See :class:`psdp.task.Model`; the mean is of the targets that count.
 
         Raises:
             DataError: a token is outside the vocabulary.
