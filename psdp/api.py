@@ -94,13 +94,15 @@ def command_line(task: Task | Callable[[Config], Task], defaults: dict[str, Any]
     )
 
 
-def load(path: str | Path, *, best: bool = False) -> dict[str, Array]:
-    """Return the weights of a checkpoint by the names of the parameters, each in its shape.
+def load(path: str | Path, *, best: bool = False, raw: bool = False) -> dict[str, Array]:
+    """Return the weights of a checkpoint by the names of the parameters, each in its shape: their
+    average, where the run has kept one (``--ema``).
 
     Args:
         path: a run folder, of which the latest that is whole is taken, the folder of one, or the
             URL of copies, as ``--checkpoint-to`` has it.
         best: of the run folder, the one with the lowest validation loss instead.
+        raw: the weights themselves, whether or not there is an average.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -110,4 +112,4 @@ def load(path: str | Path, *, best: bool = False) -> dict[str, Array]:
     """
     tell = partial(warnings.warn, stacklevel=6)
     with chosen_checkpoint(path, best=best, tell=tell) as folder:
-        return read_named(read_manifest(folder))
+        return read_named(read_manifest(folder), raw=raw)

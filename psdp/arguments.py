@@ -20,6 +20,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
 
+    def add_choice_of_weights(self) -> None:
+        """Add the flags that say which weights of a run are taken."""
+        self.add_argument(
+            "--best",
+            help="take the checkpoint of the run folder that has the lowest validation loss",
+            action="store_true",
+        )
+        self.add_argument(
+            "--raw-weights",
+            help="take the weights themselves of a run that has averaged them (--ema)",
+            action="store_true",
+        )
+
 
 def whole(text: str) -> int:
     """Return the whole number that an argument is, for any parser.

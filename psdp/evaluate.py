@@ -18,7 +18,7 @@ from typing import Any
 from psdp.arguments import Parser, whole
 from psdp.backend import make_backend
 from psdp.backend.threads import fair_share, limit_blas
-from psdp.checkpoint import Manifest, read_manifest
+from psdp.checkpoint import Manifest, read_manifest, say_which_weights
 from psdp.config import Config, DataConfig
 from psdp.cores import cpu_quota, own_cores
 from psdp.data.corpus import load_corpus
@@ -132,7 +132,9 @@ class Evaluate(Step[None, Sums, Evaluation]):
 
     def _sums(self, manifest: Manifest) -> Sums:
         config, tokenizer = identity_of(manifest)
-        table, weights = parameters_of(manifest, config, tokenizer.vocab_size)
+        raw = self.options.raw_weights
+        say_which_weights(manifest, self._tell, raw=raw)
+        table, weights = parameters_of(manifest, config, tokenizer.vocab_size, raw=raw)
         task = self._task(config, Checkpoint(manifest).tokenizer_settings())
         if task.corpus.tokenizer != tokenizer and not isinstance(tokenizer, IdTokenizer):
             raise DataError("the corpus is of another tokenizer than the model's; give its text")
@@ -272,11 +274,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         default=(),
         metavar="PATH",
     )
-    add(
-        "--best",
-        "take the checkpoint of the run folder that has the lowest validation loss",
-        action="store_true",
-    )
+    parser.add_choice_of_weights()
     add("--device", "where to compute (default cpu)", choices=(AUTO, "cpu", "gpu"), default="cpu")
     add(
         "--threads",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psdp.arguments import Parser
-from psdp.checkpoint import read_manifest
+from psdp.checkpoint import Manifest, read_manifest, say_which_weights
 from psdp.errors import ConfigError, PsdpError
 from psdp.generation import chosen_checkpoint, identity_of, parameters_of
 from psdp.gguf import write_gguf
@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
         with chosen_checkpoint(options.run, best=options.best, tell=tell) as checkpoint:
-            name = KINDS[options.kind](checkpoint, options.out)
+            manifest = read_manifest(checkpoint)
+            say_which_weights(manifest, tell, raw=options.raw_weights)
+            name = KINDS[options.kind](manifest, options.out, options.raw_weights)
             print(f"{options.out}: {name} with the weights of {options.run} ({checkpoint.name})")
     except PsdpError as error:
         tell(error)
@@ -38,16 +40,15 @@ def tell(text: object) -> None:
     print(f"psdp: {text}", file=sys.stderr)
 
 
-def to_hugging_face(checkpoint: Path, out: Path) -> str:
+def to_hugging_face(manifest: Manifest, out: Path, raw: bool) -> str:
     """Write the folder of a checkpoint's model that transformers reads; return its class there.
 
     Raises:
         CheckpointError: it cannot be read, or nothing can be written.
         ConfigError: there is no counterpart.
     """
-    manifest = read_manifest(checkpoint)
     config, tokenizer = identity_of(manifest)
-    table, weights = parameters_of(manifest, config, tokenizer.vocab_size)
+    table, weights = parameters_of(manifest, config, tokenizer.vocab_size, raw=raw)
     end = tokenizer.end_of_text
     return write_folder(
         out,
@@ -60,16 +61,15 @@ def to_hugging_face(checkpoint: Path, out: Path) -> str:
     )
 
 
-def to_gguf(checkpoint: Path, out: Path) -> str:
+def to_gguf(manifest: Manifest, out: Path, raw: bool) -> str:
     """Write the file of a checkpoint's model that llama.cpp reads; return its architecture there.
 
     Raises:
         CheckpointError: it cannot be read, or nothing can be written.
         ConfigError: the gguf package is not installed, or there is no counterpart.
     """
-    manifest = read_manifest(checkpoint)
     config, tokenizer = identity_of(manifest)
-    parameters = parameters_of(manifest, config, tokenizer.vocab_size)
+    parameters = parameters_of(manifest, config, tokenizer.vocab_size, raw=raw)
     return write_gguf(out, config.model, *parameters, tokenizer)
 
 
@@ -103,11 +103,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         required=True,
         metavar=("KIND", "OUT"),
     )
-    parser.add_argument(
-        "--best",
-        help="take the checkpoint of the run folder that has the lowest validation loss",
-        action="store_true",
-    )
+    parser.add_choice_of_weights()
     options = parser.parse_args(argv)
     options.kind, out = options.to
     if options.kind not in KINDS:

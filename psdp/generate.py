@@ -19,6 +19,7 @@ import numpy as np
 
 from psdp.arguments import Parser, whole
 from psdp.backend.threads import fair_share, limit_blas
+from psdp.checkpoint import read_manifest, say_which_weights
 from psdp.cores import cpu_quota, own_cores
 from psdp.errors import ConfigError, DataError, PsdpError
 from psdp.fields import AUTO
@@ -35,6 +36,7 @@ class Options:
 
     checkpoint: str
     best: bool
+    raw_weights: bool
     prompt: str
     tokens: int
     sampling: Sampling
@@ -53,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         limit_blas(threads)
         prompt = read_stdin() if options.prompt == "-" else as_typed(options.prompt)
         with chosen_checkpoint(options.checkpoint, best=options.best, tell=tell) as folder:
-            tokenizer, decoder = load_model(folder, options.device, threads)
+            raw = options.raw_weights
+            say_which_weights(read_manifest(folder), tell, raw=raw)
+            tokenizer, decoder = load_model(folder, options.device, threads, raw=raw)
         rng = np.random.default_rng(options.seed)
         how = options.tokens, options.sampling, rng, options.stop
         pieces = continuation(tokenizer, decoder, prompt, *how)
@@ -109,11 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         metavar="DIR",
     )
-    add(
-        "--best",
-        "take the checkpoint of the run folder that has the lowest validation loss",
-        action="store_true",
-    )
+    parser.add_choice_of_weights()
     add(
         "--prompt",
         "text to go on with, or - to read it from stdin (default none: the model starts after the "

@@ -16,6 +16,7 @@ verified first. Copies at a URL are laid out alike; see elsewhere.py.
 
 from __future__ import annotations
 
+from psdp.checkpoint.average import say_which_weights, tensor_of
 from psdp.checkpoint.background import BackgroundWriter
 from psdp.checkpoint.elsewhere import Copied, Elsewhere, Overtaken, newest_at, probe
 from psdp.checkpoint.fetching import fetch_best, fetch_newest, fetch_one
@@ -72,4 +73,6 @@ __all__ = [
     "read_weights",
     "read_worker",
     "run_of",
+    "say_which_weights",
+    "tensor_of",
 ]

@@ -14,6 +14,9 @@ DAMAGED = "damaged-"
 RECORDS = "records.json"
 PIECES = "records"
 
+WEIGHTS, AVERAGE = "weights", "ema"
+"""The tensors of the weights, and of their average where a run keeps one (``--ema``)."""
+
 ATTACHED = "attached"
 """Of what a checkpoint says of its job, under what name texts stand that become files of their
 own in it, by their names."""

@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from psdp.checkpoint.average import tensor_of
 from psdp.checkpoint.layout import (
+    AVERAGE,
     BEST,
     CHECKPOINTS,
     MANIFEST,
+    WEIGHTS,
     CheckpointId,
     checkpoint_folders,
     complete_checkpoints,
@@ -25,7 +28,7 @@ from psdp.checkpoint.opening import open_regular
 from psdp.errors import CheckpointError
 from psdp.params import Array
 
-WEIGHTS, OPTIMIZER = "weights", "optimizer."
+OPTIMIZER = "optimizer."
 
 
 def find_checkpoint(path: Path, tell: Callable[[str], object] = lambda _: None) -> Path:
@@ -171,13 +174,13 @@ def read_attached(manifest: Manifest, name: str) -> str:
     raise CheckpointError(f"{manifest.folder} has no {name}; was it written by a psdp run?")
 
 
-def read_span(manifest: Manifest, span: range, *, only_weights: bool = False) -> dict[str, Array]:
+def read_span(manifest: Manifest, span: range, *, only: str | None = None) -> dict[str, Array]:
     """Return the tensors of the shard that holds ``span`` of the flat vector, whatever spans those
     that were saved held: vectors from all that hold some of it, everything else, which is the same
     in all of them, from the first of these. Other files are not read.
 
     Args:
-        only_weights: nothing else is asked for.
+        only: the tensor of this name alone is asked for.
 
     Raises:
         CheckpointError: a file is missing, or is not the one that was written, or there is none of
@@ -188,7 +191,6 @@ def read_span(manifest: Manifest, span: range, *, only_weights: bool = False) ->
     for shard, size in enumerate(_sizes(manifest)):
         within = slice(max(span.start - start, 0), min(span.stop - start, size))
         if within.start < within.stop or (not span and within.start == within.stop):
-            only = WEIGHTS if only_weights else None
             found.append(_parse(_verify_shard(manifest, shard), only=only, within=within))
         start += size
     if span.stop > start or not found:
@@ -201,7 +203,7 @@ def read_span(manifest: Manifest, span: range, *, only_weights: bool = False) ->
 
 def _is_vector(name: str) -> bool:
     """Say whether a tensor has an element for each parameter of its shard."""
-    return name == WEIGHTS or name.startswith(OPTIMIZER)
+    return name in (WEIGHTS, AVERAGE) or name.startswith(OPTIMIZER)
 
 
 def _sizes(manifest: Manifest) -> list[int]:
@@ -223,31 +225,34 @@ def _unexpected(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path} is not the safetensors file expected: {error}")
 
 
-def read_weights(manifest: Manifest) -> Array:
-    """Return the weights (P,) of all shards, one after the other.
+def read_weights(manifest: Manifest, *, raw: bool = False) -> Array:
+    """Return the weights (P,) of all shards, one after the other: their average, where there is
+    one, or if ``raw`` those that the last update has made.
 
     Raises:
         CheckpointError: a file is missing, or is not the one that was written.
     """
     paths = [_verify(manifest, file) for file in manifest.files]
-    shards = [_parse(path, only=WEIGHTS)[WEIGHTS] for path in paths]
+    name = tensor_of(manifest, raw=raw)
+    shards = [_parse(path, only=name)[name] for path in paths]
     for path, shard in zip(paths, shards, strict=True):
         if shard.ndim != 1 or shard.dtype != shards[0].dtype:
             raise CheckpointError(
-                f"{path}: expected '{WEIGHTS}' to be a vector of {shards[0].dtype}, got "
+                f"{path}: expected '{name}' to be a vector of {shards[0].dtype}, got "
                 f"{shard.dtype} of shape {shard.shape}"
             )
     return np.concatenate(shards)
 
 
-def read_named(manifest: Manifest) -> dict[str, Array]:
-    """Return the weights by the names of the parameters, each in its shape.
+def read_named(manifest: Manifest, *, raw: bool = False) -> dict[str, Array]:
+    """Return the weights by the names of the parameters, each in its shape; ``raw`` is that of
+    :func:`read_weights`.
 
     Raises:
         CheckpointError: a file is missing, or is not the one that was written; or the manifest does
             not say which parameters they are.
     """
-    flat = read_weights(manifest)
+    flat = read_weights(manifest, raw=raw)
     try:
         named = {
             entry["name"]: flat[entry["offset"] :][: prod(entry["shape"])].reshape(entry["shape"])

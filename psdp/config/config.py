@@ -25,7 +25,7 @@ TOPICS: Mapping[str, Any] = MappingProxyType(
 
 OF_LANGUAGE = frozenset(
     {f.name for topic in (ModelConfig, DataConfig) for f in fields(topic)}
-    | {"eval_batches", "init_from", "label_smoothing", "precision"}
+    | {"eval_batches", "init_from", "raw_weights", "label_smoothing", "precision"}
 )
 """Settings with a meaning for models of language alone."""
 
@@ -94,6 +94,7 @@ class Config:
         rules.check_balance(data, run)
         rules.check_slowed(run)
         rules.check_max_time(run)
+        rules.check_raw_weights(run)
         rules.check_checkpoint_to(run)
         rules.check_spares(run)
         rules.check_precision(run)

@@ -49,6 +49,13 @@ class LimitsConfig:
     )
     grad_clip: float = setting(1.0, "largest global gradient norm (0: no limit)", low=0)
     grad_clip_value: float = setting(0.0, "largest gradient element (0: no limit)", low=0)
+    ema: float = setting(
+        0.0,
+        "evaluate an exponential moving average of the weights, and keep it in checkpoints: what "
+        "of it is left after a step, such as 0.99 (0: none)",
+        low=0,
+        below=1,
+    )
     lag_compensation: str = setting(
         "none",
         "of a gradient that is L versions late: inverse divides the "

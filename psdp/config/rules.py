@@ -199,6 +199,15 @@ def drop_none(run: RunConfig) -> RunConfig:
     return replace(run, **nothing)
 
 
+def check_raw_weights(run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: weights are to be taken as they are, and there are none to take.
+    """
+    if run.raw_weights and run.init_from is None:
+        raise ConfigError("--raw-weights says which weights --init-from takes; give both")
+
+
 def check_max_time(run: RunConfig) -> None:
     """
     Raises:

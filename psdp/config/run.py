@@ -101,6 +101,10 @@ class RunConfig(ModeConfig):
         "checkpoint), of a checkpoint, or of a folder of Hugging Face's",
         metavar="DIR",
     )
+    raw_weights: bool = setting(
+        False,
+        "with --init-from: the weights themselves, where that run has averaged them (--ema)",
+    )
     record: bool = setting(
         False, "write the order of events to the run folder, for --replay; small, append-only"
     )

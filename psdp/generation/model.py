@@ -67,8 +67,11 @@ def _find(path: Path, tell: Callable[[str], object], *, best: bool) -> Path:
     return find_checkpoint(path / CHECKPOINTS / marked.name)
 
 
-def load_model(folder: Path, device: str, threads: int = 1) -> tuple[Tokenizer, Sampler]:
-    """Return the tokenizer and the model of the checkpoint in ``folder``, verified.
+def load_model(
+    folder: Path, device: str, threads: int = 1, *, raw: bool = False
+) -> tuple[Tokenizer, Sampler]:
+    """Return the tokenizer and the model of the checkpoint in ``folder``, verified; ``raw`` is
+    that of :func:`parameters_of`.
 
     Raises:
         CheckpointError: it is damaged, or not what a run of this version of psdp writes.
@@ -76,7 +79,7 @@ def load_model(folder: Path, device: str, threads: int = 1) -> tuple[Tokenizer, 
     """
     manifest = read_manifest(folder)
     config, tokenizer = identity_of(manifest)
-    table, weights = parameters_of(manifest, config, tokenizer.vocab_size)
+    table, weights = parameters_of(manifest, config, tokenizer.vocab_size, raw=raw)
     architecture = language_model(config.model.architecture)
     backend = make_backend(device, str(weights.dtype), threads=threads)
     on_device = backend.empty(table.size)
@@ -84,14 +87,17 @@ def load_model(folder: Path, device: str, threads: int = 1) -> tuple[Tokenizer, 
     return tokenizer, architecture.sampler(config, tokenizer.vocab_size, backend, on_device)
 
 
-def parameters_of(manifest: Manifest, config: Config, vocab_size: int) -> tuple[ParamTable, Array]:
-    """Return the parameters of a checkpoint's model, and its weights (P,), verified.
+def parameters_of(
+    manifest: Manifest, config: Config, vocab_size: int, *, raw: bool = False
+) -> tuple[ParamTable, Array]:
+    """Return the parameters of a checkpoint's model, and its weights (P,), verified: their average
+    where there is one, unless the ``raw`` ones are asked for.
 
     Raises:
         CheckpointError: it is damaged, or holds other parameters.
     """
     table = language_model(config.model.architecture).table(config, vocab_size)
-    weights = read_weights(manifest)
+    weights = read_weights(manifest, raw=raw)
     if not table.same_layout(manifest.state["layout"]) or weights.size != table.size:
         raise CheckpointError(
             f"{manifest.folder} holds other parameters than this version of psdp makes"

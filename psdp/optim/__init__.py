@@ -14,6 +14,7 @@ from typing import Protocol
 from psdp.backend import Backend
 from psdp.optim.adagrad import Adagrad
 from psdp.optim.adam import Adam, AdamW
+from psdp.optim.averaging import WeightAverage
 from psdp.optim.base import Optimizer
 from psdp.optim.delay import DelayCompensation
 from psdp.optim.momentum import Momentum
@@ -32,6 +33,7 @@ __all__ = [
     "Optimizer",
     "Outer",
     "Schedule",
+    "WeightAverage",
     "make_optimizer",
 ]
 

@@ -70,12 +70,8 @@ def hand_over(
     for start in range(0, len(text), PART):
         last = start + PART >= len(text)
         endpoint.send(rank, m.Account(term, text[start : start + PART], last))
-    for number, vector in enumerate(vector for copy in copies for vector in _vectors(copy)):
+    for number, vector in enumerate(vector for copy in copies for vector in copy.vectors):
         endpoint.send(rank, m.Vector(term, number), vector)
-
-
-def _vectors(copy: Snapshot) -> list[Array]:
-    return [copy.weights, *copy.optimizer.values()]
 
 
 @dataclass(frozen=True)
@@ -174,7 +170,7 @@ class Joining(Generic[Role]):
                 pass  # of a term that has not begun
             case _:
                 raise ProtocolError(f"server rank {peer} sent {message} to a spare rank")
-        expected = sum(len(_vectors(copy)) for copy in self._copies)
+        expected = sum(len(copy.vectors) for copy in self._copies)
         if self._version is not None and self._copies and self._landed == expected:
             self._enter()
 
@@ -207,7 +203,7 @@ class Joining(Generic[Role]):
         Raises:
             ProtocolError: none is expected from that peer.
         """
-        vectors = [vector for copy in self._copies for vector in _vectors(copy)]
+        vectors = [vector for copy in self._copies for vector in copy.vectors]
         match message:
             case m.Vector(term, number) if term == self._job.term.number:
                 if 0 <= number < len(vectors):

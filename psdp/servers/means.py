@@ -89,8 +89,10 @@ class ByMean(Maker):
             shard.compensate(update.slots[0], mean)
             self._done.add("compensation")
         if UPDATE not in self._done:
+            units = sum(pushes[slot].work.units for slot in update.slots)
             with self._profile.span(UPDATE, shard.update_bytes):
                 shard.update(kind, mean, norm, lr)
+                shard.add_to_average(steps, units / self._job.units_per_step)
             self._updates = shard.updates
             self._done.add(UPDATE)
         return norm
@@ -112,7 +114,7 @@ class ByTakingOver(Maker):
 
     def landing(self, slot: int, message: m.Message) -> Array | None:
         if isinstance(message, m.State) and slot == 0:
-            vectors: Sequence[Array] = [self._reached.weights, *self._reached.optimizer.values()]
+            vectors = self._reached.vectors
             if 0 <= message.index < len(vectors):
                 return vectors[message.index]
         return None

@@ -5,7 +5,7 @@ Knows nothing of what a mode decides, nor of who sent a gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from psdp.errors import ConfigError
 from psdp.fields import AUTO
 from psdp.job import Job
 from psdp.modes import Pushed
-from psdp.optim import DelayCompensation, Optimizer
+from psdp.optim import DelayCompensation, Optimizer, WeightAverage
 from psdp.params import Array, Zeros
 from psdp.servers.rules import Rules, make_rules
 from psdp.servers.weights import Weights
@@ -72,6 +72,7 @@ class Shard:
         slots: pushes that can be held at once.
         codec: of these; as vectors are, if that is not said.
         zeros: makes copies of the weights, where workers on this host can see them.
+        ema: decay of an average of the weights; 0: none is kept.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Shard:
         *,
         codec: Codec | None = None,
         zeros: Zeros = np.zeros,
+        ema: float = 0.0,
     ) -> None:
         self.weights = Weights(weights, zeros)
         self.rules = rules
@@ -98,6 +100,10 @@ class Shard:
         self._adopted: set[int] = set()
         self._nowhere: Room | None = None
         self._delay: DelayCompensation | None = None
+        self._average: WeightAverage | None = None
+        if ema:
+            self._average = WeightAverage(ema, self.optimizer.part, self.backend)
+            self._average.begin(weights)
 
     @classmethod
     def initial(
@@ -137,6 +143,7 @@ class Shard:
             0 if job.reduces else len(job.workers),
             codec=job.codec,
             zeros=zeros,
+            ema=config.optim.ema,
         )
 
     @property
@@ -200,13 +207,14 @@ class Shard:
         return self.backend.squares(mean, self.optimizer.part)
 
     def send(self, snapshot: Snapshot, way: Callable[[Array], Sending]) -> None:
-        """Send the weights of a snapshot some way, from where the shard's own are."""
+        """Send the weights of a snapshot that are evaluated some way, from where the shard's own
+        are."""
         if self._on_host:
-            way(snapshot.weights)
+            way(snapshot.evaluated)
             return
 
         def fill(vector: Array) -> None:
-            self.backend.to_device(snapshot.weights, vector)
+            self.backend.to_device(snapshot.evaluated, vector)
 
         lent = self.weights.beside(snapshot.version, fill)
         lent.readers.append(way(lent.values))
@@ -236,6 +244,12 @@ class Shard:
         one of this global norm."""
         self.rules.update(kind, self.weights.writable(), gradient, norm, lr)
 
+    def add_to_average(self, before: float, steps: float) -> None:
+        """Take the weights into their average, if one is kept: the last update was worth so many
+        steps, after those ``before`` it."""
+        if self._average is not None:
+            self._average.add(self.weights.values, before, steps)
+
     def average_bytes(self, slots: Sequence[int]) -> int:
         """Bytes that :meth:`average` reads."""
         if len(slots) == 1 and self._mean is None:
@@ -245,7 +259,8 @@ class Shard:
     @property
     def update_bytes(self) -> int:
         """Bytes of the vectors that an update reads or writes, each once."""
-        return (2 + len(self.optimizer.state())) * self.weights.values.nbytes
+        vectors = 2 + len(self.optimizer.state_names) + (self._average is not None)
+        return vectors * self.weights.values.nbytes
 
     def snapshot(
         self,
@@ -256,27 +271,36 @@ class Shard:
     ) -> Snapshot:
         """Return a copy, on the host, of everything that training changes."""
         values, state = self.weights.values, self.optimizer.state()
-        if self._spare:
-            copy = self._spare.pop()
-        else:
-            copied = {name: np.empty(vector.size, vector.dtype) for name, vector in state.items()}
-            weights = self._host_zeros(values.size, values.dtype)
-            copy = Snapshot(0, 0, 0, {}, weights, copied)
+        copy = self._spare.pop() if self._spare else self._room(state)
         self.backend.to_host(values, copy.weights)
+        if self._average is not None:
+            assert copy.average is not None
+            self.backend.to_host(self._average.values, copy.average)
         for name, vector in state.items():
             self.backend.to_host(vector, copy.optimizer[name])
         copy.version, copy.units, copy.clocks = version, units, dict(clocks)
         copy.batches, copy.updates = batches, self.optimizer.updates
         return copy
 
+    def _room(self, state: Mapping[str, Array]) -> Snapshot:
+        """Return where a copy fits in; what is evaluated of it lies where workers can see it."""
+        size, dtype = self.weights.values.size, self.weights.values.dtype
+        seen = self._host_zeros(size, dtype)
+        optimizer = {name: np.empty(size, vector.dtype) for name, vector in state.items()}
+        if self._average is None:
+            return Snapshot(0, 0, 0, {}, seen, optimizer)
+        return Snapshot(0, 0, 0, {}, np.empty(size, dtype), optimizer, average=seen)
+
     def restore(self, snapshot: Snapshot) -> None:
-        """Copy a snapshot's weights and optimizer back.
+        """Copy a snapshot's weights and optimizer back. An average that it lacks begins anew.
 
         Raises:
             CheckpointError: the optimizer's vectors are not those of this optimizer.
         """
         self.backend.to_device(snapshot.weights, self.weights.writable())
         self.optimizer.load(snapshot.optimizer, snapshot.updates)
+        if self._average is not None:
+            self._average.load(snapshot.evaluated)
 
     def recycle(self, snapshot: Snapshot) -> None:
         """Take back a snapshot that nobody reads any more."""

@@ -87,8 +87,9 @@ def needs_of(backend: Backend, job: Job, rank: int) -> Needs | None:
         # Weights, gradient, and no optimizer has more than two vectors of its own.
         size = len(job.shards[job.shard_of(rank)])
         parts = Counter({"optimizer": 4 * size * backend.dtype.itemsize})
-        compensates = job.config.optim.lag_compensation == "dc-asgd"
-        others = copies_of_weights(job) - 2 + (not job.codec.as_it_is) + compensates
+        optim = job.config.optim
+        others = copies_of_weights(job) - 2 + (not job.codec.as_it_is) + (optim.ema > 0)
+        others += optim.lag_compensation == "dc-asgd"
         vectors, slot = others * size * backend.dtype.itemsize, job.codec.bound_bytes(size)
     else:
         vectors, slot = 0, 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdp.checkpoint import find_checkpoint
+from psdp.checkpoint import find_checkpoint, read_manifest, say_which_weights
 from psdp.config import Config, flag_of, is_url, with_preset
 from psdp.errors import CheckpointError, ConfigError
 from psdp.huggingface import is_folder_of_a_model, shape_of
@@ -45,7 +45,10 @@ class ChooseOrigin(Step[None, Began, Mapping[str, Any] | None]):
             return None, Began(None)
         from psdp.startup.sources import origin_at  # which few jobs need
 
-        origin = origin_at(_find(named))
+        found, raw = _find(named), bool(self.given.get("raw_weights"))
+        origin = origin_at(found, raw=raw)
+        if not is_folder_of_a_model(found):
+            say_which_weights(read_manifest(found), tell, raw=raw)
         return None, Began(origin.settings() | {"init_from": str(origin.path)})
 
     def agree(self, facts: Mapping[int, Began]) -> Mapping[str, Any] | None:

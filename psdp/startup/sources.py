@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from psdp.checkpoint import Manifest, read_manifest, read_span
+from psdp.checkpoint import Manifest, read_manifest, read_span, tensor_of
 from psdp.config import ModelConfig
 from psdp.data.subwords import DEFINITION
 from psdp.data.tokenizer import ByteTokenizer
@@ -57,9 +57,13 @@ class Origin(ABC):
 
 
 class Checkpoint(Origin):
-    """A checkpoint of a run."""
+    """A checkpoint of a run.
 
-    def __init__(self, manifest: Manifest) -> None:
+    Args:
+        raw: whether the weights themselves are taken where there is an average of them.
+    """
+
+    def __init__(self, manifest: Manifest, *, raw: bool = False) -> None:
         """
         Raises:
             CheckpointError: it is none of a model of language.
@@ -67,6 +71,7 @@ class Checkpoint(Origin):
         self.path, self._manifest = manifest.folder, manifest
         self._config, self._tokenizer = identity_of(manifest)
         self.vocab_size = self._tokenizer.vocab_size
+        self._tensor = tensor_of(manifest, raw=raw)
 
     def settings(self) -> dict[str, Any]:
         flat = self._config.flat()
@@ -87,9 +92,8 @@ class Checkpoint(Origin):
     def weights(self, table: ParamTable, span: range, dtype: npt.DTypeLike) -> Array:
         flat: Array = np.empty(len(span), dtype)
         for into, there in self._runs(table, span):
-            flat[into.start - span.start : into.stop - span.start] = read_span(
-                self._manifest, there, only_weights=True
-            )["weights"]
+            read = read_span(self._manifest, there, only=self._tensor)
+            flat[into.start - span.start : into.stop - span.start] = read[self._tensor]
         return flat
 
     def _runs(self, table: ParamTable, span: range) -> Iterator[tuple[range, range]]:
@@ -145,8 +149,8 @@ class Elsewhere(Origin):
         return self._folder.weights(table, span, dtype)
 
 
-def origin_at(path: Path) -> Origin:
-    """Return what lies in a folder.
+def origin_at(path: Path, *, raw: bool = False) -> Origin:
+    """Return what lies in a folder; ``raw`` is that of :class:`Checkpoint`.
 
     Raises:
         CheckpointError: it is no checkpoint that this version of psdp reads, and no folder of a
@@ -154,7 +158,7 @@ def origin_at(path: Path) -> Origin:
     """
     if is_folder_of_a_model(path):
         return Elsewhere(read_folder(path))
-    return Checkpoint(read_manifest(path))
+    return Checkpoint(read_manifest(path), raw=raw)
 
 
 @dataclass(frozen=True)
@@ -172,10 +176,12 @@ class ReadWeights(Step[Array | None, Nothing, None]):
         return rank in self.job.holding
 
     def act(self) -> tuple[Array | None, Nothing]:
-        named, job = self.job.config.run.init_from, self.job
+        run, job = self.job.config.run, self.job
+        named = run.init_from
         if named is None or self.manifest is not None or not self.concerns(self.rank):
             return None, Nothing()
-        origin, vocab_size = origin_at(Path(named)), job.task.identity()["vocab_size"]
+        origin = origin_at(Path(named), raw=run.raw_weights)
+        vocab_size = job.task.identity()["vocab_size"]
         if origin.vocab_size != vocab_size:
             raise CheckpointError(
                 f"--init-from {named}: that model has a vocabulary of {origin.vocab_size:,}, the "
@@ -183,7 +189,7 @@ class ReadWeights(Step[Array | None, Nothing, None]):
                 "model's tokenizer (--tokenizer)"
             )
         span = job.shards[job.shard_of(self.rank)]
-        return origin.weights(job.table, span, job.config.run.dtype), Nothing()
+        return origin.weights(job.table, span, run.dtype), Nothing()
 
     def agree(self, facts: Mapping[int, Nothing]) -> None:
         pass

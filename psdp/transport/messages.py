@@ -132,8 +132,8 @@ class AskSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """To rank 0, with the weights that all workers share (``index`` 0), or a vector of their
-    optimizer, in the order of :meth:`psdp.optim.Optimizer.state`."""
+    """To rank 0, with the weights that all workers share (``index`` 0), a vector of their
+    optimizer, or the weights' average, in the order of :attr:`psdp.checkpoint.Snapshot.vectors`."""
 
     index: int
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from psdp.backend.squares import clip_coefficient
 from psdp.checkpoint import Snapshot
 from psdp.job import Job
+from psdp.optim import WeightAverage
 from psdp.params import Array
 from psdp.protocol import some_of
 from psdp.transport.messages import Train
@@ -34,6 +35,7 @@ class ReducedTraining(OwnOptimizer):
         reduce: makes the replica's gradient the sum of all workers'.
         workers: of this rank.
         snapshot: of a resumed run: its optimizer is taken up.
+        averages: whether this rank keeps the average of the weights, for all.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class ReducedTraining(OwnOptimizer):
         snapshot: Snapshot | None = None,
         *,
         workers: int = 1,
+        averages: bool = False,
     ) -> None:
         super().__init__(job, replica, gradient)
         self._reduce = reduce
@@ -53,8 +56,13 @@ class ReducedTraining(OwnOptimizer):
         self._share = 1 / len(job.workers)
         self._workers = workers
         self._first = True
+        self._average: WeightAverage | None = None
+        if averages:
+            self._average = WeightAverage(job.config.optim.ema, job.whole, replica.backend)
         if snapshot is not None:
             self._optimizer.load(snapshot.optimizer, snapshot.updates)
+            if self._average is not None:
+                self._average.load(snapshot.evaluated)
 
     def train(self, order: Train, version: int) -> Trained:
         """Take the steps of an order, and report those where a record is due.
@@ -65,6 +73,8 @@ class ReducedTraining(OwnOptimizer):
         end, total = order.clock + order.steps, 0.0
         losses: list[float] = []
         counts: list[int] = []
+        if self._average is not None and not self._average.begun:
+            self._average.begin(self.replica.own_weights)
         for clock in range(order.clock, end):
             self.gradient(clock, clock, True)
             self.replica.fetch()
@@ -81,6 +91,8 @@ class ReducedTraining(OwnOptimizer):
             if finite:
                 limit = self.job.config.optim.grad_clip
                 self.update(clock, self._share * clip_coefficient(math.sqrt(squares), limit))
+                if self._average is not None:
+                    self._average.add(self.replica.own_weights, clock, 1)
             if self._recorded(clock) or clock + 1 == end or not finite:
                 self._tell(clock + 1 - len(losses), losses, counts, squares)
                 losses.clear()
@@ -99,7 +111,8 @@ class ReducedTraining(OwnOptimizer):
 
     def state(self) -> list[Array]:
         self.replica.unload()
-        vectors = self._optimizer.state().values()
+        vectors = list(self._optimizer.state().values())
+        vectors += [] if self._average is None else [self._average.values]
         return [self.replica.weights, *map(self.replica.backend.on_host, vectors)]
 
     def _recorded(self, clock: int) -> bool:

@@ -113,8 +113,11 @@ class Worker:
             return next(iter(self.hosted.values())).trainings
         compute = partial(self.computing.gradients, self.hosted)
         how = compute, self.computing.reduce, self.exchange.report_steps, self._snapshot
-        hosted = len(job.hosted(self.endpoint.rank))
-        return {Pushed.NOTHING: ReducedTraining(job, replica, *how, workers=hosted)}
+        hosted = job.hosted(self.endpoint.rank)
+        # Whose rank hands over what all have reached.
+        averages = job.config.optim.ema > 0 and job.workers[0] in hosted
+        training = ReducedTraining(job, replica, *how, workers=len(hosted), averages=averages)
+        return {Pushed.NOTHING: training}
 
     def run(self) -> None:
         """Do what rank 0 orders until it says stop.

@@ -95,12 +95,12 @@ def test_bfloat16_ends_within_a_hundredth_of_float32(tmp_path: Path) -> None:
 def test_a_run_goes_on_on_another_kind_of_device(
     tmp_path: Path, start: str, end: str, devices: list[EmulatedDevice]
 ) -> None:
-    how = COMMON | {"workers": 2, "checkpoint_every": 3, "kernels": "auto"}
+    how = COMMON | {"workers": 2, "checkpoint_every": 3, "kernels": "auto", "ema": 0.5}
     whole = train(tmp_path / "whole", device=start, server_device=start, **how)
     at = whole.checkpoints()[3]
     train(tmp_path / "rest", resume=at, device=end, server_device=end, **how)
-    rest, undisturbed = (
-        read_weights(read_manifest(find_checkpoint(tmp_path / run))) for run in ("rest", "whole")
-    )
-    np.testing.assert_allclose(rest, undisturbed, atol=1e-7)
+    kept = [read_manifest(find_checkpoint(tmp_path / run)) for run in ("rest", "whole")]
+    for raw in (True, False):  # the weights, and their average
+        rest, undisturbed = (read_weights(manifest, raw=raw) for manifest in kept)
+        np.testing.assert_allclose(rest, undisturbed, atol=1e-7)
     assert [bool(device.launches) for device in devices] == [True] * 3, "a server's, and workers'"

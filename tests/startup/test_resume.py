@@ -90,6 +90,7 @@ OTHER: dict[str, Any] = {
     "text_field": "body",
     "document_separator": "x", "init_from": "elsewhere", "window": "document",
     "prompt_field": "asked", "prompt_separator": "y", "label_smoothing": 0.5,
+    "ema": 0.5, "raw_weights": True,
 }  # fmt: skip
 
 
