@@ -147,21 +147,21 @@ def _add_sampling(add: Callable[..., None]) -> None:
         "randomness: 1 is the model's own, 0 takes the likeliest token always (default "
         "%(default)s)",
         type=float,
-        default=0.8,
+        default=Sampling.temperature,
         metavar="X",
     )
     add(
         "--top-k",
         "choose among the N likeliest tokens only (default 0: all)",
         type=whole,
-        default=0,
+        default=Sampling.top_k,
         metavar="N",
     )
     add(
         "--top-p",
         "of these, the fewest likeliest whose probabilities add up to X (default 1: all)",
         type=float,
-        default=1.0,
+        default=Sampling.top_p,
         metavar="X",
     )
 

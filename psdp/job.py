@@ -138,6 +138,16 @@ class Job(Cast):
         of ``every``."""
         return every > 0 and self.step_of(after) // every > self.step_of(before) // every
 
+    def samples_at(self, units: int) -> bool:
+        """Say whether a text is made of the weights that are evaluated after so many units: those
+        of every so many steps, and the last."""
+        run, step = self.config.run, self.step_of(units)
+        if not run.sample_every:
+            return False
+        return step // run.eval_every % (run.sample_every // run.eval_every) == 0 or (
+            units >= self.units
+        )
+
     @property
     def reduces(self) -> bool:
         """Whether the workers reduce gradients among themselves; the server keeps their state."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from psdp.backend import Backend
 from psdp.backend.gpu.backend import GpuBackend
 from psdp.checkpoint.layout import ATTACHED
@@ -15,8 +17,11 @@ from psdp.data.batches import Batches, TextBatch, Validation
 from psdp.data.changes import changes
 from psdp.data.corpus import Corpus
 from psdp.data.documents import Documents, Marks
+from psdp.data.tokenizer import IdTokenizer
 from psdp.data.tokens import Tokens
 from psdp.data.windows import Elsewhere, Grid, SideBySide, Windows
+from psdp.errors import ConfigError
+from psdp.generation import Sampling, continuation
 from psdp.nn.memory import training_memory
 from psdp.nn.models import LanguageModel, language_model
 from psdp.params import Array
@@ -134,6 +139,25 @@ class Language(Task):
             validation_bytes=self.validation_bytes,
         )
 
+    def check_samples(self) -> None:
+        """See that :meth:`sample` can make what it is to.
+
+        Raises:
+            ConfigError: tokens stand for no text here, or the model makes none.
+            DataError: a character of the prompt is not in the vocabulary.
+        """
+        if isinstance(self.corpus.tokenizer, IdTokenizer):
+            raise ConfigError(
+                "--sample-every makes texts, and the corpus is of bare token ids; name their "
+                "tokenizer (--tokenizer), or drop the flag"
+            )
+        self.corpus.tokenizer.encode(self.config.run.sample_prompt or "")
+        if self.architecture.sampler is LanguageModel.sampler:
+            raise ConfigError(
+                f"--sample-every: --architecture {self.config.model.architecture} makes no text; "
+                "drop the flag"
+            )
+
     @property
     def corpus(self) -> Corpus:
         """What it was made of."""
@@ -218,6 +242,12 @@ class Language(Task):
     def validation(self, part: int, parts: int) -> Iterator[TextBatch]:
         if self._validation is not None:
             yield from self._validation.batches(self._validation.part(part, parts))
+
+    def sample(self, backend: Backend, weights: Array, rng: np.random.Generator) -> Iterator[str]:
+        run, tokenizer = self.config.run, self.corpus.tokenizer
+        sampler = self.architecture.sampler(self.config, self.vocab_size, backend, weights)
+        prompt, tokens = run.sample_prompt or "", run.sample_tokens
+        yield from continuation(tokenizer, sampler, prompt, tokens, Sampling(), rng)
 
     def model(self, backend: Backend, weights: Array, gradient: Array | None) -> LanguageModel:
         return self.architecture(self.config, self.vocab_size, backend, weights, gradient)

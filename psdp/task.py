@@ -174,6 +174,15 @@ class Task(Protocol):
         """Return a model whose parameters are views of ``weights``, and their gradients of
         ``gradient``, both (P,) on the backend; without a gradient it only evaluates."""
 
+    def sample(self, backend: Backend, weights: Array, rng: np.random.Generator) -> Iterator[str]:
+        """Yield, piece by piece, a text that weights (P,), on the backend, make, for a person to
+        read; what is drawn is drawn with ``rng``.
+
+        Raises:
+            NumericsError: these weights make none.
+        """
+        yield from ()
+
     def initial(self, seed: int, dtype: npt.DTypeLike) -> Array:
         """Return fresh weights (P,), the same on every rank."""
         return self.table.initial(seed, dtype)

@@ -40,6 +40,12 @@ def shown(value: object) -> str:
 _LONG = 80
 
 
+def harmless(text: str) -> str:
+    """Return a text with an escape for each character that would have a terminal do something, but
+    for newlines and tabs."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 def masked(text: str) -> str:
     """Return a text in which no URL has the name and the password of a user, or options."""
     text = _OPTIONS.sub(r"\1?***", text)

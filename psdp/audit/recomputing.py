@@ -32,7 +32,9 @@ from psdp.job import Job
 from psdp.records.events import Line, NewTerm, events_file
 from psdp.records.folder import CONFIG
 
-AS_FAST_AS_CAN_BE = {**AT_FULL_SPEED, "profile": False, "keep_checkpoints": 0, "standby": False}
+AS_FAST_AS_CAN_BE = {
+    **AT_FULL_SPEED, "profile": False, "keep_checkpoints": 0, "standby": False, "sample_every": 0,
+}  # fmt: skip
 """Settings that have no say in what is computed."""
 
 WITHOUT_EVALUATIONS = {"eval_every": 0, "eval_batches": 0, "early_stop_patience": 0}

@@ -9,6 +9,7 @@ from typing import Any
 
 from psdp.config import rules
 from psdp.config.data import DataConfig
+from psdp.config.handicap import check_slowed, drop_none
 from psdp.config.model import ModelConfig
 from psdp.config.optim import OptimConfig
 from psdp.config.presets import with_preset
@@ -26,6 +27,7 @@ TOPICS: Mapping[str, Any] = MappingProxyType(
 OF_LANGUAGE = frozenset(
     {f.name for topic in (ModelConfig, DataConfig) for f in fields(topic)}
     | {"eval_batches", "init_from", "raw_weights", "label_smoothing", "precision"}
+    | {"sample_every", "sample_prompt", "sample_tokens"}
 )
 """Settings with a meaning for models of language alone."""
 
@@ -92,14 +94,15 @@ class Config:
         rules.check_overlap(optim, run)
         rules.check_standby(run)
         rules.check_balance(data, run)
-        rules.check_slowed(run)
+        check_slowed(run)
         rules.check_max_time(run)
         rules.check_raw_weights(run)
         rules.check_checkpoint_to(run)
         rules.check_spares(run)
         rules.check_precision(run)
         rules.check_early_stop(data, run)
-        optim, run = rules.fill_for_mode(optim, rules.drop_none(run))
+        rules.check_samples(data, run)
+        optim, run = rules.fill_for_mode(optim, drop_none(run))
         optim = rules.fill_outer(optim, run)
         optim = rules.fill_schedule(rules.fill_for_rule(optim), run)
         return Config(model, data, optim, rules.fill_wire(run))

@@ -7,10 +7,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from psdp.config.run import RunConfig
 from psdp.errors import ConfigError
 
 if TYPE_CHECKING:  # NumPy loads this when it is first asked for, and most never ask
@@ -226,3 +227,24 @@ def _check_factor(flag: str, text: str | None, factor: float) -> None:
 def _check(flag: str, text: str | None, expected: str, good: bool) -> None:
     if not good:
         raise ConfigError(f"{flag} expects {expected}, got '{text:.80}'")
+
+
+def check_slowed(run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: what slows workers and links down on purpose cannot be read, or there are no
+            links to slow.
+    """
+    parse_stragglers(run.straggler)
+    parse_jitter(run.jitter)
+    if parse_slow_link(run.slow_link) and not run.link_mbps:
+        raise ConfigError(
+            f"--slow-link {run.slow_link} slows the links of --link-mbps, which is 0; give both"
+        )
+
+
+def drop_none(run: RunConfig) -> RunConfig:
+    """Return the settings of which those that say that nothing is slowed down say nothing."""
+    names = ("straggler", "jitter", "slow_link")
+    nothing: dict[str, Any] = {name: None for name in names if getattr(run, name) == NONE}
+    return replace(run, **nothing)

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from psdp.architectures import ARCHITECTURES
 from psdp.config.data import DataConfig
 from psdp.config.duration import seconds_in
-from psdp.config.handicap import NONE, parse_jitter, parse_slow_link, parse_stragglers
 from psdp.config.help import either
 from psdp.config.model import OWN, ModelConfig, head_size, kv_heads, rotary_dims
 from psdp.config.optim import OptimConfig
@@ -178,27 +177,6 @@ def check_balance(data: DataConfig, run: RunConfig) -> None:
         )
 
 
-def check_slowed(run: RunConfig) -> None:
-    """
-    Raises:
-        ConfigError: what slows workers and links down on purpose cannot be read, or there are no
-            links to slow.
-    """
-    parse_stragglers(run.straggler)
-    parse_jitter(run.jitter)
-    if parse_slow_link(run.slow_link) and not run.link_mbps:
-        raise ConfigError(
-            f"--slow-link {run.slow_link} slows the links of --link-mbps, which is 0; give both"
-        )
-
-
-def drop_none(run: RunConfig) -> RunConfig:
-    """Return the settings of which those that say that nothing is slowed down say nothing."""
-    names = ("straggler", "jitter", "slow_link")
-    nothing: dict[str, Any] = {name: None for name in names if getattr(run, name) == NONE}
-    return replace(run, **nothing)
-
-
 def check_raw_weights(run: RunConfig) -> None:
     """
     Raises:
@@ -265,6 +243,19 @@ def check_early_stop(data: DataConfig, run: RunConfig) -> None:
         raise ConfigError(
             f"--early-stop-patience {run.early_stop_patience} needs evaluations on the way: "
             f"got --eval-every {run.eval_every} and --val-fraction {data.val_fraction}"
+        )
+
+
+def check_samples(data: DataConfig, run: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: texts are to be made where no weights are evaluated.
+    """
+    every, evaluations = run.sample_every, run.eval_every * (data.val_fraction > 0)
+    if every and (not evaluations or every % evaluations):
+        raise ConfigError(
+            f"--sample-every {every} needs evaluations at these steps: got --eval-every "
+            f"{run.eval_every} and --val-fraction {data.val_fraction}"
         )
 
 

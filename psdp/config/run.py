@@ -76,6 +76,16 @@ class RunConfig(ModeConfig):
         "over the validation split (0: the whole split)",
         low=0,
     )
+    sample_every: int = setting(
+        0,
+        "steps between texts that the model makes, for a person to read; a multiple of "
+        "--eval-every (0: none)",
+        low=0,
+    )
+    sample_prompt: str | None = setting(
+        None, "what these texts begin with (default nothing: a text begins)", metavar="TEXT"
+    )
+    sample_tokens: int = setting(100, "tokens that are added to it", low=1)
     early_stop_patience: int = setting(
         0, "evaluations without a better validation loss before stopping (0: never)", low=0
     )

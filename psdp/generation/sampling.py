@@ -25,9 +25,9 @@ class Sampling:
         ConfigError: a value is out of range; the text names the flag.
     """
 
-    temperature: float
-    top_k: int
-    top_p: float
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         # Written so that NaN fails.

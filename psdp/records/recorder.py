@@ -211,7 +211,7 @@ class Recorder(Accounts):
         }
         self._folder.append_metrics(record)
         if said is not None:
-            self.console.say(f"step {self._step(self._units):6d}  {said}")
+            self.console.say(f"step {self._step(record[self._name]):6d}  {said}")
 
     def resumed(self, events: str | None, changed: dict[str, Any]) -> None:
         """Note that the run goes on here, with these settings changed, and its record of events, if

@@ -43,7 +43,8 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files below the run folder, in ``tensorboard``, by tensorboardX.
 
-    Numbers of train and eval records are scalars by their names; all other records are texts.
+    Numbers of train and eval records are scalars by their names; all other records are texts, and
+    a sample is that which it has.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,8 @@ class TensorBoard:
         for name, value in numbers(record) if kind in ("train", "eval") else ():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
         if kind not in ("train", "eval"):
-            self._writer.add_text(kind, _as_text(record), step)
+            text = f"```\n{record['text']}\n```" if kind == "sample" else _as_text(record)
+            self._writer.add_text(kind, text, step)
 
     def end(self, summary: Record) -> None:
         self._writer.add_text("summary", _as_text(summary), summary["steps"])
@@ -80,7 +82,9 @@ class WandB:
 
     def record(self, step: int, record: Record) -> None:
         kind = record["kind"]
-        told = {f"{kind}/{name}": value for name, value in numbers(record)}
+        told: dict[str, Any] = {f"{kind}/{name}": value for name, value in numbers(record)}
+        if kind == "sample":
+            told["sample"] = record["text"]
         self._run.log(told, step=step)
 
     def end(self, summary: Record) -> None:

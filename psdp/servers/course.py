@@ -80,7 +80,7 @@ class Course:
             elif self._answering.live:
                 if copy.version == version:  # the others need not have one
                     self._decide(m.TakeSnapshot(hold=True))
-                self._evaluating.open(copy.version, self._answering.live)
+                self._evaluating.open(copy.version, copy.units, self._answering.live)
         if version and version != saved and not self._evaluating.is_open(version):
             # There is one rank less that holds it.
             self._decide(m.TakeSnapshot(hold=False))
@@ -101,7 +101,7 @@ class Course:
         """The shard is the next version."""
         progress = self._serving.progress
         if progress.evaluation_due and self._answering.live:
-            self._evaluating.open(progress.version, self._answering.live)
+            self._evaluating.open(progress.version, progress.units, self._answering.live)
 
     def drain(self, version: int) -> None:
         """Every gradient is applied: evaluate and save the last version, then let all go."""
@@ -116,8 +116,9 @@ class Course:
 
     def _evaluate_now(self) -> None:
         """Evaluate the present version, where the other servers do not know that it is due."""
+        progress = self._serving.progress
         self._decide(m.TakeSnapshot(hold=True))
-        self._evaluating.open(self._serving.progress.version, self._answering.live)
+        self._evaluating.open(progress.version, progress.units, self._answering.live)
 
     def _decide(self, told: m.Message) -> None:
         self._telling.decide(told, told)

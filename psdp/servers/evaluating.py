@@ -10,6 +10,7 @@ from psdp.records.metrics import Best
 from psdp.records.recorder import Recorder
 from psdp.servers.copies import Copies
 from psdp.servers.serving import Serving
+from psdp.terminal import harmless
 from psdp.transport import messages as m
 
 
@@ -44,10 +45,15 @@ class Evaluating:
         self._evaluations = Evaluations()
         # Of each worker: what it reported, which counts with the request that follows.
         self._reported: dict[int, m.Evaluated] = {}
+        self._sampling: dict[int, str] = {}
+        """Versions that make a text, and what of it is there."""
 
-    def open(self, version: int, workers: Iterable[int]) -> None:
-        """Have these workers evaluate a version, of which every server keeps a snapshot."""
+    def open(self, version: int, units: int, workers: Iterable[int]) -> None:
+        """Have these workers evaluate a version, which has processed so many units, and of which
+        every server keeps a snapshot."""
         self._evaluations.open(version, workers)
+        if self._job.samples_at(units):
+            self._sampling[version] = ""
 
     @property
     def versions(self) -> list[int]:
@@ -62,7 +68,16 @@ class Evaluating:
         portion = self._evaluations.next_for(worker)
         if portion is None:
             return None
-        return m.Evaluate(worker, portion.version, portion.part, portion.parts)
+        version, part = portion.version, portion.part
+        samples = part == 0 and version in self._sampling
+        if samples:
+            self._sampling[version] = ""  # of a worker that is gone there may be some
+        return m.Evaluate(worker, version, part, portion.parts, samples)
+
+    def sampled(self, message: m.Sampled) -> None:
+        """Take a part of a text that a version makes."""
+        if message.version in self._sampling:
+            self._sampling[message.version] += message.text
 
     def report(self, message: m.Evaluated) -> None:
         """Take a worker's report; it counts with :meth:`count`."""
@@ -100,6 +115,10 @@ class Evaluating:
         if total.units:
             best = self.best.better(total.loss / total.units, version)
             self._recorder.evaluated(total, version, snapshot.units, best=best)
+        if text := self._sampling.pop(version, ""):
+            at = {self._job.units_name: snapshot.units, "version": version}
+            said = f"sample:\n{harmless(text)}\n"
+            self._recorder.happened("sample", {**at, "text": text}, said)
         if best or version == self.last:
             self._copies.save(version, best=best)
         else:

@@ -185,6 +185,8 @@ class Leader:
                 self.membership.asked(peer, workers)
             case m.Evaluated():
                 self.evaluating.report(message)
+            case m.Sampled():
+                self.evaluating.sampled(message)
             case m.Progress():
                 self.noting.told(peer, message)
             case m.State():

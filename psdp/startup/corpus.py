@@ -100,6 +100,8 @@ class ReadCorpus(Beginning[Text]):
         corpus = self._read()
         task = Language.of(self.config, corpus)
         job = Job(self.config, self.world_size, task)
+        if self.config.run.sample_every:
+            task.check_samples()
         for worker in job.hosted(self.rank):
             task.batch(job.share(worker), 0)  # what is wrong with it is told now
         tells = self.rank == job.computing[0]

@@ -35,7 +35,7 @@ UNSEEN = frozenset(
         "server_device", "kernels", "log_every", "profile", "quiet", "corpus", "val_corpus",
         "straggler", "jitter", "link_mbps", "slow_link", "record", "replay", "servers", "spares",
         "max_time", "checkpoint_to", "keep_inner", "max_failures", "standby", "trace",
-        "track",
+        "track", "sample_every", "sample_prompt", "sample_tokens",
     }
 )  # fmt: skip
 """Settings that decide how long a run is, who computes it, and what is kept and told of it."""

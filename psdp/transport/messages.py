@@ -167,6 +167,15 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampled:
+    """To rank 0, before :class:`Evaluated`: the next part of a text that the version makes."""
+
+    worker: int
+    version: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Spent:
     """To rank 0, with ``--profile``: what one kind of work took in the first ``steps``."""
 
@@ -224,12 +233,13 @@ class Train:
 @dataclass(frozen=True, slots=True)
 class Evaluate:
     """Evaluate part ``part`` of ``parts`` of the validation split on the snapshot of a version, for
-    a worker."""
+    a worker, and tell what text it makes, if it ``samples``."""
 
     worker: int
     version: int
     part: int
     parts: int
+    samples: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +287,7 @@ Message = (
     | State
     | Progress
     | Evaluated
+    | Sampled
     | Spent
     | WorkerSaved
     | WorkerUnsaved

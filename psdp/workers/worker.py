@@ -28,6 +28,7 @@ from psdp.workers.hosted import Hosted
 from psdp.workers.listening import Listening, TermBegins
 from psdp.workers.reduced import ReducedTraining
 from psdp.workers.replica import Replica
+from psdp.workers.sampling import tell_sample
 from psdp.workers.saving import Saving
 from psdp.workers.training import OverlappedTraining, Trained, Training, make_trainings
 
@@ -278,6 +279,8 @@ class Worker:
         for batch in self.job.task.validation(order.part, order.parts):
             self.exchange.look_up()
             total += self.replica.model.evaluate(batch)
+        if order.samples:
+            tell_sample(self.job, self.replica, self.exchange, order)
         # As plain numbers, whatever array they come from.
         sums = Sums(float(total.loss), int(total.correct), int(total.units))
         self._timeline.note("evaluate", begin_s, self._now(), version=order.version)

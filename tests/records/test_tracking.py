@@ -17,6 +17,7 @@ CONFIG = {"settings": {"mode": "sync"}}
 TRAIN = {"kind": "train", "time_s": 1.5, "tokens": 96, "version": 3, "loss": 2.5, "lr": 0.1}
 EVAL = {"kind": "eval", "time_s": 2.5, "tokens": 128, "version": 4, "val_loss": 2.25, "best": True}
 MOVE = {"kind": "move", "time_s": 3.5, "tokens": 128, "version": 4, "worker": 2, "to": 3}
+SAMPLE = {"kind": "sample", "time_s": 3.5, "tokens": 128, "version": 4, "text": "to be\nor not"}
 SUMMARY = {"steps": 4, "stopped_by": "budget"}
 
 
@@ -25,7 +26,7 @@ def follow(name: str, run: Path) -> list[str]:
     said: list[str] = []
     tracking = Tracking([name], lambda record: record["tokens"] // 32, said.append)
     tracking.begin(run, CONFIG)
-    for record in (TRAIN, EVAL, MOVE):
+    for record in (TRAIN, EVAL, MOVE, SAMPLE):
         tracking.record(record)
     tracking.end(SUMMARY)
     return said
@@ -48,7 +49,9 @@ def test_tensorboard_reads_back_what_was_recorded(tmp_path: Path) -> None:
         "eval/val_loss": [(4, 2.25)],
     }
     texts = set(events.Tags()["tensors"])
-    assert texts == {f"{name}/text_summary" for name in ("config", "move", "summary")}
+    assert texts == {f"{name}/text_summary" for name in ("config", "move", "sample", "summary")}
+    (sample,) = events.Tensors("sample/text_summary")
+    assert sample.tensor_proto.string_val == [b"```\nto be\nor not\n```"]
 
 
 def test_weights_and_biases_is_told_by_its_own_calls(
@@ -74,6 +77,7 @@ def test_weights_and_biases_is_told_by_its_own_calls(
         (3, {"train/tokens": 96, "train/loss": 2.5, "train/lr": 0.1}),
         (4, {"eval/tokens": 128, "eval/val_loss": 2.25}),
         (4, {"move/tokens": 128, "move/worker": 2, "move/to": 3}),
+        (4, {"sample/tokens": 128, "sample": "to be\nor not"}),
         SUMMARY,
         "finish",
     ]

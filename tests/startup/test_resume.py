@@ -91,6 +91,7 @@ OTHER: dict[str, Any] = {
     "document_separator": "x", "init_from": "elsewhere", "window": "document",
     "prompt_field": "asked", "prompt_separator": "y", "label_smoothing": 0.5,
     "ema": 0.5, "raw_weights": True,
+    "sample_every": 500, "sample_prompt": "x", "sample_tokens": 7,
 }  # fmt: skip
 
 

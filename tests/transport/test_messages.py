@@ -66,7 +66,7 @@ def test_as_much_of_a_mean_as_is_told_at_once_fits_in_a_header() -> None:
 
 def test_as_many_orders_as_are_told_at_once_fit_in_a_header() -> None:
     order = Train(*[1 << 62] * 5, Pushed.GRADIENT)
-    for orders in ((order,) * MOST_ORDERED, (Evaluate(*[1 << 62] * 4),) * MOST_ORDERED):
+    for orders in ((order,) * MOST_ORDERED, (Evaluate(*[1 << 62] * 4, True),) * MOST_ORDERED):
         answer = Answer(1 << 62, orders)
         assert decode(encode(answer, 1 << 62), PEER).message == answer
     asked = AskWeights(tuple(range(1 << 62, (1 << 62) + MOST_INCLUDED)))

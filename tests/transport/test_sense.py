@@ -48,7 +48,7 @@ def train(**changed: Any) -> m.Answer:
         (m.Begin(1, (), (1, 2), (3, 4)), "Begin.shards 2, expected 0, 1"),
         (m.Begin(1, (), (1,), ()), "Begin.joined (), expected 1 of them"),
         (m.Rehost((1,), ()), "Rehost.ranks (), expected 1 of them"),
-        (m.Answer(0, (m.Evaluate(1, 0, 2, 2),)), "Evaluate.part 2, expected less than 2"),
+        (m.Answer(0, (m.Evaluate(1, 0, 2, 2, False),)), "Evaluate.part 2, expected less than 2"),
         (train(push=Pushed.CHANGE), "Train.push change, expected gradient"),
     ],
 )
