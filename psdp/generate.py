@@ -1,18 +1,20 @@
 """``python -m psdp.generate --checkpoint runs/mine``: let a trained model go on with a text.
 
 One process and no MPI. On stdout there is the prompt, what the model makes of it as it is sampled,
-and a newline at the end; nothing else.
+and a newline at the end; nothing else. Of several texts each is there so, with a line between them,
+or in a line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,22 @@ from psdp.arguments import Parser, whole
 from psdp.backend.threads import fair_share, limit_blas
 from psdp.checkpoint import read_manifest, say_which_weights
 from psdp.cores import cpu_quota, own_cores
+from psdp.data.formats import read_documents
+from psdp.data.tokenizer import Tokenizer
 from psdp.errors import ConfigError, DataError, PsdpError
-from psdp.fields import AUTO
+from psdp.fields import AUTO, flag_of
 from psdp.generation import Sampling, chosen_checkpoint, continuation, load_model
+from psdp.nn.models import Sampler
 from psdp.terminal import at_home, nobody_reads, show_any_text
 
 MOST_THREADS = 1024
 """That can be asked for; beyond any machine's, and as many as a rank may have."""
+
+BETWEEN = "---------------\n"
+"""Between two texts."""
+
+RECORDS = frozenset({".jsonl", ".ndjson", ".parquet"})
+"""Endings of files whose records have a prompt each."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,11 @@ class Options:
     checkpoint: str
     best: bool
     raw_weights: bool
-    prompt: str
+    prompt: str | None
+    prompts: str | None
+    text_field: str
+    num_samples: int
+    json: bool
     tokens: int
     sampling: Sampling
     seed: int | None
@@ -53,20 +68,64 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse(sys.argv[1:] if argv is None else argv)
         threads = options.threads or fair_share(own_cores(), [own_cores()], cpu_quota())
         limit_blas(threads)
-        prompt = read_stdin() if options.prompt == "-" else as_typed(options.prompt)
+        prompts = prompts_of(options)
         with chosen_checkpoint(options.checkpoint, best=options.best, tell=tell) as folder:
             raw = options.raw_weights
             say_which_weights(read_manifest(folder), tell, raw=raw)
             tokenizer, decoder = load_model(folder, options.device, threads, raw=raw)
-        rng = np.random.default_rng(options.seed)
-        how = options.tokens, options.sampling, rng, options.stop
-        pieces = continuation(tokenizer, decoder, prompt, *how)
-        return write(chain(pieces, ["\n"]))
+        for prompt in prompts:
+            tokenizer.encode(prompt)  # what is wrong with one is told before a word is said
+        return write(texts(options, tokenizer, decoder, prompts))
     except PsdpError as error:
         tell(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def texts(
+    options: Options, tokenizer: Tokenizer, sampler: Sampler, prompts: Sequence[str]
+) -> Iterator[str]:
+    """Yield what is written of all texts, piece by piece.
+
+    A text follows from the seed, the number of its prompt and its own, whatever else is asked for.
+
+    Raises:
+        NumericsError: the model's logits are not finite.
+    """
+    entropy: Any = np.random.SeedSequence(options.seed).entropy  # the seed itself, if there is one
+    for number in range(len(prompts) * options.num_samples):
+        nth, sample = divmod(number, options.num_samples)
+        rng = np.random.default_rng([entropy, nth, sample])
+        how = options.tokens, options.sampling, rng, options.stop
+        pieces = continuation(tokenizer, sampler, prompts[nth], *how)
+        if options.json:
+            _, *added = pieces  # the prompt comes first
+            told = {"prompt": prompts[nth], "sample": sample, "text": "".join(added)}
+            yield json.dumps(told, ensure_ascii=False) + "\n"
+            continue
+        if number:
+            yield BETWEEN
+        yield from pieces
+        yield "\n"
+
+
+def prompts_of(options: Options) -> list[str]:
+    """Return the prompts that are asked for.
+
+    Raises:
+        DataError: they cannot be read, or are no text, or there is none.
+    """
+    if options.prompts is None:
+        prompt = options.prompt or ""
+        return [read_stdin() if prompt == "-" else as_typed(prompt)]
+    file = Path(options.prompts)
+    documents = [raw.decode("utf-8") for raw in read_documents(file, options.text_field)]
+    if RECORDS.isdisjoint(file.suffixes):
+        documents = [line for text in documents for line in text.splitlines() if line.strip()]
+    if not documents:
+        raise DataError(f"--prompts {file} holds no prompt; it is to have one a line")
+    return documents
 
 
 def tell(text: object) -> None:
@@ -83,9 +142,14 @@ def parse(argv: Sequence[str]) -> Options:
     """
     given = vars(build_parser().parse_args(argv))
     sampling = Sampling(*(given.pop(name) for name in ("temperature", "top_k", "top_p")))
-    for name in ("tokens", "seed", "threads"):
-        if given[name] is not None and given[name] < 0:
-            raise ConfigError(f"--{name} must be at least 0, got {given[name]}")
+    for name, least in (("tokens", 0), ("seed", 0), ("threads", 0), ("num_samples", 1)):
+        if given[name] is not None and given[name] < least:
+            flag = flag_of(name)
+            raise ConfigError(f"{flag} must be at least {least}, got {given[name]}")
+    if given["prompt"] is not None and given["prompts"] is not None:
+        raise ConfigError("--prompt is one and --prompts names a file of them; give one of the two")
+    if given["prompts"] is not None:
+        given["prompts"] = at_home(given["prompts"], "--prompts")
     if given["threads"] > MOST_THREADS:
         raise ConfigError(f"--threads must be at most {MOST_THREADS}, got {given['threads']}")
     given["checkpoint"] = at_home(given["checkpoint"], "--checkpoint")
@@ -114,12 +178,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
     )
     parser.add_choice_of_weights()
+    _add_prompts(add)
     add(
-        "--prompt",
-        "text to go on with, or - to read it from stdin (default none: the model starts after the "
-        "end of a text, or a newline, or after token 0 where its vocabulary has neither)",
-        default="",
-        metavar="TEXT",
+        "--json",
+        "write each text as a line of JSON: prompt, sample (its number) and text (what was added)",
+        action="store_true",
     )
     add("--tokens", "tokens to add (default %(default)s)", type=whole, default=200, metavar="N")
     add(
@@ -131,13 +194,42 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sampling(add)
     add(
         "--seed",
-        "the same seed gives the same text (default: another text every time)",
+        "the same seed gives the same texts, whatever the number of samples (default: others every "
+        "time)",
         type=whole,
         metavar="N",
     )
     add("--device", "where to compute (default cpu)", choices=(AUTO, "cpu", "gpu"), default="cpu")
     add("--threads", "threads (default 0: all cores)", type=whole, default=0, metavar="N")
     return parser
+
+
+def _add_prompts(add: Callable[..., None]) -> None:
+    """Add the flags that say what is gone on with, and how often."""
+    add(
+        "--prompt",
+        "text to go on with, or - to read it from stdin (default none: the model starts after the "
+        "end of a text, or a newline, or after token 0 where its vocabulary has neither)",
+        metavar="TEXT",
+    )
+    add(
+        "--prompts",
+        "file of prompts, one a line; or with records, as JSON lines or Parquet, one each",
+        metavar="FILE",
+    )
+    add(
+        "--text-field",
+        "of such a record, that is its prompt (default %(default)s)",
+        default="prompt",
+        metavar="NAME",
+    )
+    add(
+        "--num-samples",
+        "texts of each prompt (default %(default)s)",
+        type=whole,
+        default=1,
+        metavar="N",
+    )
 
 
 def _add_sampling(add: Callable[..., None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from psdp.checkpoint import CheckpointId, CheckpointStore, read_manifest
 from psdp.config import Config, ModelConfig
 from psdp.data.subwords import SubwordTokenizer
 from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer, Tokenizer
-from psdp.generate import main, parse
+from psdp.generate import BETWEEN, main, parse
 from psdp.generation import Context, Sampling, continuation, load_model
 from psdp.generation.text import until
 from psdp.nn.decoder import Decoder
@@ -295,6 +296,55 @@ def test_a_seed_repeats_and_another_does_not(run: Path, capsys: pytest.CaptureFi
 
     assert text("--seed", "1") == text("--seed", "1")
     assert len({text("--seed", "1"), text("--seed", "2"), text(), text()}) == 4
+
+
+def test_several_texts_are_those_that_are_made_one_at_a_time(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = ("--checkpoint", run, "--tokens", 12, "--seed", 5, "--temperature", 9)
+    status, three, _ = generate(capsys, *how, "--prompt", "def", "--num-samples", 3)
+    samples = three.removesuffix("\n").split(f"\n{BETWEEN}")
+    assert (status, len({*samples})) == (0, 3)
+    _, one, _ = generate(capsys, *how, "--prompt", "def")
+    assert one == f"{samples[0]}\n"
+    file = tmp_path / "prompts.txt"
+    file.write_text("def\n\nclass\n")
+    records = tmp_path / "prompts.jsonl"
+    records.write_text('{"ask": "def"}\n{"ask": "a\\nb"}\n')
+    told = []
+    for more in (("--prompts", file), ("--prompts", records, "--text-field", "ask")):
+        status, lines, _ = generate(capsys, *how, *more, "--num-samples", 2, "--json")
+        told.append([json.loads(line) for line in lines[:-1].split("\n")])
+        assert [line["sample"] for line in told[-1]] == [0, 1, 0, 1]
+    assert [line["prompt"] for line in told[0]] == ["def", "def", "class", "class"]
+    assert [line["prompt"] for line in told[1]] == ["def", "def", "a\nb", "a\nb"]
+    assert told[0][:2] == told[1][:2]
+    assert [f"def{line['text']}" for line in told[0][:2]] == samples[:2]
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "why"),
+    [
+        ("", (), "holds no prompt"),
+        ('{"prompt": 3}', (), "line 1: expected text in 'prompt', got a number"),
+        ('{"ask": "x"}', (), "has no 'prompt', but 'ask'; name it with --text-field"),
+        ("x", ("--prompt", "y"), "give one of the two"),
+        ("x", ("--num-samples", 0), "--num-samples must be at least 1, got 0"),
+    ],
+)
+def test_prompts_that_cannot_be_are_refused_in_a_line(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: str,
+    flags: tuple[object, ...],
+    why: str,
+) -> None:
+    file = tmp_path / ("p.jsonl" if content.startswith("{") else "p.txt")
+    file.write_text(content)
+    status, out, error = generate(capsys, "--checkpoint", run, "--prompts", file, *flags)
+    assert (status in (2, 3), out, error.count("\n")) == (True, "", 1)
+    assert why in error
 
 
 def test_a_run_folder_means_its_latest_checkpoint_or_its_best(

@@ -23,6 +23,7 @@ class Context:
     """
 
     def __init__(self, sampler: Sampler) -> None:
+        sampler.reset()  # which may have had another text
         self._sampler = sampler
         self._window: list[int] = []
 
