@@ -27,7 +27,7 @@ TOPICS: Mapping[str, Any] = MappingProxyType(
 OF_LANGUAGE = frozenset(
     {f.name for topic in (ModelConfig, DataConfig) for f in fields(topic)}
     | {"eval_batches", "init_from", "raw_weights", "label_smoothing", "precision"}
-    | {"sample_every", "sample_prompt", "sample_tokens"}
+    | {"sample_prompt", "sample_tokens"}
 )
 """Settings with a meaning for models of language alone."""
 

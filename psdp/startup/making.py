@@ -181,6 +181,11 @@ def check_task(task: Any, config: Config) -> None:
         task.validation_bytes,
     )
     _check_validation(task)
+    if config.run.sample_every and type(task).sample is Task.sample:
+        raise ConfigError(
+            f"--sample-every {config.run.sample_every} needs texts, and {task.called()} makes "
+            "none: it has no sample(backend, weights, rng)"
+        )
     if config.run.early_stop_patience and not task.validation_units:
         raise ConfigError(
             f"--early-stop-patience {config.run.early_stop_patience} needs evaluations, and "

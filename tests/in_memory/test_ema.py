@@ -28,6 +28,7 @@ MODES: list[dict[str, Any]] = [
     {"mode": "easgd", "local_steps": 2},
     {"mode": "allreduce"},
     {"mode": "auto"},
+    {"mode": "sync", "optimizer": "muon"},
 ]
 
 

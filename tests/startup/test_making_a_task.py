@@ -159,6 +159,18 @@ def test_early_stopping_needs_evaluations() -> None:
         step(Mean(), config=config).act()
 
 
+def test_texts_are_made_by_tasks_that_say_how() -> None:
+    config = Config.from_flat({"sample_every": 250}).resolved()
+    with pytest.raises(ConfigError, match=r"--sample-every 250 needs texts, and Mean makes none"):
+        step(Mean(), config=config).act()
+
+    class Told(Mean):
+        def sample(self, backend: Any, weights: Any, rng: Any) -> Iterator[str]:
+            yield f"the mean is {self.table.views(weights)['mean']}"
+
+    step(Told(), config=config).act()
+
+
 @dataclass
 class Pair:
     x: Any
