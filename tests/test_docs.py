@@ -123,12 +123,21 @@ def parse_forecast(argv: Sequence[str]) -> None:
     sweep.read_spec(sweep.find_spec(forecast.parse(argv).spec))
 
 
+def parse_lm_eval(argv: Sequence[str]) -> None:
+    """The harness need not be installed."""
+    said = dict(zip(argv[::2], argv[1::2], strict=True))
+    assert said.keys() <= {"--model", "--model_args", "--tasks"}
+    assert said["--model"] == "psdp"
+    assert said["--model_args"].startswith("checkpoint=")
+
+
 MODULES: dict[str, Callable[[list[str]], object]] = {
     "psdp.worker": parse_worker,
     "psdp.launch": parse_launch,
     "psdp.evaluate": psdp.evaluate.parse,
     "psdp.export": psdp.export.parse,
     "psdp.generate": psdp.generate.parse,
+    "psdp.lm_eval": parse_lm_eval,
     "psdp.report": psdp.report.__main__.parse,
     "psdp.tokenize": psdp.tokenize.parse,
     "psdp.audit": psdp.audit.__main__.parse,

@@ -5,9 +5,15 @@ Needs no MPI, and nothing here reads the command line or writes to stdout.
 
 from __future__ import annotations
 
-from psdp.generation.model import chosen_checkpoint, identity_of, load_model, parameters_of
+from psdp.generation.model import (
+    chosen_checkpoint,
+    identity_of,
+    load_model,
+    load_trained,
+    parameters_of,
+)
 from psdp.generation.sampling import Sampling
-from psdp.generation.text import Context, continuation
+from psdp.generation.text import Context, continuation, until
 
 __all__ = [
     "Context",
@@ -16,5 +22,7 @@ __all__ = [
     "continuation",
     "identity_of",
     "load_model",
+    "load_trained",
     "parameters_of",
+    "until",
 ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from psdp.backend import make_backend
+from psdp.backend import Backend, make_backend
 from psdp.checkpoint import (
     CHECKPOINTS,
     Manifest,
@@ -24,6 +25,7 @@ from psdp.data.extra import NotInstalled
 from psdp.data.subwords import tokenizer_of
 from psdp.data.tokenizer import Tokenizer
 from psdp.errors import CheckpointError, ConfigError, DataError
+from psdp.generation.scoring import Scorer
 from psdp.nn.models import Sampler, language_model
 from psdp.params import Array, ParamTable
 
@@ -67,11 +69,31 @@ def _find(path: Path, tell: Callable[[str], object], *, best: bool) -> Path:
     return find_checkpoint(path / CHECKPOINTS / marked.name)
 
 
-def load_model(
-    folder: Path, device: str, threads: int = 1, *, raw: bool = False
-) -> tuple[Tokenizer, Sampler]:
-    """Return the tokenizer and the model of the checkpoint in ``folder``, verified; ``raw`` is
-    that of :func:`parameters_of`.
+@dataclass(frozen=True)
+class Trained:
+    """A trained model of language, its weights (P,) on the backend."""
+
+    config: Config
+    tokenizer: Tokenizer
+    backend: Backend
+    weights: Array
+
+    def sampler(self) -> Sampler:
+        """Return what generates with it."""
+        of = self.config, self.tokenizer.vocab_size, self.backend, self.weights
+        return language_model(self.config.model.architecture).sampler(*of)
+
+    def scorer(self) -> Scorer:
+        """Return what scores texts with it."""
+        alone = replace(self.config, run=replace(self.config.run, batch_size=1))
+        of = alone, self.tokenizer.vocab_size, self.backend, self.weights, None
+        model = language_model(self.config.model.architecture)(*of)
+        return Scorer(self.tokenizer, model, self.config.model.block_size)
+
+
+def load_trained(folder: Path, device: str, threads: int = 1, *, raw: bool = False) -> Trained:
+    """Return the model of the checkpoint in ``folder``, verified; ``raw`` is that of
+    :func:`parameters_of`.
 
     Raises:
         CheckpointError: it is damaged, or not what a run of this version of psdp writes.
@@ -80,11 +102,19 @@ def load_model(
     manifest = read_manifest(folder)
     config, tokenizer = identity_of(manifest)
     table, weights = parameters_of(manifest, config, tokenizer.vocab_size, raw=raw)
-    architecture = language_model(config.model.architecture)
     backend = make_backend(device, str(weights.dtype), threads=threads)
     on_device = backend.empty(table.size)
     backend.to_device(weights, on_device)
-    return tokenizer, architecture.sampler(config, tokenizer.vocab_size, backend, on_device)
+    return Trained(config, tokenizer, backend, on_device)
+
+
+def load_model(
+    folder: Path, device: str, threads: int = 1, *, raw: bool = False
+) -> tuple[Tokenizer, Sampler]:
+    """Return the tokenizer and the sampler of the checkpoint in ``folder``; see
+    :func:`load_trained`."""
+    trained = load_trained(folder, device, threads, raw=raw)
+    return trained.tokenizer, trained.sampler()
 
 
 def parameters_of(

@@ -75,7 +75,7 @@ def continuation(
     last = tokenizer.end_of_text if stop is None else None
 
     def more() -> Iterator[str]:
-        new = ids or [_beginning(tokenizer)]
+        new = ids or [beginning(tokenizer)]
         for _ in range(tokens):
             token = sampling.choose(context.feed(new), rng)
             if token == last:
@@ -105,7 +105,8 @@ def until(pieces: Iterator[str], stop: str) -> Iterator[str]:
     yield held
 
 
-def _beginning(tokenizer: Tokenizer) -> int:
+def beginning(tokenizer: Tokenizer) -> int:
+    """Return the token that stands for the end of another text, before the first of one."""
     if tokenizer.end_of_text is not None:
         return tokenizer.end_of_text
     try:
