@@ -7,9 +7,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 LOOK_UP_S = 0.25
 """How often a thread that waits looks up from that at least."""
@@ -60,6 +64,24 @@ def patiently(wait: Callable[[float], bool], timeout_s: float = math.inf) -> boo
         if time.monotonic() >= end_s:
             return False
     return True
+
+
+def on_threads(count: int, calls: Iterable[Callable[[], T]]) -> list[T]:
+    """Return what all of these return, of which so many threads make one each at a time, while this
+    one looks up now and then. What one of them raises is raised, and the rest is not begun.
+    """
+
+    def result_of(made: Future[T]) -> T:
+        patiently(lambda timeout_s: bool(wait([made], timeout_s).done))
+        return made.result()
+
+    with ThreadPoolExecutor(count) as pool:
+        ahead = [pool.submit(call) for call in calls]
+        try:
+            return [result_of(made) for made in ahead]
+        finally:
+            for made in ahead:
+                made.cancel()
 
 
 def kill_all(pid: int) -> None:

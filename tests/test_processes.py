@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
-from psdp.processes import MainThread, patiently
+from psdp.processes import MainThread, on_threads, patiently
 
 
 def while_waiting(end: threading.Event, thread: MainThread) -> list[bool]:
@@ -60,3 +61,29 @@ def test_a_wait_ends_with_what_comes_or_its_time(comes: bool, timeout_s: float) 
 
     assert patiently(wait, timeout_s) is comes
     assert all(seconds <= 0.25 for seconds in waits)
+
+
+def moves(count: int) -> list[bool]:
+    """Return whether the main thread moves each time that it is looked at, from another thread."""
+    thread = MainThread()
+    thread.has_moved()
+    threading.Event().wait(0.1)  # what it did before it waits
+    thread.has_moved()
+    return [thread.has_moved() for _ in range(count) if not threading.Event().wait(0.4)]
+
+
+def test_who_waits_for_other_threads_looks_up() -> None:
+    assert on_threads(1, [lambda: moves(2)]) == [[True, True]]
+
+
+def test_what_a_thread_raises_is_raised_and_no_more_is_begun() -> None:
+    begun: list[int] = []
+
+    def begin(number: int) -> None:
+        begun.append(number)
+        raise ValueError(number)
+
+    with pytest.raises(ValueError, match="0"):
+        on_threads(1, (partial(begin, number) for number in range(1000)))
+    assert begun[0] == 0
+    assert len(begun) < 1000

@@ -6,11 +6,18 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from psdp.errors import DataError
+from psdp.processes import patiently
+
+_AGAIN_S = 0.05
+"""After how long a lock is tried again."""
 
 
 class NoCache(DataError):
@@ -35,7 +42,7 @@ def alone(kept: Path) -> Iterator[None]:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with Path(f"{kept}.lock").open("w") as lock:
             with suppress(OSError):  # a file system without locks: both make it, and one is kept
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                patiently(partial(_is_locked, lock))
             yield
     except OSError as error:
         raise NoCache(
@@ -43,8 +50,21 @@ def alone(kept: Path) -> Iterator[None]:
         ) from None
 
 
+def _is_locked(lock: IO[str], wait_s: float) -> bool:
+    """Say whether a file could be locked; if another process has it, after a while."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(min(wait_s, _AGAIN_S))
+        return False
+    return True
+
+
 def keep(kept: Path, text: str) -> None:
     """Write a file that appears when it is whole."""
     beside = Path(f"{kept}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(kept)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(kept)
+    finally:
+        beside.unlink(missing_ok=True)

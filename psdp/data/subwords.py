@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from psdp.data.files import is_folder, read_file
 from psdp.data.tokenizer import Stream, Tokenizer, smallest_dtype, tokenizer_from_json
 from psdp.errors import ConfigError, DataError
 from psdp.params import Array
+from psdp.processes import on_threads
 
 DEFINITION = "tokenizer.json"
 """What defines a tokenizer, as a file's name."""
@@ -97,7 +99,8 @@ class SubwordTokenizer(Tokenizer):
             initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        inner.train_from_iterator(texts, trainer)
+        # It takes minutes, on threads of the library's, in which this one would do nothing at all.
+        on_threads(1, [partial(inner.train_from_iterator, texts, trainer)])
         return cls(inner.to_str())
 
     def encode(self, text: str) -> Array:
@@ -105,8 +108,8 @@ class SubwordTokenizer(Tokenizer):
 
     def encode_all(self, texts: Sequence[str]) -> Iterator[Array]:
         """Yield the ids (N,) of each text; the library takes all cores."""
-        for encoding in self._inner.encode_batch_fast([*texts], add_special_tokens=False):
-            yield self._ids(encoding)
+        encode = partial(self._inner.encode_batch_fast, [*texts], add_special_tokens=False)
+        yield from map(self._ids, *on_threads(1, [encode]))
 
     def _ids(self, encoding: Any) -> Array:
         return np.array(encoding.ids, smallest_dtype(self.vocab_size))

@@ -11,9 +11,9 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from psdp.cores import own_cores
 from psdp.data.cache import NoCache, alone, keep, kept_at
 from psdp.data.files import unreadable
 from psdp.data.tokens import Shard
+from psdp.processes import on_threads
 
 PIECE = 1 << 22
 """Bytes read at a time."""
@@ -68,7 +69,8 @@ def sums_of(shards: Sequence[Shard], told: Told) -> Sums:
             told_before = json.loads(kept.read_bytes())
             return Sums(**{name: _plain(value) for name, value in told_before.items()})
         sums = _worked_out(shards, told)
-        keep(kept, json.dumps(asdict(sums)))
+        with suppress(OSError):  # a disk that is full
+            keep(kept, json.dumps(asdict(sums)))
         return sums
     return _worked_out(shards, told)
 
@@ -95,12 +97,11 @@ def _worked_out(shards: Sequence[Shard], told: Told) -> Sums:
         sha256 = digest.hexdigest()
     else:
         digests = [hashlib.sha256() for _ in shards]
-
-        def read(shard: Shard, digest: Any) -> tuple[str, int, int]:
-            return _read(shard, digest, told, shared=False)
-
-        with ThreadPoolExecutor(len(own_cores())) as pool:
-            found = [*pool.map(read, shards, digests)]
+        reading = (
+            partial(_read, shard, digest, told, shared=False)
+            for shard, digest in zip(shards, digests, strict=True)
+        )
+        found = on_threads(len(own_cores()), reading)
         each = "".join(digest.hexdigest() for digest in digests)
         sha256 = hashlib.sha256(each.encode()).hexdigest()
     checks, least, most = zip(*found, strict=True)
