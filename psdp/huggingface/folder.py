@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from psdp.config import Config
-from psdp.errors import CheckpointError
+from psdp.errors import CheckpointError, ConfigError
 from psdp.huggingface.architectures import Architecture
-from psdp.huggingface.settings import settings_of
+from psdp.huggingface.settings import settings_of, shape_of
 from psdp.huggingface.tensors import Counterpart, counterparts
 from psdp.params import Array, ParamTable
 
@@ -45,11 +47,14 @@ class Folder:
         model, or sees fewer positions. Only the tensors are read that have some of them.
 
         Raises:
-            CheckpointError: one of them is missing, or has another shape.
+            CheckpointError: one of them is missing, or has another shape; or there are more than
+                this model has.
         """
         model = Config.from_flat(self.settings).model
         flat: Array = np.empty(len(span), dtype)
-        for one in counterparts(self.row, model, table.specs):
+        parameters = counterparts(self.row, model, table.specs)
+        self._check_nothing_more({name for one in parameters for name in one.theirs})
+        for one in parameters:
             start = table.offsets[one.spec.name]
             stop = start + one.spec.size
             inside = range(max(start, span.start), min(stop, span.stop))
@@ -57,6 +62,26 @@ class Folder:
                 own = self._parameter(one).reshape(-1)[inside.start - start : inside.stop - start]
                 flat[inside.start - span.start : inside.stop - span.start] = own
         return flat
+
+    def _check_nothing_more(self, expected: Collection[str]) -> None:
+        """
+        Raises:
+            CheckpointError: a layer has parameters, or is one, that this model has not. What is no
+                parameter may lie in a file, as masks do in old ones.
+        """
+        several = ((one,) if isinstance(one, str) else one for one in self.row.tensors.values())
+        layers = "|".join(map(re.escape, chain.from_iterable(several)))
+        known = re.compile(rf"{re.escape(self.row.layer)}\.\d+\.({layers})\.(weight|bias)")
+        for name in self._files:
+            spellings = [name]
+            for begin, other in self.row.aliases.items():
+                if name.startswith(other):
+                    spellings.append(begin + name.removeprefix(other))
+            if any(known.fullmatch(one) and one not in expected for one in spellings):
+                raise CheckpointError(
+                    f"{self.path} holds {name}, of which its {CONFIG} says nothing; without it "
+                    "this would be another model"
+                )
 
     def _parameter(self, one: Counterpart) -> Array:
         """Return a parameter; of positions as many as are asked for."""
@@ -90,6 +115,11 @@ class Folder:
         """The file that each tensor lies in."""
         index = self.path / INDEX
         if not index.exists():
+            if not (self.path / WEIGHTS).exists():
+                raise CheckpointError(
+                    f"{self.path} holds no {WEIGHTS} and no {INDEX}; others, such as "
+                    "pytorch_model.bin, are not read: save the model as safetensors"
+                )
             whole = _File(self.path / WEIGHTS)
             return dict.fromkeys(whole.header, whole)
         told = _json(index)
@@ -112,11 +142,15 @@ class _File:
         Raises:
             CheckpointError: it is missing, or no safetensors file.
         """
+        if not self._path.is_file():
+            raise CheckpointError(f"{self._path} is missing, or no file; copy it again")
         try:
             with safe_open(self._path, framework="np"):  # which sees that the header is a sound one
                 return np.memmap(self._path, np.uint8, mode="r")
         except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{self._path} cannot be read as safetensors: {error}") from None
+            raise CheckpointError(
+                f"{self._path} cannot be read as safetensors: {error}; copy it again"
+            ) from None
 
     @cached_property
     def _begin(self) -> int:
@@ -150,10 +184,13 @@ class _File:
 
 
 def is_folder_of_a_model(path: Path) -> bool:
-    """Say whether a folder has a ``config.json`` of Hugging Face's; psdp's runs have one too."""
+    """Say whether a folder has weights or a ``config.json`` of Hugging Face's; psdp's runs have one
+    too."""
+    if any((path / name).exists() for name in (WEIGHTS, INDEX)):
+        return True
     try:
-        told = json.loads((path / CONFIG).read_bytes())
-    except (OSError, ValueError):
+        told = _json(path / CONFIG)
+    except CheckpointError:
         return False
     return isinstance(told, dict) and "model_type" in told
 
@@ -167,6 +204,9 @@ def read_folder(path: Path) -> Folder:
     told = _json(path / CONFIG)
     try:
         row, settings = settings_of(told, str(path / CONFIG))
+        shape_of(Config.from_flat(settings).resolved().model)
+    except ConfigError as error:  # of psdp's name for what is said there
+        raise CheckpointError(f"{path / CONFIG} says what cannot be: {error}") from None
     except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path / CONFIG} is damaged: {error}") from None
     vocab_size = told.get("vocab_size")
@@ -177,6 +217,8 @@ def read_folder(path: Path) -> Folder:
 
 def _json(path: Path) -> Any:
     try:
+        if path.exists() and not path.is_file():  # one that is a FIFO gives nothing, for ever
+            raise CheckpointError(f"{path} is no file; copy it again")
         return json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"could not read {path}: {error.strerror}") from None

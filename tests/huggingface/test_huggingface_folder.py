@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from psdp.config import Config
 from psdp.errors import CheckpointError
-from psdp.huggingface import ARCHITECTURES, read_folder, write_folder
+from psdp.huggingface import ARCHITECTURES, is_folder_of_a_model, read_folder, write_folder
 from psdp.nn.transformer import parameter_table
 from psdp.params import Array, ParamTable
 
@@ -170,6 +171,7 @@ def test_another_architecture_names_those_that_are_known(gpt2: Made) -> None:
         ({"vocab_size": None}, "vocab_size"),
         ({"rope_parameters": "none"}, "is damaged"),
         ({"num_attention_heads": 0}, "is damaged"),
+        ({"num_hidden_layers": "2"}, "config.json says what cannot be: --n-layer expects int"),
     ],
 )
 def test_what_psdp_has_not_is_refused(llama: Made, changes: dict[str, Any], said: str) -> None:
@@ -197,3 +199,50 @@ def test_an_index_is_not_trusted(llama: Made, places: Any) -> None:
     (llama.path / "model.safetensors.index.json").write_text(json.dumps(places))
     with pytest.raises(CheckpointError, match="weight_map"):
         llama.read()
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("gpt2", "transformer.h.2.ln_1.weight"),
+        ("gpt2", "h.2.ln_1.weight"),
+        ("llama", "model.layers.1.self_attn.q_proj.bias"),
+    ],
+)
+def test_parameters_that_config_json_does_not_tell_of_are_refused(
+    tmp_path: Path, kind: str, more: str
+) -> None:
+    made = Made(tmp_path / kind, kind)
+    made.keep(made.tensors | {more: np.ones(8, np.float32)})
+    with pytest.raises(CheckpointError, match=f"holds {more}, of which its config.json says"):
+        made.read()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_what_is_no_file_is_not_waited_for(gpt2: Made, name: str) -> None:
+    (gpt2.path / name).unlink()
+    os.mkfifo(gpt2.path / name)
+    with pytest.raises(CheckpointError, match=f"{name} is .*no file; copy it again"):
+        gpt2.read()
+
+
+def test_a_folder_with_weights_and_a_damaged_config_is_one_of_a_model(gpt2: Made) -> None:
+    for text in ("", "{", "[" * 100_000):
+        (gpt2.path / "config.json").write_text(text)
+        assert is_folder_of_a_model(gpt2.path)
+        with pytest.raises(CheckpointError, match=r"config\.json is damaged: expected JSON"):
+            gpt2.read()
+
+
+def test_a_number_that_no_model_can_have_is_told_with_its_file(gpt2: Made) -> None:
+    gpt2.say(n_head=0)
+    with pytest.raises(
+        CheckpointError, match=r"config\.json says what cannot be: --n-head must be"
+    ):
+        gpt2.read()
+
+
+def test_weights_of_another_format_are_not_read(gpt2: Made) -> None:
+    (gpt2.path / "model.safetensors").rename(gpt2.path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"others, such as pytorch_model\.bin, are not read"):
+        gpt2.read()
