@@ -12,27 +12,26 @@ from pathlib import Path
 
 from psdp.arguments import Parser
 from psdp.checkpoint import Manifest, read_manifest, say_which_weights
-from psdp.errors import ConfigError, PsdpError
+from psdp.errors import ConfigError
 from psdp.generation import chosen_checkpoint, identity_of, parameters_of
 from psdp.gguf import write_gguf
 from psdp.huggingface import Ending, write_folder
-from psdp.terminal import at_home, path_of, show_any_text
+from psdp.terminal import at_home, path_of, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the model and say where; return the exit status."""
-    show_any_text()
-    try:
+
+    def work() -> int:
         options = parse(sys.argv[1:] if argv is None else argv)
         with chosen_checkpoint(options.run, best=options.best, tell=tell) as checkpoint:
             manifest = read_manifest(checkpoint)
             say_which_weights(manifest, tell, raw=options.raw_weights)
             name = KINDS[options.kind](manifest, options.out, options.raw_weights)
             print(f"{options.out}: {name} with the weights of {options.run} ({checkpoint.name})")
-    except PsdpError as error:
-        tell(error)
-        return error.exit_code
-    return 0
+        return 0
+
+    return run_program("psdp", work)
 
 
 def tell(text: object) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from psdp.appearing import told_of
 from psdp.config import ModelConfig, flag_of, head_size, kv_heads, mlp_width
 from psdp.data.extra import needed
 from psdp.data.tokenizer import Tokenizer
@@ -33,9 +34,11 @@ def write_gguf(
     """
     library = needed("gguf", "--to gguf is written by the gguf package", extra="gguf")
     row = _row_of(model)
-    if out.exists():
+    if os.path.lexists(out):
         raise CheckpointError(f"{out} is there already; choose another file, or remove it")
-    beside = out.parent / f".{out.name}.{os.getpid()}"
+    if not out.parent.is_dir():
+        raise CheckpointError(f"{out} cannot be written: {out.parent} is no folder; make it first")
+    beside = out.parent / f".{out.name}.psdp-{os.getpid()}"
     writer = library.GGUFWriter(beside, row.kind)
     _describe(writer, row, model)
     _add_tokenizer(library, writer, tokenizer)
@@ -52,7 +55,7 @@ def write_gguf(
         writer.close()
         beside.rename(out)
     except OSError as error:
-        raise CheckpointError(f"{out} cannot be written: {error.strerror or error}") from None
+        raise CheckpointError(f"{out} cannot be written: {told_of(error)}") from None
     finally:
         beside.unlink(missing_ok=True)
     return row.kind

@@ -7,9 +7,15 @@ import os
 import re
 import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
-from psdp.errors import ConfigError
+from psdp.errors import ConfigError, PsdpError
+from psdp.signals import heeded
 
 
 def show_any_text(errors: str = "backslashreplace") -> None:
@@ -19,6 +25,45 @@ def show_any_text(errors: str = "backslashreplace") -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=errors)
+
+
+def run_program(name: str, work: Callable[[], int]) -> int:
+    """Return the exit status of a program: what ``work`` returns, or that of what ends it, which is
+    told in a line."""
+    show_any_text()
+    try:
+        with _ends_by_signals():
+            status = work()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
+    except BrokenPipeError:
+        return nobody_reads()
+    except PsdpError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+@contextmanager
+def _ends_by_signals() -> Iterator[None]:
+    """Have this process end as by ``sys.exit`` where a signal would end it at once: what it writes
+    is cleaned up."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    plain = [number for number in heeded() if signal.getsignal(number) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        plain = []
+    for number in plain:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in plain:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def nobody_reads() -> int:
@@ -65,8 +110,11 @@ def at_home(text: str, flag: str) -> str:
     """Return a path in which a leading ``~`` is a home folder, as a shell would have put it.
 
     Raises:
-        ConfigError: this process has no home folder, or this locale no such file name.
+        ConfigError: it is empty, as of a variable that is not set; or this process has no home
+            folder, or this locale no such file name.
     """
+    if not text:
+        raise ConfigError(f"{flag} is given an empty path")
     path = os.path.expanduser(text)
     if path == "~" or path.startswith("~/"):
         raise ConfigError(f"{flag} {text}: there is no home folder here; write the path out")

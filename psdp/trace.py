@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from psdp.arguments import Parser
-from psdp.errors import ConfigError, PsdpError
+from psdp.errors import ConfigError
 from psdp.records.folder import CONFIG
 from psdp.records.timeline import FOLDER, timeline_file
-from psdp.terminal import path_of, show_any_text
+from psdp.terminal import path_of, run_program
 
 OUT = "trace.json"
 """In the run folder, if nothing else is said."""
@@ -61,14 +61,18 @@ def read_spans(run: Path, ranks: int) -> list[Span]:
 
 
 def _spans_in(path: Path, rank: int) -> Iterator[Span]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(True), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; run with --trace again") from error
+    for number, line in enumerate(lines, start=1):
         if not line.endswith("\n"):
             return  # its rank was lost while it wrote
         try:
             kind, begin, end, aside, gradients, about = json.loads(line)
             of = tuple((int(worker), int(clock)) for worker, clock in gradients)
             yield Span(rank, str(kind), int(begin), int(end), bool(aside), of, dict(about))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ConfigError(f"{path}:{number} is no span: {line[:60]!r}") from error
 
 
@@ -158,17 +162,16 @@ def draw(run: Path, out: Path) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw a run; return the exit status."""
-    show_any_text()
-    try:
+
+    def work() -> int:
         options = parse(argv)
         run = path_of(options.run, "RUN")
         out = run / OUT if options.out is None else path_of(options.out, "--out")
         count = draw(run, out)
-    except PsdpError as error:
-        print(f"psdp.trace: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"{count:,} spans in {out}; open it at https://ui.perfetto.dev, or chrome://tracing")
-    return 0
+        print(f"{count:,} spans in {out}; open it at https://ui.perfetto.dev, or chrome://tracing")
+        return 0
+
+    return run_program("psdp.trace", work)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

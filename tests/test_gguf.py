@@ -109,3 +109,18 @@ def test_a_file_that_is_there_is_left_as_it_is(
     assert main([str(tmp_path / "run"), "--to", "gguf", str(tmp_path / "mine")]) == 6
     assert "is there already" in capsys.readouterr().err
     assert (tmp_path / "mine").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [("file/out.gguf", "is no folder; make it first"), ("link", "is there already")],
+)
+def test_where_no_file_can_be_made_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, said: str
+) -> None:
+    checkpoint_of(tmp_path / "run", {"preset": "gpt2"}, ByteTokenizer())
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    assert main([str(tmp_path / "run"), "--to", "gguf", str(tmp_path / out)]) == 6
+    assert said in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "file", "link"}

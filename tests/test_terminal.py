@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from psdp.errors import ConfigError
-from psdp.terminal import masked, path_of, show_any_text, shown
+from psdp.terminal import masked, path_of, run_program, show_any_text, shown
 
 
 def printed(text: str, **environment: str) -> bytes:
@@ -42,7 +43,7 @@ def test_a_tilde_is_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert path_of("~", "--out") == Path("/home/me")
 
 
-@pytest.mark.parametrize("text", ["a/~/b", "x~", "./~", "~nobody-of-that-name", ""])
+@pytest.mark.parametrize("text", ["a/~/b", "x~", "./~", "~nobody-of-that-name"])
 def test_a_tilde_elsewhere_is_one_character_of_a_name(text: str) -> None:
     assert path_of(text, "--out") == Path(text)
 
@@ -82,3 +83,36 @@ def test_no_password_in_a_url_is_shown() -> None:
     masks = "mpirun -n 3 --checkpoint-to s3://***@bucket/run 'ftp://***@c/d?***' x@y a:b@c"
     assert masked(line) == masks
     assert masked("sftp://me@host/run at 10:30") == "sftp://me@host/run at 10:30"
+
+
+ENDED = """
+import os, signal, sys
+from psdp.terminal import run_program
+def work():
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+    finally:
+        print("cleaned up")
+sys.exit(run_program("psdp", work))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_program_that_is_asked_to_end_cleans_up(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", ENDED, str(int(number))]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + number, "cleaned up\n", "")
+
+
+def test_what_a_program_refuses_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> int:
+        raise ConfigError("no")
+
+    assert run_program("psdp", refuse) == 2
+    assert capsys.readouterr().err == "psdp: no\n"
+    assert run_program("psdp", lambda: 0) == 0
+
+
+def test_an_empty_path_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--corpus is given an empty path"):
+        path_of("", "--corpus")

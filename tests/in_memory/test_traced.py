@@ -97,3 +97,15 @@ def test_a_run_without_spans_is_told_how_to_get_some(
     assert "a run that was made with --trace" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 2
     assert "name the folder of a run" in capsys.readouterr().err
+
+
+def test_spans_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", workers=1, trace=True)
+    path = run.folder / "trace" / "rank-0001.jsonl"
+    path.write_bytes(b"\xff\n")
+    with pytest.raises(ConfigError, match=r"rank-0001\.jsonl cannot be read"):
+        drawn(run.folder)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match=r"rank-0001\.jsonl cannot be read"):
+        drawn(run.folder)
