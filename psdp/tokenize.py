@@ -16,34 +16,32 @@ from psdp.arguments import Parser, whole
 from psdp.config import DataConfig, check_prompts
 from psdp.data.chosen_tokenizer import BPE, BYTE, CHAR, LEARNT, check_size
 from psdp.data.clean import cleaned
-from psdp.data.files import find_files
-from psdp.data.formats import holds_tokens, read_documents
+from psdp.data.files import find_files, size_of
+from psdp.data.formats import holds_tokens
 from psdp.data.formats.fields import Fields
 from psdp.data.subwords import SubwordTokenizer
-from psdp.data.texts import SEPARATOR
+from psdp.data.texts import SEPARATOR, read_each
 from psdp.data.token_folder import SHARD_TOKENS, TokenFolder, write_tokens
 from psdp.data.tokenising import separator_of, tokens_of
 from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from psdp.errors import ConfigError, DataError, PsdpError
-from psdp.terminal import path_of, show_any_text
+from psdp.errors import ConfigError, DataError
+from psdp.terminal import path_of, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the folder and say what is in it; return the exit status."""
-    show_any_text()
-    try:
-        options = parse(sys.argv[1:] if argv is None else argv)
-        folder = make(options)
+
+    def work() -> int:
+        folder = make(parse(sys.argv[1:] if argv is None else argv))
         tokens, size = sum(folder.files.values()), folder.text_bytes
         print(
             f"{folder.folder}: {tokens:,} tokens in {len(folder.files):,} shard(s), of "
             f"{size / 1e6:.1f} MB of text ({size / tokens:.2f} bytes a token), vocabulary "
             f"{folder.tokenizer.vocab_size:,}"
         )
-    except PsdpError as error:
-        print(f"psdp: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+        return 0
+
+    return run_program("psdp", work)
 
 
 def make(options: argparse.Namespace) -> TokenFolder:
@@ -114,19 +112,21 @@ class Documents:
             what: is done with them.
 
         Raises:
-            ConfigError, DataError: see :func:`psdp.data.formats.read_documents`.
+            ConfigError, DataError: see :func:`psdp.data.texts.read_each`.
         """
         from tqdm import tqdm  # which takes longer to load than most texts to read
 
         self.sizes.clear()
-        total = sum(file.stat().st_size for file in self._files)
-        with tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=None) as bar:
-            for file in self._files:
-                for document in read_documents(file, self._fields):
-                    text = cleaned(document, self._level)
-                    self.sizes.append(len(text))
-                    yield text
-                bar.update(file.stat().st_size)
+        sizes = [size_of(file) for file in self._files]
+        done = 0
+        with tqdm(desc=what, total=sum(sizes), unit="B", unit_scale=True, disable=None) as bar:
+            for number, document in read_each(self._files, self._fields):
+                bar.update(sum(sizes[done:number]))
+                done = number
+                text = cleaned(document, self._level)
+                self.sizes.append(len(text))
+                yield text
+            bar.update(sum(sizes[done:]))
 
 
 def _settings(options: argparse.Namespace) -> DataConfig:

@@ -108,3 +108,15 @@ def test_prompts_go_before_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     read = load_corpus(DataConfig(corpus=(str(out),), **how))
     direct = {"corpus": (str(asked),), "tokenizer": "bpe", "vocab_size": 280, "window": "document"}
     assert read.sha256 == load_corpus(DataConfig(**flags | direct)).sha256
+
+
+def test_all_files_that_hold_no_text_are_named(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("0.txt", "c.txt"):
+        (texts / name).write_bytes("é".encode("latin-1"))
+    assert main([str(texts), "--out", str(tmp_path / "out"), "--tokenizer", "byte"]) == 3
+    said = capsys.readouterr().err
+    assert "2 of 4 files hold no text" in said
+    assert all(str(texts / name) in said for name in ("0.txt", "c.txt"))
+    assert [*tmp_path.iterdir()] == [texts]

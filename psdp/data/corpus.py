@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from psdp.data.tokenising import separator_of
 from psdp.data.tokenizer import Tokenizer
 from psdp.data.tokens import Tokens
 from psdp.errors import ConfigError, DataError
+
+PYTHON = "stdlib"
+"""In place of paths: the source of Python's own library."""
 
 
 class Listener:
@@ -90,7 +94,7 @@ def load_corpus(config: DataConfig, listener: Listener | None = None) -> Corpus:
     folders = [_accounted(paths) for paths in (config.corpus, config.val_corpus) if paths]
     if any(folders):
         return _from_folders(config, folders)
-    of_python = config.corpus == ("stdlib",)
+    of_python = config.corpus == (PYTHON,)
     named = Chosen(()) if of_python else _named(config.corpus)
     if config.val_corpus is not None:
         named = named.with_val(_named(config.val_corpus).all)
@@ -100,7 +104,7 @@ def load_corpus(config: DataConfig, listener: Listener | None = None) -> Corpus:
     if not tokens:
         return _from_texts(config, named, listener)
     if of_python or len(tokens) < len(named.all):
-        text = "stdlib" if of_python else next(file for file in named.all if file not in tokens)
+        text = PYTHON if of_python else next(file for file in named.all if file not in tokens)
         raise DataError(
             f"--corpus mixes text ({text}) and tokens ({tokens[0]}); give one or the other"
         )
@@ -114,7 +118,7 @@ def _accounted(paths: Sequence[str]) -> Path | None:
         DataError: it names more.
     """
     for path in map(Path, paths):
-        if (path / ACCOUNT).is_file():
+        if os.path.isfile(path / ACCOUNT):
             if len(paths) > 1:
                 raise DataError(f"{path} is a folder of psdp.tokenize, which is a whole corpus")
             return path
@@ -128,6 +132,8 @@ def _named(paths: Sequence[str]) -> Chosen:
         DataError: one cannot be looked at, or is no file.
     """
     chosen = Chosen(())
+    if PYTHON in paths and not os.path.exists(PYTHON):
+        raise DataError(f"'{PYTHON}' is a whole --corpus; name nothing beside it")
     for path in map(Path, paths):
         found = find_files(path)
         inside = chosen_of(found.files) if is_folder(path) else Chosen(found.files)

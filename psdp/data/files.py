@@ -7,19 +7,23 @@ not.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from psdp.errors import DataError
 
-# Names that together are a run folder's, or a report's.
+# Names that together are a run folder's, a report's, or those of a folder of tokens.
 _WRITTEN_HERE = (
     {"config.json", "lock.json"},
     {"config.json", "metrics.jsonl"},
     {"report.html", "runs.csv", "curves.csv"},
+    {"tokens.json", "tokens-000000.npy"},
 )
 
 
@@ -124,6 +128,8 @@ def _written_here(names: Collection[str]) -> bool:
 
 
 def _check_regular(file: Path) -> None:
+    if is_folder(file):
+        raise DataError(f"{file} is a folder, where a file is needed")
     if not _mode_is(file, stat.S_ISREG):
         raise DataError(
             f"{file} is not a regular file (a FIFO, socket or device); every rank reads the corpus "
@@ -142,16 +148,38 @@ def _stat(path: Path) -> os.stat_result:
         raise unreadable(path, error) from None
 
 
+def size_of(file: Path) -> int:
+    """Return the size of a file, in bytes.
+
+    Raises:
+        DataError: it cannot be looked at.
+    """
+    return _stat(file).st_size
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[BufferedReader]:
+    """Open a file to read it.
+
+    Raises:
+        DataError: it cannot be read, or is no regular file.
+    """
+    _check_regular(file)
+    try:
+        with file.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise unreadable(file, error) from None
+
+
 def read_file(file: Path) -> bytes:
     """Return what a file holds.
 
     Raises:
         DataError: it cannot be read.
     """
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise unreadable(file, error) from None
+    with opened(file) as stream:
+        return stream.read()
 
 
 def head_of(file: Path, count: int) -> bytes:
@@ -160,11 +188,8 @@ def head_of(file: Path, count: int) -> bytes:
     Raises:
         DataError: it cannot be read.
     """
-    try:
-        with file.open("rb") as opened:
-            return opened.read(count)
-    except OSError as error:
-        raise unreadable(file, error) from None
+    with opened(file) as stream:
+        return stream.read(count)
 
 
 def unreadable(path: str | Path, error: OSError) -> DataError:
@@ -174,12 +199,15 @@ def unreadable(path: str | Path, error: OSError) -> DataError:
             f"{path} is a link to {os.readlink(path)}, which does not exist; restore that, or take "
             "the link out of the corpus"
         )
+    if error.errno == errno.ELOOP:
+        return DataError(f"{path} is a link that leads back to itself; take it out of the corpus")
     if isinstance(error, FileNotFoundError):
         return MissingFile(
             f"{path} does not exist (looked from {Path.cwd()}); on a cluster, every node needs it "
             "under the same path"
         )
-    return DataError(f"{path} cannot be read: {error.strerror or error}; check its permissions")
+    advice = "check its permissions" if isinstance(error, PermissionError) else "give another file"
+    return DataError(f"{path} cannot be read: {error.strerror or error}; {advice}")
 
 
 def printable(path: str | Path) -> str:

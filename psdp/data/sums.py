@@ -20,7 +20,7 @@ import numpy as np
 
 from psdp.cores import own_cores
 from psdp.data.cache import NoCache, alone, keep, kept_at
-from psdp.data.files import unreadable
+from psdp.data.files import opened, unreadable
 from psdp.data.tokens import Shard
 from psdp.processes import on_threads
 
@@ -122,18 +122,15 @@ def _read(shard: Shard, digest: Any, told: Told, *, shared: bool) -> tuple[str, 
     assert mapped is not None, "it is of a file"
     check, least, most = 0, int(tokens[0]), int(tokens[0])
     buffer = memoryview(bytearray(min(PIECE, tokens.nbytes)))
-    try:
-        with mapped.file.open("rb") as opened:
-            opened.seek(mapped.begin)
-            for start in range(0, tokens.nbytes, PIECE):
-                piece = buffer[: tokens.nbytes - start]
-                if opened.readinto(piece) < len(piece):
-                    raise mapped.cut()
-                digest.update(piece)
-                check = zlib.crc32(piece, check) if shared else 0
-                some = np.frombuffer(piece, tokens.dtype)
-                least, most = min(least, int(some.min())), max(most, int(some.max()))
-                told(len(piece))
-    except OSError as error:
-        raise unreadable(mapped.file, error) from None
+    with opened(mapped.file) as stream:
+        stream.seek(mapped.begin)
+        for start in range(0, tokens.nbytes, PIECE):
+            piece = buffer[: tokens.nbytes - start]
+            if stream.readinto(piece) < len(piece):
+                raise mapped.cut()
+            digest.update(piece)
+            check = zlib.crc32(piece, check) if shared else 0
+            some = np.frombuffer(piece, tokens.dtype)
+            least, most = min(least, int(some.min())), max(most, int(some.max()))
+            told(len(piece))
     return f"{check:08x}" if shared else digest.hexdigest()[:8], least, most

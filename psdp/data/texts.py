@@ -7,7 +7,7 @@ import hashlib
 import platform
 import sysconfig
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,19 +80,36 @@ def read_texts(paths: Sequence[str], files: Sequence[Path], level: str, fields: 
         ConfigError: a library that a format needs is not installed.
         DataError: one cannot be read or holds no text, or there is no text in all of them.
     """
-    texts: list[list[bytes]] = []
-    refused = []
-    for file in files:
-        try:
-            texts.append([*read_documents(file, fields)])
-        except NotText as error:
-            refused.append(error)
-    if refused:
-        raise _all_refused(refused, len(files))
+    texts: list[list[bytes]] = [[] for _ in files]
+    for number, document in read_each(files, fields):
+        texts[number].append(document)
     if not any(map(any, texts)):
         raise DataError(f"{' '.join(map(printable, paths))} is empty; give files that hold text")
     name = printable(paths[0]) if len(paths) == 1 else f"{len(paths)} paths"
     return _joined(name, tuple(map(printable, files)), texts, level)
+
+
+def read_each(files: Sequence[Path], fields: Fields) -> Iterator[tuple[int, bytes]]:
+    """Yield the texts in these files, each with the number of its file.
+
+    Args:
+        fields: of records, that are the text.
+
+    Raises:
+        ConfigError: a library that a format needs is not installed.
+        DataError: one cannot be read; or some hold no text, all of which are named, and from the
+            first of them on nothing is yielded.
+    """
+    refused: list[NotText] = []
+    for number, file in enumerate(files):
+        try:
+            for document in read_documents(file, fields):
+                if not refused:
+                    yield number, document
+        except NotText as error:
+            refused.append(error)
+    if refused:
+        raise _all_refused(refused, len(files))
 
 
 def standard_library(level: str) -> Texts:
@@ -127,7 +144,10 @@ def _joined(name: str, sources: tuple[str, ...], texts: list[list[bytes]], level
     # One by one: a tag left open in one must not swallow the next.
     texts = [[cleaned(one, level) for one in of] for of in texts]
     if not any(one.strip() for of in texts for one in of):
-        raise DataError(f"{name}: no text is left after --clean {level}")
+        left = (
+            "it holds only blanks" if level == "none" else f"no text is left after --clean {level}"
+        )
+        raise DataError(f"{name}: {left}; give files that hold text")
     return Texts(name, sources, tuple(map(_check, texts)), tuple(one for of in texts for one in of))
 
 

@@ -15,6 +15,9 @@ from psdp.data.sums import Sums, Told, sums_of
 from psdp.data.tokens import Shard, Tokens
 from psdp.errors import ConfigError, DataError
 
+_LOOKED_AT = 1 << 16
+"""Tokens by which the order of a file's bytes is judged."""
+
 _TRAIN, _HELD_OUT = {"train", "training"}, {"val", "valid", "validation"}
 
 
@@ -114,6 +117,8 @@ class TokenFiles:
         at, token = next(outside)
         if token < 0:
             advice = "negative tokens mean nothing; write the file again"
+        elif (self.shards[number].part(0, _LOOKED_AT).byteswap() < vocab_size).all():
+            advice = "it looks big-endian; write it again in little-endian order"
         else:
             advice = "give --vocab-size the size of the vocabulary that the file was made with"
             if file.suffix.lower() == ".bin":

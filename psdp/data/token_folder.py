@@ -68,8 +68,10 @@ class TokenFolder:
             files = {str(shard["name"]): int(shard["tokens"]) for shard in shards}
             checks = tuple(str(shard["sha256"]) for shard in shards)
             sha256 = _sha256(told, shards)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no account of tokens ({error!r:.80})") from None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(
+                f"{path} is no account of tokens ({error!r:.80}); make the folder again"
+            ) from None
         plain = all(name == os.path.basename(name) for name in files)
         if account.get("sha256") != sha256 or not files or not plain:
             raise DataError(f"{path} was edited or damaged; make the folder again")

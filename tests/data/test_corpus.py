@@ -459,3 +459,25 @@ def test_characters_take_little_more_memory_than_their_tokens(
     assert corpus.vocab_size == 9
     assert held < 1.3 * size
     assert peak < 3 * size
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("loop",), "is a link that leads back to itself; take it out"),
+        (("x" * 300,), "File name too long; give another file"),
+        (("stdlib", "a.txt"), "'stdlib' is a whole --corpus; name nothing beside it"),
+        (("blank.txt",), "blank.txt: it holds only blanks; give files that hold text"),
+        (("swapped.bin",), "is not in the vocabulary .*; it looks big-endian; write it again"),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_to_do(
+    write: Write, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], said: str
+) -> None:
+    folder = write("a.txt", "text").parent
+    write("blank.txt", " \n")
+    (folder / "loop").symlink_to("loop")
+    np.arange(256, dtype=">u2").tofile(folder / "swapped.bin")
+    monkeypatch.chdir(folder)
+    with pytest.raises(DataError, match=said):
+        load(*map(Path, names))

@@ -1,10 +1,12 @@
 """Files that a person names: what is read of a folder, and what is left out."""
 
+import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from psdp.data.files import MissingFile, find_files
+from psdp.data.files import MissingFile, find_files, head_of, read_file
 from psdp.errors import DataError
 
 
@@ -73,3 +75,17 @@ def test_a_dangling_link_is_told_of_as_what_it_is(tmp_path: Path) -> None:
         with pytest.raises(MissingFile, match=message) as refused:
             find_files(path)
         assert "cluster" not in str(refused.value)
+
+
+def test_a_folder_of_tokens_is_left_out_of_the_texts_that_it_lies_in(tmp_path: Path) -> None:
+    make(tmp_path, "a.txt", "tokens/tokens.json", "tokens/tokens-000000.npy")
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for look in (read_file, partial(head_of, count=4)):
+        with pytest.raises(DataError, match="pipe is not a regular file"):
+            look(tmp_path / "pipe")
+        with pytest.raises(DataError, match="is a folder, where a file is needed"):
+            look(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,21 @@ def test_another_tokenizer_beside_it_is_refused(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(other)
     with pytest.raises(DataError, match=r"tokenizer\.json is not the one"):
         load(folder)
+
+
+def test_a_shard_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    (folder / "tokens-000001.npy").unlink()
+    os.mkfifo(folder / "tokens-000001.npy")
+    with pytest.raises(DataError, match=r"tokens-000001\.npy is not a regular file"):
+        load(folder)
+
+
+def test_an_account_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    for text in ("", "null", "[" * 100_000):
+        (folder / ACCOUNT).write_text(text)
+        with pytest.raises(
+            DataError, match=r"tokens\.json is no account .*; make the folder again"
+        ):
+            load(folder)

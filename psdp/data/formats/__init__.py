@@ -14,7 +14,7 @@ from psdp.data.formats.fields import Fields
 from psdp.data.formats.jsonl import texts_in_lines
 from psdp.data.formats.npy import map_npy
 from psdp.data.formats.packed import read_unpacked
-from psdp.data.formats.text import text_of
+from psdp.data.formats.text import NotText, text_of
 from psdp.data.tokens import Shard
 
 TOKENS: Mapping[str, Callable[[Path, str | None], Shard]] = MappingProxyType(
@@ -56,6 +56,8 @@ def read_documents(file: Path, fields: Fields) -> Iterator[bytes]:
         yield from parquet.texts_in_columns(file, fields)
         return
     raw, ending = read_unpacked(file)
+    if ending in TOKENS:
+        raise NotText(file, "tokens, and compressed", "unpack it: tokens are mapped")
     text = text_of(file, raw)
     if ending in (".jsonl", ".ndjson"):
         yield from texts_in_lines(file, text, fields)

@@ -6,13 +6,14 @@ refused: read as uint16, half of what is wider would be zeros.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from psdp.data.files import unreadable
+from psdp.data.files import opened
 from psdp.data.formats.mapping import check_said, map_row
 from psdp.data.tokens import Shard
 from psdp.errors import DataError
@@ -36,12 +37,9 @@ def map_bin(file: Path, dtype: str | None) -> Shard:
     Raises:
         ConfigError, DataError: see :func:`psdp.data.formats.map_tokens`.
     """
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(_HEADER)
-            size = file.stat().st_size
-    except OSError as error:
-        raise unreadable(file, error) from None
+    with opened(file) as stream:
+        head = stream.read(_HEADER)
+        size = os.fstat(stream.fileno()).st_size
     if not size:
         raise DataError(f"{file} is empty")
     first = int.from_bytes(head[:4], "little")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from psdp.data.files import unreadable
+from psdp.data.files import opened
 from psdp.data.tokens import Mapped, Shard
 from psdp.errors import ConfigError, DataError
 
@@ -19,13 +19,11 @@ def map_row(file: Path, dtype: npt.DTypeLike, *, offset: int, count: int) -> Sha
     Raises:
         DataError: it cannot be read, or is shorter.
     """
-    try:
-        with file.open("rb") as opened:
-            memory = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise unreadable(file, error) from None
-    except ValueError:
-        raise DataError(f"{file} is empty") from None
+    with opened(file) as stream:
+        try:
+            memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise DataError(f"{file} is empty") from None
     expected = offset + count * np.dtype(dtype).itemsize
     if len(memory) < expected:
         raise DataError(

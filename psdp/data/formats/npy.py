@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from psdp.data.files import unreadable
+from psdp.data.files import opened
 from psdp.data.formats.mapping import check_said, map_row
 from psdp.data.tokens import Shard
 from psdp.errors import DataError
@@ -23,18 +23,19 @@ def map_npy(file: Path, dtype: str | None) -> Shard:
     Raises:
         ConfigError, DataError: see :func:`psdp.data.formats.map_tokens`.
     """
-    try:
-        with _ONE_BY_ONE, file.open("rb") as opened:
-            shape, in_columns, own = _head(opened)
-            offset = opened.tell()
-    except OSError as error:
-        raise unreadable(file, error) from None
-    except Exception as error:
-        # A header is parsed as a Python literal, so damage shows as almost any exception.
-        raise DataError(
-            f"{file} is damaged or no .npy of plain numbers ({error}); write a 1-D integer array "
-            "with numpy.save"
-        ) from None
+    with opened(file) as stream:
+        try:
+            with _ONE_BY_ONE:
+                shape, in_columns, own = _head(stream)
+            offset = stream.tell()
+        except OSError:
+            raise
+        except Exception as error:
+            # A header is parsed as a Python literal, so damage shows as almost any exception.
+            raise DataError(
+                f"{file} is damaged or no .npy of plain numbers ({error}); write a 1-D integer "
+                "array with numpy.save"
+            ) from None
     if len(shape) != 1 or own.kind not in "ui":
         order = " in Fortran order" if in_columns else ""
         raise DataError(
@@ -51,17 +52,17 @@ def map_npy(file: Path, dtype: str | None) -> Shard:
     return map_row(file, own, offset=offset, count=shape[0])
 
 
-def _head(opened: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _head(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Return the shape, whether it is in Fortran order, and the type; the file is at its data
     then.
 
     Raises:
         ValueError: it is none of plain numbers.
     """
-    version = np.lib.format.read_magic(opened)
+    version = np.lib.format.read_magic(stream)
     if version not in _HEADS:
         raise ValueError(f"version {version}")
-    shape, in_columns, dtype = _HEADS[version](opened)
+    shape, in_columns, dtype = _HEADS[version](stream)
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
     return shape, in_columns, dtype

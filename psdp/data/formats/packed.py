@@ -18,13 +18,13 @@ class Packing:
     """A way to compress files.
 
     Attributes:
-        magic: bytes at the beginning.
+        magics: bytes of which some are at the beginning.
         ending: of a name.
         decompressor: returns what unpacks one stream, and is asked for each, and the error that it
             raises; it is handed the file's name.
     """
 
-    magic: bytes
+    magics: tuple[bytes, ...]
     ending: str
     decompressor: Callable[[Path], tuple[Callable[[], Any], type[Exception]]]
 
@@ -41,9 +41,12 @@ def _zstd(file: Path) -> tuple[Callable[[], Any], type[Exception]]:
 _PIECE = 1 << 16
 """Bytes unpacked at a time."""
 
+# Frames of zstd that hold no data: pzstd begins with one.
+_SKIPPED = tuple(bytes((first, 0x2A, 0x4D, 0x18)) for first in range(0x50, 0x60))
+
 _PACKINGS = (
-    Packing(b"\x1f\x8b", ".gz", _gzip),
-    Packing(b"\x28\xb5\x2f\xfd", ".zst", _zstd),
+    Packing((b"\x1f\x8b",), ".gz", _gzip),
+    Packing((b"\x28\xb5\x2f\xfd", *_SKIPPED), ".zst", _zstd),
 )
 
 
@@ -56,7 +59,7 @@ def read_unpacked(file: Path) -> tuple[bytes, str]:
     """
     raw, name = read_file(file), file
     for packing in _PACKINGS:
-        if raw.startswith(packing.magic):
+        if raw.startswith(packing.magics):
             raw = _unpacked(file, raw, packing)
             name = file.with_suffix("") if file.suffix.lower() == packing.ending else file
             break

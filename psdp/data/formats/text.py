@@ -24,6 +24,8 @@ _BYTE_ORDER_MARKS = (
 
 # How other files begin, or from which byte on.
 _BINARY = (
+    (0, b"\x1f\x8b", "compressed by gzip"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed by zstd"),
     (0, b"BZh", "compressed by bzip2"),
     (0, b"\xfd7zXZ\0", "compressed by xz"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),

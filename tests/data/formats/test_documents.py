@@ -178,3 +178,42 @@ def test_a_library_that_is_missing_is_named_with_what_installs_it(
     (tmp_path / name).write_bytes(raw)
     said = refused(tmp_path / name, ConfigError)
     assert f"which needs {library}; pip install 'psdp[data]'" in said
+
+
+def test_parquet_with_a_column_of_damaged_pages_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": [CHINESE] * 99}), file)
+    raw = bytearray(file.read_bytes())
+    raw[40:60] = bytes(20)
+    file.write_bytes(raw)
+    assert "is damaged" in refused(file)
+    assert "permissions" not in refused(file)
+
+
+def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    texts = [pyarrow.array(["one"]), pyarrow.array(["two"])]
+    pyarrow.parquet.write_table(pyarrow.table(texts, names=["text"] * 2), tmp_path / "a.parquet")
+    assert "several columns 'text'" in refused(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])
+def test_any_text_of_parquet_is_read(tmp_path: Path, kind: str) -> None:
+    texts = pyarrow.array(["one", CHINESE], getattr(pyarrow, kind)())
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == ["one", CHINESE]
+
+
+def test_zstd_may_begin_with_a_frame_that_holds_nothing(tmp_path: Path) -> None:
+    # As of pzstd.
+    frame = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"
+    (tmp_path / "a.zst").write_bytes(frame + PACK[".zst"](CHINESE.encode()))
+    assert read(tmp_path / "a.zst") == [CHINESE]
+
+
+@pytest.mark.parametrize("packing", PACK)
+def test_what_is_packed_twice_or_holds_tokens_is_named(tmp_path: Path, packing: str) -> None:
+    pack = PACK[packing]
+    (tmp_path / "a").write_bytes(pack(pack(CHINESE.encode())))
+    assert "is compressed by" in refused(tmp_path / "a")
+    (tmp_path / f"a.bin{packing}").write_bytes(pack(bytes(range(100)) * 9))
+    assert "is tokens, and compressed; unpack it" in refused(tmp_path / f"a.bin{packing}")
