@@ -114,7 +114,7 @@ def at_home(text: str, flag: str) -> str:
             folder, or this locale no such file name.
     """
     if not text:
-        raise ConfigError(f"{flag} is given an empty path")
+        raise ConfigError(f"{flag} is empty; name a folder, or drop it")
     path = os.path.expanduser(text)
     if path == "~" or path.startswith("~/"):
         raise ConfigError(f"{flag} {text}: there is no home folder here; write the path out")

@@ -114,5 +114,5 @@ def test_what_a_program_refuses_is_a_line(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_an_empty_path_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--corpus is given an empty path"):
+    with pytest.raises(ConfigError, match="--corpus is empty; name a folder"):
         path_of("", "--corpus")

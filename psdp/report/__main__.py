@@ -58,8 +58,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.target is not None and not (0 < options.target < math.inf):
         raise ConfigError(f"--target-loss must be finite and above 0, got {options.target}")
-    if not options.out:
-        raise ConfigError("--out is empty; name a folder, or drop it")
     return options
 
 
