@@ -161,6 +161,8 @@ class Evaluate(Step[None, Sums, Evaluation]):
         data, said = replace(config.data, **tokenizer), self.options.corpus
         if said:
             data = replace(data, corpus=tuple(said), val_corpus=None, val_fraction=0.0)
+        if self.options.text_field is not None:
+            data = replace(data, text_field=self.options.text_field)
         corpus = load_corpus(data)
         text = corpus.train if said else corpus.val
         if not text.size:
@@ -273,6 +275,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         default=(),
         metavar="PATH",
+    )
+    add(
+        "--text-field",
+        "field of JSON lines, or column of Parquet, that is the text (default: as the run had it)",
+        metavar="NAME",
     )
     parser.add_choice_of_weights()
     add("--device", "where to compute (default cpu)", choices=(AUTO, "cpu", "gpu"), default="cpu")

@@ -1,7 +1,7 @@
 """``python -m psdp.tokenize IN... --out DIR``: a corpus as shards of tokens, with an account.
 
-One process and no MPI. Texts are read, cleaned and tokenised some at a time, and may be larger than
-the memory; the library of subwords takes all cores.
+One process and no MPI. Files are read, cleaned and tokenised one at a time (of Parquet some rows),
+and may be larger than the memory together; the library of subwords takes all cores.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ def of_texts(config: DataConfig, texts: Sequence[Texts], says: Says) -> Tokenize
         raise ConfigError(
             f"--vocab-size {config.vocab_size} is for tokenised corpora (.npy, .bin) and for "
             f"--tokenizer {BPE}, but --corpus {' '.join(config.corpus)} is text, whose vocabulary "
-            f"--tokenizer {config.tokenizer} makes; drop --vocab-size"
+            f"--tokenizer {config.tokenizer} makes; drop --vocab-size, or, where it is that of "
+            "--init-from, say that model's tokenizer with --tokenizer PATH"
         )
     match config.tokenizer:
         case "byte":

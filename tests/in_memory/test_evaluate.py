@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,17 @@ def test_the_runs_own_validation_comes_out_as_in_the_run(tmp_path: Path, ranks: 
     assert "bits_per_byte" not in last
     name = run.checkpoints()[6].name
     assert str(found).startswith(f"{run.folder} ({name}) on {tmp_path}/corpus.npy, 2,051 tokens")
+
+
+def test_records_may_have_another_field_than_those_of_the_run(tmp_path: Path, text: Path) -> None:
+    run = of_text(tmp_path / "run", text, max_steps=2)
+    records, other = tmp_path / "other.jsonl", tmp_path / "other.txt"
+    records.write_text(json.dumps({"body": TEXT[:200]}))
+    other.write_text(TEXT[:200])
+    with pytest.raises(DataError, match="has no 'text', but 'body'; name it with --text-field"):
+        evaluated(1, run.folder, "--corpus", records)
+    found = evaluated(1, run.folder, "--corpus", records, "--text-field", "body")
+    assert found.loss == evaluated(1, run.folder, "--corpus", other).loss
 
 
 def test_any_corpus_is_evaluated_as_a_whole(tmp_path: Path, text: Path) -> None:
