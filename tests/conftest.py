@@ -3,8 +3,8 @@
 import gc
 from pathlib import Path
 
+import in_turns  # noqa: F401 (before psdp)
 import pytest
-import turns  # noqa: F401 (before psdp)
 from hypothesis import settings
 
 # A loaded machine is slow, not wrong.

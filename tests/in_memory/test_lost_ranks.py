@@ -10,6 +10,7 @@ so each time, and says all it needs to::
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import random
@@ -27,6 +28,7 @@ from losses import check, die_at_message, told
 
 from psdp.checkpoint import find_checkpoint
 from psdp.errors import CheckpointError, PeerLost
+from psdp.servers.ending import Ending
 
 
 def seeds(usual: int = 60) -> range:
@@ -142,6 +144,13 @@ def test_nothing_is_lost_or_counted_twice_whoever_dies(tmp_path: Path, seed: int
     check(run)
     if scenario.mode in EXACT:
         assert told(run) == undisturbed(EXACT.index(scenario.mode), scenario.virtual)
+
+
+def test_the_clocks_of_jobs_in_memory_are_those_of_the_turns() -> None:
+    """Where one of them is real, a deadline is never over, or always."""
+    now = inspect.signature(Ending).parameters["now"].default
+    with Turns(1):
+        assert now() < 1
 
 
 def test_one_seed_is_one_run(tmp_path: Path) -> None:
