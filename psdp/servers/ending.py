@@ -17,6 +17,7 @@ from typing import NoReturn
 from psdp.errors import CheckpointError, ConfigError, PeerLost, RankFailed
 from psdp.records.reasons import StoppedBy
 from psdp.signals import TRY_AGAIN, is_for_good, status_after
+from psdp.transport.world import Gone
 
 LAST_SAVE_S = 4.0
 """How long a run that ends early waits for its last checkpoint."""
@@ -114,7 +115,10 @@ class Ending:
 
         Raises:
             BaseException: ``error``, or of :class:`Stopped` what it stands for.
+            Gone: this rank is no more, and does nothing else.
         """
+        if isinstance(error, Gone):
+            raise error
         reason, told = _reason_of(error)
         save_s = error.save_s if isinstance(error, Stopped) else LAST_SAVE_S
         kept, begin = "", self._now()
@@ -124,8 +128,10 @@ class Ending:
             if saves:
                 # What other servers owe this one comes soon, or never: time to save is kept.
                 self._settle(begin + save_s / 2)
+        except Gone:
+            raise
         except BaseException as other:  # whatever it is, the first one is what is told
-            kept = f"the weights so far could not be saved: {other}"
+            kept = _not_saved(other)
         with suppress(BaseException):  # who cannot write the summary may yet save the weights
             self._close_records(reason)
         if saves and not isinstance(error, CheckpointError):
@@ -138,11 +144,18 @@ class Ending:
         """Save the weights so far; return a sentence that says where."""
         try:
             path = self._save(deadline)
+        except Gone:
+            raise
         except BaseException as error:
-            return f"the weights so far could not be saved: {error}"
+            return _not_saved(error)
         if path is None:
             return f"no checkpoint could be written within {save_s:g} s"
         return f"the weights so far are in {path}{self._copied(deadline)}"
+
+
+def _not_saved(error: BaseException) -> str:
+    # Many an error of Python's own has no text.
+    return f"the weights so far could not be saved: {str(error) or type(error).__name__}"
 
 
 def _reason_of(error: BaseException) -> tuple[StoppedBy, BaseException]:

@@ -232,4 +232,4 @@ class Follower:
     def _save_last(self) -> None:
         """Save the version that the run ends with, if this is it."""
         if self.serving.progress.version == self._last:
-            self.serving.giving.keep(hold=False, save=True)
+            self.serving.giving.save_last()

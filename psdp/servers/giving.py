@@ -107,6 +107,10 @@ class Giving:
         self.snapshots.keep(self._progress.version, hold=hold, save=save and self.serves)
         self._send_snapshots()
 
+    def save_last(self) -> None:
+        """Write the shard as it is, when the run ends, whichever rank serves it."""
+        self.snapshots.keep(self._progress.version, hold=False, save=True)
+
     def save(self, version: int) -> None:
         """Write the copy of a version, if this rank is the one of its shard that does."""
         if self.serves:

@@ -20,6 +20,7 @@ from psdp.servers.copies import Copies, Marked
 from psdp.servers.ending import Stopped
 from psdp.servers.gathering import Gathering
 from psdp.servers.noting import CURE
+from psdp.servers.others import Others
 from psdp.servers.saving import Refused, Saved
 from psdp.servers.serving import TICK_S, Serving
 from psdp.servers.snapshots import checkpoint_of
@@ -80,6 +81,7 @@ class Keeping:
         self._say = say
         self._record = record
         self._workers = Gathering(job, serving.endpoint, serving.receiving.hosting)
+        self._others = Others(job, serving.endpoint)
         self._said: Mapping[int, str] = {}
         self._begun: dict[int, _Begun] = {}
         self._files: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
@@ -209,8 +211,12 @@ class Keeping:
         self._serving.recover()
         # What the other servers have begun, this one has; it may wait for their part of a norm.
         with suppress(Stopped):  # which is told when it comes to saving
-            while self._serving.order.waits_for_norms and time.monotonic() < deadline:
+            while self._waits_for_norms and time.monotonic() < deadline:
                 self._move_on()
+
+    @property
+    def _waits_for_norms(self) -> bool:
+        return self._serving.order.waits_for_norms and not self._others.lost
 
     def save_now(self, deadline: float) -> Path | None:
         """Save the present version on all servers; return where, None if it takes too long.
@@ -220,6 +226,7 @@ class Keeping:
 
         Raises:
             NumericsError: it is not finite; the text says what is kept.
+            PeerLost: no rank is left that holds some shard.
         """
         version = self._serving.progress.version
         if version not in self._copies.paths:
@@ -233,15 +240,16 @@ class Keeping:
 
         Raises:
             NumericsError: it is not finite.
+            PeerLost: no rank is left that holds some shard.
         """
-        serving = self._serving
         if self._refused is None:
-            for server in self._job.servers[1:]:
-                serving.endpoint.send(server, m.SaveNow(version))
-            serving.giving.keep(hold=False, save=True)
+            self._others.save(version, self._files[version])
+            self._serving.giving.save_last()
         begin_s = time.monotonic()
         patience_s = (deadline - begin_s) / 4
         while self._awaits(version) and (now_s := time.monotonic()) < deadline:
+            if self._refused is None:
+                self._others.save(version, self._files[version])
             if now_s > begin_s + patience_s:
                 self._workers.give_up()
                 self._complete_what_is_there()

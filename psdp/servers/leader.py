@@ -129,6 +129,8 @@ class Leader:
         """
         try:
             self.noting.begin_term(self.serving.progress.version, self.course.evaluating)
+            for rank in self.left | self.serving.endpoint.lost:  # in an earlier term
+                self.keeping.gone(rank)
             if self.over:
                 self._finish()
             else:

@@ -1,26 +1,10 @@
 """What holds for all jobs in memory."""
 
 from collections.abc import Iterator
-from typing import NoReturn
 
 import pytest
 
-from psdp.servers.ending import Ending
-from psdp.transport.in_memory import Killed
 from psdp.workers import spare
-
-
-@pytest.fixture(autouse=True)
-def _the_dead_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that is told that its rank is dead saves nothing."""
-    end = Ending.end
-
-    def ending(self: Ending, error: BaseException) -> NoReturn:
-        if isinstance(error, Killed):
-            raise error
-        end(self, error)
-
-    monkeypatch.setattr(Ending, "end", ending)
 
 
 @pytest.fixture(autouse=True)
