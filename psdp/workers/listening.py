@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,6 +18,10 @@ if TYPE_CHECKING:  # a spare rank listens too, and has nothing to save
 
 WRITING_S = 0.01
 """The same while a file is written of which rank 0 is to hear."""
+
+HEIR_S = 20.0
+"""How long a rank waits for word of a spare one that may hold a shard whose other holders are
+gone."""
 
 
 class TermBegins(Exception):
@@ -44,6 +49,9 @@ class Listening:
         self._events: deque[Arrival | Lost] = deque()
         self._moved: list[tuple[int, int]] = []
         self.saving: Saving | None = None
+        self._orphaned: tuple[PeerLost, float] | None = None
+        """Whose loss has left a shard to nobody, as far as this rank knows, and how long it waits
+        for other word."""
 
     def keep(self, events: Iterable[Arrival | Lost | None]) -> None:
         """Keep what has happened for later."""
@@ -74,6 +82,8 @@ class Listening:
                 raise TermBegins(self._job.term)
             case Arrival() as arrival:
                 return arrival
+            case None if self._orphaned is not None and time.monotonic() >= self._orphaned[1]:
+                raise self._orphaned[0]
         return None
 
     def take_moved(self) -> tuple[tuple[int, int], ...]:
@@ -103,13 +113,27 @@ class Listening:
         return any(isinstance(arrival.message, m.Begin) for arrival in arrivals)
 
     def _bear(self, peer: int, why: str) -> None:
+        """
+        Raises:
+            PeerLost: a server is gone, and nobody can hold its shard.
+        """
+        lost = self._endpoint.lost
         try:
-            self._job.without(self._endpoint.lost)
+            self._job.without(lost)
         except PeerLost:
-            raise PeerLost(f"server rank {peer} is gone ({why})") from None
+            gone = PeerLost(f"server rank {peer} is gone ({why})")
+        else:
+            return
+        first, until_s = self._orphaned or (gone, time.monotonic() + HEIR_S)
+        heirs = {*self._job.spares} - lost - {self._endpoint.rank} if self._job.stands_by else ()
+        if not heirs:
+            raise first
+        # One may have joined the shard in a term of which who led has not come to tell this rank.
+        self._endpoint.meet(heirs)
+        self._orphaned = first, until_s
 
     def _begin(self, term: Term) -> None:
-        self._job = replace(self._job, term=term)
+        self._job, self._orphaned = replace(self._job, term=term), None
         # What is of the term before is void; a later one, or the end, may have come by now.
         self._events = deque(
             event

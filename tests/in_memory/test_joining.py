@@ -17,6 +17,7 @@ from losses import check, told
 from test_lost_ranks import MODES, seeds
 from test_recorded_takeovers import proved
 
+from psdp.errors import PeerLost
 from psdp.transport import messages as m
 
 
@@ -96,6 +97,35 @@ def test_an_error_costs_a_rank_that_has_joined(tmp_path: Path) -> None:
     check(run)
     assert told(run) == told(train(tmp_path / "undisturbed", **common))
     assert joins(run) == [(0, 3), (0, 4)]
+
+
+@pytest.mark.parametrize("heard", [0, 1])
+def test_who_leads_may_be_lost_before_all_have_heard_of_who_has_joined(
+    tmp_path: Path, heard: int
+) -> None:
+    def prepare(run: Training) -> None:
+        slow(run, random.Random(1))
+        die_in_term(run, 4, 0, 40)
+        die_in_term(run, 0, 2, heard + 1, m.Begin)
+
+    common = {"workers": 2, "max_steps": 60, "log_every": 3, "eval_every": 10}
+    with Turns(1):
+        settings = common | {"workers": 3, "spares": 1, "standby": True}
+        run = train(tmp_path / "run", prepare=prepare, **settings)
+    check(run)
+    assert run.last_job.holders == ((3,),)
+    assert told(run) == told(train(tmp_path / "undisturbed", **common))
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_a_shard_that_no_spare_rank_has_come_to_hold_is_lost(tmp_path: Path, servers: int) -> None:
+    def prepare(run: Training) -> None:
+        for rank in (servers - 1, run.job.world_size - 1):
+            die_in_term(run, rank, 0, 20)
+
+    settings = {"workers": 4, "spares": 2, "servers": servers, "standby": True}
+    with Turns(1), pytest.raises(PeerLost, match=r"server rank \d is gone \(killed\)"):
+        train(tmp_path / "run", prepare=prepare, **settings)
 
 
 Victim = tuple[int, int, int]
