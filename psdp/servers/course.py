@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from psdp.job import Job
-from psdp.records.recorder import Recorder
 from psdp.servers.answering import Answering
 from psdp.servers.copies import Copies
 from psdp.servers.deciding import Deciding
 from psdp.servers.evaluating import Evaluating
 from psdp.servers.membership import Earlier, Membership
+from psdp.servers.noting import Noting
 from psdp.servers.serving import Serving
 from psdp.servers.telling import Telling
 from psdp.transport import messages as m
@@ -36,7 +36,7 @@ class Course:
         deciding: Deciding,
         membership: Membership,
         copies: Copies,
-        recorder: Recorder,
+        noting: Noting,
         telling: Telling,
         earlier: Earlier,
     ) -> None:
@@ -47,7 +47,7 @@ class Course:
         self._deciding = deciding
         self._membership = membership
         self._copies = copies
-        self._recorder = recorder
+        self._noting = noting
         self._telling = telling
         self.closed = set(earlier.closed)
 
@@ -108,7 +108,7 @@ class Course:
         evaluating = self._evaluating
         evaluating.last = version
         if self._job.term.number and version == evaluating.best.evaluated:
-            self._recorder.stop_clock()  # all this was done before the term began
+            self._noting.stop_clock()  # all this was done before the term began
         elif self._answering.live and not evaluating.is_open(version):
             self._evaluate_now()
         self._deciding.release()
@@ -127,7 +127,7 @@ class Course:
         """The evaluation of a version is over."""
         self.closed.add(version)
         if version == self._evaluating.last:
-            self._recorder.stop_clock()
+            self._noting.stop_clock()
             self._answering.dismiss_all()
         else:
             self._heed_patience()

@@ -111,7 +111,7 @@ class Leader:
         self.membership = Membership(job, serving, *helpers, self.noting, *tells)
         self.left, self.told = self.membership.left, self.membership.told
         own = self.membership, self.copies
-        self.course: Course = Course(job, serving, *helpers, *own, recorder, telling, earlier)
+        self.course: Course = Course(job, serving, *helpers, *own, self.noting, telling, earlier)
         self.recruiting = Recruiting(job, serving, self.membership, *helpers, self.keeping)
         self.leaving = Leaving(job, serving, self.membership, self.deciding, recorder.console)
         save, copied = self.keeping.save_now, self.copying.finish

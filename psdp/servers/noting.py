@@ -203,6 +203,11 @@ class Noting:
             dict.fromkeys(self._job.workers, done),
         )
 
+    def stop_clock(self) -> None:
+        """Training and its last evaluation are over, which may be known before who stands by has
+        made the last update, and that is noted."""
+        self._when(self.recorder.stop_clock)
+
     def close(
         self, reason: StoppedBy, serving: Serving, clock_gaps: Counter[int], best_loss: float
     ) -> None:

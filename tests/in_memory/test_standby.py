@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_turns import Turns
 from jobs import Training, before_gradient, train, unhurried
 from losses import WHERE, check, die_at_message, die_with, told
 
@@ -210,6 +211,27 @@ def test_a_signal_to_all_that_hold_a_shard_ends_the_run_saved(
     with pytest.raises(Ended, match=r"stopped by a signal to rank [15]\nthe weights so far are in"):
         train(tmp_path, prepare=job.append, signalled=signalled, **common)
     assert job[0].summary["stopped_by"] == "signal"
+
+
+def test_the_last_update_is_noted_before_the_clock_stops_however_slow_who_stands_by_is(
+    tmp_path: Path,
+) -> None:
+    def prepare(run: Training) -> None:
+        shard = run.role(3).serving.shard
+        update = shard.update
+
+        def slowly(*arguments: Any) -> None:
+            time.sleep(0.1)
+            update(*arguments)
+
+        shard.update = slowly  # type: ignore[method-assign]
+
+    with Turns(1):
+        run = train(
+            tmp_path / "run", prepare=prepare, workers=2, standby=True, log_every=4, eval_every=6
+        )
+    check(run)
+    assert [record["version"] for record in run.metrics("train")] == [1, 4, 6]
 
 
 def test_early_stopping_is_not_forgotten(tmp_path: Path) -> None:
