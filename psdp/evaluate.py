@@ -19,7 +19,7 @@ from psdp.arguments import Parser, whole
 from psdp.backend import make_backend
 from psdp.backend.threads import fair_share, limit_blas
 from psdp.checkpoint import Manifest, read_manifest, say_which_weights
-from psdp.config import Config, DataConfig
+from psdp.config import Config, DataConfig, check_prompts
 from psdp.cores import cpu_quota, own_cores
 from psdp.data.corpus import load_corpus
 from psdp.data.tokenizer import IdTokenizer
@@ -163,6 +163,7 @@ class Evaluate(Step[None, Sums, Evaluation]):
             data = replace(data, corpus=tuple(said), val_corpus=None, val_fraction=0.0)
         if self.options.text_field is not None:
             data = replace(data, text_field=self.options.text_field)
+        check_prompts(data)
         corpus = load_corpus(data)
         text = corpus.train if said else corpus.val
         if not text.size:

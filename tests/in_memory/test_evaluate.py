@@ -12,7 +12,7 @@ import pytest
 from jobs import Training, train
 from mpi import run_job
 
-from psdp.errors import DataError
+from psdp.errors import ConfigError, DataError
 from psdp.evaluate import Evaluation, evaluate, main, parse
 from psdp.transport.in_memory_world import InMemoryWorlds
 from psdp.transport.world import World
@@ -61,6 +61,22 @@ def test_windows_that_respect_documents_count_what_the_run_counted(
     found = evaluated(3, run.folder)
     assert found.tokens == run.summary["val_units"] == run.summary["val_split_units"]
     assert found.loss == pytest.approx(run.summary["val_loss"], rel=1e-12)
+
+
+def test_completions_are_evaluated_of_whatever_fields_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "asked.jsonl"
+    records = [{"asked": f"{n}+1", "told": str(n + 1), "other": str(n + 2)} for n in range(90)]
+    file.write_text("\n".join(map(json.dumps, records)))
+    how: dict[str, Any] = {"window": "document", "document_separator": "\n", "tokenizer": "char"}
+    how |= {"text_field": "told", "prompt_field": "asked", "prompt_separator": "="}
+    how |= {"val_corpus": [str(file)], "val_fraction": 0.1, "eval_every": 6}
+    run = of_text(tmp_path / "run", file, **how)
+    (*_, last) = run.metrics("eval")
+    found = evaluated(2, run.folder, "--corpus", file)
+    assert found.loss == pytest.approx(last["val_loss"], rel=1e-12)
+    assert evaluated(2, run.folder, "--corpus", file, "--text-field", "other").loss != found.loss
+    with pytest.raises(ConfigError, match="--prompt-field and --text-field are both asked"):
+        evaluated(1, run.folder, "--text-field", "asked")
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
