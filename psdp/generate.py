@@ -24,6 +24,7 @@ from psdp.backend.threads import fair_share, limit_blas
 from psdp.checkpoint import read_manifest, say_which_weights
 from psdp.cores import cpu_quota, own_cores
 from psdp.data.formats import read_documents
+from psdp.data.formats.fields import Fields
 from psdp.data.tokenizer import Tokenizer
 from psdp.errors import ConfigError, DataError, PsdpError
 from psdp.fields import AUTO, flag_of
@@ -120,7 +121,7 @@ def prompts_of(options: Options) -> list[str]:
         prompt = options.prompt or ""
         return [read_stdin() if prompt == "-" else as_typed(prompt)]
     file = Path(options.prompts)
-    documents = [raw.decode("utf-8") for raw in read_documents(file, options.text_field)]
+    documents = [raw.decode("utf-8") for raw in read_documents(file, Fields(options.text_field))]
     if RECORDS.isdisjoint(file.suffixes):
         documents = [line for text in documents for line in text.splitlines() if line.strip()]
     if not documents:
