@@ -87,6 +87,9 @@ def test_no_password_in_a_url_is_shown() -> None:
 
 ENDED = """
 import os, signal, sys
+# As at a terminal: who starts tests in the background may have them ignore some.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from psdp.terminal import run_program
 def work():
     try:
