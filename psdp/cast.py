@@ -77,7 +77,12 @@ class Cast:
     @cached_property
     def holding(self) -> tuple[int, ...]:
         """All ranks that hold a shard, those that serve first."""
-        return (*self.servers, *(rank for ranks in self.holders for rank in ranks[1:]))
+        return (*self.servers, *self.standbys)
+
+    @cached_property
+    def standbys(self) -> tuple[int, ...]:
+        """All ranks that stand by for a server."""
+        return tuple(rank for ranks in self.holders for rank in ranks[1:])
 
     def standby_of(self, rank: int) -> int | None:
         """Return the rank that stands by for a server, if one does."""

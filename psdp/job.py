@@ -168,6 +168,12 @@ class Job(Cast):
         return self.mode.pushes == (Pushed.GRADIENT,) and self.config.in_rounds and not remembers
 
     @property
+    def answers_at_once(self) -> bool:
+        """Whether answers wait for nobody who stands by: a round that is lost with its answer is
+        computed again, and comes out the same. The next push waits then."""
+        return self.begins_anywhere and not self.deals
+
+    @property
     def keeps_inner(self) -> bool:
         """Whether checkpoints hold what each worker has for itself."""
         return self.mode.has("keep_inner") and self.config.run.keep_inner

@@ -59,8 +59,6 @@ class Giving:
         self._progress = progress
         self._server = job.servers[number]
         self._saving = Saving(store, number, len(job.servers))
-        # A round that is lost with its answer is computed again, and comes out the same.
-        self._at_once = job.begins_anywhere and not job.deals
         self._remembers = job.config.optim.lag_compensation == "dc-asgd"
         self._asked: defaultdict[int, list[int]] = defaultdict(list)
         self._followed = 0
@@ -77,6 +75,8 @@ class Giving:
                 self._shard.remember(self._job.slot_of(worker))
         if not self.serves:
             self.follow()
+            if self._job.answers_at_once:
+                self._endpoint.send(rank, m.Follows(self._followed))
             return
         answer, weights, sending = (
             m.Answer(self._progress.version, orders),
@@ -85,7 +85,7 @@ class Giving:
         )
         weights.reading(sending)
         send = partial(self._endpoint.send, rank, answer, weights.values, sending)
-        self.gate.answer(send, at_once=self._at_once)
+        self.gate.answer(send, at_once=self._job.answers_at_once)
 
     def follow(self) -> None:
         """Tell the server that this rank, which stands by for it, has come as far as an answer."""

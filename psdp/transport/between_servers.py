@@ -136,7 +136,8 @@ class Left:
 @dataclass(frozen=True, slots=True)
 class Follows:
     """Standby to its server: it has done all that was decided before so many answers of this term,
-    which may leave now."""
+    which may leave now. Where they leave at once, also to whom the last of them goes, whose next
+    push it can take now."""
 
     answers: int
 

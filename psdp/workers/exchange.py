@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import signal
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 
 from psdp.errors import ProtocolError
@@ -15,9 +14,10 @@ from psdp.modes import Pushed
 from psdp.params import Array
 from psdp.protocol import Sums, Work
 from psdp.records.timeline import NOBODY_LOOKS, Timeline
-from psdp.transport import Arrival, Endpoint, Sending
+from psdp.transport import Endpoint, Sending
 from psdp.transport import messages as m
 from psdp.transport.headers import MOST_INCLUDED
+from psdp.workers.answers import Answers
 from psdp.workers.listening import Listening
 from psdp.workers.replica import Replica
 from psdp.workers.saving import Saving
@@ -62,8 +62,7 @@ class Exchange:
         self._now, self._timeline = now, timeline
         self._pushed: list[tuple[int, int]] = []
         self.listening = listening or Listening(job, endpoint, replica.weights.nbytes)
-        # One that has workers stop may be followed by the next at once.
-        self._answers: defaultdict[int, deque[m.Answer]] = defaultdict(deque)
+        self._answers = Answers(job, endpoint, self.listening)
         self._pushes: list[Sending] = []
         """That have not been answered."""
         self._unprofiled_bytes = 0
@@ -75,7 +74,7 @@ class Exchange:
         self.job, self._told = job, False
         self._pushes.clear()
         self._pushed.clear()
-        self._answers.clear()
+        self._answers = Answers(job, self.endpoint, self.listening)
         self._unprofiled_bytes = 0
 
     def heed_signal(self) -> None:
@@ -112,8 +111,16 @@ class Exchange:
 
     def push(self, kind: Pushed, worker: int, work: Work, payloads: Sequence[Array]) -> None:
         """Start sending all that hold a shard their part of what a worker made, which is of this
-        kind."""
+        kind.
+
+        Raises:
+            PeerLost: a server is gone, or has ended the run.
+            TermBegins: it was void.
+        """
         begin_s = self._now()
+        while not self._answers.followed:
+            self.heed_signal()
+            self._answers.take(self.listening.next(LOOK_UP_S))
         message: m.Message = m.PUSHES[kind](worker, work, self._totals())
         for rank in self.job.holding:
             self._push(rank, message, payloads[self.job.shard_of(rank)])
@@ -151,6 +158,7 @@ class Exchange:
             PeerLost: a server is gone, or has ended the run.
             TermBegins: it was void.
         """
+        self._answers.ordered()
         if not self._pushes:
             return self._await_weights()
         before = self.push_s, self.wait_s, self.pull_s
@@ -176,18 +184,12 @@ class Exchange:
             self.heed_signal()
             self.listening.keep(self.endpoint.flush(pushes, timeout_s=LOOK_UP_S))
         pushed_s = self._now()
-        while not all(self._answers[server] for server in self.job.servers):
+        while not self._answers.complete:
             self.heed_signal()
             arrival = self.listening.next(LOOK_UP_S)
-            match arrival:
-                case Arrival(peer, m.Answer() as answer):
-                    self._answers[peer].append(answer)
-                case Arrival(peer, m.Finish()) if peer in self.job.holders[0]:
-                    return None
-                case Arrival(peer, m.Prepare()) if peer == self.job.leader:  # it has no workers
-                    self.endpoint.send(peer, m.Prepared(computes=True))
-                case _:
-                    self.listening.expects_nothing(arrival)
+            if self._answers.ends(arrival):
+                return None
+            self._answers.take(arrival)
         loading_s = self._now()
         self.replica.load()
         end_s = self._now()
@@ -196,8 +198,7 @@ class Exchange:
         self.pull_s += pull_s
         self.wait_s += max(0.0, end_s - pushed_s - pull_s)
         self.pulled_bytes += self.replica.weights.nbytes
-        answers = {server: self._answers[server].popleft() for server in self.job.servers}
-        answer, pushed, note = answers[self.job.leader], self._pushed, self._timeline.note
+        answer, pushed, note = self._answers.pop(), self._pushed, self._timeline.note
         if pushed:
             note("send", begin_s, pushed_s, pushed)
         note("wait", pushed_s, loading_s, pushed)

@@ -145,7 +145,7 @@ class Spare:
             case None if self.worker is None:
                 self._heed_signal()
                 time.sleep(NAP_S if naps else 0)
-            case Arrival(_, m.Answer() | m.SaveWorker()) as arrival:
+            case Arrival(_, m.Answer() | m.Follows() | m.SaveWorker()) as arrival:
                 self._asked.append(arrival)
             case Arrival(peer, m.Finish()) if peer in self.job.holders[0]:
                 return True
@@ -164,6 +164,7 @@ class Spare:
 
     def _begin(self, term: Term) -> None:
         self._job, self._told = replace(self._job, term=term), False
+        self._asked.clear()
         if self._made is not None:
             self._made[0].begin(term)
         if self._endpoint.rank in dict(term.moved).values():

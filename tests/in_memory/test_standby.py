@@ -5,7 +5,8 @@ they die anywhere is in test_lost_ranks.py."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from losses import WHERE, check, die_at_message, die_with, told
 from psdp.checkpoint import find_checkpoint, read_manifest
 from psdp.errors import CheckpointError, ConfigError, PeerLost, RankFailed
 from psdp.servers.ending import Ended
+from psdp.transport import Lost
 from psdp.transport import messages as m
+from psdp.transport.in_memory import Parcel
 from psdp.workers.worker import Worker
 
 
@@ -39,6 +42,46 @@ def test_rank_0_may_die_anywhere(
     assert run.summary["takeovers"] == dead
     taken = [(record["from"], record["to"]) for record in run.metrics("takeover")]
     assert taken == ([(0, servers + 2)] if dead else [])
+
+
+def hear_late(run: Training, rank: int, peers: Collection[int]) -> None:
+    """Let what these have sent to a rank come after what others send meanwhile."""
+    network, kept = run.network, deque[Parcel | Lost]()
+    take = network.take
+
+    def other() -> Parcel | Lost | None:
+        while (parcel := take(rank)) is not None and parcel.peer in peers:
+            kept.append(parcel)
+        return parcel
+
+    def taking(of: int) -> Parcel | Lost | None:
+        if of != rank:
+            return take(of)
+        if (parcel := other()) is None and kept:
+            time.sleep(0.003)
+            parcel = other()
+        return parcel or (kept.popleft() if kept else None)
+
+    network.take = taking  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("spares", [0, 1])
+def test_a_push_waits_for_who_stands_by_to_have_made_the_update_before_it(
+    tmp_path: Path, servers: int, spares: int
+) -> None:
+    """What several ranks send comes in any order."""
+
+    def prepare(run: Training) -> None:
+        hear_late(run, run.job.standbys[-1], run.job.holding)
+        if spares:
+            die_at_message(run, servers, 20)
+
+    common = {"workers": 2, "servers": servers, "eval_every": 4, "max_steps": 8}
+    settings = common | {"workers": 2 + spares, "spares": spares}
+    run = train(tmp_path / "run", prepare=prepare, standby=True, **settings)
+    check(run)
+    assert told(run) == told(train(tmp_path / "undisturbed", **common))
 
 
 @pytest.mark.parametrize("rank", [1, 5])
