@@ -22,7 +22,14 @@ from session import end_session, start_session
 from psdp.audit.auditing import Audit
 from psdp.audit.findings import Verdict as Found
 from psdp.checkpoint import CHECKPOINTS, find_checkpoint
-from psdp.errors import CheckpointError, PsdpError
+from psdp.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NumericsError,
+    ProtocolError,
+    PsdpError,
+)
 from psdp.records.folder import SUMMARY
 from psdp.signals import status_after
 
@@ -36,6 +43,8 @@ END_S = 60.0
 """How long after its last failure a job may take to end, beyond what the undisturbed one takes."""
 LEFT_S = 10.0
 """How long after the end of a job processes of it may be left."""
+NEVER = {error.exit_code for error in (ConfigError, DataError, ProtocolError, NumericsError)}
+"""Exit statuses of errors to which the loss of a rank must not lead."""
 
 
 class Outcome(StrEnum):
@@ -261,6 +270,8 @@ def _judge(shape: Shape, plain: Undisturbed, run: Path, status: int, resumed: Pa
     if status == 0:
         _check(shape, run, plain)
         return Outcome.COMPLETED
+    if status in NEVER:
+        raise Failed(f"ended with {status}, which no failure of a rank explains")
     if not any((run / CHECKPOINTS).glob("step-*")):
         progress = plain.progress(run)
         # The first checkpoint may be under way for as long again.
