@@ -13,8 +13,10 @@ PYTHON ?= python3
 MPI ?= openmpi
 VENV ?= $(if $(filter openmpi,$(MPI)),.venv,.venv-$(MPI))
 RANKS ?= 3
-STEPS ?= 700
+STEPS ?= 370
 RUN ?= runs/make-$(shell date +%Y%m%d-%H%M%S)
+# What learnt most in the time that it takes; docs/results.md says what else was tried.
+RECIPE ?= --preset nanochat --tokenizer bpe --vocab-size 2048 --optimizer muon --lr 0.015 --lr-schedule linear --min-lr 0
 PYTEST_FLAGS ?=
 # Ranks of an MPI job wait for one another, and so leave cores to other jobs.
 AT_ONCE ?= 4
@@ -26,7 +28,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: train test test-mpi lint docs chaos mutants bench clean
 
 train: $(VENV)/.train
-	$(BIN)/python -m psdp.launch -n $(RANKS) --max-steps $(STEPS) --out $(RUN)
+	$(BIN)/python -m psdp.launch -n $(RANKS) $(RECIPE) --max-steps $(STEPS) --out $(RUN)
 	@echo "--- a sample"
 	$(BIN)/python -m psdp.generate --checkpoint $(RUN) --prompt "def " --tokens 200 --temperature 0.8 --top-k 40
 
@@ -73,7 +75,7 @@ $(VENV)/bin/python:
 SOURCES := pyproject.toml setup.py $(wildcard psdp/backend/cpu/native/*)
 
 $(VENV)/.train: $(SOURCES) | $(VENV)/bin/python
-	$(PIP) -e '.[$(MPI)]'
+	$(PIP) -e '.[$(MPI),data]'
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
