@@ -10,33 +10,27 @@ from collections.abc import Iterable, Sequence
 
 from psdp.arguments import Parser
 from psdp.audit.auditing import Audit
-from psdp.errors import ConfigError, PsdpError
-from psdp.terminal import nobody_reads, path_of, show_any_text
+from psdp.errors import ConfigError
+from psdp.terminal import path_of, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what is found; return the exit status: 1 if something is contradicted."""
-    show_any_text()
-    try:
+
+    def work() -> int:
         options = parse(argv)
         audit = Audit(path_of(options.run, "RUN"))
         uses = None if options.uses is None else path_of(options.uses, "--uses")
         findings = audit.check() if uses is None else audit.write_uses(uses)
         if options.recompute:
             audit.recompute(options.recompute, options.seed)
-    except PsdpError as error:
-        print(f"psdp.audit: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    told: Iterable[str] = map(str, findings.all)
-    if options.json:
-        told = [json.dumps([finding.record() for finding in findings.all], indent=2)]
-    try:
-        print("\n".join(told), flush=True)
-    except BrokenPipeError:
-        return nobody_reads()
-    return int(findings.contradicted)
+        told: Iterable[str] = map(str, findings.all)
+        if options.json:
+            told = [json.dumps([finding.record() for finding in findings.all], indent=2)]
+        print("\n".join(told))
+        return int(findings.contradicted)
+
+    return run_program("psdp.audit", work)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -8,26 +8,23 @@ import sys
 from collections.abc import Sequence
 
 from psdp.arguments import Parser
-from psdp.errors import ConfigError, PsdpError
+from psdp.errors import ConfigError
 from psdp.report.baselines import SERVED
 from psdp.report.files import write_report
-from psdp.terminal import nobody_reads, path_of, show_any_text
+from psdp.terminal import path_of, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report and print its short version; return the exit status."""
-    show_any_text()
-    try:
+
+    def work() -> int:
         options = parse(argv)
         runs = [path_of(run, "RUN") for run in options.runs]
         out = path_of(options.out, "--out")
-        print(write_report(runs, out, title="psdp runs", target=options.target), flush=True)
-    except BrokenPipeError:
-        return nobody_reads()
-    except PsdpError as error:
-        print(f"psdp.report: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+        print(write_report(runs, out, title="psdp runs", target=options.target))
+        return 0
+
+    return run_program("psdp.report", work)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
