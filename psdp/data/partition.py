@@ -56,7 +56,7 @@ class Shuffled(Order):
     """A shuffled list of all windows for each epoch.
 
     Args:
-        ids: of the windows (M,).
+        ids: of the windows (M,) int32, which stay in memory, as do those of each epoch in hand.
     """
 
     def __init__(self, grid: Windows, ids: Array, seed: int, stream: int) -> None:
@@ -68,7 +68,7 @@ class Shuffled(Order):
         )
 
     def _ids(self, epoch: int, index: int, count: int) -> Array:
-        return self._epoch(epoch)[index : index + count]
+        return self._epoch(epoch)[index : index + count].astype(np.int64)
 
 
 class Keyed(Order):
@@ -141,7 +141,7 @@ def _shuffled(grid: Windows, kind: str, owner: int, owners: int, seed: int) -> O
     Raises:
         DataError: one of them owns none.
     """
-    ids = np.arange(grid.count, dtype=np.int64)
+    ids = np.arange(grid.count, dtype=np.int32)
     if owners > 1:
         by_id = _owners(kind, grid.count, owners, seed)
         _check_every_worker_reads(kind, by_id, owners, grid)

@@ -1,5 +1,7 @@
 """Partitions: who reads which window, exactly once an epoch, as a function of the seed alone."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -122,6 +124,20 @@ def test_epochs_and_seeds_are_shuffled_differently(kind: str) -> None:
     assert first != second
     other = Partition(grid, "random", worker=0, workers=1, seed=SEED + 1)
     assert other.starts(0, 50).tolist() != make(grid, "random", 0, 1).starts(0, 50).tolist()
+
+
+def test_a_window_takes_eight_bytes_of_memory_and_may_begin_beyond_what_four_can_say() -> None:
+    grid = Grid(1 << 34, 1 << 14, SEED)
+    tracemalloc.start()
+    try:
+        partition = make(grid, "random", 0, 1)
+        starts = partition.starts(0, grid.count)
+        held = tracemalloc.get_traced_memory()[0] - starts.nbytes
+    finally:
+        tracemalloc.stop()
+    assert held < 10 * grid.count
+    by_number = np.sort(starts - grid.phase(0))
+    assert (by_number == np.arange(grid.count) * grid.block_size).all()
 
 
 def test_splitmix64_gives_the_published_numbers() -> None:
