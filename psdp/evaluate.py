@@ -28,10 +28,11 @@ from psdp.fields import AUTO
 from psdp.generation import chosen_checkpoint, identity_of, parameters_of
 from psdp.language import Language
 from psdp.rank import tell
+from psdp.records.console import Bar
 from psdp.records.metrics import bits_per_byte, perplexity
 from psdp.startup.sources import Checkpoint
 from psdp.startup.step import Step, take
-from psdp.task import Measured
+from psdp.task import Measured, Model
 from psdp.terminal import at_home, show_any_text
 from psdp.transport.in_memory_world import InMemoryWorlds
 from psdp.transport.launchers import check_not_alone, launch_of
@@ -143,8 +144,7 @@ class Evaluate(Step[None, Sums, Evaluation]):
         on_device = backend.empty(table.size)
         backend.to_device(weights, on_device)
         model = task.model(backend, on_device, None)
-        batches = task.validation(self.rank, self.ranks)
-        total = sum((model.evaluate(batch) for batch in batches), Measured(0, 0.0))
+        total = self._total(task, model)
         return Sums(
             units=total.units,
             loss=total.loss,
@@ -154,6 +154,16 @@ class Evaluate(Step[None, Sums, Evaluation]):
             corpus=task.corpus.sha256,
             about=f"{self.options.run} ({manifest.folder.name}) on {task.description}",
         )
+
+    def _total(self, task: Language, model: Model) -> Measured:
+        """Return what this rank finds in its part; rank 0 shows how far it is, as others are."""
+        part, total = (self.rank, self.ranks), Measured(0, 0.0)
+        batches = task.validation_batches(*part)
+        with Bar(batches, name="batches", quiet=self.rank != 0) as bar:
+            for batch in task.validation(*part):
+                total += model.evaluate(batch)
+                bar.advance(1)
+        return total
 
     def _task(self, config: Config, tokenizer: Mapping[str, Any]) -> Language:
         """Return the task whose validation is all of the text that is asked for: of a corpus, or

@@ -243,6 +243,10 @@ class Language(Task):
         if self._validation is not None:
             yield from self._validation.batches(self._validation.part(part, parts))
 
+    def validation_batches(self, part: int, parts: int) -> int:
+        """Return how many :meth:`validation` yields."""
+        return 0 if self._validation is None else len(self._validation.part(part, parts))
+
     def sample(self, backend: Backend, weights: Array, rng: np.random.Generator) -> Iterator[str]:
         run, tokenizer = self.config.run, self.corpus.tokenizer
         sampler = self.architecture.sampler(self.config, self.vocab_size, backend, weights)

@@ -6,26 +6,28 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 _LAUNCHERS = ("mpirun", "mpiexec", "prterun", "orterun", "hydra", "srun", "slurmstepd")
 
 
-class Console:
-    """Progress of one run on rank 0.
+class Bar:
+    """How far something is, on the terminal at which a person watches; nothing where nobody does.
 
     Args:
-        units: the budget.
-        done: units processed before (of a resumed run).
+        units: in all.
+        done: of them, before.
         name: of the units.
+        quiet: somebody watches, but not this.
+
+    Attributes:
+        drawn: whether it is.
     """
 
-    def __init__(self, units: int, done: int, *, name: str, quiet: bool) -> None:
-        self._quiet = quiet
-        self._budget = units
-        self._name = name
-        self._bar: Any = None
+    def __init__(self, units: int, done: int = 0, *, name: str, quiet: bool) -> None:
         self._terminal = None if quiet else open_terminal()
+        self.drawn = self._terminal is not None
+        self._bar: Any = None
         if self._terminal is not None:
             from tqdm import tqdm  # which takes longer to load than all else here, and few watch
 
@@ -41,29 +43,66 @@ class Console:
                 file=self._terminal,
             )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def advance(self, units: int, **told: str) -> None:
+        """Move on, and tell this beside it from now on."""
+        if self._bar is not None:
+            self._bar.set_postfix(told, refresh=False)
+            self._bar.update(units)
+
+    def clear(self) -> None:
+        """Make place for a line."""
+        if self._bar is not None:
+            self._bar.clear()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self._terminal not in (None, sys.stderr):
+            self._terminal.close()
+            self._terminal = None
+
+
+class Console:
+    """Progress of one run on rank 0.
+
+    Args:
+        units: the budget.
+        done: units processed before (of a resumed run).
+        name: of the units.
+    """
+
+    def __init__(self, units: int, done: int, *, name: str, quiet: bool) -> None:
+        self._quiet = quiet
+        self._budget = units
+        self._name = name
+        self._bar = Bar(units, done, name=name, quiet=quiet)
+
     def say(self, text: str) -> None:
         """Print a line on stdout, in the bar's place if there is one; the bar moves down."""
         if self._quiet:
             return
-        if self._bar is not None:
-            self._bar.clear()
+        self._bar.clear()
         print(text, flush=True)
 
     def warn(self, text: str) -> None:
         """Print a line on stderr, however quiet the run is to be."""
-        if self._bar is not None:
-            self._bar.clear()
+        self._bar.clear()
         print(f"psdp: {text}", file=sys.stderr, flush=True)
 
     def advance(self, units: int, loss: float, lag: float) -> None:
         """Move the bar on; every update."""
-        if self._bar is not None:
-            self._bar.set_postfix(loss=f"{loss:.3f}", lag=f"{lag:.1f}", refresh=False)
-            self._bar.update(units)
+        self._bar.advance(units, loss=f"{loss:.3f}", lag=f"{lag:.1f}")
 
     def progress(self, record: dict[str, Any], step: int) -> None:
         """Print a train record as a line where there is no bar."""
-        if self._terminal is None:
+        if not self._bar.drawn:
             rate = record[f"{self._name}_per_s"]
             left_s = (self._budget - record[self._name]) / max(rate, 1e-9)
             loss = math.nan if record["loss"] is None else record["loss"]
@@ -74,12 +113,7 @@ class Console:
             )
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        if self._terminal not in (None, sys.stderr):
-            self._terminal.close()
-            self._terminal = None
+        self._bar.close()
 
 
 def knows_its_width(terminal: TextIO) -> bool:

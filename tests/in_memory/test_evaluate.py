@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mpi import run_job
 
 from psdp.errors import ConfigError, DataError
 from psdp.evaluate import Evaluation, evaluate, main, parse
+from psdp.records import console
 from psdp.transport.in_memory_world import InMemoryWorlds
 from psdp.transport.world import World
 
@@ -91,6 +93,21 @@ def test_the_runs_own_validation_comes_out_as_in_the_run(tmp_path: Path, ranks: 
     assert "bits_per_byte" not in last
     name = run.checkpoints()[6].name
     assert str(found).startswith(f"{run.folder} ({name}) on {tmp_path}/corpus.npy, 2,051 tokens")
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_at_a_terminal_rank_0_shows_how_far_it_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    watched: bool,
+) -> None:
+    run = train(tmp_path / "run")
+    capsys.readouterr()
+    monkeypatch.setattr(console, "open_terminal", lambda: sys.stderr if watched else None)
+    evaluated(2, run.folder)
+    out, err = capsys.readouterr()
+    assert (out, "2.00/2.00 [" in err, "bat/s" in err) == ("", watched, watched)
 
 
 def test_records_may_have_another_field_than_those_of_the_run(tmp_path: Path, text: Path) -> None:
