@@ -114,6 +114,15 @@ def of_files(
     return ByteTokenizer()
 
 
+def check_bytes(folder: TokenFolder) -> None:
+    """
+    Raises:
+        ConfigError: the tokens are not bytes, as a person says that they are.
+    """
+    if not isinstance(folder.tokenizer, ByteTokenizer):
+        raise _not_that_of(folder, BYTE)
+
+
 def of_folder(config: DataConfig, folder: TokenFolder) -> Tokenizer:
     """Return the tokenizer for tokens of which there is an account: the one that it says.
 
@@ -122,7 +131,7 @@ def of_folder(config: DataConfig, folder: TokenFolder) -> Tokenizer:
     """
     own = folder.tokenizer
     match config.tokenizer:
-        case "byte":  # not said
+        case "byte":  # or none is said; see check_bytes
             same = True
         case "char":
             same = isinstance(own, CharTokenizer)
@@ -134,11 +143,7 @@ def of_folder(config: DataConfig, folder: TokenFolder) -> Tokenizer:
             said = SubwordTokenizer.at(Path(path))
             same = isinstance(own, SubwordTokenizer) and own.definition == said.definition
     if not same:
-        kind = own.to_json()["kind"]
-        raise ConfigError(
-            f"--tokenizer {config.tokenizer} is not the one that the tokens in {folder.folder} "
-            f"were made with ({kind}, {own.vocab_size:,} tokens); drop the flag"
-        )
+        raise _not_that_of(folder, config.tokenizer)
     if config.vocab_size in (None, own.vocab_size):
         return own
     if not isinstance(own, SubwordTokenizer):
@@ -147,3 +152,11 @@ def of_folder(config: DataConfig, folder: TokenFolder) -> Tokenizer:
             f"is {own.vocab_size}; drop the flag"
         )
     return SubwordTokenizer(own.definition, config.vocab_size)
+
+
+def _not_that_of(folder: TokenFolder, said: str) -> ConfigError:
+    own = folder.tokenizer
+    return ConfigError(
+        f"--tokenizer {said} is not the one that the tokens in {folder.folder} were made with "
+        f"({own.to_json()['kind']}, {own.vocab_size:,} tokens); drop the flag"
+    )

@@ -111,6 +111,19 @@ def load_corpus(config: DataConfig, listener: Listener | None = None) -> Corpus:
     return _from_files(config, named, listener)
 
 
+def check_bytes_said(paths: Sequence[str]) -> None:
+    """See that a corpus is no folder of other tokens than bytes, where a person says these. Reading
+    it cannot tell: ``byte`` is the tokenizer of a :class:`DataConfig` of which none is said, too.
+
+    Raises:
+        ConfigError: it is one.
+        DataError: its account cannot be read.
+    """
+    folder = _accounted(paths)
+    if folder is not None:
+        chosen_tokenizer.check_bytes(TokenFolder.read(folder))
+
+
 def _accounted(paths: Sequence[str]) -> Path | None:
     """Return the folder of tokens with an account that a flag names, if it does.
 

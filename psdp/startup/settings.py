@@ -12,7 +12,7 @@ from typing import Any
 from psdp.backend.threads import fair_share, node_cores
 from psdp.cast import Cast, check_world
 from psdp.checkpoint import Manifest
-from psdp.config import Config, flag_of
+from psdp.config import Config, DataConfig, flag_of
 from psdp.cores import cpu_quota, own_cores, processor_name
 from psdp.errors import ConfigError
 from psdp.memory import memory_bytes
@@ -80,6 +80,10 @@ class AgreeOnSettings(Step[tuple[Config, Manifest | None], Settled, list[Locatio
             raise self.refused
         check_not_alone(self.world.size, self.world.library, os.environ)
         config, manifest = settle(self.given, self.checkpoint, self.origin)
+        if self.given.get("tokenizer") == DataConfig.tokenizer:
+            from psdp.data.corpus import check_bytes_said  # which few say
+
+            check_bytes_said(config.data.corpus)
         check_world(config, self.world.size, self.command)
         at = self.world.host, processor_name(), memory_bytes(), tuple(own_cores()), cpu_quota()
         return (config, manifest), Settled(config.flat(), *at)

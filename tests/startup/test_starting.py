@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from psdp import rank as ranks
+from psdp.data.token_folder import write_tokens
+from psdp.data.tokenizer import ByteTokenizer, CharTokenizer
 from psdp.line import Line
 from psdp.startup import Ready, prepare
 from psdp.transport.in_memory import Aborted
@@ -52,6 +54,25 @@ def on_rank(number: int, error: BaseException, otherwise: Callable[..., Any]) ->
         return otherwise(*args, **kwargs)
 
     return wrapped
+
+
+def test_bytes_are_refused_for_other_tokens_only_where_they_are_said(
+    given: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    characters = CharTokenizer("abcd")
+    write_tokens(tmp_path / "tokens", characters, [np.arange(900) % 4], text_bytes=[900])
+    del given["vocab_size"]
+    given["corpus"] = [str(tmp_path / "tokens")]
+    said = given | {"tokenizer": "byte"}
+    assert live(said) == ([2, 2, 2], None)
+    assert capsys.readouterr().err == (
+        f"psdp: --tokenizer byte is not the one that the tokens in {tmp_path}/tokens were made "
+        "with (char, 4 tokens); drop the flag\n"
+    )
+    assert live(given) == ([0, 0, 0], None)
+    write_tokens(tmp_path / "bytes", ByteTokenizer(), [np.arange(900) % 4], text_bytes=[900])
+    own = {"corpus": [str(tmp_path / "bytes")], "out": str(tmp_path / "other")}
+    assert live(said | own) == ([0, 0, 0], None)
 
 
 def test_a_job_starts_trains_and_ends(given: dict[str, Any]) -> None:
