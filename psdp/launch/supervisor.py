@@ -204,8 +204,8 @@ class Supervisor:
                     self._ranks.ask_to_end(signal.SIGTERM)
                 self._deadline_s = time.monotonic() + BROKEN_S
                 if self._ranks.folder is None and self._broken.status is None:
-                    kill_all(child.pid)  # there is nothing to save, nor to be said
-                    self._terminated = True
+                    self._ranks.kill()  # there is nothing to save, nor to be said
+                    self._terminate(child)  # it removes the files by which they were to meet
             elif self._survives and (self._ranks.finished or self._all_gone()):
                 self._see_off(child)
         elif time.monotonic() >= self._deadline_s:

@@ -156,3 +156,31 @@ sys.exit(main())
     assert job.returncode == 0, job.stdout
     assert job.stdout.count("a rank was lost before the run had begun: starting once more") == 2
     assert summary(folder / "run")["stopped_by"] == "budget"
+
+
+@pytest.mark.one_mpi
+def test_a_rank_that_dies_in_mpis_start_leaves_no_memory_that_has_a_name(folder: Path) -> None:
+    dies = f"""
+import os, sys, time
+from pathlib import Path
+from psdp.line import open_line
+from psdp.processes import descendants
+from psdp.worker import main
+if {RANK} == 1 and not os.path.exists("shared"):
+    open_line(os.environ)
+    named = []
+    while not named:
+        time.sleep(0.01)
+        maps = [Path(f"/proc/{{pid}}/maps").read_text() for pid in descendants(os.getppid())]
+        lines = [line for text in maps for line in text.splitlines() if "/dev/shm/" in line]
+        named = [line.split()[-1] for line in lines if not line.endswith(" (deleted)")]
+    Path("shared").write_text("\\n".join(named))
+    os.kill(os.getpid(), 9)
+sys.exit(main())
+"""
+    job = train(folder, 3, "--out", "run", code=dies)
+    assert job.returncode == 0, job.stdout
+    assert "rank 1 on" in job.stdout
+    named = (folder / "shared").read_text().splitlines()
+    assert named
+    assert not any(Path(name).exists() for name in named)
