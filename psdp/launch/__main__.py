@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -71,8 +72,9 @@ def run(job: Job | None, restarts: Restarts, launcher: Path, vendor: Vendor, hos
             outcome = supervisor.run(command)
         finally:
             ranks.close()
-        unsaid = outcome.lost_at_start or (outcome.told is None and outcome.ranks)
-        if outcome.status and unsaid and signals.first is None:
+        # Of a failed program that has no line, mpirun tells.
+        silent = outcome.told is None and (outcome.ranks or outcome.asked is not None)
+        if outcome.status and (outcome.lost_at_start or silent):
             say(why(outcome, job.ranks))
         job = None if signals.first is not None else restarts.after(outcome)
     return outcome.status
@@ -80,9 +82,11 @@ def run(job: Job | None, restarts: Restarts, launcher: Path, vendor: Vendor, hos
 
 def why(outcome: Outcome, size: int) -> str:
     """Return what a person should know of a job of so many ranks, none of which has said why it
-    failed."""
+    ended."""
     text = "the job has failed"
-    if outcome.first is not None:
+    if outcome.asked is not None:
+        text = f"stopped by {signal.Signals(outcome.asked).name}"
+    elif outcome.first is not None:
         rank = outcome.first
         if rank.silent_s is not None:
             text += f": {rank} is taken for dead: {rank.why}"

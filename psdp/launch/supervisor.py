@@ -52,6 +52,7 @@ class Outcome:
         ranks: who has called, by rank.
         first: the rank that went first, or cannot be reached.
         folder: of the run, if it had begun.
+        asked: the signal that asked for the end.
     """
 
     status: int
@@ -59,6 +60,7 @@ class Outcome:
     ranks: Mapping[int, Rank]
     first: Rank | None
     folder: str | None
+    asked: int | None = None
 
     @property
     def lost_at_start(self) -> bool:
@@ -290,7 +292,7 @@ class Supervisor:
             spoke=0 in known and known[0].started,
             survived=self._survives and without,
         )
-        return Outcome(status, told, known, first, self._ranks.folder)
+        return Outcome(status, told, known, first, self._ranks.folder, self._asked)
 
 
 def exit_status(

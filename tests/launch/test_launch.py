@@ -22,6 +22,7 @@ from psdp.launch.mpirun import (
     version_of,
 )
 from psdp.launch.options import Job, parse
+from psdp.signals import ENDING, status_after
 
 USER, ROOT = Host(cores=2, root=False), Host(cores=2, root=True)
 WORKER = [sys.executable, "-m", "psdp.worker", "--mode", "ssp"]
@@ -253,6 +254,20 @@ def test_a_command_that_cannot_be_started_is_one_line(tmp_path: Path) -> None:
 def test_quiet_prints_nothing(tmp_path: Path) -> None:
     fake(tmp_path / "bin" / "mpirun", "exit 0")
     assert launch(tmp_path, "-n", "3", "--quiet").communicate() == ("", "")
+
+
+@pytest.mark.parametrize("end", ENDING)
+def test_a_job_that_is_asked_to_end_before_its_run_has_begun_says_so(
+    tmp_path: Path, end: signal.Signals
+) -> None:
+    fake(tmp_path / "bin" / "mpirun", "[ $1 = --version ] || { echo there; exec sleep 30; }")
+    process = launch(tmp_path, "-n", "3", "--quiet")
+    assert process.stdout
+    assert process.stdout.readline() == "there\n"
+    process.send_signal(end)
+    _, err = process.communicate(timeout=30)
+    assert err == f"psdp.launch: stopped by {end.name}; nothing had been saved yet\n"
+    assert process.returncode == status_after(end)
 
 
 def test_an_error_is_one_line_and_a_nonzero_exit(tmp_path: Path) -> None:
