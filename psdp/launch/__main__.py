@@ -12,6 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from psdp.errors import PsdpError
+from psdp.launch.hosts import may_be_elsewhere
 from psdp.launch.mpirun import (
     Host,
     Vendor,
@@ -23,7 +24,7 @@ from psdp.launch.mpirun import (
     version_of,
 )
 from psdp.launch.options import Job, parse
-from psdp.launch.ranks import Ranks, may_be_elsewhere
+from psdp.launch.ranks import Ranks
 from psdp.launch.restarts import Restarts, who_answers
 from psdp.launch.supervisor import Outcome, Signals, Supervisor
 from psdp.line import VARIABLE

@@ -8,7 +8,6 @@ import secrets
 import selectors
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,12 +15,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from psdp.launch.hosts import addresses
 from psdp.launch.leases import Leases
 from psdp.line import LONGEST_BYTES, VARIABLE, encoded, rank_of
 from psdp.processes import descendants, environment_of
-
-_ALLOCATIONS = ("SLURM_JOB_ID", "PBS_NODEFILE", "LSB_HOSTS", "PE_HOSTFILE", "FLUX_JOB_ID")
-"""Variables of batch systems, whose hosts an mpirun takes without a hostfile."""
 
 FORKED_S = 5.0
 """How long after the newest rank on its host an mpirun has started the next one, by far."""
@@ -60,6 +57,11 @@ class Rank:
     def alive(self) -> bool:
         """Whether it can be spoken to."""
         return self.connection is not None and self.silent_s is None
+
+    @property
+    def may_lead(self) -> bool:
+        """Whether it leads the run, or may come to."""
+        return self.folder is not None or self.stands_by
 
     @property
     def why(self) -> str:
@@ -142,6 +144,11 @@ class Ranks:
         return self._ended is not None
 
     @property
+    def led(self) -> bool:
+        """Whether a rank lives that leads the run, or may come to."""
+        return any(rank.alive and rank.may_lead for rank in self.known.values())
+
+    @property
     def _ended(self) -> Rank | None:
         """The leader, if it has said that it ends; or who could have led the run in its place, and
         ends since it has heard from it that all is done."""
@@ -183,8 +190,7 @@ class Ranks:
 
     def _tell_leader(self, **word: Any) -> bool:
         """Tell the leader, and who may come to be it; say whether one of them can hear it."""
-        known = self.known.values()
-        hear = [rank for rank in known if rank.folder is not None or rank.stands_by]
+        hear = [rank for rank in self.known.values() if rank.may_lead]
         return sum(_tell(rank, **word) for rank in hear) > 0
 
     def seek(self, parent: int, size: int) -> None:
@@ -315,36 +321,3 @@ def _tell(rank: Rank, **word: Any) -> bool:
     except OSError:
         return False
     return True
-
-
-def may_be_elsewhere(hostfile: str | None, environment: Mapping[str, str]) -> bool:
-    """Say whether an mpirun may start ranks on other hosts."""
-    return hostfile is not None or any(name in environment for name in _ALLOCATIONS)
-
-
-def addresses() -> list[str]:
-    """Return the IPv4 addresses of this host, that of itself alone last."""
-    found = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            found += _address_of(probe, name)
-    if not found:
-        with suppress(OSError):
-            found = socket.gethostbyname_ex(socket.gethostname())[2]
-    own = [address for address in found if address.startswith("127.")]
-    return [*(address for address in found if address not in own), *(own or ["127.0.0.1"])]
-
-
-def _address_of(probe: socket.socket, interface: str) -> list[str]:
-    """Return the address of a network interface, where it has one and this system tells it."""
-    try:
-        from fcntl import ioctl
-
-        request = struct.pack("256s", os.fsencode(interface)[:15])
-        return [socket.inet_ntoa(ioctl(probe.fileno(), _SIOCGIFADDR, request)[20:24])]
-    except OSError:
-        return []
-
-
-_SIOCGIFADDR = 0x8915
-"""Of Linux; other systems refuse it, or tell what is no address."""

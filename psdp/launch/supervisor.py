@@ -208,10 +208,18 @@ class Supervisor:
                 if self._ranks.folder is None and self._broken.status is None:
                     self._ranks.kill()  # there is nothing to save, nor to be said
                     self._terminate(child)  # it removes the files by which they were to meet
-            elif self._survives and (self._ranks.finished or self._all_gone()):
+            elif self._survives and self._is_over():
                 self._see_off(child)
+            else:
+                self._over_s = None
         elif time.monotonic() >= self._deadline_s:
             self._terminate(child)
+
+    def _is_over(self) -> bool:
+        """Say whether nothing can come of the job any more. Where nobody is left who could lead the
+        run, ranks may yet wait for one another, to hear of one who can."""
+        left = self._ranks.folder is not None and not self._ranks.led
+        return left or self._ranks.finished or self._all_gone()
 
     def _see_off(self, child: subprocess.Popen[bytes]) -> None:
         """The job is over: end an mpirun that does not. A rank that is stopped would keep it for

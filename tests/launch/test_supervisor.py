@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from session import run_session
 
-from psdp.launch.ranks import Ranks, addresses
+from psdp.launch.hosts import addresses
+from psdp.launch.ranks import Ranks
 from psdp.launch.supervisor import exit_status
 from psdp.line import VARIABLE, Line, encoded, open_line
 from psdp.signals import ENDING
@@ -141,6 +142,13 @@ def test_ranks_that_are_left_without_who_leads_see_that_it_is_gone() -> None:
     command = [sys.executable, "-c", LAUNCHER, LEFT_WITHOUT_WHO_LEADS]
     ended = run_session(command, timeout_s=30)
     assert ended.status == 5, ended.output
+
+
+def test_ranks_that_wait_for_one_another_when_nobody_can_lead_do_not_keep_the_job() -> None:
+    waiting = LEFT_WITHOUT_WHO_LEADS.replace("declared.wait()", "__import__('time').sleep(60)")
+    ended = run_session([sys.executable, "-c", LAUNCHER, waiting], timeout_s=30)
+    assert ended.status == 5, ended.output
+    assert ended.output == f"rank 0 on {socket.gethostname()}\n"
 
 
 def test_who_was_killed_went_first_though_another_on_this_host_is_slow_to_go() -> None:
