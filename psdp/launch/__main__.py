@@ -101,6 +101,8 @@ def why(outcome: Outcome, size: int) -> str:
     if outcome.kept is not None:
         where = f"the newest checkpoint is {outcome.kept}"
         return f"{text}; {where}, go on with --resume {outcome.folder}"
+    if outcome.folder is None:
+        return f"{text}; the run had not begun yet, and nothing was saved"
     return f"{text}; nothing had been saved yet"
 
 

@@ -266,7 +266,8 @@ def test_a_job_that_is_asked_to_end_before_its_run_has_begun_says_so(
     assert process.stdout.readline() == "there\n"
     process.send_signal(end)
     _, err = process.communicate(timeout=30)
-    assert err == f"psdp.launch: stopped by {end.name}; nothing had been saved yet\n"
+    why = "the run had not begun yet, and nothing was saved"
+    assert err == f"psdp.launch: stopped by {end.name}; {why}\n"
     assert process.returncode == status_after(end)
 
 

@@ -121,7 +121,7 @@ def test_who_went_first_is_named_as_far_as_it_is_known() -> None:
     nobody = "the job has failed: a rank was killed, or crashed, before any could call; "
     assert why(Outcome(9, None, {}, None, None), 3).startswith(nobody)
     asked = why(Outcome(143, None, {2: rank}, rank, None, signal.SIGTERM), 3)
-    assert asked == "stopped by SIGTERM; nothing had been saved yet"
+    assert asked == "stopped by SIGTERM; the run had not begun yet, and nothing was saved"
 
 
 def test_a_start_is_made_once_more_though_others_have_said_that_they_miss_the_rank() -> None:
