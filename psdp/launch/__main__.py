@@ -51,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     except PsdpError as error:
         say(str(error))
         return error.exit_code
+    except KeyboardInterrupt:  # before signals are taken
+        return 128 + signal.SIGINT
 
 
 def run(job: Job | None, restarts: Restarts, launcher: Path, vendor: Vendor, host: Host) -> int:

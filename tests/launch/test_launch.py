@@ -271,6 +271,16 @@ def test_a_job_that_is_asked_to_end_before_its_run_has_begun_says_so(
     assert process.returncode == status_after(end)
 
 
+def test_ctrl_c_ends_it_without_a_traceback_while_it_looks_for_an_mpirun(tmp_path: Path) -> None:
+    fake(tmp_path / "bin" / "mpirun", "touch $0.asked; exec sleep 30")
+    process = launch(tmp_path, "-n", "3")
+    while not (tmp_path / "bin" / "mpirun.asked").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 130
+
+
 def test_an_error_is_one_line_and_a_nonzero_exit(tmp_path: Path) -> None:
     process = launch(tmp_path, "-n", "1")
     assert process.communicate() == (
