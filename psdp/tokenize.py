@@ -19,10 +19,11 @@ from psdp.data.clean import cleaned
 from psdp.data.files import find_files, size_of
 from psdp.data.formats import holds_tokens
 from psdp.data.formats.fields import Fields
+from psdp.data.formats.text import pieces
 from psdp.data.subwords import SubwordTokenizer
 from psdp.data.texts import SEPARATOR, read_each
 from psdp.data.token_folder import SHARD_TOKENS, TokenFolder, write_tokens
-from psdp.data.tokenising import separator_of, tokens_of
+from psdp.data.tokenising import cut_at_lines, separator_of, tokens_of
 from psdp.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from psdp.errors import ConfigError, DataError
 from psdp.terminal import path_of, run_program
@@ -72,18 +73,15 @@ def _tokenizer(options: argparse.Namespace, documents: Documents) -> Tokenizer:
         case "byte":
             return ByteTokenizer()
         case "char":
-            texts = _decoded(documents.read("looking for characters"))
+            texts = map(pieces, documents.read("looking for characters"))
+            found = (piece.decode("utf-8") for _, piece in chain.from_iterable(texts))
             between = options.document_separator or SEPARATOR
-            return CharTokenizer.of_texts(chain(texts, [between]))
+            return CharTokenizer.of_texts(chain(found, [between]))
         case "bpe":
             check_size(size)
-            texts = _decoded(documents.read("learning subwords"))
-            return SubwordTokenizer.trained(texts, size or LEARNT)
+            lines = chain.from_iterable(map(cut_at_lines, documents.read("learning subwords")))
+            return SubwordTokenizer.trained(lines, size or LEARNT)
     return SubwordTokenizer.at(path_of(options.tokenizer, "--tokenizer"), size)
-
-
-def _decoded(documents: Iterator[bytes]) -> Iterator[str]:
-    return (document.decode("utf-8") for document in documents)
 
 
 class Documents:

@@ -7,7 +7,7 @@ import re
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
 # C0 but tab and newline, DEL, C1, and the byte order mark.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
-_BLANKS = re.compile("[ \t]+")
+_BLANKS = re.compile("[ \t]{2,}|\t")  # not the single spaces, of which a text is full
 _EMPTY_LINES = re.compile("\n{3,}")
 
 

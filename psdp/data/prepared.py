@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 from psdp.data.cache import alone, keep, kept_at
 from psdp.data.subwords import SubwordTokenizer
 from psdp.data.texts import Texts
 from psdp.data.token_folder import ACCOUNT, TokenFolder, write_tokens
-from psdp.data.tokenising import separator_of, tokens_of
+from psdp.data.tokenising import cut_at_lines, separator_of, tokens_of
 from psdp.errors import DataError
 
 Says = Callable[[str], object]
@@ -25,8 +26,8 @@ def learnt_tokenizer(texts: Texts, vocab_size: int, says: Says) -> SubwordTokeni
     with alone(kept):
         if not kept.exists():
             says(f"learning {vocab_size:,} subwords from {texts.size / 1e6:.1f} MB of text")
-            decoded = (document.decode("utf-8") for document in texts.documents)
-            keep(kept, SubwordTokenizer.trained(decoded, vocab_size).definition)
+            pieces = chain.from_iterable(map(cut_at_lines, texts.documents))
+            keep(kept, SubwordTokenizer.trained(pieces, vocab_size).definition)
         return SubwordTokenizer.at(kept)
 
 

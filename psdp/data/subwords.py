@@ -89,7 +89,8 @@ class SubwordTokenizer(Tokenizer):
     @classmethod
     def trained(cls, texts: Iterable[str], vocab_size: int) -> SubwordTokenizer:
         """Return a byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909) of at most so many
-        tokens, all bytes and the end of a text among them, of which no text is outside."""
+        tokens, all bytes and the end of a text among them, of which no text is outside. Where texts
+        are cut at lines makes no difference (:attr:`Tokenizer.cuts_at_lines`)."""
         library = needed("tokenizers", "--tokenizer bpe is one of subwords")
         inner = library.Tokenizer(library.models.BPE())
         _split_as_bytes(library, inner)

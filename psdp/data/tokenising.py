@@ -13,10 +13,14 @@ from psdp.data.tokenizer import Tokenizer, smallest_dtype
 from psdp.params import Array
 
 PIECE, BATCH = 1 << 18, 1 << 22
-"""Characters that are tokenised as one where it makes no difference, and that are in hand."""
+"""Bytes of a text that are tokenised as one where it makes no difference, and characters that are
+in hand."""
+
+_BLANKS = [re.escape(chr(point).encode()) for point in range(0x3001) if chr(point).isspace()]
+"""All that there are, in UTF-8."""
 
 # Of a line that ends and one that begins, with no other blank beside: no token goes across.
-_CUT = re.compile(r"(?<=\S)\n(?=\S)")
+_CUT = re.compile(b"".join(map(b"(?<!%s)".__mod__, _BLANKS)) + rb"\n(?!%s|\Z)" % b"|".join(_BLANKS))
 
 
 def tokens_of(
@@ -54,17 +58,24 @@ def _pieces(
 ) -> Iterator[_Piece]:
     """Yield what begins with each piece of the documents, and the piece."""
     begins = _Begins.NOTHING
+    mark = None if prompt_separator is None else prompt_separator.encode("utf-8")
     for document in documents:
-        whole = document.decode("utf-8")
-        parts = [whole] if prompt_separator is None else whole.split(prompt_separator, 1)
-        for text in parts:
-            start = 0
-            while cut and (found := _CUT.search(text, start + PIECE)):
-                yield begins, text[start : found.end()]
-                start, begins = found.end(), _Begins.NOTHING
-            yield begins, text[start:]
+        for part in [document] if mark is None else document.split(mark, 1):
+            for text in cut_at_lines(part) if cut else [part.decode("utf-8")]:
+                yield begins, text
+                begins = _Begins.NOTHING
             begins = _Begins.TEXT
         begins = _Begins.DOCUMENT
+
+
+def cut_at_lines(utf8: bytes) -> Iterator[str]:
+    """Yield a text in pieces across which no token goes; see :attr:`Tokenizer.cuts_at_lines`. As
+    characters it may be four times as long as its bytes, so it is never decoded as a whole."""
+    start = 0
+    while found := _CUT.search(utf8, start + PIECE):
+        yield utf8[start : found.end()].decode("utf-8")
+        start = found.end()
+    yield utf8[start:].decode("utf-8")
 
 
 def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:

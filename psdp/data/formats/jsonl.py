@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +21,10 @@ def texts_in_lines(file: Path, utf8: bytes, fields: Fields) -> Iterator[bytes]:
     Raises:
         DataError: a line is no JSON object, or has no such fields, or no text in them.
     """
-    for number, line in enumerate(utf8.split(b"\n"), start=1):
+    for number, line in enumerate(io.BytesIO(utf8), start=1):  # which copies one line at a time
         if line.strip():
             where = f"{file}, line {number}"
-            record = _record_in(line, fields, where)
+            record = _record_in(line.removesuffix(b"\n"), fields, where)
             texts = [_text_in(record, *field, where) for field in fields.flags.items()]
             yield fields.document(texts, where)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import zstandard
 
 from psdp.data.formats import read_documents
 from psdp.data.formats.fields import Fields
+from psdp.data.formats.jsonl import texts_in_lines
 from psdp.errors import ConfigError, DataError
 
 CHINESE = "天地玄黃，宇宙洪荒。\n" * 50
@@ -51,6 +53,18 @@ def test_what_is_compressed_is_read_under_any_name(tmp_path: Path, packing: str)
     # As pigz and zstdmt leave it.
     (tmp_path / "parts").write_bytes(PACK[packing](raw[:500]) + PACK[packing](raw[500:]))
     assert read(tmp_path / "parts") == [CHINESE]
+
+
+def test_of_lines_there_is_one_in_hand(tmp_path: Path) -> None:
+    raw = lines(*({"text": f"worker {n}"} for n in range(9999)))
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in texts_in_lines(tmp_path / "a.jsonl", raw, Fields("text")))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 9999
+    assert peak < len(raw) / 4
 
 
 @pytest.mark.parametrize("packing", PACK)
