@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from psdp.params import Array
+
+Item = TypeVar("Item")
 
 BF16 = np.dtype(np.uint16)
 """Stands for bfloat16, which NumPy has not: the upper half of a float32, as bits."""
@@ -29,6 +31,7 @@ class Arrays:
         tile: elements of one operand that a chain of kernels handles at a time.
         query_block: queries that causal attention handles at a time.
         fuses_gelu: whether gelu after a product is best asked for with it.
+        lanes: how much :meth:`side_by_side` does at a time.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Arrays:
     tile: int
     query_block: int
     fuses_gelu = False
+    lanes = 1
 
     def __init__(self, dtype: str) -> None:
         self.dtype = self.compute_dtype = np.dtype(dtype)
@@ -170,6 +174,13 @@ class Arrays:
         """Do a step, which may be captured as a graph and replayed without being called again: what
         it asks of this backend must depend on ``key`` and on what arrays hold alone."""
         step()
+
+    def side_by_side(self, work: Callable[[int, Item], None], items: Sequence[Item]) -> None:
+        """Do ``work(lane, item)`` for every item, begun in their order, on as many threads as
+        kernels may use, each of which computes alone: the bits are those of one thread. No two have
+        the same lane of range(lanes) at a time."""
+        for item in items:
+            work(0, item)
 
     def row_dots(self, a: Array, b: Array, out: Array) -> None:
         """Write the dot products of the rows of ``a`` and ``b``, (..., C), to ``out`` (...)."""

@@ -67,7 +67,6 @@ class Optimizer(ABC):
         self._l1 = settings.l1
         self._whole = tuple(piece for piece in part.pieces if self.needs_whole(piece.spec))
         self._ranges = tuple(_between(self._whole, part))
-        self._whole_gradient = backend.empty(max((p.spec.size for p in self._whole), default=0))
         self._state = {name: backend.zeros(size) for name in self.state_names}
         self._block_size = block_size(self.dtype, backend.name)
         self._gradient_block = backend.empty(min(size, self._block_size))
@@ -138,50 +137,54 @@ class Optimizer(ABC):
             for span in blocks(part.start, part.stop, self._block_size):
                 w = weights[span]
                 scratch = self._scratch_block[: w.size]
-                g = self._clipped(gradient[span], scale, clip_value)
+                own = self._gradient_block[: w.size]
+                g = self._clipped(gradient[span], scale, clip_value, own)
                 if decayed:
-                    g = self._penalised(w, g, scratch)
+                    g = self._penalised(w, g, own, scratch)
                 yield span, w, g, scratch, decayed
 
-    def _matrices(
-        self, weights: Array, gradient: Array, scale: Scalar, clip_value: float
-    ) -> Iterator[tuple[Piece, Array, Array]]:
-        """Yield (piece, weights, gradient) of each parameter that is updated as one, in its shape;
-        the gradient as :meth:`_blocks` has it, and the rule's to overwrite."""
-        self._check(weights, gradient)
-        for piece in self._whole:
-            spec, span = piece.spec, piece.span
-            w, whole = weights[span], self._whole_gradient[: spec.size]
-            for block in blocks(0, spec.size, self._block_size):
-                g = self._clipped(gradient[span][block], scale, clip_value)
-                if spec.decay:
-                    g = self._penalised(w[block], g, self._scratch_block[: g.size])
-                whole[block] = g
-            yield piece, w.reshape(spec.shape), whole.reshape(spec.shape)
+    def _matrix(
+        self,
+        piece: Piece,
+        weights: Array,
+        gradient: Array,
+        scale: Scalar,
+        clip_value: float,
+        own: Array,
+        scratch: Array,
+    ) -> tuple[Array, Array]:
+        """Return the weights and the gradient of a parameter that is updated as one, in its shape;
+        the gradient as :meth:`_blocks` has it, in ``own`` where it is not the caller's memory.
+        ``own`` and ``scratch``: vectors of its size, or longer."""
+        spec, w = piece.spec, weights[piece.span]
+        own, scratch = own[: spec.size], scratch[: spec.size]
+        g = self._clipped(gradient[piece.span], scale, clip_value, own)
+        if spec.decay:
+            g = self._penalised(w, g, own, scratch)
+        return w.reshape(spec.shape), g.reshape(spec.shape)
 
     def _check(self, weights: Array, gradient: Array) -> None:
         assert weights.shape == gradient.shape == (self.size,), (weights.shape, gradient.shape)
         assert weights.dtype == gradient.dtype == self.dtype, (weights.dtype, gradient.dtype)
 
-    def _clipped(self, g: Array, scale: Scalar, clip_value: float) -> Array:
-        """Return clip(scale * g), which is ``g`` itself where neither does anything."""
-        clipped = self._gradient_block[: g.size]
+    def _clipped(self, g: Array, scale: Scalar, clip_value: float, own: Array) -> Array:
+        """Return clip(scale * g) in ``own``, or ``g`` itself where neither does anything."""
         if not (isinstance(scale, float) and scale == 1.0):
-            g = np.multiply(g, scale, out=clipped)
+            g = np.multiply(g, scale, out=own)
         if clip_value:
-            g = np.clip(g, -clip_value, clip_value, out=clipped)
+            g = np.clip(g, -clip_value, clip_value, out=own)
         return g
 
-    def _penalised(self, w: Array, g: Array, scratch: Array) -> Array:
-        """Return g + l2 * w + l1 * sign(w), which is ``g`` itself where there is no penalty."""
-        penalised = self._gradient_block[: w.size]
+    def _penalised(self, w: Array, g: Array, own: Array, scratch: Array) -> Array:
+        """Return g + l2 * w + l1 * sign(w) in ``own``, or ``g`` itself where there is no
+        penalty."""
         if self._l2:
             np.multiply(w, self._l2, out=scratch)
-            g = np.add(g, scratch, out=penalised)
+            g = np.add(g, scratch, out=own)
         if self._l1:
             np.sign(w, out=scratch)
             np.multiply(scratch, self._l1, out=scratch)
-            g = np.add(g, scratch, out=penalised)
+            g = np.add(g, scratch, out=own)
         return g
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -13,7 +13,7 @@ import numpy as np
 from psdp.backend import Backend, Scalar
 from psdp.fields import setting
 from psdp.optim.adam import AdamSettings, AdamW
-from psdp.params import Array, ParamSpec, Part
+from psdp.params import Array, ParamSpec, Part, Piece
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """a, b and c of the quintic a x + b x^3 + c x^5 that Newton and Schulz iterate: the singular values
@@ -25,6 +25,9 @@ EPS = 1e-7
 """The least norm that is divided by."""
 RMS = 0.2
 """Of an update's elements, as AdamW's have it."""
+NARROW = 512
+"""Matrices with a side below it are shared out among threads, each whole: their products are too
+small to be worth dividing. Of a larger one each product is divided, so room for one is enough."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,25 @@ class MuonSettings(AdamSettings):
     adamw_lr_ratio: float = setting(
         1.0, "under muon, the learning rate of all that is no matrix over --lr", low=0
     )
+
+
+@dataclass(frozen=True)
+class _Room:
+    """What a thread computes in: vectors as long as the largest parameter, and as long as the
+    square of the longest side that a matrix has to iterate on."""
+
+    gradient: Array
+    matrices: tuple[Array, ...]
+    squares: tuple[Array, ...]
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece], backend: Backend) -> _Room:
+        """Return room for any of these parameters."""
+        size = max((piece.spec.size for piece in pieces), default=0)
+        square = max((_side(piece.spec) for piece in pieces), default=0) ** 2
+        matrices = tuple(backend.empty(size) for _ in range(2))
+        squares = tuple(backend.empty(square) for _ in range(4))
+        return cls(backend.empty(size), matrices, squares)
 
 
 class Muon(AdamW):
@@ -59,11 +81,12 @@ class Muon(AdamW):
         super().__init__(settings, part, backend)
         self._decay = settings.weight_decay
         self._momentum, self._ratio = settings.muon_momentum, settings.adamw_lr_ratio
-        maps = [shape for piece in self._whole for shape in _map_shapes(piece.spec)]
-        largest = max((math.prod(shape) for shape in maps), default=0)
-        square = max((min(shape) for shape in maps), default=0) ** 2
-        self._matrices_of = backend.empty(largest), backend.empty(largest)
-        self._squares_of = tuple(backend.empty(square) for _ in range(4))
+        narrow = [piece for piece in self._whole if _side(piece.spec) < NARROW]
+        self._wide = [piece for piece in self._whole if _side(piece.spec) >= NARROW]
+        # The largest first: small ones fill the gaps at the end.
+        self._narrow = sorted(narrow, key=lambda piece: piece.spec.size, reverse=True)
+        others = min(backend.lanes, len(narrow)) - 1
+        self._rooms = [_Room.of(some, backend) for some in (self._whole, *[narrow] * others)]
 
     def step(
         self,
@@ -74,30 +97,39 @@ class Muon(AdamW):
         clip_value: float = 0.0,
     ) -> None:
         super().step(weights, gradient, lr * self._ratio, scale, clip_value)
-        mu = self._momentum
-        for piece, w, g in self._matrices(weights, gradient, scale, clip_value):
-            momentum = self._state["exp_avg"][piece.span].reshape(w.shape)
-            g *= 1.0 - mu
-            momentum *= mu
-            momentum += g
-            if piece.spec.decay:
-                w *= 1.0 - lr * self._decay
-            for columns in _columns(piece.spec):
-                self._follow(w[:, columns], g[:, columns], momentum[:, columns], lr)
 
-    def _follow(self, w: Array, g: Array, momentum: Array, lr: float) -> None:
-        """Move the matrix of one map."""
-        u, spare = (flat[: w.size].reshape(w.shape) for flat in self._matrices_of)
-        np.multiply(momentum, self._momentum, out=u)
-        u += g
-        w -= self._orthogonal(u, spare, lr * RMS * math.sqrt(max(w.shape)))
+        def follow(lane: int, piece: Piece) -> None:
+            room = self._rooms[lane]
+            own = room.gradient, room.matrices[0]
+            w, g = self._matrix(piece, weights, gradient, scale, clip_value, *own)
+            self._follow(piece, w, g, lr, room)
 
-    def _orthogonal(self, u: Array, spare: Array, scale: float) -> Array:
+        for piece in self._wide:
+            follow(0, piece)
+        self.backend.side_by_side(follow, self._narrow)
+
+    def _follow(self, piece: Piece, w: Array, g: Array, lr: float, room: _Room) -> None:
+        """Move a parameter; its gradient may be the room's own."""
+        mu, momentum = self._momentum, self._state["exp_avg"][piece.span].reshape(w.shape)
+        g = np.multiply(g, 1.0 - mu, out=room.gradient[: w.size].reshape(w.shape))
+        momentum *= mu
+        momentum += g
+        if piece.spec.decay:
+            w *= 1.0 - lr * self._decay
+        for columns in _columns(piece.spec):
+            one = w[:, columns]
+            u, spare = (vector[: one.size].reshape(one.shape) for vector in room.matrices)
+            np.multiply(momentum[:, columns], mu, out=u)
+            u += g[:, columns]
+            scale = lr * RMS * math.sqrt(max(one.shape))
+            one -= self._orthogonal(u, spare, room.squares, scale)
+
+    def _orthogonal(self, u: Array, spare: Array, room: tuple[Array, ...], scale: float) -> Array:
         """Return ``u`` (I, O), whose singular values have all come near ``scale``, in one of the
         two."""
         backend, wide = self.backend, u.shape[0] <= u.shape[1]
         side = min(u.shape)
-        squares = [flat[: side * side].reshape(side, side) for flat in self._squares_of]
+        squares = [flat[: side * side].reshape(side, side) for flat in room]
         for number, iterations in enumerate(RUNS):
             gram = squares[0]
             backend.symmetric_matmul(u if wide else u.T, u.T if wide else u, gram)
@@ -151,6 +183,6 @@ def _columns(spec: ParamSpec) -> Iterator[slice]:
         start += width
 
 
-def _map_shapes(spec: ParamSpec) -> list[tuple[int, int]]:
-    """Return the shape of each linear map that lies in a matrix."""
-    return [(spec.shape[0], columns.stop - columns.start) for columns in _columns(spec)]
+def _side(spec: ParamSpec) -> int:
+    """Return the shorter side of a matrix; the longest of them, where several lie side by side."""
+    return min(spec.shape[0], max(spec.maps, default=spec.shape[1]))

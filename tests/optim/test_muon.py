@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from psdp.backend import make_backend
-from psdp.backend.cpu.compiled import CompiledBackend, bf16_here
+from psdp.backend.cpu.compiled import SUPPORT, CompiledBackend, bf16_here
+from psdp.optim import muon
 from psdp.optim.adam import AdamSettings, AdamW
 from psdp.optim.muon import Muon, MuonSettings
 from psdp.params import Array, ParamSpec, ParamTable
@@ -26,6 +27,7 @@ TABLE = ParamTable(
     ]
 )
 SETTINGS = MuonSettings(weight_decay=0.1, beta1=0.9)
+needs_avx512 = pytest.mark.skipif(SUPPORT == 0, reason="BLAS's bits depend on its threads")
 needs_bf16 = pytest.mark.skipif(not bf16_here(), reason="this processor has no AVX512-BF16")
 
 
@@ -52,6 +54,34 @@ def test_servers_together_do_what_one_does_bit_for_bit(servers: int) -> None:
             for gradient in gradients:
                 rule.step(vector[span], gradient[span], 0.1, scale=0.5, clip_value=0.9)
     assert np.array_equal(whole, apart)
+
+
+@pytest.mark.parametrize(
+    "narrow", [1000, pytest.param(50, marks=needs_avx512), pytest.param(1, marks=needs_avx512)]
+)
+def test_threads_share_matrices_or_products_out_and_make_the_bits_of_one(
+    narrow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muon, "NARROW", narrow)
+    table = ParamTable(
+        [
+            ParamSpec("small", (40, 80), decay=True),
+            ParamSpec("qkv", (200, 600), decay=True, maps=(200, 200, 200)),
+            ParamSpec("gain", (200,)),
+            ParamSpec("down", (300, 200), decay=True),
+            ParamSpec("undecayed", (200, 40)),
+        ]
+    )
+    first, *gradients = np.random.default_rng(3).standard_normal((4, table.size)).astype("f4")
+    ends = []
+    for threads in (1, 2, 3):
+        weights, backend = first.copy(), CompiledBackend(threads)
+        rule = Muon(MuonSettings(weight_decay=0.1, l1=0.01), table.parts(1)[0], backend)
+        for gradient in gradients:
+            rule.step(weights, gradient, 0.1, scale=0.5, clip_value=0.9)
+        ends.append((weights.tobytes(), rule.state()["exp_avg"].tobytes()))
+    assert ends[0] == ends[1] == ends[2]
+    assert np.isfinite(weights).all()
 
 
 def test_all_but_the_matrices_is_updated_as_by_adamw_with_a_rate_of_its_own() -> None:

@@ -4,16 +4,24 @@ read and write memory again and again. float32 only; NumPy's versions are the re
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from threadpoolctl import ThreadpoolController
+
 import psdp.backend.cpu._native as native
-from psdp.backend.arrays import BF16
+from psdp.backend.arrays import BF16, Item
 from psdp.backend.cpu.blas import find_sgemm
 from psdp.backend.cpu.numpy import NumpyBackend
 from psdp.backend.kernels.optimizer import AdamStep
 from psdp.params import Array
 
 SGEMM = find_sgemm()
+BLAS = ThreadpoolController().select(user_api="blas")
+_BLAS_LIMIT = threading.Lock()
+"""Held by who has limited the threads of BLAS, which are the whole process's."""
 ARE_FAST = native.are_fast()
 """Whether the kernels were compiled for this processor, and not for the oldest of its kind."""
 
@@ -35,9 +43,29 @@ class CompiledBackend(NumpyBackend):
         self._bf16 = bf16
         # Few queries skip most of the masked half; the compiled products do not mind their size.
         self.query_block = 24
+        self.lanes = threads
+        self._pool = ThreadPoolExecutor(threads, "psdp-lane")
         native.set_threads(threads)
         if SGEMM is not None:
             native.set_sgemm(SGEMM)
+
+    def side_by_side(self, work: Callable[[int, Item], None], items: Sequence[Item]) -> None:
+        left = iter(items)
+
+        def do_some(lane: int) -> None:
+            native.set_alone(True)
+            try:
+                for item in left:
+                    work(lane, item)
+            finally:
+                native.set_alone(False)
+
+        with _BLAS_LIMIT, BLAS.limit(limits=1):
+            lanes = range(1, min(self.lanes, len(items)))
+            others = [self._pool.submit(do_some, lane) for lane in lanes]
+            do_some(0)
+            for other in others:
+                other.result()
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         if SUPPORT:

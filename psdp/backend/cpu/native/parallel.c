@@ -6,10 +6,13 @@
 #include <stdlib.h>
 
 size_t kernel_threads = 1;
+/* Whether kernels that this thread calls use no other. */
+static _Thread_local int alone;
 
 /* How many parts of at least `least` rows to cut `count` rows into. */
 size_t parts_of(size_t count, size_t least) {
-    size_t parts = smaller(smaller(kernel_threads, MOST_PARTS), count / (least ? least : 1));
+    const size_t most = alone ? 1 : smaller(kernel_threads, MOST_PARTS);
+    const size_t parts = smaller(most, count / (least ? least : 1));
     return parts ? parts : 1;
 }
 
@@ -45,5 +48,11 @@ FUNCTION(set_threads) {
     const size_t threads = given == 1 ? size_of(in[0]) : 0;
     (void)self;
     if (threads) kernel_threads = threads;
+    END;
+}
+
+FUNCTION(set_alone) {
+    (void)self;
+    alone = given == 1 && PyObject_IsTrue(in[0]);
     END;
 }
