@@ -28,7 +28,7 @@ from psdp.data.formats.fields import Fields
 from psdp.data.tokenizer import Tokenizer
 from psdp.errors import ConfigError, DataError, PsdpError
 from psdp.fields import AUTO, flag_of
-from psdp.generation import Sampling, chosen_checkpoint, continuation, load_model
+from psdp.generation import Sampling, chosen_checkpoint, continuations, load_model
 from psdp.nn.models import Sampler
 from psdp.terminal import at_home, nobody_reads, show_any_text
 
@@ -89,26 +89,26 @@ def texts(
 ) -> Iterator[str]:
     """Yield what is written of all texts, piece by piece.
 
-    A text follows from the seed, the number of its prompt and its own, whatever else is asked for.
+    A text is drawn by the seed, the number of its prompt and its own, whatever else is asked for.
 
     Raises:
         NumericsError: the model's logits are not finite.
     """
     entropy: Any = np.random.SeedSequence(options.seed).entropy  # the seed itself, if there is one
-    for number in range(len(prompts) * options.num_samples):
-        nth, sample = divmod(number, options.num_samples)
-        rng = np.random.default_rng([entropy, nth, sample])
-        how = options.tokens, options.sampling, rng, options.stop
-        pieces = continuation(tokenizer, sampler, prompts[nth], *how)
-        if options.json:
-            _, *added = pieces  # the prompt comes first
-            told = {"prompt": prompts[nth], "sample": sample, "text": "".join(added)}
-            yield json.dumps(told, ensure_ascii=False) + "\n"
-            continue
-        if number:
-            yield BETWEEN
-        yield from pieces
-        yield "\n"
+    samples = range(options.num_samples)
+    for nth, prompt in enumerate(prompts):
+        rngs = [np.random.default_rng([entropy, nth, sample]) for sample in samples]
+        how = options.tokens, options.sampling, rngs, options.stop
+        for sample, pieces in enumerate(continuations(tokenizer, sampler, prompt, *how)):
+            if options.json:
+                _, *added = pieces  # the prompt comes first
+                told = {"prompt": prompt, "sample": sample, "text": "".join(added)}
+                yield json.dumps(told, ensure_ascii=False) + "\n"
+                continue
+            if nth or sample:
+                yield BETWEEN
+            yield from pieces
+            yield "\n"
 
 
 def prompts_of(options: Options) -> list[str]:

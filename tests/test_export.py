@@ -46,7 +46,7 @@ def test_transformers_reads_the_same_model(shape: str, tmp_path: Path) -> None:
     _, sampler = load_model(checkpoint, "cpu")
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0, -1].numpy()
-    logits = sampler.feed(np.array(ids))
+    logits = sampler.feed(np.array([ids]))[0]
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
     sampler.reset()
     length = SHAPE["block_size"] - len(ids)

@@ -105,7 +105,8 @@ def test_logits_are_the_whole_models_far_beyond_its_window(position: str, prompt
     context, new = Context(decoder_of(config, 50)), text[:prompt]
     for end in range(prompt, len(text)):
         expected = logits_from_scratch(config, 50, prompt, text[:end])
-        np.testing.assert_allclose(context.feed(new), expected, rtol=1e-9, atol=1e-9)  # float64
+        got = context.feed(np.array([new]))[0]
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)  # float64
         new = text[end : end + 1]
 
 
@@ -125,10 +126,10 @@ def test_a_token_costs_two_positions_on_average_however_long_the_text() -> None:
     decoder = decoder_of(replace(TINY, block_size=32), 50)
     fed: list[int] = []
     feed = decoder.feed
-    decoder.feed = lambda tokens: (fed.append(len(tokens)), feed(tokens))[1]  # type: ignore
+    decoder.feed = lambda tokens: (fed.append(tokens.size), feed(tokens))[1]  # type: ignore
     context = Context(decoder)
     for _ in range(1000):
-        context.feed([1])
+        context.feed(np.array([[1]]))
     assert sum(fed) <= 2 * 1000
     assert max(fed) == 16
 

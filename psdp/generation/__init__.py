@@ -13,13 +13,14 @@ from psdp.generation.model import (
     parameters_of,
 )
 from psdp.generation.sampling import Sampling
-from psdp.generation.text import Context, continuation, until
+from psdp.generation.text import Context, continuation, continuations, until
 
 __all__ = [
     "Context",
     "Sampling",
     "chosen_checkpoint",
     "continuation",
+    "continuations",
     "identity_of",
     "load_model",
     "load_trained",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psdp.backend import Backend
 from psdp.config import ModelConfig
 from psdp.errors import DataError
@@ -15,9 +17,17 @@ from psdp.nn.positions import Rotary
 from psdp.nn.transformer import parameter_table
 from psdp.params import Array
 
+MOST = 32
+"""Sequences at a time: more would gain little."""
+
+ROOM_BYTES = 2**30
+"""That the keys and values of several may take."""
+
 
 class Decoder:
-    """The Transformer for one growing sequence: a call computes the new positions only.
+    """The Transformer for growing sequences: a call computes the new positions only, one of each
+    sequence together, or several of one sequence after the other's, as products of many rows gain
+    nothing by more.
 
     Args:
         config: shape of the model.
@@ -36,46 +46,69 @@ class Decoder:
         self.backend, self.block_size, self.past = backend, config.block_size, Past()
         self.ids = backend.new_ids(config.block_size)
         self.embedding = Embedding(config, parameters.under("embedding"), arena)
+        self.attentions: list[CachedAttention] = []
         self.blocks = []
         for layer in range(config.n_layer):
             own = parameters.under(f"block.{layer}")
             attention = CachedAttention(
                 config, own.under("attention"), arena, rotary, self.ids, self.past
             )
+            self.attentions.append(attention)
             self.blocks.append(Block(config, own, arena, attention))
         self.norm = norm_of(config)(config.norm_eps, parameters.under("norm"), arena)
         self.head = Head(config, parameters, arena)
         self.stream = backend.empty(config.block_size, config.n_embd)
-        self.last = backend.empty(1, config.n_embd)
+        self.last, self.normed = (backend.empty(config.block_size, config.n_embd) for _ in "xy")
+        self.count = 1
+        kept = sum(one.keys.nbytes + one.values.nbytes for one in self.attentions)
+        self.most = max(1, min(MOST, config.block_size, ROOM_BYTES // kept))
 
     @property
     def length(self) -> int:
-        """How many tokens were fed."""
+        """How many tokens each sequence was fed."""
         return self.past.length
 
-    def reset(self) -> None:
-        """Forget everything fed."""
+    def reset(self, count: int = 1) -> None:
+        """Forget everything fed; so many sequences begin."""
         self.past.length = 0
+        if count != self.count:
+            self.select([0] * count)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these of the sequences, in this order; one may be among them several times."""
+        for attention in self.attentions:
+            attention.select(rows)
+        self.count = len(rows)
 
     def feed(self, tokens: Array) -> Array:
-        """Append ``tokens`` (n,), n >= 1, and return the logits (V,) of the last of them.
+        """Append ``tokens`` (B, n), n >= 1, and return the logits (B, V) of the last of each.
 
         Raises:
-            DataError: the sequence would outgrow block_size, or a token is outside the vocabulary.
+            DataError: they would outgrow block_size, or a token is outside the vocabulary.
         """
-        start, count = self.length, len(tokens)
-        if not 1 <= count <= self.block_size - start:
+        start, (count, length) = self.length, tokens.shape
+        assert count == self.count <= self.most, f"{count} sequences, of {self.count}"
+        if not 1 <= length <= self.block_size - start:
             raise DataError(
                 f"a decoder of {self.block_size} positions, {start} of them taken, was fed "
-                f"{count} tokens; reset it and feed the last {self.block_size} or fewer"
+                f"{length} tokens; reset it and feed the last {self.block_size} or fewer"
             )
-        x = self.stream[:count]
-        ids = load_ids(tokens, self.embedding.tokens.shape[0], self.ids, self.backend)
-        self.embedding.forward(ids, count, x, None, start)
-        for block in self.blocks:
-            block.forward(x, 1, None)
-        self.norm.forward(x[-1:], self.last)
-        logits = self.backend.empty(self.embedding.tokens.shape[0])
-        self.head.logits(self.last, logits[None])
-        self.past.length += count
+        logits = self.backend.empty(count, self.embedding.tokens.shape[0])
+        together = count if length == 1 else 1
+        for first in range(0, count, together):
+            self.past.first, rows = first, slice(first, first + together)
+            self._feed(tokens[rows], logits[rows])
+        self.past.length += length
         return logits
+
+    def _feed(self, tokens: Array, logits: Array) -> None:
+        """Append to the sequences from ``past.first`` on; write their logits."""
+        count, length = tokens.shape
+        x, last = self.stream[: tokens.size], self.last[:count]
+        ids = load_ids(tokens, self.embedding.tokens.shape[0], self.ids, self.backend)
+        self.embedding.forward(ids, length, x, None, self.length)
+        for block in self.blocks:
+            block.forward(x, count, None)
+        self.backend.copy(x[length - 1 :: length], last)
+        self.norm.forward(last, self.normed[:count])
+        self.head.logits(self.normed[:count], logits)

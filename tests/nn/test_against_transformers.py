@@ -121,10 +121,10 @@ def test_what_is_generated(pair: Pair) -> None:
     built, model, _ = pair
     decoder = Decoder(built.config, VOCAB, built.model.backend, built.weights)
     text = [int(token) for token in built.tokens[0, :4]]
-    logits = decoder.feed(np.array(text))
+    logits = decoder.feed(np.array([text]))[0]
     while len(text) < built.config.block_size:
         with torch.no_grad():
             expected = int(model(torch.tensor([text])).logits[0, -1].argmax())
         assert int(logits.argmax()) == expected
         text.append(expected)
-        logits = decoder.feed(np.array([expected]))
+        logits = decoder.feed(np.array([[expected]]))[0]

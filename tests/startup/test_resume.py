@@ -236,4 +236,4 @@ def test_all_that_a_resumed_run_changes_is_recorded(tmp_path: Path) -> None:
 def test_what_a_checkpoint_says_of_its_job_is_all_that_generate_needs(case: SavedRun) -> None:
     tokenizer, decoder = load_model(case.checkpoint(10), "cpu")
     assert tokenizer == case.corpus.tokenizer
-    assert decoder.feed(np.array([1, 2, 3])).shape == (256,)
+    assert decoder.feed(np.array([[1, 2, 3]])).shape == (1, 256)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,24 +17,32 @@ from psdp.task import Measured, Step
 
 
 class Sampler(Protocol):
-    """A model for one growing sequence of at most ``block_size`` tokens."""
+    """A model for growing sequences that are of one length, at most ``block_size`` tokens.
+
+    Attributes:
+        most: sequences that there may be.
+    """
 
     backend: Backend
     block_size: int
+    most: int
 
     @property
     def length(self) -> int:
-        """How many tokens were fed."""
+        """How many tokens each was fed."""
 
-    def reset(self) -> None:
-        """Forget everything fed."""
+    def reset(self, count: int = 1) -> None:
+        """Forget everything fed; so many sequences begin."""
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these of the sequences, in this order; one may be among them several times."""
 
     def feed(self, tokens: Array) -> Array:
-        """Append ``tokens`` (n,), n >= 1, and return the logits (V,) of what follows the last of
-        them, on the backend.
+        """Append ``tokens`` (B, n), n >= 1, and return the logits (B, V) of what follows the last
+        of each sequence, on the backend.
 
         Raises:
-            DataError: the sequence would outgrow block_size, or a token is outside the vocabulary.
+            DataError: they would outgrow block_size, or a token is outside the vocabulary.
         """
 
 
