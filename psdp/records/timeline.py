@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
+
+from psdp.appearing import told_of
 
 FOLDER = "trace"
 """Of the run folder: a file for each rank."""
@@ -44,9 +50,11 @@ NOBODY_LOOKS = Timeline()
 
 class WrittenTimeline(Timeline):
     """Writes each span as a line, at once: [kind, begin, end, aside, gradients, about], times in
-    microseconds since the epoch, by the clock of the rank's host.
+    microseconds since the epoch, by the clock of the rank's host. If one cannot be written that is
+    told once, and never ends the run: no more are.
 
     Args:
+        say: tells of that.
         now, wall: the two clocks, in seconds.
     """
 
@@ -54,14 +62,18 @@ class WrittenTimeline(Timeline):
         self,
         run: Path,
         rank: int,
+        say: Callable[[str], object],
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        (run / FOLDER).mkdir(exist_ok=True)
-        self._file = timeline_file(run, rank).open("a", encoding="utf-8", buffering=1)
-        weakref.finalize(self, self._file.close)
+        self._path, self._say = timeline_file(run, rank), say
         self._offset_s = wall() - now()
         self._writing = threading.Lock()
+        self._file: FileIO | None = None
+        with self._told_of():
+            self._path.parent.mkdir(exist_ok=True)
+            self._file = self._path.open("ab", buffering=0)
+            weakref.finalize(self, self._file.close)
 
     def note(
         self,
@@ -75,8 +87,20 @@ class WrittenTimeline(Timeline):
     ) -> None:
         times = (round(1e6 * (at_s + self._offset_s)) for at_s in (begin_s, end_s))
         line = json.dumps([kind, *times, aside, [*gradients], about]) + "\n"
-        with self._writing:
-            self._file.write(line)
+        with self._writing, self._told_of():
+            if self._file is not None and self._file.write(line.encode()) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a part had room
+
+    @contextmanager
+    def _told_of(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._file = None
+            self._say(
+                f"--trace: {self._path} cannot be written ({told_of(error)}); the run goes on "
+                "without what this rank does from now on"
+            )
 
 
 def timeline_file(run: Path, rank: int) -> Path:

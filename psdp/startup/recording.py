@@ -4,6 +4,7 @@ is recorded."""
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +53,11 @@ def timeline_of(ready: Ready | Waiting, rank: int) -> Timeline:
     """Return what takes note of what a rank does when, if that is wanted."""
     if not ready.cast.config.run.trace:
         return NOBODY_LOOKS
-    return WrittenTimeline(ready.folder.path, rank)
+
+    def say(text: str) -> None:
+        print(f"psdp: rank {rank}: {text}", file=sys.stderr, flush=True)
+
+    return WrittenTimeline(ready.folder.path, rank, say)
 
 
 def start_of(ready: Ready, progress: Progress) -> dict[str, Any]:
