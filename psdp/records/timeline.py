@@ -72,7 +72,10 @@ class WrittenTimeline(Timeline):
         self._file: FileIO | None = None
         with self._told_of():
             self._path.parent.mkdir(exist_ok=True)
-            self._file = self._path.open("ab", buffering=0)
+            self._file = self._path.open("a+b", buffering=0)
+            self._file.seek(0)
+            # Who was here before may have been lost while it wrote.
+            self._file.truncate(self._file.read().rfind(b"\n") + 1)
             weakref.finalize(self, self._file.close)
 
     def note(

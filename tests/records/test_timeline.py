@@ -6,8 +6,6 @@ import json
 import resource
 from pathlib import Path
 
-import pytest
-
 from psdp.records.timeline import FOLDER, WrittenTimeline, timeline_file
 from psdp.trace import read_spans
 
@@ -26,19 +24,12 @@ def test_a_span_is_a_line_that_is_there_at_once(tmp_path: Path) -> None:
     assert not told
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is missing")
-def test_a_disk_that_is_full_is_told_once_and_the_run_goes_on(tmp_path: Path) -> None:
-    (tmp_path / FOLDER).mkdir()
-    path = timeline_file(tmp_path, RANK)
-    path.symlink_to("/dev/full")
-    told: list[str] = []
-    noting = timeline(tmp_path, told)
-    noting.note("push", 1.5, 2.0)
-    noting.note("wait", 2.0, 3.0)
-    assert told == [
-        f"--trace: {path} cannot be written (No space left on device); the run goes on without "
-        "what this rank does from now on"
-    ]
+def test_half_a_line_of_a_start_before_is_cut_off(tmp_path: Path) -> None:
+    for kind in ("push", "pull"):
+        timeline(tmp_path, []).note(kind, 1.5, 2.0)
+        path = timeline_file(tmp_path, RANK)
+        path.write_text(path.read_text() + '["compute", 1')
+    assert [span.kind for span in read_spans(tmp_path, RANK + 1)] == ["push", "pull"]
 
 
 def test_a_folder_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:
@@ -49,7 +40,9 @@ def test_a_folder_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:
     assert "cannot be written" in text
 
 
-def test_a_disk_that_has_room_for_a_part_of_a_line_leaves_what_can_be_drawn(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_is_told_of_once_and_what_it_had_room_for_is_drawn(
+    tmp_path: Path,
+) -> None:
     told: list[str] = []
     noting = timeline(tmp_path, told)
     noting.note("push", 1.5, 2.0)
@@ -61,5 +54,9 @@ def test_a_disk_that_has_room_for_a_part_of_a_line_leaves_what_can_be_drawn(tmp_
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     noting.note("pull", 3.0, 4.0)
-    assert len(told) == 1
+    path = timeline_file(tmp_path, RANK)
+    assert told == [
+        f"--trace: {path} cannot be written (No space left on device); the run goes on without "
+        "what this rank does from now on"
+    ]
     assert [span.kind for span in read_spans(tmp_path, RANK + 1)] == ["push"]
