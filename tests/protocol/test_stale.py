@@ -53,6 +53,12 @@ def test_fast_worker_waits_at_the_bound_until_the_slow_one_pushes() -> None:
     assert policy.clock_gaps == {0: 4, 1: 2}
 
 
+def test_an_update_tells_how_many_of_its_units_count() -> None:
+    work = Work(0, 0, units=8, batch=0, counted=5)
+    (apply, _) = Asynchronous([1, 2], 4).handle(Push(1, 1, work))
+    assert apply == Apply((1,), (1.0,), 8, (0,), 1, counted=5)
+
+
 def test_staleness_0_is_lock_step() -> None:
     table(
         StaleBounded([1, 2], 4, staleness=0),

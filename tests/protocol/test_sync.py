@@ -44,6 +44,20 @@ def test_a_round_closes_with_its_last_gradient_and_answers_everyone() -> None:
     )
 
 
+def test_gradients_weigh_what_they_count_and_the_mean_tells_how_much_that_is() -> None:
+    policy = Synchronous([1, 2], 4)
+    policy.handle(push(2, 0, 0))
+    apply, *_ = policy.handle(Push(1, 1, Work(0, 0, units=8, batch=0, counted=2)))
+    assert apply == Apply((1, 2), (0.2, 0.8), 16, (0, 0), 1, counted=10)
+
+
+def test_a_mean_of_which_all_units_count_does_not_tell_how_many() -> None:
+    policy = Synchronous([1, 2], 4)
+    policy.handle(push(2, 0, 0))
+    apply, *_ = policy.handle(Push(1, 1, Work(0, 0, units=8, batch=0, counted=8)))
+    assert apply == Apply((1, 2), (0.5, 0.5), 16, (0, 0), 1, counted=0)
+
+
 def test_gradients_are_averaged_in_rank_order_whatever_their_arrival() -> None:
     policy = Synchronous([1, 2, 3], 3)
     table(policy, (push(3, 0, 0, 30), []), (push(1, 0, 0, 10), []))
