@@ -25,9 +25,9 @@ ROOM_BYTES = 2**30
 
 
 class Decoder:
-    """The Transformer for growing sequences: a call computes the new positions only, one of each
-    sequence together, or several of one sequence after the other's, as products of many rows gain
-    nothing by more.
+    """The Transformer for growing sequences: a call computes the new positions only. Where that is
+    one of each sequence they are computed together; of several, which make products of many rows
+    already, one sequence after the other.
 
     Args:
         config: shape of the model.
@@ -58,7 +58,8 @@ class Decoder:
         self.norm = norm_of(config)(config.norm_eps, parameters.under("norm"), arena)
         self.head = Head(config, parameters, arena)
         self.stream = backend.empty(config.block_size, config.n_embd)
-        self.last, self.normed = (backend.empty(config.block_size, config.n_embd) for _ in "xy")
+        self.last = backend.empty(config.block_size, config.n_embd)
+        self.normed = backend.empty(config.block_size, config.n_embd)
         self.count = 1
         kept = sum(one.keys.nbytes + one.values.nbytes for one in self.attentions)
         self.most = max(1, min(MOST, config.block_size, ROOM_BYTES // kept))

@@ -70,7 +70,7 @@ class WrittenTimeline(Timeline):
         self._offset_s = wall() - now()
         self._writing = threading.Lock()
         self._file: FileIO | None = None
-        with self._told_of():
+        with self._telling():
             self._path.parent.mkdir(exist_ok=True)
             self._file = self._path.open("a+b", buffering=0)
             self._file.seek(0)
@@ -90,12 +90,12 @@ class WrittenTimeline(Timeline):
     ) -> None:
         times = (round(1e6 * (at_s + self._offset_s)) for at_s in (begin_s, end_s))
         line = json.dumps([kind, *times, aside, [*gradients], about]) + "\n"
-        with self._writing, self._told_of():
+        with self._writing, self._telling():
             if self._file is not None and self._file.write(line.encode()) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a part had room
 
     @contextmanager
-    def _told_of(self) -> Iterator[None]:
+    def _telling(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
