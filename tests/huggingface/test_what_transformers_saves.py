@@ -60,7 +60,7 @@ def test_logits_are_the_same(case: str, kind: str, tmp_path: Path) -> None:
     table = parameter_table(own, folder.vocab_size)
     weights = folder.weights(table, range(table.size), "float32")
     tokens = np.random.default_rng(1).integers(0, VOCAB, 16)
-    logits = Decoder(own, VOCAB, make_backend("cpu", "float32"), weights).feed(tokens)
+    logits = Decoder(own, VOCAB, make_backend("cpu", "float32"), weights).feed(tokens[None])[0]
     # As it was saved: rounding a model rounds what it turns positions by, too.
     model = auto.from_pretrained(tmp_path, dtype=torch.float32)
     with torch.no_grad():

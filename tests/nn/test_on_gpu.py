@@ -198,7 +198,7 @@ def test_the_decoder_continues_on_a_gpu(kernel_folder: Path) -> None:
     on_gpu = Decoder(config, VOCAB, backend, weights)
     on_cpu = Decoder(config, VOCAB, built.model.backend, built.weights)
     for tokens in (built.tokens[0, :3], built.tokens[0, 3:4], built.tokens[0, 4:8]):
-        np.testing.assert_allclose(on_gpu.feed(tokens), on_cpu.feed(tokens), rtol=1e-10)
+        np.testing.assert_allclose(on_gpu.feed(tokens[None]), on_cpu.feed(tokens[None]), rtol=1e-10)
 
 
 def test_two_models_on_one_backend_do_not_take_each_others_graphs(kernel_folder: Path) -> None:
