@@ -10,6 +10,7 @@ import pytest
 from jobs import TINY, Training, train
 from losses import die_with, told
 
+from psdp.backend.cpu.compiled import bf16_here
 from psdp.errors import ConfigError, NumericsError, PsdpError
 from psdp.transport import messages as m
 
@@ -83,7 +84,10 @@ def test_who_is_lost_over_one_leaves_it_to_another(tmp_path: Path) -> None:
     assert all(len(sample["text"].encode()) <= 4 * (4 + 12) for sample in samples)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+needs_bf16 = pytest.mark.skipif(not bf16_here(), reason="this processor has no AVX512-BF16")
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=needs_bf16)])
 def test_compiled_kernels_make_them_in_any_precision(tmp_path: Path, precision: str) -> None:
     how = {"dtype": "float32", "kernels": "auto", "precision": precision, "ema": 0.5}
     run = of_text(tmp_path / "run", **SAMPLES, **how)
