@@ -12,10 +12,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processors import needs_avx512, needs_bf16
 
 import psdp.backend.cpu._native as native
 from psdp.backend import AdamStep, Backend, make_backend
-from psdp.backend.cpu.compiled import SUPPORT, CompiledBackend, bf16_here
+from psdp.backend.cpu.compiled import CompiledBackend, bf16_here
 from psdp.backend.kernels.attention import causal_blocks
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-13}
@@ -346,10 +347,6 @@ def test_adam(backend: Backend, size: int) -> None:
     assert_close(mean, expected_mean, backend)
     assert_close(mean_sq, expected_mean_sq, backend)
     assert_close(w, expected, backend)
-
-
-needs_bf16 = pytest.mark.skipif(not bf16_here(), reason="this processor has no AVX512-BF16")
-needs_avx512 = pytest.mark.skipif(SUPPORT == 0, reason="this processor has no AVX-512")
 
 
 def rounded(x: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from jobs import TINY, Training, train
 from losses import die_with, told
+from processors import needs_bf16
 
-from psdp.backend.cpu.compiled import bf16_here
 from psdp.errors import ConfigError, NumericsError, PsdpError
 from psdp.transport import messages as m
 
@@ -82,9 +82,6 @@ def test_who_is_lost_over_one_leaves_it_to_another(tmp_path: Path) -> None:
     samples = run.metrics("sample")
     assert samples[-1]["tokens"] == run.job.units
     assert all(len(sample["text"].encode()) <= 4 * (4 + 12) for sample in samples)
-
-
-needs_bf16 = pytest.mark.skipif(not bf16_here(), reason="this processor has no AVX512-BF16")
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=needs_bf16)])

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processors import needs_avx512, needs_bf16
 
 from psdp.backend import make_backend
-from psdp.backend.cpu.compiled import SUPPORT, CompiledBackend, bf16_here
+from psdp.backend.cpu.compiled import CompiledBackend
 from psdp.optim import muon
 from psdp.optim.adam import AdamSettings, AdamW
 from psdp.optim.muon import Muon, MuonSettings
@@ -27,8 +28,6 @@ TABLE = ParamTable(
     ]
 )
 SETTINGS = MuonSettings(weight_decay=0.1, beta1=0.9)
-needs_avx512 = pytest.mark.skipif(SUPPORT == 0, reason="BLAS's bits depend on its threads")
-needs_bf16 = pytest.mark.skipif(not bf16_here(), reason="this processor has no AVX512-BF16")
 
 
 def steps(count: int, seed: int = 3) -> tuple[Array, list[Array]]:
@@ -56,6 +55,7 @@ def test_servers_together_do_what_one_does_bit_for_bit(servers: int) -> None:
     assert np.array_equal(whole, apart)
 
 
+# Elsewhere the products of large ones are BLAS's, whose bits depend on its threads.
 @pytest.mark.parametrize(
     "narrow", [1000, pytest.param(50, marks=needs_avx512), pytest.param(1, marks=needs_avx512)]
 )
