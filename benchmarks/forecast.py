@@ -46,14 +46,13 @@ from cell_runs import Start, clear, is_finished, run_cell
 from cells import Cell, Spec, changed, find_spec, read_spec
 from namespaces import Hosts
 from session import Ended, run_session
+from simulator import FITTED
 from sweep import Sweep, alone_in
 
 LEVEL = 0.9
 """How many of the intervals are to hold."""
 RIGHT = 10 / 12
 WIDEST = 0.2
-FITTED = ("async", 3), ("sync", 5)
-"""Mode and workers of the runs that costs are fitted from."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ SLOWER = 4
 """How many times slower the straggler is, the last worker."""
 
 FITTED = ("async", 3), ("sync", 5)
-"""Mode and workers of the jobs that costs are fitted from; as benchmarks/forecast.py has them."""
+"""Mode and workers of the jobs that costs are fitted from."""
 
 MODEL = (
     *("--n-layer", "2", "--n-head", "4", "--n-embd", "128", "--block-size", "64"),

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import ctypes
 
-from threadpoolctl import threadpool_info
+from threadpoolctl import ThreadpoolController
+
+BLAS = ThreadpoolController().select(user_api="blas")
+"""All of them that are loaded: what they are, and how many threads they use."""
 
 # NumPy's wheels rename the symbols of their OpenBLAS, whose integers have 64 bits.
 _NAMES = ("scipy_cblas_sgemm64_", "cblas_sgemm64_", "scipy_cblas_sgemm", "cblas_sgemm")
@@ -15,10 +18,9 @@ _NAMES = ("scipy_cblas_sgemm64_", "cblas_sgemm64_", "scipy_cblas_sgemm", "cblas_
 
 def find_sgemm() -> int | None:
     """Return the address of ``cblas_sgemm``, or None where no BLAS that is loaded shows one."""
-    for library in threadpool_info():
-        if library["user_api"] == "blas":
-            loaded = ctypes.CDLL(library["filepath"])
-            for name in _NAMES:
-                if hasattr(loaded, name):
-                    return ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value
+    for library in BLAS.info():
+        loaded = ctypes.CDLL(library["filepath"])
+        for name in _NAMES:
+            if hasattr(loaded, name):
+                return ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value
     return None

@@ -9,17 +9,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from threadpoolctl import ThreadpoolController
-
 import psdp.backend.cpu._native as native
 from psdp.backend.arrays import BF16, Item
-from psdp.backend.cpu.blas import find_sgemm
+from psdp.backend.cpu.blas import BLAS, find_sgemm
 from psdp.backend.cpu.numpy import NumpyBackend
 from psdp.backend.kernels.optimizer import AdamStep
 from psdp.params import Array
 
 SGEMM = find_sgemm()
-BLAS = ThreadpoolController().select(user_api="blas")
 _BLAS_LIMIT = threading.Lock()
 """Held by who has limited the threads of BLAS, which are the whole process's."""
 ARE_FAST = native.are_fast()
