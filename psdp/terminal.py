@@ -27,6 +27,15 @@ def show_any_text(errors: str = "backslashreplace") -> None:
         sys.stdout.reconfigure(errors=errors)
 
 
+def voice_of(rank: int) -> Callable[[str], None]:
+    """Return what prints a line on stderr that says which rank it is from."""
+
+    def say(text: str) -> None:
+        print(f"psdp: rank {rank}: {text}", file=sys.stderr, flush=True)
+
+    return say
+
+
 def run_program(name: str, work: Callable[[], int]) -> int:
     """Return the exit status of a program: what ``work`` returns, or that of what ends it, which is
     told in a line."""

@@ -4,7 +4,6 @@ is recorded."""
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from psdp.records.timeline import NOBODY_LOOKS, Timeline, WrittenTimeline
 from psdp.records.tracking import Tracking
 from psdp.servers.progress import Progress
 from psdp.startup.ready import Ready, Waiting
+from psdp.terminal import voice_of
 
 
 def record_of(
@@ -53,11 +53,7 @@ def timeline_of(ready: Ready | Waiting, rank: int) -> Timeline:
     """Return what takes note of what a rank does when, if that is wanted."""
     if not ready.cast.config.run.trace:
         return NOBODY_LOOKS
-
-    def say(text: str) -> None:
-        print(f"psdp: rank {rank}: {text}", file=sys.stderr, flush=True)
-
-    return WrittenTimeline(ready.folder.path, rank, say)
+    return WrittenTimeline(ready.folder.path, rank, voice_of(rank))
 
 
 def start_of(ready: Ready, progress: Progress) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Vectors are in the memory of the hosts here, or in that of GPUs (psdp.startup.on
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -17,6 +16,7 @@ from psdp.errors import ConfigError
 from psdp.job import Job
 from psdp.startup.settings import Location
 from psdp.startup.step import Step, take
+from psdp.terminal import voice_of
 from psdp.transport.shared import MemoryCard, SharedMemory, SharedRegion, Window, open_memory
 from psdp.transport.world import World
 
@@ -105,9 +105,7 @@ def make_memory(
     else:
         count, size, dtype = 1, job.boxes(hosted)[-1].stop, job.codec.item
 
-    def say(text: str) -> None:
-        print(f"psdp: rank {rank}: {text}", file=sys.stderr, flush=True)
-
+    say = voice_of(rank)
     try:
         return SharedMemory(count, size, dtype, say)
     except OSError as error:
